@@ -1,0 +1,41 @@
+"""styler: a photo, repainted in the manner of a painting.
+
+    from styler import stylize, Options
+    from styler.images import encode, write
+
+    result = stylize("photo.jpg", "painting.jpg", Options.of(preset="draft", strength=60))
+    write("painted.png", encode(result.pixels))
+
+Names load when they are first used, so that `import styler` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from styler.errors import StylerError
+    from styler.options import Options
+    from styler.pipeline import Painter, stream, stylize
+    from styler.progress import Progress, Result
+
+_HOMES = {
+    "Options": "styler.options",
+    "Painter": "styler.pipeline",
+    "Progress": "styler.progress",
+    "Result": "styler.progress",
+    "StylerError": "styler.errors",
+    "stream": "styler.pipeline",
+    "stylize": "styler.pipeline",
+}
+
+__all__ = ["Options", "Painter", "Progress", "Result", "StylerError", "stream", "stylize"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'styler' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,49 @@
+"""The pictures and weights that come with styler: where they are, and by which names.
+
+Does not decode anything.
+"""
+
+from functools import cache
+from pathlib import Path
+
+from styler.errors import StylerError
+
+PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
+
+
+@cache
+def root() -> Path:
+    """The folder of the assets: inside the installed package, or beside it in a checkout.
+
+    Raises:
+        StylerError: neither is there.
+    """
+    package = Path(__file__).resolve().parent
+    for folder in (package / "assets", package.parent / "assets"):
+        if (folder / "weights").is_dir():
+            return folder
+    raise StylerError(f"The assets of styler are missing beside '{package}'; install styler again.")
+
+
+def styles() -> dict[str, Path]:
+    """The bundled styles, by name."""
+    return _pictures("styles")
+
+
+def contents() -> dict[str, Path]:
+    """The bundled photographs, by name."""
+    return _pictures("contents")
+
+
+def find_style(name: str) -> Path:
+    """A style as a person gives it: a file, or the name of a bundled one if there is no such file."""
+    return Path(name) if Path(name).exists() else styles().get(name, Path(name))
+
+
+def find_content(name: str) -> Path:
+    """A content as a person gives it: a file, or the name of a bundled one if there is no such file."""
+    return Path(name) if Path(name).exists() else contents().get(name, Path(name))
+
+
+def _pictures(kind: str) -> dict[str, Path]:
+    return {path.stem: path for path in sorted((root() / kind).iterdir()) if path.suffix.lower() in PICTURES}

@@ -1,0 +1,180 @@
+"""The losses, as pure functions on tensors.
+
+Every loss is a mean, so that a picture of twice the size has the same loss. Features are (1, C, H, W), as
+`styler.vgg` gives them; the statistics of a layer are its mean μ (C,) and its second moment S (C, C), from which
+every style distance here is made. Everything is float32, whatever the precision of the features, or float64 if they
+are.
+
+Knows tensors only: no network, no options, no pictures.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+COVARIANCE_FLOOR = 1e-4
+"""Added to the diagonal of covariances: the square root's derivative is infinite at 0."""
+
+NEWTON_SCHULZ_STEPS = 12
+
+
+class Moments(NamedTuple):
+    """The statistics of one layer that style is made of."""
+
+    mean: Tensor
+    """μ, (C,)."""
+    second: Tensor
+    """S = F Fᵀ / N, (C, C), over the N positions."""
+
+    def covariance(self) -> Tensor:
+        """Σ = S − μ μᵀ + a small multiple of the identity, (C, C)."""
+        floor = COVARIANCE_FLOOR * torch.eye(len(self.mean), dtype=self.mean.dtype, device=self.mean.device)
+        return self.second - torch.outer(self.mean, self.mean) + floor
+
+
+class _Moments(torch.autograd.Function):
+    """Mean and second moment with one product forward and one backward.
+
+    Autograd on F Fᵀ would multiply twice in the backward pass. dL/dF = (gS + gSᵀ) F / N + gμ / N.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, rows: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(rows)
+        return rows.mean(dim=0), rows.T @ (rows / len(rows))  # (C,), (C, C)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> Tensor:
+        g_mean, g_second = gradients
+        (rows,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return torch.addmm(g_mean / len(rows), rows, (g_second + g_second.T) / len(rows))  # (N, C)
+
+
+def moments(features: Tensor) -> Moments:
+    """Mean and second moment of a layer over all positions.
+
+    Args:
+        features: (1, C, H, W); of half precision, they are widened before the product.
+    """
+    channels = features.shape[1]
+    wide = features if features.dtype is torch.float64 else features.float()
+    rows = wide.permute(0, 2, 3, 1).reshape(-1, channels)  # (N, C), a view of channels-last features
+    return Moments(*_Moments.apply(rows))
+
+
+def blend(statistics: list[Moments], weights: list[float]) -> Moments:
+    """Statistics of a mixture: the weighted mean of μ and of S, as if the pictures' positions had been pooled."""
+    total = sum(weights)
+    mean = sum((w / total) * s.mean for s, w in zip(statistics, weights, strict=True))
+    second = sum((w / total) * s.second for s, w in zip(statistics, weights, strict=True))
+    assert isinstance(mean, Tensor)
+    assert isinstance(second, Tensor)
+    return Moments(mean, second)
+
+
+def content_loss(features: Tensor, target: Tensor) -> Tensor:
+    """Mean squared difference of features, ().
+
+    Source: Gatys, Ecker and Bethge, "A Neural Algorithm of Artistic Style", 2015, equation 1, with a mean in place of
+        half the sum.
+    """
+    return (
+        F.mse_loss(features.float(), target.float())
+        if features.dtype is not torch.float64
+        else F.mse_loss(features, target)
+    )
+
+
+def gram_distance(ours: Moments, target: Moments) -> Tensor:
+    """A quarter of the mean squared difference of Gram matrices, ().
+
+    Source: Gatys et al. 2015, equations 3 and 4: with G = M S for M positions and N channels, 1 / (4 N² M²) Σ (G −
+        A)² is just this. Taking each Gram
+    matrix over its own M lets style and picture differ in size.
+    """
+    return (ours.second - target.second).square().mean() / 4
+
+
+class WassersteinTarget(NamedTuple):
+    """What the Wasserstein distance needs of its target, computed once."""
+
+    mean: Tensor
+    """(C,)."""
+    root: Tensor
+    """Σ^½, (C, C)."""
+    trace: Tensor
+    """tr Σ, ()."""
+
+
+def wasserstein_target(statistics: Moments) -> WassersteinTarget:
+    """Prepare a target: the square root of its covariance by eigenvalues, in float64 on the CPU (MPS has neither)."""
+    covariance = statistics.covariance()
+    values, vectors = torch.linalg.eigh(covariance.double().cpu())
+    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    return WassersteinTarget(statistics.mean, root.to(covariance), torch.trace(covariance))
+
+
+def wasserstein_distance(ours: Moments, target: WassersteinTarget, *, newton_schulz: bool = False) -> Tensor:
+    """Squared 2-Wasserstein distance of two Gaussians over the number of channels, ().
+
+    mean_c (μ − μ_t)² + (tr Σ + tr Σ_t − 2 tr (Σ_t^½ Σ Σ_t^½)^½) / C.
+
+    Source: Olkin and Pukelsheim, "The distance between two random vectors with given dispersion matrices", 1982; as a
+        style loss, K. Crowson's
+    style-transfer-pytorch.
+
+    Args:
+        ours: statistics of the picture.
+        target: a prepared target.
+        newton_schulz: take the root by products alone, for devices where eigenvalues are slow or absent.
+    """
+    covariance = ours.covariance()
+    inner = target.root @ covariance @ target.root  # (C, C)
+    trace = _trace_root_newton_schulz(inner) if newton_schulz else _trace_root_eigenvalues(inner)
+    spread = torch.trace(covariance) + target.trace - 2 * trace
+    return (ours.mean - target.mean).square().mean() + spread / len(ours.mean)
+
+
+def _trace_root_eigenvalues(matrix: Tensor) -> Tensor:
+    """Tr M^½ of a symmetric positive semi-definite M (C, C), by its eigenvalues.
+
+    The floor keeps rounding below 0 out of the root, whose derivative it also bounds.
+    """
+    values: Tensor = torch.linalg.eigvalsh((matrix + matrix.T) / 2)
+    return values.clamp(min=COVARIANCE_FLOOR**2).sqrt().sum()
+
+
+def _trace_root_newton_schulz(matrix: Tensor) -> Tensor:
+    """Tr M^½ by Newton–Schulz iteration: products only, no decomposition.
+
+    Source: N. Higham, "Functions of Matrices", 2008, equation 6.35 (coupled form). M is divided by its Frobenius
+        norm, so that the iteration converges.
+    """
+    norm: Tensor = torch.linalg.matrix_norm(matrix)
+    identity = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    y, z = matrix / norm, identity
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        t = (3 * identity - z @ y) / 2
+        y, z = y @ t, t @ z
+    return torch.trace(y) * norm.sqrt()
+
+
+def total_variation(image: Tensor) -> Tensor:
+    """Mean squared difference of neighbours, with the weights of the nine-point stencil of the Laplacian, ().
+
+    Source: the smoothness term of Mahendran and Vedaldi, "Understanding Deep Image Representations by Inverting
+        Them", 2015, β = 2; the diagonals
+    are ours after K. Crowson, and make it the same in every direction.
+
+    Args:
+        image: (1, 3, H, W).
+    """
+    straight = (image[..., 1:, :] - image[..., :-1, :]).square().mean() + (
+        image[..., 1:] - image[..., :-1]
+    ).square().mean()
+    falling = (image[..., 1:, 1:] - image[..., :-1, :-1]).square().mean()
+    rising = (image[..., 1:, :-1] - image[..., :-1, 1:]).square().mean()
+    return 2 * (straight / 3 + (falling + rising) / 12)

@@ -1,0 +1,61 @@
+"""Will a picture fit? An estimate from the network's table, and what to advise when it does not.
+
+Does not allocate anything.
+"""
+
+import math
+
+import torch
+
+from styler import devices
+from styler.errors import OutOfMemory
+from styler.vgg import family
+from styler.vgg.features import Features
+
+OVERHEAD = 1.15
+"""Measured peak over the estimate of the activations: convolutions have workspaces, allocators round up."""
+FIXED_BYTES = 300e6
+"""Network, statistics, eigenvalues and the rest, whatever the size of the picture."""
+USABLE = 0.9
+"""Share of the free memory that may be planned with."""
+
+
+def estimate(features: Features, size: tuple[int, int], *, checkpoint: bool) -> float:
+    """Peak memory in bytes of one evaluation at `size` (width, height)."""
+    pixels = size[0] * size[1]
+    activations = family.activation_bytes(features.network, features.layers, pixels, checkpoint=checkpoint)
+    half = 1.0 if features.precision is torch.float32 else 0.75  # statistics and losses stay in float32
+    return FIXED_BYTES + OVERHEAD * half * activations
+
+
+def needs_checkpoint(features: Features, size: tuple[int, int], wanted: str, device: torch.device) -> bool:
+    """Decide on activation checkpointing: `on`, `off`, or `auto` by the memory there is.
+
+    Raises:
+        OutOfMemory: the picture cannot fit either way; the sentence names the size that would.
+    """
+    free = USABLE * devices.free_memory(device)
+    if wanted != "on" and estimate(features, size, checkpoint=False) <= free:
+        return False
+    if wanted != "off" and estimate(features, size, checkpoint=True) <= free:
+        return True
+    raise OutOfMemory(advice(features, size, device, checkpoint=wanted != "off"))
+
+
+def largest_side(features: Features, size: tuple[int, int], device: torch.device, *, checkpoint: bool = True) -> int:
+    """The longest side, in steps of 32 pixels, of a picture in the proportion of `size` that fits."""
+    free = USABLE * devices.free_memory(device) - FIXED_BYTES
+    needed = estimate(features, size, checkpoint=checkpoint) - FIXED_BYTES
+    return max(0, int(max(size) * math.sqrt(max(0.0, free) / needed)) // 32 * 32)
+
+
+def advice(features: Features, size: tuple[int, int], device: torch.device, *, checkpoint: bool = True) -> str:
+    """The sentence for a picture that does not fit."""
+    needed = estimate(features, size, checkpoint=checkpoint)
+    side = largest_side(features, size, device, checkpoint=checkpoint)
+    way = f"take --size {side}" if side >= 64 else "close other programs"
+    more = "" if checkpoint else ", or let --checkpoint be auto"
+    return (
+        f"A picture of {size[0]}×{size[1]} needs about {needed / 1e9:.1f} GB, but {device} has "
+        f"{devices.free_memory(device) / 1e9:.1f} GB free; {way}{more}."
+    )

@@ -1,0 +1,97 @@
+"""What is minimised at one scale: the targets, the weights, and the gradient to the picture.
+
+Knows the network and the losses; does not know where targets come from or how the picture is moved.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from styler import losses
+from styler.color import coarse_chroma
+from styler.losses import Moments, WassersteinTarget
+from styler.vgg.features import Check, Features
+
+StyleTarget = Moments | WassersteinTarget
+"""Moments are compared by the Gram distance, Wasserstein targets by theirs."""
+
+TOTAL, CONTENT, STYLE, SMOOTHNESS, COLOR = "total", "content", "style", "total variation", "color"
+"""Names of the terms in reports; a style term is followed by its layer, `style relu4_1`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Targets:
+    """What a picture of one size is compared with."""
+
+    content: Mapping[str, Tensor]
+    """Features of the content, by layer, each (1, C, H, W)."""
+    style: Mapping[str, StyleTarget]
+    """Statistics of the style, by layer."""
+    color: Tensor | None = None
+    """Chroma of the content, (1, 2, h, w), or None when the style's colours are wanted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weighting:
+    """How much each term counts."""
+
+    content: Mapping[str, float]
+    style: Mapping[str, float]
+    smoothness: float = 0.0
+    color: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Objective:
+    """The loss of a picture and its gradient.
+
+    Args:
+        features: the network; it must give every layer the targets name.
+        targets: what to compare with, of the picture's size.
+        weighting: one weight per term.
+        check: called between convolutions; stops the work by raising.
+        checkpoint: trade time for memory in the backward pass.
+        newton_schulz: how the Wasserstein distance takes its root.
+    """
+
+    features: Features
+    targets: Targets
+    weighting: Weighting
+    check: Check | None = None
+    checkpoint: bool = False
+    newton_schulz: bool = False
+
+    def terms(self, image: Tensor) -> dict[str, Tensor]:
+        """Every weighted term of a picture (1, 3, H, W), each ()."""
+        found = self.features(image, self.check, checkpoint=self.checkpoint)
+        terms: dict[str, Tensor] = {}
+        for layer, target in self.targets.content.items():
+            terms[f"{CONTENT} {layer}"] = self.weighting.content[layer] * losses.content_loss(found[layer], target)
+        for layer, style in self.targets.style.items():
+            terms[f"{STYLE} {layer}"] = self.weighting.style[layer] * self._style(found[layer], style)
+        if self.weighting.smoothness:
+            terms[SMOOTHNESS] = self.weighting.smoothness * losses.total_variation(image)
+        if self.targets.color is not None:
+            chroma = coarse_chroma(image, (self.targets.color.shape[-2], self.targets.color.shape[-1]))
+            terms[COLOR] = self.weighting.color * (chroma - self.targets.color).square().mean()
+        return terms
+
+    def gradient(self, image: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Terms of a picture, detached, with their sum as `total`; and the sum's gradient, (1, 3, H, W).
+
+        The sum is multiplied by the number of values before the backward pass and the gradient divided by it after,
+        in float32: the gradient of a mean over many pixels would underflow in float16.
+        """
+        image = image.detach().requires_grad_()
+        terms = self.terms(image)
+        total = torch.stack(list(terms.values())).sum()
+        (gradient,) = torch.autograd.grad(total * image.numel(), image)
+        return {name: term.detach() for name, term in terms.items()} | {TOTAL: total.detach()}, gradient / image.numel()
+
+    def _style(self, features: Tensor, target: StyleTarget) -> Tensor:
+        ours = losses.moments(features)
+        if isinstance(target, Moments):
+            return losses.gram_distance(ours, target)
+        return losses.wasserstein_distance(ours, target, newton_schulz=self.newton_schulz)

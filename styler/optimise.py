@@ -1,0 +1,158 @@
+"""One scale: move the pixels of a picture down the gradient of an objective.
+
+Two optimisers, each a generator of `Step`, one per evaluation of the objective. Neither knows scales, files or the
+network.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from styler.objective import TOTAL, Objective
+
+BETAS = (0.9, 0.99)
+FLAT = 0.5
+"""Share of Adam's steps at the full rate; the rest follows a cosine down to 0."""
+
+HISTORY = 20
+"""Pairs that L-BFGS remembers."""
+LARGEST_MOVE = 0.3
+"""Of one value in one step of L-BFGS, in units of the picture's range."""
+LARGEST_RMS_MOVE = 0.05
+"""Of the whole picture in one step of L-BFGS."""
+FIRST_RMS_MOVE = 0.01
+"""Of the first step of L-BFGS, which has no curvature to go by yet."""
+BACKTRACKS = 4
+SHORTENING = 0.4
+SUFFICIENT_DECREASE = 1e-4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """What one evaluation brought. All tensors stay on their device until somebody reads them."""
+
+    losses: dict[str, Tensor]
+    """Terms of the picture that was evaluated, each (), with their sum as `total`."""
+    image: Tensor
+    """The picture after the step, (1, 3, H, W) in [0, 1]."""
+    best: Tensor
+    """The picture with the lowest finite total so far, of those evaluated."""
+    recovered: Tensor
+    """How many evaluations so far were not finite and were undone, ()."""
+
+
+def adam(objective: Objective, image: Tensor, steps: int, rate: float) -> Iterator[Step]:
+    """Adam (Kingma and Ba 2015) with a flat-then-cosine rate, clamped to [0, 1] after each step.
+
+    Never waits for the device: an evaluation that is not finite is undone there, by selection: the best picture comes
+    back, the moments are forgotten and the rate is halved from then on.
+
+    Args:
+        objective: what to minimise.
+        image: where to start, (1, 3, H, W) in [0, 1].
+        steps: evaluations.
+        rate: largest step, in units of the picture's range.
+    """
+    first, second = torch.zeros_like(image), torch.zeros_like(image)
+    best, lowest = image, torch.full((), math.inf, device=image.device)
+    shortened, recovered, age = torch.ones_like(lowest), torch.zeros_like(lowest), torch.zeros_like(lowest)
+    for step in range(steps):
+        losses, gradient = objective.gradient(image)
+        finite = losses[TOTAL].isfinite() & gradient.isfinite().all()
+        better = finite & (losses[TOTAL] < lowest)
+        best, lowest = torch.where(better, image, best), torch.where(better, losses[TOTAL], lowest)
+        recovered, shortened = recovered + ~finite, torch.where(finite, shortened, shortened / 2)
+        gradient = torch.where(finite, gradient, 0)
+        age = torch.where(finite, age + 1, 0)  # bias correction restarts with the moments
+        first = torch.where(finite, first.lerp(gradient, 1 - BETAS[0]), 0)
+        second = torch.where(finite, second.lerp(gradient.square(), 1 - BETAS[1]), 0)
+        direction = (first / (1 - BETAS[0] ** age)) / ((second / (1 - BETAS[1] ** age)).sqrt() + 1e-12)
+        moved = (image - rate * flat_then_cosine(step, steps) * shortened * direction).clamp(0, 1)
+        image = torch.where(finite, moved, best)
+        yield Step(losses, image, best, recovered)
+
+
+def flat_then_cosine(step: int, steps: int) -> float:
+    """Share of the full rate at a step (0-based): 1 for the first half, then a cosine down to 0 just after the last."""
+    done = step / steps
+    return 1.0 if done <= FLAT else (1 + math.cos(math.pi * (done - FLAT) / (1 - FLAT))) / 2
+
+
+def lbfgs(objective: Objective, image: Tensor, steps: int) -> Iterator[Step]:
+    """L-BFGS (Nocedal and Wright 2006, algorithm 7.5) with capped steps and backtracking, clamped to [0, 1].
+
+    Reads the loss after each evaluation, and so waits for the device once each time. When no step along its direction
+    helps, it forgets its history and goes on along the gradient; when that does not help either, it ends early. A
+    picture whose loss is not finite is a step that did not help.
+
+    Args:
+        objective: what to minimise.
+        image: where to start, (1, 3, H, W) in [0, 1].
+        steps: evaluations, at most.
+    """
+    losses, gradient = objective.gradient(image)
+    loss, recovered = float(losses[TOTAL]), 0
+    yield Step(losses, image, image, torch.tensor(0.0))
+    used, memory = 1, _Memory()
+    if not math.isfinite(loss):
+        return  # there is no good picture to go back to; the caller sees the loss
+    while used < steps:
+        direction = _capped(memory.direction(gradient), first=not memory.pairs)
+        slope, length, accepted = float((direction * gradient).sum()), 1.0, False
+        for _ in range(BACKTRACKS if slope < 0 else 0):
+            trial = (image + length * direction).clamp(0, 1)
+            losses, trial_gradient = objective.gradient(trial)
+            used += 1
+            trial_loss = float(losses[TOTAL])
+            finite = math.isfinite(trial_loss) and bool(trial_gradient.isfinite().all())
+            recovered += not finite
+            accepted = finite and trial_loss <= loss + SUFFICIENT_DECREASE * length * slope
+            if accepted:
+                memory.remember(trial - image, trial_gradient - gradient)
+                image, gradient, loss = trial, trial_gradient, trial_loss
+            yield Step(losses, image, image, torch.tensor(float(recovered)))
+            if accepted or used >= steps:
+                break
+            length *= SHORTENING
+        if not accepted:
+            if not memory.pairs:
+                return
+            memory = _Memory()
+
+
+def _capped(direction: Tensor, *, first: bool) -> Tensor:
+    """A direction of a size that can be trusted; the first one, which has no scale of its own, is given one."""
+    size = direction.square().mean().sqrt() + 1e-30
+    limit = FIRST_RMS_MOVE if first else LARGEST_RMS_MOVE
+    scale = limit / size if first else (limit / size).clamp(max=1)
+    return (direction * scale).clamp(-LARGEST_MOVE, LARGEST_MOVE)
+
+
+class _Memory:
+    """The last pairs of moves and changes of gradient, and the two-loop recursion over them."""
+
+    def __init__(self) -> None:
+        self.pairs: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def remember(self, move: Tensor, change: Tensor) -> None:
+        """Add a pair, if the curvature along it is positive."""
+        curvature = (move * change).sum()
+        if float(curvature) > 0:
+            self.pairs = [*self.pairs[-(HISTORY - 1) :], (move, change, curvature)]
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """−H g, with H the inverse Hessian the pairs suggest; −g without pairs."""
+        q = gradient
+        shares: list[Tensor] = []
+        for move, change, curvature in reversed(self.pairs):
+            share = (move * q).sum() / curvature
+            q, shares = q - share * change, [share, *shares]
+        if self.pairs:
+            _, change, curvature = self.pairs[-1]
+            q = q * (curvature / change.square().sum())
+        for (move, change, curvature), share in zip(self.pairs, shares, strict=True):
+            q = q + move * (share - (change * q).sum() / curvature)
+        return -q

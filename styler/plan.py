@@ -1,0 +1,79 @@
+"""The plan of a painting: which scales, how many evaluations at each, by which optimiser. Arithmetic only."""
+
+import math
+from dataclasses import dataclass
+
+from styler.errors import ImageError
+from styler.options import Options
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """One size of the picture and the work to be done there."""
+
+    width: int
+    height: int
+    steps: int
+    """Evaluations of the objective."""
+    optimizer: str
+    """`adam` or `lbfgs`."""
+
+    @property
+    def pixels(self) -> int:
+        """Width × height."""
+        return self.width * self.height
+
+
+Plan = tuple[Scale, ...]
+
+
+def fitted(width: int, height: int, long_side: int) -> tuple[int, int]:
+    """Width and height in the same proportion with the given long side, each at least 1."""
+    ratio = long_side / max(width, height)
+    return max(1, round(width * ratio)), max(1, round(height * ratio))
+
+
+def final_size(options: Options, width: int, height: int) -> tuple[int, int]:
+    """Width and height of the result for a content of that size."""
+    return (width, height) if options.size == "original" else fitted(width, height, options.size)
+
+
+def make(options: Options, width: int, height: int, min_side: int) -> Plan:
+    """Scales from coarse to fine, each twice the one before, the last being the size asked for.
+
+    Args:
+        options: size, steps, taper, first_size, optimizer and strength are read.
+        width: of the content, in pixels.
+        height: likewise.
+        min_side: what the network needs on the short side.
+
+    Returns:
+        The plan; empty at strength 0, which gives the content back.
+
+    Raises:
+        ImageError: the result would be too narrow for the network; the sentence names the size that would do.
+    """
+    end = final_size(options, width, height)
+    if min(end) < min_side:
+        needed = math.ceil(min_side * max(width, height) / min(width, height))
+        raise ImageError(
+            f"The result would be {end[0]}×{end[1]} pixels, but the network needs {min_side} on the short side; "
+            f"give a --size of at least {needed} or crop the picture."
+        )
+    if options.strength == 0:
+        return ()
+    sides = [max(end)]
+    while sides[0] // 2 >= options.first_size and min(fitted(*end, sides[0] // 2)) >= 2 * min_side:
+        sides.insert(0, sides[0] // 2)
+    scales = []
+    for index, side in enumerate(sides):
+        steps = max(1, round(options.steps * options.taper**index))
+        first = index == 0 and len(sides) > 1
+        by_lbfgs = options.optimizer == "lbfgs" or (options.optimizer == "mixed" and first)
+        scales.append(Scale(*(end if side == max(end) else fitted(*end, side)), steps, "lbfgs" if by_lbfgs else "adam"))
+    return tuple(scales)
+
+
+def units(plan: Plan) -> float:
+    """Work of a plan: one unit is one evaluation at the final size; smaller sizes count by area."""
+    return sum(scale.steps * scale.pixels for scale in plan) / plan[-1].pixels if plan else 0.0

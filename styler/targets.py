@@ -1,0 +1,175 @@
+"""Targets of one scale: what the content and the styles look like to the network, computed once and shared.
+
+Knows pictures as tensors and the network; does not know plans or optimisers.
+"""
+
+import hashlib
+import math
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from styler import losses
+from styler.color import coarse_chroma, recolored
+from styler.losses import Moments
+from styler.objective import Targets, Weighting
+from styler.options import Options
+from styler.vgg import family
+from styler.vgg.features import Check, Features
+
+COLOR_CELL = 16
+"""Pixels on a side of the cells whose mean colour `keep_color` holds."""
+COLOR_WEIGHT = 10.0
+"""Weight of that term at `keep_color` 1."""
+STYLES_KEPT = 32
+"""Statistics of this many styles, sizes and settings are kept: at most 5 MB each."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """A picture to learn from, on the CPU, and what tells it from others."""
+
+    image: Tensor
+    """(1, 3, H, W), sRGB in [0, 1]."""
+    digest: str
+
+    @classmethod
+    def of(cls, image: Tensor) -> "Source":
+        """A source named by its own pixels."""
+        return cls(
+            image, hashlib.blake2b(image.numpy().tobytes(), digest_size=16).hexdigest() + str(tuple(image.shape))
+        )
+
+
+def resized(image: Tensor, width: int, height: int) -> Tensor:
+    """The image (1, 3, H, W) at another size: bicubic, antialiased, in [0, 1], on its own device.
+
+    It is computed on the CPU, where every build of PyTorch can do it, once a scale.
+    """
+    if tuple(image.shape[-2:]) == (height, width):
+        return image
+    small = F.interpolate(image.float().cpu(), (height, width), mode="bicubic", antialias=True, align_corners=False)
+    return small.clamp(0, 1).to(image.device)
+
+
+def style_layers(options: Options, network: str) -> dict[str, float]:
+    """Style layers and their shares, which sum to 1.
+
+    A default layer that the network is too shallow to have becomes the last of its block; one asked for by name is an
+    error.
+
+    Raises:
+        OptionError: the network has no such layer.
+    """
+    default = options.style_layers == Options().style_layers
+    weights = options.layer_weights * (len(options.style_layers) if len(options.layer_weights) == 1 else 1)
+    total = math.fsum(weights) or 1.0
+    shares: dict[str, float] = {}
+    for layer, weight in zip(options.style_layers, weights, strict=True):
+        name = family.nearest(layer, network) if default else family.canonical(layer, network)
+        shares[name] = shares.get(name, 0.0) + weight / total
+    return shares
+
+
+def content_layers(options: Options, network: str) -> tuple[str, ...]:
+    """Content layers by this project's names.
+
+    Raises:
+        OptionError: the network has no such layer.
+    """
+    return tuple(dict.fromkeys(family.canonical(layer, network) for layer in options.content_layers))
+
+
+def pull(strength: float) -> float:
+    """How far the statistics asked for lie from the content's own (0) to the style's (1), for a strength in 0…100.
+
+    Up to 50 the style asked for is a mixture of both, so that 0 asks for nothing; from 50 on it is the style's, and
+    the content lets go.
+    """
+    return min(1.0, strength / 50)
+
+
+def hold(strength: float) -> float:
+    """How much the content's weight is multiplied by, for a strength in 0…100: 1 up to 50, then down to 1/30 at 100."""
+    return math.exp(-math.log(30) * max(0.0, (strength - 50) / 50))
+
+
+def weighting(options: Options, network: str) -> Weighting:
+    """The weight of every term."""
+    layers = content_layers(options, network)
+    content = options.content_weight * hold(options.strength) / max(1, len(layers))
+    return Weighting(
+        content=dict.fromkeys(layers, content),
+        style=style_layers(options, network),
+        smoothness=options.smoothness * pull(options.strength),
+        color=COLOR_WEIGHT * options.keep_color,
+    )
+
+
+class StyleCache:
+    """Statistics of styles by picture, size and layers; the longest unused go first."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[Hashable, Mapping[str, Moments]] = OrderedDict()
+
+    def statistics(
+        self, features: Features, source: Source, size: tuple[int, int], check: Check | None
+    ) -> Mapping[str, Moments]:
+        """Moments of every layer of `features` for a style at a size (width, height)."""
+        key = (source.digest, size, features.layers, features.pooling, features.precision)
+        if key not in self._kept:
+            image = resized(source.image, *size).to(next(features.buffers()).device)
+            with torch.no_grad():
+                self._kept[key] = {layer: losses.moments(maps) for layer, maps in features(image, check).items()}
+            if len(self._kept) > STYLES_KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+
+def style_size(source: Source, long_side: int, brush: float, min_side: int) -> tuple[int, int]:
+    """Width and height at which a style is looked at, for a picture of that long side.
+
+    As long as the picture, but never enlarged; then `brush` times that, since a style seen twice as large is painted
+    with strokes twice as large; never narrower than the network needs.
+    """
+    height, width = source.image.shape[-2:]
+    ratio = min(1.0, long_side / max(width, height)) * brush
+    ratio = max(ratio, min_side / min(width, height))
+    return round(width * ratio), round(height * ratio)
+
+
+def compute(
+    features: Features,
+    content: Source,
+    styles: list[Source],
+    size: tuple[int, int],
+    options: Options,
+    cache: StyleCache,
+    check: Check | None = None,
+) -> Targets:
+    """The targets of a scale of `size` (width, height)."""
+    image = resized(content.image, *size).to(next(features.buffers()).device)  # (1, 3, H, W)
+    with torch.no_grad():
+        ours = features(image, check)
+    wanted = content_layers(options, features.network)
+    layers = style_layers(options, features.network)
+    if options.keep_color:
+        styles = [Source.of(recolored(style.image, content.image, options.keep_color)) for style in styles]
+    sizes = [style_size(style, max(size), options.brush, features.min_side) for style in styles]
+    found = [cache.statistics(features, style, at, check) for style, at in zip(styles, sizes, strict=True)]
+    shares = list(options.style_weights) or [1.0] * len(styles)
+    share = pull(options.strength)
+    targets = {}
+    for layer in layers:
+        mixed = losses.blend([statistics[layer] for statistics in found], shares)
+        if share < 1:
+            mixed = losses.blend([losses.moments(ours[layer]), mixed], [1 - share, share])
+        targets[layer] = losses.wasserstein_target(mixed) if options.distance == "moments" else mixed
+    cells = max(1, size[1] // COLOR_CELL), max(1, size[0] // COLOR_CELL)
+    color = coarse_chroma(image, cells) if options.keep_color else None
+    return Targets({layer: ours[layer] for layer in wanted}, targets, color)

@@ -1,0 +1,1 @@
+"""The VGG family: its table, its weights, and its frozen features."""

@@ -1,0 +1,195 @@
+"""Backbones by name: the embedded VGG-16, and torchvision's VGGs, fetched once and kept.
+
+torchvision's file names carry the first eight hex digits of their SHA-256: those are checked, the whole hash is
+recorded. Only the convolutions that painting can use are kept, batch normalisation folded in, as a safetensors file
+in the user's cache folder. A checkpoint is read with `weights_only=True`, never unpickled.
+"""
+
+import hashlib
+import json
+import pickle
+import tempfile
+import urllib.error
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from platformdirs import user_cache_path
+from safetensors.torch import save
+from torch import Tensor
+
+from styler import library
+from styler.errors import OptionError, WeightsError
+from styler.vgg import family, rescale, weights
+from styler.vgg.weights import Weights
+
+FROM_TORCHVISION = {
+    "vgg11": ("vgg11", "VGG11_Weights"),
+    "vgg13": ("vgg13", "VGG13_Weights"),
+    "vgg16-imagenet": ("vgg16", "VGG16_Weights"),
+    "vgg19": ("vgg19", "VGG19_Weights"),
+    "vgg11-bn": ("vgg11", "VGG11_BN_Weights"),
+    "vgg13-bn": ("vgg13", "VGG13_BN_Weights"),
+    "vgg16-bn": ("vgg16", "VGG16_BN_Weights"),
+    "vgg19-bn": ("vgg19", "VGG19_BN_Weights"),
+}
+NAMES = (weights.EMBEDDED, *FROM_TORCHVISION)
+LAST_BLOCK = 5
+POOLINGS = ("max", "average")
+BATCH_NORM_EPSILON = 1e-5
+
+
+def load(name: str) -> Weights:
+    """The verified weights of a backbone, fetched if they were never needed before.
+
+    Raises:
+        OptionError: there is no such backbone.
+        WeightsError: missing, altered, or not to be had without network.
+    """
+    if name == weights.EMBEDDED:
+        return weights.read(library.root() / "weights" / "vgg16.safetensors", sha256=weights.EMBEDDED_SHA256)
+    if name not in FROM_TORCHVISION:
+        raise OptionError(f"There is no backbone '{name}'; it can be {', '.join(NAMES)}.")
+    path = cache_folder() / f"{name}.safetensors"
+    record = path.with_suffix(".sha256")
+    if not (path.is_file() and record.is_file()):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(path.with_suffix(".lock")):
+                if not (path.is_file() and record.is_file()):
+                    _fetch(name, path, record)
+        except OSError as error:
+            raise WeightsError(
+                f"The weights of {name} cannot be fetched or kept in '{path.parent}' ({error}); "
+                f"go without --backbone to use the {weights.EMBEDDED} that comes with styler."
+            ) from error
+    return weights.read(path, sha256=record.read_text().strip())
+
+
+def cache_folder() -> Path:
+    """Where fetched weights are kept."""
+    return user_cache_path("styler") / "weights"
+
+
+def _fetch(name: str, path: Path, record: Path) -> None:
+    from torchvision.models import get_weight
+
+    network, enum = FROM_TORCHVISION[name]
+    url = get_weight(f"{enum}.IMAGENET1K_V1").url
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        checkpoint = Path(folder) / "checkpoint.pth"
+        download(url, checkpoint)
+        data = converted(
+            read_checkpoint(checkpoint), network, source=url.rsplit("/", 1)[-1], sha256=_sha256(checkpoint)
+        )
+        made = Path(folder) / "made.safetensors"
+        made.write_bytes(data)
+        made.replace(path)
+    record.write_text(hashlib.sha256(data).hexdigest() + "\n")
+
+
+def download(url: str, path: Path) -> None:
+    """Fetch a checkpoint with a progress bar on stderr, and check the digits of its hash that its name carries.
+
+    Raises:
+        WeightsError: no network, or other bytes than its name promises.
+    """
+    prefix = url.rsplit("/", 1)[-1].removesuffix(".pth").rsplit("-", 1)[-1]
+    try:
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=prefix, progress=True)
+    except (urllib.error.URLError, TimeoutError, RuntimeError) as error:
+        raise WeightsError(
+            f"The weights at {url} could not be fetched ({error}); "
+            f"go without --backbone to use the {weights.EMBEDDED} that comes with styler."
+        ) from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """A state dict, read without unpickling anything but tensors.
+
+    Raises:
+        WeightsError: it is no such file.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise WeightsError(
+            f"The weights file '{path.name}' is no PyTorch state dict that can be read safely; fetch it again."
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(
+            f"The weights file '{path.name}' holds more than tensors; save the model's state_dict alone."
+        )
+    return state
+
+
+def converted(state: Mapping[str, Tensor], network: str, *, source: str, sha256: str) -> bytes:
+    """A torchvision VGG's state dict as a weights file of ours.
+
+    Only the convolutions are kept, batch norm is folded in, and the rescaling constants are taken over the bundled
+    pictures.
+
+    Raises:
+        WeightsError: layers are missing or of other shapes.
+    """
+    kernels = _convolutions(state, network, source)
+    first = weights.for_rgb(kernels["conv1_1.weight"], kernels["conv1_1.bias"], "torchvision")
+    rgb = kernels | dict(zip(("conv1_1.weight", "conv1_1.bias"), first, strict=True))
+    pictures = _bundled_pictures()
+    tensors = dict(kernels)
+    for pooling in POOLINGS:
+        means = rescale.mean_activations(rgb, network, pooling, pictures)
+        tensors |= {f"mean_activation.{pooling}.{conv}": mean for conv, mean in means.items()}
+    info = {"network": network, "convention": "torchvision", "source": {"file": source, "sha256": sha256}}
+    return save({key: tensor.contiguous() for key, tensor in tensors.items()}, {"styler": json.dumps(info)})
+
+
+def _convolutions(state: Mapping[str, Tensor], network: str, source: str) -> dict[str, Tensor]:
+    normalised = any(key.endswith("running_var") for key in state)
+    kernels: dict[str, Tensor] = {}
+    position = 0
+    for conv in family.convolutions(network):
+        position += conv.opens_block  # the pooling before it
+        prefix = f"features.{position}"
+        try:
+            weight, bias = state[f"{prefix}.weight"].float(), state[f"{prefix}.bias"].float()
+            if weight.shape != (conv.outputs, conv.inputs, 3, 3):
+                raise WeightsError(
+                    f"The weights file '{source}' is no {network}: {conv.name} is {tuple(weight.shape)}; "
+                    "choose another."
+                )
+            if normalised:
+                weight, bias = fold_batch_norm(weight, bias, state, f"features.{position + 1}")
+        except KeyError as error:
+            raise WeightsError(
+                f"The weights file '{source}' is no {network}: it has no {error}; choose another."
+            ) from error
+        kernels |= {f"{conv.name}.weight": weight, f"{conv.name}.bias": bias}
+        position += 3 if normalised else 2  # convolution, batch norm, rectification
+    return kernels
+
+
+def fold_batch_norm(weight: Tensor, bias: Tensor, state: Mapping[str, Tensor], prefix: str) -> tuple[Tensor, Tensor]:
+    """A convolution (O, I, 3, 3), (O,) that does what it and the batch normalisation after it do in evaluation."""
+    gain = state[f"{prefix}.weight"] / (state[f"{prefix}.running_var"] + BATCH_NORM_EPSILON).sqrt()  # (O,)
+    shift = (bias - state[f"{prefix}.running_mean"]) * gain + state[f"{prefix}.bias"]
+    return weight * gain[:, None, None, None], shift
+
+
+def _bundled_pictures() -> list[Tensor]:
+    from styler import images
+    from styler.plan import fitted
+    from styler.targets import resized
+
+    found = []
+    for path in (*library.contents().values(), *library.styles().values()):
+        pixels = images.read(path).pixels
+        image = torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous()
+        found.append(resized(image, *fitted(pixels.shape[1], pixels.shape[0], 256)))
+    return found
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,150 @@
+"""The VGG family as one table, and what follows from it by arithmetic.
+
+Source: K. Simonyan and A. Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition",
+ICLR 2015, table 1: configurations A (11 layers), B (13), D (16) and E (19). Every block is a run of 3×3 convolutions
+with padding 1, each followed by a rectification; a 2×2 pooling of stride 2 stands between blocks.
+
+This module knows names and numbers only: no tensors, no files, no torch.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+
+from styler.errors import OptionError
+
+Blocks = tuple[tuple[int, int], ...]
+"""Width in channels and depth in convolutions of each block."""
+
+NETWORKS: dict[str, Blocks] = {
+    "vgg11": ((64, 1), (128, 1), (256, 2), (512, 2), (512, 2)),
+    "vgg13": ((64, 2), (128, 2), (256, 2), (512, 2), (512, 2)),
+    "vgg16": ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)),
+    "vgg19": ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Conv:
+    """One convolution and its place in the network."""
+
+    block: int
+    """1 to 5."""
+    index: int
+    """1, 2, … within the block."""
+    inputs: int
+    """Channels in."""
+    outputs: int
+    """Channels out."""
+    stride: int
+    """Pixels of the picture per pixel of the output: 1, 2, 4, 8 or 16."""
+    receptive_field: int
+    """Side of the square of the picture, in pixels, that one output sees."""
+
+    @property
+    def name(self) -> str:
+        """The literature's name, such as `conv4_2`."""
+        return f"conv{self.block}_{self.index}"
+
+    @property
+    def layer(self) -> str:
+        """The name of its rectified output, such as `relu4_2`."""
+        return f"relu{self.block}_{self.index}"
+
+    @property
+    def opens_block(self) -> bool:
+        """Whether a pooling stands before it."""
+        return self.index == 1 and self.block > 1
+
+    def flops(self, pixels: int) -> float:
+        """Floating-point operations of one forward pass over so many pixels; a product and a sum are two."""
+        return 2 * 9 * self.inputs * self.outputs * pixels / self.stride**2
+
+
+@cache
+def convolutions(network: str) -> tuple[Conv, ...]:
+    """All convolutions of a network of the family, first to last.
+
+    Raises:
+        OptionError: the network is not of the family.
+    """
+    if network not in NETWORKS:
+        raise OptionError(f"'{network}' is no VGG network; choose one of {', '.join(NETWORKS)}.")
+    found: list[Conv] = []
+    inputs, field = 3, 1
+    for block, (outputs, depth) in enumerate(NETWORKS[network], start=1):
+        stride = 2 ** (block - 1)
+        if block > 1:
+            field += stride // 2  # the pooling sees one more pixel of the block before
+        for index in range(1, depth + 1):
+            field += 2 * stride
+            found.append(Conv(block, index, inputs, outputs, stride, field))
+            inputs = outputs
+    return tuple(found)
+
+
+def layer_names(network: str) -> tuple[str, ...]:
+    """Every layer one may ask for, first to last: `relu1_1`, `relu1_2` and so on."""
+    return tuple(conv.layer for conv in convolutions(network))
+
+
+def canonical(layer: str, network: str) -> str:
+    """The layer's name in this project: the literature's `conv4_2` means its rectified output, `relu4_2`.
+
+    Raises:
+        OptionError: the network has no such layer; the sentence lists those it has.
+    """
+    name = layer.strip().lower()
+    if name.startswith("conv"):
+        name = "relu" + name.removeprefix("conv")
+    names = layer_names(network)
+    if name not in names:
+        raise OptionError(f"'{layer}' is no layer of {network}; choose from {', '.join(names)}.")
+    return name
+
+
+def nearest(layer: str, network: str) -> str:
+    """Return `layer`, or the last layer of its block where the network is too shallow to have it.
+
+    VGG-11 and VGG-13 have no conv4_3.
+    """
+    names = layer_names(network)
+    if layer in names:
+        return layer
+    block = layer.removeprefix("relu").split("_")[0]
+    return [name for name in names if name.startswith(f"relu{block}_")][-1]
+
+
+def until(network: str, layers: Iterable[str]) -> tuple[Conv, ...]:
+    """The convolutions that must run to reach every one of `layers`; nothing beyond the last."""
+    convs = convolutions(network)
+    wanted = set(layers)
+    last = max((i for i, conv in enumerate(convs) if conv.layer in wanted), default=-1)
+    return convs[: last + 1]
+
+
+def flops(network: str, layers: Iterable[str], pixels: int) -> float:
+    """Floating-point operations of the convolutions of one forward pass up to the last of `layers`."""
+    return sum(conv.flops(pixels) for conv in until(network, layers))
+
+
+def activation_bytes(network: str, layers: Iterable[str], pixels: int, *, checkpoint: bool = False) -> float:
+    """Memory of the float32 activations that a forward and backward pass up to the last of `layers` holds at its peak.
+
+    Without checkpointing every rectified and every pooled map is kept, along with about one gradient as large as the
+    largest of them and the workspace beside it. With checkpointing per block only the blocks' inputs and the
+    asked-for layers stay, beside the activations of the one block that is being recomputed.
+    """
+    convs = until(network, layers)
+    maps = [4 * conv.outputs * pixels / conv.stride**2 for conv in convs]
+    largest = max(maps, default=0.0)
+    pooled = [maps[i - 1] / 4 for i, conv in enumerate(convs) if conv.opens_block]
+    if not checkpoint:
+        return sum(maps) + 2 * sum(pooled) + 2 * largest
+    wanted = set(layers)
+    kept = sum(size for conv, size in zip(convs, maps, strict=True) if conv.layer in wanted)
+    blocks = [
+        sum(size for conv, size in zip(convs, maps, strict=True) if conv.block == block)
+        for block in {conv.block for conv in convs}
+    ]
+    return kept + sum(pooled) + max(blocks, default=0.0) + 2 * largest

@@ -1,0 +1,130 @@
+"""A frozen VGG as a function from a picture to its named features.
+
+Knows the forward pass and nothing else: not where weights come from, not what the features are for.
+"""
+
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
+
+from styler.errors import ImageError
+from styler.vgg import family
+from styler.vgg.weights import Weights
+
+Check = Callable[[], None]
+"""Called between convolutions, forward and backward; it stops the work by raising."""
+
+
+class Features(nn.Module):
+    """A VGG, frozen, from a picture to `{"relu4_2": (1, C, H/8, W/8), …}`.
+
+    The picture is RGB in [0, 1], (1, 3, H, W); the network's own normalisation is folded into its first convolution,
+    whose border is padded by replication (zeros would draw a dark frame) and the others by zeros, as trained. Every
+    filter is rescaled so that its mean activation over natural pictures is 1 (Gatys, Ecker and Bethge, "Image Style
+    Transfer Using Convolutional Neural Networks", CVPR 2016, §2), which changes nothing in what the network computes
+    and keeps a few loud filters from deciding every loss. Nothing beyond the last layer asked for is computed.
+
+    Args:
+        weights: a verified set of weights; the rescaling constants come with them.
+        layers: names such as `relu4_2` (`conv4_2` is an alias).
+        pooling: `max`, as trained, or `average`, which paints smoother (Gatys et al. 2015, §5).
+        precision: the dtype of the convolutions; float32 switches autocast off.
+
+    Raises:
+        OptionError: the network has no such layer.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        layers: Iterable[str],
+        pooling: str = "max",
+        precision: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        self.network = weights.network
+        self.layers = tuple(dict.fromkeys(family.canonical(layer, weights.network) for layer in layers))
+        self.pooling = pooling
+        self.precision = precision
+        self.convs = family.until(weights.network, self.layers)
+        for conv in self.convs:
+            kernel, bias = weights.rescaled(conv, pooling)
+            self.register_buffer(f"{conv.name}_weight", kernel.contiguous(memory_format=torch.channels_last))
+            self.register_buffer(f"{conv.name}_bias", bias)
+        self.requires_grad_(False).eval()
+
+    @property
+    def min_side(self) -> int:
+        """Shortest side of a picture, in pixels, that still leaves one value in the last layer asked for."""
+        return max((conv.stride for conv in self.convs), default=1)
+
+    def forward(self, image: Tensor, check: Check | None = None, *, checkpoint: bool = False) -> dict[str, Tensor]:
+        """Compute the features of a picture.
+
+        Args:
+            image: (1, 3, H, W), RGB in [0, 1].
+            check: called between convolutions in the forward and the backward pass.
+            checkpoint: keep only the blocks' inputs and compute the rest again in the backward pass: slower, less
+                memory.
+
+        Returns:
+            One rectified map per layer asked for, (1, C, H/stride, W/stride), in the precision of the convolutions.
+
+        Raises:
+            ImageError: the picture is smaller than the stride of the last layer.
+        """
+        height, width = image.shape[-2:]
+        if min(height, width) < self.min_side:
+            raise ImageError(
+                f"A picture of {width}×{height} pixels is too small for {self.layers[-1]}; give it at least "
+                f"{self.min_side} pixels on each side."
+            )
+        found: dict[str, Tensor] = {}
+        x = image.contiguous(memory_format=torch.channels_last)  # (1, 3, H, W)
+        with torch.autocast(image.device.type, self.precision, enabled=self.precision is not torch.float32):
+            for block in dict.fromkeys(conv.block for conv in self.convs):
+                if checkpoint and torch.is_grad_enabled():
+                    maps = recompute(self._block, x, block, check, use_reentrant=False)
+                else:
+                    maps = self._block(x, block, check)
+                x = maps[-1]
+                run = [conv.layer for conv in self.convs if conv.block == block]
+                found |= {layer: x for layer, x in zip(run, maps, strict=True) if layer in self.layers}
+        return found
+
+    def _block(self, x: Tensor, block: int, check: Check | None) -> list[Tensor]:
+        """One block, the pooling before it included; the rectified output of each of its convolutions."""
+        maps = []
+        if block > 1:
+            x = F.max_pool2d(x, 2) if self.pooling == "max" else F.avg_pool2d(x, 2)  # (1, C, H/2, W/2)
+        for conv in self.convs:
+            if conv.block != block:
+                continue
+            if check is not None:
+                check()
+            first = conv.block == conv.index == 1
+            if first:
+                x = F.pad(x, (1, 1, 1, 1), mode="replicate")
+            x = F.conv2d(
+                x,
+                self.get_buffer(f"{conv.name}_weight"),
+                self.get_buffer(f"{conv.name}_bias"),
+                padding=0 if first else 1,
+            )
+            x = F.relu(x, inplace=True)  # (1, C, H, W)
+            if check is not None and x.requires_grad:
+                _call_in_backward(x, check)
+            maps.append(x)
+        return maps
+
+
+def _call_in_backward(x: Tensor, check: Check) -> None:
+    """Have `check` called when the gradient reaches `x`."""
+
+    def hook(_gradient: Tensor) -> None:
+        check()
+
+    x.register_hook(hook)  # type: ignore[no-untyped-call]

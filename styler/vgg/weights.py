@@ -1,0 +1,136 @@
+"""Weights of the VGG family: find, verify, read.
+
+The embedded file holds the original Oxford VGG-16; `styler.vgg.download` fetches others. A file of ours is a
+safetensors file with `conv1_1.weight` and `conv1_1.bias` … in any float type, in the convention of whoever trained
+them, `mean_activation.<pooling>.conv1_1` (O,) for the rescaling, and one metadata entry, `styler`, a JSON object that
+says network, convention, source and credit.
+
+Never unpickles anything. Does not know what the network is for.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_safetensors
+from torch import Tensor
+
+from styler.errors import WeightsError
+from styler.vgg import family
+
+EMBEDDED = "vgg16"
+EMBEDDED_SHA256 = "cf454d1d2d6f6fea44c9dc68afbb3e66e68f9ceb95f89d4a652e8b22c3f97ce2"
+
+CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
+IMAGENET_MEAN_RGB, IMAGENET_STD_RGB = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Weights:
+    """A verified network.
+
+    `kernels` holds `conv1_1.weight` (O, I, 3, 3) and `conv1_1.bias` (O,) in float32 for RGB in [0, 1];
+    `mean_activation` the constants of `styler.vgg.rescale`, by pooling and convolution.
+    """
+
+    network: str
+    sha256: str
+    kernels: Mapping[str, Tensor]
+    mean_activation: Mapping[str, Mapping[str, Tensor]]
+    info: Mapping[str, Any]
+
+    def rescaled(self, conv: family.Conv, pooling: str) -> tuple[Tensor, Tensor]:
+        """Kernel (O, I, 3, 3) and bias (O,) of a convolution whose inputs and outputs all have mean activation 1."""
+        kernel, bias = self.kernels[f"{conv.name}.weight"], self.kernels[f"{conv.name}.bias"]
+        means = self.mean_activation.get(pooling)
+        if not means:
+            return kernel, bias
+        names = [c.name for c in family.convolutions(self.network)]
+        position = names.index(conv.name)
+        ours = means[conv.name]
+        if position:
+            kernel = kernel * means[names[position - 1]][None, :, None, None]
+        return kernel / ours[:, None, None, None], bias / ours
+
+
+def read(path: Path, *, sha256: str | None = None) -> Weights:
+    """Read and verify a weights file of ours.
+
+    Args:
+        path: a safetensors file.
+        sha256: what its bytes must hash to; without it only its form is checked.
+
+    Raises:
+        WeightsError: missing, altered, truncated, of another form, or not finite.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(
+            f"The weights file '{path}' cannot be read ({error.strerror}); "
+            "install styler again or choose another --backbone."
+        ) from error
+    digest = hashlib.sha256(data).hexdigest()
+    if sha256 is not None and digest != sha256:
+        raise WeightsError(
+            f"The weights file '{path}' is truncated or has been altered "
+            f"(its SHA-256 is {digest[:12]}…, not {sha256[:12]}…); install styler again, or delete the file "
+            "so that it is fetched anew."
+        )
+    try:
+        tensors = parse_safetensors(data)
+        info = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["styler"])
+        return _weights(tensors, info, digest)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f"The file '{path}' holds no VGG weights that styler can use ({error}); "
+            "delete it or choose another --backbone."
+        ) from error
+
+
+def _weights(tensors: Mapping[str, Tensor], info: Mapping[str, Any], digest: str) -> Weights:
+    network = info["network"]
+    kernels: dict[str, Tensor] = {}
+    for conv in family.convolutions(network):
+        if f"{conv.name}.weight" not in tensors:
+            break  # pruned: the file ends where painting ends
+        kernel, bias = tensors[f"{conv.name}.weight"].float(), tensors[f"{conv.name}.bias"].float()
+        if kernel.shape != (conv.outputs, conv.inputs, 3, 3) or bias.shape != (conv.outputs,):
+            raise ValueError(f"{conv.name} has the shape {tuple(kernel.shape)}")
+        if not (kernel.isfinite().all() and bias.isfinite().all()):
+            raise ValueError(f"{conv.name} is not finite")
+        kernels |= {f"{conv.name}.weight": kernel, f"{conv.name}.bias": bias}
+    if not kernels:
+        raise ValueError("it has no conv1_1.weight")
+    kernel, bias = for_rgb(kernels["conv1_1.weight"], kernels["conv1_1.bias"], info["convention"])
+    kernels |= {"conv1_1.weight": kernel, "conv1_1.bias": bias}
+    means: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("mean_activation."):
+            _, pooling, conv_name = name.split(".")
+            means.setdefault(pooling, {})[conv_name] = tensor.float()
+    return Weights(network, digest, kernels, means, info)
+
+
+def for_rgb(kernel: Tensor, bias: Tensor, convention: str) -> tuple[Tensor, Tensor]:
+    """Fold an input convention into the first convolution, so that it takes RGB in [0, 1].
+
+    `caffe` networks were trained on BGR in 0 to 255 minus a mean; `torchvision` ones on RGB in [0, 1], minus a mean,
+    over a standard deviation. Folding the mean into the bias is exact, since the first convolution is padded by
+    replication.
+    """
+    if convention == "caffe":
+        mean = torch.tensor(CAFFE_MEAN_BGR)
+        bias = bias - torch.einsum("oihw,i->o", kernel, mean)
+        return kernel.flip(1) * 255, bias
+    if convention == "torchvision":
+        kernel = kernel / torch.tensor(IMAGENET_STD_RGB)[None, :, None, None]
+        return kernel, bias - torch.einsum("oihw,i->o", kernel, torch.tensor(IMAGENET_MEAN_RGB))
+    if convention == "rgb":
+        return kernel, bias
+    raise ValueError(f"its convention is '{convention}'")
