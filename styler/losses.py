@@ -44,7 +44,7 @@ class _Moments(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, rows: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(rows)
-        return rows.mean(dim=0), rows.T @ (rows / len(rows))  # (C,), (C, C)
+        return rows.mean(dim=0), (rows.T @ rows) / len(rows)  # (C,), (C, C)
 
     @staticmethod
     def backward(ctx: FunctionCtx, *gradients: Tensor) -> Tensor:

@@ -3,11 +3,10 @@
     python assets/contents/build.py
 
 Needs pip and Debian's apt-get. Each picture is reduced to a long side of at most 1024 pixels and stored as a JPEG
-without metadata; the painting is copied as it is. `assets/CREDITS.md` names sources and licences.
+without metadata; the scan of the painting loses its black border and the frayed edge of the canvas. `assets/CREDITS.md` names sources and licences.
 """
 
 import io
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,13 +20,15 @@ WHEEL = "scikit-image==0.26.0"
 FROM_WHEEL = {"astronaut.png": "astronaut", "chelsea.png": "cat", "coffee.png": "coffee", "rocket.jpg": "rocket"}
 FROM_DEBIAN = {"cincinnati-bridge.jpg": "bridge", "citrus-fruits.jpg": "citrus", "european-honey-bee.jpg": "bee"}
 LONG_SIDE = 1024
+CANVAS = (26, 20, 726, 582)
+"""Left, top, right and bottom of the painted canvas in the scan."""
 
 
-def store(data: bytes, name: str) -> None:
-    """Reduce one photograph and write it beside this script."""
-    image = Image.open(io.BytesIO(data)).convert("RGB")
+def store(data: bytes, path: Path, box: tuple[int, int, int, int] | None = None) -> None:
+    """Crop and reduce one picture and write it."""
+    image = Image.open(io.BytesIO(data)).convert("RGB").crop(box)
     image.thumbnail((LONG_SIDE, LONG_SIDE), Image.Resampling.LANCZOS)
-    image.save(HERE / f"{name}.jpg", quality=92, subsampling=0, optimize=True)
+    image.save(path, quality=92, subsampling=0, optimize=True)
 
 
 def unpacked(package: str, folder: Path) -> Path:
@@ -44,12 +45,12 @@ def main() -> None:
         subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", name, WHEEL], check=True)
         with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
             for file, stem in FROM_WHEEL.items():
-                store(wheel.read(f"skimage/data/{file}"), stem)
+                store(wheel.read(f"skimage/data/{file}"), HERE / f"{stem}.jpg")
         collection = unpacked("palapeli-data", folder) / "palapeli" / "collection"
         for file, stem in FROM_DEBIAN.items():
-            store((collection / file).read_bytes(), stem)
+            store((collection / file).read_bytes(), HERE / f"{stem}.jpg")
         painting = unpacked("opencv-doc", folder) / "doc" / "opencv-doc" / "examples" / "data" / "starry_night.jpg"
-        shutil.copyfile(painting, HERE.parent / "styles" / "starry-night.jpg")
+        store(painting.read_bytes(), HERE.parent / "styles" / "starry-night.jpg", CANVAS)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from styler.errors import WeightsError
 from styler.vgg import family
 
 EMBEDDED = "vgg16"
-EMBEDDED_SHA256 = "cf454d1d2d6f6fea44c9dc68afbb3e66e68f9ceb95f89d4a652e8b22c3f97ce2"
+EMBEDDED_SHA256 = "cbf734c6b1ba454e3a97ba7fb7495df5262a03a80acf321d6d48117d6dd0d84a"
 
 CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 IMAGENET_MEAN_RGB, IMAGENET_STD_RGB = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

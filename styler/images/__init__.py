@@ -1,0 +1,26 @@
+"""Pictures: bytes ⇄ float arrays. One way in, one way out, for every front end.
+
+    read    ─► sources (bytes, safely) ─► kinds (what is it?) ─► decode · deep · extras ─► colour ─► Picture
+    encode  ─► bytes, sRGB-tagged      ─► write (all or nothing)
+
+Works with numpy and Pillow and never imports torch, so that a process which only decodes starts in a quarter of a
+second. Knows nothing about options, networks or the meaning of the texts it stores in a picture.
+"""
+
+from styler.images.encode import encode
+from styler.images.files import check_output, format_of, free_name, sweep, write
+from styler.images.picture import Picture, read, read_text
+from styler.images.sources import quoted
+
+__all__ = [
+    "Picture",
+    "check_output",
+    "encode",
+    "format_of",
+    "free_name",
+    "quoted",
+    "read",
+    "read_text",
+    "sweep",
+    "write",
+]

@@ -1,0 +1,276 @@
+"""Every file people have comes in upright, in sRGB, with its tones: claims about `images.read`."""
+
+import io
+import struct
+import sys
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+
+from styler import images
+from styler.errors import ImageError
+
+H, W = 40, 60
+STEP = 1 / 255
+
+
+def colours() -> NDArray[np.uint8]:
+    """Smooth and different everywhere: red grows to the right, green downwards, blue against both."""
+    y, x = np.mgrid[0:H, 0:W]
+    return np.stack([x * 255 // (W - 1), y * 255 // (H - 1), 255 - (x + y) * 255 // (H + W - 2)], -1).astype(np.uint8)
+
+
+def saved(image: Image.Image, form: str, **settings: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, form, **settings)
+    return stream.getvalue()
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def with_chunk(png: bytes, name: bytes, content: bytes) -> bytes:
+    return png[:33] + chunk(name, content) + png[33:]
+
+
+def exif(**tags: Any) -> bytes:
+    block = Image.Exif()
+    for code, value in tags.items():
+        block[int(code[1:])] = value
+    return block.tobytes()
+
+
+RGB = Image.fromarray(colours())
+PNG = saved(RGB, "PNG")
+
+
+@pytest.mark.parametrize(
+    ("form", "settings", "tolerance"),
+    [
+        ("PNG", {}, 0),
+        ("BMP", {}, 0),
+        ("TIFF", {}, 0),
+        ("TIFF", {"compression": "tiff_lzw"}, 0),
+        ("TIFF", {"compression": "jpeg", "quality": 95}, 0.05),
+        ("WEBP", {"lossless": True}, 0),
+        ("WEBP", {"quality": 95}, 0.08),
+        ("AVIF", {"quality": 95}, 0.05),
+        ("JPEG", {"quality": 95, "subsampling": 0}, 0.03),
+        ("JPEG", {"quality": 95, "progressive": True}, 0.06),
+        ("MPO", {"save_all": True, "append_images": [RGB.rotate(180)], "quality": 95}, 0.06),
+    ],
+)
+def test_common_formats_keep_their_colours(form: str, settings: dict[str, Any], tolerance: float) -> None:
+    picture = images.read(saved(RGB, form, **settings))
+    assert picture.pixels.dtype == np.float32
+    assert (picture.height, picture.width) == (H, W)
+    assert np.abs(picture.pixels - colours() / 255).max() <= tolerance + 1e-6
+    assert picture.alpha is None
+    assert picture.warnings == ()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "RGBX", "CMYK"])
+def test_every_mode_is_painted_as_what_it_shows(mode: str) -> None:
+    source = RGB.convert(mode)
+    picture = images.read(saved(source, "PNG" if mode in ("1", "P") else "TIFF"))
+    assert np.abs(picture.pixels - np.asarray(source.convert("RGB")) / 255).max() <= STEP + 1e-6
+
+
+def test_lab_is_painted() -> None:
+    srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    stored = ImageCms.profileToProfile(RGB, srgb, lab, outputMode="LAB")
+    assert stored is not None
+    picture = images.read(saved(stored, "TIFF"))
+    assert np.abs(picture.pixels - colours() / 255).mean() < 0.02  # 8-bit Lab is coarse where colours are strong
+    assert picture.warnings == ()
+
+
+def test_name_and_junk_do_not_matter_content_does(tmp_path: Path) -> None:
+    path = tmp_path / "really a jpeg.png"
+    path.write_bytes(saved(RGB, "JPEG", quality=95, subsampling=0) + b"trailing junk" * 99)
+    assert np.abs(images.read(path).pixels - colours() / 255).max() < 0.03
+    path.write_bytes(PNG + b"junk")
+    assert np.array_equal(images.read(str(path)).pixels, images.read(PNG).pixels)
+
+
+def test_path_stream_and_bytes_are_the_same_picture(tmp_path: Path) -> None:
+    path = tmp_path / "a\nb\udcff.png"
+    path.write_bytes(PNG)
+    with path.open("rb") as stream:
+        sources = [images.read(path), images.read(stream), images.read(bytearray(PNG)), images.read(io.BytesIO(PNG))]
+    assert len({picture.sha256 for picture in sources}) == 1
+    assert len({picture.pixels.tobytes() for picture in sources}) == 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_comes_out_upright(orientation: int) -> None:
+    stored_as = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # the transposition that undoes each of EXIF's
+    stored = RGB if orientation == 1 else RGB.transpose(Image.Transpose(stored_as[orientation]))
+    block = exif(_274=orientation)
+    for data in (saved(stored, "PNG", exif=block), saved(stored, "TIFF", exif=block)):
+        assert np.array_equal(images.read(data).pixels, images.read(PNG).pixels)
+    alpha = Image.fromarray(colours()[..., 0])
+    turned = alpha if orientation == 1 else alpha.transpose(Image.Transpose(stored_as[orientation]))
+    stored = stored.copy()
+    stored.putalpha(turned)
+    picture = images.read(saved(stored, "PNG", exif=block))
+    assert picture.alpha is not None
+    assert np.array_equal(picture.alpha * 255, colours()[..., 0])
+
+
+def test_upright_phone_photo() -> None:
+    lying = RGB.transpose(Image.Transpose.ROTATE_90)  # as a sensor held upright stores it; EXIF 6 says: turn clockwise
+    picture = images.read(saved(lying, "JPEG", quality=95, subsampling=0, exif=exif(_274=6)))
+    assert (picture.height, picture.width) == (H, W)
+    assert np.abs(picture.pixels - colours() / 255).max() < 0.03
+
+
+@pytest.mark.parametrize("value", [0, 9, 99, 65535])
+def test_unknown_orientation_is_ignored(value: int) -> None:
+    assert np.array_equal(images.read(saved(RGB, "PNG", exif=exif(_274=value))).pixels, images.read(PNG).pixels)
+
+
+@pytest.mark.parametrize(
+    "block", [b"Exif\0\0", b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", exif(_274=6)[:-9]]
+)
+def test_broken_exif_is_no_reason_to_refuse(block: bytes) -> None:
+    for data in (saved(RGB, "JPEG", exif=block), with_chunk(PNG, b"eXIf", block[6:])):
+        assert images.read(data, name="p").height in (H, W)
+
+
+def test_only_the_whitelist_of_exif_is_kept() -> None:
+    block = Image.Exif()
+    block[0x010F], block[0x0110], block[0x8298], block[0x0131] = "Leica\0", "M 11", "© Zoë".encode(), "software"
+    block.get_ifd(0x8769)[0x9003] = "2024:05:06 07:08:09"
+    block.get_ifd(0x8825)[1] = "N"
+    metadata = images.read(saved(RGB, "JPEG", exif=block.tobytes())).metadata
+    wanted = {"make": "Leica", "model": "M 11", "copyright": "© Zoë", "date": "2024:05:06 07:08:09"}
+    assert dict(metadata) == wanted
+
+
+def test_alpha_is_composited_and_kept() -> None:
+    alpha = colours()[..., 1]
+    rgba = Image.fromarray(np.dstack([colours(), alpha]))
+    for form, settings in (("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True, "exact": True})):
+        picture = images.read(saved(rgba, form, **settings), background=(1, 0, 0.5))
+        assert picture.alpha is not None
+        assert np.array_equal(picture.alpha, alpha / np.float32(255))
+        share = alpha[..., None] / 255
+        wanted = colours() / 255 * share + np.array([1, 0, 0.5]) * (1 - share)
+        assert np.abs(picture.pixels - wanted).max() < 1e-6
+
+
+def test_opaque_alpha_is_no_alpha_and_no_alpha_at_all_is_said() -> None:
+    opaque = Image.fromarray(np.dstack([colours(), np.full((H, W), 255, np.uint8)]))
+    picture = images.read(saved(opaque, "PNG"))
+    assert picture.alpha is None
+    assert np.array_equal(picture.pixels, images.read(PNG).pixels)
+    clear = Image.fromarray(np.dstack([colours(), np.zeros((H, W), np.uint8)]))
+    picture = images.read(saved(clear, "PNG"), name="clear.png")
+    assert (picture.pixels == 1).all()
+    assert "clear.png" in picture.warnings[0]
+    assert "transparent" in picture.warnings[0]
+
+
+@pytest.mark.parametrize("kind", ["palette bytes", "palette index", "grey colour", "rgb colour", "one bit"])
+def test_transparent_colours_of_png_become_alpha(kind: str) -> None:
+    grey = np.zeros((20, 20), np.uint8)
+    grey[:, 10:] = 1
+    image = Image.fromarray(grey)
+    if kind.startswith("palette"):
+        image = Image.fromarray(grey)
+        image.putpalette([255, 0, 0, 0, 0, 255])
+        data = saved(image, "PNG", transparency=b"\0\xff" if kind == "palette bytes" else 0)
+    elif kind == "rgb colour":
+        data = saved(image.convert("RGB"), "PNG", transparency=(0, 0, 0))
+    elif kind == "one bit":
+        data = saved(Image.fromarray(grey.astype(bool)), "PNG", transparency=0)
+    else:
+        data = saved(image, "PNG", transparency=0)
+    picture = images.read(data)
+    assert picture.alpha is not None
+    assert np.array_equal(picture.alpha, grey)
+
+
+@pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP", "AVIF", "TIFF"])
+def test_of_several_pictures_the_first_is_taken_and_said(form: str) -> None:
+    second = Image.new("RGB", RGB.size, "red")
+    settings: dict[str, Any] = {"lossless": True} if form == "WEBP" else {}
+    data = saved(RGB, form, save_all=True, append_images=[second], **settings)
+    picture = images.read(data, name="moving")
+    tolerance = {"GIF": 0.2, "AVIF": 0.2}.get(form, 0)
+    assert np.abs(picture.pixels - colours() / 255).max() <= tolerance + 1e-6
+    assert picture.warnings == ("About 'moving': it holds more than one picture, of which the first was taken.",)
+
+
+@pytest.mark.parametrize(
+    ("module", "extra", "data"),
+    [
+        ("pillow_heif", "styler[heif]", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99)),
+        ("pillow_jxl", "styler[jxl]", b"\xff\x0a" + bytes(99)),
+        ("pillow_jxl", "styler[jxl]", b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(99)),
+    ],
+)
+def test_a_missing_extra_is_named(module: str, extra: str, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImageError, match=r"pip install 'styler\[") as caught:
+        images.read(data, name="phone.bin")
+    assert extra in str(caught.value)
+
+
+def test_heic_with_the_extra_installed() -> None:
+    heif = pytest.importorskip("pillow_heif", reason="the extra styler[heif] is not installed")
+    stream = io.BytesIO()
+    heif.from_pillow(RGB).save(stream, quality=95)
+    assert np.abs(images.read(stream.getvalue()).pixels - colours() / 255).max() < 0.08
+
+
+@pytest.mark.parametrize("size", [(60, 40), (64, 64), (40, 520), (300, 200), (1024, 16)])
+def test_jpeg_xl_with_the_extra_installed(size: tuple[int, int]) -> None:
+    pytest.importorskip("pillow_jxl", reason="the extra styler[jxl] is not installed")
+    image = RGB.resize(size)
+    data = bytes(imagecodecs.jpegxl_encode(np.asarray(image), lossless=True))
+    assert np.array_equal(images.read(data).pixels, np.asarray(image) / np.float32(255))
+    with pytest.raises(ImageError, match=f"{size[0]} × {size[1]} px"):
+        images.read(data, max_pixels=256)
+
+
+@pytest.mark.parametrize("size", [(60, 40), (64, 64), (16, 24), (40, 520), (300, 200), (1024, 16), (3000, 20)])
+def test_jpeg_xl_size_is_known_before_decoding(size: tuple[int, int]) -> None:
+    from styler.images import extras
+
+    plain = bytes(imagecodecs.jpegxl_encode(np.zeros((size[1], size[0], 3), np.uint8)))
+    boxed = bytes(imagecodecs.jpegxl_encode(np.zeros((size[1], size[0], 3), np.uint8), usecontainer=True))
+    assert extras.jxl_size(plain) == extras.jxl_size(boxed) == size
+
+
+def test_warnings_of_the_libraries_stay_inside() -> None:
+    big = with_chunk(PNG, b"acTL", b"\0" * 8)  # Pillow warns: invalid APNG
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        images.read(big)
+        images.read(saved(RGB.convert("P"), "PNG", transparency=b"\x80" * 200))
+    assert caught == []
+
+
+def test_pillows_own_pixel_limit_is_neither_used_nor_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert images.read(PNG).width == W
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_read_is_the_same_from_many_threads() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    sources: list[bytes] = [PNG, saved(RGB, "WEBP", lossless=True), saved(RGB, "TIFF")] * 8
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda data: images.read(data).pixels.tobytes(), sources))
+    assert set(found) == {images.read(PNG).pixels.tobytes()}

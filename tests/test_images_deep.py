@@ -1,0 +1,256 @@
+"""Tones and colours survive: 16 bit and floats, embedded profiles, CMYK and grey."""
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+
+from styler import images
+from styler.errors import ImageError
+
+TONES = np.arange(65536, dtype=np.uint16).reshape(256, 256)  # every 16-bit tone there is
+COLOURS = np.stack([TONES, TONES.T, TONES[::-1]], -1)
+
+
+def tiff(array: NDArray[Any], **settings: Any) -> bytes:
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, array, **{"metadata": None, **settings})
+    return stream.getvalue()
+
+
+def saved(image: Image.Image, form: str, **settings: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, form, **settings)
+    return stream.getvalue()
+
+
+def with_chunk(png: bytes, name: bytes, content: bytes) -> bytes:
+    chunk = struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+    return png[:33] + chunk + png[33:]
+
+
+DEEP_GREY = {
+    "PNG": bytes(imagecodecs.png_encode(TONES)),
+    "TIFF": tiff(TONES),
+    "big-endian": tiff(TONES, byteorder=">"),
+    "BigTIFF": tiff(TONES, bigtiff=True),
+    "tiled": tiff(TONES, tile=(64, 64), compression="zlib", predictor=True),
+    "inverted": tiff(65535 - TONES, photometric="miniswhite"),
+}
+DEEP_COLOUR = {
+    "PNG": bytes(imagecodecs.png_encode(COLOURS)),
+    "TIFF": tiff(COLOURS, photometric="rgb"),
+    "tiled": tiff(COLOURS, photometric="rgb", tile=(32, 32), compression="lzw"),
+    "planes": tiff(np.moveaxis(COLOURS, -1, 0), photometric="rgb", planarconfig="separate"),
+    "float": tiff((COLOURS / 65535).astype(np.float32), photometric="rgb"),
+    "double": tiff(COLOURS / 65535, photometric="rgb"),
+    "32 bit": tiff(COLOURS.astype(np.uint32) * 65537, photometric="rgb"),
+}
+
+
+@pytest.mark.parametrize("data", DEEP_GREY.values(), ids=DEEP_GREY.keys())
+def test_every_tone_of_16_bit_grey_is_kept(data: bytes) -> None:
+    picture = images.read(data)
+    assert np.array_equal(picture.pixels * 65535, np.repeat(TONES[..., None], 3, -1).astype(np.float32))
+    assert picture.warnings == ()
+
+
+@pytest.mark.parametrize("data", DEEP_COLOUR.values(), ids=DEEP_COLOUR.keys())
+def test_every_tone_of_16_bit_rgb_is_kept(data: bytes) -> None:
+    assert np.array_equal(np.rint(images.read(data).pixels * 65535), COLOURS)
+
+
+def test_16_bit_alpha_is_kept_and_premultiplied_colours_are_restored() -> None:
+    alpha = np.maximum(TONES.T, 1)
+    straight = np.dstack([COLOURS, alpha])
+    for data in (
+        bytes(imagecodecs.png_encode(straight)),
+        tiff(straight, photometric="rgb", extrasamples=["unassalpha"]),
+    ):
+        picture = images.read(data, background=(0, 0, 0))
+        assert picture.alpha is not None
+        assert np.array_equal(picture.alpha * 65535, alpha.astype(np.float32))
+        assert np.abs(picture.pixels - COLOURS / 65535 * (alpha / 65535)[..., None]).max() < 1e-6
+    half = np.full((32, 32, 4), 32768, np.uint16)
+    picture = images.read(tiff(half, photometric="rgb", extrasamples=["assocalpha"]), background=(1, 1, 1))
+    assert np.abs(picture.pixels - 1).max() < 1e-4  # white at half cover, over white
+    grey_alpha = images.read(bytes(imagecodecs.png_encode(np.dstack([TONES, alpha]))))
+    assert grey_alpha.alpha is not None
+
+
+def test_a_transparent_16_bit_colour_becomes_alpha() -> None:
+    picture = images.read(with_chunk(DEEP_GREY["PNG"], b"tRNS", struct.pack(">H", 1000)))
+    assert picture.alpha is not None
+    assert np.array_equal(picture.alpha, TONES != 1000)
+
+
+def test_12_bit_tiff_uses_its_full_scale() -> None:
+    stored = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    packed = tiff(stored, bitspersample=12)
+    assert np.abs(images.read(packed).pixels[..., 0] - stored / 4095).max() < 1e-6
+
+
+def test_first_page_and_orientation_of_a_deep_tiff() -> None:
+    stream = io.BytesIO()
+    with tifffile.TiffWriter(stream) as writer:
+        writer.write(COLOURS[:100], photometric="rgb", extratags=[(274, 3, 1, 6, True)], metadata=None)
+        writer.write(COLOURS[:50], photometric="rgb", metadata=None)
+    picture = images.read(stream.getvalue(), name="scan")
+    assert np.array_equal(np.rint(picture.pixels * 65535), np.rot90(COLOURS[:100], -1))
+    assert picture.warnings == ("About 'scan': it holds more than one picture, of which the first was taken.",)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_values_that_are_no_numbers_are_refused(bad: float) -> None:
+    stored = np.zeros((20, 20, 3), np.float32)
+    stored[3, 4, 1] = bad
+    with pytest.raises(ImageError, match=r"^Cannot read 'x\.tif': some of its values are not finite .*\.$"):
+        images.read(tiff(stored, photometric="rgb"), name="x.tif")
+
+
+def test_float_values_over_1_keep_their_drawing_and_it_is_said() -> None:
+    stored = np.linspace(-5, 255, 400, dtype=np.float32).reshape(20, 20)
+    picture = images.read(tiff(stored))
+    assert np.abs(picture.pixels[..., 0] - np.maximum(stored, 0) / 255).max() < 1e-6
+    assert "255" in picture.warnings[0]
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.complex64])
+def test_signed_and_complex_values_are_refused(dtype: type) -> None:
+    with pytest.raises(ImageError, match="signed or complex"):
+        images.read(tiff(np.zeros((20, 20), dtype)))
+
+
+@pytest.mark.parametrize("extra", [{50706: b"\1\4\0\0"}, {}])
+def test_camera_raw_in_a_tiff_is_named(extra: dict[int, bytes]) -> None:
+    tags: list[Any] = [(code, 1, len(value), value, True) for code, value in extra.items()]
+    stream = io.BytesIO()
+    with tifffile.TiffWriter(stream) as writer:
+        thumbnail = np.zeros((20, 20, 3), np.uint8)
+        writer.write(thumbnail, photometric="rgb", subfiletype=1, subifds=0 if extra else 1, extratags=tags)
+        if not extra:
+            writer.write(np.zeros((40, 40, 3), np.uint8), photometric="rgb")
+    with pytest.raises(ImageError, match="raw camera data"):
+        images.read(stream.getvalue())
+
+
+# Profiles
+
+
+def wide_gamut() -> bytes:
+    primaries = [0.64, 0.33, 1.0, 0.21, 0.71, 1.0, 0.15, 0.06, 1.0]  # Adobe RGB's
+    return bytes(imagecodecs.cms_profile("rgb", whitepoint=(0.3127, 0.329, 1.0), primaries=primaries, gamma=2.2))
+
+
+def odd_inks() -> bytes:
+    """Make a CMYK profile in which no ink is white, cyan is blue, and any other ink is black."""
+    white, blue, black = (255, 128, 128), (75, 196, 16), (0, 128, 128)  # Lab, 8 bit
+    corners = [white if i == 0 else blue if i == 8 else black for i in range(16)]  # C is the highest bit
+    ramp = bytes(range(256))
+    identity = struct.pack(">9i", *(65536 if i in (0, 4, 8) else 0 for i in range(9)))
+    table = b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + identity + ramp * 4 + bytes(sum(corners, ())) + ramp * 3
+    header = struct.pack(">I4xI4s4s4s12s4s28x", 144 + len(table), 0x02400000, b"prtr", b"CMYK", b"Lab ", b"", b"acsp")
+    white_point = struct.pack(">3i", 63190, 65536, 54061)
+    header = header + white_point + bytes(128 - len(header) - 12)
+    return header + struct.pack(">I4sII", 1, b"A2B0", 144, len(table)) + table
+
+
+def as_srgb(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Convert `wide_gamut` values to sRGB by the book."""
+    to_xyz = np.array([[0.57667, 0.18556, 0.18823], [0.29734, 0.62736, 0.07529], [0.02703, 0.07069, 0.99134]])
+    to_rgb = np.array([[3.24045, -1.53714, -0.49853], [-0.96927, 1.87601, 0.04156], [0.05564, -0.20403, 1.05723]])
+    return encoded(np.clip(pixels**2.2 @ to_xyz.T @ to_rgb.T, 0, 1))
+
+
+def encoded(linear: NDArray[Any]) -> NDArray[Any]:
+    return np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+def test_an_embedded_rgb_profile_is_converted_in_8_and_in_16_bit() -> None:
+    eight = (COLOURS[::4, ::4] >> 8).astype(np.uint8)
+    icc = wide_gamut()
+    wanted = as_srgb(eight / 255)
+    assert np.abs(wanted - eight / 255).max() > 0.1  # the profile does something
+    deep = eight.astype(np.uint16) * 257
+    flat = (eight / 255).astype(np.float32)
+    for data in (
+        saved(Image.fromarray(eight), "PNG", icc_profile=icc),
+        saved(Image.fromarray(eight), "WEBP", icc_profile=icc, lossless=True),
+        saved(Image.fromarray(eight), "TIFF", icc_profile=icc),
+        with_chunk(bytes(imagecodecs.png_encode(deep)), b"iCCP", b"wide\0\0" + zlib.compress(icc)),
+        tiff(deep, photometric="rgb", iccprofile=icc),
+        tiff(flat, photometric="rgb", iccprofile=icc),
+    ):
+        picture = images.read(data)
+        assert np.abs(picture.pixels - wanted).max() < 0.5 / 255
+        assert picture.warnings == ()
+
+
+@pytest.mark.parametrize("icc", [ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()])
+def test_an_srgb_profile_changes_nothing(icc: bytes) -> None:
+    picture = images.read(tiff(COLOURS, photometric="rgb", iccprofile=icc))
+    assert np.array_equal(np.rint(picture.pixels * 65535), COLOURS)
+
+
+@pytest.mark.parametrize("icc", [b"garbage", bytes(128), wide_gamut()[:200], odd_inks()])
+def test_a_broken_or_foreign_profile_is_ignored_and_said(icc: bytes) -> None:
+    eight = Image.fromarray((COLOURS >> 8).astype(np.uint8))
+    plain = images.read(saved(eight, "PNG"))
+    picture = images.read(saved(eight, "PNG", icc_profile=icc), name="odd.png")
+    assert np.array_equal(picture.pixels, plain.pixels)
+    assert picture.warnings == ("About 'odd.png': its colour profile is broken or does not fit, and was ignored.",)
+
+
+def test_grey_profiles_and_rgb_profiles_on_grey() -> None:
+    grey = Image.fromarray((TONES >> 8).astype(np.uint8).T.copy())
+    linear = bytes(imagecodecs.cms_profile("gray", gamma=1.0))
+    picture = images.read(saved(grey, "PNG", icc_profile=linear))
+    assert np.abs(picture.pixels - encoded(np.asarray(grey) / 255)[..., None]).max() < 1e-4
+    rgb_on_grey = images.read(saved(grey, "PNG", icc_profile=wide_gamut()))
+    assert rgb_on_grey.warnings == ()
+    assert np.ptp(rgb_on_grey.pixels, axis=-1).max() < 0.01
+
+
+# CMYK
+
+INKS = {"white": (0, 0, 0, 0), "cyan": (255, 0, 0, 0), "yellow": (0, 0, 255, 0), "black": (0, 0, 0, 255)}
+SEEN = {"white": (1, 1, 1), "cyan": (0, 1, 1), "yellow": (1, 1, 0), "black": (0, 0, 0)}
+
+
+@pytest.mark.parametrize("ink", INKS)
+def test_cmyk_shows_its_inks(ink: str) -> None:
+    image = Image.new("CMYK", (32, 32), INKS[ink])
+    deep = np.full((32, 32, 4), INKS[ink], np.uint16) * 257
+    adobe = saved(image, "JPEG", quality=100)  # inverted, as Adobe has it
+    assert b"Adobe" in adobe
+    for data in (adobe, saved(image, "TIFF"), tiff(deep, photometric="separated")):
+        assert np.abs(images.read(data).pixels - SEEN[ink]).max() < 0.02
+
+
+def test_cmyk_jpeg_that_lost_its_adobe_marker_is_the_same_picture() -> None:
+    adobe = saved(Image.new("CMYK", (32, 32), INKS["cyan"]), "JPEG", quality=100)
+    at = adobe.index(b"\xff\xee")
+    length = int.from_bytes(adobe[at + 2 : at + 4], "big")
+    stripped = adobe[:at] + adobe[at + 2 + length :]  # as browsers show it; strippers of metadata make such files
+    assert np.array_equal(images.read(stripped).pixels, images.read(adobe).pixels)
+
+
+@pytest.mark.parametrize(("ink", "seen"), [("white", (1, 1, 1)), ("cyan", (0, 0, 1)), ("yellow", (0, 0, 0))])
+def test_a_cmyk_profile_decides_what_inks_look_like(ink: str, seen: tuple[int, int, int]) -> None:
+    image = Image.new("CMYK", (32, 32), INKS[ink])
+    deep = np.full((32, 32, 4), INKS[ink], np.uint16) * 257
+    for data in (
+        saved(image, "JPEG", quality=100, icc_profile=odd_inks()),
+        saved(image, "TIFF", icc_profile=odd_inks()),
+        tiff(deep, photometric="separated", iccprofile=odd_inks()),
+    ):
+        picture = images.read(data)
+        assert picture.warnings == ()
+        assert np.abs(picture.pixels - seen).max() < 0.06

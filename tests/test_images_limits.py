@@ -1,0 +1,205 @@
+"""No bytes, however hostile, cost more memory, time or threads than the limits allow, or raise anything else."""
+
+import io
+import re
+import struct
+import threading
+import tracemalloc
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from styler import images
+from styler.errors import ImageError
+
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+
+
+def saved(form: str, image: Image.Image = NOISE, **settings: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, form, **settings)
+    return stream.getvalue()
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def png(width: int, height: int, *chunks: bytes, depth: int = 8) -> bytes:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + chunk(b"IEND", b"")
+
+
+def refusal(source: Any, **settings: Any) -> str:
+    """Read, and return the sentence of the refusal after checking that it is one."""
+    with pytest.raises(ImageError) as caught:
+        images.read(source, **settings)
+    sentence = str(caught.value)
+    assert re.fullmatch(r"Cannot read (the picture|'.*'): [^\n]*[^.\s]\.", sentence), sentence
+    assert "; " in sentence, f"says what to do: {sentence}"
+    assert sentence.isprintable()
+    assert "0x" not in sentence
+    return sentence
+
+
+def test_a_header_that_lies_is_refused_before_decoding() -> None:
+    tiny = chunk(b"IDAT", zlib.compress(b"\0" * 99))
+    assert "60000 × 60000 px" in refusal(png(60000, 60000, tiny))
+    jpeg = bytearray(saved("JPEG"))
+    at = jpeg.index(b"\xff\xc0") + 5
+    jpeg[at : at + 4] = struct.pack(">HH", 60000, 60000)
+    assert "60000 × 60000 px" in refusal(bytes(jpeg))
+    gif = bytearray(saved("GIF"))
+    at = gif.index(b",\0\0\0\0") + 5  # its first frame may enlarge the canvas
+    gif[at : at + 4] = struct.pack("<HH", 60000, 60000)
+    assert "larger than a whole picture may be" in refusal(bytes(gif))
+    assert "end too early" in refusal(png(9000, 9000, tiny))  # within the limit, but nothing behind it
+    assert refusal(png(9000, 9000, tiny, depth=16))
+
+
+def bomb(side: int) -> bytes:
+    packer = zlib.compressobj(9)
+    row = bytes(side + 1)
+    return png(side, side, chunk(b"IDAT", b"".join(packer.compress(row) for _ in range(side)) + packer.flush()))
+
+
+def test_a_bomb_is_refused_exactly_when_it_is_over_the_limit() -> None:
+    data = bomb(2000)
+    assert len(data) < 10_000
+    assert images.read(data, max_pixels=4_000_000).pixels.shape == (2000, 2000, 3)
+    assert "2000 × 2000 px" in refusal(data, max_pixels=3_999_999)
+    assert "limit of 250 megapixels" in refusal(png(20000, 20000, chunk(b"IDAT", b"")))
+
+
+def test_a_tiff_strip_that_unpacks_to_much_more_is_no_way_around_the_limit() -> None:
+    honest = io.BytesIO()
+    tifffile.imwrite(honest, np.zeros((16, 16), np.uint16), compression="zlib", metadata=None)
+    with tifffile.TiffFile(io.BytesIO(honest.getvalue())) as file:
+        at, length = file.pages.first.dataoffsets[0], file.pages.first.databytecounts[0]
+        counts = file.pages.first.tags[279]
+    strip = zlib.compress(bytes(200_000_000), 9)
+    data = bytearray(honest.getvalue()[:at] + strip)
+    assert length < 999
+    data[counts.offset + 8 : counts.offset + 12] = struct.pack("<I", len(strip))
+    tracemalloc.start()
+    try:
+        images.read(bytes(data))
+    except ImageError:
+        assert True  # either is fine: the picture, or a refusal
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50_000_000
+
+
+@pytest.mark.parametrize("name", [b"zTXt", b"iTXt"])
+def test_80_megabytes_of_text_are_refused(name: bytes) -> None:
+    middle = b"comment\0\0" if name == b"zTXt" else b"comment\0\1\0\0\0"
+    data = saved("PNG")
+    text = chunk(name, middle + zlib.compress(bytes(80_000_000), 9))
+    assert "more text than a picture should" in refusal(data[:33] + text + data[33:])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 30000), (30000, 1), (15, 16)])
+def test_what_is_too_small_to_paint_is_refused(size: tuple[int, int]) -> None:
+    data = saved("PNG", Image.new("RGB", size))
+    assert f"{size[0]} × {size[1]} px" in refusal(data)
+    assert images.read(data, min_side=1).width == size[0]
+
+
+def test_more_bytes_than_the_limit_are_refused_and_not_read(tmp_path: Path) -> None:
+    data = saved("PNG")
+    path = tmp_path / "big.png"
+    path.write_bytes(data)
+    for source in (data, path):
+        assert "limit of 1,000 bytes" in refusal(source, max_bytes=1000)
+    assert images.read(path, max_bytes=len(data)).width == 64
+    stream = Endless(data)
+    assert "limit" in refusal(cast("BinaryIO", stream), max_bytes=5_000_000)
+    assert stream.given < 8_000_000
+
+
+class Endless(io.RawIOBase):
+    """A stream that begins like a picture and never ends."""
+
+    def __init__(self, head: bytes) -> None:
+        self.head, self.given = head, 0
+
+    def read(self, size: int = -1) -> bytes:
+        assert 0 < size < 10_000_000
+        piece = self.head[self.given : self.given + size] or bytes(size)
+        self.given += len(piece)
+        return piece
+
+
+def test_an_endless_stream_of_no_picture_is_refused_after_its_beginning() -> None:
+    stream = Endless(bytes(1))
+    assert "no picture of a known kind" in refusal(cast("BinaryIO", stream))
+    assert stream.given < 100_000
+
+
+def test_a_stream_that_fails_or_is_text_is_refused() -> None:
+    class Broken(io.RawIOBase):
+        def read(self, size: int = -1) -> bytes:
+            raise OSError(5, "Input/output error")
+
+    assert "stopped coming" in refusal(cast("BinaryIO", Broken()))
+    assert "binary mode" in refusal(io.StringIO("text"))
+
+
+def test_memory_that_is_not_there_is_a_sentence_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(*args: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("styler.images.colour.to_srgb", out_of_memory)
+    assert "more memory than there is" in refusal(saved("PNG"))
+
+
+@pytest.fixture(scope="module")
+def seeds() -> list[bytes]:
+    floats = np.asarray(NOISE, np.float32) / 255
+    small = NOISE.resize((17, 16))
+    return [
+        *(saved(form) for form in ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF")),
+        saved("WEBP", lossless=True),
+        saved("TIFF", compression="tiff_lzw"),
+        saved("PNG", small.convert("P"), transparency=b"\0\x80"),
+        saved("JPEG", small.convert("CMYK")),
+        images.encode(floats, bit_depth=16, text={"styler": "{}"}, metadata={"make": "x"}),
+        images.encode(floats, format="tiff", bit_depth=16),
+        images.encode(floats, format="jpeg", text={"styler": "{}"}, metadata={"date": "x"}),
+    ]
+
+
+@settings(max_examples=300, deadline=5000, derandomize=True)
+@given(data=st.data())
+def test_any_mutation_is_a_picture_or_an_image_error(seeds: list[bytes], data: st.DataObject) -> None:
+    mutated = bytearray(data.draw(st.sampled_from(seeds)))
+    for _ in range(data.draw(st.integers(1, 8))):
+        # Headers matter most: half of the changes fall into the first hundred bytes.
+        at = data.draw(st.integers(0, min(99, len(mutated) - 1)) | st.integers(0, len(mutated) - 1))
+        mutated[at] = data.draw(st.sampled_from([0, 1, 127, 128, 255]) | st.integers(0, 255))
+    picture, sentence = None, "."
+    try:
+        picture = images.read(bytes(mutated), max_pixels=1_000_000)
+    except ImageError as refused:
+        sentence = str(refused)
+    assert sentence.isprintable()
+    assert sentence.endswith(".")
+    if picture is not None:
+        assert np.isfinite(picture.pixels).all()
+        assert 0 <= picture.pixels.min() <= picture.pixels.max() <= 1
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    before = threading.active_count()
+    yield
+    assert threading.active_count() == before
