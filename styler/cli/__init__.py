@@ -1,0 +1,32 @@
+"""The command line: one verb a file.
+
+    main ─► app (the verbs, errors ─► text and exit codes) ─► run (one picture) ─► outputs · report · interrupts
+                                                               ▲ flags (from `Options`) · usage (pages of help)
+
+Importing this loads almost nothing, and the pages of help load neither torch nor gradio: a verb loads what it needs
+once its arguments have been checked. Does not know how pictures are read, made or written.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+INTERRUPTED = 130
+
+
+def main(tokens: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        tokens: the arguments; those of the process when not given.
+    """
+    # The threads of OpenMP spin while they wait: painting loses a factor of up to 20 as soon as another program takes
+    # a core. Waiting passively costs nothing measurable. It is read when torch loads, so it is set before.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        from styler.cli.app import execute
+
+        return execute(list(sys.argv[1:] if tokens is None else tokens))
+    except KeyboardInterrupt as interruption:  # a bare one comes while the program itself loads
+        sys.stderr.write(f"styler: {str(interruption) or 'Interrupted.'}\n")
+        return getattr(interruption, "exit_code", INTERRUPTED)

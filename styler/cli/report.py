@@ -1,0 +1,151 @@
+"""What a person sees on stderr while a picture is painted: a bar, or lines where there is no terminal, and the log.
+
+Reading a loss waits for the device, so it is read no oftener than it is shown.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from styler.options import Resolved
+
+if TYPE_CHECKING:
+    from styler.images import Picture
+    from styler.plan import Plan
+    from styler.progress import Progress, Result
+
+Show = Callable[["Progress"], None]
+Say = Callable[[str], None]
+
+BAR_SECONDS = 0.1
+"""Between two updates of the bar."""
+LINE_SECONDS = 5.0
+"""Between two lines where there is no terminal."""
+
+
+def console() -> Console:
+    """Stderr, for text that is neither wrapped nor decorated."""
+    return Console(stderr=True, markup=False, highlight=False, emoji=False)
+
+
+def say(where: Console, text: str) -> None:
+    """One line on stderr, above the bar if there is one."""
+    where.print(text, soft_wrap=True)
+
+
+def complain(text: str) -> None:
+    """One line on stderr that no name can break: whatever cannot be printed is escaped."""
+    sys.stderr.write("styler: " + "".join(c if c.isprintable() else repr(c)[1:-1] for c in text) + "\n")
+
+
+@contextmanager
+def shown(where: Console, *, quiet: bool) -> Iterator[Show]:
+    """Give what is to be called with every report of a painting; until the first it is said that something loads."""
+    if quiet:
+        yield lambda _progress: None
+    elif sys.stderr.isatty() and not where.is_dumb_terminal:
+        with _bar(where) as show:
+            yield show
+    else:
+        yield _lines(where)
+
+
+@contextmanager
+def _bar(where: Console) -> Iterator[Show]:
+    from rich import progress as rich
+
+    columns = (
+        rich.TextColumn("{task.description}", markup=False),
+        rich.BarColumn(bar_width=30),
+        rich.TextColumn("{task.fields[detail]}", markup=False),
+    )
+    with rich.Progress(*columns, console=where, transient=True, redirect_stdout=False) as bar:
+        task = bar.add_task("Loading the network", total=None, detail="")
+        due = 0.0
+
+        def show(progress: "Progress") -> None:
+            nonlocal due
+            if time.monotonic() < due or progress.result:
+                return
+            bar.update(
+                task,
+                description=scale(progress),
+                total=progress.total_units,
+                completed=progress.units,
+                detail=detail(progress),
+            )
+            due = time.monotonic() + BAR_SECONDS
+
+        yield show
+
+
+def _lines(where: Console) -> Show:
+    """A line at the first step of every scale, and every few seconds."""
+    due, last = 0.0, -1
+
+    def show(progress: "Progress") -> None:
+        nonlocal due, last
+        if progress.result or (time.monotonic() < due and progress.scale == last):
+            return
+        say(where, f"{scale(progress)}, {detail(progress)}")
+        due, last = time.monotonic() + LINE_SECONDS, progress.scale
+
+    return show
+
+
+def scale(progress: "Progress") -> str:
+    """`2 of 3: 256×192`."""
+    width, height = progress.size
+    return f"Scale {progress.scale + 1} of {len(progress.plan)}: {width}×{height}"
+
+
+def detail(progress: "Progress") -> str:
+    """`step 34 of 80, loss 0.0123, 1:20 left`."""
+    left = "" if progress.eta is None else f", {clock(progress.eta)} left"
+    return f"step {progress.step} of {progress.steps}, loss {progress.loss:.4g}{left}"
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, with hours where there are any."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def decisions(resolved: Resolved, content: "Picture", styles: "Iterable[Picture]", output: str | Path) -> list[str]:
+    """What is known before the network is loaded, in lines."""
+    from styler.images import quoted
+
+    values = resolved.options.to_dict()
+    chosen = [f"{name} {values[name]} ({origin})" for name, origin in resolved.origins.items() if origin != "default"]
+    sizes = ", ".join(f"{style.width}×{style.height}" for style in styles)
+    return [
+        f"Content {content.width}×{content.height}, style {sizes}; the picture goes to {quoted(output)}.",
+        "Settings: " + (", ".join(chosen) or "the defaults") + ".",
+    ]
+
+
+def plan(scales: "Plan", units: float) -> str:
+    """The plan in a line."""
+    if not scales:
+        return "Plan: nothing to paint at strength 0."
+    parts = ", ".join(f"{s.width}×{s.height} {s.steps} steps of {s.optimizer}" for s in scales)
+    steps = sum(s.steps for s in scales)
+    return f"Plan: {parts}; {steps} evaluations, the work of {units:.1f} at the final size."
+
+
+def summary(result: "Result") -> list[str]:
+    """How a painting went, in lines."""
+    lines = [
+        f"{done.width}×{done.height}: {done.steps} steps in {seconds:.1f} s, {seconds / done.steps:.3f} s each."
+        for done, seconds in zip(result.plan, result.scale_seconds, strict=True)
+    ]
+    if result.losses:
+        lines.append("Losses: " + ", ".join(f"{name} {value:.4g}" for name, value in result.losses.items()) + ".")
+    threads = f"{result.threads} thread" + "s" * (result.threads != 1)
+    return [*lines, f"Painted in {result.seconds:.1f} s with {threads}; network {result.weights_sha256[:12]}."]

@@ -1,0 +1,210 @@
+"""`styler run`: one picture.
+
+Everything that can be known to be wrong is found out before the network, and torch with it, is loaded.
+"""
+
+import difflib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from styler import library
+from styler.cli import interrupts, report
+from styler.cli.flags import NOT_GIVEN, OUTPUT, PICTURE, Flags, given
+from styler.errors import ImageError, UsageError
+from styler.options import Options, resolve
+
+if TYPE_CHECKING:
+    from styler.images import Picture
+    from styler.progress import Pixels, Progress
+
+STARTS = ("content", "style", "noise")
+"""What `init` can be besides a file."""
+
+Content = Annotated[str, Parameter(help="a photo, or the name of one that comes with styler")]
+Style = Annotated[str, Parameter(help="a painting, or the name of one that comes with styler")]
+More = Annotated[str, Parameter(show=False)]
+Settings = Annotated[Flags, Parameter(name="*")]
+Output = Annotated[
+    str | None,
+    Parameter(
+        name=("-o", "--output"),
+        group=PICTURE,
+        metavar="FILE",
+        help="where the picture goes: .png, .jpg, .webp, .avif or .tiff\n"
+        "(default CONTENT.STYLE.png beside CONTENT, with a number if that exists)",
+    ),
+]
+Overwrite = Annotated[bool, Parameter(group=OUTPUT, negative=(), help="replace the output if it exists")]
+Quiet = Annotated[
+    bool, Parameter(name=("-q", "--quiet"), group=OUTPUT, negative=(), help="no progress and no warnings")
+]
+Verbose = Annotated[
+    bool, Parameter(name=("-v", "--verbose"), group=OUTPUT, negative=(), help="what is decided, and how it went")
+]
+Debug = Annotated[
+    bool, Parameter(group=OUTPUT, negative=(), help="as --verbose, and where in the program an error arose")
+]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Job:
+    """A painting whose inputs have been read and whose output has been checked."""
+
+    options: Options
+    content: "Picture"
+    styles: "list[Picture]"
+    output: str | Path
+    kind: str
+    """The format of the output."""
+    default: Path | None
+    """The name that was made up when none was asked for; `output` is that, or with a number."""
+    overwrite: bool
+
+
+def run(
+    content: Content,
+    style: Style,
+    /,
+    *styles: More,
+    output: Output = None,
+    flags: Settings = NOT_GIVEN,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> int:
+    """Paint one picture and return the exit code."""
+    if quiet and verbose:
+        raise UsageError("--quiet and --verbose exclude each other; give one of them.")
+    where = report.console()
+    tell = _silent if quiet else partial(report.say, where)
+    log = partial(report.say, where) if verbose or debug else _silent
+    with interrupts.watched() as watch:
+        resolved = resolve(("flag", given(flags)))
+        job = _prepared(content, (style, *styles), resolved.options, output, overwrite=overwrite)
+        for warning in (found for picture in (job.content, *job.styles) for found in picture.warnings):
+            tell(f"styler: warning: {warning}")
+        for line in report.decisions(resolved, job.content, job.styles, job.output):
+            log(line)
+        with report.shown(where, quiet=quiet) as show:
+            last = _painted(job, watch, show, log)
+        return _finished(job, last, watch, tell, log)
+
+
+def _prepared(content: str, styles: Iterable[str], options: Options, output: str | None, *, overwrite: bool) -> _Job:
+    """Everything that is known before the network is loaded."""
+    from styler import images
+    from styler.cli import outputs
+
+    photo = _located(content, library.find_content, library.contents(), "photos")
+    paintings = [_located(name, library.find_style, library.styles(), "paintings") for name in styles]
+    start = [] if options.init in STARTS else [Path(options.init)]
+    default = outputs.default_name(photo, paintings, bundled=photo != Path(content))
+    target = output if output is not None else images.free_name(default)
+    kind = outputs.check(target, [photo, *paintings, *start], overwrite=overwrite)
+    images.sweep(Path(target).parent)
+    job = _Job(
+        options,
+        images.read(photo),
+        [images.read(path) for path in paintings],
+        target,
+        kind,
+        default if output is None else None,
+        overwrite,
+    )
+    for path in start:  # the painter reads it again; here it is only found out whether it can be read
+        images.read(path)
+    return job
+
+
+def _located(name: str, find: Callable[[str], Path], bundled: Mapping[str, Path], kind: str) -> Path:
+    """The file that a name stands for.
+
+    Raises:
+        ImageError: there is neither a file nor a bundled picture of that name.
+    """
+    try:
+        path = find(name)
+    except OSError:  # nobody can look whether it is there; who reads it is told why
+        return Path(name)
+    if os.path.lexists(path):
+        return path
+    from styler.images import quoted
+
+    close = difflib.get_close_matches(name, bundled, 1)
+    hint = f"did you mean '{close[0]}'? The" if close else "the"
+    raise ImageError(
+        f"Cannot read {quoted(name)}: there is no such file; {hint} {kind} that come with styler are "
+        f"{', '.join(bundled)}."
+    )
+
+
+def _painted(job: _Job, watch: interrupts.Watch, show: report.Show, log: report.Say) -> "Progress":
+    """Load the network and paint; the last report, which carries the result."""
+    from styler import devices
+    from styler.pipeline import Painter
+
+    painter = Painter.of(job.options)
+    log(f"Device {devices.describe(painter.device)}, precision {str(painter.precision).removeprefix('torch.')}.")
+    watch.begin()
+    last = None
+    for progress in painter.stream(job.content, [*job.styles], job.options, watch.stop):
+        if last is None:
+            log(report.plan(progress.plan, progress.total_units))
+        last = progress
+        show(progress)
+    assert last is not None
+    return last
+
+
+def _finished(job: _Job, last: "Progress", watch: interrupts.Watch, tell: report.Say, log: report.Say) -> int:
+    """Write the picture, or what there is of an interrupted one, and say where it is."""
+    from styler import images
+    from styler.cli import outputs
+
+    result = last.result
+    assert result is not None
+    for note in result.notes:
+        tell(f"styler: note: {note}")
+    for line in report.summary(result):
+        log(line)
+    if result.stopped and not result.evaluations:
+        report.complain("Stopped before the first step; nothing was written.")
+        return watch.exit_code
+    if result.stopped:
+        kept = outputs.write_free(outputs.partial_name(job.output), _encoded(job, result.pixels, "png"))
+        width, height = last.size
+        step = f"step {last.step} of {last.steps}"
+        report.complain(f"Stopped at {width}×{height}, {step}; kept as {images.quoted(kept)}.")
+        return watch.exit_code
+    data = _encoded(job, result.pixels, job.kind)
+    if job.default:
+        written = outputs.write_free(job.default, data)
+    else:
+        written = images.write(job.output, data, overwrite=job.overwrite)
+    outputs.announce(written)
+    return 0
+
+
+def _encoded(job: _Job, pixels: "Pixels", kind: str) -> bytes:
+    """The picture in a format, with the content's alpha at the picture's size."""
+    import torch
+
+    from styler import images
+    from styler.targets import resized
+
+    alpha = None
+    if job.content.alpha is not None:
+        whole = torch.from_numpy(job.content.alpha)[None, None]  # (1, 1, H, W)
+        alpha = resized(whole, pixels.shape[1], pixels.shape[0])[0, 0].numpy()  # (H, W)
+    return images.encode(pixels, alpha=alpha, format=kind)
+
+
+def _silent(_text: str) -> None:
+    """Say nothing."""

@@ -1,0 +1,189 @@
+"""Claims about Ctrl-C and SIGTERM: what is kept, what is said, and that nothing else is left."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from styler import images
+from styler.cli import main
+from styler.cli.interrupts import Interrupted, watched
+from styler.options import Options
+from styler.pipeline import Painter
+
+RUN = ["run", "photo.png", "painting.png", "--size", "64", "--first-size", "64", "--device", "cpu", "--steps", "5"]
+INPUTS = {"photo.png", "painting.png"}
+SignalsAt = Callable[[Mapping[int, list[int]]], None]
+
+
+@pytest.fixture(autouse=True)
+def signals_heard() -> Iterator[None]:
+    """A shell that starts the tests in the background has SIGINT ignored, and children would inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch) -> Path:
+    for seed, name in enumerate(sorted(INPUTS)):
+        images.write(tmp_path / name, images.encode(pixels(48, 64, seed)))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def signals_at(painter: Painter, monkeypatch: pytest.MonkeyPatch) -> SignalsAt:
+    """Have signals arrive right after certain evaluations, 0 being before the first."""
+
+    def arrange(arrivals: Mapping[int, list[int]]) -> None:
+        real = painter.stream
+
+        def stream(content: images.Picture, styles: list[object], options: Options, stop: threading.Event) -> object:
+            for number in arrivals.get(0, []):
+                signal.raise_signal(number)
+            for progress in real(content, styles, options, stop):  # type: ignore[arg-type]
+                for number in [] if progress.result else arrivals.get(progress.evaluations, []):
+                    signal.raise_signal(number)
+                yield progress
+
+        monkeypatch.setattr(painter, "stream", stream)
+        monkeypatch.setattr(Painter, "of", lambda _options: painter)
+
+    return arrange
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_whole_program_keeps_the_best_picture_so_far(number: signal.Signals, code: int, folder: Path) -> None:
+    script = shutil.which("styler", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    assert script, "install the package first: pip install -e ."
+    program = subprocess.Popen(
+        [script, *RUN[:-1], "100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder
+    )
+    assert program.stderr is not None
+    assert "step 1 of 100000" in program.stderr.readline(), "it paints"
+    program.send_signal(number)
+    out, err = program.communicate(timeout=100)
+    assert (program.returncode, out) == (code, "")
+    last = err.splitlines()[-1]
+    assert re.fullmatch(r"styler: Stopped at 64×48, step \d+ of 100000; kept as 'photo.painting.partial.png'\.", last)
+    assert names(folder) == {*INPUTS, "photo.painting.partial.png"}
+    assert images.read(folder / "photo.painting.partial.png").width == 64
+
+
+def test_the_first_signal_keeps_the_picture_beside_the_output(
+    folder: Path, signals_at: SignalsAt, capsys: pytest.CaptureFixture[str]
+) -> None:
+    signals_at({3: [signal.SIGINT]})
+    (folder / "out.partial.png").write_bytes(b"of an earlier run")
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert main([*RUN, "-q", "-o", "out.jpg"]) == 130
+    assert capsys.readouterr() == ("", "styler: Stopped at 64×48, step 3 of 5; kept as 'out.partial-2.png'.\n")
+    assert names(folder) == {*INPUTS, "out.partial.png", "out.partial-2.png"}
+    assert (folder / "out.partial.png").read_bytes() == b"of an earlier run"
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+@pytest.mark.parametrize("arrivals", [{2: [signal.SIGINT, signal.SIGINT]}, {1: [signal.SIGTERM, signal.SIGINT]}])
+def test_the_second_signal_stops_at_once(
+    arrivals: dict[int, list[int]], folder: Path, signals_at: SignalsAt, capsys: pytest.CaptureFixture[str]
+) -> None:
+    signals_at(arrivals)
+    assert main([*RUN, "-q"]) == 130
+    assert capsys.readouterr() == ("", "styler: Interrupted.\n")
+    assert names(folder) == INPUTS
+
+
+def test_the_second_signal_while_writing_leaves_no_torn_file(
+    folder: Path, signals_at: SignalsAt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signals_at({2: [signal.SIGINT]})
+    monkeypatch.setattr(os, "fsync", lambda _file: signal.raise_signal(signal.SIGTERM))
+    assert main([*RUN, "-q"]) == 143
+    assert names(folder) == INPUTS
+
+
+def test_a_signal_after_the_last_step_does_not_cost_the_picture(
+    folder: Path, signals_at: SignalsAt, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    signals_at({})
+    arriving = [signal.SIGINT]
+
+    def flush(_file: int) -> None:
+        while arriving:
+            signal.raise_signal(arriving.pop())
+
+    monkeypatch.setattr(os, "fsync", flush)
+    assert main([*RUN, "-q"]) == 0
+    assert capsys.readouterr().out == "photo.painting.png\n"
+    assert images.read("photo.painting.png").width == 64
+
+
+def test_a_signal_before_the_first_step_leaves_nothing(
+    folder: Path, signals_at: SignalsAt, capsys: pytest.CaptureFixture[str]
+) -> None:
+    signals_at({0: [signal.SIGINT]})
+    assert main([*RUN, "-q"]) == 130
+    assert capsys.readouterr() == ("", "styler: Stopped before the first step; nothing was written.\n")
+    assert names(folder) == INPUTS
+
+
+@pytest.mark.parametrize("fate", ["raised", "replaced", "swallowed"])
+def test_a_signal_while_the_network_loads_ends_at_once(
+    fate: str, folder: Path, painter: Painter, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def loading(_options: Options) -> Painter:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except Interrupted as interruption:
+            if fate == "raised":
+                raise
+            if fate == "replaced":
+                raise ImportError("as extension modules say when they are interrupted") from interruption
+        return painter
+
+    monkeypatch.setattr(Painter, "of", loading)
+    assert main([*RUN, "-q"]) == 143
+    assert capsys.readouterr() == ("", "styler: Terminated.\n")
+    assert names(folder) == INPUTS
+
+
+def test_a_signal_that_the_caller_ignores_stays_ignored(signals_heard: None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with watched():
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_outside_the_main_thread_no_handler_is_touched() -> None:
+    seen: list[object] = []
+
+    def elsewhere() -> None:
+        with watched():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert seen == [signal.default_int_handler]
+
+
+def test_a_lost_interruption_is_noticed_before_painting_begins() -> None:
+    with watched() as watch:
+        with pytest.raises(Interrupted):
+            signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Interrupted, match="Terminated"):
+            watch.begin()

@@ -1,0 +1,186 @@
+"""Claims about `styler run` when it paints: names, streams, formats, the same seed."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from styler import images
+from styler.cli import main, outputs
+from styler.pipeline import Painter
+
+TINY = ["--size", "64", "--first-size", "64", "--steps", "2", "--device", "cpu"]
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def folder(
+    tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch, use_tiny: None
+) -> Path:
+    """The working folder, with a photo and two paintings in it; the network is tiny."""
+    for seed, name in enumerate(("photo.png", "painting.png", "other.png")):
+        images.write(tmp_path / name, images.encode(pixels(48, 64, seed)))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def paint(*tokens: str) -> int:
+    return main(["run", *TINY, *tokens])
+
+
+def test_the_whole_program_paints_and_prints_the_path_alone(
+    tmp_path: Path, pixels: Callable[..., NDArray[np.float32]]
+) -> None:
+    script = shutil.which("styler", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    assert script, "install the package first: pip install -e ."
+    for seed, name in enumerate(("photo.png", "painting.png")):
+        images.write(tmp_path / name, images.encode(pixels(48, 64, seed)))
+    tokens = [script, "run", "photo.png", "painting.png", *TINY]
+    done = subprocess.run(tokens, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=200)
+    assert (done.returncode, done.stdout) == (0, "photo.painting.png\n")
+    assert re.fullmatch(r"Scale 1 of 1: 64×48, step 1 of 2, loss [\d.e-]+, \d+:\d\d left\n", done.stderr)
+    painted = images.read(tmp_path / "photo.painting.png")
+    assert (painted.width, painted.height) == (64, 48)
+
+
+def test_the_default_name_never_hits_a_file(folder: Path, capsys: Capture) -> None:
+    for name in ("photo.painting.png", "photo.painting-2.png", "photo.painting-3.png"):
+        assert paint("photo.png", "painting.png", "-q") == 0
+        assert capsys.readouterr() == (f"{name}\n", "")
+    assert paint(str(folder / "photo.png"), "painting.png", "other.png", "-q") == 0
+    assert capsys.readouterr().out == f"{folder / 'photo.painting+other.png'}\n"
+
+
+def test_a_bundled_photo_is_painted_into_the_working_folder(folder: Path, capsys: Capture) -> None:
+    assert paint("cat", "starry-night", "-q") == 0
+    assert capsys.readouterr().out == "cat.starry-night.png\n"
+    assert (folder / "cat.starry-night.png").is_file()
+
+
+def test_an_output_that_exists_is_replaced_only_when_asked(folder: Path, capsys: Capture) -> None:
+    out = folder / "out.png"
+    out.write_bytes(b"old")
+    assert paint("photo.png", "painting.png", "-o", "out.png") == 2
+    assert out.read_bytes() == b"old"
+    assert paint("photo.png", "painting.png", "-o", "out.png", "--overwrite") == 0
+    assert capsys.readouterr().out == "out.png\n"
+    assert images.read(out).width == 64
+
+
+@pytest.mark.parametrize(("terminal", "drawn"), [("xterm", True), ("dumb", False)])
+def test_a_terminal_gets_a_bar_and_a_dumb_one_lines(
+    terminal: str, drawn: bool, folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", terminal)
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert paint("photo.png", "painting.png") == 0
+    out, err = capsys.readouterr()
+    assert out == "photo.painting.png\n"
+    assert ("\x1b[" in err) == drawn
+    assert re.search(r"Scale 1 of 1: 64×48.*step 1 of 2, loss [\d.e-]+, \d+:\d\d left", err, re.DOTALL)
+
+
+def test_the_log_tells_what_was_decided_and_how_it_went(folder: Path, capsys: Capture) -> None:
+    assert paint("photo.png", "painting.png", "-v", "--preset", "draft") == 0
+    out, err = capsys.readouterr()
+    assert out == "photo.painting.png\n"
+    assert "Content 64×48, style 64×48; the picture goes to 'photo.painting.png'." in err
+    assert "preset draft (flag), steps 2 (flag), taper 0.28 (flag (preset draft))" in err
+    assert "Device cpu, precision float32." in err
+    assert "Plan: 64×48 2 steps of adam; 2 evaluations" in err
+    assert re.search(r"^64×48: 2 steps in [\d.]+ s", err, re.MULTILINE)
+    assert re.search(r"^Losses: .*total [\d.e-]+\.$", err, re.MULTILINE)
+
+
+def test_warnings_are_lines_on_stderr_unless_quiet(folder: Path, capsys: Capture) -> None:
+    clear = np.zeros((48, 64), np.float32)
+    images.write("clear.png", images.encode(np.ones((48, 64, 3), np.float32), alpha=clear))
+    assert paint("clear.png", "painting.png") == 0
+    assert "styler: warning: About 'clear.png': it is wholly transparent" in capsys.readouterr().err
+    assert paint("clear.png", "painting.png", "-q") == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_notes_about_the_painting_are_lines_on_stderr(
+    folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Painter.stream
+
+    def noting(self: Painter, *given: object) -> object:
+        for progress in real(self, *given):  # type: ignore[arg-type]
+            if progress.result:
+                object.__setattr__(progress.result, "notes", ("Something was done differently.",))
+            yield progress
+
+    monkeypatch.setattr(Painter, "stream", noting)
+    assert paint("photo.png", "painting.png") == 0
+    assert "styler: note: Something was done differently.\n" in capsys.readouterr().err
+
+
+def test_alpha_comes_back_at_the_size_of_the_picture(folder: Path, pixels: Callable[..., NDArray[np.float32]]) -> None:
+    alpha = np.zeros((96, 128), np.float32)
+    alpha[:, 64:] = 1
+    images.write("cut.png", images.encode(pixels(96, 128), alpha=alpha))
+    assert paint("cut.png", "painting.png", "-q", "-o", "cut-out.png") == 0
+    found = images.read("cut-out.png").alpha
+    assert found is not None
+    assert found.shape == (48, 64)
+    assert (found[:, :30] == 0).all()
+    assert (found[:, 34:] == 1).all()
+    assert paint("cut.png", "painting.png", "-q", "-o", "cut-out.jpg") == 0
+    assert images.read("cut-out.jpg").alpha is None
+
+
+@pytest.mark.parametrize(("name", "magic"), [("a.jpg", b"\xff\xd8"), ("a.webp", b"RIFF"), ("a.tiff", b"II*")])
+def test_the_name_chooses_the_format(name: str, magic: bytes, folder: Path) -> None:
+    assert paint("photo.png", "painting.png", "-q", "-o", name) == 0
+    assert (folder / name).read_bytes().startswith(magic)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_another_picture(folder: Path) -> None:
+    for name, seed in (("a.png", "3"), ("b.png", "3"), ("c.png", "4")):
+        assert paint("photo.png", "painting.png", "-q", "--seed", seed, "-o", name) == 0
+    a, b, c = ((folder / name).read_bytes() for name in ("a.png", "b.png", "c.png"))
+    assert a == b
+    assert a != c
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such names")
+def test_odd_names_are_painted_and_printed_as_they_are(
+    folder: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    odd = os.fsdecode(b"two\nlines\xff.png")
+    shutil.copy("photo.png", odd)
+    shutil.copy("photo.png", "-dash.png")
+    assert paint(odd, "painting.png", "-q") == 0
+    assert capsysbinary.readouterr().out == b"two\nlines\xff.painting.png\n"
+    assert paint("-q", "--", "-dash.png", "painting.png") == 0
+    assert capsysbinary.readouterr().out == b"-dash.painting.png\n"
+    assert (folder / "-dash.painting.png").is_file()
+    assert paint("-dash.png", "painting.png") == 2, "without -- it is a flag that there is not"
+
+
+def test_two_runs_that_choose_the_same_name_both_keep_their_picture(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offered = iter([Path("a.png"), Path("a-2.png")])
+    (folder / "a.png").write_bytes(b"the other run was faster")
+    monkeypatch.setattr(images, "free_name", lambda _path: next(offered))
+    assert outputs.write_free(Path("a.png"), b"ours") == Path("a-2.png")
+    assert (folder / "a.png").read_bytes() == b"the other run was faster"
+    assert (folder / "a-2.png").read_bytes() == b"ours"
+
+
+def test_temporary_files_of_killed_runs_are_swept(folder: Path) -> None:
+    left = folder / ".styler-0123456789abcdef.tmp"
+    left.write_bytes(b"half a picture")
+    assert paint("photo.png", "painting.png", "-q") == 0
+    assert not left.exists()
