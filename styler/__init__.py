@@ -12,6 +12,8 @@ Names load when they are first used, so that `import styler` costs nothing.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from styler import environment
+
 if TYPE_CHECKING:
     from styler.errors import StylerError
     from styler.options import Options
@@ -34,6 +36,7 @@ __all__ = ["Options", "Painter", "Progress", "Result", "StylerError", "stream", 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'styler' has no attribute '{name}'")
+    environment.prepare()  # before torch can load
     return getattr(import_module(_HOMES[name]), name)
 
 

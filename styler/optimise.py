@@ -35,7 +35,7 @@ class Step:
     """What one evaluation brought. All tensors stay on their device until somebody reads them."""
 
     losses: dict[str, Tensor]
-    """Terms of the picture that was evaluated, each (), with their sum as `total`."""
+    """Terms of the picture that was evaluated last (and, by L-BFGS, kept), each (), with their sum as `total`."""
     image: Tensor
     """The picture after the step, (1, 3, H, W) in [0, 1]."""
     best: Tensor
@@ -104,15 +104,15 @@ def lbfgs(objective: Objective, image: Tensor, steps: int) -> Iterator[Step]:
         slope, length, accepted = float((direction * gradient).sum()), 1.0, False
         for _ in range(BACKTRACKS if slope < 0 else 0):
             trial = (image + length * direction).clamp(0, 1)
-            losses, trial_gradient = objective.gradient(trial)
+            trial_losses, trial_gradient = objective.gradient(trial)
             used += 1
-            trial_loss = float(losses[TOTAL])
+            trial_loss = float(trial_losses[TOTAL])
             finite = math.isfinite(trial_loss) and bool(trial_gradient.isfinite().all())
             recovered += not finite
             accepted = finite and trial_loss <= loss + SUFFICIENT_DECREASE * length * slope
             if accepted:
                 memory.remember(trial - image, trial_gradient - gradient)
-                image, gradient, loss = trial, trial_gradient, trial_loss
+                image, gradient, losses, loss = trial, trial_gradient, trial_losses, trial_loss
             yield Step(losses, image, image, torch.tensor(float(recovered)))
             if accepted or used >= steps:
                 break

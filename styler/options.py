@@ -115,7 +115,7 @@ class Options:
         choices=("moments", "gram"),
     )
     content_layers: tuple[str, ...] = knob(("relu4_2",), "layers that keep the photo", group="Objective")
-    content_weight: float = knob(0.015, "weight of the photo at strength 50", group="Objective", low=0, high=1e9)
+    content_weight: float = knob(0.01, "weight of the photo at strength 50", group="Objective", low=0, high=1e9)
     style_layers: tuple[str, ...] = knob(
         ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu4_3", "relu5_1"),
         "layers that carry the painting",
@@ -128,7 +128,7 @@ class Options:
         low=0,
         high=1e9,
     )
-    smoothness: float = knob(2.0, "weight of the total variation", group="Objective", low=0, high=1e6)
+    smoothness: float = knob(1.0, "weight of the total variation", group="Objective", low=0, high=1e6)
     pooling: str = knob("average", "pooling of the network", group="Objective", choices=("average", "max"))
     backbone: str = knob("vgg16", "the network that looks: vgg16 comes with styler", group="Objective")
 

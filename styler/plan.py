@@ -74,6 +74,18 @@ def make(options: Options, width: int, height: int, min_side: int) -> Plan:
     return tuple(scales)
 
 
+def refit(plan: Plan, width: int, height: int) -> Plan:
+    """The same work for a result of another size: scales keep their share of the final size, steps and optimiser."""
+    if not plan:
+        return ()
+    last = plan[-1]
+    scales = []
+    for scale in plan[:-1]:
+        side = round(max(width, height) * max(scale.width, scale.height) / max(last.width, last.height))
+        scales.append(Scale(*fitted(width, height, side), scale.steps, scale.optimizer))
+    return (*scales, Scale(width, height, last.steps, last.optimizer))
+
+
 def units(plan: Plan) -> float:
     """Work of a plan: one unit is one evaluation at the final size; smaller sizes count by area."""
     return sum(scale.steps * scale.pixels for scale in plan) / plan[-1].pixels if plan else 0.0

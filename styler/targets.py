@@ -23,7 +23,7 @@ from styler.vgg.features import Check, Features
 
 COLOR_CELL = 16
 """Pixels on a side of the cells whose mean colour `keep_color` holds."""
-COLOR_WEIGHT = 10.0
+COLOR_WEIGHT = 100.0
 """Weight of that term at `keep_color` 1."""
 STYLES_KEPT = 32
 """Statistics of this many styles, sizes and settings are kept: at most 5 MB each."""
@@ -88,9 +88,9 @@ def pull(strength: float) -> float:
     """How far the statistics asked for lie from the content's own (0) to the style's (1), for a strength in 0…100.
 
     Up to 50 the style asked for is a mixture of both, so that 0 asks for nothing; from 50 on it is the style's, and
-    the content lets go.
+    the content lets go. The root makes the steps look even: half of a mixture is far less than half of a manner.
     """
-    return min(1.0, strength / 50)
+    return math.sqrt(min(1.0, strength / 50))
 
 
 def hold(strength: float) -> float:
@@ -122,7 +122,7 @@ class StyleCache:
         """Moments of every layer of `features` for a style at a size (width, height)."""
         key = (source.digest, size, features.layers, features.pooling, features.precision)
         if key not in self._kept:
-            image = resized(source.image, *size).to(next(features.buffers()).device)
+            image = resized(source.image, *size).to(features.device)
             with torch.no_grad():
                 self._kept[key] = {layer: losses.moments(maps) for layer, maps in features(image, check).items()}
             if len(self._kept) > STYLES_KEPT:
@@ -153,7 +153,7 @@ def compute(
     check: Check | None = None,
 ) -> Targets:
     """The targets of a scale of `size` (width, height)."""
-    image = resized(content.image, *size).to(next(features.buffers()).device)  # (1, 3, H, W)
+    image = resized(content.image, *size).to(features.device)  # (1, 3, H, W)
     with torch.no_grad():
         ours = features(image, check)
     wanted = content_layers(options, features.network)

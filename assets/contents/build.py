@@ -3,7 +3,8 @@
     python assets/contents/build.py
 
 Needs pip and Debian's apt-get. Each picture is reduced to a long side of at most 1024 pixels and stored as a JPEG
-without metadata; the scan of the painting loses its black border and the frayed edge of the canvas. `assets/CREDITS.md` names sources and licences.
+without metadata; the scan of the painting loses its black border and the frayed edge of the canvas.
+`assets/CREDITS.md` names sources and licences.
 """
 
 import io

@@ -7,9 +7,10 @@ Importing this loads almost nothing, and the pages of help load neither torch no
 once its arguments have been checked. Does not know how pictures are read, made or written.
 """
 
-import os
 import sys
 from collections.abc import Sequence
+
+from styler import environment
 
 INTERRUPTED = 130
 
@@ -20,9 +21,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
     Args:
         tokens: the arguments; those of the process when not given.
     """
-    # The threads of OpenMP spin while they wait: painting loses a factor of up to 20 as soon as another program takes
-    # a core. Waiting passively costs nothing measurable. It is read when torch loads, so it is set before.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    environment.prepare()
     try:
         from styler.cli.app import execute
 

@@ -46,6 +46,7 @@ class Features(nn.Module):
     ) -> None:
         super().__init__()
         self.network = weights.network
+        self.sha256 = weights.sha256
         self.layers = tuple(dict.fromkeys(family.canonical(layer, weights.network) for layer in layers))
         self.pooling = pooling
         self.precision = precision
@@ -55,6 +56,11 @@ class Features(nn.Module):
             self.register_buffer(f"{conv.name}_weight", kernel.contiguous(memory_format=torch.channels_last))
             self.register_buffer(f"{conv.name}_bias", bias)
         self.requires_grad_(False).eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.buffers()).device
 
     @property
     def min_side(self) -> int:

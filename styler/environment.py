@@ -1,0 +1,20 @@
+"""Settings of the process that PyTorch reads when it loads, and that make CPUs faster without changing any result.
+
+Whoever is about to load torch calls `prepare` first; what the user has set stays as it is. Loads nothing itself.
+"""
+
+import os
+
+SETTINGS = {
+    # OpenMP's threads spin while they wait: painting loses a factor of up to 20 as soon as another program takes a
+    # core. Waiting passively costs nothing measurable.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # Activations are large and live for an instant: huge pages save most of the page faults, a tenth of the time.
+    "THP_MEM_ALLOC_ENABLE": "1",
+}
+
+
+def prepare() -> None:
+    """Put the settings into the environment, unless they are there."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,82 @@
+"""A tiny seeded network, a painter that looks through it, and small made pictures, for every test of the engine."""
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from styler.pipeline import Painter
+from styler.vgg import backbones, family, rescale
+from styler.vgg import weights as weights_module
+from styler.vgg.weights import Weights
+
+TINY = ((4, 1), (6, 2), (6, 2), (8, 3), (8, 1))
+"""A VGG in all but size: it has every layer that the default options ask for, up to relu5_1."""
+
+Picture = Callable[..., Tensor]
+Pixels = Callable[..., NDArray[np.float32]]
+
+
+def _picture(height: int, width: int, seed: int = 0) -> Tensor:
+    """Seeded areas of colour with some grain, (1, 3, H, W) in [0, 1]."""
+    generator = torch.Generator().manual_seed(1000 + seed)
+    areas = torch.rand((1, 3, 6, 6), generator=generator)
+    grain = torch.rand((1, 3, height, width), generator=generator)
+    wide = F.interpolate(areas, (height, width), mode="bicubic", align_corners=False)
+    return (0.85 * wide.clamp(0, 1) + 0.15 * grain).contiguous()
+
+
+@pytest.fixture(scope="session")
+def picture() -> Picture:
+    """`picture(height, width, seed)`, a tensor (1, 3, H, W)."""
+    return _picture
+
+
+@pytest.fixture(scope="session")
+def pixels() -> Pixels:
+    """`pixels(height, width, seed)`, an array (H, W, 3)."""
+
+    def made(height: int, width: int, seed: int = 0) -> NDArray[np.float32]:
+        return np.ascontiguousarray(_picture(height, width, seed)[0].permute(1, 2, 0).numpy())
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Iterator[Weights]:
+    """Seeded weights of a network named `tiny`, for RGB in [0, 1], rescaled over made pictures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(family.NETWORKS, "tiny", TINY)
+        generator = torch.Generator().manual_seed(7)
+        kernels: dict[str, Tensor] = {}
+        for conv in family.convolutions("tiny"):
+            spread = math.sqrt(2 / (9 * conv.inputs))
+            shape = (conv.outputs, conv.inputs, 3, 3)
+            kernels[f"{conv.name}.weight"] = spread * torch.randn(shape, generator=generator)
+            kernels[f"{conv.name}.bias"] = 0.1 * torch.rand(conv.outputs, generator=generator)
+        over = [_picture(64, 80, seed) for seed in range(3)]
+        means = {way: rescale.mean_activations(kernels, "tiny", way, over) for way in ("max", "average")}
+        yield Weights("tiny", "0" * 64, kernels, means, {"network": "tiny", "convention": "rgb"})
+
+
+@pytest.fixture(scope="session")
+def vgg16() -> Weights:
+    """The embedded weights."""
+    return backbones.load(weights_module.EMBEDDED)
+
+
+@pytest.fixture
+def use_tiny(monkeypatch: pytest.MonkeyPatch, tiny: Weights) -> None:
+    """Every painter made from here on looks through the tiny network."""
+    monkeypatch.setattr(backbones, "load", lambda _name: tiny)
+
+
+@pytest.fixture
+def painter(use_tiny: None) -> Painter:
+    """A painter on the CPU that looks through the tiny network."""
+    return Painter(device="cpu")

@@ -1,0 +1,398 @@
+"""Backbones by name: torchvision's networks are converted exactly, fetched once, verified, and never unpickled."""
+
+import hashlib
+import http.client
+import pickle
+import threading
+import urllib.error
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.vgg import cfgs, make_layers
+
+from styler import library
+from styler.errors import OptionError, WeightsError
+from styler.vgg import backbones, family, weights
+from styler.vgg.features import Features
+from styler.vgg.weights import Weights
+
+State = dict[str, Tensor]
+LAYER = {False: ("relu4_2", 14), True: ("relu4_2", 20)}
+"""The last layer that is compared, and where torchvision's list holds it, without and with batch norm."""
+
+
+def model(*, normalised: bool) -> nn.Sequential:
+    """The convolutions of torchvision's VGG-11 with random weights and, if any, random running statistics."""
+    torch.manual_seed(11)
+    layers = make_layers(cfgs["A"], batch_norm=normalised)
+    for module in layers:
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            assert module.bias is not None
+            nn.init.uniform_(module.bias, -0.1, 0.1)
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.2, 0.2)
+    assert isinstance(layers, nn.Sequential)
+    return layers.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[bool, nn.Sequential]:
+    return {normalised: model(normalised=normalised) for normalised in (False, True)}
+
+
+@pytest.fixture(scope="module")
+def states(models: dict[bool, nn.Sequential]) -> dict[bool, State]:
+    return {
+        normalised: {f"features.{name}": tensor for name, tensor in layers.state_dict().items()}
+        for normalised, layers in models.items()
+    }
+
+
+@pytest.fixture(autouse=True)
+def few_pictures(monkeypatch: pytest.MonkeyPatch, picture: Callable[..., Tensor]) -> None:
+    """Rescaling constants over two small pictures; the bundled ones would take seconds."""
+    monkeypatch.setattr(backbones, "_bundled_pictures", lambda: [picture(48, 32, 1), picture(32, 48, 2)])
+
+
+@pytest.fixture
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty folder for fetched weights."""
+    monkeypatch.setattr(backbones, "cache_folder", lambda: tmp_path / "cache" / "weights")
+    return tmp_path / "cache" / "weights"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(states: dict[bool, State], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state dict of VGG-11 in a file that is named as torchvision names it."""
+    folder = tmp_path_factory.mktemp("server")
+    made = folder / "vgg11.pth"
+    torch.save(states[False], made)
+    digest = hashlib.sha256(made.read_bytes()).hexdigest()
+    return made.rename(folder / f"vgg11-{digest[:8]}.pth")
+
+
+@pytest.fixture
+def offered(monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> str:
+    """The address where torchvision is made to say that every checkpoint is."""
+    monkeypatch.setattr(torchvision.models, "get_weight", lambda _name: SimpleNamespace(url=checkpoint.as_uri()))
+    return checkpoint.as_uri()
+
+
+def one_sentence(caught: pytest.ExceptionInfo[Exception]) -> str:
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.endswith(".")
+    return message
+
+
+def read(data: bytes, folder: Path) -> Weights:
+    path = folder / "converted.safetensors"
+    path.write_bytes(data)
+    return weights.read(path)
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_a_converted_network_computes_what_torchvision_s_does(
+    models: dict[bool, nn.Sequential],
+    states: dict[bool, State],
+    picture: Callable[..., Tensor],
+    tmp_path: Path,
+    normalised: bool,
+) -> None:
+    """Away from the border, where this project repeats the picture and torchvision pads with zeros."""
+    layer, position = LAYER[normalised]
+    converted = backbones.converted(states[normalised], "vgg11", source="made", sha256="0")
+    found = read(converted, tmp_path)
+    image = picture(128, 128, 3)
+    mean, spread = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    expected = models[normalised][: position + 1]((image - mean.reshape(3, 1, 1)) / spread.reshape(3, 1, 1))
+    maps = Features(found, [layer])(image)[layer] * found.mean_activation["max"]["conv4_2"].reshape(-1, 1, 1)
+    assert maps.shape == expected.shape
+    inside = (..., slice(5, -5), slice(5, -5))
+    scale = float(expected[inside].square().mean().sqrt())
+    torch.testing.assert_close(maps[inside] / scale, expected[inside] / scale, rtol=0, atol=2e-4)
+
+
+def test_the_comparison_sees_a_swapped_channel_order(
+    models: dict[bool, nn.Sequential], states: dict[bool, State], picture: Callable[..., Tensor], tmp_path: Path
+) -> None:
+    found = read(backbones.converted(states[False], "vgg11", source="made", sha256="0"), tmp_path)
+    image = picture(64, 64, 3)
+    right, wrong = (Features(found, ["relu4_2"])(x)["relu4_2"] for x in (image, image.flip(1)))
+    assert (right - wrong).norm() > 0.1 * right.norm()
+
+
+def test_folding_batch_norm_is_exact() -> None:
+    generator = torch.Generator().manual_seed(2)
+
+    def rand(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator)
+
+    state = {
+        "bn.weight": 0.5 + rand(6),
+        "bn.bias": rand(6),
+        "bn.running_mean": rand(6),
+        "bn.running_var": 0.1 + rand(6),
+    }
+    kernel, bias, image = rand(6, 4, 3, 3) - 0.5, rand(6), rand(1, 4, 12, 12)
+    norm = nn.BatchNorm2d(6).eval()
+    norm.load_state_dict({name.removeprefix("bn."): value for name, value in state.items()}, strict=False)
+    expected = norm(nn.functional.conv2d(image, kernel, bias, padding=1))
+    folded = nn.functional.conv2d(image, *backbones.fold_batch_norm(kernel, bias, state, "bn"), padding=1)
+    torch.testing.assert_close(folded, expected, rtol=1e-5, atol=1e-5)
+    assert norm.eps == backbones.BATCH_NORM_EPSILON
+
+
+def test_a_converted_file_says_where_it_comes_from_and_is_rescaled(states: dict[bool, State], tmp_path: Path) -> None:
+    found = read(backbones.converted(states[True], "vgg11", source="vgg11_bn-made.pth", sha256="ab" * 32), tmp_path)
+    assert found.info["source"] == {"file": "vgg11_bn-made.pth", "sha256": "ab" * 32}
+    assert found.network == "vgg11"
+    assert set(found.mean_activation) == {"max", "average"}
+    assert set(found.kernels) == {f"{c.name}.{p}" for c in family.convolutions("vgg11") for p in ("weight", "bias")}
+
+
+@pytest.mark.parametrize("network", ["vgg13", "vgg16", "vgg19"])
+def test_the_state_of_another_network_is_refused(states: dict[bool, State], network: str) -> None:
+    with pytest.raises(WeightsError, match=f"is no {network}") as caught:
+        backbones.converted(states[False], network, source="vgg11-made.pth", sha256="0")
+    assert "vgg11-made.pth" in one_sentence(caught)
+
+
+def test_a_state_without_its_running_statistics_is_refused(states: dict[bool, State]) -> None:
+    state = {name: value for name, value in states[True].items() if name != "features.1.running_mean"}
+    with pytest.raises(WeightsError, match="running_mean") as caught:
+        backbones.converted(state, "vgg11", source="made.pth", sha256="0")
+    one_sentence(caught)
+
+
+def test_a_backbone_is_fetched_once_and_kept(
+    monkeypatch: pytest.MonkeyPatch, cache: Path, offered: str, checkpoint: Path
+) -> None:
+    fetched: list[str] = []
+    download = backbones.download
+
+    def counted(url: str, path: Path) -> None:
+        fetched.append(url)
+        download(url, path)
+
+    monkeypatch.setattr(backbones, "download", counted)
+    first = backbones.load("vgg11")
+    second = backbones.load("vgg11")
+    assert fetched == [offered]
+    assert first.sha256 == second.sha256
+    assert first.info["source"] == {
+        "file": checkpoint.name,
+        "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+    }
+    torch.testing.assert_close(first.kernels["conv5_2.weight"], second.kernels["conv5_2.weight"], rtol=0, atol=0)
+    kept = {path.name for path in cache.iterdir()}
+    assert kept <= {"vgg11.safetensors", "vgg11.sha256", "vgg11.lock"}  # nothing half-made is left
+
+
+def test_a_kept_file_that_was_altered_is_refused(cache: Path, offered: str) -> None:
+    backbones.load("vgg11")
+    path = cache / "vgg11.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(WeightsError, match="altered") as caught:
+        backbones.load("vgg11")
+    assert str(path) in one_sentence(caught)
+
+
+def test_many_who_need_it_at_once_fetch_it_once(monkeypatch: pytest.MonkeyPatch, cache: Path, offered: str) -> None:
+    fetched: list[str] = []
+    download = backbones.download
+
+    def counted(url: str, path: Path) -> None:
+        fetched.append(url)
+        download(url, path)
+
+    monkeypatch.setattr(backbones, "download", counted)
+    found: list[Weights] = []
+    threads = [threading.Thread(target=lambda: found.append(backbones.load("vgg11"))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(found) == 3
+    assert len(fetched) == 1
+
+
+@pytest.mark.parametrize("promised", ["00000000", "ffffffff"])
+def test_other_bytes_than_the_name_promises_are_refused(checkpoint: Path, tmp_path: Path, promised: str) -> None:
+    wrong = tmp_path / f"vgg11-{promised}.pth"
+    wrong.write_bytes(checkpoint.read_bytes()[:5000])
+    target = tmp_path / "got.pth"
+    with pytest.raises(WeightsError, match="vgg16") as caught:
+        backbones.download(wrong.as_uri(), target)
+    one_sentence(caught)
+    assert not target.exists()
+
+
+def test_the_right_bytes_are_taken(checkpoint: Path, tmp_path: Path) -> None:
+    backbones.download(checkpoint.as_uri(), tmp_path / "got.pth")
+    assert (tmp_path / "got.pth").read_bytes() == checkpoint.read_bytes()
+
+
+def unreachable(*_args: Any, **_kwargs: Any) -> None:
+    raise urllib.error.URLError("[Errno -3] Temporary failure in name resolution")
+
+
+def slow(*_args: Any, **_kwargs: Any) -> None:
+    raise TimeoutError("timed out")
+
+
+def reset(*_args: Any, **_kwargs: Any) -> None:
+    raise ConnectionResetError(104, "Connection reset by peer")
+
+
+def broken(*_args: Any, **_kwargs: Any) -> None:
+    raise http.client.IncompleteRead(b"half", 100)
+
+
+def strange(*_args: Any, **_kwargs: Any) -> None:
+    raise http.client.BadStatusLine("<html>")
+
+
+@pytest.mark.parametrize("failure", [unreachable, slow, reset, broken, strange])
+def test_without_network_one_sentence_names_the_embedded_default(
+    monkeypatch: pytest.MonkeyPatch, cache: Path, failure: Callable[..., None]
+) -> None:
+    monkeypatch.setattr("torch.hub.urlopen", failure)
+    with pytest.raises(WeightsError, match=r"vgg16 that comes with styler") as caught:
+        backbones.load("vgg19")
+    one_sentence(caught)
+    assert not (cache / "vgg19.safetensors").exists()
+
+
+class _Server(BaseHTTPRequestHandler):
+    """Says 404 to everything but `cut`, of which it sends half of what it promised."""
+
+    def do_GET(self) -> None:
+        if "cut" not in self.path:
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", "100")
+        self.end_headers()
+        self.wfile.write(b"x" * 50)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is the library's
+        """Be silent."""
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), _Server)
+    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield f"http://127.0.0.1:{httpd.server_address[1]}"
+    httpd.shutdown()
+    thread.join()
+    httpd.server_close()
+
+
+@pytest.mark.parametrize("name", ["absent-00000000.pth", "cut-00000000.pth"])
+def test_a_dead_link_and_a_cut_transfer_are_refused(server: str, tmp_path: Path, name: str) -> None:
+    with pytest.raises(WeightsError, match=name) as caught:
+        backbones.download(f"{server}/{name}", tmp_path / "got.pth")
+    one_sentence(caught)
+    if isinstance(cause := caught.value.__cause__, urllib.error.HTTPError):
+        cause.close()  # it holds the connection
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, offered: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a file").write_text("in the way")
+    monkeypatch.setattr(backbones, "cache_folder", lambda: tmp_path / "a file" / "weights")
+    with pytest.raises(WeightsError, match="a file") as caught:
+        backbones.load("vgg11")
+    one_sentence(caught)
+
+
+def test_an_unknown_backbone_is_refused_with_the_names_there_are() -> None:
+    with pytest.raises(OptionError, match="vgg17") as caught:
+        backbones.load("vgg17")
+    assert all(name in str(caught.value) for name in backbones.NAMES)
+
+
+@pytest.mark.parametrize(("name", "found"), list(backbones.FROM_TORCHVISION.items()))
+def test_torchvision_has_every_backbone_and_names_it_with_its_hash(name: str, found: tuple[str, str]) -> None:
+    network, enum = found
+    url = torchvision.models.get_weight(f"{enum}.IMAGENET1K_V1").url
+    stem = url.rsplit("/", 1)[-1].removesuffix(".pth")
+    architecture, digest = stem.rsplit("-", 1)
+    assert len(digest) == 8
+    assert int(digest, 16) >= 0
+    assert architecture == network + ("_bn" if name.endswith("-bn") else "")
+
+
+class Malicious:
+    """Leaves a mark when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.mark,))
+
+
+def test_a_malicious_checkpoint_is_refused_and_not_run(tmp_path: Path) -> None:
+    path, mark = tmp_path / "vgg11.pth", tmp_path / "mark"
+    for save in (lambda thing: torch.save(thing, path), lambda thing: path.write_bytes(pickle.dumps(thing, 2))):
+        save({"features.0.weight": Malicious(mark)})
+        with pytest.raises(WeightsError, match=r"vgg11\.pth") as caught:
+            backbones.read_checkpoint(path)
+        one_sentence(caught)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("thing", [{"epoch": 3}, [torch.zeros(1)], torch.zeros(2), {"state": {"a": torch.zeros(1)}}])
+def test_a_checkpoint_of_more_than_tensors_is_refused(tmp_path: Path, thing: Any) -> None:
+    path = tmp_path / "vgg11.pth"
+    torch.save(thing, path)
+    with pytest.raises(WeightsError, match="more than tensors") as caught:
+        backbones.read_checkpoint(path)
+    one_sentence(caught)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 100, 5000])
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path, checkpoint: Path, cut: int) -> None:
+    path = tmp_path / "vgg11.pth"
+    for data in (checkpoint.read_bytes()[:cut], b"<html>not found</html>"[:cut], b"\x80\x02" + b"." * cut):
+        path.write_bytes(data)
+        with pytest.raises(WeightsError, match=r"vgg11\.pth") as caught:
+            backbones.read_checkpoint(path)
+        one_sentence(caught)
+
+
+def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    torch.save({"a": torch.arange(3.0)}, tmp_path / "a.pth")
+    torch.testing.assert_close(backbones.read_checkpoint(tmp_path / "a.pth"), {"a": torch.arange(3.0)})
+
+
+def test_rescaling_is_over_all_bundled_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    found = backbones._bundled_pictures()
+    assert len(found) == len(library.contents()) + len(library.styles())
+    for image in found:
+        assert image.shape[:2] == (1, 3)
+        assert max(image.shape[-2:]) == 256
+        assert 0 <= float(image.min()) < float(image.max()) <= 1

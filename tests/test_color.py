@@ -1,0 +1,100 @@
+"""Colours as statistics and as areas."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from styler.color import SPREAD_FLOOR, chroma, coarse_chroma, recolored
+
+Picture = Callable[..., Tensor]
+
+
+def muted(image: Tensor, shift: float = 0.0) -> Tensor:
+    """Colours in the middle of the range, so that nothing is clamped."""
+    return 0.4 + 0.2 * image + shift
+
+
+def flat(red: float, green: float, blue: float, side: int = 8) -> Tensor:
+    return torch.tensor([red, green, blue]).reshape(1, 3, 1, 1).expand(1, 3, side, side)
+
+
+def statistics(image: Tensor) -> tuple[Tensor, Tensor]:
+    colors = image[0].flatten(1)
+    return colors.mean(dim=1), torch.cov(colors)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
+def test_grey_has_no_chroma(value: float) -> None:
+    torch.testing.assert_close(chroma(flat(value, value, value)), torch.zeros(1, 2, 8, 8), rtol=0, atol=1e-7)
+
+
+def test_pure_colours_have_the_chroma_of_bt_601() -> None:
+    blue, red, green = (chroma(flat(*color))[0, :, 0, 0] for color in ((0, 0, 1), (1, 0, 0), (0, 1, 0)))
+    torch.testing.assert_close(blue, torch.tensor([0.5, -0.114 / 1.402]))
+    torch.testing.assert_close(red, torch.tensor([-0.299 / 1.772, 0.5]))
+    torch.testing.assert_close(green, torch.tensor([-0.587 / 1.772, -0.587 / 1.402]))
+
+
+def test_coarse_chroma_is_the_mean_of_each_cell(picture: Picture) -> None:
+    image = picture(8, 12)
+    found = coarse_chroma(image, (2, 3))
+    assert found.shape == (1, 2, 2, 3)
+    torch.testing.assert_close(found[0, :, 1, 2], chroma(image)[0, :, 4:8, 8:12].mean(dim=(1, 2)))
+
+
+def test_coarse_chroma_takes_sizes_that_do_not_divide(picture: Picture) -> None:
+    assert coarse_chroma(picture(17, 23), (3, 5)).shape == (1, 2, 3, 5)
+
+
+def test_recolored_has_the_mean_and_the_covariance_of_the_content(picture: Picture) -> None:
+    style, content = muted(picture(32, 40, 1)), muted(picture(20, 24, 2), 0.1)
+    found = recolored(style, content, 1.0)
+    assert found.shape == style.shape
+    mean, covariance = statistics(found)
+    wanted, spread = statistics(content)
+    torch.testing.assert_close(mean, wanted, rtol=0, atol=1e-4)
+    torch.testing.assert_close(covariance, spread, rtol=0.02, atol=2 * SPREAD_FLOOR)
+
+
+def test_an_amount_of_0_changes_nothing_and_half_goes_half_the_way(picture: Picture) -> None:
+    style, content = muted(picture(16, 16, 1)), muted(picture(16, 16, 2))
+    torch.testing.assert_close(recolored(style, content, 0.0), style, rtol=0, atol=0)
+    whole, half = recolored(style, content, 1.0), recolored(style, content, 0.5)
+    torch.testing.assert_close(half, (style + whole) / 2)
+
+
+def test_a_picture_with_its_own_colours_stays_as_it_is(picture: Picture) -> None:
+    style = picture(24, 24, 1)
+    torch.testing.assert_close(recolored(style, style, 1.0), style, rtol=0, atol=1e-3)
+
+
+def test_the_move_is_the_shortest_there_is(picture: Picture) -> None:
+    """Its matrix is symmetric and positive, as of every optimal transport between Gaussians."""
+    style, content = muted(picture(32, 32, 1)), muted(picture(32, 32, 2))
+    ours = (style - style.mean(dim=(2, 3), keepdim=True))[0].flatten(1)
+    moved = recolored(style, content, 1.0)
+    theirs = (moved - moved.mean(dim=(2, 3), keepdim=True))[0].flatten(1)
+    matrix = torch.linalg.lstsq(ours.T.double(), theirs.T.double()).solution.T
+    torch.testing.assert_close(matrix, matrix.T, rtol=0, atol=1e-3)
+    assert torch.linalg.eigvalsh(matrix).min() > 0
+
+
+@pytest.mark.parametrize(("style", "content"), [("grey", "colour"), ("colour", "grey"), ("flat", "colour")])
+def test_pictures_without_colours_stay_pictures(picture: Picture, style: str, content: str) -> None:
+    kinds = {
+        "colour": picture(16, 16, 1),
+        "grey": picture(16, 16, 2)[:, :1].expand(1, 3, 16, 16),
+        "flat": flat(0.2, 0.5, 0.7, 16),
+    }
+    found = recolored(kinds[style], kinds[content], 1.0)
+    assert found.isfinite().all()
+    assert found.min() >= 0
+    assert found.max() <= 1
+    torch.testing.assert_close(statistics(found)[0], statistics(kinds[content])[0], rtol=0, atol=0.05)
+
+
+def test_a_grey_content_makes_a_grey_style(picture: Picture) -> None:
+    grey = picture(16, 16, 2)[:, :1].expand(1, 3, 16, 16)
+    assert chroma(recolored(picture(16, 16, 1), grey, 1.0)).abs().max() < 0.02

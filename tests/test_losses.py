@@ -1,0 +1,247 @@
+"""The losses against their formulas, closed forms and numerical derivatives."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from styler import losses
+from styler.losses import Moments
+
+ROUNDING = 1e-5
+"""Of distances that would be 0 in exact arithmetic, where the loss of unlike pictures is about 1."""
+
+
+def maps(channels: int, height: int, width: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Rectified features, (1, C, H, W), of mean about 1."""
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn((channels, channels), generator=generator, dtype=dtype) / channels**0.5
+    raw = torch.randn((1, channels, height, width), generator=generator, dtype=dtype)
+    return 2 * torch.einsum("ij,bjhw->bihw", mix, raw).relu()
+
+
+def gaussian(mean: Tensor, covariance: Tensor) -> Moments:
+    """Moments of which `covariance()` is just the given one."""
+    floor = losses.COVARIANCE_FLOOR * torch.eye(len(mean), dtype=mean.dtype)
+    return Moments(mean, covariance - floor + torch.outer(mean, mean))
+
+
+def positive(size: int, seed: int) -> Tensor:
+    """A symmetric positive definite matrix, (C, C), float64."""
+    root = torch.randn((size, 2 * size), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return root @ root.T / (2 * size) + 0.05 * torch.eye(size, dtype=torch.float64)
+
+
+def square_root(matrix: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(matrix)
+    root: Tensor = (vectors * values.sqrt()) @ vectors.T
+    return root
+
+
+def test_a_layer_is_at_distance_0_from_itself() -> None:
+    features = maps(12, 20, 24)
+    ours = losses.moments(features)
+    assert losses.content_loss(features, features) == 0
+    assert losses.gram_distance(ours, ours) == 0
+    target = losses.wasserstein_target(ours)
+    assert abs(float(losses.wasserstein_distance(ours, target))) < ROUNDING
+    assert abs(float(losses.wasserstein_distance(ours, target, newton_schulz=True))) < ROUNDING
+
+
+def test_identity_holds_for_a_layer_with_more_channels_than_positions() -> None:
+    """Its covariance is singular but for the floor.
+
+    In float32 the root of what rounding leaves of the smallest eigenvalues remains, and Newton–Schulz has not quite
+    reached them after its steps: tolerances are shares of the distance of two unlike layers.
+    """
+    ours, theirs = (losses.moments(maps(64, 5, 5, seed=seed, dtype=torch.float64)) for seed in (1, 2))
+    target = losses.wasserstein_target(ours)
+    apart = float(losses.wasserstein_distance(theirs, target))
+    assert abs(float(losses.wasserstein_distance(ours, target))) < 1e-6 * apart
+    single = Moments(ours.mean.float(), ours.second.float())
+    goal = losses.wasserstein_target(single)
+    assert abs(float(losses.wasserstein_distance(single, goal))) < 0.01 * apart
+    assert abs(float(losses.wasserstein_distance(single, goal, newton_schulz=True))) < 0.05 * apart
+
+
+def test_unlike_layers_are_apart() -> None:
+    ours, theirs = maps(12, 20, 24, seed=1), maps(12, 20, 24, seed=2)
+    a, b = losses.moments(ours), losses.moments(theirs)
+    assert losses.content_loss(ours, theirs) > 0.05
+    assert losses.gram_distance(a, b) > 0.05
+    assert losses.wasserstein_distance(a, losses.wasserstein_target(b)) > 0.05
+
+
+def test_moments_are_the_mean_and_the_second_moment() -> None:
+    features = maps(5, 6, 7, dtype=torch.float64)
+    rows = features[0].flatten(1)  # (C, N)
+    found = losses.moments(features)
+    torch.testing.assert_close(found.mean, rows.mean(dim=1))
+    torch.testing.assert_close(found.second, rows @ rows.T / 42)
+    floor = losses.COVARIANCE_FLOOR * torch.eye(5, dtype=torch.float64)
+    torch.testing.assert_close(found.covariance(), torch.cov(rows, correction=0) + floor)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_layout_in_memory_changes_no_statistics(layout: torch.memory_format) -> None:
+    features = maps(6, 9, 11)
+    found, expected = losses.moments(features.contiguous(memory_format=layout)), losses.moments(features)
+    torch.testing.assert_close(found.second, expected.second)
+    torch.testing.assert_close(found.mean, expected.mean)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_widened_before_the_product(dtype: torch.dtype) -> None:
+    """300² does not fit in float16."""
+    features = torch.full((1, 3, 4, 4), 300.0, dtype=dtype)
+    found = losses.moments(features)
+    assert found.second.dtype is torch.float32
+    assert (found.second == 90_000).all()
+    assert losses.content_loss(features, torch.zeros_like(features)) == 90_000
+
+
+def test_the_gram_distance_is_the_formula_of_gatys_computed_literally() -> None:
+    ours, theirs = maps(4, 5, 6, seed=1, dtype=torch.float64), maps(4, 5, 6, seed=2, dtype=torch.float64)
+    channels, positions = 4, 30
+    total = 0.0
+    for i in range(channels):
+        for j in range(channels):
+            gram = sum(float(ours[0, i].flatten()[k] * ours[0, j].flatten()[k]) for k in range(positions))
+            goal = sum(float(theirs[0, i].flatten()[k] * theirs[0, j].flatten()[k]) for k in range(positions))
+            total += (gram - goal) ** 2
+    expected = total / (4 * channels**2 * positions**2)
+    assert float(losses.gram_distance(losses.moments(ours), losses.moments(theirs))) == pytest.approx(expected)
+
+
+def test_between_diagonal_gaussians_the_wasserstein_distance_has_a_closed_form() -> None:
+    generator = torch.Generator().manual_seed(3)
+    means = torch.rand((2, 9), generator=generator, dtype=torch.float64)
+    spreads = 0.1 + torch.rand((2, 9), generator=generator, dtype=torch.float64)
+    expected = ((means[0] - means[1]).square() + (spreads[0] - spreads[1]).square()).mean()
+    ours = gaussian(means[0], torch.diag(spreads[0].square()))
+    target = losses.wasserstein_target(gaussian(means[1], torch.diag(spreads[1].square())))
+    torch.testing.assert_close(losses.wasserstein_distance(ours, target), expected)
+    by_products = losses.wasserstein_distance(ours, target, newton_schulz=True)
+    torch.testing.assert_close(by_products, expected, rtol=1e-4, atol=0)
+
+
+def test_between_any_gaussians_the_wasserstein_distance_is_that_of_olkin_and_pukelsheim() -> None:
+    a, b = positive(7, 1), positive(7, 2)
+    zero, one = torch.zeros(7, dtype=torch.float64), torch.ones(7, dtype=torch.float64)
+    root = square_root(b)
+    expected = 1 + torch.trace(a + b - 2 * square_root(root @ a @ root)) / 7
+    found = losses.wasserstein_distance(gaussian(zero, a), losses.wasserstein_target(gaussian(one, b)))
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_wasserstein_distance_is_the_same_both_ways() -> None:
+    ours, theirs = losses.moments(maps(8, 20, 20, seed=1)), losses.moments(maps(8, 20, 20, seed=2))
+    there = losses.wasserstein_distance(ours, losses.wasserstein_target(theirs))
+    torch.testing.assert_close(there, losses.wasserstein_distance(theirs, losses.wasserstein_target(ours)))
+
+
+@pytest.mark.parametrize("channels", [4, 32, 128])
+def test_eigenvalues_and_newton_schulz_agree(channels: int) -> None:
+    ours = maps(channels, 24, 24, seed=1).requires_grad_()
+    target = losses.wasserstein_target(losses.moments(maps(channels, 24, 24, seed=2)))
+    slow = losses.wasserstein_distance(losses.moments(ours), target)
+    fast = losses.wasserstein_distance(losses.moments(ours), target, newton_schulz=True)
+    torch.testing.assert_close(fast, slow, rtol=1e-2, atol=1e-4)
+    one, other = (torch.autograd.grad(distance, ours)[0].flatten() for distance in (slow, fast))
+    assert torch.cosine_similarity(one, other, dim=0) > 0.999
+
+
+def test_the_target_remembers_the_root_and_the_trace() -> None:
+    covariance = positive(6, 4)
+    target = losses.wasserstein_target(gaussian(torch.zeros(6, dtype=torch.float64), covariance))
+    torch.testing.assert_close(target.root @ target.root, covariance)
+    torch.testing.assert_close(target.trace, torch.trace(covariance))
+
+
+def gram(features: Tensor) -> Tensor:
+    return losses.gram_distance(losses.moments(features), losses.moments(maps(4, 3, 4, seed=9, dtype=torch.float64)))
+
+
+def wasserstein(features: Tensor) -> Tensor:
+    target = losses.wasserstein_target(losses.moments(maps(4, 6, 7, seed=9, dtype=torch.float64)))
+    return losses.wasserstein_distance(losses.moments(features), target)
+
+
+def wasserstein_by_products(features: Tensor) -> Tensor:
+    target = losses.wasserstein_target(losses.moments(maps(4, 6, 7, seed=9, dtype=torch.float64)))
+    return losses.wasserstein_distance(losses.moments(features), target, newton_schulz=True)
+
+
+def content(features: Tensor) -> Tensor:
+    return losses.content_loss(features, torch.ones_like(features))
+
+
+def both_moments(features: Tensor) -> Tensor:
+    found = losses.moments(features)
+    return torch.cat([found.mean, found.second.flatten()])
+
+
+@pytest.mark.parametrize(
+    "function", [both_moments, content, gram, wasserstein, wasserstein_by_products, losses.total_variation]
+)
+def test_gradients_are_those_of_finite_differences(function: Callable[[Tensor], Tensor]) -> None:
+    channels = 3 if function is losses.total_variation else 4
+    generator = torch.Generator().manual_seed(5)
+    features = torch.rand((1, channels, 3, 4), generator=generator, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(function, (features,))
+
+
+def test_gradients_of_eigenvalues_stay_finite_at_the_target_itself() -> None:
+    """A singular covariance at the minimum, where the derivative of a plain square root would be infinite."""
+    features = maps(16, 2, 3).requires_grad_()
+    ours = losses.moments(features)
+    target = losses.wasserstein_target(Moments(*(part.detach() for part in ours)))
+    (gradient,) = torch.autograd.grad(losses.wasserstein_distance(ours, target), features)
+    assert gradient.isfinite().all()
+
+
+def test_a_picture_of_twice_the_size_has_the_same_losses() -> None:
+    ours, theirs = maps(6, 8, 10, seed=1), maps(6, 8, 10, seed=2)
+    twice, both = ours.tile(1, 1, 2, 2), theirs.tile(1, 1, 2, 2)
+    target = losses.moments(theirs)
+    torch.testing.assert_close(losses.content_loss(twice, both), losses.content_loss(ours, theirs))
+    a, b = losses.moments(twice), losses.moments(ours)
+    torch.testing.assert_close(losses.gram_distance(a, target), losses.gram_distance(b, target))
+    goal = losses.wasserstein_target(target)
+    torch.testing.assert_close(losses.wasserstein_distance(a, goal), losses.wasserstein_distance(b, goal))
+
+
+def test_total_variation_of_a_wave_does_not_depend_on_the_size_of_the_picture() -> None:
+    wave = torch.sin(torch.arange(512.0) * 2 * torch.pi / 16)
+    image = (wave[:, None] + wave[None, :]).expand(1, 3, 512, 512)
+    small = losses.total_variation(image[..., :128, :128])
+    torch.testing.assert_close(losses.total_variation(image), small, rtol=0.03, atol=0)
+
+
+def test_total_variation_is_0_on_a_flat_picture_and_the_same_in_every_direction() -> None:
+    assert losses.total_variation(torch.full((1, 3, 8, 9), 0.3)) == 0
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    slopes = [
+        float(
+            losses.total_variation((x * torch.tensor(turn).cos() + y * torch.tensor(turn).sin()).expand(1, 3, 64, 64))
+        )
+        for turn in (0.0, 0.4, torch.pi / 4, 1.1, torch.pi / 2, 2.5)
+    ]
+    assert max(slopes) == pytest.approx(min(slopes), rel=1e-5)
+    assert slopes[0] == pytest.approx(1.0)
+
+
+def test_a_blend_is_the_statistics_of_the_pooled_positions() -> None:
+    ours, theirs = maps(5, 4, 6, seed=1), maps(5, 4, 12, seed=2)
+    pooled = losses.moments(torch.cat([ours, theirs], dim=-1))
+    blended = losses.blend([losses.moments(ours), losses.moments(theirs)], [2.0, 4.0])
+    torch.testing.assert_close(blended.mean, pooled.mean)
+    torch.testing.assert_close(blended.second, pooled.second)
+
+
+def test_a_blend_with_one_weight_only_is_that_style() -> None:
+    ours, theirs = losses.moments(maps(5, 4, 6, seed=1)), losses.moments(maps(5, 4, 6, seed=2))
+    blended = losses.blend([ours, theirs], [0.0, 3.0])
+    torch.testing.assert_close(blended.second, theirs.second)
+    torch.testing.assert_close(blended.mean, theirs.mean)

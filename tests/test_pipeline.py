@@ -1,0 +1,788 @@
+"""A whole painting on the tiny network: the same from every side one can ask for it, and however it ends."""
+
+import itertools
+import re
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+import styler
+from styler import devices, images, optimise, plan
+from styler.color import coarse_chroma
+from styler.errors import DeviceError, ImageError, OptionError, OutOfMemory, StylerError, UsageError
+from styler.losses import Moments
+from styler.objective import Objective
+from styler.options import Options
+from styler.pipeline import Painter
+from styler.progress import Progress, Result
+from styler.vgg.features import Features
+from styler.vgg.weights import Weights
+
+Array = NDArray[Any]
+Pixels = Callable[..., NDArray[np.float32]]
+Gradient = tuple[dict[str, Tensor], Tensor]
+Watch = Callable[[Callable[[int], None]], list[Objective]]
+FAST = Options(size=64, first_size=32, steps=6, taper=0.5, device="cpu")
+"""Six evaluations at 32 pixels by L-BFGS, three at 64 by Adam."""
+STILL = FAST.replace(optimizer="adam", steps=1, learning_rate=1e-4, first_size=64)
+"""One evaluation that hardly moves the first picture."""
+
+
+@pytest.fixture
+def content(pixels: Pixels) -> Array:
+    return pixels(64, 64, 1)
+
+
+@pytest.fixture
+def style(pixels: Pixels) -> Array:
+    return pixels(48, 64, 2)
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Width and height of every picture that goes through the network from here on."""
+    seen: list[tuple[int, int]] = []
+    forward = Features.forward
+
+    def counted(self: Features, image: Tensor, *rest: Any, **settings: Any) -> dict[str, Tensor]:
+        seen.append((image.shape[-1], image.shape[-2]))
+        return forward(self, image, *rest, **settings)
+
+    monkeypatch.setattr(Features, "forward", counted)
+    return seen
+
+
+@pytest.fixture
+def evaluations(monkeypatch: pytest.MonkeyPatch) -> Watch:
+    """`evaluations(before)` has `before(n)` called ahead of the n-th evaluation, from 0; it gives all objectives."""
+    gradient = Objective.gradient
+
+    def watch(before: Callable[[int], None]) -> list[Objective]:
+        seen: list[Objective] = []
+
+        def watched(self: Objective, image: Tensor) -> Gradient:
+            seen.append(self)
+            before(len(seen) - 1)
+            return gradient(self, image)
+
+        monkeypatch.setattr(Objective, "gradient", watched)
+        return seen
+
+    return watch
+
+
+@pytest.fixture
+def threads() -> Iterator[int]:
+    """The number of threads, which the test may change."""
+    before = torch.get_num_threads()
+    yield before
+    torch.set_num_threads(before)
+
+
+def chroma(found: Array) -> Tensor:
+    return coarse_chroma(torch.from_numpy(found).permute(2, 0, 1)[None], (4, 4))
+
+
+def complete(result: Result | None, options: Options = FAST) -> Result:
+    """The result, found to be a whole picture."""
+    assert result is not None
+    assert result.pixels.shape == (options.size, options.size, 3)
+    assert result.pixels.dtype == np.float32
+    assert np.isfinite(result.pixels).all()
+    assert result.pixels.min() >= 0
+    assert result.pixels.max() <= 1
+    return result
+
+
+# What comes out
+
+
+def test_the_same_seed_gives_the_same_pixels_and_another_seed_others(
+    painter: Painter, content: Array, style: Array
+) -> None:
+    first, again, other = (painter.stylize(content, style, FAST.replace(seed=seed)) for seed in (3, 3, 4))
+    assert np.array_equal(first.pixels, again.pixels)
+    assert np.abs(first.pixels - other.pixels).max() > 1e-3
+    assert dict(first.losses) == dict(again.losses)
+
+
+def test_the_state_of_random_numbers_is_neither_read_nor_changed(
+    painter: Painter, content: Array, style: Array
+) -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = painter.stylize(content, style, FAST)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert np.array_equal(painter.stylize(content, style, FAST).pixels, first.pixels)
+
+
+def test_the_result_says_how_it_came_about(painter: Painter, content: Array, style: Array) -> None:
+    result = complete(painter.stylize(content, style, FAST))
+    assert result.options == FAST
+    assert [(scale.width, scale.height, scale.optimizer) for scale in result.plan] == [
+        (32, 32, "lbfgs"),
+        (64, 64, "adam"),
+    ]
+    assert result.evaluations == sum(scale.steps for scale in result.plan) == 9
+    assert result.reached == result.plan[-1]
+    assert result.units == pytest.approx(6 / 4 + 3)
+    assert (result.device, result.precision, result.threads) == ("cpu", "float32", torch.get_num_threads())
+    assert result.weights_sha256 == "0" * 64
+    assert not result.stopped
+    assert result.notes == ()
+    assert len(result.scale_seconds) == 2
+    assert 0 < sum(result.scale_seconds) <= result.seconds
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+@pytest.mark.parametrize("distance", ["moments", "gram"])
+def test_the_loss_falls_at_every_scale(
+    painter: Painter, content: Array, style: Array, optimizer: str, distance: str
+) -> None:
+    options = FAST.replace(optimizer=optimizer, distance=distance, steps=20, taper=1)
+    losses: dict[int, list[float]] = {0: [], 1: []}
+    for progress in painter.stream(content, style, options):
+        if progress.result is None:
+            losses[progress.scale].append(progress.loss)
+    for found in losses.values():
+        assert min(found) < 0.8 * found[0]
+
+
+def test_the_losses_of_a_result_are_those_of_its_picture(
+    monkeypatch: pytest.MonkeyPatch, painter: Painter, content: Array, style: Array
+) -> None:
+    """By L-BFGS, whose last evaluation may be a trial that did not help."""
+    seen: dict[bytes, dict[str, float]] = {}
+    gradient = Objective.gradient
+
+    def watched(self: Objective, image: Tensor) -> Gradient:
+        terms, slope = gradient(self, image)
+        seen[image[0].permute(1, 2, 0).contiguous().numpy().tobytes()] = {name: float(x) for name, x in terms.items()}
+        return terms, slope
+
+    monkeypatch.setattr(Objective, "gradient", watched)
+    for steps in range(2, 14):
+        result = painter.stylize(content, style, FAST.replace(optimizer="lbfgs", steps=steps, taper=1, first_size=64))
+        assert dict(result.losses) == seen[result.pixels.tobytes()]
+
+
+def test_the_result_is_the_best_picture_and_not_the_last(
+    monkeypatch: pytest.MonkeyPatch, painter: Painter, content: Array, style: Array
+) -> None:
+    """By Adam, with steps so wide that the first picture is the best."""
+    seen: list[tuple[float, Array]] = []
+    gradient = Objective.gradient
+
+    def watched(self: Objective, image: Tensor) -> Gradient:
+        terms, slope = gradient(self, image)
+        seen.append((float(terms["total"]), image[0].permute(1, 2, 0).numpy().copy()))
+        return terms, slope
+
+    monkeypatch.setattr(Objective, "gradient", watched)
+    result = painter.stylize(content, style, STILL.replace(steps=5, learning_rate=1.0))
+    best = min(seen, key=lambda pair: pair[0])
+    assert best is not seen[-1]
+    assert np.array_equal(result.pixels, best[1])
+
+
+def test_a_plan_that_is_repeated_gives_the_same_pixels(painter: Painter, content: Array, style: Array) -> None:
+    first = painter.stylize(content, style, FAST)
+    again = painter.stylize(content, style, FAST.replace(steps=99, optimizer="adam"), repeat=first.plan)
+    assert again.plan == first.plan
+    assert np.array_equal(again.pixels, first.pixels)
+
+
+def test_the_gatys_look_compares_gram_matrices_of_the_layers_of_the_paper(
+    painter: Painter, content: Array, style: Array, evaluations: Watch
+) -> None:
+    seen = evaluations(lambda _count: None)
+    options = Options.of(look="gatys", size=64, steps=12, optimizer="adam", device="cpu")
+    reports = list(painter.stream(content, style, options))
+    assert min(report.loss for report in reports) < 0.8 * reports[0].loss
+    for objective in seen:
+        assert all(isinstance(target, Moments) for target in objective.targets.style.values())
+        assert set(objective.weighting.style) == {"relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu4_3", "relu5_1"}
+        assert set(objective.weighting.style.values()) == {1 / 6}
+        assert set(objective.targets.content) == {"relu4_2"}
+        assert objective.features.pooling == "average"
+        assert "total variation" not in reports[0].losses
+
+
+def test_any_size_and_proportion_can_be_painted(painter: Painter, pixels: Pixels, style: Array) -> None:
+    result = painter.stylize(pixels(50, 71, 5), style, FAST.replace(size=67))
+    assert result.pixels.shape == (47, 67, 3)
+    result = painter.stylize(pixels(33, 70, 5), style, FAST.replace(size="original"))
+    assert result.pixels.shape == (33, 70, 3)
+
+
+def test_at_next_to_no_strength_the_content_keeps_its_detail_through_all_scales(
+    painter: Painter, content: Array, style: Array
+) -> None:
+    result = painter.stylize(content, style, STILL.replace(strength=0.1, first_size=32))
+    assert len(result.plan) == 2
+    assert np.abs(result.pixels - content).max() < 6e-3
+
+
+def test_more_strength_goes_farther_from_the_content(painter: Painter, content: Array, style: Array) -> None:
+    moved = [
+        float(
+            np.abs(painter.stylize(content, style, FAST.replace(strength=strength, steps=30)).pixels - content).mean()
+        )
+        for strength in (0, 10, 50, 100)
+    ]
+    assert moved[0] == 0
+    assert moved == sorted(set(moved))
+
+
+def test_strength_0_gives_the_content_back(
+    painter: Painter, content: Array, style: Array, passes: list[tuple[int, int]]
+) -> None:
+    reports = list(painter.stream(content, style, FAST.replace(strength=0)))
+    assert len(reports) == 1
+    result = complete(reports[0].result)
+    assert np.array_equal(result.pixels, content)
+    assert (result.plan, result.reached, result.evaluations, result.units) == ((), None, 0, 0)
+    assert dict(result.losses) == {}
+    assert not result.stopped
+    assert np.isnan(reports[0].loss)
+    assert (reports[0].size, reports[0].steps) == ((0, 0), 0)
+    small = painter.stylize(np.repeat(np.repeat(content, 2, 0), 2, 1), style, FAST.replace(strength=0))
+    assert np.abs(complete(small).pixels - content).mean() < 0.02
+    assert passes == []
+
+
+def test_strength_0_at_the_original_size_changes_no_byte(painter: Painter, style: Array) -> None:
+    original = np.random.default_rng(1).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    result = painter.stylize(original, style, Options(size="original", strength=0))
+    assert np.array_equal(np.rint(result.pixels * 255).astype(np.uint8), original)
+
+
+# What one is told on the way
+
+
+def test_only_the_last_report_has_the_result(painter: Painter, content: Array, style: Array) -> None:
+    reports = list(painter.stream(content, style, FAST))
+    assert [report.result is None for report in reports] == [True] * 9 + [False]
+    last = reports[-1]
+    assert last.result is not None
+    assert last.preview() is last.result.pixels
+    assert last.evaluations == last.result.evaluations == 9
+    assert last.eta == 0
+    assert dict(last.result.losses) == reports[-2].losses == last.losses
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs", "mixed"])
+def test_numbers_only_grow(painter: Painter, content: Array, style: Array, optimizer: str) -> None:
+    reports = list(painter.stream(content, style, FAST.replace(optimizer=optimizer)))
+    steps = reports[:-1]
+    assert [report.evaluations for report in steps] == list(range(1, len(steps) + 1))
+    for before, after in itertools.pairwise(reports):
+        assert before.units <= after.units
+        assert before.seconds <= after.seconds
+        assert (before.scale, before.step) <= (after.scale, after.step)
+    for report in reports:
+        assert report.plan == plan.make(FAST.replace(optimizer=optimizer), 64, 64, 16)
+        assert report.step <= report.steps
+        assert report.units <= report.total_units + 1e-9
+        assert report.eta is not None
+        assert report.eta >= 0
+        assert set(report.losses) == set(report.terms)
+        assert report.loss == report.losses["total"]
+    assert reports[-1].units == pytest.approx(reports[-1].total_units)
+
+
+def test_a_scale_that_ends_early_is_counted_as_it_was(
+    monkeypatch: pytest.MonkeyPatch, painter: Painter, content: Array, style: Array
+) -> None:
+    lbfgs = optimise.lbfgs
+    monkeypatch.setattr(optimise, "lbfgs", lambda *args: itertools.islice(lbfgs(*args), 2))
+    reports = list(painter.stream(content, style, FAST))
+    result = complete(reports[-1].result)
+    assert [scale.steps for scale in result.plan] == [2, 3]
+    assert not result.stopped
+    assert [report.evaluations for report in reports] == [1, 2, 3, 4, 5, 5]
+    assert reports[-1].units == pytest.approx(2 / 4 + 3)
+    assert reports[-1].total_units == pytest.approx(2 / 4 + 3)
+
+
+def test_a_preview_is_the_picture_of_its_moment(painter: Painter, content: Array, style: Array) -> None:
+    reports = list(painter.stream(content, style, FAST))
+    previews = [report.preview() for report in reports]  # all of them made at the end
+    assert [preview.shape[:2] for preview in previews] == [report.size[::-1] for report in reports]
+    early = next(painter.stream(content, style, FAST))
+    assert np.array_equal(early.preview(), previews[0])
+    assert np.abs(previews[1] - previews[5]).max() > 1e-3
+
+
+def test_the_painter_and_the_module_paint_alike(use_tiny: None, painter: Painter, content: Array, style: Array) -> None:
+    expected = painter.stylize(content, style, FAST).pixels
+    assert np.array_equal(styler.stylize(content, style, FAST).pixels, expected)
+    last = list(styler.stream(content, style, FAST))[-1]
+    assert last.result is not None
+    assert np.array_equal(last.result.pixels, expected)
+
+
+def test_without_options_the_defaults_are_taken(painter: Painter, content: Array, style: Array) -> None:
+    first = next(painter.stream(content, style))
+    assert first.plan == plan.make(Options(), 64, 64, 16)
+
+
+# How it ends
+
+
+def test_stop_from_another_thread_gives_the_best_so_far_at_full_size(
+    painter: Painter, content: Array, style: Array
+) -> None:
+    stop, reports = threading.Event(), []
+    started = threading.Event()
+
+    def paint() -> None:
+        for progress in painter.stream(content, style, FAST.replace(optimizer="adam", steps=100_000), stop):
+            reports.append(progress)
+            if len(reports) == 3:
+                started.set()
+
+    thread = threading.Thread(target=paint)
+    thread.start()
+    assert started.wait(60)
+    stop.set()
+    thread.join(60)
+    assert not thread.is_alive()
+    result = complete(reports[-1].result)
+    assert result.stopped
+    assert result.reached is not None
+    assert (result.reached.width, result.reached.height) == (32, 32)
+    assert 3 <= result.evaluations == result.reached.steps < 100_000
+    assert reports[-1].evaluations == result.evaluations
+    assert result.units == pytest.approx(result.evaluations / 4)
+    assert reports[-1].eta == 0
+
+
+def test_a_picture_stopped_at_a_small_scale_has_the_content_s_detail(
+    painter: Painter, content: Array, style: Array
+) -> None:
+    stop = threading.Event()
+    reports = []
+    for progress in painter.stream(content, style, STILL.replace(strength=0.1, first_size=32), stop):
+        reports.append(progress)
+        stop.set()
+    result = complete(reports[-1].result)
+    assert result.stopped
+    assert result.evaluations == 1
+    assert np.abs(result.pixels - content).max() < 6e-3
+
+
+@pytest.mark.parametrize("at", [1, 5, 14, 20, 30, 100])
+def test_stop_is_heard_between_convolutions(
+    monkeypatch: pytest.MonkeyPatch, painter: Painter, content: Array, style: Array, at: int
+) -> None:
+    """Of the content, of the style, and of the picture."""
+    stop, made, conv2d = threading.Event(), [0], F.conv2d
+
+    def counted(*args: Any, **settings: Any) -> Tensor:
+        made[0] += 1
+        if made[0] == at:
+            stop.set()
+        return conv2d(*args, **settings)
+
+    monkeypatch.setattr(F, "conv2d", counted)
+    result = complete(painter.stylize(content, style, FAST.replace(steps=50), stop))
+    assert result.stopped
+    assert made[0] == at
+
+
+def test_stop_before_the_first_step_gives_the_content(
+    painter: Painter, content: Array, style: Array, passes: list[tuple[int, int]]
+) -> None:
+    stop = threading.Event()
+    stop.set()
+    reports = list(painter.stream(content, style, FAST, stop))
+    assert len(reports) == 1
+    result = complete(reports[0].result)
+    assert result.stopped
+    assert (result.reached, result.evaluations, dict(result.losses)) == (None, 0, {})
+    assert np.array_equal(result.pixels, content)
+    assert passes == []
+
+
+def test_stop_after_the_last_evaluation_stops_nothing(painter: Painter, content: Array, style: Array) -> None:
+    stop = threading.Event()
+    for progress in painter.stream(content, style, FAST, stop):
+        if progress.evaluations == 9:
+            stop.set()
+    result = complete(progress.result)
+    assert result.evaluations == 9
+    assert not result.stopped
+
+
+def test_closing_between_steps_discards(
+    painter: Painter, content: Array, style: Array, passes: list[tuple[int, int]]
+) -> None:
+    generator = painter.stream(content, style, FAST)
+    next(generator)
+    next(generator)
+    done = len(passes)
+    generator.close()  # type: ignore[attr-defined]
+    assert len(passes) == done
+    assert list(generator) == []
+    complete(painter.stylize(content, style, FAST))
+
+
+def test_the_generator_may_be_stepped_from_several_threads(painter: Painter, content: Array, style: Array) -> None:
+    expected = painter.stylize(content, style, FAST).pixels
+    generator, reports = painter.stream(content, style, FAST), []
+    for _ in range(10):
+        thread = threading.Thread(target=lambda: reports.append(next(generator)))
+        thread.start()
+        thread.join(60)
+    assert len(reports) == 10
+    assert np.array_equal(complete(reports[-1].result).pixels, expected)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_no_setting_of_torch_stays_changed_between_steps(
+    use_tiny: None, content: Array, style: Array, precision: str
+) -> None:
+    painter = Painter(device="cpu", precision=precision)
+    reports = []
+    for progress in painter.stream(content, style, FAST):
+        reports.append(progress)
+        assert torch.is_grad_enabled()
+        assert not torch.is_inference_mode_enabled()
+        assert not torch.is_autocast_enabled("cpu")
+    result = complete(reports[-1].result)
+    assert result.precision == {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[precision]
+
+
+def test_paintings_at_the_same_time_do_not_meet(painter: Painter, pixels: Pixels, style: Array) -> None:
+    contents = [pixels(64, 64, seed) for seed in (1, 5, 6)]
+    expected = [painter.stylize(content, style, FAST).pixels for content in contents]
+    found: dict[int, Array] = {}
+
+    def paint(index: int) -> None:
+        found[index] = painter.stylize(contents[index], style, FAST).pixels
+
+    workers = [threading.Thread(target=paint, args=(index,)) for index in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert all(np.array_equal(found[index], expected[index]) for index in range(3))
+
+
+# What goes in
+
+
+def test_a_picture_may_come_in_any_form(painter: Painter, style: Array, tmp_path: Path) -> None:
+    data = np.random.default_rng(2).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    path = tmp_path / "photo.png"
+    Image.fromarray(data).save(path)
+    floats = data.astype(np.float32) / np.float32(255)
+    expected = painter.stylize(data, style, FAST).pixels
+    for given in (path, str(path), images.read(path), floats, floats.astype(np.float64), floats[::-1][::-1]):
+        assert np.array_equal(painter.stylize(given, (style,), FAST).pixels, expected)
+    assert np.array_equal(painter.stylize(data, [style], FAST).pixels, expected)
+
+
+def test_pictures_that_are_given_are_left_as_they_are(painter: Painter, pixels: Pixels) -> None:
+    content, style = pixels(64, 64, 1), pixels(48, 64, 2)
+    result = painter.stylize(content, style, FAST.replace(strength=0))
+    result.pixels[:] = 0
+    painter.stylize(content, style, FAST.replace(keep_color=1))
+    assert np.array_equal(content, pixels(64, 64, 1))
+    assert np.array_equal(style, pixels(48, 64, 2))
+
+
+WRONG: dict[str, Array] = {
+    "grey": np.zeros((64, 64), np.float32),
+    "alpha": np.zeros((64, 64, 4), np.uint8),
+    "planes": np.zeros((3, 64, 64), np.float32),
+    "batch": np.zeros((1, 64, 64, 3), np.float32),
+    "empty": np.zeros((0, 64, 3), np.float32),
+    "nothing": np.zeros((0, 0, 3), np.uint8),
+    "NaN": np.full((64, 64, 3), np.nan),
+    "infinite": np.full((64, 64, 3), np.inf),
+    "16 bit": np.full((64, 64, 3), 30_000, np.uint16),  # neither floats nor bytes: clamped, it would be white
+    "integers": np.full((64, 64, 3), 100, np.int64),
+    "objects": np.full((64, 64, 3), None),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+@pytest.mark.parametrize("role", ["content", "style"])
+def test_what_is_no_picture_is_refused_in_a_sentence(
+    painter: Painter, content: Array, passes: list[tuple[int, int]], kind: str, role: str
+) -> None:
+    given: list[Array] = [WRONG[kind], content] if role == "content" else [content, WRONG[kind]]
+    with pytest.raises(StylerError) as caught:
+        painter.stylize(given[0], given[1], FAST)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith(".")
+    assert passes == []
+
+
+def test_a_missing_file_is_refused_by_name(painter: Painter, content: Array, tmp_path: Path) -> None:
+    absent = tmp_path / "absent.png"
+    pairs: list[tuple[Any, Any]] = [(absent, content), (content, absent)]
+    for photo, painting in pairs:
+        with pytest.raises(ImageError, match=r"absent\.png"):
+            painter.stylize(photo, painting, FAST)
+
+
+def test_a_content_that_is_too_small_is_refused(painter: Painter, content: Array, style: Array) -> None:
+    with pytest.raises(ImageError, match="needs 16 on the short side"):
+        painter.stylize(content[:8], style, FAST.replace(size="original"))
+    complete(painter.stylize(content[:8, :8], style[:2], FAST))  # enlarged, it does; a style always does
+
+
+def test_styles_are_blended_by_their_weights(painter: Painter, pixels: Pixels, content: Array) -> None:
+    first, second = pixels(48, 64, 2), pixels(64, 48, 3)
+    alone = painter.stylize(content, first, FAST).pixels
+    both = painter.stylize(content, [first, second], FAST).pixels
+    chosen = painter.stylize(content, [first, second], FAST.replace(style_weights=(2, 0))).pixels
+    assert np.abs(chosen - alone).max() < 1e-3
+    assert np.abs(both - alone).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("count", "weights", "message"),
+    [
+        (2, (1.0,), "1 numbers for 2 styles"),
+        (1, (1.0, 2.0), "2 numbers for 1 styles"),
+        (2, (0.0, 0.0), "Every style weight is 0"),
+        (0, (), "no style"),
+    ],
+)
+def test_weights_that_do_not_fit_the_styles_are_refused(
+    painter: Painter, content: Array, style: Array, count: int, weights: tuple[float, ...], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        painter.stylize(content, [style] * count, FAST.replace(style_weights=weights))
+
+
+def test_a_layer_that_does_not_exist_is_refused_before_any_work(
+    painter: Painter, content: Array, style: Array, passes: list[tuple[int, int]]
+) -> None:
+    with pytest.raises(OptionError, match="relu9_9"):
+        painter.stylize(content, style, FAST.replace(content_layers=("relu9_9",)))
+    assert passes == []
+
+
+def test_the_first_picture_is_what_init_says(
+    painter: Painter, pixels: Pixels, content: Array, style: Array, tmp_path: Path
+) -> None:
+    square = pixels(64, 64, 8)
+    path = tmp_path / "start.png"
+    Image.fromarray(np.rint(square * 255).astype(np.uint8)).save(path)
+    quiet = STILL.replace(strength=0.1)  # the seeded noise at the start goes with the strength
+    for init, expected in (("content", content), ("style", style), (str(path), square)):
+        found = painter.stylize(content, style, quiet.replace(init=init)).pixels
+        if expected.shape == found.shape:
+            assert np.abs(found - expected).max() < 1e-2, init
+        else:
+            assert np.abs(found.mean((0, 1)) - expected.mean((0, 1))).max() < 5e-3, init
+    noise = painter.stylize(content, style, quiet.replace(init="noise")).pixels
+    assert noise.mean() == pytest.approx(0.5, abs=0.02)
+    assert noise.std() == pytest.approx(0.25, abs=0.02)
+    assert abs(np.corrcoef(noise.ravel(), content.ravel())[0, 1]) < 0.05
+    with pytest.raises(ImageError, match=r"absent\.png"):
+        painter.stylize(content, style, quiet.replace(init="absent.png"))
+
+
+def test_the_seed_varies_the_first_picture_a_little(painter: Painter, content: Array, style: Array) -> None:
+    moved = painter.stylize(content, style, STILL.replace(strength=50, seed=1)).pixels - content
+    assert 0.01 < moved.std() < 0.03
+
+
+def test_keeping_colour_keeps_the_photo_s(painter: Painter, content: Array, style: Array) -> None:
+    orange = style * np.array([1.0, 0.5, 0.1], np.float32)
+    away = []
+    for keep in (0.0, 0.5, 1.0):
+        found = painter.stylize(content, orange, FAST.replace(keep_color=keep, steps=30, strength=100)).pixels
+        away.append(float((chroma(found) - chroma(content)).abs().mean()))
+    assert away[0] > 2 * away[1] > 2 * away[2]
+    assert away[2] < 0.2 * away[0]
+
+
+# What is shared, and what runs out
+
+
+def test_a_style_is_looked_at_once_for_all_its_paintings(
+    painter: Painter, pixels: Pixels, style: Array, passes: list[tuple[int, int]]
+) -> None:
+    one_by_one = []
+    for seed in (1, 5):
+        passes.clear()
+        painter.stylize(pixels(64, 64, seed), style, FAST)
+        one_by_one.append(list(passes))
+    wide = [size for size in one_by_one[0] if size[0] != size[1]]
+    assert wide == [(32, 24), (64, 48)]
+    assert one_by_one[1] == [size for size in one_by_one[0] if size[0] == size[1]]
+
+
+def test_the_first_report_does_not_wait_for_the_styles_of_later_scales(
+    painter: Painter, content: Array, style: Array, passes: list[tuple[int, int]]
+) -> None:
+    next(painter.stream(content, style, FAST))
+    assert passes == [(32, 32), (32, 24), (32, 32)]
+
+
+def test_the_brush_is_the_size_at_which_the_style_is_looked_at(
+    painter: Painter, content: Array, style: Array, passes: list[tuple[int, int]]
+) -> None:
+    next(painter.stream(content, style, FAST.replace(brush=2.0)))
+    assert (64, 48) in passes
+    assert (32, 24) not in passes
+
+
+def test_the_network_is_made_once_for_the_same_layers(painter: Painter) -> None:
+    assert painter.features(FAST) is painter.features(FAST.replace(size=128, strength=3, distance="gram"))
+    assert painter.features(FAST) is not painter.features(FAST.replace(pooling="max"))
+
+
+def test_a_picture_that_cannot_fit_is_refused_before_any_work(
+    monkeypatch: pytest.MonkeyPatch, painter: Painter, content: Array, style: Array, passes: list[tuple[int, int]]
+) -> None:
+    monkeypatch.setattr(devices, "free_memory", lambda _device: 400_000_000)
+    with pytest.raises(OutOfMemory, match=r"8192×8192.*--size \d+"):
+        painter.stylize(content, style, FAST.replace(size=8192))
+    assert passes == []
+
+
+OUT: dict[str, tuple[type[Exception], str]] = {
+    "cuda": (torch.OutOfMemoryError, "CUDA out of memory. Tried to allocate 2.00 GiB"),
+    "cpu": (RuntimeError, "DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes."),
+    "python": (MemoryError, ""),
+}
+
+
+@pytest.mark.parametrize("kind", OUT)
+@pytest.mark.parametrize("at", [0, 4, 7])
+def test_out_of_memory_once_goes_on_with_checkpointing(
+    painter: Painter,
+    content: Array,
+    style: Array,
+    evaluations: Watch,
+    kind: str,
+    at: int,
+) -> None:
+    def fail(count: int) -> None:
+        if count == at:
+            error, message = OUT[kind]
+            raise error(message)
+
+    seen = evaluations(fail)
+    reports = list(painter.stream(content, style, FAST, None))
+    result = complete(reports[-1].result)
+    assert [objective.checkpoint for objective in seen] == [False] * (at + 1) + [True] * (len(seen) - at - 1)
+    assert len(result.notes) == 1
+    assert "checkpointing" in result.notes[0]
+    assert ("32×32" if at < 6 else "64×64") in result.notes[0]
+    assert result.evaluations == len(reports) - 1 == 9
+    assert not result.stopped
+
+
+@pytest.mark.parametrize("checkpoint", ["auto", "on"])
+def test_out_of_memory_with_checkpointing_is_a_sentence_with_a_smaller_size(
+    painter: Painter,
+    content: Array,
+    style: Array,
+    evaluations: Watch,
+    checkpoint: str,
+) -> None:
+    def fail(_count: int) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    seen = evaluations(fail)
+    with pytest.raises(OutOfMemory, match=r"256×256") as caught:
+        painter.stylize(content, style, FAST.replace(size=256, checkpoint=checkpoint))
+    assert len(seen) == (2 if checkpoint == "auto" else 1)
+    assert "\n" not in str(caught.value)
+    found = re.search(r"--size (\d+)", str(caught.value))
+    assert found
+    assert 64 <= int(found[1]) < 256
+
+
+def test_other_errors_are_not_taken_for_it(
+    painter: Painter,
+    content: Array,
+    style: Array,
+    evaluations: Watch,
+) -> None:
+    def fail(_count: int) -> None:
+        raise RuntimeError("a bug of ours")
+
+    evaluations(fail)
+    with pytest.raises(RuntimeError, match="a bug of ours"):
+        painter.stylize(content, style, FAST)
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, bad: Callable[[int], bool]) -> None:
+    """Make the loss NaN at some evaluations, counted from 0."""
+    gradient, count = Objective.gradient, [0]
+
+    def spoiled(self: Objective, image: Tensor) -> Gradient:
+        terms, slope = gradient(self, image)
+        count[0] += 1
+        share = float("nan") if bad(count[0] - 1) else 1.0
+        return {name: share * term for name, term in terms.items()}, share * slope
+
+    monkeypatch.setattr(Objective, "gradient", spoiled)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs", "mixed"])
+def test_a_loss_that_is_never_a_number_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, painter: Painter, content: Array, style: Array, optimizer: str
+) -> None:
+    spoil(monkeypatch, lambda _count: True)
+    with pytest.raises(DeviceError, match="--precision fp32"):
+        painter.stylize(content, style, FAST.replace(optimizer=optimizer))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_a_loss_that_is_once_no_number_is_undone_and_said_once(
+    monkeypatch: pytest.MonkeyPatch, painter: Painter, content: Array, style: Array, optimizer: str
+) -> None:
+    spoil(monkeypatch, lambda count: count == 4)
+    result = complete(painter.stylize(content, style, FAST.replace(optimizer=optimizer)))
+    assert result.notes == ("1 of 6 steps at 32×32 were not finite and were undone.",)
+    assert all(np.isfinite(list(result.losses.values())))
+
+
+def test_a_last_loss_that_is_no_number_is_not_reported(
+    monkeypatch: pytest.MonkeyPatch, painter: Painter, content: Array, style: Array
+) -> None:
+    spoil(monkeypatch, lambda count: count == 8)
+    result = complete(painter.stylize(content, style, FAST.replace(optimizer="adam")))
+    assert all(np.isfinite(list(result.losses.values())))
+
+
+def test_threads_asked_for_are_used_and_recorded(painter: Painter, content: Array, style: Array, threads: int) -> None:
+    assert painter.stylize(content, style, FAST.replace(threads=threads + 1)).threads == threads + 1
+    assert painter.stylize(content, style, FAST.replace(threads=threads)).threads == threads
+
+
+def test_threads_asked_for_once_bind_no_later_painting(
+    painter: Painter, content: Array, style: Array, threads: int
+) -> None:
+    """0 leaves the choice to PyTorch, not to whoever painted before."""
+    painter.stylize(content, style, FAST.replace(threads=threads + 1))
+    assert painter.stylize(content, style, FAST).threads == threads
+
+
+def test_the_real_network_paints(vgg16: Weights, content: Array, style: Array) -> None:
+    options = Options(size=64, steps=8, optimizer="adam", device="cpu")
+    reports: list[Progress] = list(Painter.of(options).stream(content, style, options))
+    result = complete(reports[-1].result, options)
+    assert result.weights_sha256 == vgg16.sha256
+    assert min(report.loss for report in reports) < 0.8 * reports[0].loss

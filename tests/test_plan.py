@@ -1,0 +1,131 @@
+"""The plan of scales: arithmetic that can be checked by hand."""
+
+import itertools
+import re
+
+import pytest
+
+from styler import plan
+from styler.errors import ImageError
+from styler.options import Options
+from styler.plan import Scale
+
+
+def sizes(found: plan.Plan) -> list[tuple[int, int]]:
+    return [(scale.width, scale.height) for scale in found]
+
+
+@pytest.mark.parametrize(
+    ("size", "width", "height"),
+    [(512, 4000, 3000), (513, 300, 900), (64, 64, 64), (8192, 100, 101), (333, 1000, 321), (1000, 640, 200)],
+)
+def test_scales_double_up_to_the_size_asked_for(size: int, width: int, height: int) -> None:
+    found = plan.make(Options(size=size), width, height, 16)
+    sides = [max(scale.width, scale.height) for scale in found]
+    assert sides[-1] == size
+    assert all(after // 2 == before for before, after in itertools.pairwise(sides))
+    for scale in found:
+        assert scale.width / scale.height == pytest.approx(width / height, rel=1.0 / min(scale.width, scale.height))
+        assert min(scale.width, scale.height) >= 16
+    assert sides[0] < 256 or min(sizes(found)[0]) < 64  # nothing smaller would have done
+
+
+def test_the_plan_of_a_common_picture() -> None:
+    assert plan.make(Options(steps=100, taper=0.5), 800, 600, 16) == (
+        Scale(128, 96, 100, "lbfgs"),
+        Scale(256, 192, 50, "adam"),
+        Scale(512, 384, 25, "adam"),
+    )
+
+
+def test_the_first_scale_is_no_smaller_than_asked_for() -> None:
+    assert sizes(plan.make(Options(first_size=256), 100, 100, 16)) == [(256, 256), (512, 512)]
+    assert sizes(plan.make(Options(first_size=257), 100, 100, 16)) == [(512, 512)]
+    assert sizes(plan.make(Options(first_size=8192), 100, 100, 16)) == [(512, 512)]
+    assert sizes(plan.make(Options(first_size=32), 100, 100, 16))[0] == (32, 32)
+
+
+def test_a_narrow_picture_starts_where_its_short_side_has_room_for_the_network() -> None:
+    found = plan.make(Options(size=1024), 1024, 100, 16)
+    assert sizes(found) == [(512, 50), (1024, 100)]
+    assert all(min(size) >= 2 * 16 for size in sizes(found))
+
+
+def test_the_original_size_is_just_that() -> None:
+    found = plan.make(Options(size="original"), 701, 333, 16)
+    assert sizes(found)[-1] == (701, 333)
+    assert plan.final_size(Options(size="original"), 701, 333) == (701, 333)
+    assert plan.final_size(Options(size=100), 701, 333) == (100, 48)
+
+
+def test_a_narrower_result_than_the_network_needs_is_refused_with_a_size_that_would_do() -> None:
+    with pytest.raises(ImageError, match=r"64×6 pixels.* needs 16 on the short side") as caught:
+        plan.make(Options(size=64), 1000, 100, 16)
+    found = re.search(r"--size of at least (\d+)", str(caught.value))
+    assert found
+    needed = int(found[1])
+    assert min(sizes(plan.make(Options(size=needed), 1000, 100, 16))[-1]) == 16
+    with pytest.raises(ImageError):
+        plan.make(Options(size=needed - 10), 1000, 100, 16)
+
+
+def test_no_size_is_advised_that_cannot_be_asked_for() -> None:
+    with pytest.raises(ImageError) as caught:
+        plan.make(Options(size=8192), 10_000, 10, 16)
+    found = re.search(r"--size of at least (\d+)", str(caught.value))
+    assert found is None or int(found[1]) <= 8192
+
+
+@pytest.mark.parametrize(("width", "height"), [(16, 15), (3, 400)])
+def test_an_original_that_is_too_narrow_is_refused_too(width: int, height: int) -> None:
+    with pytest.raises(ImageError, match=f"{width}×{height}"):
+        plan.make(Options(size="original"), width, height, 16)
+
+
+def test_strength_0_has_nothing_to_do() -> None:
+    assert plan.make(Options(strength=0), 800, 600, 16) == ()
+    assert plan.units(()) == 0
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "size", "expected"),
+    [
+        ("mixed", 512, ["lbfgs", "adam", "adam"]),
+        ("mixed", 128, ["adam"]),
+        ("adam", 512, ["adam"] * 3),
+        ("lbfgs", 512, ["lbfgs"] * 3),
+        ("lbfgs", 128, ["lbfgs"]),
+    ],
+)
+def test_the_optimizer_of_each_scale(optimizer: str, size: int, expected: list[str]) -> None:
+    found = plan.make(Options(optimizer=optimizer, size=size), 100, 100, 16)
+    assert [scale.optimizer for scale in found] == expected
+
+
+@pytest.mark.parametrize(("taper", "expected"), [(1.0, [10, 10, 10]), (0.01, [10, 1, 1]), (2.0, [10, 20, 40])])
+def test_every_scale_gets_its_share_of_steps_and_one_at_least(taper: float, expected: list[int]) -> None:
+    found = plan.make(Options(steps=10, taper=taper), 100, 100, 16)
+    assert [scale.steps for scale in found] == expected
+
+
+def test_a_unit_is_one_evaluation_at_the_final_size() -> None:
+    found = (Scale(100, 50, 8, "lbfgs"), Scale(200, 100, 3, "adam"))
+    assert found[0].pixels == 5000
+    assert plan.units(found) == 8 / 4 + 3
+
+
+def test_a_plan_can_be_followed_at_another_size() -> None:
+    found = plan.make(Options(steps=10), 800, 600, 16)
+    assert plan.refit(found, 512, 384) == found
+    assert sizes(plan.refit(found, 1024, 768)) == [(256, 192), (512, 384), (1024, 768)]
+    assert sizes(plan.refit(found, 150, 300)) == [(38, 75), (75, 150), (150, 300)]
+    for before, after in zip(found, plan.refit(found, 150, 300), strict=True):
+        assert (before.steps, before.optimizer) == (after.steps, after.optimizer)
+    assert plan.refit((), 512, 384) == ()
+
+
+@pytest.mark.parametrize(("width", "height", "side"), [(1, 100_000, 512), (100_000, 1, 64), (3, 2, 3)])
+def test_a_fitted_picture_has_its_long_side_and_no_side_of_0(width: int, height: int, side: int) -> None:
+    found = plan.fitted(width, height, side)
+    assert max(found) == side
+    assert min(found) >= 1

@@ -1,0 +1,115 @@
+"""The README says what the program does: its tables are made from the program, and its lines are run.
+
+`python tests/test_readme.py` writes the tables anew.
+"""
+
+import re
+import shlex
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from styler.cli import main
+from styler.cli.flags import name_of, shown
+from styler.images import encode, write
+from styler.options import LOOKS, PRESETS, Bundle, Options, describe_range, knobs
+
+README = Path(__file__).parent.parent / "README.md"
+TINY = ["--size", "64", "--steps", "1", "--first-size", "64"]
+
+
+def option_table() -> str:
+    """Every option with its meaning, range and default."""
+    rows = ["| flag | meaning | range | default |", "|---|---|---|---|"]
+    for name, knob in knobs().items():
+        default = shown(getattr(Options(), name))
+        limits = ", ".join(knob.choices) or (describe_range(knob) if knob.low is not None else "–")
+        rows.append(f"| `{name_of(name)}` | {knob.help} | {limits} | {f'`{default}`' if default else '–'} |")
+    return "\n".join(rows)
+
+
+def bundle_table(bundles: dict[str, Bundle]) -> str:
+    """Every preset or look with when to take it."""
+    return "\n".join(
+        ["| name | |", "|---|---|", *(f"| `{name}` | {bundle.help} |" for name, bundle in bundles.items())]
+    )
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "options": option_table,
+    "presets": lambda: bundle_table(PRESETS),
+    "looks": lambda: bundle_table(LOOKS),
+}
+
+
+def rewritten(text: str) -> str:
+    """The README with its tables made anew."""
+    for name, table in TABLES.items():
+        before, opening, rest = re.split(rf"(<!-- {name}\b[^>]*-->\n)", text)
+        _, closing, after = rest.partition(f"<!-- /{name} -->")
+        text = f"{before}{opening}{table()}\n{closing}{after}"
+    return text
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of a language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def commands() -> list[list[str]]:
+    """Every `styler …` line outside the first block, without its comment."""
+    lines = [line for block in blocks("sh")[1:] for line in block.splitlines()]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("styler ")]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pixels: Callable[..., Any]) -> Path:
+    """A working folder with the pictures that the README names."""
+    for seed, name in enumerate(("photo", "painting", "one", "two")):
+        write(tmp_path / f"{name}.jpg", encode(pixels(48, 64, seed), format="jpeg"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_tables_are_the_programs() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert rewritten(text) == text, "run `python tests/test_readme.py`"
+
+
+def test_the_first_block_is_two_commands_that_each_make_their_own_environment() -> None:
+    first = blocks("sh")[0].splitlines()
+    assert len(first) == 2
+    assert all(line.startswith("python3 -m venv ") for line in first)
+    assert "styler run " in first[0]
+    assert " -o " in first[0]
+    assert first[1].endswith("pytest")
+
+
+@pytest.mark.parametrize("tokens", commands(), ids=" ".join)
+def test_every_command_runs(tokens: list[str], folder: Path, use_tiny: None, capfd: pytest.CaptureFixture[str]) -> None:
+    tokens = without(tokens, ("--size", "--preset")) + (TINY if tokens[0] == "run" else [])
+    assert main(tokens) == 0, capfd.readouterr().err
+    if tokens[0] == "run":
+        assert Path(capfd.readouterr().out.removesuffix("\n")).is_file()
+
+
+def without(tokens: list[str], flags: Iterable[str]) -> list[str]:
+    """The tokens without some flags and their values."""
+    kept = list(tokens)
+    for flag in flags:
+        while flag in kept:
+            del kept[kept.index(flag) : kept.index(flag) + 2]
+    return kept
+
+
+@pytest.mark.parametrize("index", range(len(blocks("python"))))
+def test_every_python_block_runs(index: int, folder: Path, use_tiny: None, capsys: pytest.CaptureFixture[str]) -> None:
+    code = blocks("python")[index]
+    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    assert (folder / "painted.png").is_file() or "picture" in code
+
+
+if __name__ == "__main__":
+    README.write_text(rewritten(README.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,293 @@
+"""What a picture is compared with: layers and their shares, strength, brush, several styles, and the cache."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from styler import losses, targets
+from styler.color import coarse_chroma, recolored
+from styler.errors import OptionError
+from styler.losses import Moments, WassersteinTarget
+from styler.objective import Targets
+from styler.options import Options
+from styler.targets import Source, StyleCache
+from styler.vgg.features import Features
+from styler.vgg.weights import Weights
+
+Picture = Callable[..., Tensor]
+GRAM = Options(distance="gram")
+
+
+@pytest.fixture
+def features(tiny: Weights) -> Features:
+    layers = (*targets.content_layers(Options(), "tiny"), *targets.style_layers(Options(), "tiny"))
+    return Features(tiny, layers, "average")
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Width and height of every picture that goes through the network from here on."""
+    seen: list[tuple[int, int]] = []
+    forward = Features.forward
+
+    def counted(self: Features, image: Tensor, *rest: object, **settings: bool) -> dict[str, Tensor]:
+        seen.append((image.shape[-1], image.shape[-2]))
+        return forward(self, image, *rest, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Features, "forward", counted)
+    return seen
+
+
+def gram(found: Targets, layer: str) -> Moments:
+    target = found.style[layer]
+    assert isinstance(target, Moments)
+    return target
+
+
+def source(image: Tensor) -> Source:
+    return Source.of(image)
+
+
+def test_resizing_keeps_the_range_and_the_mean(picture: Picture) -> None:
+    image = picture(64, 96)
+    for width, height in ((48, 32), (96, 64), (192, 130), (1, 1)):
+        found = targets.resized(image, width, height)
+        assert found.shape == (1, 3, height, width)
+        assert found.min() >= 0
+        assert found.max() <= 1
+        torch.testing.assert_close(found.mean(dim=(2, 3)), image.mean(dim=(2, 3)), rtol=0.05, atol=0)
+
+
+def test_resizing_to_its_own_size_gives_the_picture_itself(picture: Picture) -> None:
+    image = picture(20, 30)
+    assert targets.resized(image, 30, 20) is image
+
+
+def test_shrinking_does_not_alias() -> None:
+    """Stripes of one pixel become grey, not another pattern."""
+    stripes = (torch.arange(128) % 2).float().expand(1, 3, 128, 128).contiguous()
+    inside = targets.resized(stripes, 30, 30)[..., 3:-3, 3:-3]
+    torch.testing.assert_close(inside, torch.full_like(inside, 0.5), rtol=0, atol=0.02)
+
+
+def test_a_source_is_known_by_its_pixels_and_shape(picture: Picture) -> None:
+    image = picture(16, 24)
+    assert source(image).digest == source(image.clone()).digest
+    assert source(image).digest != source(image.reshape(1, 3, 24, 16)).digest
+    other = image.clone()
+    other[0, 0, 0, 0] += 0.01
+    assert source(image).digest != source(other).digest
+
+
+def test_shares_of_the_style_layers_sum_to_1_in_the_proportion_of_their_weights() -> None:
+    options = Options(layer_weights=(256.0, 64.0, 16.0, 4.0, 2.0, 1.0))
+    found = targets.style_layers(options, "vgg16")
+    assert tuple(found) == options.style_layers
+    assert math.fsum(found.values()) == pytest.approx(1)
+    assert found["relu1_1"] / found["relu4_3"] == pytest.approx(256 / 2)
+
+
+def test_one_weight_does_for_all_layers() -> None:
+    found = targets.style_layers(Options(layer_weights=(7.0,)), "vgg16")
+    assert list(found.values()) == pytest.approx([1 / 6] * 6)
+
+
+def test_weights_of_0_are_no_division_by_0() -> None:
+    assert set(targets.style_layers(Options(layer_weights=(0.0,)), "vgg16").values()) == {0.0}
+
+
+@pytest.mark.parametrize("network", ["vgg11", "vgg13"])
+def test_a_default_layer_that_a_network_lacks_becomes_the_last_of_its_block(network: str) -> None:
+    found = targets.style_layers(Options(), network)
+    assert list(found) == ["relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu4_2", "relu5_1"]
+    assert math.fsum(found.values()) == pytest.approx(1)
+    full = targets.style_layers(Options(), "vgg16")
+    assert found["relu4_2"] == pytest.approx(full["relu4_3"])
+
+
+def test_the_layers_of_a_look_are_default_layers_too() -> None:
+    assert "relu4_2" in targets.style_layers(Options.of(look="gatys"), "vgg11")
+
+
+def test_a_layer_that_was_asked_for_and_is_lacking_is_refused_with_the_names_there_are() -> None:
+    with pytest.raises(OptionError, match="'relu4_3' is no layer of vgg11") as caught:
+        targets.style_layers(Options(style_layers=("relu1_1", "relu4_3"), layer_weights=(1.0,)), "vgg11")
+    assert "relu4_2" in str(caught.value)
+    with pytest.raises(OptionError, match="'relu4_3' is no layer of vgg11"):
+        targets.content_layers(Options(content_layers=("relu4_3",)), "vgg11")
+
+
+def test_a_layer_that_is_named_twice_counts_twice_and_conv_means_rectified() -> None:
+    options = Options(style_layers=("conv1_1", "relu1_1", "relu2_1"), layer_weights=(1.0, 2.0, 3.0))
+    assert targets.style_layers(options, "vgg16") == pytest.approx({"relu1_1": 0.5, "relu2_1": 0.5})
+    assert targets.content_layers(Options(content_layers=("conv4_2", "relu4_2")), "vgg16") == ("relu4_2",)
+
+
+def test_strength_pulls_to_the_style_first_and_then_lets_the_content_go() -> None:
+    assert [targets.pull(strength) for strength in (0, 50, 75, 100)] == [0, 1, 1, 1]
+    assert [targets.hold(strength) for strength in (0, 25, 50)] == [1, 1, 1]
+    assert targets.hold(75) == pytest.approx(30**-0.5)
+    assert targets.hold(100) == pytest.approx(1 / 30)
+    for step in range(100):
+        assert targets.pull(step) <= targets.pull(step + 1)
+        assert targets.hold(step) >= targets.hold(step + 1)
+        assert (targets.pull(step), -targets.hold(step)) < (targets.pull(step + 1), -targets.hold(step + 1))
+
+
+def test_every_term_has_its_weight() -> None:
+    options = Options(strength=25, keep_color=0.5, content_layers=("relu3_1", "relu4_2"), content_weight=0.3)
+    found = targets.weighting(options, "vgg16")
+    assert found.content == pytest.approx({"relu3_1": 0.15, "relu4_2": 0.15})
+    assert found.style == targets.style_layers(options, "vgg16")
+    assert found.smoothness == pytest.approx(options.smoothness * targets.pull(25))
+    assert found.color == pytest.approx(targets.COLOR_WEIGHT / 2)
+    strong = targets.weighting(options.replace(strength=100), "vgg16")
+    assert sum(strong.content.values()) == pytest.approx(0.3 / 30)
+    assert strong.smoothness == options.smoothness
+
+
+def test_content_targets_are_the_content_s_features(features: Features, picture: Picture) -> None:
+    content, style = picture(48, 64, 1), picture(48, 64, 2)
+    found = targets.compute(features, source(content), [source(style)], (64, 48), GRAM, StyleCache())
+    assert set(found.content) == {"relu4_2"}
+    torch.testing.assert_close(found.content["relu4_2"], features(content)["relu4_2"], rtol=0, atol=0)
+    assert found.color is None
+
+
+def test_style_targets_are_the_style_s_statistics(features: Features, picture: Picture) -> None:
+    content, style = picture(48, 64, 1), picture(40, 64, 2)
+    found = targets.compute(features, source(content), [source(style)], (64, 48), GRAM, StyleCache())
+    assert list(found.style) == list(Options().style_layers)
+    for layer, maps in features(style).items():
+        if layer in found.style:
+            torch.testing.assert_close(gram(found, layer).second, losses.moments(maps).second)
+
+
+def test_moments_are_compared_by_wasserstein(features: Features, picture: Picture) -> None:
+    content, style = source(picture(48, 48, 1)), source(picture(48, 48, 2))
+    found = targets.compute(features, content, [style], (48, 48), Options(), StyleCache())
+    assert all(isinstance(target, WassersteinTarget) for target in found.style.values())
+
+
+def test_below_strength_50_the_style_is_mixed_with_the_content_s_own(features: Features, picture: Picture) -> None:
+    content, style = picture(48, 48, 1), picture(48, 48, 2)
+    found = targets.compute(
+        features, source(content), [source(style)], (48, 48), GRAM.replace(strength=20), StyleCache()
+    )
+    ours, theirs = (losses.moments(features(image)["relu3_1"]).second for image in (content, style))
+    share = targets.pull(20)
+    assert 0.2 < share < 0.8
+    torch.testing.assert_close(gram(found, "relu3_1").second, (1 - share) * ours + share * theirs)
+
+
+@pytest.mark.parametrize(("weights", "share"), [((), 0.5), ((1.0, 3.0), 0.25), ((2.0, 0.0), 1.0)])
+def test_several_styles_are_blended_by_their_weights(
+    features: Features, picture: Picture, weights: tuple[float, ...], share: float
+) -> None:
+    styles = [picture(48, 48, 2), picture(48, 48, 3)]
+    options = GRAM.replace(style_weights=weights)
+    found = targets.compute(
+        features, source(picture(48, 48, 1)), [source(style) for style in styles], (48, 48), options, StyleCache()
+    )
+    first, second = (losses.moments(features(style)["relu2_1"]).second for style in styles)
+    torch.testing.assert_close(gram(found, "relu2_1").second, share * first + (1 - share) * second)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "long_side", "brush", "expected"),
+    [
+        (300, 400, 200, 1.0, (200, 150)),
+        (300, 400, 400, 1.0, (400, 300)),
+        (300, 400, 4000, 1.0, (400, 300)),  # never enlarged
+        (300, 400, 200, 2.0, (400, 300)),
+        (300, 400, 4000, 2.0, (800, 600)),  # but for larger strokes
+        (300, 400, 200, 0.5, (100, 75)),
+        (300, 400, 64, 0.25, (21, 16)),  # never narrower than the network needs
+        (4, 400, 64, 1.0, (1600, 16)),
+        (8, 8, 512, 1.0, (16, 16)),
+    ],
+)
+def test_the_size_at_which_a_style_is_looked_at(
+    height: int, width: int, long_side: int, brush: float, expected: tuple[int, int]
+) -> None:
+    style = Source(torch.zeros(1, 3, height, width), "")
+    assert targets.style_size(style, long_side, brush, 16) == expected
+
+
+def test_the_brush_changes_the_size_at_which_a_style_is_looked_at(
+    features: Features, picture: Picture, passes: list[tuple[int, int]]
+) -> None:
+    content, style = source(picture(64, 64, 1)), source(picture(128, 96, 2))
+    for brush in (1.0, 2.0, 0.5):
+        targets.compute(features, content, [style], (64, 64), GRAM.replace(brush=brush), StyleCache())
+    assert passes == [(64, 64), (48, 64), (64, 64), (96, 128), (64, 64), (24, 32)]
+
+
+def test_statistics_of_a_style_are_computed_once(
+    features: Features, picture: Picture, passes: list[tuple[int, int]]
+) -> None:
+    cache, style = StyleCache(), source(picture(64, 64, 2))
+    for seed in (1, 3):
+        targets.compute(features, source(picture(64, 48, seed)), [style, style], (48, 64), GRAM, cache)
+    assert passes == [(48, 64), (64, 64), (48, 64)]
+
+
+def test_other_settings_have_other_statistics(
+    tiny: Weights, features: Features, picture: Picture, passes: list[tuple[int, int]]
+) -> None:
+    cache, style = StyleCache(), source(picture(64, 64, 2))
+    others = [features, Features(tiny, ["relu1_1"], "average"), Features(tiny, features.layers, "max")]
+    others.append(Features(tiny, features.layers, "average", torch.bfloat16))
+    for network in others:
+        cache.statistics(network, style, (32, 32), None)
+        cache.statistics(network, style, (32, 32), None)
+    assert len(passes) == len(others)
+
+
+def test_the_cache_is_bounded_and_keeps_what_was_used_last(
+    monkeypatch: pytest.MonkeyPatch, features: Features, picture: Picture, passes: list[tuple[int, int]]
+) -> None:
+    monkeypatch.setattr(targets, "STYLES_KEPT", 2)
+    cache, styles = StyleCache(), [source(picture(16, 16, seed)) for seed in range(3)]
+    for index in (0, 1, 0, 2, 0):
+        cache.statistics(features, styles[index], (16, 16), None)
+    assert len(passes) == 3
+    cache.statistics(features, styles[1], (16, 16), None)
+    assert len(passes) == 4
+
+
+def test_a_check_that_raises_leaves_nothing_half_made_in_the_cache(features: Features, picture: Picture) -> None:
+    cache, style, left = StyleCache(), source(picture(32, 32, 2)), [5]
+
+    def check() -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        cache.statistics(features, style, (32, 32), check)
+    found = cache.statistics(features, style, (32, 32), None)
+    assert set(found) == set(features.layers)
+
+
+def test_keeping_colour_recolours_the_style_and_holds_the_content_s_chroma(
+    features: Features, picture: Picture
+) -> None:
+    content, style = picture(48, 64, 1), picture(48, 64, 2)
+    options = GRAM.replace(keep_color=0.5)
+    found = targets.compute(features, source(content), [source(style)], (64, 48), options, StyleCache())
+    assert found.color is not None
+    torch.testing.assert_close(found.color, coarse_chroma(content, (3, 4)))
+    expected = losses.moments(features(recolored(style, content, 0.5))["relu1_1"]).second
+    torch.testing.assert_close(gram(found, "relu1_1").second, expected)
+
+
+def test_targets_need_no_gradient(features: Features, picture: Picture) -> None:
+    found = targets.compute(
+        features, source(picture(32, 32, 1)), [source(picture(32, 32, 2))], (32, 32), Options(), StyleCache()
+    )
+    parts = [*found.content.values(), *(part for target in found.style.values() for part in target)]
+    assert not any(part.requires_grad for part in parts)

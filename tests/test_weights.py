@@ -1,0 +1,256 @@
+"""The embedded file is what it says, and a file that is not is refused in one sentence without being run."""
+
+import hashlib
+import json
+import pickle
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from styler import library
+from styler.errors import OptionError, WeightsError
+from styler.vgg import family, weights
+from styler.vgg.features import Features
+from styler.vgg.weights import Weights
+
+INFO: dict[str, Any] = {"network": "tiny", "convention": "rgb", "source": "made"}
+FIRST_BIASES = (0.73429835, 0.09340367, 0.06775674, 0.8862966)
+"""Of conv1_1 of Oxford's VGG-16."""
+
+
+def embedded() -> Path:
+    return library.root() / "weights" / "vgg16.safetensors"
+
+
+def contents(tiny: Weights) -> dict[str, Tensor]:
+    """What a file of the tiny network holds."""
+    means = {
+        f"mean_activation.{pooling}.{conv}": mean
+        for pooling, found in tiny.mean_activation.items()
+        for conv, mean in found.items()
+    }
+    return {name: tensor.clone() for name, tensor in (*tiny.kernels.items(), *means.items())}
+
+
+def file(folder: Path, tensors: dict[str, Tensor], info: Any = INFO) -> Path:
+    path = folder / "net.safetensors"
+    path.write_bytes(save(tensors, {"styler": json.dumps(info)}))
+    return path
+
+
+def refused(path: Path, sha256: str | None = None) -> str:
+    """The sentence with which a file is refused: one line that names it."""
+    with pytest.raises(WeightsError) as caught:
+        weights.read(path, sha256=sha256)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    assert message.endswith(".")
+    return message
+
+
+def test_the_embedded_file_is_the_one_that_was_built() -> None:
+    assert hashlib.sha256(embedded().read_bytes()).hexdigest() == weights.EMBEDDED_SHA256
+    assert embedded().stat().st_size < 21e6
+
+
+def test_the_embedded_file_says_where_it_comes_from(vgg16: Weights) -> None:
+    assert vgg16.network == "vgg16"
+    assert vgg16.sha256 == weights.EMBEDDED_SHA256
+    assert "Simonyan" in vgg16.info["credit"]
+    assert "Zisserman" in vgg16.info["credit"]
+    assert "CC BY 4.0" in vgg16.info["credit"]
+    assert len(vgg16.info["source"]["sha256"]) == 64
+    assert 0 < vgg16.info["float16_error"] < 1e-3
+
+
+def test_the_embedded_network_is_oxford_s_up_to_conv5_1(vgg16: Weights) -> None:
+    stored = load_file(embedded())
+    assert stored["conv1_1.bias"][:4].tolist() == pytest.approx(FIRST_BIASES, rel=1e-3)
+    assert stored["conv1_1.weight"].dtype is torch.float16
+    names = [conv.name for conv in family.until("vgg16", ["relu5_1"])]
+    assert list(vgg16.kernels) == [f"{name}.{part}" for name in names for part in ("weight", "bias")]
+    assert all(kernel.dtype is torch.float32 for kernel in vgg16.kernels.values())
+
+
+def test_every_filter_has_a_constant_for_both_poolings(vgg16: Weights) -> None:
+    assert set(vgg16.mean_activation) == {"max", "average"}
+    for means in vgg16.mean_activation.values():
+        for conv in family.until("vgg16", ["relu5_1"]):
+            assert means[conv.name].shape == (conv.outputs,)
+            assert (means[conv.name] > 0).all()
+
+
+def test_a_file_is_read_as_it_was_written(tmp_path: Path, tiny: Weights) -> None:
+    path = file(tmp_path, contents(tiny))
+    found = weights.read(path, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    assert found.network == "tiny"
+    assert found.info == INFO
+    for name, kernel in tiny.kernels.items():
+        torch.testing.assert_close(found.kernels[name], kernel, rtol=0, atol=0)
+    torch.testing.assert_close(found.mean_activation["max"]["conv2_1"], tiny.mean_activation["max"]["conv2_1"])
+
+
+@pytest.mark.parametrize("convention", ["caffe", "torchvision"])
+def test_folding_a_convention_changes_nothing_in_what_the_first_convolution_gives(convention: str) -> None:
+    generator = torch.Generator().manual_seed(1)
+    kernel, bias = torch.randn((5, 3, 3, 3), generator=generator), torch.randn(5, generator=generator)
+    image = torch.rand((1, 3, 9, 8), generator=generator)  # RGB in [0, 1]
+    if convention == "caffe":
+        seen = 255 * image.flip(1) - torch.tensor([103.939, 116.779, 123.68]).reshape(1, 3, 1, 1)
+    else:
+        mean, spread = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+        seen = (image - mean.reshape(1, 3, 1, 1)) / spread.reshape(1, 3, 1, 1)
+    expected = F.conv2d(F.pad(seen, (1, 1, 1, 1), mode="replicate"), kernel, bias)
+    found = F.conv2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), *weights.for_rgb(kernel, bias, convention))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_an_altered_or_truncated_file_is_refused_by_its_hash(tmp_path: Path, tiny: Weights) -> None:
+    path = file(tmp_path, contents(tiny))
+    good = path.read_bytes()
+    sha256 = hashlib.sha256(good).hexdigest()
+    for bad in (good[:-1], good[: len(good) // 2], b"", good[:-1] + bytes([good[-1] ^ 1])):
+        path.write_bytes(bad)
+        message = refused(path, sha256)
+        assert "truncated or has been altered" in message
+        assert hashlib.sha256(bad).hexdigest()[:12] in message
+
+
+def test_an_altered_copy_of_the_embedded_file_is_refused(tmp_path: Path) -> None:
+    data = bytearray(embedded().read_bytes())
+    data[len(data) // 2] ^= 1
+    path = tmp_path / "vgg16.safetensors"
+    path.write_bytes(data)
+    assert "altered" in refused(path, weights.EMBEDDED_SHA256)
+
+
+def test_a_truncated_file_is_refused_without_its_hash_too(tmp_path: Path, tiny: Weights) -> None:
+    path = file(tmp_path, contents(tiny))
+    good = path.read_bytes()
+    for length in (0, 4, 100, len(good) // 2, len(good) - 1):
+        path.write_bytes(good[:length])
+        assert "no VGG weights" in refused(path)
+
+
+def test_a_missing_file_and_a_folder_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    assert "--backbone" in refused(tmp_path / "absent.safetensors")
+    assert "--backbone" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["conv3_1.weight", "conv1_1.bias", "mean_activation.average.conv2_1"])
+def test_a_number_that_is_none_is_refused(tmp_path: Path, tiny: Weights, name: str, value: float) -> None:
+    tensors = contents(tiny)
+    tensors[name].view(-1)[1] = value
+    assert "not finite" in refused(file(tmp_path, tensors))
+
+
+def shape(tensors: dict[str, Tensor]) -> None:
+    tensors["conv2_1.weight"] = torch.zeros(6, 3, 3, 3)
+
+
+def bias(tensors: dict[str, Tensor]) -> None:
+    tensors["conv2_1.bias"] = torch.zeros(7)
+
+
+def no_bias(tensors: dict[str, Tensor]) -> None:
+    del tensors["conv2_1.bias"]
+
+
+def no_first(tensors: dict[str, Tensor]) -> None:
+    del tensors["conv1_1.weight"]
+
+
+def mean_of_no_pooling(tensors: dict[str, Tensor]) -> None:
+    tensors["mean_activation.conv1_1"] = torch.ones(4)
+
+
+def mean_shape(tensors: dict[str, Tensor]) -> None:
+    tensors["mean_activation.max.conv1_1"] = torch.ones(5)
+
+
+def mean_of_0(tensors: dict[str, Tensor]) -> None:
+    tensors["mean_activation.max.conv1_1"] = torch.zeros(4)
+
+
+def mean_missing(tensors: dict[str, Tensor]) -> None:
+    del tensors["mean_activation.max.conv2_1"]
+
+
+@pytest.mark.parametrize(
+    "spoil", [shape, bias, no_bias, no_first, mean_of_no_pooling, mean_shape, mean_of_0, mean_missing]
+)
+def test_a_file_of_another_form_is_refused(
+    tmp_path: Path, tiny: Weights, spoil: Callable[[dict[str, Tensor]], None]
+) -> None:
+    tensors = contents(tiny)
+    spoil(tensors)
+    refused(file(tmp_path, tensors))
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        {},
+        [],
+        "vgg16",
+        None,
+        {"network": "resnet50", "convention": "rgb"},
+        {"network": ["tiny"], "convention": "rgb"},
+        {"network": "tiny"},
+        {"network": "tiny", "convention": "bgr"},
+    ],
+)
+def test_a_file_that_does_not_say_what_it_holds_is_refused(tmp_path: Path, tiny: Weights, info: Any) -> None:
+    refused(file(tmp_path, contents(tiny), info))
+
+
+def test_a_safetensors_file_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    for metadata in (None, {"format": "pt"}, {"styler": "not JSON"}):
+        path.write_bytes(save({"conv1_1.weight": torch.zeros(1)}, metadata))
+        refused(path)
+
+
+class Malicious:
+    """Leaves a mark when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.mark,))
+
+
+def test_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
+    path, mark = tmp_path / "net.safetensors", tmp_path / "mark"
+    path.write_bytes(pickle.dumps(Malicious(mark)))
+    refused(path)
+    torch.save({"conv1_1.weight": Malicious(mark)}, path)
+    refused(path)
+    assert not mark.exists()
+    pickle.loads(pickle.dumps(Malicious(mark)))
+    assert mark.exists()  # it would have
+
+
+@pytest.mark.parametrize("data", [b"\xff\xd8\xff\xe0 a photo", b"\n" * 40, struct.pack("<Q", 2) + b"{}", b"\0" * 64])
+def test_what_is_no_safetensors_file_is_refused(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(data)
+    refused(path)
+
+
+def test_a_layer_that_was_pruned_away_is_refused_with_the_layers_there_are(vgg16: Weights) -> None:
+    """VGG-16 has relu5_2, but the embedded file ends with conv5_1."""
+    with pytest.raises(OptionError, match="relu5_2") as caught:
+        Features(vgg16, ["relu5_2"])
+    assert "relu5_1" in str(caught.value)
+    assert "relu5_3" not in str(caught.value)
