@@ -4,6 +4,7 @@ Does not know what is computed there.
 """
 
 import gc
+import re
 from pathlib import Path
 
 import psutil
@@ -31,7 +32,7 @@ def choose(name: str) -> torch.device:
             return torch.device("cuda", 0)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     kind, _, index = wanted.partition(":")
-    if kind not in {"cpu", "cuda", "mps"} or (index and (kind != "cuda" or not index.isdigit())):
+    if kind not in {"cpu", "cuda", "mps"} or (index and (kind != "cuda" or not re.fullmatch("[0-9]+", index))):
         raise DeviceError(f"There is no device '{name}'; it can be auto, cpu, cuda, cuda:N or mps.")
     if kind == "cuda" and not torch.cuda.is_available():
         raise DeviceError(

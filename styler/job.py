@@ -17,7 +17,8 @@ from styler.images import Picture
 from styler.options import Options
 from styler.plan import Plan, Scale
 from styler.progress import Clock, Pixels, Progress, Result
-from styler.targets import Source, resized
+from styler.resize import resized
+from styler.targets import Source
 from styler.vgg.features import Features
 
 Input = str | os.PathLike[str] | Picture | Pixels
@@ -48,6 +49,7 @@ class Job:
     realised: list[Scale] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     losses: dict[str, Tensor] = field(default_factory=dict)
+    best_losses: dict[str, Tensor] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def check(self) -> None:
@@ -65,6 +67,8 @@ def source_of(given: Input) -> Source:
         raise UsageError(f"A picture has the shape (height, width, 3); this array has {pixels.shape}.")
     if pixels.dtype == np.uint8:
         pixels = pixels.astype(np.float32) / 255
+    if not np.issubdtype(pixels.dtype, np.floating):
+        raise UsageError(f"A picture is floats in [0, 1] or bytes; this array has {pixels.dtype}: convert it first.")
     wide = np.ascontiguousarray(pixels, dtype=np.float32)
     if not np.isfinite(wide).all():
         raise UsageError("The picture has values that are not finite; give sRGB in [0, 1].")
@@ -144,7 +148,7 @@ def final_report(job: Job, features: Features, image: Tensor | None) -> Progress
         pixels=_pixels(final),
         options=job.options,
         plan=tuple(job.realised),
-        losses={name: float(term) for name, term in job.losses.items()},
+        losses={name: float(term) for name, term in job.best_losses.items()},
         units=_in_units(job, job.clock.done),
         seconds=job.clock.seconds(),
         scale_seconds=tuple(job.seconds),

@@ -18,7 +18,7 @@ from torch.autograd.function import FunctionCtx
 COVARIANCE_FLOOR = 1e-4
 """Added to the diagonal of covariances: the square root's derivative is infinite at 0."""
 
-NEWTON_SCHULZ_STEPS = 12
+NEWTON_SCHULZ_STEPS = 18
 
 
 class Moments(NamedTuple):

@@ -50,9 +50,12 @@ def largest_side(features: Features, size: tuple[int, int], device: torch.device
 
 
 def advice(features: Features, size: tuple[int, int], device: torch.device, *, checkpoint: bool = True) -> str:
-    """The sentence for a picture that does not fit."""
+    """The sentence for a picture that does not fit.
+
+    The size it names is well below the one that failed, even if memory is free again by now.
+    """
     needed = estimate(features, size, checkpoint=checkpoint)
-    side = largest_side(features, size, device, checkpoint=checkpoint)
+    side = min(largest_side(features, size, device, checkpoint=checkpoint), max(size) * 3 // 4 // 32 * 32)
     way = f"take --size {side}" if side >= 64 else "close other programs"
     more = "" if checkpoint else ", or let --checkpoint be auto"
     return (

@@ -39,7 +39,9 @@ class Step:
     image: Tensor
     """The picture after the step, (1, 3, H, W) in [0, 1]."""
     best: Tensor
-    """The picture with the lowest finite total so far, of those evaluated."""
+    """The best picture so far: the one with the lowest finite total, or, after the last step of all, where that led."""
+    best_losses: dict[str, Tensor]
+    """Terms of the picture with the lowest finite total."""
     recovered: Tensor
     """How many evaluations so far were not finite and were undone, ()."""
 
@@ -59,11 +61,13 @@ def adam(objective: Objective, image: Tensor, steps: int, rate: float) -> Iterat
     first, second = torch.zeros_like(image), torch.zeros_like(image)
     best, lowest = image, torch.full((), math.inf, device=image.device)
     shortened, recovered, age = torch.ones_like(lowest), torch.zeros_like(lowest), torch.zeros_like(lowest)
+    best_losses: dict[str, Tensor] = {}
     for step in range(steps):
         losses, gradient = objective.gradient(image)
         finite = losses[TOTAL].isfinite() & gradient.isfinite().all()
         better = finite & (losses[TOTAL] < lowest)
-        best, lowest = torch.where(better, image, best), torch.where(better, losses[TOTAL], lowest)
+        lowest, best_losses = torch.where(better, losses[TOTAL], lowest), _chosen(better, losses, best_losses)
+        best = torch.where(better, image, best)
         recovered, shortened = recovered + ~finite, torch.where(finite, shortened, shortened / 2)
         gradient = torch.where(finite, gradient, 0)
         age = torch.where(finite, age + 1, 0)  # bias correction restarts with the moments
@@ -72,7 +76,16 @@ def adam(objective: Objective, image: Tensor, steps: int, rate: float) -> Iterat
         direction = (first / (1 - BETAS[0] ** age)) / ((second / (1 - BETAS[1] ** age)).sqrt() + 1e-12)
         moved = (image - rate * flat_then_cosine(step, steps) * shortened * direction).clamp(0, 1)
         image = torch.where(finite, moved, best)
-        yield Step(losses, image, best, recovered)
+        if step == steps - 1:
+            best = torch.where(better, moved, best)  # nobody looks at it any more, but it goes the right way
+        yield Step(losses, image, best, best_losses, recovered)
+
+
+def _chosen(better: Tensor, losses: dict[str, Tensor], before: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The terms of the better picture, chosen on the device."""
+    new = torch.stack(list(losses.values()))
+    old = torch.stack(list(before.values())) if before else torch.full_like(new, math.inf)
+    return dict(zip(losses, torch.where(better, new, old).unbind(), strict=True))
 
 
 def flat_then_cosine(step: int, steps: int) -> float:
@@ -84,9 +97,9 @@ def flat_then_cosine(step: int, steps: int) -> float:
 def lbfgs(objective: Objective, image: Tensor, steps: int) -> Iterator[Step]:
     """L-BFGS (Nocedal and Wright 2006, algorithm 7.5) with capped steps and backtracking, clamped to [0, 1].
 
-    Reads the loss after each evaluation, and so waits for the device once each time. When no step along its direction
-    helps, it forgets its history and goes on along the gradient; when that does not help either, it ends early. A
-    picture whose loss is not finite is a step that did not help.
+    Reads the device once for each evaluation. When no step along its direction helps, it forgets its history and goes
+    on along the gradient; when that does not help either, it ends early. A picture whose loss is not finite is a step
+    that did not help.
 
     Args:
         objective: what to minimise.
@@ -94,33 +107,41 @@ def lbfgs(objective: Objective, image: Tensor, steps: int) -> Iterator[Step]:
         steps: evaluations, at most.
     """
     losses, gradient = objective.gradient(image)
-    loss, recovered = float(losses[TOTAL]), 0
-    yield Step(losses, image, image, torch.tensor(0.0))
+    loss, good = _read(losses[TOTAL], gradient.isfinite().all())
+    lost = 0 if good and math.isfinite(loss) else 1
+    yield Step(losses, image, image, losses, torch.tensor(float(lost)))
+    if lost:
+        return  # without a good start there is nothing to go on from
     used, memory = 1, _Memory()
-    if not math.isfinite(loss):
-        return  # there is no good picture to go back to; the caller sees the loss
     while used < steps:
         direction = _capped(memory.direction(gradient), first=not memory.pairs)
-        slope, length, accepted = float((direction * gradient).sum()), 1.0, False
-        for _ in range(BACKTRACKS if slope < 0 else 0):
+        slope_there, length, accepted = (direction * gradient).sum(), 1.0, False
+        for _ in range(BACKTRACKS):
             trial = (image + length * direction).clamp(0, 1)
             trial_losses, trial_gradient = objective.gradient(trial)
             used += 1
-            trial_loss = float(trial_losses[TOTAL])
-            finite = math.isfinite(trial_loss) and bool(trial_gradient.isfinite().all())
-            recovered += not finite
-            accepted = finite and trial_loss <= loss + SUFFICIENT_DECREASE * length * slope
+            move, change = trial - image, trial_gradient - gradient
+            bend_there, finite = (move * change).sum(), trial_gradient.isfinite().all()
+            trial_loss, slope, bend, good = _read(trial_losses[TOTAL], slope_there, bend_there, finite)
+            lost += not (good and math.isfinite(trial_loss))
+            accepted = bool(good) and slope < 0 and trial_loss <= loss + SUFFICIENT_DECREASE * length * slope
             if accepted:
-                memory.remember(trial - image, trial_gradient - gradient)
+                memory.remember(move, change, bend_there, bend)
                 image, gradient, losses, loss = trial, trial_gradient, trial_losses, trial_loss
-            yield Step(losses, image, image, torch.tensor(float(recovered)))
-            if accepted or used >= steps:
+            yield Step(losses, image, image, losses, torch.tensor(float(lost)))
+            if accepted or used >= steps or slope >= 0:
                 break
             length *= SHORTENING
         if not accepted:
             if not memory.pairs:
                 return
             memory = _Memory()
+
+
+def _read(*values: Tensor) -> list[float]:
+    """Several numbers of the device, each (), waited for once."""
+    numbers: list[float] = torch.stack([value.float() for value in values]).tolist()
+    return numbers
 
 
 def _capped(direction: Tensor, *, first: bool) -> Tensor:
@@ -137,10 +158,9 @@ class _Memory:
     def __init__(self) -> None:
         self.pairs: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def remember(self, move: Tensor, change: Tensor) -> None:
-        """Add a pair, if the curvature along it is positive."""
-        curvature = (move * change).sum()
-        if float(curvature) > 0:
+    def remember(self, move: Tensor, change: Tensor, curvature: Tensor, value: float) -> None:
+        """Add a pair, if its curvature, move · change, is positive; `value` is the curvature as it was read."""
+        if value > 0:
             self.pairs = [*self.pairs[-(HISTORY - 1) :], (move, change, curvature)]
 
     def direction(self, gradient: Tensor) -> Tensor:

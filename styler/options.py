@@ -150,6 +150,8 @@ class Options:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _valid(field, getattr(self, field.name)))
+        if not self.content_layers and not self.style_layers:
+            raise OptionError("content_layers and style_layers are both empty; name at least one layer to go by.")
         if len(self.layer_weights) not in (1, len(self.style_layers)):
             raise OptionError(
                 f"layer_weights has {len(self.layer_weights)} numbers for {len(self.style_layers)} style layers; "
@@ -195,7 +197,7 @@ def resolve(*layers: tuple[str, Mapping[str, Any]]) -> Resolved:
         for kind, bundles in (("preset", PRESETS), ("look", LOOKS)):
             if kind in settings:
                 chosen = settings[kind]
-                if chosen not in bundles:
+                if not isinstance(chosen, str) or chosen not in bundles:
                     raise OptionError(_choice_message(kind, chosen, bundles))
                 bundle = {**_defaults(bundles), **bundles[chosen].values}
                 values |= bundle
@@ -256,8 +258,8 @@ def _scalar(name: str, limits: Knob, kind: Any, value: Any) -> Any:
             raise OptionError(_choice_message(name, value, limits.choices or ["text"]))
         return value
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    whole = number and float(value).is_integer()
-    in_range = number and math.isfinite(value) and _within(value, limits)
+    in_range = number and _within(value, limits) and math.isfinite(value)  # a huge integer is no float
+    whole = in_range and float(value).is_integer()
     if not in_range or (kind is int and not whole):
         raise OptionError(f"{name} is {value}; it can be {describe_range(limits, whole=kind is int)}.")
     return kind(value)

@@ -85,6 +85,15 @@ class Painter:
         options = options or Options()
         sources = [source_of(style) for style in _listed(styles)]
         job = self._job(source_of(content), sources, options, stop or threading.Event(), repeat)
+        threads = torch.get_num_threads()
+        try:
+            if options.threads:
+                torch.set_num_threads(options.threads)
+            yield from self._scales(job)
+        finally:
+            torch.set_num_threads(threads)
+
+    def _scales(self, job: Job) -> Iterator[Progress]:
         image = None
         for index, scale in enumerate(job.plan):
             done, best = 0, None
@@ -94,7 +103,8 @@ class Painter:
                 image = first_picture(job, scale) if image is None else refined(job, image, index)
                 image = image.to(self.device)
                 for step in self._steps(job, scale, image):
-                    done, best, job.losses = done + 1, step.best, step.losses
+                    done, best = done + 1, step.best
+                    job.losses, job.best_losses = step.losses, step.best_losses
                     job.clock.advance(scale.pixels)
                     yield report(job, index, done, step.image)
                     if done < scale.steps:
@@ -108,7 +118,7 @@ class Painter:
                 job.seconds.append(job.clock.seconds() - began)
             if job.stopped:
                 break
-        yield final_report(job, self.features(options), image)
+        yield final_report(job, self.features(job.options), image)
 
     def stylize(
         self,
@@ -154,7 +164,7 @@ class Painter:
                     done, image, recovered = done + 1, step.best, step.recovered
                     yield step
                 break
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 if not devices.is_out_of_memory(error):
                     raise
                 if job.checkpoint:
@@ -169,8 +179,6 @@ class Painter:
 
     def _optimise(self, job: Job, scale: Scale, image: Tensor, steps: int) -> Iterator[optimise.Step]:
         options, features = job.options, self.features(job.options)
-        if options.threads:
-            torch.set_num_threads(options.threads)
         size = (scale.width, scale.height)
         objective = Objective(
             features,

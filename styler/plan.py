@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from styler.errors import ImageError
-from styler.options import Options
+from styler.options import Options, knobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +56,10 @@ def make(options: Options, width: int, height: int, min_side: int) -> Plan:
     end = final_size(options, width, height)
     if min(end) < min_side:
         needed = math.ceil(min_side * max(width, height) / min(width, height))
+        way = f"give a --size of at least {needed} or " if needed <= (knobs()["size"].high or needed) else ""
         raise ImageError(
             f"The result would be {end[0]}×{end[1]} pixels, but the network needs {min_side} on the short side; "
-            f"give a --size of at least {needed} or crop the picture."
+            f"{way}crop the picture."
         )
     if options.strength == 0:
         return ()

@@ -28,7 +28,7 @@ class Result:
     plan: Plan
     """The plan as it was realised: evaluations that were made, scales that were reached."""
     losses: Mapping[str, float]
-    """Terms at the last evaluation; empty at strength 0."""
+    """Terms of the picture that is returned, as far as it was evaluated; empty at strength 0."""
     units: float
     """Work done: one unit is one evaluation at the final size."""
     seconds: float

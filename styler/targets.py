@@ -10,7 +10,6 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from styler import losses
@@ -18,6 +17,7 @@ from styler.color import coarse_chroma, recolored
 from styler.losses import Moments
 from styler.objective import Targets, Weighting
 from styler.options import Options
+from styler.resize import resized
 from styler.vgg import family
 from styler.vgg.features import Check, Features
 
@@ -43,17 +43,6 @@ class Source:
         return cls(
             image, hashlib.blake2b(image.numpy().tobytes(), digest_size=16).hexdigest() + str(tuple(image.shape))
         )
-
-
-def resized(image: Tensor, width: int, height: int) -> Tensor:
-    """The image (1, 3, H, W) at another size: bicubic, antialiased, in [0, 1], on its own device.
-
-    It is computed on the CPU, where every build of PyTorch can do it, once a scale.
-    """
-    if tuple(image.shape[-2:]) == (height, width):
-        return image
-    small = F.interpolate(image.float().cpu(), (height, width), mode="bicubic", antialias=True, align_corners=False)
-    return small.clamp(0, 1).to(image.device)
 
 
 def style_layers(options: Options, network: str) -> dict[str, float]:

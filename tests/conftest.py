@@ -1,5 +1,9 @@
 """A tiny seeded network, a painter that looks through it, and small made pictures, for every test of the engine."""
 
+from styler import environment
+
+environment.prepare()  # before torch is loaded: tests share their cores with whatever else runs
+
 import math
 from collections.abc import Callable, Iterator
 

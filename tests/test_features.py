@@ -11,7 +11,7 @@ from torch import Tensor
 
 from styler import images, library
 from styler.errors import ImageError, OptionError
-from styler.targets import resized
+from styler.resize import resized
 from styler.vgg import family, rescale
 from styler.vgg.features import Features
 from styler.vgg.weights import Weights

@@ -126,9 +126,20 @@ def test_lbfgs_ends_early_where_nothing_helps() -> None:
 @both
 def test_best_is_the_best_of_those_evaluated_and_never_gets_worse(optimiser: Optimiser) -> None:
     bowl = Bowl(goal())
-    bests = [bowl.loss(step.best) for step in run(optimiser, bowl, 40)]
+    steps = run(optimiser, bowl, 40)
+    bests = [bowl.loss(step.best) for step in steps]
     seen = [bowl.loss(image) for image in bowl.seen]
-    assert bests == [min(seen[: i + 1]) for i in range(len(seen))]
+    assert bests[:-1] == [min(seen[: i + 1]) for i in range(len(seen) - 1)]
+    assert bests[-1] <= min(seen)
+    assert [float(step.best_losses["total"]) for step in steps] == pytest.approx(
+        [min(seen[: i + 1]) for i in range(len(seen))]
+    )
+
+
+def test_the_last_step_of_adam_is_not_thrown_away() -> None:
+    (only,) = run(adam, Bowl(goal()), 1)
+    torch.testing.assert_close(only.best, only.image, rtol=0, atol=0)
+    assert not torch.equal(only.best, start())
 
 
 @both

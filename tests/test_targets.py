@@ -13,6 +13,7 @@ from styler.errors import OptionError
 from styler.losses import Moments, WassersteinTarget
 from styler.objective import Targets
 from styler.options import Options
+from styler.resize import resized
 from styler.targets import Source, StyleCache
 from styler.vgg.features import Features
 from styler.vgg.weights import Weights
@@ -54,7 +55,7 @@ def source(image: Tensor) -> Source:
 def test_resizing_keeps_the_range_and_the_mean(picture: Picture) -> None:
     image = picture(64, 96)
     for width, height in ((48, 32), (96, 64), (192, 130), (1, 1)):
-        found = targets.resized(image, width, height)
+        found = resized(image, width, height)
         assert found.shape == (1, 3, height, width)
         assert found.min() >= 0
         assert found.max() <= 1
@@ -63,13 +64,13 @@ def test_resizing_keeps_the_range_and_the_mean(picture: Picture) -> None:
 
 def test_resizing_to_its_own_size_gives_the_picture_itself(picture: Picture) -> None:
     image = picture(20, 30)
-    assert targets.resized(image, 30, 20) is image
+    assert resized(image, 30, 20) is image
 
 
 def test_shrinking_does_not_alias() -> None:
     """Stripes of one pixel become grey, not another pattern."""
     stripes = (torch.arange(128) % 2).float().expand(1, 3, 128, 128).contiguous()
-    inside = targets.resized(stripes, 30, 30)[..., 3:-3, 3:-3]
+    inside = resized(stripes, 30, 30)[..., 3:-3, 3:-3]
     torch.testing.assert_close(inside, torch.full_like(inside, 0.5), rtol=0, atol=0.02)
 
 

@@ -197,7 +197,7 @@ def _encoded(job: _Job, pixels: "Pixels", kind: str) -> bytes:
     import torch
 
     from styler import images
-    from styler.targets import resized
+    from styler.resize import resized
 
     alpha = None
     if job.content.alpha is not None:

@@ -6,10 +6,10 @@ in the user's cache folder. A checkpoint is read with `weights_only=True`, never
 """
 
 import hashlib
+import http.client
 import json
 import pickle
 import tempfile
-import urllib.error
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,8 +19,10 @@ from platformdirs import user_cache_path
 from safetensors.torch import save
 from torch import Tensor
 
-from styler import library
+from styler import images, library
 from styler.errors import OptionError, WeightsError
+from styler.plan import fitted
+from styler.resize import resized
 from styler.vgg import family, rescale, weights
 from styler.vgg.weights import Weights
 
@@ -98,7 +100,7 @@ def download(url: str, path: Path) -> None:
     prefix = url.rsplit("/", 1)[-1].removesuffix(".pth").rsplit("-", 1)[-1]
     try:
         torch.hub.download_url_to_file(url, str(path), hash_prefix=prefix, progress=True)
-    except (urllib.error.URLError, TimeoutError, RuntimeError) as error:
+    except (OSError, http.client.HTTPException, RuntimeError) as error:  # URLError and TimeoutError are OSErrors
         raise WeightsError(
             f"The weights at {url} could not be fetched ({error}); "
             f"go without --backbone to use the {weights.EMBEDDED} that comes with styler."
@@ -113,7 +115,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError, LookupError) as error:
         raise WeightsError(
             f"The weights file '{path.name}' is no PyTorch state dict that can be read safely; fetch it again."
         ) from error
@@ -178,10 +180,6 @@ def fold_batch_norm(weight: Tensor, bias: Tensor, state: Mapping[str, Tensor], p
 
 
 def _bundled_pictures() -> list[Tensor]:
-    from styler import images
-    from styler.plan import fitted
-    from styler.targets import resized
-
     found = []
     for path in (*library.contents().values(), *library.styles().values()):
         pixels = images.read(path).pixels

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from styler.errors import ImageError
+from styler.errors import ImageError, OptionError
 from styler.vgg import family
 from styler.vgg.weights import Weights
 
@@ -34,7 +34,7 @@ class Features(nn.Module):
         precision: the dtype of the convolutions; float32 switches autocast off.
 
     Raises:
-        OptionError: the network has no such layer.
+        OptionError: the network, or what is kept of it, has no such layer.
     """
 
     def __init__(
@@ -51,6 +51,11 @@ class Features(nn.Module):
         self.pooling = pooling
         self.precision = precision
         self.convs = family.until(weights.network, self.layers)
+        missing = [conv.layer for conv in self.convs if conv.layer not in weights.layers]
+        if missing:
+            raise OptionError(
+                f"The weights of {weights.network} end before {missing[-1]}; choose from {', '.join(weights.layers)}."
+            )
         for conv in self.convs:
             kernel, bias = weights.rescaled(conv, pooling)
             self.register_buffer(f"{conv.name}_weight", kernel.contiguous(memory_format=torch.channels_last))
@@ -85,7 +90,7 @@ class Features(nn.Module):
         height, width = image.shape[-2:]
         if min(height, width) < self.min_side:
             raise ImageError(
-                f"A picture of {width}×{height} pixels is too small for {self.layers[-1]}; give it at least "
+                f"A picture of {width}×{height} pixels is too small for {self.convs[-1].layer}; give it at least "
                 f"{self.min_side} pixels on each side."
             )
         found: dict[str, Tensor] = {}

@@ -44,6 +44,12 @@ class Weights:
     mean_activation: Mapping[str, Mapping[str, Tensor]]
     info: Mapping[str, Any]
 
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers that the kernels reach, first to last."""
+        convs = family.convolutions(self.network)
+        return tuple(conv.layer for conv in convs if f"{conv.name}.weight" in self.kernels)
+
     def rescaled(self, conv: family.Conv, pooling: str) -> tuple[Tensor, Tensor]:
         """Kernel (O, I, 3, 3) and bias (O,) of a convolution whose inputs and outputs all have mean activation 1."""
         kernel, bias = self.kernels[f"{conv.name}.weight"], self.kernels[f"{conv.name}.bias"]
@@ -95,6 +101,11 @@ def read(path: Path, *, sha256: str | None = None) -> Weights:
 
 def _weights(tensors: Mapping[str, Tensor], info: Mapping[str, Any], digest: str) -> Weights:
     network = info["network"]
+    if network not in family.NETWORKS:
+        raise ValueError(f"its network is '{network}'")
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} is not finite")
     kernels: dict[str, Tensor] = {}
     for conv in family.convolutions(network):
         if f"{conv.name}.weight" not in tensors:
@@ -102,8 +113,6 @@ def _weights(tensors: Mapping[str, Tensor], info: Mapping[str, Any], digest: str
         kernel, bias = tensors[f"{conv.name}.weight"].float(), tensors[f"{conv.name}.bias"].float()
         if kernel.shape != (conv.outputs, conv.inputs, 3, 3) or bias.shape != (conv.outputs,):
             raise ValueError(f"{conv.name} has the shape {tuple(kernel.shape)}")
-        if not (kernel.isfinite().all() and bias.isfinite().all()):
-            raise ValueError(f"{conv.name} is not finite")
         kernels |= {f"{conv.name}.weight": kernel, f"{conv.name}.bias": bias}
     if not kernels:
         raise ValueError("it has no conv1_1.weight")
@@ -114,7 +123,16 @@ def _weights(tensors: Mapping[str, Tensor], info: Mapping[str, Any], digest: str
         if name.startswith("mean_activation."):
             _, pooling, conv_name = name.split(".")
             means.setdefault(pooling, {})[conv_name] = tensor.float()
+    for pooling, of in means.items():
+        for conv in family.convolutions(network):
+            if f"{conv.name}.weight" in kernels and not _is_mean(of.get(conv.name), conv):
+                raise ValueError(f"mean_activation.{pooling}.{conv.name} is missing or no mean activation")
     return Weights(network, digest, kernels, means, info)
+
+
+def _is_mean(means: Tensor | None, conv: family.Conv) -> bool:
+    """Whether these are mean activations of every filter: (O,), above 0."""
+    return means is not None and means.shape == (conv.outputs,) and bool((means > 0).all())
 
 
 def for_rgb(kernel: Tensor, bias: Tensor, convention: str) -> tuple[Tensor, Tensor]:
