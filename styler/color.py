@@ -7,6 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+CELL = 16
+"""Pixels on a side of the cells of coarse chroma."""
+
 SPREAD_FLOOR = 1e-5
 """Added to the variances of colours, in squared units of the picture's range: a grey picture has none in two
 directions."""
@@ -19,9 +22,12 @@ def chroma(image: Tensor) -> Tensor:
     return torch.stack([(blue - luma) / 1.772, (red - luma) / 1.402], dim=1)
 
 
-def coarse_chroma(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Chroma averaged over a coarse grid of `size` = (h, w) cells, (1, 2, h, w): colours of areas, not of strokes."""
-    return F.adaptive_avg_pool2d(chroma(image), size)
+def coarse_chroma(image: Tensor) -> Tensor:
+    """Chroma averaged over square cells, (1, 2, ⌈H/16⌉, ⌈W/16⌉): colours of areas, not of strokes.
+
+    Cells at the right and the lower edge may be smaller.
+    """
+    return F.avg_pool2d(chroma(image), CELL, ceil_mode=True)
 
 
 def recolored(style: Tensor, content: Tensor, amount: float) -> Tensor:

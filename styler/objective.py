@@ -30,7 +30,7 @@ class Targets:
     style: Mapping[str, StyleTarget]
     """Statistics of the style, by layer."""
     color: Tensor | None = None
-    """Chroma of the content, (1, 2, h, w), or None when the style's colours are wanted."""
+    """Coarse chroma of the content, (1, 2, h, w), or None when the style's colours are wanted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ class Objective:
         if self.weighting.smoothness:
             terms[SMOOTHNESS] = self.weighting.smoothness * losses.total_variation(image)
         if self.targets.color is not None:
-            chroma = coarse_chroma(image, (self.targets.color.shape[-2], self.targets.color.shape[-1]))
+            chroma = coarse_chroma(image)
             terms[COLOR] = self.weighting.color * (chroma - self.targets.color).square().mean()
         return terms
 

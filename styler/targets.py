@@ -21,8 +21,6 @@ from styler.resize import resized
 from styler.vgg import family
 from styler.vgg.features import Check, Features
 
-COLOR_CELL = 16
-"""Pixels on a side of the cells whose mean colour `keep_color` holds."""
 COLOR_WEIGHT = 100.0
 """Weight of that term at `keep_color` 1."""
 STYLES_KEPT = 32
@@ -159,6 +157,5 @@ def compute(
         if share < 1:
             mixed = losses.blend([losses.moments(ours[layer]), mixed], [1 - share, share])
         targets[layer] = losses.wasserstein_target(mixed) if options.distance == "moments" else mixed
-    cells = max(1, size[1] // COLOR_CELL), max(1, size[0] // COLOR_CELL)
-    color = coarse_chroma(image, cells) if options.keep_color else None
+    color = coarse_chroma(image) if options.keep_color else None
     return Targets({layer: ours[layer] for layer in wanted}, targets, color)

@@ -38,14 +38,17 @@ def test_pure_colours_have_the_chroma_of_bt_601() -> None:
 
 
 def test_coarse_chroma_is_the_mean_of_each_cell(picture: Picture) -> None:
-    image = picture(8, 12)
-    found = coarse_chroma(image, (2, 3))
+    image = picture(32, 48)
+    found = coarse_chroma(image)
     assert found.shape == (1, 2, 2, 3)
-    torch.testing.assert_close(found[0, :, 1, 2], chroma(image)[0, :, 4:8, 8:12].mean(dim=(1, 2)))
+    torch.testing.assert_close(found[0, :, 1, 2], chroma(image)[0, :, 16:32, 32:48].mean(dim=(1, 2)))
 
 
 def test_coarse_chroma_takes_sizes_that_do_not_divide(picture: Picture) -> None:
-    assert coarse_chroma(picture(17, 23), (3, 5)).shape == (1, 2, 3, 5)
+    image = picture(20, 35)
+    found = coarse_chroma(image)
+    assert found.shape == (1, 2, 2, 3)
+    torch.testing.assert_close(found[0, :, 1, 2], chroma(image)[0, :, 16:, 32:].mean(dim=(1, 2)))
 
 
 def test_recolored_has_the_mean_and_the_covariance_of_the_content(picture: Picture) -> None:

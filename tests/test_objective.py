@@ -203,7 +203,7 @@ def test_color_pulls_the_areas_and_not_the_strokes() -> None:
     strokes = content + checks * torch.tensor([1.0, -1.0, 1.0]).reshape(1, 3, 1, 1)
     tinted = content + torch.tensor([0.2, 0.0, 0.0]).reshape(1, 3, 1, 1)
     weighting = Weighting(content={}, style={}, color=1.0)
-    objective = Objective(Nothing(), Targets({}, {}, coarse_chroma(content, (2, 2))), weighting)  # type: ignore[arg-type]
+    objective = Objective(Nothing(), Targets({}, {}, coarse_chroma(content)), weighting)  # type: ignore[arg-type]
     assert float(objective.terms(strokes)["color"]) < 1e-10
     assert float(objective.terms(tinted)["color"]) > 1e-3
 

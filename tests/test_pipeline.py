@@ -89,7 +89,7 @@ def threads() -> Iterator[int]:
 
 
 def chroma(found: Array) -> Tensor:
-    return coarse_chroma(torch.from_numpy(found).permute(2, 0, 1)[None], (4, 4))
+    return coarse_chroma(torch.from_numpy(found).permute(2, 0, 1)[None])
 
 
 def complete(result: Result | None, options: Options = FAST) -> Result:

@@ -1,0 +1,57 @@
+"""Seconds of a whole run against pastiche, a live peer that works offline too (`pip install pastiche==1.6.0`).
+
+    python tests/bench/peers.py [--size 256] [--content FILE --style FILE]
+
+Both are timed as commands, side by side in one run. Of pastiche 5 and 25 steps are run; its default 1000 are scaled
+from the difference.
+"""
+
+import argparse
+import importlib.util
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from styler import library
+
+FEW, MORE, DEFAULT = 5, 25, 1000
+
+
+def seconds(*command: str) -> float:
+    """Wall-clock seconds of a command that must succeed."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-m", *command], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--content", type=Path, default=library.contents()["astronaut"])
+    parser.add_argument("--style", type=Path, default=library.styles()["starry-night"])
+    args = parser.parse_args()
+    if importlib.util.find_spec("pastiche") is None:
+        sys.exit("pastiche is not installed; run `pip install pastiche==1.6.0` first.")
+    content, style, size = str(args.content), str(args.style), str(args.size)
+    with tempfile.TemporaryDirectory() as folder:
+
+        def peer(steps: int) -> float:
+            output = f"{folder}/peer{steps}.png"
+            return seconds(
+                *("pastiche", "--content", content, "--styles", style, "--size", size, "--style-size", size),
+                *("--num-steps", str(steps), "--no-verbose", "--output", output),
+            )
+
+        few, more = peer(FEW), peer(MORE)
+        ours = seconds("styler", "run", content, style, "--size", size, "-o", f"{folder}/ours.png", "-q")
+    theirs = few + (more - few) / (MORE - FEW) * (DEFAULT - FEW)
+    print(f"| at {size} px | seconds | ratio |\n|---|---|---|")
+    print(f"| pastiche, {DEFAULT} steps (scaled from {FEW} and {MORE}) | {theirs:.0f} | {theirs / ours:.1f} |")
+    print(f"| styler, standard | {ours:.1f} | 1 |")
+
+
+if __name__ == "__main__":
+    main()
