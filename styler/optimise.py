@@ -25,6 +25,8 @@ LARGEST_RMS_MOVE = 0.05
 """Of the whole picture in one step of L-BFGS."""
 FIRST_RMS_MOVE = 0.01
 """Of the first step of L-BFGS, which has no curvature to go by yet."""
+SHORTEST_RMS_MOVE = 1e-5
+"""Of a step along the gradient: when shorter ones would be needed, it is over."""
 BACKTRACKS = 4
 SHORTENING = 0.4
 SUFFICIENT_DECREASE = 1e-4
@@ -112,30 +114,34 @@ def lbfgs(objective: Objective, image: Tensor, steps: int) -> Iterator[Step]:
     yield Step(losses, image, image, losses, torch.tensor(float(lost)))
     if lost:
         return  # without a good start there is nothing to go on from
-    used, memory = 1, _Memory()
+    used, memory, reach = 1, _Memory(), FIRST_RMS_MOVE
     while used < steps:
-        direction = _capped(memory.direction(gradient), first=not memory.pairs)
-        slope_there, length, accepted = (direction * gradient).sum(), 1.0, False
+        free = _free(image, gradient)
+        direction = _capped(free * memory.direction(free * gradient), reach if not memory.pairs else None)
+        length, accepted = 1.0, False
         for _ in range(BACKTRACKS):
             trial = (image + length * direction).clamp(0, 1)
             trial_losses, trial_gradient = objective.gradient(trial)
             used += 1
             move, change = trial - image, trial_gradient - gradient
             bend_there, finite = (move * change).sum(), trial_gradient.isfinite().all()
-            trial_loss, slope, bend, good = _read(trial_losses[TOTAL], slope_there, bend_there, finite)
+            fall_there = (move * gradient).sum()  # of the move that was made: the clamp may have shortened it
+            trial_loss, fall, bend, good = _read(trial_losses[TOTAL], fall_there, bend_there, finite)
             lost += not (good and math.isfinite(trial_loss))
-            accepted = bool(good) and slope < 0 and trial_loss <= loss + SUFFICIENT_DECREASE * length * slope
+            accepted = bool(good) and trial_loss < loss and trial_loss <= loss + SUFFICIENT_DECREASE * fall
             if accepted:
                 memory.remember(move, change, bend_there, bend)
                 image, gradient, losses, loss = trial, trial_gradient, trial_losses, trial_loss
             yield Step(losses, image, image, losses, torch.tensor(float(lost)))
-            if accepted or used >= steps or slope >= 0:
+            if accepted or used >= steps:
                 break
             length *= SHORTENING
         if not accepted:
             if not memory.pairs:
-                return
+                reach *= SHORTENING**BACKTRACKS
             memory = _Memory()
+        if reach < SHORTEST_RMS_MOVE:
+            return
 
 
 def _read(*values: Tensor) -> list[float]:
@@ -144,11 +150,15 @@ def _read(*values: Tensor) -> list[float]:
     return numbers
 
 
-def _capped(direction: Tensor, *, first: bool) -> Tensor:
-    """A direction of a size that can be trusted; the first one, which has no scale of its own, is given one."""
+def _free(image: Tensor, gradient: Tensor) -> Tensor:
+    """1 where a value can follow its gradient downhill, 0 where the end of the range holds it; (1, 3, H, W)."""
+    return ~(((image <= 0) & (gradient > 0)) | ((image >= 1) & (gradient < 0)))
+
+
+def _capped(direction: Tensor, reach: float | None) -> Tensor:
+    """A direction of a size that can be trusted; one along the gradient, without a scale of its own, is given `reach`."""
     size = direction.square().mean().sqrt() + 1e-30
-    limit = FIRST_RMS_MOVE if first else LARGEST_RMS_MOVE
-    scale = limit / size if first else (limit / size).clamp(max=1)
+    scale = reach / size if reach else (LARGEST_RMS_MOVE / size).clamp(max=1)
     return (direction * scale).clamp(-LARGEST_MOVE, LARGEST_MOVE)
 
 

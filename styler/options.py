@@ -52,7 +52,7 @@ class Bundle:
 
 
 PRESETS = {
-    "draft": Bundle("seconds: to see whether a photo and a painting go together", {"steps": 30, "taper": 0.28}),
+    "draft": Bundle("seconds: to see whether a photo and a painting go together", {"steps": 30, "taper": 0.28, "optimizer": "mixed"}),
     "standard": Bundle("the default: a finished picture in minutes on a CPU", {}),
     "fine": Bundle("the best known quality, for a picture to keep or print", {"steps": 200, "taper": 0.9}),
 }
@@ -101,10 +101,13 @@ class Options:
     seed: int = knob(0, "another seed, another variant of the picture", group="Picture", low=0, high=2**32 - 1)
 
     steps: int = knob(80, "evaluations at the first, smallest scale", group="Effort", low=1, high=100_000)
-    taper: float = knob(0.8, "share of the evaluations that each next scale gets", group="Effort", low=0.01, high=2)
+    taper: float = knob(1.0, "share of the evaluations that each next scale gets", group="Effort", low=0.01, high=2)
     first_size: int = knob(128, "long side of the first scale, at least", group="Effort", low=32, high=8192)
     optimizer: str = knob(
-        "mixed", "mixed is L-BFGS at the first scale, then Adam", group="Effort", choices=("mixed", "adam", "lbfgs")
+        "lbfgs",
+        "L-BFGS, Adam, or mixed: L-BFGS at the first scale, then Adam",
+        group="Effort",
+        choices=("lbfgs", "adam", "mixed"),
     )
     learning_rate: float = knob(0.02, "Adam's step, in units of the picture's range", group="Effort", low=1e-4, high=1)
 
