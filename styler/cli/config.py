@@ -1,7 +1,5 @@
 """`styler config`: every setting, and where its value comes from."""
 
-from typing import Any
-
 from styler import config
 from styler.cli import answers, report
 from styler.cli.answers import Json
@@ -32,6 +30,6 @@ def settings(*, flags: Settings = NOT_GIVEN, json: Json = False) -> int:
     return 0
 
 
-def _named(name: str, origin: Any) -> str:
+def _named(name: str, origin: str) -> str:
     """An origin as a person would look for it: the variable itself for a value from the environment."""
-    return config.variable(name) if origin == config.ENVIRONMENT else str(origin)
+    return config.variable(name) if origin == config.ENVIRONMENT else origin

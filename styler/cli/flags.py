@@ -6,6 +6,7 @@ here; `Options` says what is wrong with them.
 
 import dataclasses
 import typing
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
@@ -78,7 +79,9 @@ def _metavar(kind: Any, knob: Knob) -> str:
 
 if TYPE_CHECKING:
     Flags = Any
+    FileName = str
 else:
+    FileName = str | Path  # comes as the text that was typed; shells complete it as a file
     Flags = dataclasses.make_dataclass(
         "Flags",
         [_flag(field) for field in dataclasses.fields(Options)],

@@ -17,7 +17,7 @@ from styler import config, library
 from styler.cli import answers, dry_run, interrupts, report
 from styler.cli.answers import Json
 from styler.cli.dry_run import DryRun
-from styler.cli.flags import NOT_GIVEN, OUTPUT, PICTURE, Settings, given
+from styler.cli.flags import NOT_GIVEN, OUTPUT, PICTURE, FileName, Settings, given
 from styler.errors import ImageError, UsageError
 from styler.options import Options, resolve
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 STARTS = ("content", "style", "noise")
 """What `init` can be besides a file."""
 
-Content = Annotated[str, Parameter(help="a photo, or the name of one that comes with styler")]
-Style = Annotated[str, Parameter(help="a painting, or the name of one that comes with styler")]
-More = Annotated[str, Parameter(show=False)]
+Content = Annotated[FileName, Parameter(help="a photo, or the name of one that comes with styler")]
+Style = Annotated[FileName, Parameter(help="a painting, or the name of one that comes with styler")]
+More = Annotated[FileName, Parameter(show=False)]
 Output = Annotated[
-    str | None,
+    FileName | None,
     Parameter(
         name=("-o", "--output"),
         group=PICTURE,
