@@ -45,5 +45,16 @@ def find_content(name: str) -> Path:
     return Path(name) if Path(name).exists() else contents().get(name, Path(name))
 
 
+def credits() -> dict[str, str]:  # noqa: A001 - nobody needs the interpreter's
+    """What every asset shows, by whom, and under which licence, by file name: from the tables of the credits."""
+    found = {}
+    for line in (root() / "CREDITS.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip().strip("`") for cell in line.strip().strip("|").split("|")]
+        if len(cells) == 6 and "/" in cells[0]:
+            name, what, author, _source, licence, _hash = cells
+            found[Path(name).name] = f"{what.split(';')[0].replace('*', '')}; {author}; {licence}"
+    return found
+
+
 def _pictures(kind: str) -> dict[str, Path]:
     return {path.stem: path for path in sorted((root() / kind).iterdir()) if path.suffix.lower() in PICTURES}

@@ -210,6 +210,18 @@ def resolve(*layers: tuple[str, Mapping[str, Any]]) -> Resolved:
     return Resolved(Options(**values), origins)
 
 
+def check(settings: Mapping[str, Any]) -> None:
+    """Look at settings one by one, so that whoever read them can say where the wrong one stands.
+
+    Raises:
+        OptionError: one is unknown or invalid by itself; whether they fit together `Options` finds out.
+    """
+    _known(settings)
+    for field in dataclasses.fields(Options):
+        if field.name in settings:
+            _valid(field, settings[field.name])
+
+
 def knobs() -> dict[str, Knob]:
     """Every setting's documentation, by name, in order."""
     return {field.name: field.metadata["knob"] for field in dataclasses.fields(Options)}

@@ -5,6 +5,7 @@ from styler import environment
 environment.prepare()  # before torch is loaded: tests share their cores with whatever else runs
 
 import math
+import os
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -33,6 +34,17 @@ def _picture(height: int, width: int, seed: int = 0) -> Tensor:
     grain = torch.rand((1, 3, height, width), generator=generator)
     wide = F.interpolate(areas, (height, width), mode="bicubic", align_corners=False)
     return (0.85 * wide.clamp(0, 1) + 0.15 * grain).contiguous()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_set(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What the developer has set for styler or terminals does not reach the tests, nor the programs they start."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [*os.environ]:
+            if name.startswith("STYLER_") or name in {"NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"}:
+                patch.delenv(name)
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        yield
 
 
 @pytest.fixture(scope="session")

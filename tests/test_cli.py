@@ -23,7 +23,11 @@ from styler.pipeline import Painter
 PROBE = """
 import sys
 from styler.cli import main
-for tokens in (["--help"], ["run", "--help"], ["--version"], ["run", "nothing-there", "nor-there"]):
+for tokens in (
+    *(["--help"], ["run", "--help"], ["--version"], ["config", "--size", "99"], ["config", "--json"], ["presets"]),
+    *(["presets", "--json"], ["styles"], ["styles", "--json"], ["completion", "bash"], ["doctor", "--help"]),
+    ["run", "nothing-there", "nor-there"],
+):
     main(tokens)
     assert not {"torch", "gradio"} & set(sys.modules), tokens
 assert "numpy" not in sys.modules or tokens[1] == "nothing-there"
@@ -81,7 +85,7 @@ def test_no_arguments_print_the_help(capsys: pytest.CaptureFixture[str]) -> None
     assert bare.out.startswith("Usage: styler")
 
 
-@pytest.mark.parametrize("tokens", [["--help"], ["run", "--help"]])
+@pytest.mark.parametrize("tokens", [["--help"], ["run", "--help"]], ids=" ".join)
 def test_help_names_the_exit_codes_and_begins_with_three_examples(
     tokens: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,7 +185,7 @@ def test_a_device_that_is_absent_is_an_error(folder: Path, capsys: pytest.Captur
 def test_an_unknown_verb_is_told_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["runn"]) == 2
     assert capsys.readouterr().err == 'styler: error: Unknown command "runn". Did you mean "run"? ' + (
-        "Available commands: run.\n"
+        "Available commands: run, presets, styles, config, doctor, completion.\n"
     )
 
 

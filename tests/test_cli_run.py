@@ -89,7 +89,7 @@ def test_a_terminal_gets_a_bar_and_a_dumb_one_lines(
 
 
 def test_the_log_tells_what_was_decided_and_how_it_went(folder: Path, capsys: Capture) -> None:
-    assert paint("photo.png", "painting.png", "-v", "--preset", "draft") == 0
+    assert paint("photo.png", "painting.png", "-vv", "--preset", "draft") == 0
     out, err = capsys.readouterr()
     assert out == "photo.painting.png\n"
     assert "Content 64×48, style 64×48; the picture goes to 'photo.painting.png'." in err

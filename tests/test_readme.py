@@ -3,6 +3,7 @@
 `python tests/test_readme.py` writes the tables anew.
 """
 
+import json
 import re
 import shlex
 from collections.abc import Callable, Iterable
@@ -89,10 +90,16 @@ def test_the_first_block_is_two_commands_that_each_make_their_own_environment() 
 
 @pytest.mark.parametrize("tokens", commands(), ids=" ".join)
 def test_every_command_runs(tokens: list[str], folder: Path, use_tiny: None, capfd: pytest.CaptureFixture[str]) -> None:
-    tokens = without(tokens, ("--size", "--preset")) + (TINY if tokens[0] == "run" else [])
-    assert main(tokens) == 0, capfd.readouterr().err
     if tokens[0] == "run":
-        assert Path(capfd.readouterr().out.removesuffix("\n")).is_file()
+        tokens = without(tokens, ("--size", "--preset")) + TINY
+    assert main(tokens) == 0, capfd.readouterr().err
+    answer = capfd.readouterr().out.removesuffix("\n")
+    if "--json" in tokens:
+        answer = json.loads(answer)["output"]
+    if tokens[0] == "run" and "--dry-run" not in tokens:
+        assert Path(answer).is_file()
+    else:
+        assert answer
 
 
 def without(tokens: list[str], flags: Iterable[str]) -> list[str]:

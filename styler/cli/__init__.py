@@ -1,7 +1,8 @@
 """The command line: one verb a file.
 
-    main ─► app (the verbs, errors ─► text and exit codes) ─► run (one picture) ─► outputs · report · interrupts
-                                                               ▲ flags (from `Options`) · usage (pages of help)
+    main ─► app (the verbs, errors ─► text and exit codes) ─► run (one picture) ─► dry_run · outputs · interrupts
+                                                            ─► config · presets · doctor · completion
+                                flags (from `Options`) · usage (pages of help) · report (stderr) · answers (stdout)
 
 Importing this loads almost nothing, and the pages of help load neither torch nor gradio: a verb loads what it needs
 once its arguments have been checked. Does not know how pictures are read, made or written.

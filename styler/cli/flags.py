@@ -6,10 +6,12 @@ here; `Options` says what is wrong with them.
 
 import dataclasses
 import typing
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 
+from styler import config
 from styler.options import LOOKS, PRESETS, Knob, Options, describe_range
 
 GROUPS = {
@@ -29,25 +31,7 @@ def name_of(field: str) -> str:
 def given(flags: Any) -> dict[str, Any]:
     """The settings that were given as flags, in the types of their fields where the text allows."""
     found = {field.name: getattr(flags, field.name) for field in dataclasses.fields(Options)}
-    types = {field.name: field.type for field in dataclasses.fields(Options)}
-    return {name: _value(types[name], text) for name, text in found.items() if text is not None}
-
-
-def _value(kind: Any, text: str) -> Any:
-    if typing.get_origin(kind) is tuple:
-        item = typing.get_args(kind)[0]
-        return tuple(_value(item, part.strip()) for part in text.split(",")) if text.strip() else ()
-    return text if kind is str else _number(text)
-
-
-def _number(text: str) -> int | float | str:
-    """The number that a text stands for; a text that is none goes on as it is, for `Options` to refuse by name."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    return {name: config.from_text(name, text) for name, text in found.items() if text is not None}
 
 
 def _flag(field: "dataclasses.Field[Any]") -> tuple[str, Any, Any]:
@@ -95,7 +79,9 @@ def _metavar(kind: Any, knob: Knob) -> str:
 
 if TYPE_CHECKING:
     Flags = Any
+    FileName = str
 else:
+    FileName = str | Path  # comes as the text that was typed; shells complete it as a file
     Flags = dataclasses.make_dataclass(
         "Flags",
         [_flag(field) for field in dataclasses.fields(Options)],
@@ -106,3 +92,6 @@ else:
 
 NOT_GIVEN = Flags()
 """No flag at all."""
+
+Settings = Annotated[Flags, Parameter(name="*")]
+"""What a verb takes that has a flag for every field."""

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.text import Text
 
 from styler.options import Resolved
 
@@ -39,8 +40,28 @@ def say(where: Console, text: str) -> None:
 
 
 def complain(text: str) -> None:
-    """One line on stderr that no name can break: whatever cannot be printed is escaped."""
-    sys.stderr.write("styler: " + "".join(c if c.isprintable() else repr(c)[1:-1] for c in text) + "\n")
+    """One line on stderr that no name can break: whatever cannot be printed is escaped.
+
+    Its kind, as in `error: …`, is coloured where the terminal and the environment want colours.
+    """
+    line = Text("styler: " + "".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
+    for kind, color in (("error:", "red"), ("warning:", "yellow")):
+        if text.startswith(kind):
+            line.stylize(color, len("styler: "), len("styler: ") + len(kind))
+    console().print(line, soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """A warning on stderr."""
+    complain(f"warning: {text}")
+
+
+@contextmanager
+def timed(log: Say, what: str) -> Iterator[None]:
+    """Log how long something took."""
+    began = time.perf_counter()
+    yield
+    log(f"{what} in {time.perf_counter() - began:.2f} s.")
 
 
 @contextmanager
@@ -139,12 +160,44 @@ def plan(scales: "Plan", units: float) -> str:
     return f"Plan: {parts}; {steps} evaluations, the work of {units:.1f} at the final size."
 
 
-def summary(result: "Result") -> list[str]:
-    """How a painting went, in lines."""
-    lines = [
+def scales(plan: "Plan") -> list[dict[str, Any]]:
+    """The plan for a program."""
+    return [{"width": s.width, "height": s.height, "steps": s.steps, "optimizer": s.optimizer} for s in plan]
+
+
+def document(result: "Result") -> dict[str, Any]:
+    """How a painting went, for a program."""
+    height, width = result.pixels.shape[:2]
+    return {
+        "width": width,
+        "height": height,
+        "options": result.options.to_dict(),
+        "plan": scales(result.plan),
+        "evaluations": result.evaluations,
+        "units": result.units,
+        "losses": result.losses,
+        "seconds": result.seconds,
+        "scale_seconds": result.scale_seconds,
+        "stopped": result.stopped,
+        "device": result.device,
+        "precision": result.precision,
+        "threads": result.threads,
+        "weights_sha256": result.weights_sha256,
+        "notes": result.notes,
+    }
+
+
+def timings(result: "Result") -> list[str]:
+    """How long each scale took, in lines."""
+    return [
         f"{done.width}×{done.height}: {done.steps} steps in {seconds:.1f} s, {seconds / done.steps:.3f} s each."
         for done, seconds in zip(result.plan, result.scale_seconds, strict=True)
     ]
+
+
+def summary(result: "Result") -> list[str]:
+    """How a painting went, in lines."""
+    lines = []
     if result.losses:
         lines.append("Losses: " + ", ".join(f"{name} {value:.4g}" for name, value in result.losses.items()) + ".")
     threads = f"{result.threads} thread" + "s" * (result.threads != 1)

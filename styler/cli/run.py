@@ -9,29 +9,30 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from styler import library
-from styler.cli import interrupts, report
-from styler.cli.flags import NOT_GIVEN, OUTPUT, PICTURE, Flags, given
+from styler import config, library
+from styler.cli import answers, dry_run, interrupts, report
+from styler.cli.answers import Json
+from styler.cli.dry_run import DryRun
+from styler.cli.flags import NOT_GIVEN, OUTPUT, PICTURE, FileName, Settings, given
 from styler.errors import ImageError, UsageError
 from styler.options import Options, resolve
 
 if TYPE_CHECKING:
     from styler.images import Picture
-    from styler.progress import Pixels, Progress
+    from styler.progress import Pixels, Progress, Result
 
 STARTS = ("content", "style", "noise")
 """What `init` can be besides a file."""
 
-Content = Annotated[str, Parameter(help="a photo, or the name of one that comes with styler")]
-Style = Annotated[str, Parameter(help="a painting, or the name of one that comes with styler")]
-More = Annotated[str, Parameter(show=False)]
-Settings = Annotated[Flags, Parameter(name="*")]
+Content = Annotated[FileName, Parameter(help="a photo, or the name of one that comes with styler")]
+Style = Annotated[FileName, Parameter(help="a painting, or the name of one that comes with styler")]
+More = Annotated[FileName, Parameter(show=False)]
 Output = Annotated[
-    str | None,
+    FileName | None,
     Parameter(
         name=("-o", "--output"),
         group=PICTURE,
@@ -45,11 +46,13 @@ Quiet = Annotated[
     bool, Parameter(name=("-q", "--quiet"), group=OUTPUT, negative=(), help="no progress and no warnings")
 ]
 Verbose = Annotated[
-    bool, Parameter(name=("-v", "--verbose"), group=OUTPUT, negative=(), help="what is decided, and how it went")
+    int,
+    Parameter(
+        name=("-v", "--verbose"), group=OUTPUT, count=True, help="what is decided, and how it went; -vv what took long"
+    ),
 ]
-Debug = Annotated[
-    bool, Parameter(group=OUTPUT, negative=(), help="as --verbose, and where in the program an error arose")
-]
+NoProgress = Annotated[bool, Parameter(name="--no-progress", group=OUTPUT, negative=(), help="no progress")]
+Debug = Annotated[bool, Parameter(group=OUTPUT, negative=(), help="as -vv, and where in the program an error arose")]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,26 +78,53 @@ def run(
     output: Output = None,
     flags: Settings = NOT_GIVEN,
     overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    json: Json = False,
     quiet: Quiet = False,
-    verbose: Verbose = False,
+    no_progress: NoProgress = False,
+    verbose: Verbose = 0,
     debug: Debug = False,
 ) -> int:
     """Paint one picture and return the exit code."""
     if quiet and verbose:
         raise UsageError("--quiet and --verbose exclude each other; give one of them.")
     where = report.console()
-    tell = _silent if quiet else partial(report.say, where)
-    log = partial(report.say, where) if verbose or debug else _silent
+    speak = partial(report.say, where)
+    tell = _silent if quiet else speak
+    log, timing = speak if verbose or debug else _silent, speak if verbose > 1 or debug else _silent
     with interrupts.watched() as watch:
-        resolved = resolve(("flag", given(flags)))
-        job = _prepared(content, (style, *styles), resolved.options, output, overwrite=overwrite)
-        for warning in (found for picture in (job.content, *job.styles) for found in picture.warnings):
-            tell(f"styler: warning: {warning}")
+        found = config.load()
+        resolved = resolve(  # weakest first
+            *found.layers,
+            ("flag", given(flags)),
+        )
+        with report.timed(timing, "Read the pictures"):
+            job = _prepared(content, (style, *styles), resolved.options, output, overwrite=overwrite)
+        warnings = [*found.warnings, *(each for picture in (job.content, *job.styles) for each in picture.warnings)]
+        for warning in [] if quiet else warnings:
+            report.warn(warning)
         for line in report.decisions(resolved, job.content, job.styles, job.output):
             log(line)
-        with report.shown(where, quiet=quiet) as show:
-            last = _painted(job, watch, show, log)
-        return _finished(job, last, watch, tell, log)
+        inputs = {"content": content, "styles": [style, *styles], "warnings": warnings}
+        if dry_run:
+            return _foretold(job, inputs, json=json)
+        with report.shown(where, quiet=quiet or no_progress) as show:
+            last = _painted(job, watch, show, log, timing)
+        written = _finished(job, last, tell, log, timing)
+        assert last.result is not None
+        _answered(written, last.result, inputs, json=json)
+        return watch.exit_code if last.result.stopped else 0
+
+
+def _foretold(job: _Job, inputs: Mapping[str, Any], *, json: bool) -> int:
+    """Say what would be painted, and paint nothing."""
+    forecast = dry_run.forecast(job.options, job.content, job.styles)
+    if json:
+        answers.document({"output": str(job.output), **inputs, **dry_run.document(forecast, job.options)})
+    else:
+        names = [inputs["content"], *inputs["styles"]]
+        answers.lines(dry_run.lines(forecast, names, [job.content, *job.styles], str(job.output)))
+    return 0
 
 
 def _prepared(content: str, styles: Iterable[str], options: Options, output: str | None, *, overwrite: bool) -> _Job:
@@ -108,7 +138,6 @@ def _prepared(content: str, styles: Iterable[str], options: Options, output: str
     default = outputs.default_name(photo, paintings, bundled=photo != Path(content))
     target = output if output is not None else images.free_name(default)
     kind = outputs.check(target, [photo, *paintings, *start], overwrite=overwrite)
-    images.sweep(Path(target).parent)
     job = _Job(
         options,
         images.read(photo),
@@ -145,12 +174,16 @@ def _located(name: str, find: Callable[[str], Path], bundled: Mapping[str, Path]
     )
 
 
-def _painted(job: _Job, watch: interrupts.Watch, show: report.Show, log: report.Say) -> "Progress":
+def _painted(job: _Job, watch: interrupts.Watch, show: report.Show, log: report.Say, timing: report.Say) -> "Progress":
     """Load the network and paint; the last report, which carries the result."""
-    from styler import devices
-    from styler.pipeline import Painter
+    from styler import images
 
-    painter = Painter.of(job.options)
+    images.sweep(Path(job.output).parent)
+    with report.timed(timing, "Loaded PyTorch"):
+        from styler import devices
+        from styler.pipeline import Painter
+    with report.timed(timing, "Loaded the network"):
+        painter = Painter.of(job.options)
     log(f"Device {devices.describe(painter.device)}, precision {str(painter.precision).removeprefix('torch.')}.")
     watch.begin()
     last = None
@@ -163,8 +196,8 @@ def _painted(job: _Job, watch: interrupts.Watch, show: report.Show, log: report.
     return last
 
 
-def _finished(job: _Job, last: "Progress", watch: interrupts.Watch, tell: report.Say, log: report.Say) -> int:
-    """Write the picture, or what there is of an interrupted one, and say where it is."""
+def _finished(job: _Job, last: "Progress", tell: report.Say, log: report.Say, timing: report.Say) -> Path | None:
+    """Write the picture, or what there is of an interrupted one; where it is, or None if there is nothing to keep."""
     from styler import images
     from styler.cli import outputs
 
@@ -172,24 +205,34 @@ def _finished(job: _Job, last: "Progress", watch: interrupts.Watch, tell: report
     assert result is not None
     for note in result.notes:
         tell(f"styler: note: {note}")
+    for line in report.timings(result):
+        timing(line)
     for line in report.summary(result):
         log(line)
     if result.stopped and not result.evaluations:
         report.complain("Stopped before the first step; nothing was written.")
-        return watch.exit_code
+        return None
     if result.stopped:
         kept = outputs.write_free(outputs.partial_name(job.output), _encoded(job, result.pixels, "png"))
         width, height = last.size
         step = f"step {last.step} of {last.steps}"
         report.complain(f"Stopped at {width}×{height}, {step}; kept as {images.quoted(kept)}.")
-        return watch.exit_code
-    data = _encoded(job, result.pixels, job.kind)
-    if job.default:
-        written = outputs.write_free(job.default, data)
-    else:
-        written = images.write(job.output, data, overwrite=job.overwrite)
-    outputs.announce(written)
-    return 0
+        return kept
+    with report.timed(timing, "Wrote the picture"):
+        data = _encoded(job, result.pixels, job.kind)
+        if job.default:
+            return outputs.write_free(job.default, data)
+        return images.write(job.output, data, overwrite=job.overwrite)
+
+
+def _answered(written: Path | None, result: "Result", inputs: Mapping[str, Any], *, json: bool) -> None:
+    """Answer on stdout: with everything, or with the path of a picture that is done."""
+    from styler.cli import outputs
+
+    if json:
+        answers.document({"output": written and str(written), **inputs, **report.document(result)})
+    elif written and not result.stopped:
+        outputs.announce(written)
 
 
 def _encoded(job: _Job, pixels: "Pixels", kind: str) -> bytes:

@@ -19,8 +19,6 @@ Examples:
   styler run photo.jpg painting.jpg --preset fine -o painted.png
   styler run --help"""
 
-RUN = "Paint a photo (CONTENT) in the manner of a painting (STYLE), or of several, blended."
-
 RUN = """\
 Usage: styler run [OPTIONS] CONTENT STYLE [STYLE ...]
 
@@ -28,6 +26,52 @@ Examples:
   styler run photo.jpg starry-night
   styler run photo.jpg painting.jpg --preset draft --strength 70 -o painted.png
   styler run photo.jpg one.jpg two.jpg --style-weights 2,1 --size original"""
+
+PRESETS = """\
+Usage: styler presets [--json]
+
+Examples:
+  styler presets
+  styler presets --json
+  styler run photo.jpg starry-night --preset draft --look gatys"""
+
+STYLES = """\
+Usage: styler styles [--json]
+
+Examples:
+  styler styles
+  styler styles --json
+  styler run astronaut starry-night"""
+
+CONFIG = """\
+Usage: styler config [OPTIONS]
+
+Examples:
+  styler config
+  styler config --preset fine --size 1024
+  STYLER_SIZE=1024 styler config --json
+
+A flag beats a variable (STYLER_SIZE, STYLER_KEEP_COLOR ...), which beats
+styler.toml in the working folder, which beats styler.toml in your folder of
+settings. A preset or look counts a little less than what is set beside it."""
+
+DOCTOR = """\
+Usage: styler doctor [--json]
+
+Examples:
+  styler doctor
+  styler doctor --json
+  STYLER_DEVICE=cuda styler doctor"""
+
+COMPLETION = """\
+Usage: styler completion [bash|zsh|fish|powershell] [--install]
+
+Examples:
+  styler completion --install
+  styler completion zsh --install
+  styler completion bash > styler.bash"""
+
+CODES = "Exit codes: 0 done, 1 failed or broken, 2 wrong usage, 130 Ctrl-C."
 
 EXIT_CODES = """\
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C, 143 terminated.
@@ -46,7 +90,8 @@ def about_run(contents: Iterable[str], styles: Iterable[str]) -> str:
     return (
         "Paint a photo (CONTENT) in the manner of a painting (STYLE) or several.\n\n"
         f"Photos that come with styler: {', '.join(contents)}.\n"
-        f"Paintings that come with styler: {', '.join(styles)}."
+        f"Paintings that come with styler: {', '.join(styles)}.\n\n"
+        "What is not given as a flag may be set in the environment or in a file: see 'styler config --help'."
     )
 
 

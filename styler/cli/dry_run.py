@@ -1,0 +1,155 @@
+"""`styler run --dry-run`: what would be painted, where, and what it would cost. Nothing is written.
+
+The time is an estimate: one evaluation at a small size is timed on the chosen device, and scaled by pixels.
+"""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from styler import plan
+from styler.cli import report
+from styler.cli.flags import OUTPUT
+from styler.options import Options
+from styler.plan import Plan
+
+if TYPE_CHECKING:
+    from styler.images import Picture
+    from styler.pipeline import Painter
+
+DryRun = Annotated[
+    bool, Parameter(group=OUTPUT, negative=(), help="say what would be done, at what cost, and do nothing")
+]
+
+TIMED_SIDE = {"cpu": 256}
+"""Long side of the picture that is timed; where the kind of device is not listed, `WIDE_SIDE`."""
+WIDE_SIDE = 512
+"""GPUs are not busy below that, and would be thought slower than they are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What a painting would be and cost."""
+
+    size: tuple[int, int]
+    device: str
+    precision: str
+    plan: Plan
+    checkpoint: bool
+    memory: float
+    """Bytes at the peak, about."""
+    free: float
+    """Bytes there are."""
+    timed: tuple[int, int] | None
+    """Width and height of the evaluation that was timed; None when there is nothing to paint."""
+    evaluation: float
+    """Seconds of one evaluation at the final size, about."""
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole plan, about."""
+        return self.evaluation * plan.units(self.plan)
+
+
+def forecast(options: Options, content: "Picture", styles: "list[Picture]") -> Forecast:
+    """Load the network, ask what `Painter.stream` would ask, and time one evaluation.
+
+    Raises:
+        StylerError: whatever would end the painting before its first evaluation.
+    """
+    from styler import devices, memory
+    from styler.pipeline import Painter
+
+    painter = Painter.of(options)
+    features = painter.features(options)
+    scales = plan.make(options, content.width, content.height, features.min_side)
+    size = plan.final_size(options, content.width, content.height)
+    checkpoint = bool(scales) and memory.needs_checkpoint(features, size, options.checkpoint, painter.device)
+    small = _small(options, size, features.min_side, painter.device.type, checkpoint=checkpoint)
+    seconds, timed = _timed(painter, small, content, styles)
+    return Forecast(
+        size=size,
+        device=devices.describe(painter.device),
+        precision=str(painter.precision).removeprefix("torch."),
+        plan=scales,
+        checkpoint=checkpoint,
+        memory=memory.estimate(features, size, checkpoint=checkpoint) if scales else 0.0,
+        free=devices.free_memory(painter.device),
+        timed=timed,
+        evaluation=seconds * math.prod(size) / math.prod(timed) if timed else 0.0,
+    )
+
+
+def _small(options: Options, size: tuple[int, int], min_side: int, device: str, *, checkpoint: bool) -> Options:
+    """The same painting in one small scale of two evaluations: the second is timed, the first warms up."""
+    needed = math.ceil(min_side * max(size) / min(size)) + 1
+    side = max(TIMED_SIDE.get(device, WIDE_SIDE), needed)
+    return options.replace(
+        size=side if side < max(size) else options.size,
+        first_size=8192,
+        steps=2,
+        optimizer="adam",
+        checkpoint="on" if checkpoint else "off",
+    )
+
+
+def _timed(
+    painter: "Painter", options: Options, content: "Picture", styles: "list[Picture]"
+) -> tuple[float, tuple[int, int] | None]:
+    """Seconds of an evaluation, and its size."""
+    marks: list[float] = []
+    size = None
+    for progress in painter.stream(content, [*styles], options):
+        if progress.result is None:
+            _ = progress.loss  # reading it waits for the device
+            marks.append(time.perf_counter())
+            size = progress.size
+    return (marks[1] - marks[0], size) if size else (0.0, None)
+
+
+def lines(found: Forecast, names: Sequence[str], pictures: "Sequence[Picture]", output: str) -> list[str]:
+    """A forecast for a person; `names` and `pictures` are the content and the styles, in this order."""
+    from styler.cli.answers import columns
+    from styler.images import quoted
+
+    inputs = [f"{quoted(name)}, {it.width}×{it.height}" for name, it in zip(names, pictures, strict=True)]
+    rows = [
+        ("Content", inputs[0]),
+        *(("Style", style) for style in inputs[1:]),
+        ("Output", f"{quoted(output)}, {found.size[0]}×{found.size[1]}"),
+        ("Device", f"{found.device}, precision {found.precision}"),
+        ("Plan", report.plan(found.plan, plan.units(found.plan)).removeprefix("Plan: ")),
+    ]
+    if found.timed:
+        how = "with" if found.checkpoint else "without"
+        needed, free = found.memory / 1e9, found.free / 1e9
+        width, height = found.timed
+        rows += [
+            ("Memory", f"about {needed:.1f} GB of the {free:.1f} GB that are free, {how} checkpointing"),
+            ("Time", f"about {report.clock(found.seconds)}: an estimate from one evaluation at {width}×{height}"),
+        ]
+    return ["A dry run: nothing is painted or written.", *columns(rows)]
+
+
+def document(found: Forecast, options: Options) -> Mapping[str, Any]:
+    """A forecast for a program."""
+    return {
+        "dry_run": True,
+        "width": found.size[0],
+        "height": found.size[1],
+        "options": options.to_dict(),
+        "device": found.device,
+        "precision": found.precision,
+        "plan": report.scales(found.plan),
+        "evaluations": sum(scale.steps for scale in found.plan),
+        "units": plan.units(found.plan),
+        "checkpoint": found.checkpoint,
+        "estimated_memory_bytes": round(found.memory),
+        "free_memory_bytes": round(found.free),
+        "estimated_seconds": found.seconds,
+        "estimated_seconds_per_evaluation": found.evaluation,
+    }

@@ -1,0 +1,146 @@
+"""What is set besides the flags: `STYLER_*` in the environment, and `styler.toml` in two folders.
+
+The fields of `Options` stand at the top level of the file, tables are for the verbs of their name. Every front end
+merges these layers with its own by `options.resolve`. Knows the options alone: no flags, pictures or networks.
+"""
+
+import dataclasses
+import difflib
+import os
+import tomllib
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from styler.errors import OptionError, StylerError
+from styler.options import Options, check, knobs
+
+FILE = "styler.toml"
+PREFIX = "STYLER_"
+ENVIRONMENT = "environment"
+"""The name of the layer that the variables make."""
+TABLES = ("batch", "ui")
+"""Tables that a file may have for other verbs."""
+
+Layer = tuple[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is set outside the program."""
+
+    layers: tuple[Layer, ...]
+    """For `resolve`, weakest first."""
+    warnings: tuple[str, ...]
+
+
+def load(environ: Mapping[str, str] | None = None) -> Found:
+    """Read the user's file, the working folder's file and the environment.
+
+    Args:
+        environ: the variables; those of the process when not given.
+
+    Raises:
+        OptionError: a file is no TOML, or a setting is unknown or invalid; the sentence names the file or variable.
+        StylerError: a file is there and cannot be read.
+    """
+    variables = os.environ if environ is None else environ
+    layers = [(str(path), settings) for path in files() if (settings := read(path)) is not None]
+    return Found((*layers, (ENVIRONMENT, _from(variables))), tuple(_misspelt(variables)))
+
+
+def files() -> tuple[Path, Path]:
+    """Where the files would be, weakest first: the user's, and the one in the working folder."""
+    from platformdirs import user_config_path
+
+    return user_config_path("styler", appauthor=False) / FILE, Path(FILE)
+
+
+def variable(name: str) -> str:
+    """The environment variable of a field: `STYLER_KEEP_COLOR`."""
+    return PREFIX + name.upper()
+
+
+def from_text(name: str, text: str) -> Any:
+    """The value of a field that a person typed, in the field's type where the text allows.
+
+    A list is separated by commas. A text that is no number goes on as it is, for `Options` to refuse by name.
+    """
+    kind: Any = next(field.type for field in dataclasses.fields(Options) if field.name == name)
+    return _value(kind, text)
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """The settings in a file, without the tables of other verbs; None if there is no such file.
+
+    Raises:
+        OptionError: it is no TOML, or a setting in it is unknown or invalid.
+        StylerError: it is there and cannot be read.
+    """
+    if not os.path.lexists(path):  # nor is there a file for us in a folder that we may not look into
+        return None
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            raise StylerError(f"Cannot read the settings in '{path}': it is no file; move it away.")
+        content = tomllib.loads(path.read_bytes().decode("utf-8-sig"))  # some editors put a mark before UTF-8
+    except OSError as error:
+        raise StylerError(f"Cannot read the settings in '{path}': {error.strerror}; make it readable.") from error
+    except (ValueError, RecursionError) as error:
+        raise OptionError(f"The settings in '{path}' are no valid TOML: {error}; correct or delete it.") from error
+    settings = {name: value for name, value in content.items() if not (name in TABLES and isinstance(value, Mapping))}
+    try:
+        for name, value in settings.items():
+            _check_type(name, value)
+        check(settings)
+    except OptionError as error:
+        raise OptionError(f"In '{path}': {error}") from error
+    return settings
+
+
+def _check_type(name: str, value: Any) -> None:
+    """Refuse a text where a number or a list is wanted, with better advice than its range."""
+    if name in knobs() and isinstance(value, str) and not isinstance(wanted := from_text(name, value), str):
+        form = "a list in brackets" if isinstance(wanted, tuple) else "a number without quotes"
+        raise OptionError(f'{name} is the text "{value}"; write {form}.')
+
+
+def _from(variables: Mapping[str, str]) -> dict[str, Any]:
+    """The settings in the environment; an empty variable is none."""
+    settings = {}
+    for name in knobs():
+        if text := variables.get(variable(name), ""):
+            settings[name] = from_text(name, text)
+            try:
+                check({name: settings[name]})
+            except OptionError as error:
+                raise OptionError(f"In the variable {variable(name)}: {error}") from error
+    return settings
+
+
+def _misspelt(variables: Iterable[str]) -> list[str]:
+    """A warning for every variable that is nearly one of ours; others may belong to somebody else."""
+    ours = [name.upper() for name in knobs()]
+    warnings = []
+    for name in variables:
+        rest = name.removeprefix(PREFIX)
+        if rest != name and rest not in ours and (close := difflib.get_close_matches(rest, ours, 1)):
+            warnings.append(f"The variable {name} is no setting; did you mean {PREFIX}{close[0]}?")
+    return warnings
+
+
+def _value(kind: Any, text: str) -> Any:
+    if typing.get_origin(kind) is tuple:
+        item = typing.get_args(kind)[0]
+        return tuple(_value(item, part.strip()) for part in text.split(",")) if text.strip() else ()
+    return text if kind is str else _number(text)
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

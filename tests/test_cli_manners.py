@@ -1,0 +1,492 @@
+"""Claims about manners: JSON, dry runs, verbosity, colours, hints, completion, and the verbs that only tell."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from styler import config, images, library
+from styler.cli import main
+from styler.errors import StylerError
+from styler.options import LOOKS, PRESETS, Options
+from styler.pipeline import Painter
+
+TINY = ["--size", "64", "--first-size", "64", "--steps", "2", "--device", "cpu"]
+RUN = ["run", "photo.png", "painting.png"]
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with a photo and a painting in it."""
+    for seed, name in enumerate(("photo.png", "painting.png")):
+        images.write(tmp_path / name, images.encode(pixels(48, 64, seed)))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def answer(capsys: Capture) -> dict[str, Any]:
+    """The one object on stdout; NaN and the like, which JSON has not, are refused."""
+
+    def refused(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    found = json.loads(capsys.readouterr().out, parse_constant=refused)
+    assert isinstance(found, dict)
+    assert found["schema"] == 1
+    return found
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_json_tells_everything_about_a_painting(folder: Path, use_tiny: None, capsys: Capture) -> None:
+    assert main([*RUN, *TINY, "--json", "--seed", "3"]) == 0
+    out, err = capsys.readouterr()
+    assert "step 1 of 2" in err, "progress is still told"
+    found = json.loads(out)
+    assert (found["output"], found["content"], found["styles"]) == ("photo.painting.png", RUN[1], [RUN[2]])
+    assert (found["width"], found["height"]) == (64, 48)
+    assert found["options"] == Options(size=64, first_size=64, steps=2, device="cpu", seed=3).to_dict()
+    assert found["plan"] == [{"width": 64, "height": 48, "steps": 2, "optimizer": "adam"}]
+    assert (found["evaluations"], found["units"], found["stopped"]) == (2, 2, False)
+    assert found["losses"]["total"] > 0
+    assert found["seconds"] > 0
+    assert (found["device"], found["precision"], found["weights_sha256"]) == ("cpu", "float32", "0" * 64)
+    assert found["threads"] >= 1
+    assert (found["notes"], found["warnings"]) == ([], [])
+
+
+def test_json_keeps_warnings_and_makes_null_of_what_is_no_number(
+    folder: Path, use_tiny: None, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Painter.stream
+
+    def strange(self: Painter, *given: object) -> object:
+        for progress in real(self, *given):  # type: ignore[arg-type]
+            if progress.result:
+                object.__setattr__(progress.result, "losses", {"total": float("nan")})
+            yield progress
+
+    monkeypatch.setattr(Painter, "stream", strange)
+    monkeypatch.setenv("STYLER_SIEZ", "64")
+    assert main([*RUN, *TINY, "--json", "-q"]) == 0
+    found = answer(capsys)
+    assert found["losses"] == {"total": None}
+    assert found["warnings"] == ["The variable STYLER_SIEZ is no setting; did you mean STYLER_SIZE?"]
+
+
+@pytest.mark.skipif(sys.platform in {"win32", "darwin"}, reason="these systems have no such names")
+def test_json_names_what_is_no_unicode_without_loss(folder: Path, use_tiny: None, capsys: Capture) -> None:
+    odd = os.fsdecode(b"two\nlines\xff.png")
+    shutil.copy("photo.png", odd)
+    assert main(["run", odd, "painting.png", *TINY, "--json", "-q"]) == 0
+    assert os.fsencode(answer(capsys)["output"]) == b"two\nlines\xff.painting.png"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "kind", "code", "said"),
+    [
+        (["run", "missing.png", "painting.png"], "ImageError", 1, "no such file"),
+        ([*RUN, "--size", "12"], "OptionError", 2, "size is 12"),
+        ([*RUN, "-o", "photo.png"], "UsageError", 2, "is one of the inputs"),
+        ([*RUN, "--sise", "64"], "UsageError", 2, "Did you mean --size?"),
+        ([*RUN, "-o", "a.xyz"], "OutputError", 1, "end the name in one of"),
+        ([*RUN, "--device", "cuda:99"], "DeviceError", 1, "GPU"),
+        ([*RUN, "--dry-run", "--device", "cuda:99"], "DeviceError", 1, "GPU"),
+        (["runn"], "UsageError", 2, 'Did you mean "run"?'),
+        (["config", "--size", "12"], "OptionError", 2, "size is 12"),
+    ],
+)
+def test_errors_are_json_too(tokens: list[str], kind: str, code: int, said: str, capsys: Capture) -> None:
+    assert main([*tokens, "--json"]) == code
+    error = answer(capsys)["error"]
+    assert (error["kind"], error["exit_code"]) == (kind, code)
+    assert said in error["message"]
+
+
+def test_after_two_dashes_json_is_a_name(capsys: Capture) -> None:
+    assert main(["run", "photo.png", "--", "--json"]) == 1
+    assert capsys.readouterr().out == ""
+
+
+def test_a_bug_is_json_too(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    def broken(_name: str) -> Path:
+        raise RuntimeError("unforeseen")
+
+    monkeypatch.setattr(library, "find_content", broken)
+    assert main([*RUN, "--json"]) == 1
+    assert answer(capsys)["error"]["kind"] == "Bug"
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_an_interrupted_run_is_json_too(
+    steps: int, folder: Path, painter: Painter, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    real = painter.stream
+
+    def stream(*given: Any) -> object:
+        if not steps:
+            signal.raise_signal(signal.SIGTERM)
+        for progress in real(*given):
+            if progress.evaluations == steps and not progress.result:
+                signal.raise_signal(signal.SIGTERM)
+            yield progress
+
+    monkeypatch.setattr(painter, "stream", stream)
+    monkeypatch.setattr(Painter, "of", lambda _options: painter)
+    assert main([*RUN, *TINY, "--json", "-q"]) == 143
+    found = answer(capsys)
+    assert found["stopped"] is True
+    assert found["output"] == ("photo.painting.partial.png" if steps else None)
+
+
+def test_an_interruption_while_the_network_loads_is_json_too(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setattr(Painter, "of", lambda _options: signal.raise_signal(signal.SIGTERM))
+    assert main([*RUN, *TINY, "--json", "-q"]) == 143
+    assert answer(capsys)["error"] == {"kind": "Interrupted", "message": "Terminated.", "exit_code": 143}
+
+
+def test_stdout_that_is_full_is_told_once(folder: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with Path("/dev/full").open("wb") as full:
+        tokens = [sys.executable, "-m", "styler", "presets", "--json"]
+        root = Path(__file__).parent.parent
+        done = subprocess.run(
+            tokens, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60,
+            env=os.environ | {"PYTHONPATH": str(root)},
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert re.fullmatch(r"styler: error: Standard output cannot be written \(.*\); send it elsewhere.\n", done.stderr)
+
+
+def test_a_dry_run_tells_everything_and_writes_nothing(folder: Path, use_tiny: None, capsys: Capture) -> None:
+    left = folder / ".styler-0123456789abcdef.tmp"
+    left.write_bytes(b"half a picture")
+    before = names(folder)
+    assert main([*RUN, "--dry-run", "--device", "cpu", "-o", "new/a.jpg"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert names(folder) == before
+    for said in (
+        r"^A dry run: nothing is painted or written\.$",
+        r"^Content +'photo\.png', 64×48$",
+        r"^Style +'painting\.png', 64×48$",
+        r"^Output +'new/a\.jpg', 512×384$",
+        r"^Device +cpu, precision float32$",
+        r"^Plan +128×96 80 steps of lbfgs, .*, 512×384 51 steps of adam; 195 evaluations, the work of [\d.]+ ",
+        r"^Memory +about [\d.]+ GB of the [\d.]+ GB that are free, without checkpointing$",
+        r"^Time +about \d+:\d\d: an estimate from one evaluation at 256×192$",
+    ):
+        assert re.search(said, out, re.MULTILINE), said
+
+
+def test_a_dry_run_foretells_what_the_run_then_does(folder: Path, use_tiny: None, capsys: Capture) -> None:
+    tokens = [*RUN, *TINY[2:], "--size", "128", "--json", "-q"]
+    assert main([*tokens, "--dry-run"]) == 0
+    foretold = answer(capsys)
+    assert main(tokens) == 0
+    done = answer(capsys)
+    for name in ("output", "content", "styles", "width", "height", "options", "device", "precision", "plan"):
+        assert foretold[name] == done[name], name
+    assert (foretold["evaluations"], foretold["units"]) == (done["evaluations"], done["units"])
+    assert foretold["dry_run"] is True
+    assert foretold["estimated_seconds"] == foretold["units"] * foretold["estimated_seconds_per_evaluation"] > 0
+    assert foretold["estimated_memory_bytes"] > 0
+
+
+@pytest.mark.parametrize(
+    "asked", [["--strength", "0"], ["--size", "original"], ["--size", "64", "--checkpoint", "on"]], ids=" ".join
+)
+def test_a_dry_run_takes_every_request(asked: list[str], folder: Path, use_tiny: None, capsys: Capture) -> None:
+    assert main([*RUN, "--device", "cpu", "--dry-run", "--json", *asked]) == 0
+    found = answer(capsys)
+    assert (found["evaluations"] == 0) == ("--strength" in asked)
+    assert found["checkpoint"] == ("on" in asked)
+
+
+@pytest.mark.parametrize(
+    "asked", [["--style-weights", "1,2"], ["--size", "8192", "--checkpoint", "off"], ["--style-layers", "relu9_9"]]
+)
+def test_a_dry_run_refuses_what_the_run_would(
+    asked: list[str], folder: Path, use_tiny: None, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("styler.devices.free_memory", lambda _device: 400_000_000)
+    tokens = [*RUN, "--device", "cpu", "-q", "--layer-weights", "1", *asked]
+    code = main(tokens)
+    said = capsys.readouterr().err
+    assert code
+    assert main([*tokens, "--dry-run"]) == code
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("flag", ["--no-progress", "-q"])
+def test_progress_can_be_silenced_alone(
+    flag: str, folder: Path, use_tiny: None, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STYLER_SIEZ", "1")
+    assert main([*RUN, *TINY, flag]) == 0
+    out, err = capsys.readouterr()
+    assert out == "photo.painting.png\n"
+    assert "step" not in err
+    assert ("warning: The variable STYLER_SIEZ" in err) == (flag == "--no-progress")
+
+
+@pytest.mark.parametrize(("flags", "timed"), [(["-v"], False), (["-vv"], True), (["-v", "-v"], True)], ids=str)
+def test_once_verbose_tells_decisions_and_twice_times(
+    flags: list[str], timed: bool, folder: Path, use_tiny: None, capsys: Capture
+) -> None:
+    assert main([*RUN, *TINY, *flags]) == 0
+    err = capsys.readouterr().err
+    assert "Settings: size 64 (flag)" in err
+    assert "Device cpu" in err
+    for what in (r"^Read the pictures in [\d.]+ s\.$", r"^Loaded PyTorch in", r"^Loaded the network in",
+                 r"^64×48: 2 steps in [\d.]+ s, [\d.]+ s each\.$", r"^Wrote the picture in"):  # fmt: skip
+        assert bool(re.search(what, err, re.MULTILINE)) == timed, what
+
+
+@pytest.mark.parametrize(
+    ("environment", "coloured"),
+    [
+        ({}, False),
+        ({"FORCE_COLOR": "1", "TERM": "xterm"}, True),
+        ({"FORCE_COLOR": "1", "TERM": "dumb"}, False),
+        ({"FORCE_COLOR": "1", "TERM": "xterm", "NO_COLOR": "1"}, False),
+        ({"FORCE_COLOR": "1", "TERM": "xterm", "NO_COLOR": ""}, True),
+    ],
+    ids=str,
+)
+def test_colours_are_as_the_environment_wants_them(
+    environment: dict[str, str], coloured: bool, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert main(["run"]) == 2
+    err = capsys.readouterr().err
+    assert ("\x1b[31merror:\x1b[0m" in err) == coloured
+    assert ("\x1b" in err) == coloured
+
+
+def test_no_color_takes_the_colours_of_the_bar(
+    folder: Path, use_tiny: None, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    colour = re.compile(r"\x1b\[[\d;]*\b[34][0-8](;|m)")
+    assert main([*RUN, *TINY]) == 0
+    assert colour.search(capsys.readouterr().err)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert main([*RUN, *TINY]) == 0
+    err = capsys.readouterr().err
+    assert "step 1 of 2" in err
+    assert not colour.search(err)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "said"),
+    [
+        ("confg", 'Did you mean "config"?'),
+        ("doktor", 'Did you mean "doctor"?'),
+        ("run photo.png painting.png --dry-rn", "Did you mean --dry-run?"),
+        ("run photo.png painting.png --strenght 3", "Did you mean --strength?"),
+        ("run photo.png painting.png --optimizer adm", 'Did you mean "adam"?'),
+        ("config --look gaty", 'Did you mean "gatys"?'),
+        ("presets --jsn", "Did you mean --json?"),
+        ("completion bsh", 'Did you mean "bash"?'),
+        ("run cat stary-night", "did you mean 'starry-night'?"),
+    ],
+)
+def test_a_misspelling_is_answered_with_what_was_meant(tokens: str, said: str, capsys: Capture) -> None:
+    assert main(tokens.split()) in {1, 2}
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert said in err
+
+
+@pytest.mark.parametrize("verb", ["presets", "styles", "config", "doctor", "completion"])
+def test_the_page_of_every_verb_begins_with_three_examples_and_fits(
+    verb: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([verb, "--help"]) == 0
+    page = capsys.readouterr().out
+    assert re.match(r"Usage: .*\n\nExamples:\n(  .*styler .*\n){3}\n", page)
+    assert "Exit codes: " in page
+    assert max(map(len, page.splitlines())) <= 80
+    if verb == "config":
+        assert re.findall(r"^(\w+):$", page, re.MULTILINE)[1:] == [
+            "Picture",
+            "Effort",
+            "Objective",
+            "Machine",
+            "Output",
+        ]
+    else:
+        assert len(page.splitlines()) <= 24
+
+
+def test_the_first_verb_is_run(capsys: Capture) -> None:
+    main(["--help"])
+    verbs = capsys.readouterr().out.split("\nCommands:\n")[1]
+    assert re.findall(r"^  (\w+) ", verbs, re.MULTILINE)[:3] == ["run", "presets", "styles"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_completion_script_knows_verbs_flags_and_choices(shell: str, capsys: Capture) -> None:
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    for word in ("doctor", "keep-color", "dry-run", "gatys", "draft"):
+        assert word in script
+    if program := shutil.which(shell):
+        check = [program, "--no-execute" if shell == "fish" else "-n"]
+        subprocess.run(check, input=script, text=True, check=True, timeout=30)
+
+
+def test_bash_completes_verbs_flags_choices_and_files(folder: Path, capsys: Capture) -> None:
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("there is no bash")
+    assert main(["completion", "bash"]) == 0
+    ask = """
+    answer() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _styler; echo "${COMPREPLY[*]}"; }
+    answer styler doc; answer styler run --dry; answer styler run --preset f; answer styler run pho
+    answer styler run photo.png painting.png -o pai
+    """
+    done = subprocess.run(
+        [bash, "-c", capsys.readouterr().out + ask], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert done.stdout.split("\n")[:5] == ["doctor", "--dry-run", "fine", "photo.png", "painting.png"]
+
+
+def test_completion_is_installed_in_the_home_folder(
+    folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(folder / "home"))
+    assert main(["completion", "fish", "--install"]) == 0
+    path = Path(capsys.readouterr().out.removesuffix("\n"))
+    assert path.is_relative_to(folder / "home")
+    assert "keep-color" in path.read_text()
+    (folder / "file").write_text("no folder")
+    monkeypatch.setenv("HOME", str(folder / "file"))
+    assert main(["completion", "fish", "--install"]) == 1
+    assert "cannot be installed" in capsys.readouterr().err
+
+
+def test_run_obeys_file_and_environment_and_flags_beat_them(
+    folder: Path, use_tiny: None, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "styler.toml").write_text('size = 80\nfirst_size = 64\nsteps = 3\ndevice = "cpu"\n[batch]\nx = 1')
+    monkeypatch.setenv("STYLER_STEPS", "2")
+    assert main([*RUN, "--json", "-q"]) == 0
+    found = answer(capsys)
+    assert (found["width"], found["evaluations"]) == (80, 2)
+    assert main([*RUN, "--json", "-q", "--size", "64"]) == 0
+    assert answer(capsys)["width"] == 64
+    (folder / "styler.toml").write_text("size = 80\nsise = 3")
+    assert main([*RUN, "-q"]) == 2
+    assert "In 'styler.toml': There is no setting 'sise'" in capsys.readouterr().err
+
+
+def test_config_shows_every_value_and_its_origin(
+    folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "styler.toml").write_text('preset = "draft"')
+    monkeypatch.setenv("STYLER_KEEP_COLOR", "0.5")
+    assert main(["config", "--size", "99", "--json"]) == 0
+    found = answer(capsys)
+    assert list(found["settings"]) == list(Options().to_dict())
+    assert found["settings"]["size"] == {"value": 99, "origin": "flag"}
+    assert found["settings"]["keep_color"] == {"value": 0.5, "origin": "STYLER_KEEP_COLOR"}
+    assert found["settings"]["taper"] == {"value": 0.28, "origin": "styler.toml (preset draft)"}
+    assert found["settings"]["brush"] == {"value": 1, "origin": "default"}
+    assert [file["found"] for file in found["files"]] == [False, True]
+    assert main(["config", "--size", "99"]) == 0
+    rows = [re.split("  +", line) for line in capsys.readouterr().out.splitlines()]
+    assert ["size", "99", "flag"] in rows
+    assert ["taper", "0.28", "styler.toml (preset draft)"] in rows
+    assert rows[-1] == [f"Files: styler.toml (read), {config.files()[0]} (not there)."]
+
+
+def test_presets_and_looks_are_listed_with_flags_that_make_them(capsys: Capture) -> None:
+    assert main(["presets", "--json"]) == 0
+    found = answer(capsys)
+    assert (list(found["presets"]), list(found["looks"])) == (list(PRESETS), list(LOOKS))
+    for kind, listed in (("preset", found["presets"]), ("look", found["looks"])):
+        for name, bundle in listed.items():
+            assert Options.of(**bundle["values"], **{kind: name}) == Options.of(**{kind: name})
+            assert Options(**bundle["values"], **{kind: name}) == Options.of(**{kind: name})
+            assert bundle["help"]
+    assert main(["presets"]) == 0
+    assert "--preset draft\n  seconds: " in capsys.readouterr().out
+
+
+def test_styles_and_photos_are_listed_with_their_credit(capsys: Capture) -> None:
+    assert main(["styles", "--json"]) == 0
+    found = answer(capsys)
+    assert (list(found["styles"]), list(found["contents"])) == (list(library.styles()), list(library.contents()))
+    for picture in [*found["styles"].values(), *found["contents"].values()]:
+        assert Path(picture["path"]).is_file()
+        assert picture["credit"]
+    assert main(["styles"]) == 0
+    assert re.search(r"^  starry-night +The Starry Night, 1889; Vincent van Gogh; public domain$",
+                     capsys.readouterr().out, re.MULTILINE)  # fmt: skip
+
+
+def test_the_doctor_finds_a_sound_installation_sound(capsys: Capture) -> None:
+    assert main(["doctor", "--json"]) == 0
+    found = answer(capsys)
+    assert (found["ok"], found["broken"]) == (True, [])
+    assert found["self_test"]["last_loss"] < found["self_test"]["first_loss"]
+    assert re.fullmatch("[0-9a-f]{64}", found["weights"]["vgg16"])
+    assert set(found["extras"]) == {"heif", "jxl"}
+    for name in ("program", "torch", "devices", "cache", "settings"):
+        assert found[name]
+
+
+@pytest.mark.parametrize("broken", ["weights", "loss", "settings", "device"])
+def test_the_doctor_tells_what_is_broken_and_fails(
+    broken: str, folder: Path, use_tiny: None, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if broken == "weights":
+
+        def altered(_name: str) -> None:
+            raise StylerError("The weights file is altered.")
+
+        monkeypatch.setattr("styler.vgg.backbones.load", altered)
+    elif broken == "loss":
+        monkeypatch.setattr("styler.optimise.adam", no_progress)
+    elif broken == "settings":
+        (folder / "styler.toml").write_text("size = ")
+    else:
+        monkeypatch.setenv("STYLER_DEVICE", "cuda:99")
+    assert main(["doctor"]) == 1
+    out = capsys.readouterr().out
+    said = {
+        "weights": r"^weights: The weights file is altered\.$",
+        "loss": r"^self_test: Painting on cpu did not lower the loss .*; try ",
+        "settings": r"^settings: The settings in 'styler\.toml' are no valid TOML",
+        "device": r"^devices: .*GPU",
+    }
+    assert re.search(said[broken], out, re.MULTILINE), out
+    assert "Everything works" not in out
+
+
+def no_progress(objective: Any, image: Any, steps: int, _rate: float) -> Any:
+    """An optimiser that does not move."""
+    from styler.optimise import Step
+
+    for _ in range(steps):
+        losses, _gradient = objective.gradient(image)
+        yield Step(losses, image, image, losses, image.new_zeros(()))

@@ -1,0 +1,147 @@
+"""Claims about settings outside the program: files, variables, their order, and what is said of wrong ones."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from styler import config
+from styler.errors import OptionError, StylerError
+from styler.options import Options, resolve
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """The user's file and the working folder's, neither of which is there."""
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
+    user, here = config.files()
+    user.parent.mkdir(parents=True)
+    return user, here
+
+
+def test_every_field_has_a_variable_that_takes_what_the_flag_takes() -> None:
+    typed = {}
+    for name, value in Options().to_dict().items():
+        typed[config.variable(name)] = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    found = config.load(typed)
+    assert resolve(*found.layers).options == Options()
+    assert set(found.layers[-1][1]) == {name for name, value in Options().to_dict().items() if value != []}
+
+
+def test_the_folder_beats_the_user_and_the_environment_beats_both(folders: tuple[Path, Path]) -> None:
+    user, here = folders
+    user.write_text("size = 100\nseed = 1\nbrush = 2")
+    here.write_text("size = 200\nseed = 2")
+    resolved = resolve(*config.load({"STYLER_SIZE": "300"}).layers, ("flag", {"strength": 9}))
+    assert (resolved.options.size, resolved.options.seed, resolved.options.brush) == (300, 2, 2)
+    origins = [resolved.origins[name] for name in ("size", "seed", "brush", "strength", "taper")]
+    assert origins == ["environment", "styler.toml", str(user), "flag", "default"]
+
+
+def test_a_preset_ranks_below_the_fields_beside_it_and_above_weaker_layers(folders: tuple[Path, Path]) -> None:
+    user, here = folders
+    user.write_text("steps = 11\ntaper = 0.5")
+    here.write_text('preset = "draft"\nsteps = 22')
+    resolved = resolve(*config.load({}).layers)
+    assert (resolved.options.steps, resolved.options.taper) == (22, 0.28)
+    assert resolved.origins["taper"] == "styler.toml (preset draft)"
+
+
+def test_tables_of_other_verbs_are_passed_over(folders: tuple[Path, Path]) -> None:
+    folders[1].write_text("size = 200\n[batch]\nworkers = 3\n[ui]\nport = 1")
+    assert config.read(folders[1]) == {"size": 200}
+
+
+def test_a_file_may_begin_with_a_byte_order_mark_and_hold_lists(folders: tuple[Path, Path]) -> None:
+    folders[1].write_bytes(b'\xef\xbb\xbfsize = "original"\nstyle_weights = [2, 1.5]\ncontent_layers = ["relu3_1"]')
+    options = resolve(*config.load({}).layers).options
+    assert (options.size, options.style_weights, options.content_layers) == ("original", (2, 1.5), ("relu3_1",))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sise = 64", "In 'styler.toml': There is no setting 'sise'; did you mean 'size'?"),
+        ("keep-color = 1", "In 'styler.toml': There is no setting 'keep-color'; did you mean 'keep_color'?"),
+        ("size = 12", "In 'styler.toml': size is 12; it can be 64 to 8192."),
+        ("size = true", "In 'styler.toml': size is True; it can be"),
+        ("size = nan", "In 'styler.toml': size is nan; it can be"),
+        ("size = 1979-05-27", "In 'styler.toml': size is 1979-05-27; it can be"),
+        ('size = "512"', "In 'styler.toml': size is the text \"512\"; write a number without quotes."),
+        ('style_weights = "2,1"', "In 'styler.toml': style_weights is the text \"2,1\"; write a list in brackets."),
+        ("style_weights = 2", "In 'styler.toml': style_weights is '2'; it takes a list."),
+        ('preset = "fien"', "In 'styler.toml': preset is 'fien' (did you mean 'fine'?)"),
+        ("[size]\nlow = 1", "In 'styler.toml': size is {'low': 1}; it can be"),
+        ("[bacth]\nworkers = 1", "In 'styler.toml': There is no setting 'bacth'"),
+        ("batch = 1", "In 'styler.toml': There is no setting 'batch'"),
+        ("size = ", "The settings in 'styler.toml' are no valid TOML: Invalid value (at "),
+        ("x = " + "[" * 100_000, "The settings in 'styler.toml' are no valid TOML: "),
+    ],
+)
+def test_a_wrong_file_is_refused_in_one_sentence_that_names_it(
+    text: str, said: str, folders: tuple[Path, Path]
+) -> None:
+    folders[1].write_text(text)
+    with pytest.raises(OptionError) as caught:
+        config.load({})
+    assert str(caught.value).startswith(said)
+    assert "\n" not in str(caught.value)
+
+
+def test_bytes_that_are_no_text_are_no_toml(folders: tuple[Path, Path]) -> None:
+    folders[1].write_bytes(b"size = \xff\xfe")
+    with pytest.raises(OptionError, match="no valid TOML"):
+        config.load({})
+
+
+def test_what_is_no_file_is_refused_without_waiting(folders: tuple[Path, Path]) -> None:
+    folders[1].mkdir()
+    with pytest.raises(StylerError, match="it is no file; move it away") as caught:
+        config.load({})
+    assert caught.value.exit_code == 1
+    if hasattr(os, "mkfifo"):
+        folders[1].rmdir()
+        os.mkfifo(folders[1])
+        with pytest.raises(StylerError, match="it is no file"):
+            config.load({})
+
+
+def test_a_file_that_cannot_be_read_is_named(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    folders[1].write_text("size = 64")
+
+    def refused(_path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(StylerError, match=r"^Cannot read the settings in 'styler.toml': Permission denied; make it"):
+        config.load({})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("STYLER_SIZE", "12", "In the variable STYLER_SIZE: size is 12; it can be 64 to 8192."),
+        ("STYLER_SIZE", "big", "In the variable STYLER_SIZE: size is big; it can be 64 to 8192."),
+        ("STYLER_LOOK", "gatis", "In the variable STYLER_LOOK: look is 'gatis' (did you mean 'gatys'?)"),
+        ("STYLER_STYLE_WEIGHTS", "1,x", "In the variable STYLER_STYLE_WEIGHTS: style_weights is x"),
+    ],
+)
+def test_a_wrong_variable_is_refused_by_name(name: str, text: str, said: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        config.load({name: text})
+    assert str(caught.value).startswith(said)
+
+
+def test_an_empty_variable_is_none_and_a_misspelt_one_is_told() -> None:
+    found = config.load({"STYLER_SIZE": "", "STYLER_SIEZ": "64", "STYLER_XYZZY": "1", "SIZE": "64"})
+    assert [dict(settings) for _, settings in found.layers] == [{}]
+    assert found.warnings == ("The variable STYLER_SIEZ is no setting; did you mean STYLER_SIZE?",)
+
+
+def test_layers_that_only_fit_together_are_merged_before_they_are_judged(folders: tuple[Path, Path]) -> None:
+    folders[1].write_text('style_layers = ["relu1_1", "relu2_1"]')
+    layers = config.load({"STYLER_LAYER_WEIGHTS": "2,1"}).layers
+    assert resolve(*layers).options.layer_weights == (2, 1)
