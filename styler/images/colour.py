@@ -3,12 +3,13 @@
 Values are sRGB-encoded throughout; nothing here works in linear light.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from styler.images.raw import Array, Raw
+from styler.images.raw import Array, Raw, strips
 
 Floats = NDArray[np.float32]
 
@@ -21,44 +22,58 @@ _SAME = 128
 
 
 def to_srgb(raw: Raw) -> Floats:
-    """Return (H, W, 3) sRGB in [0, 1]; a profile that cannot be used is ignored, and `raw.warnings` says so."""
-    samples = raw.samples
-    if raw.icc:
-        converted = _by_profile(samples, raw.icc)
-        if converted is not None:
-            return normalised(converted)
+    """Return (H, W, 3) sRGB in [0, 1], upright, and take the samples from `raw`, so that their memory comes free.
+
+    A profile that cannot be used is ignored, and `raw.warnings` says so.
+    """
+    convert = _by_profile(raw.samples, raw.icc) if raw.icc else _plain
+    if convert is None:
         raw.warnings.append("its colour profile is broken or does not fit, and was ignored")
+        convert = _plain
+    samples, raw.samples = upright(raw.samples, raw.orientation), raw.samples[:0].copy()
+    height, width = samples.shape[:2]
+    pixels = np.empty((height, width, 3), np.float32)
+    for rows in strips(height, width):
+        pixels[rows] = convert(samples[rows])
+    return pixels
+
+
+def _plain(samples: Array) -> Floats:
+    """Convert (H, W, C) without a profile to (H, W, 3), or to (H, W, 1) where that is all there is."""
     pixels = normalised(samples)
-    if pixels.shape[-1] == 4:
-        return (1 - pixels[..., :3]) * (1 - pixels[..., 3:])
-    return np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels
+    return (1 - pixels[..., :3]) * (1 - pixels[..., 3:]) if pixels.shape[-1] == 4 else pixels
 
 
 def normalised(samples: Array) -> Floats:
-    """Divide integers by their full scale; float32 is in [0, 1] already."""
+    """Divide integers by their full scale; float32 is in [0, 1] already. In rows one after another, whatever was."""
     if samples.dtype.kind == "f":
-        return samples.astype(np.float32, copy=False)
-    return np.divide(samples, np.iinfo(samples.dtype).max, dtype=np.float32)
+        return np.ascontiguousarray(samples, dtype=np.float32)
+    return np.divide(samples, np.iinfo(samples.dtype).max, dtype=np.float32, order="C")
 
 
-def _by_profile(samples: Array, icc: bytes) -> Array | None:
-    """Convert (H, W, C) with the profile `icc`, to uint16 unless it is sRGB already; None if that cannot be done."""
+def _by_profile(samples: Array, icc: bytes) -> Callable[[Array], Floats] | None:
+    """Make what converts (H, W, C) with the profile `icc`; None if that cannot be done."""
     import imagecodecs
 
     space = _SPACES[samples.shape[-1]]
-    described = _SIGNATURES.get(icc[16:20])
-    if space == "gray" and described == "rgb":
-        samples, space = np.repeat(samples, 3, axis=-1), "rgb"
-    if space != described:
+    described = _SIGNATURES.get(icc[16:20], "")
+    if described != space and (space, described) != ("gray", "rgb"):
         return None
-    try:
-        if space == "rgb" and _is_srgb(icc):
-            return samples
+
+    def convert(samples: Array) -> Floats:
         if samples.dtype.kind == "f":
             samples = np.rint(samples * np.float32(65535)).astype(np.uint16)
-        return _transform(samples, icc, space)
+        if space != described:
+            samples = np.repeat(samples, 3, axis=-1)
+        return normalised(_transform(samples, icc, described))
+
+    try:
+        if described == "rgb" and _is_srgb(icc):
+            return _plain
+        convert(samples[:1, :1])
     except imagecodecs.CmsError:
         return None
+    return convert
 
 
 def _transform(samples: Array, icc: bytes, space: str) -> Array:
@@ -98,18 +113,19 @@ def srgb_profile() -> bytes:
 
 
 def upright(array: Array, orientation: Any) -> Array:
-    """Turn (H, W, …) as EXIF's orientation 1 to 8 asks, so that row 0 is the top; any other value is ignored."""
+    """Turn (H, W, …) as EXIF's orientation 1 to 8 asks, so that row 0 is the top, as a view; others are ignored."""
     if orientation in (5, 6, 7, 8):
         array = array.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
         array = array[::-1]
     if orientation in (2, 3, 6, 7):
         array = array[:, ::-1]
-    return np.ascontiguousarray(array)
+    return array
 
 
-def composite(pixels: Floats, alpha: Floats, background: tuple[float, float, float]) -> Floats:
-    """Lay `pixels` (H, W, 3) over `background` by `alpha` (H, W); where alpha is 1 they stay as they are, exactly."""
-    mixed = pixels * alpha[..., None]
-    mixed += (1 - alpha)[..., None] * np.asarray(background, np.float32)
-    return mixed
+def composite(pixels: Floats, alpha: Floats, background: tuple[float, float, float]) -> None:
+    """Lay `pixels` (H, W, 3), in place, over `background` by `alpha` (H, W); where that is 1 they stay, exactly."""
+    for rows in strips(*alpha.shape):
+        share = alpha[rows][..., None]  # (h, W, 1)
+        pixels[rows] *= share
+        pixels[rows] += (1 - share) * np.asarray(background, np.float32)

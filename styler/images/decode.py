@@ -15,7 +15,7 @@ from PIL import Image, ImageFile
 
 from styler.images import exif
 from styler.images.kinds import Refusal
-from styler.images.raw import NOT_FINITE, SEVERAL, Array, Limits, Raw
+from styler.images.raw import NOT_FINITE, SEVERAL, Array, Limits, Raw, strips
 
 if TYPE_CHECKING:
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
@@ -120,20 +120,28 @@ def _is_deep(directory: "ImageFileDirectory_v2", limits: Limits) -> bool:
 
 
 def _split(image: Image.Image) -> tuple[Array, Array | None]:
-    """Convert any Pillow mode to samples (H, W, C) and alpha (H, W) or None."""
-    mode = image.mode
-    if mode.startswith("I;16"):
-        return np.array(image, dtype=np.uint16)[..., None], None  # (H, W, 1)
-    if mode in ("I", "F"):
-        return _from_wide(np.asarray(image, dtype=np.float64) / (65535 if mode == "I" else 1)), None
-    if mode == "LAB":
-        image = _from_lab(image)
-    wanted = _target(mode, "transparency" in image.info)
-    samples = np.asarray(image if image.mode == wanted else image.convert(wanted))
-    samples = samples[..., None] if samples.ndim == 2 else samples  # (H, W, C)
-    if wanted in ("LA", "RGBA"):
-        return samples[..., :-1], samples[..., -1]
-    return samples, None
+    """Convert any Pillow mode to samples (H, W, C) and alpha (H, W) or None, by strips."""
+    width, height = image.size
+    wide = image.mode[:1] in ("I", "F")
+    wanted = image.mode if wide else _target(image.mode, "transparency" in image.info)
+    has_alpha = wanted in ("LA", "RGBA")
+    kind = np.uint8 if not wide else np.uint16 if image.mode.startswith("I;16") else np.float32
+    samples = np.empty((height, width, 1 if wide else len(wanted) - has_alpha), kind)
+    alpha = np.empty((height, width), kind) if has_alpha else None
+    for rows in strips(height, width):
+        strip = image._new(image.im.crop((0, rows.start, width, rows.stop)))  # `Image.crop` asks for Pillow's limit
+        part = _from_wide(strip) if wide else np.asarray(_converted(strip, wanted))
+        part = part.reshape(*part.shape[:2], -1)  # (h, W, C)
+        samples[rows] = part[..., : samples.shape[-1]]
+        if alpha is not None:
+            alpha[rows] = part[..., -1]
+    return samples, alpha
+
+
+def _converted(image: Image.Image, wanted: str) -> Image.Image:
+    if image.mode == "LAB":
+        return _from_lab(image)
+    return image if image.mode == wanted else image.convert(wanted)
 
 
 def _target(mode: str, has_transparency: bool) -> str:
@@ -144,10 +152,13 @@ def _target(mode: str, has_transparency: bool) -> str:
     return mode if mode in ("L", "LA", "RGB", "RGBA", "CMYK") else plain.get(mode, "RGB")
 
 
-def _from_wide(grey: Array) -> Array:
+def _from_wide(image: Image.Image) -> Array:
+    if image.mode.startswith("I;16"):
+        return np.array(image, dtype=np.uint16)
+    grey = np.asarray(image, dtype=np.float64) / (65535 if image.mode == "I" else 1)  # (h, W)
     if not np.isfinite(grey).all():
         raise Refusal(NOT_FINITE)
-    return np.clip(grey, 0, 1).astype(np.float32)[..., None]  # (H, W, 1)
+    return np.clip(grey, 0, 1)
 
 
 def _from_lab(image: Image.Image) -> Image.Image:

@@ -10,7 +10,7 @@ import numpy as np
 
 from styler.images import exif
 from styler.images.kinds import Refusal
-from styler.images.raw import NOT_FINITE, SEVERAL, Array, Limits, Raw
+from styler.images.raw import NOT_FINITE, SEVERAL, Array, Limits, Raw, strips
 
 _COLOURS = {0: 1, 1: 1, 2: 3, 5: 4}  # colour samples by PhotometricInterpretation: grey (0: inverted), RGB, CMYK
 _PREMULTIPLIED, _STRAIGHT = 1, 2  # ExtraSamples that are alpha; 0 is "unspecified"
@@ -30,7 +30,7 @@ def png(data: bytes) -> tuple[Array, Array | None]:
     if pixels.ndim == 2:
         return pixels[..., None], None
     if pixels.shape[-1] in (2, 4):
-        return pixels[..., :-1], pixels[..., -1]
+        return pixels[..., :-1].copy(), pixels[..., -1].copy()  # apart, so that the memory of one comes free alone
     return pixels, None
 
 
@@ -71,7 +71,7 @@ def tiff(data: bytes, limits: Limits) -> Raw:
     if extras and extras[0] in (_PREMULTIPLIED, _STRAIGHT):
         alpha, _ = _scaled(stored[..., colours], bits)  # (H, W)
         if extras[0] == _PREMULTIPLIED:
-            samples = _unpremultiplied(samples, alpha)
+            _unpremultiply(samples, alpha)
     icc = tags.get(_ICC_PROFILE)
     raw = Raw(samples, alpha, bytes(icc) if icc else None, tags.get(exif.ORIENTATION, 1))
     raw.metadata = exif.whitelisted(tags, {})
@@ -92,27 +92,34 @@ def _check(page: Any, limits: Limits) -> None:
     if page.dtype is None or page.dtype.kind not in "uf":
         raise Refusal("its values are signed or complex numbers; save it as 16-bit RGB or grey")
     samples = page.samplesperpixel
+    limits.check_depth(int(page.imagewidth) * int(page.imagelength), page.dtype.itemsize * samples)
     if not _COLOURS[photometric] <= samples <= _COLOURS[photometric] + 4:
         raise Refusal(f"it has {samples} values to a pixel; save it as 16-bit RGB or grey")
 
 
 def _scaled(samples: Array, bits: int) -> tuple[Array, float]:
-    """Bring samples to uint16, or to float32 in [0, 1]; also return what float samples were divided by."""
-    if samples.dtype.kind == "f":
-        if not np.isfinite(samples).all():
+    """Copy samples to uint16, or to float32 in [0, 1]; also return what float samples were divided by."""
+    if bits == 16 and samples.dtype.kind == "u":
+        return samples.astype(np.uint16), 1.0  # the file's byte order may not be ours
+    if samples.dtype.kind == "u":
+        top, full = 1.0, 2.0**bits - 1
+    else:
+        if not all(np.isfinite(samples[rows]).all() for rows in strips(*samples.shape[:2])):
             raise Refusal(NOT_FINITE)
         # Divided, not clipped: a scan kept as 0 to 255, or a highlight over 1, keeps its drawing.
-        top = max(float(samples.max()), 1.0)
-        return np.clip(samples / top, 0, 1).astype(np.float32), top
-    if bits == 16:
-        return samples.astype(np.uint16, copy=False), 1.0  # astype: the file's byte order may not be ours
-    return (samples / np.float64(2**bits - 1)).astype(np.float32), 1.0
+        top = full = max(float(samples.max()), 1.0)
+    scaled = np.empty(samples.shape, np.float32)
+    for rows in strips(*samples.shape[:2]):
+        scaled[rows] = np.clip(samples[rows] / full, 0, 1)
+    return scaled, top
 
 
-def _unpremultiplied(samples: Array, alpha: Array) -> Array:
-    """Divide colours by the alpha that they were stored multiplied with; where that is 0 they are 0."""
-    if samples.dtype == np.uint16:
-        samples, alpha = samples / _FULL, alpha / _FULL
-    share = alpha[..., None]  # (H, W, 1)
-    divided = np.divide(samples, share, out=np.zeros(samples.shape, np.float32), where=share > 0)
-    return np.minimum(divided, 1)
+def _unpremultiply(samples: Array, alpha: Array) -> None:
+    """Divide colours, in place, by the alpha that they were stored multiplied with; where that is 0 they are 0."""
+    full = 65535 if samples.dtype == np.uint16 else 1
+    for rows in strips(*alpha.shape):
+        colours = samples[rows].astype(np.float32)  # (h, W, C)
+        share = alpha[rows][..., None] / np.float32(full)  # (h, W, 1)
+        divided = np.divide(colours, share, out=np.zeros_like(colours), where=share > 0)
+        divided = np.minimum(divided, full)
+        samples[rows] = np.rint(divided) if full > 1 else divided

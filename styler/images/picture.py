@@ -92,12 +92,12 @@ def read_text(source: Source, *, name: str | None = None, max_bytes: int = 2_000
 
 
 def _finished(raw: Raw, background: tuple[float, float, float], called: str, sha256: str) -> Picture:
-    pixels = colour.upright(colour.to_srgb(raw), raw.orientation)  # (H, W, 3)
-    alpha = None if raw.alpha is None else colour.upright(colour.normalised(raw.alpha), raw.orientation)  # (H, W)
+    pixels = colour.to_srgb(raw)  # (H, W, 3)
+    alpha = None if raw.alpha is None else colour.normalised(colour.upright(raw.alpha, raw.orientation))  # (H, W)
     if alpha is not None and (alpha == 1).all():
         alpha = None
     if alpha is not None:
-        pixels = colour.composite(pixels, alpha, background)
+        colour.composite(pixels, alpha, background)
         if not alpha.any():
             raw.warnings.append("it is wholly transparent, so only the background is painted")
     warnings = tuple(f"About {called}: {found}." for found in raw.warnings)

@@ -1,6 +1,10 @@
-"""The values that pass from a decoder to `colour`: samples as stored, and what a header may claim."""
+"""The values that pass from a decoder to `colour`: samples as stored, and what a header may claim.
 
-from collections.abc import Mapping
+A picture at the limit is large, so whatever is computed for every pixel is computed by `strips`, without copies of the
+whole.
+"""
+
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +15,16 @@ from styler.images.kinds import Refusal
 Array = NDArray[Any]
 
 SEVERAL = "it holds more than one picture, of which the first was taken"
+_STRIP = 1_000_000  # pixels
+_DEEPEST = 8  # bytes of a pixel of 16-bit RGBA
+
 NOT_FINITE = "some of its values are not finite numbers (NaN or Inf); repair it first"
+
+
+def strips(height: int, width: int) -> Iterator[slice]:
+    """Cut the rows of a picture into strips of about a million pixels."""
+    rows = max(1, _STRIP // max(1, width))
+    return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
 
 
 @dataclass(slots=True)
@@ -41,3 +54,11 @@ class Limits:
             raise Refusal(f"{size}, more than the limit of {limit}; make it smaller or raise the limit")
         if min(width, height) < self.min_side:
             raise Refusal(f"{size} and must be at least {self.min_side} px on each side; use a larger one")
+
+    def check_depth(self, pixels: int, bytes_each: int) -> None:
+        """Raise `Refusal` if so many pixels may be decoded, but not at so many bytes each."""
+        if pixels * bytes_each > self.max_pixels * _DEEPEST:
+            raise Refusal(
+                f"its {bytes_each} bytes a pixel are {pixels * bytes_each / 1e6:.0f} MB in all, more than the limit of "
+                f"{self.max_pixels * _DEEPEST / 1e6:g} MB; save it with 16 bit or make it smaller"
+            )
