@@ -51,6 +51,9 @@ class Bundle:
     values: Mapping[str, Value]
 
 
+STARTS = ("content", "style", "noise")
+"""What `init` can be besides a picture file."""
+
 PRESETS = {
     "draft": Bundle("seconds: to see whether a photo and a painting go together", {"steps": 30, "taper": 0.28}),
     "standard": Bundle("the default: a finished picture in minutes on a CPU", {}),

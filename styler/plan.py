@@ -38,7 +38,7 @@ Plan = tuple[Scale, ...]
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """What was done for a result of some size, to be done again: a painting that was stopped never reached that size."""
+    """What was done for a result of some size, which a painting that was stopped never reached; to be done again."""
 
     plan: Plan
     width: int
@@ -115,8 +115,8 @@ def refit(repeat: Repeat, width: int, height: int, min_side: int = 1) -> Plan:
             scales.append(dataclasses.replace(scale, width=size[0], height=size[1]))
     if repeat.plan and not scales:
         raise ImageError(
-            f"Nothing of the plan can be repeated at {width}×{height} pixels, since the network needs {min_side} on the "
-            "short side; ask for a larger size, or for another plan."
+            f"Nothing of the plan can be repeated at {width}×{height} pixels, since the network needs {min_side} on "
+            "the short side; ask for a larger size, or for another plan."
         )
     return tuple(scales)
 
