@@ -7,6 +7,7 @@ from rich.console import Console
 
 from styler import library
 from styler.cli import flags, report, usage
+from styler.cli.inspect import inspect
 from styler.cli.run import run
 from styler.errors import StylerError, UsageError
 
@@ -44,7 +45,16 @@ def _app() -> App:
     )
     about = usage.about_run(library.contents(), library.styles())
     app.command(run, name="run", help=about, usage=usage.RUN, version_flags=[])
-    app["run"]["--help"].group = flags.OUTPUT
+    app.command(
+        inspect,
+        name="inspect",
+        help=usage.ABOUT_INSPECT,
+        usage=usage.INSPECT,
+        help_epilogue=usage.EXIT_CODES_INSPECT,
+        version_flags=[],
+    )
+    for verb in ("run", "inspect"):
+        app[verb]["--help"].group = flags.OUTPUT
     return app
 
 
@@ -60,6 +70,8 @@ def _version() -> str:
 def _explained(error: CycloptsError) -> str:
     """What was wrong with the arguments, in a sentence."""
     if isinstance(error, MissingArgumentError) and error.argument and error.argument.index is not None:
+        if error.argument.name == "FILE":
+            return "FILE is needed: a picture that styler made; see 'styler inspect --help'."
         return "CONTENT and STYLE are needed, in this order; see 'styler run --help'."
     return str(error)
 

@@ -29,6 +29,18 @@ Examples:
   styler run photo.jpg painting.jpg --preset draft --strength 70 -o painted.png
   styler run photo.jpg one.jpg two.jpg --style-weights 2,1 --size original"""
 
+ABOUT_INSPECT = "Print the settings inside a picture that styler made, and the command that made it."
+
+INSPECT = """\
+Usage: styler inspect [OPTIONS] FILE
+
+Examples:
+  styler inspect photo.painting.png
+  styler inspect --json photo.painting.png
+  styler run --from photo.painting.png other.jpg painting.jpg"""
+
+EXIT_CODES_INSPECT = "Exit codes: 0 done, 1 failed or there are no settings, 2 wrong usage."
+
 EXIT_CODES = """\
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C, 143 terminated.
 Standard output gets the path of the picture and nothing else. The first
