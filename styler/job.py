@@ -112,8 +112,8 @@ def _enlarged(job: Job, image: Tensor, before: tuple[int, int], after: tuple[int
 
 
 def _in_units(job: Job, pixels: int) -> float:
-    """Evaluated pixels as units of work: evaluations at the size of the last scale."""
-    return pixels / job.plan[-1].pixels if job.plan else 0.0
+    """Evaluated pixels as units of work: evaluations at the size of the result."""
+    return pixels / (job.size[0] * job.size[1])
 
 
 def _pixels(image: Tensor) -> Pixels:

@@ -48,7 +48,7 @@ class Step:
     """How many evaluations so far were not finite and were undone, ()."""
 
 
-def adam(objective: Objective, image: Tensor, steps: int, rate: float) -> Iterator[Step]:
+def adam(objective: Objective, image: Tensor, steps: int, rate: float, planned: int | None = None) -> Iterator[Step]:
     """Adam (Kingma and Ba 2015) with a flat-then-cosine rate, clamped to [0, 1] after each step.
 
     Never waits for the device: an evaluation that is not finite is undone there, by selection: the best picture comes
@@ -59,7 +59,9 @@ def adam(objective: Objective, image: Tensor, steps: int, rate: float) -> Iterat
         image: where to start, (1, 3, H, W) in [0, 1].
         steps: evaluations.
         rate: largest step, in units of the picture's range.
+        planned: evaluations that the rate is laid out for, if more than `steps`: as if it were stopped after `steps`.
     """
+    planned = planned or steps
     first, second = torch.zeros_like(image), torch.zeros_like(image)
     best, lowest = image, torch.full((), math.inf, device=image.device)
     shortened, recovered, age = torch.ones_like(lowest), torch.zeros_like(lowest), torch.zeros_like(lowest)
@@ -76,9 +78,9 @@ def adam(objective: Objective, image: Tensor, steps: int, rate: float) -> Iterat
         first = torch.where(finite, first.lerp(gradient, 1 - BETAS[0]), 0)
         second = torch.where(finite, second.lerp(gradient.square(), 1 - BETAS[1]), 0)
         direction = (first / (1 - BETAS[0] ** age)) / ((second / (1 - BETAS[1] ** age)).sqrt() + 1e-12)
-        moved = (image - rate * flat_then_cosine(step, steps) * shortened * direction).clamp(0, 1)
+        moved = (image - rate * flat_then_cosine(step, planned) * shortened * direction).clamp(0, 1)
         image = torch.where(finite, moved, best)
-        if step == steps - 1:
+        if step == planned - 1:
             best = torch.where(better, moved, best)  # nobody looks at it any more, but it goes the right way
         yield Step(losses, image, best, best_losses, recovered)
 
@@ -156,7 +158,7 @@ def _free(image: Tensor, gradient: Tensor) -> Tensor:
 
 
 def _capped(direction: Tensor, reach: float | None) -> Tensor:
-    """A direction of a size that can be trusted; one along the gradient, without a scale of its own, is given `reach`."""
+    """A direction of a size that can be trusted; one along the gradient, which has no scale, gets `reach`."""
     size = direction.square().mean().sqrt() + 1e-30
     scale = reach / size if reach else (LARGEST_RMS_MOVE / size).clamp(max=1)
     return (direction * scale).clamp(-LARGEST_MOVE, LARGEST_MOVE)

@@ -51,8 +51,11 @@ class Bundle:
     values: Mapping[str, Value]
 
 
+STARTS = ("content", "style", "noise")
+"""What `init` can be besides a picture file."""
+
 PRESETS = {
-    "draft": Bundle("seconds: to see whether a photo and a painting go together", {"steps": 30, "taper": 0.28, "optimizer": "mixed"}),
+    "draft": Bundle("seconds: do these two go together?", {"steps": 30, "taper": 0.28, "optimizer": "mixed"}),
     "standard": Bundle("the default: a finished picture in minutes on a CPU", {}),
     "fine": Bundle("the best known quality, for a picture to keep or print", {"steps": 200, "taper": 0.9}),
 }

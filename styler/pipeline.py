@@ -4,7 +4,6 @@ Every front end iterates `Painter.stream`; nothing else knows how a picture is m
 keeps no state but the painter's network and its cache of style statistics.
 """
 
-import dataclasses
 import threading
 from collections.abc import Iterator
 
@@ -16,7 +15,7 @@ from styler.errors import DeviceError, OutOfMemory, UsageError
 from styler.job import Input, Job, Stopped, final_report, first_picture, refined, report, source_of
 from styler.objective import Objective
 from styler.options import Options
-from styler.plan import Plan, Scale
+from styler.plan import Repeat, Scale
 from styler.progress import Clock, Progress, Result
 from styler.targets import Source
 from styler.vgg import backbones
@@ -64,7 +63,7 @@ class Painter:
         styles: Input | list[Input] | tuple[Input, ...],
         options: Options | None = None,
         stop: threading.Event | None = None,
-        repeat: Plan | None = None,
+        repeat: Repeat | None = None,
     ) -> Iterator[Progress]:
         """Paint, reporting after every evaluation; the last report carries the `Result`.
 
@@ -76,7 +75,8 @@ class Painter:
             styles: one painting, or several to be blended with `options.style_weights`.
             options: all settings; `Options()` when not given.
             stop: checked between convolutions.
-            repeat: a plan to follow, such as that of an earlier result, in place of the one that the options ask for.
+            repeat: the work of an earlier result (`Result.repeat`), in place of the plan that the options ask for. One
+                that was stopped is repeated as far as it went.
 
         Raises:
             StylerError: a picture cannot be read, a setting does not fit, or memory is short; before any evaluation
@@ -94,15 +94,14 @@ class Painter:
             torch.set_num_threads(threads)
 
     def _scales(self, job: Job) -> Iterator[Progress]:
-        image = None
+        image: Tensor | None = None
         for index, scale in enumerate(job.plan):
             done, best = 0, None
             began = job.clock.seconds()
             try:
                 job.check()
-                image = first_picture(job, scale) if image is None else refined(job, image, index)
-                image = image.to(self.device)
-                for step in self._steps(job, scale, image):
+                start = first_picture(job, scale) if image is None else refined(job, image, index)
+                for step in self._steps(job, scale, start.to(self.device)):
                     done, best = done + 1, step.best
                     job.losses, job.best_losses = step.losses, step.best_losses
                     job.clock.advance(scale.pixels)
@@ -114,7 +113,7 @@ class Painter:
             image = image if best is None else best
             if done:
                 job.clock.skip((scale.steps - done) * scale.pixels)
-                job.realised.append(dataclasses.replace(scale, steps=done))
+                job.realised.append(scale.after(done))
                 job.seconds.append(job.clock.seconds() - began)
             if job.stopped:
                 break
@@ -126,7 +125,7 @@ class Painter:
         styles: Input | list[Input] | tuple[Input, ...],
         options: Options | None = None,
         stop: threading.Event | None = None,
-        repeat: Plan | None = None,
+        repeat: Repeat | None = None,
     ) -> Result:
         """Paint and return the result: `stream`, drained."""
         result = None
@@ -136,7 +135,7 @@ class Painter:
         return result
 
     def _job(
-        self, content: Source, styles: list[Source], options: Options, stop: threading.Event, repeat: Plan | None
+        self, content: Source, styles: list[Source], options: Options, stop: threading.Event, repeat: Repeat | None
     ) -> Job:
         if not styles:
             raise UsageError("There is no style to paint in; give at least one.")
@@ -151,7 +150,7 @@ class Painter:
         scales = plan.make(options, width, height, features.min_side)
         size = plan.final_size(options, width, height)
         if repeat is not None and scales:
-            scales = plan.refit(repeat, *size)
+            scales = plan.refit(repeat, *size, features.min_side)
         checkpoint = bool(scales) and memory.needs_checkpoint(features, size, options.checkpoint, self.device)
         return Job(options, content, styles, scales, size, stop, Clock(scales), checkpoint)
 
@@ -191,7 +190,8 @@ class Painter:
         if scale.optimizer == "lbfgs":
             yield from optimise.lbfgs(objective, image, steps)
         else:
-            yield from optimise.adam(objective, image, steps, options.learning_rate)
+            left_out = max(0, scale.planned - scale.steps)
+            yield from optimise.adam(objective, image, steps, options.learning_rate, steps + left_out)
 
 
 def stream(

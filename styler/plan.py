@@ -1,5 +1,6 @@
 """The plan of a painting: which scales, how many evaluations at each, by which optimiser. Arithmetic only."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -17,14 +18,31 @@ class Scale:
     """Evaluations of the objective."""
     optimizer: str
     """`adam` or `lbfgs`."""
+    planned: int = 0
+    """Evaluations that Adam's rate is laid out for, where the work ends before them; 0 where it does not."""
 
     @property
     def pixels(self) -> int:
         """Width × height."""
         return self.width * self.height
 
+    def after(self, steps: int) -> "Scale":
+        """The scale as it was realised, with so many evaluations made. L-BFGS does not care how many were planned."""
+        planned = max(self.steps, self.planned)
+        is_cut = self.optimizer == "adam" and steps < planned
+        return dataclasses.replace(self, steps=steps, planned=planned if is_cut else 0)
+
 
 Plan = tuple[Scale, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """What was done for a result of some size, which a painting that was stopped never reached; to be done again."""
+
+    plan: Plan
+    width: int
+    height: int
 
 
 def fitted(width: int, height: int, long_side: int) -> tuple[int, int]:
@@ -75,16 +93,32 @@ def make(options: Options, width: int, height: int, min_side: int) -> Plan:
     return tuple(scales)
 
 
-def refit(plan: Plan, width: int, height: int) -> Plan:
-    """The same work for a result of another size: scales keep their share of the final size, steps and optimiser."""
-    if not plan:
-        return ()
-    last = plan[-1]
+def refit(repeat: Repeat, width: int, height: int, min_side: int = 1) -> Plan:
+    """The same work for a result of another size: scales keep their share of the final size, steps and optimiser.
+
+    Args:
+        repeat: what was done, and for which size.
+        width: of the new result.
+        height: likewise.
+        min_side: what the network needs on the short side; scales that have become narrower are left out.
+
+    Raises:
+        ImageError: none would be left.
+    """
+    share = max(width, height) / max(repeat.width, repeat.height)
     scales = []
-    for scale in plan[:-1]:
-        side = round(max(width, height) * max(scale.width, scale.height) / max(last.width, last.height))
-        scales.append(Scale(*fitted(width, height, side), scale.steps, scale.optimizer))
-    return (*scales, Scale(width, height, last.steps, last.optimizer))
+    for scale in repeat.plan:
+        is_final = (scale.width, scale.height) == (repeat.width, repeat.height)
+        side = max(1, round(share * max(scale.width, scale.height)))
+        size = (width, height) if is_final else fitted(width, height, side)
+        if min(size) >= min_side:
+            scales.append(dataclasses.replace(scale, width=size[0], height=size[1]))
+    if repeat.plan and not scales:
+        raise ImageError(
+            f"Nothing of the plan can be repeated at {width}×{height} pixels, since the network needs {min_side} on "
+            "the short side; ask for a larger size, or for another plan."
+        )
+    return tuple(scales)
 
 
 def units(plan: Plan) -> float:

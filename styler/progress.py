@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from styler.options import Options
-from styler.plan import Plan, Scale
+from styler.plan import Plan, Repeat, Scale
 
 Pixels = NDArray[Any]
 """(H, W, 3), sRGB; float32 in [0, 1] where this project makes them."""
@@ -53,6 +53,11 @@ class Result:
     def reached(self) -> Scale | None:
         """The last scale that was painted at; None if none was."""
         return self.plan[-1] if self.plan else None
+
+    @property
+    def repeat(self) -> Repeat:
+        """What to give to `Painter.stream` for the same work once more."""
+        return Repeat(self.plan, self.pixels.shape[1], self.pixels.shape[0])
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -17,13 +17,15 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "styler"
 
 ORDER = (
-    *("errors", "environment", "options", "config", "plan", "images", "library", "devices", "resize"),
-    *("vgg.family", "vgg.rescale", "vgg.weights", "vgg.backbones", "vgg.features"),
+    *("errors", "environment", "options", "config", "plan", "images", "records", "metadata", "library"),
+    *("devices", "resize", "vgg.family", "vgg.rescale", "vgg.weights", "vgg.backbones", "vgg.features"),
     *("losses", "color", "objective", "optimise", "targets", "memory", "progress", "job", "pipeline", "cli"),
 )
 """The way of the data: a module imports only what stands before it."""
 
-WITHOUT_TORCH = ("errors", "environment", "options", "config", "plan", "images", "library", "vgg.family")
+WITHOUT_TORCH = (
+    *("errors", "environment", "options", "config", "plan", "images", "records", "metadata", "library", "vgg.family"),
+)
 TORCH = {"torch", "torchvision", "safetensors.torch"}
 HEAVY = ("torch", "torchvision", "numpy", "PIL", "gradio", "scipy", "safetensors", "rich", "cyclopts")
 

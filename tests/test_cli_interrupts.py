@@ -19,6 +19,7 @@ from styler.cli import main
 from styler.cli.interrupts import Interrupted, watched
 from styler.options import Options
 from styler.pipeline import Painter
+from styler.plan import Repeat
 
 RUN = ["run", "photo.png", "painting.png", "--size", "64", "--first-size", "64", "--device", "cpu", "--steps", "5"]
 INPUTS = {"photo.png", "painting.png"}
@@ -48,10 +49,16 @@ def signals_at(painter: Painter, monkeypatch: pytest.MonkeyPatch) -> SignalsAt:
     def arrange(arrivals: Mapping[int, list[int]]) -> None:
         real = painter.stream
 
-        def stream(content: images.Picture, styles: list[object], options: Options, stop: threading.Event) -> object:
+        def stream(
+            content: images.Picture,
+            styles: list[object],
+            options: Options,
+            stop: threading.Event,
+            repeat: Repeat | None,
+        ) -> object:
             for number in arrivals.get(0, []):
                 signal.raise_signal(number)
-            for progress in real(content, styles, options, stop):  # type: ignore[arg-type]
+            for progress in real(content, styles, options, stop, repeat):  # type: ignore[arg-type]
                 for number in [] if progress.result else arrivals.get(progress.evaluations, []):
                     signal.raise_signal(number)
                 yield progress

@@ -197,8 +197,48 @@ def test_the_result_is_the_best_picture_and_not_the_last(
 
 def test_a_plan_that_is_repeated_gives_the_same_pixels(painter: Painter, content: Array, style: Array) -> None:
     first = painter.stylize(content, style, FAST)
-    again = painter.stylize(content, style, FAST.replace(steps=99, optimizer="adam"), repeat=first.plan)
+    again = painter.stylize(content, style, FAST.replace(steps=99, optimizer="adam"), repeat=first.repeat)
     assert again.plan == first.plan
+    assert np.array_equal(again.pixels, first.pixels)
+
+
+@pytest.mark.parametrize("made", [1, 4, 6, 7, 10, 13, 14])
+@pytest.mark.parametrize("optimizer", ["mixed", "adam"])
+def test_a_painting_that_was_stopped_is_repeated_as_far_as_it_went(
+    painter: Painter, content: Array, style: Array, made: int, optimizer: str
+) -> None:
+    """In the middle of each of three scales, and between them."""
+    options = Options(size=128, first_size=32, steps=6, taper=1, device="cpu", optimizer=optimizer)
+    stop = threading.Event()
+    for progress in painter.stream(content, style, options, stop):
+        if progress.evaluations == made:
+            stop.set()
+    first = complete(progress.result, options)
+    assert first.stopped
+    again = painter.stylize(content, style, options, repeat=first.repeat)
+    assert not again.stopped
+    assert (again.plan, again.evaluations, again.units) == (first.plan, made, first.units)
+    assert np.array_equal(again.pixels, first.pixels)
+    assert np.array_equal(painter.stylize(content, style, options, repeat=again.repeat).pixels, first.pixels)
+
+
+def test_a_stop_within_the_first_evaluation_of_a_scale_keeps_the_picture_of_the_scale_before(
+    monkeypatch: pytest.MonkeyPatch, painter: Painter, content: Array, style: Array
+) -> None:
+    stop, conv2d, armed, options = threading.Event(), F.conv2d, [False], FAST.replace(size=128)
+
+    def stopping(*args: Any, **settings: Any) -> Tensor:
+        if armed[0]:
+            stop.set()
+        return conv2d(*args, **settings)
+
+    monkeypatch.setattr(F, "conv2d", stopping)
+    for progress in painter.stream(content, style, options, stop):
+        armed[0] = progress.evaluations == 6
+    first = complete(progress.result, options)
+    assert [scale.steps for scale in first.plan] == [6]
+    monkeypatch.undo()
+    again = painter.stylize(content, style, options, repeat=first.repeat)
     assert np.array_equal(again.pixels, first.pixels)
 
 

@@ -8,7 +8,7 @@ import pytest
 from styler import plan
 from styler.errors import ImageError
 from styler.options import Options
-from styler.plan import Scale
+from styler.plan import Repeat, Scale
 
 
 def sizes(found: plan.Plan) -> list[tuple[int, int]]:
@@ -116,12 +116,37 @@ def test_a_unit_is_one_evaluation_at_the_final_size() -> None:
 
 def test_a_plan_can_be_followed_at_another_size() -> None:
     found = plan.make(Options(steps=10), 800, 600, 16)
-    assert plan.refit(found, 512, 384) == found
-    assert sizes(plan.refit(found, 1024, 768)) == [(256, 192), (512, 384), (1024, 768)]
-    assert sizes(plan.refit(found, 150, 300)) == [(38, 75), (75, 150), (150, 300)]
-    for before, after in zip(found, plan.refit(found, 150, 300), strict=True):
+    repeat = Repeat(found, 512, 384)
+    assert plan.refit(repeat, 512, 384) == found
+    assert sizes(plan.refit(repeat, 1024, 768)) == [(256, 192), (512, 384), (1024, 768)]
+    assert sizes(plan.refit(repeat, 150, 300)) == [(38, 75), (75, 150), (150, 300)]
+    for before, after in zip(found, plan.refit(repeat, 150, 300), strict=True):
         assert (before.steps, before.optimizer) == (after.steps, after.optimizer)
-    assert plan.refit((), 512, 384) == ()
+    assert plan.refit(Repeat((), 512, 384), 512, 384) == ()
+
+
+def test_a_plan_that_ended_early_keeps_its_scales_at_another_size() -> None:
+    ended = (Scale(128, 96, 10, "lbfgs"), Scale(256, 192, 3, "adam", planned=8))
+    repeat = Repeat(ended, 512, 384)
+    assert plan.refit(repeat, 512, 384) == ended
+    assert plan.refit(repeat, 1024, 768) == (Scale(256, 192, 10, "lbfgs"), Scale(512, 384, 3, "adam", planned=8))
+
+
+def test_scales_that_have_become_too_narrow_for_the_network_are_left_out() -> None:
+    repeat = Repeat((Scale(128, 128, 10, "lbfgs"), Scale(256, 256, 8, "adam")), 256, 256)
+    assert sizes(plan.refit(repeat, 256, 30, 16)) == [(256, 30)]
+    with pytest.raises(ImageError, match=r"repeated at 256×15 pixels"):
+        plan.refit(repeat, 256, 15, 16)
+
+
+def test_a_scale_that_was_cut_short_remembers_what_was_planned() -> None:
+    planned = Scale(64, 48, 8, "adam")
+    assert planned.after(8) == planned
+    cut = planned.after(5)
+    assert (cut.steps, cut.planned) == (5, 8)
+    assert cut.after(5) == cut
+    assert (cut.after(2).steps, cut.after(2).planned) == (2, 8)
+    assert Scale(64, 48, 8, "lbfgs").after(5) == Scale(64, 48, 5, "lbfgs")
 
 
 @pytest.mark.parametrize(("width", "height", "side"), [(1, 100_000, 512), (100_000, 1, 64), (3, 2, 3)])

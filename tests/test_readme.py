@@ -90,6 +90,9 @@ def test_the_first_block_is_two_commands_that_each_make_their_own_environment() 
 
 @pytest.mark.parametrize("tokens", commands(), ids=" ".join)
 def test_every_command_runs(tokens: list[str], folder: Path, use_tiny: None, capfd: pytest.CaptureFixture[str]) -> None:
+    if "earlier.png" in tokens:
+        assert main(["run", "photo.jpg", "painting.jpg", "-q", "-o", "earlier.png", *TINY]) == 0
+        capfd.readouterr()
     if tokens[0] == "run":
         tokens = without(tokens, ("--size", "--preset")) + TINY
     assert main(tokens) == 0, capfd.readouterr().err

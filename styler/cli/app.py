@@ -1,12 +1,14 @@
 """The verbs, and the only place where errors become text and exit codes."""
 
 import traceback
+from collections.abc import Callable
+from typing import Any
 
 from cyclopts import App, CycloptsError, Group, MissingArgumentError
 from rich.console import Console
 
 from styler import library
-from styler.cli import answers, completion, config, doctor, flags, presets, report, usage
+from styler.cli import answers, completion, config, doctor, flags, inspect, presets, report, usage
 from styler.cli.run import run
 from styler.errors import OutputError, StylerError, UsageError
 
@@ -50,7 +52,8 @@ def _app() -> App:
     about = usage.about_run(library.contents(), library.styles())
     app.command(run, name="run", sort_key=0, help=about, usage=usage.RUN, version_flags=[])
     app["run"]["--help"].group = flags.OUTPUT
-    others = (
+    others: tuple[tuple[str, Callable[..., Any], str], ...] = (
+        ("inspect", inspect.inspect, usage.INSPECT),
         ("presets", presets.presets, usage.PRESETS),
         ("styles", presets.pictures, usage.STYLES),
         ("config", config.settings, usage.CONFIG),
@@ -75,6 +78,8 @@ def _version() -> str:
 def _explained(error: CycloptsError) -> str:
     """What was wrong with the arguments, in a sentence."""
     if isinstance(error, MissingArgumentError) and error.argument and error.argument.index is not None:
+        if error.argument.name == "FILE":
+            return "FILE is needed: a picture that styler made; see 'styler inspect --help'."
         return "CONTENT and STYLE are needed, in this order; see 'styler run --help'."
     return str(error)
 

@@ -53,21 +53,29 @@ def partial_name(path: str | Path) -> Path:
 
 
 def announce(path: Path) -> None:
-    """Put the path on stdout, byte for byte, whatever the encoding of the terminal.
+    """Put the path on stdout, byte for byte, whatever the encoding of the terminal."""
+    put(os.fsencode(path) + b"\n", f"The picture is saved as {images.quoted(path)}, but")
+
+
+def put(data: bytes, but: str) -> None:
+    """Put bytes on stdout.
+
+    Args:
+        data: the bytes.
+        but: how the sentence begins that says that they cannot be put there.
 
     Raises:
         OutputError: stdout cannot be written; somebody who reads no further is no error.
     """
     try:
         sys.stdout.flush()
-        sys.stdout.buffer.write(os.fsencode(path) + b"\n")
+        sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     except OSError as problem:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries again when it ends
         if not isinstance(problem, BrokenPipeError):
             raise OutputError(
-                f"The picture is saved as {images.quoted(path)}, but standard output cannot be written "
-                f"({problem.strerror}); send it elsewhere."
+                f"{but} standard output cannot be written ({problem.strerror}); send it elsewhere."
             ) from problem
 
 

@@ -14,23 +14,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from styler import config, library
-from styler.cli import answers, dry_run, interrupts, report
+from styler.cli import answers, dry_run, interrupts, replay, report
 from styler.cli.answers import Json
 from styler.cli.dry_run import DryRun
 from styler.cli.flags import NOT_GIVEN, OUTPUT, PICTURE, FileName, Settings, given
 from styler.errors import ImageError, UsageError
-from styler.options import Options, resolve
+from styler.options import STARTS, Options, resolve
 
 if TYPE_CHECKING:
     from styler.images import Picture
-    from styler.progress import Pixels, Progress, Result
-
-STARTS = ("content", "style", "noise")
-"""What `init` can be besides a file."""
+    from styler.progress import Progress, Result
 
 Content = Annotated[FileName, Parameter(help="a photo, or the name of one that comes with styler")]
 Style = Annotated[FileName, Parameter(help="a painting, or the name of one that comes with styler")]
 More = Annotated[FileName, Parameter(show=False)]
+Keeping = Annotated[replay.Keeping, Parameter(name="*")]
 Output = Annotated[
     FileName | None,
     Parameter(
@@ -68,6 +66,10 @@ class _Job:
     default: Path | None
     """The name that was made up when none was asked for; `output` is that, or with a number."""
     overwrite: bool
+    start: "Picture | None"
+    """The picture that `init` names, if it names a file."""
+    keeping: replay.Keeping
+    before: replay.Before
 
 
 def run(
@@ -77,6 +79,7 @@ def run(
     *styles: More,
     output: Output = None,
     flags: Settings = NOT_GIVEN,
+    keeping: Keeping = replay.NOTHING,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     json: Json = False,
@@ -94,13 +97,12 @@ def run(
     log, timing = speak if verbose or debug else _silent, speak if verbose > 1 or debug else _silent
     with interrupts.watched() as watch:
         found = config.load()
-        resolved = resolve(  # weakest first
-            *found.layers,
-            ("flag", given(flags)),
-        )
+        before = replay.before(keeping, given(flags))
+        resolved = resolve(*found.layers, *before.layers, ("flag", given(flags)))  # weakest first
         with report.timed(timing, "Read the pictures"):
-            job = _prepared(content, (style, *styles), resolved.options, output, overwrite=overwrite)
+            job = _prepared(content, (style, *styles), resolved.options, output, keeping, before, overwrite=overwrite)
         warnings = [*found.warnings, *(each for picture in (job.content, *job.styles) for each in picture.warnings)]
+        warnings += replay.inputs(before, job.content, job.styles, job.start)
         for warning in [] if quiet else warnings:
             report.warn(warning)
         for line in report.decisions(resolved, job.content, job.styles, job.output):
@@ -127,18 +129,27 @@ def _foretold(job: _Job, inputs: Mapping[str, Any], *, json: bool) -> int:
     return 0
 
 
-def _prepared(content: str, styles: Iterable[str], options: Options, output: str | None, *, overwrite: bool) -> _Job:
+def _prepared(
+    content: str,
+    styles: Iterable[str],
+    options: Options,
+    output: str | None,
+    keeping: replay.Keeping,
+    before: replay.Before,
+    *,
+    overwrite: bool,
+) -> _Job:
     """Everything that is known before the network is loaded."""
     from styler import images
     from styler.cli import outputs
 
     photo = _located(content, library.find_content, library.contents(), "photos")
     paintings = [_located(name, library.find_style, library.styles(), "paintings") for name in styles]
-    start = [] if options.init in STARTS else [Path(options.init)]
+    others = [Path(name) for name in (keeping.source, None if options.init in STARTS else options.init) if name]
     default = outputs.default_name(photo, paintings, bundled=photo != Path(content))
     target = output if output is not None else images.free_name(default)
-    kind = outputs.check(target, [photo, *paintings, *start], overwrite=overwrite)
-    job = _Job(
+    kind = outputs.check(target, [photo, *paintings, *others], overwrite=overwrite)
+    return _Job(
         options,
         images.read(photo),
         [images.read(path) for path in paintings],
@@ -146,10 +157,10 @@ def _prepared(content: str, styles: Iterable[str], options: Options, output: str
         kind,
         default if output is None else None,
         overwrite,
+        None if options.init in STARTS else images.read(options.init),  # the painter reads it again
+        keeping,
+        before,
     )
-    for path in start:  # the painter reads it again; here it is only found out whether it can be read
-        images.read(path)
-    return job
 
 
 def _located(name: str, find: Callable[[str], Path], bundled: Mapping[str, Path], kind: str) -> Path:
@@ -187,7 +198,7 @@ def _painted(job: _Job, watch: interrupts.Watch, show: report.Show, log: report.
     log(f"Device {devices.describe(painter.device)}, precision {str(painter.precision).removeprefix('torch.')}.")
     watch.begin()
     last = None
-    for progress in painter.stream(job.content, [*job.styles], job.options, watch.stop):
+    for progress in painter.stream(job.content, [*job.styles], job.options, watch.stop, job.before.repeat):
         if last is None:
             log(report.plan(progress.plan, progress.total_units))
         last = progress
@@ -205,6 +216,8 @@ def _finished(job: _Job, last: "Progress", tell: report.Say, log: report.Say, ti
     assert result is not None
     for note in result.notes:
         tell(f"styler: note: {note}")
+    for sentence in replay.machine(job.before, result):
+        tell(f"styler: note: {sentence}")
     for line in report.timings(result):
         timing(line)
     for line in report.summary(result):
@@ -213,13 +226,13 @@ def _finished(job: _Job, last: "Progress", tell: report.Say, log: report.Say, ti
         report.complain("Stopped before the first step; nothing was written.")
         return None
     if result.stopped:
-        kept = outputs.write_free(outputs.partial_name(job.output), _encoded(job, result.pixels, "png"))
+        kept = outputs.write_free(outputs.partial_name(job.output), _encoded(job, result, "png"))
         width, height = last.size
         step = f"step {last.step} of {last.steps}"
         report.complain(f"Stopped at {width}×{height}, {step}; kept as {images.quoted(kept)}.")
         return kept
     with report.timed(timing, "Wrote the picture"):
-        data = _encoded(job, result.pixels, job.kind)
+        data = _encoded(job, result, job.kind)
         if job.default:
             return outputs.write_free(job.default, data)
         return images.write(job.output, data, overwrite=job.overwrite)
@@ -235,8 +248,8 @@ def _answered(written: Path | None, result: "Result", inputs: Mapping[str, Any],
         outputs.announce(written)
 
 
-def _encoded(job: _Job, pixels: "Pixels", kind: str) -> bytes:
-    """The picture in a format, with the content's alpha at the picture's size."""
+def _encoded(job: _Job, result: "Result", kind: str) -> bytes:
+    """The picture in a format, with what made it, and with the content's alpha at the picture's size."""
     import torch
 
     from styler import images
@@ -245,8 +258,9 @@ def _encoded(job: _Job, pixels: "Pixels", kind: str) -> bytes:
     alpha = None
     if job.content.alpha is not None:
         whole = torch.from_numpy(job.content.alpha)[None, None]  # (1, 1, H, W)
-        alpha = resized(whole, pixels.shape[1], pixels.shape[0])[0, 0].numpy()  # (H, W)
-    return images.encode(pixels, alpha=alpha, format=kind)
+        alpha = resized(whole, result.pixels.shape[1], result.pixels.shape[0])[0, 0].numpy()  # (H, W)
+    inside = replay.inside(job.keeping, result, job.content, job.styles, job.start)
+    return images.encode(result.pixels, alpha=alpha, format=kind, **inside)
 
 
 def _silent(_text: str) -> None:

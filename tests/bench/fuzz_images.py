@@ -92,6 +92,9 @@ class Tally:
         return bool(wrong)
 
 
+LINUX = bool(sys.platform == "linux")
+
+
 def pillows_images(sdist: Path | None) -> dict[str, bytes]:
     """The test images in Pillow's source distribution, by name; empty when it cannot be had."""
     with tempfile.TemporaryDirectory() as folder:
@@ -197,13 +200,13 @@ def named(data: bytes) -> str:
 
 def forget_peak() -> None:
     """Begin to measure the peak of memory anew, where the system can (Linux); elsewhere it is of the whole life."""
-    if sys.platform == "linux":
+    if LINUX:
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak() -> int:
     """The peak of this process's memory, in bytes."""
-    if sys.platform == "linux":
+    if LINUX:
         status = Path("/proc/self/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) << 10
     import resource

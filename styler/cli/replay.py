@@ -1,0 +1,117 @@
+"""Settings inside pictures, for `styler run`: written into the new one, taken over from an earlier one.
+
+Its flags come as one group, so that a verb takes them by one argument.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from styler.cli.flags import OUTPUT
+from styler.errors import UsageError
+
+if TYPE_CHECKING:
+    from styler.images import Picture
+    from styler.plan import Repeat
+    from styler.progress import Result
+    from styler.records import Record
+
+LAYER = "--from"
+"""What the settings of the earlier picture are called as a layer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keeping:
+    """What is taken from an earlier picture, and what goes into the new one besides its pixels."""
+
+    source: Annotated[
+        str | None,
+        Parameter(
+            name=LAYER,
+            group=OUTPUT,
+            metavar="FILE",
+            help="do what made this picture of styler's again; flags override its settings",
+        ),
+    ] = None
+    no_metadata: Annotated[
+        bool,
+        Parameter(name="--no-metadata", group=OUTPUT, negative=(), help="do not write the settings into the picture"),
+    ] = False
+    keep_metadata: Annotated[
+        bool,
+        Parameter(
+            name="--keep-metadata",
+            group=OUTPUT,
+            negative=(),
+            help="copy camera, lens, date, artist and copyright from CONTENT",
+        ),
+    ] = False
+
+
+NOTHING = Keeping()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Before:
+    """An earlier picture's settings, and the work to be repeated; both None when there is no such picture."""
+
+    record: "Record | None" = None
+    repeat: "Repeat | None" = None
+
+    @property
+    def layers(self) -> list[tuple[str, Mapping[str, Any]]]:
+        """For `options.resolve`."""
+        from styler import metadata
+
+        return [(LAYER, metadata.settings(self.record))] if self.record else []
+
+
+def before(keeping: Keeping, asked: Mapping[str, Any]) -> Before:
+    """What there is to take over; a flag that is about the plan has it made anew.
+
+    Raises:
+        ImageError: the picture carries no settings that can be read.
+        UsageError: the earlier painting began with a picture file, and none is given.
+    """
+    if keeping.source is None:
+        return Before()
+    from styler import images, metadata, records
+
+    record = metadata.read(keeping.source)
+    if record["options"]["init"] == records.FILE and "init" not in asked:
+        raise UsageError(
+            f"What made {images.quoted(keeping.source)} began with a picture file; give that file with --init FILE."
+        )
+    anew = any(name in asked for name in metadata.PLANNING)
+    return Before(record, None if anew else metadata.repeat(record))
+
+
+def inputs(earlier: Before, content: "Picture", styles: "list[Picture]", start: "Picture | None") -> list[str]:
+    """Sentences on which inputs are others than they were, and on work that was not finished then."""
+    from styler import metadata
+
+    if not earlier.record:
+        return []
+    found = metadata.differences(earlier.record, content, styles, start)
+    if earlier.record["stopped"] and earlier.repeat:
+        found.append("That painting was stopped, and is repeated as far as it went; --steps has it done in full.")
+    return found
+
+
+def machine(earlier: Before, result: "Result") -> list[str]:
+    """Sentences on what was different here, so that the pixels may be."""
+    from styler import metadata
+
+    return metadata.changes(earlier.record, result) if earlier.record else []
+
+
+def inside(
+    keeping: Keeping, result: "Result", content: "Picture", styles: "Iterable[Picture]", start: "Picture | None"
+) -> dict[str, Any]:
+    """The texts and the metadata of the new picture, as `images.encode` takes them."""
+    from styler import metadata
+
+    texts = {} if keeping.no_metadata else metadata.text(metadata.record(result, content, [*styles], start))
+    return {"text": texts, "metadata": content.metadata if keeping.keep_metadata else {}}

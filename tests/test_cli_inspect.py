@@ -1,0 +1,238 @@
+"""Claims about settings inside pictures on the command line: written, shown, and done again."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from styler import images, metadata
+from styler.cli import main
+from styler.pipeline import Painter
+from styler.progress import Progress
+
+TINY = ["--size", "64", "--first-size", "32", "--steps", "4", "--device", "cpu"]
+Capture = pytest.CaptureFixture[str]
+
+PROBE = """
+import sys
+from styler.cli import main
+assert main(["inspect", sys.argv[1]]) == 0
+assert main(["inspect", "--json", sys.argv[1]]) == 0
+assert not {"torch", "torchvision", "gradio"} & set(sys.modules)
+"""
+
+
+@pytest.fixture
+def folder(
+    tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch, use_tiny: None
+) -> Path:
+    """The working folder, with a photo and two paintings of telling names; the network is tiny."""
+    for seed, name in enumerate(("holiday.png", "monet.png", "other.png")):
+        exif = {"artist": "Ada", "copyright": "© Ada", "make": "Kodak"} if seed == 0 else {}
+        images.write(tmp_path / name, images.encode(pixels(64, 64, seed), metadata=exif))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def paint(*tokens: str) -> int:
+    return main(["run", "-q", *TINY, *tokens])
+
+
+def again(source: str, output: str, *tokens: str) -> int:
+    inputs = [token for token in tokens if token.endswith(".png")]
+    return main(
+        ["run", "--from", source, *(inputs or ["holiday.png", "monet.png"]), "--device", "cpu", "-o", output]
+        + [token for token in tokens if token not in inputs]
+    )
+
+
+def same(one: str, other: str) -> bool:
+    return np.array_equal(images.read(one).pixels, images.read(other).pixels)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.avif", "a.tiff"])
+def test_every_format_carries_the_settings_and_no_name(name: str, folder: Path) -> None:
+    assert paint("holiday.png", "monet.png", "--init", str(folder / "other.png"), "-o", name) == 0
+    record = metadata.read(name)
+    assert record["options"]["steps"] == 4
+    assert [record["content"], *record["styles"], record["init"]] == [
+        images.read(given).sha256 for given in ("holiday.png", "monet.png", "other.png")
+    ]
+    data = (folder / name).read_bytes()
+    words = ["holiday", "monet", "other", *(part for part in folder.parts if len(part) > 3), "Ada", "Kodak"]
+    for word in words:
+        for encoding in ("utf-8", "utf-16-le", "utf-16-be"):
+            assert word.encode(encoding) not in data
+
+
+def test_metadata_is_left_out_or_kept_when_asked(folder: Path) -> None:
+    assert paint("holiday.png", "monet.png", "-o", "bare.png", "--no-metadata") == 0
+    assert images.read_text("bare.png") == {}
+    assert main(["inspect", "bare.png"]) == 1
+    assert not Image.open("bare.png").getexif()
+    assert paint("holiday.png", "monet.png", "-o", "kept.png", "--keep-metadata") == 0
+    kept = images.read("kept.png").metadata
+    assert kept == {"artist": "Ada", "copyright": "© Ada", "make": "Kodak"}
+    assert metadata.read("kept.png")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tiff"])
+def test_from_on_the_same_inputs_gives_the_same_pixels(name: str, folder: Path, capsys: Capture) -> None:
+    settings = ["--seed", "7", "--look", "gatys", "--strength", "63.7", "--threads", "1"]
+    assert paint("holiday.png", "monet.png", "other.png", "--style-weights", "1,3", *settings, "-o", name) == 0
+    capsys.readouterr()
+    assert again(name, f"again-{name}", "holiday.png", "monet.png", "other.png", "-q") == 0
+    out, err = capsys.readouterr()
+    assert (out, err) == (f"again-{name}\n", "")
+    assert same(name, f"again-{name}")
+    first, second = metadata.read(name), metadata.read(f"again-{name}")
+    assert first["options"] == second["options"]
+    assert first["plan"] == second["plan"]
+    assert first["losses"] == second["losses"]
+
+
+def test_the_command_that_inspect_prints_gives_the_same_pixels(folder: Path, capsys: Capture) -> None:
+    assert paint("holiday.png", "monet.png", "--strength", "63.7", "--distance", "gram", "-o", "a.png") == 0
+    capsys.readouterr()
+    assert main(["inspect", "a.png"]) == 0
+    found = re.search(r"Made by:\n  styler (.*)", capsys.readouterr().out)
+    assert found
+    names = {"CONTENT": "holiday.png", "STYLE": "monet.png"}
+    assert main([*(names.get(word, word) for word in found[1].split()), "-o", "b.png"]) == 0
+    assert same("a.png", "b.png")
+
+
+def test_flags_override_and_those_of_the_plan_have_it_made_anew(folder: Path) -> None:
+    assert paint("holiday.png", "monet.png", "-o", "a.png") == 0
+    first = metadata.read("a.png")
+    assert again("a.png", "b.png", "--strength", "80", "--seed", "9", "-q") == 0
+    second = metadata.read("b.png")
+    assert second["plan"] == first["plan"]
+    assert second["options"] == {**first["options"], "strength": 80, "seed": 9, "threads": first["threads"]}
+    assert not same("a.png", "b.png")
+    assert again("a.png", "c.png", "--steps", "2", "-q") == 0
+    assert [scale["steps"] for scale in metadata.read("c.png")["plan"]] == [2, 2]
+    assert again("a.png", "d.png", "--size", "96", "--preset", "draft", "-q") == 0
+    assert (metadata.read("d.png")["width"], metadata.read("d.png")["options"]["steps"]) == (96, 30)
+    assert again("a.png", "e.png", "--strength", "0", "-q") == 0
+    assert metadata.read("e.png")["plan"] == []
+    assert again("e.png", "f.png", "--strength", "50", "-q") == 0
+    assert same("a.png", "f.png"), "there was no plan to repeat, so it is made"
+
+
+def test_inputs_that_changed_are_warned_about(folder: Path, capsys: Capture) -> None:
+    assert paint("holiday.png", "monet.png", "-o", "a.png") == 0
+    assert again("a.png", "b.png") == 0
+    assert "warning" not in capsys.readouterr().err
+    assert again("a.png", "c.png", "other.png", "monet.png") == 0
+    assert "styler: warning: The content is another file than it was then.\n" in capsys.readouterr().err
+    assert again("a.png", "d.png", "other.png", "monet.png", "-q") == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_machine_that_differs_is_noted(folder: Path, capsys: Capture) -> None:
+    assert paint("holiday.png", "monet.png", "--threads", "1", "-o", "a.png") == 0
+    assert again("a.png", "b.png", "--threads", "2") == 0
+    assert "styler: note: The number of threads was 1 then, and is 2 now.\n" in capsys.readouterr().err
+
+
+def test_a_start_that_was_a_file_must_be_given_again(folder: Path, capsys: Capture) -> None:
+    assert paint("holiday.png", "monet.png", "--init", "other.png", "-o", "a.png") == 0
+    assert again("a.png", "b.png") == 2
+    assert "began with a picture file; give that file with --init FILE." in capsys.readouterr().err
+    assert main(["run", "--from", "a.png", "holiday.png", "monet.png", "--init", "other.png", "-o", "b.png"]) == 0
+    assert same("a.png", "b.png")
+    assert main(["run", "--from", "a.png", "holiday.png", "monet.png", "--init", "monet.png", "-o", "c.png"]) == 0
+    assert "The picture to start from is another file" in capsys.readouterr().err
+
+
+def test_a_painting_that_was_stopped_carries_its_settings_and_is_repeated_exactly(
+    folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Painter.stream
+
+    def stopping(*given: object) -> object:
+        progress: Progress
+        for progress in real(*given):  # type: ignore[arg-type]
+            if progress.evaluations == 6:
+                given[4].set()  # type: ignore[attr-defined]
+            yield progress
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Painter, "stream", stopping)
+        paint("holiday.png", "monet.png", "--taper", "1.5", "-o", "a.png")
+    record = metadata.read("a.partial.png")
+    assert record["stopped"]
+    assert record["plan"][-1] == {"width": 64, "height": 64, "steps": 2, "optimizer": "adam", "planned": 6}
+    capsys.readouterr()
+    assert main(["inspect", "a.partial.png"]) == 0
+    shown = capsys.readouterr().out
+    assert "stopped before it was done" in shown
+    assert "2 of 6 steps of adam" in shown
+    assert again("a.partial.png", "b.png") == 0
+    assert "That painting was stopped, and is repeated as far as it went" in capsys.readouterr().err
+    assert same("a.partial.png", "b.png")
+    assert not metadata.read("b.png")["stopped"]
+    assert again("a.partial.png", "c.png", "--steps", "4") == 0
+    assert "stopped" not in capsys.readouterr().err
+    assert metadata.read("c.png")["plan"][-1]["steps"] == 6
+
+
+@pytest.mark.usefixtures("folder")
+def test_inspect_shows_everything_to_a_person_and_to_a_program(capsys: Capture) -> None:
+    assert paint("holiday.png", "monet.png", "--preset", "draft", "-o", "a.png") == 0
+    capsys.readouterr()
+    assert main(["inspect", "a.png"]) == 0
+    shown, err = capsys.readouterr()
+    assert err == ""
+    for wanted in ("64×64, made by styler ", "preset            draft", "32×32  ", images.read("holiday.png").sha256):
+        assert wanted in shown
+    assert "  styler run CONTENT STYLE --size 64 --preset draft --steps 4 --first-size 32 --device cpu\n" in shown
+    assert main(["inspect", "a.png", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert (json.loads(out), err) == (metadata.read("a.png"), "")
+    assert out.count("\n") == 1
+
+
+def test_inspect_loads_no_torch(folder: Path) -> None:
+    assert paint("holiday.png", "monet.png", "-o", "a.png") == 0
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, "a.png"], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("tokens", "code", "said"),
+    [
+        ("inspect", 2, "FILE is needed"),
+        ("inspect missing.png", 1, "there is no such file"),
+        ("inspect monet.png", 1, "There are no settings in 'monet.png'"),
+        ("inspect a.png b.png", 2, "b.png"),
+        ("run --from monet.png holiday.png monet.png", 1, "There are no settings in 'monet.png'"),
+        ("run --from missing.png holiday.png monet.png", 1, "there is no such file"),
+        ("run --from hostile.png holiday.png monet.png", 1, "are damaged"),
+        ("inspect hostile.png", 1, "are damaged"),
+        ("run --from a.png holiday.png monet.png -o a.png --overwrite", 2, "is one of the inputs"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(tokens: str, code: int, said: str, folder: Path, capsys: Capture) -> None:
+    assert paint("holiday.png", "monet.png", "-o", "a.png") == 0
+    deep = '{"schema":1,"plan":' + "[" * 50_000
+    images.write("hostile.png", images.encode(np.ones((64, 64, 3), np.float32), text={"styler": deep}))
+    before = sorted(path.name for path in folder.iterdir())
+    capsys.readouterr()
+    assert main(tokens.split()) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("styler: error: ")
+    assert said in err
+    assert err.count("\n") == 1
+    assert sorted(path.name for path in folder.iterdir()) == before

@@ -1,0 +1,242 @@
+"""Claims about the settings inside a picture: they come back whole, tell no names, and believe nothing."""
+
+import copy
+import dataclasses
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from styler import images, metadata
+from styler.cli.flags import Flags, given
+from styler.errors import ImageError
+from styler.images import Picture, encode
+from styler.metadata import LOCAL, PLANNING, command, differences, read
+from styler.options import Options, resolve
+from styler.plan import Repeat, Scale
+from styler.progress import Result
+from styler.records import SCHEMA, Record
+
+Array = NDArray[np.float32]
+FORMATS = ("png", "jpeg", "webp", "avif", "tiff")
+PIXELS = np.full((48, 64, 3), 0.5, np.float32)
+CONTENT, STYLE, OTHER = (Picture(PIXELS, sha256=digit * 64) for digit in "abc")
+PLAN = (Scale(32, 24, 6, "lbfgs"), Scale(64, 48, 3, "adam", planned=8))
+
+
+def result(**changes: Any) -> Result:
+    made: dict[str, Any] = {
+        "pixels": PIXELS,
+        "options": Options.of(preset="draft", look="gatys", size=64, strength=70, threads=2, seed=2**32 - 1),
+        "plan": PLAN,
+        "losses": {"content relu4_2": 0.1, "total": 1 / 3, "style relu1_1": float("inf")},
+        "units": 4.5,
+        "seconds": 1.23456,
+        "scale_seconds": (1.0, 0.2),
+        "stopped": True,
+        "device": "cpu",
+        "precision": "float32",
+        "threads": 2,
+        "weights_sha256": "d" * 64,
+    }
+    return Result(**{**made, **changes})
+
+
+def stored(record: Any, format_: str = "png") -> bytes:
+    """A picture with anything at all where the record belongs."""
+    return encode(
+        PIXELS, format=format_, text={metadata.KEY: record if isinstance(record, str) else json.dumps(record)}
+    )
+
+
+@pytest.fixture
+def record() -> Record:
+    return metadata.record(result(), CONTENT, [STYLE])
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_a_record_comes_back_from_every_format(format_: str, record: Record) -> None:
+    assert read(encode(PIXELS, format=format_, text=metadata.text(record))) == record
+
+
+def test_a_record_says_what_was_done(record: Record) -> None:
+    assert record["schema"] == SCHEMA
+    assert record["options"] == result().options.to_dict()
+    assert (record["content"], record["styles"], record["init"]) == ("a" * 64, ["b" * 64], "")
+    assert (record["width"], record["height"]) == (64, 48)
+    assert (record["evaluations"], record["units"], record["seconds"]) == (9, 4.5, 1.235)
+    assert record["losses"] == {"content relu4_2": 0.1, "total": 1 / 3}
+    assert metadata.repeat(record) == result().repeat == Repeat(PLAN, 64, 48)
+    assert metadata.repeat(metadata.record(result(plan=(), scale_seconds=()), CONTENT, [STYLE])) is None
+
+
+def test_settings_are_a_layer_that_gives_the_same_options_but_for_the_machine(record: Record) -> None:
+    options = result(options=result().options.replace(device="cuda:1", precision="bf16", checkpoint="on", threads=0))
+    record = metadata.record(options, CONTENT, [STYLE])
+    settings = metadata.settings(record)
+    assert not set(settings) & set(LOCAL)
+    assert settings["threads"] == 2, "as it was, though it was not asked for"
+    assert resolve(("--from", settings)).options == result().options
+    again = resolve(("--from", settings), ("flag", {"preset": "fine", "strength": 10})).options
+    assert (again.steps, again.strength, again.distance) == (200, 10, "gram")
+
+
+def test_every_setting_that_a_plan_is_made_from_has_it_made_anew() -> None:
+    from_plan = {"size", "steps", "taper", "first_size", "optimizer"}
+    assert set(PLANNING) == from_plan | {"preset"}
+
+
+def test_the_command_that_made_it_gives_the_same_options(record: Record) -> None:
+    assert command(record) == (
+        "styler run CONTENT STYLE --size 64 --preset draft --look gatys --strength 70 --seed 4294967295 --threads 2"
+    )
+    odd = Options.of(
+        preset="fine",
+        taper=0.1 + 0.2,
+        style_weights=(1, 0.3),
+        content_layers=(),
+        layer_weights=(1e-3, 2, 3, 4, 5, 1e9),
+        size="original",
+    )
+    words = shlex.split(command(metadata.record(result(options=odd), CONTENT, [STYLE, OTHER])))
+    assert words[:5] == ["styler", "run", "CONTENT", "STYLE1", "STYLE2"]
+    pairs = dict(zip(words[5::2], words[6::2], strict=True))
+    typed = Flags(**{flag.removeprefix("--").replace("-", "_"): value for flag, value in pairs.items()})
+    assert resolve(("flag", given(typed))).options == odd
+    assert command(metadata.record(result(options=Options()), CONTENT, [STYLE])) == "styler run CONTENT STYLE"
+
+
+def test_a_picture_file_to_start_from_is_a_hash_and_must_be_given_again(tmp_path: Path) -> None:
+    options = Options(init=str(tmp_path / "secret.png"))
+    record = metadata.record(result(options=options), CONTENT, [STYLE], OTHER)
+    assert (record["options"]["init"], record["init"]) == ("file", "c" * 64)
+    assert "secret" not in json.dumps(record)
+    assert "init" not in metadata.settings(read(encode(PIXELS, text=metadata.text(record))))
+    assert command(record) == "styler run CONTENT STYLE --init START"
+    assert metadata.command_again(record) == "styler run --from FILE CONTENT STYLE --init START"
+    assert differences(record, CONTENT, [STYLE], OTHER) == []
+    assert len(differences(record, CONTENT, [STYLE], STYLE)) == 1
+
+
+def test_inputs_that_differ_are_named(record: Record) -> None:
+    assert differences(record, CONTENT, [STYLE]) == []
+    assert differences(record, STYLE, [OTHER]) == [
+        "The content is another file than it was then.",
+        "The style is another file than it was then.",
+    ]
+    assert differences(record, CONTENT, [STYLE, OTHER]) == ["The number of styles was 1 then, and is 2 now."]
+    two = metadata.record(result(), CONTENT, [STYLE, OTHER])
+    assert differences(two, CONTENT, [STYLE, CONTENT]) == ["Style 2 is another file than it was then."]
+    assert differences(two, Picture(PIXELS), [STYLE, OTHER]) == [], "pixels of no file cannot be told apart"
+
+
+def test_a_machine_that_differs_is_told(record: Record) -> None:
+    assert metadata.changes(record, result()) == []
+    other = result(threads=3, device="cuda:0", precision="bfloat16", weights_sha256="e" * 64)
+    assert len(metadata.changes(record, other)) == 4
+
+
+def test_a_newer_program_s_additions_are_left_out_and_its_settings_refused(record: Record) -> None:
+    assert read(stored({**record, "mood": "blue"})) == record
+    options = {**record["options"], "texture": 3}
+    with pytest.raises(ImageError, match=r"have 'texture', which this version does not know; update styler\.$"):
+        read(stored({**record, "options": options}))
+    with pytest.raises(ImageError, match=r"newer version \(schema 2; this one reads 1\); update styler\.$"):
+        read(stored({"schema": SCHEMA + 1, "options": "of another shape"}))
+
+
+def test_settings_that_an_older_program_did_not_know_have_their_defaults(record: Record) -> None:
+    options = {name: value for name, value in record["options"].items() if name not in ("brush", "init")}
+    assert read(stored({**record, "options": options})) == record
+
+
+HOSTILE: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "no JSON": lambda _: "{",
+    "empty": lambda _: "",
+    "a list": lambda _: [1],
+    "null": lambda _: "null",
+    "deep": lambda _: '{"schema": 1, "plan": ' + "[" * 100_000 + "]" * 100_000 + "}",
+    "rather deep": lambda _: '{"schema": 1, "plan": ' + "[" * 900 + "]" * 900 + "}",
+    "huge": lambda r: {**r, "losses": {str(i): i for i in range(100_000)}},
+    "NaN": lambda r: json.dumps({**r, "units": float("nan")}),
+    "infinite": lambda r: json.dumps(r).replace('"units": 4.5', '"units": 1e999'),
+    "endless number": lambda r: json.dumps(r).replace('"units": 4.5', f'"units": {"9" * 5000}'),
+    "long number": lambda r: json.dumps(r).replace('"threads": 2', f'"threads": {"9" * 4000}'),
+    "long size": lambda r: json.dumps(r).replace('"size": 64', f'"size": {"9" * 4000}'),
+    "escape codes": lambda r: {**r, "version": "\x1b]0;owned\x07"},
+    "a key with a line break": lambda r: {**r, "losses": {"a\nb": 1}},
+    "a long text": lambda r: {**r, "device": "x" * 300},
+    "lone surrogate": lambda r: {**r, "device": "\ud800"},
+    "no schema": lambda r: {k: v for k, v in r.items() if k != "schema"},
+    "schema true": lambda r: {**r, "schema": True},
+    "schema 0": lambda r: {**r, "schema": 0},
+    "schema text": lambda r: {**r, "schema": "1"},
+    "a path to start from": lambda r: {**r, "options": {**r["options"], "init": "/etc/passwd"}},
+    "a start of no type": lambda r: {**r, "options": {**r["options"], "init": ["content"]}},
+    "an option out of range": lambda r: {**r, "options": {**r["options"], "strength": 1000}},
+    "an option of another type": lambda r: {**r, "options": {**r["options"], "seed": [[[]]]}},
+    "layer weights that do not fit": lambda r: {**r, "options": {**r["options"], "layer_weights": [1, 2]}},
+    "options are a list": lambda r: {**r, "options": []},
+    "a hash that is a path": lambda r: {**r, "content": "/home/me/photo.jpg"},
+    "a hash in a list": lambda r: {**r, "styles": "b" * 64},
+    "no plan": lambda r: {**r, "plan": None},
+    "a scale too many fields": lambda r: {**r, "plan": [{**r["plan"][0], "x": 1}], "scale_seconds": [1]},
+    "a scale of a text": lambda r: {**r, "plan": ["64x48"], "scale_seconds": [1]},
+    "a scale of no size": lambda r: {**r, "plan": [{**r["plan"][0], "width": 0}], "scale_seconds": [1]},
+    "a scale of size 1.5": lambda r: {**r, "plan": [{**r["plan"][0], "width": 1.5}], "scale_seconds": [1]},
+    "a scale beyond the size": lambda r: {**r, "plan": [{**r["plan"][0], "width": 65}], "scale_seconds": [1]},
+    "another optimiser": lambda r: {**r, "plan": [{**r["plan"][0], "optimizer": "sgd"}], "scale_seconds": [1]},
+    "seconds of other scales": lambda r: {**r, "scale_seconds": []},
+    "stopped 1": lambda r: {**r, "stopped": 1},
+    "losses of texts": lambda r: {**r, "losses": {"total": "low"}},
+}
+
+
+@pytest.mark.parametrize("format_", ["png", "tiff"])
+@pytest.mark.parametrize("how", HOSTILE)
+def test_a_hostile_record_is_one_sentence(how: str, format_: str, record: Record) -> None:
+    data = stored(HOSTILE[how](copy.deepcopy(dict(record))), format_)
+    with pytest.raises(ImageError) as caught:
+        read(data, name="picture.png")
+    said = str(caught.value)
+    assert "The settings in 'picture.png' are damaged (" in said
+    assert said.endswith("; use the original file.")
+    assert said.isprintable()
+    assert len(said) < 400
+
+
+@pytest.mark.parametrize("field", Record.__annotations__)
+@pytest.mark.parametrize("value", [None, "x", -1.5, [], {}, [None], {"a": None}, True], ids=repr)
+def test_no_field_is_believed(field: str, value: Any, record: Record) -> None:
+    """Whatever stands in a field, it is refused or harmless."""
+    try:
+        found = read(stored({**record, field: value}))
+    except ImageError:
+        return
+    assert isinstance(command(found), str)
+    assert resolve(("--from", metadata.settings(found))).options
+    metadata.repeat(found)
+
+
+def test_a_picture_without_settings_says_so(tmp_path: Path) -> None:
+    path = images.write(tmp_path / "plain.png", encode(PIXELS))
+    with pytest.raises(ImageError, match=r"^There are no settings in '.*plain\.png'; "):
+        read(path)
+    with pytest.raises(ImageError, match="no settings in the picture"):
+        read(encode(PIXELS, format="jpeg", text={"Software": "another"}))
+    with pytest.raises(ImageError, match="it is text"):
+        read(b"styler: {}")
+    with pytest.raises(ImageError, match="no such file"):
+        read(tmp_path / "missing.png")
+
+
+def test_a_record_has_a_check_for_every_field_and_a_scale_too() -> None:
+    from styler.records import _FIELDS, _SCALE
+
+    assert list(_FIELDS) == list(Record.__annotations__)
+    assert list(_SCALE) == [field.name for field in dataclasses.fields(Scale)]
