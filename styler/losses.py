@@ -135,14 +135,14 @@ def wasserstein_distance(ours: Moments, target: WassersteinTarget, *, newton_sch
         target: a prepared target.
         newton_schulz: take the root by products alone, for devices where eigenvalues are slow or absent.
     """
-    covariance = ours.covariance()
     root = target.root
     if len(root) <= PRECISE_CHANNELS and not newton_schulz:
         root = root.double()
-    inner = root @ covariance.to(root) @ root  # (C, C)
+    covariance = ours.covariance().to(root)
+    inner = root @ covariance @ root  # (C, C)
     trace = _trace_root_newton_schulz(inner) if newton_schulz else _trace_root_eigenvalues(inner)
     spread = torch.trace(covariance) + target.trace - 2 * trace
-    return (ours.mean - target.mean).square().mean() + spread / len(ours.mean)
+    return (ours.mean - target.mean).square().mean() + (spread / len(root)).to(ours.mean)
 
 
 def _trace_root_eigenvalues(matrix: Tensor) -> Tensor:

@@ -135,10 +135,12 @@ def lbfgs(objective: Objective, image: Tensor, steps: int) -> Iterator[Step]:
                 memory.remember(move, change, bend_there, bend)
                 image, gradient, losses, loss = trial, trial_gradient, trial_losses, trial_loss
             yield Step(losses, image, image, losses, torch.tensor(float(lost)))
-            if accepted or used >= steps:
+            if accepted or used >= steps or fall >= 0:
                 break
             length *= SHORTENING
         if not accepted:
+            if not memory.pairs and fall >= 0:
+                return  # nothing can move
             if not memory.pairs:
                 reach *= SHORTENING**BACKTRACKS
             memory = _Memory()

@@ -167,7 +167,7 @@ def test_a_painting_that_was_stopped_carries_its_settings_and_is_repeated_exactl
 
     with monkeypatch.context() as patch:
         patch.setattr(Painter, "stream", stopping)
-        paint("holiday.png", "monet.png", "--taper", "1.5", "-o", "a.png")
+        paint("holiday.png", "monet.png", "--taper", "1.5", "--optimizer", "mixed", "-o", "a.png")
     record = metadata.read("a.partial.png")
     assert record["stopped"]
     assert record["plan"][-1] == {"width": 64, "height": 64, "steps": 2, "optimizer": "adam", "planned": 6}

@@ -59,7 +59,7 @@ def test_json_tells_everything_about_a_painting(folder: Path, use_tiny: None, ca
     assert (found["output"], found["content"], found["styles"]) == ("photo.painting.png", RUN[1], [RUN[2]])
     assert (found["width"], found["height"]) == (64, 48)
     assert found["options"] == Options(size=64, first_size=64, steps=2, device="cpu", seed=3).to_dict()
-    assert found["plan"] == [{"width": 64, "height": 48, "steps": 2, "optimizer": "adam"}]
+    assert found["plan"] == [{"width": 64, "height": 48, "steps": 2, "optimizer": "lbfgs"}]
     assert (found["evaluations"], found["units"], found["stopped"]) == (2, 2, False)
     assert found["losses"]["total"] > 0
     assert found["seconds"] > 0
@@ -186,7 +186,7 @@ def test_a_dry_run_tells_everything_and_writes_nothing(folder: Path, use_tiny: N
         r"^Style +'painting\.png', 64×48$",
         r"^Output +'new/a\.jpg', 512×384$",
         r"^Device +cpu, precision float32$",
-        r"^Plan +128×96 80 steps of lbfgs, .*, 512×384 51 steps of adam; 195 evaluations, the work of [\d.]+ ",
+        r"^Plan +128×96 80 steps of lbfgs, .*, 512×384 80 steps of lbfgs; 240 evaluations, the work of [\d.]+ ",
         r"^Memory +about [\d.]+ GB of the [\d.]+ GB that are free, without checkpointing$",
         r"^Time +about \d+:\d\d: an estimate from one evaluation at 256×192$",
     ):
@@ -340,7 +340,7 @@ def test_the_page_of_every_verb_begins_with_three_examples_and_fits(
 def test_the_first_verb_is_run(capsys: Capture) -> None:
     main(["--help"])
     verbs = capsys.readouterr().out.split("\nCommands:\n")[1]
-    assert re.findall(r"^  (\w+) ", verbs, re.MULTILINE)[:3] == ["run", "presets", "styles"]
+    assert re.findall(r"^  (\w+) ", verbs, re.MULTILINE)[:3] == ["run", "inspect", "presets"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -466,7 +466,7 @@ def test_the_doctor_tells_what_is_broken_and_fails(
 
         monkeypatch.setattr("styler.vgg.backbones.load", altered)
     elif broken == "loss":
-        monkeypatch.setattr("styler.optimise.adam", no_progress)
+        monkeypatch.setattr("styler.optimise.lbfgs", no_progress)
     elif broken == "settings":
         (folder / "styler.toml").write_text("size = ")
     else:
@@ -483,7 +483,7 @@ def test_the_doctor_tells_what_is_broken_and_fails(
     assert "Everything works" not in out
 
 
-def no_progress(objective: Any, image: Any, steps: int, _rate: float) -> Any:
+def no_progress(objective: Any, image: Any, steps: int) -> Any:
     """An optimiser that does not move."""
     from styler.optimise import Step
 

@@ -31,7 +31,7 @@ def test_scales_double_up_to_the_size_asked_for(size: int, width: int, height: i
 
 
 def test_the_plan_of_a_common_picture() -> None:
-    assert plan.make(Options(steps=100, taper=0.5), 800, 600, 16) == (
+    assert plan.make(Options(steps=100, taper=0.5, optimizer="mixed"), 800, 600, 16) == (
         Scale(128, 96, 100, "lbfgs"),
         Scale(256, 192, 50, "adam"),
         Scale(512, 384, 25, "adam"),

@@ -72,8 +72,6 @@ Examples:
   styler completion bash > styler.bash"""
 
 CODES = "Exit codes: 0 done, 1 failed or broken, 2 wrong usage, 130 Ctrl-C."
-ABOUT_INSPECT = "Print the settings inside a picture that styler made, and the command that made it."
-
 INSPECT = """\
 Usage: styler inspect [OPTIONS] FILE
 
@@ -82,7 +80,6 @@ Examples:
   styler inspect --json photo.painting.png
   styler run --from photo.painting.png other.jpg painting.jpg"""
 
-EXIT_CODES_INSPECT = "Exit codes: 0 done, 1 failed or there are no settings, 2 wrong usage."
 
 EXIT_CODES = """\
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C, 143 terminated.
