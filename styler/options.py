@@ -55,7 +55,7 @@ STARTS = ("content", "style", "noise")
 """What `init` can be besides a picture file."""
 
 PRESETS = {
-    "draft": Bundle("seconds: do these two go together?", {"steps": 30, "taper": 0.28, "optimizer": "mixed"}),
+    "draft": Bundle("seconds: do these two go together?", {"steps": 20, "taper": 0.33, "optimizer": "mixed"}),
     "standard": Bundle("the default: a finished picture in minutes on a CPU", {}),
     "fine": Bundle("the best known quality, for a picture to keep or print", {"steps": 200, "taper": 0.9}),
 }
@@ -104,7 +104,7 @@ class Options:
     seed: int = knob(0, "another seed, another variant of the picture", group="Picture", low=0, high=2**32 - 1)
 
     steps: int = knob(80, "evaluations at the first, smallest scale", group="Effort", low=1, high=100_000)
-    taper: float = knob(1.0, "share of the evaluations that each next scale gets", group="Effort", low=0.01, high=2)
+    taper: float = knob(0.85, "share of the evaluations that each next scale gets", group="Effort", low=0.01, high=2)
     first_size: int = knob(128, "long side of the first scale, at least", group="Effort", low=32, high=8192)
     optimizer: str = knob(
         "lbfgs",
