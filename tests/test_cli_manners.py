@@ -409,13 +409,13 @@ def test_config_shows_every_value_and_its_origin(
     assert list(found["settings"]) == list(Options().to_dict())
     assert found["settings"]["size"] == {"value": 99, "origin": "flag"}
     assert found["settings"]["keep_color"] == {"value": 0.5, "origin": "STYLER_KEEP_COLOR"}
-    assert found["settings"]["taper"] == {"value": 0.28, "origin": "styler.toml (preset draft)"}
+    assert found["settings"]["taper"] == {"value": 0.33, "origin": "styler.toml (preset draft)"}
     assert found["settings"]["brush"] == {"value": 1, "origin": "default"}
     assert [file["found"] for file in found["files"]] == [False, True]
     assert main(["config", "--size", "99"]) == 0
     rows = [re.split("  +", line) for line in capsys.readouterr().out.splitlines()]
     assert ["size", "99", "flag"] in rows
-    assert ["taper", "0.28", "styler.toml (preset draft)"] in rows
+    assert ["taper", "0.33", "styler.toml (preset draft)"] in rows
     assert rows[-1] == [f"Files: styler.toml (read), {config.files()[0]} (not there)."]
 
 

@@ -46,7 +46,7 @@ def test_a_preset_ranks_below_the_fields_beside_it_and_above_weaker_layers(folde
     user.write_text("steps = 11\ntaper = 0.5")
     here.write_text('preset = "draft"\nsteps = 22')
     resolved = resolve(*config.load({}).layers)
-    assert (resolved.options.steps, resolved.options.taper) == (22, 0.28)
+    assert (resolved.options.steps, resolved.options.taper) == (22, 0.33)
     assert resolved.origins["taper"] == "styler.toml (preset draft)"
 
 
