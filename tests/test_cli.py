@@ -155,7 +155,7 @@ REFUSALS = [
     ("photo.png painting.png -o there.png", 2, "'there.png' exists already"),
     ("photo.png painting.png -o photo.png --overwrite", 2, "is one of the inputs"),
     ("photo.png painting.png -o ./painting.png --overwrite", 2, "is one of the inputs"),
-    ("photo.png painting.png -o album", 1, "it is a folder"),
+    ("photo.png painting.png -o text.jpg/", 1, "is a file, not a folder"),
     ("photo.png painting.png -o out.xyz", 1, "end the name in one of"),
     ("photo.png painting.png -o text.jpg/out.png", 1, "is a file, not a folder"),
     (f"photo.png painting.png -o {'long' * 80}.png", 1, "the name is too long"),

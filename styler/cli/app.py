@@ -8,7 +8,7 @@ from cyclopts import App, CycloptsError, Group, MissingArgumentError
 from rich.console import Console
 
 from styler import library
-from styler.cli import answers, completion, config, doctor, flags, inspect, presets, report, usage
+from styler.cli import answers, completion, config, doctor, flags, inspect, presets, report, streams, usage
 from styler.cli.run import run
 from styler.errors import OutputError, StylerError, UsageError
 
@@ -20,7 +20,7 @@ def execute(tokens: list[str]) -> int:
     asked = tokens[: tokens.index("--") if "--" in tokens else None]
     debug, json = "--debug" in asked, "--json" in asked
     try:
-        outcome = _app()(tokens, print_error=False, exit_on_error=False, result_action="return_value")
+        outcome = _app()(streams.marked(tokens), print_error=False, exit_on_error=False, result_action="return_value")
         return outcome if isinstance(outcome, int) else 0
     except CycloptsError as error:
         return _failed(UsageError.__name__, _explained(error), UsageError.exit_code, debug=debug, json=json)
@@ -88,6 +88,7 @@ def _failed(kind: str, message: str, code: int, *, debug: bool, json: bool) -> i
     """Say what went wrong; the traceback only when asked for."""
     if debug:
         traceback.print_exc()
+    message = streams.unmarked(message)
     report.complain(f"error: {message}")
     if json:
         try:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from styler.cli import flags, report
+from styler.cli import flags, report, streams
 
 if TYPE_CHECKING:
     from styler.records import Record
@@ -21,11 +21,10 @@ LABELS = 18
 def inspect(file: File, /, *, as_json: AsJson = False) -> int:
     """Print the settings inside a picture and the command that made it."""
     from styler import metadata
-    from styler.cli import outputs
 
     record = metadata.read(file)
     printed = json.dumps(record) if as_json else "\n".join(_lines(record))
-    outputs.put(printed.encode("utf-8") + b"\n", "The settings were read, but")
+    streams.put(printed.encode("utf-8") + b"\n", "The settings were read, but")
     return 0
 
 

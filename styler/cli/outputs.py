@@ -1,39 +1,147 @@
-"""Where the picture goes: the name nobody has to think of, the refusals before any work, and the last write."""
+"""Where the picture goes: the name nobody has to think of, the refusals before any work, and the last write.
+
+A painting may have taken hours: if it cannot be put where it was meant to go, it is kept somewhere else.
+"""
 
 import os
-import sys
-from collections.abc import Iterable
+import re
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from styler import images
-from styler.errors import OutputError, UsageError
+from styler.cli import streams
+from styler.errors import OptionError, OutputError, UsageError
+
+Encode = Callable[[str], bytes]
+"""From the name of a format to the picture's bytes in it."""
+
+_FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A place for a picture, which has been checked."""
+
+    path: Path | None
+    """None is standard output."""
+    kind: str
+    """The format."""
+    made_up: Path | None
+    """The name that was made up when none was asked for; `path` is that, or with a number."""
+    beside: Path
+    """A name for what is kept when the picture itself cannot be, in the same folder where that is possible."""
+    overwrite: bool
+
+    @property
+    def shown(self) -> str:
+        """For a person."""
+        return str(self.path or streams.OUTPUT)
 
 
 def default_name(content: Path, styles: Iterable[Path], *, bundled: bool) -> Path:
-    """`<content>.<style>.png` beside the content, or in the working folder for a picture that comes with styler."""
-    name = f"{content.stem}.{'+'.join(style.stem for style in styles)}.png"
-    return Path(name) if bundled else content.parent / name
+    """`<content>.<style>.png` beside the content, or in the working folder where the content is no file of one's own.
+
+    A picture that comes with styler is `bundled`; one from standard input is called stdin.
+    """
+    name = f"{_stem(content)}.{'+'.join(map(_stem, styles))}.png"
+    return Path(name) if bundled or str(content) == streams.STREAM else content.parent / name
 
 
-def check(path: str | Path, inputs: Iterable[Path], *, overwrite: bool) -> str:
-    """Refuse, before any work, an output that is an input, is there already, or cannot be written.
+def filled(asked: str, content: Path, styles: Iterable[Path], seed: int) -> str:
+    """A name with its `{fields}` filled in; `{{` and `}}` are braces.
 
-    Returns:
-        The format to write: the one that the name asks for.
+    Raises:
+        UsageError: there is no such field.
+    """
+    values = {"content": _stem(content), "style": "+".join(map(_stem, styles)), "seed": str(seed), "ext": "png"}
+
+    def value(found: "re.Match[str]") -> str:
+        if found[0] in ("{{", "}}"):
+            return found[0][0]
+        if found[1] not in values:
+            known = ", ".join(f"{{{name}}}" for name in values)
+            raise UsageError(f"-o has no field {found[0]}; it can have {known}, and {{{{ for a brace.")
+        return values[found[1]]
+
+    return _FIELD.sub(value, asked)
+
+
+def target(asked: str | None, default: Path, inputs: Iterable[Path], bit_depth: int, *, overwrite: bool) -> Target:
+    """Decide where the picture goes, and refuse, before any work, what cannot be.
+
+    Args:
+        asked: the output that was asked for, if any; in a folder the default name is taken.
+        default: the name to take where none is given.
+        inputs: files that it may not be.
+        bit_depth: of the picture.
+        overwrite: whether a file may be replaced.
+
+    Raises:
+        UsageError: it is an input, is there and may not be replaced, or its format has no such bit depth.
+        OutputError: it cannot be written.
+    """
+    if asked == streams.STREAM:
+        return Target(None, "png", None, default, overwrite)
+    made_up = default if asked is None else Path(asked) / default.name if _is_folder(asked) else None
+    path = Path(asked) if asked is not None and made_up is None else images.free_name(made_up or default)
+    kind = check(path, inputs, overwrite=overwrite)
+    if bit_depth not in images.FORMATS[kind].depths:
+        raise OptionError(
+            f"The output {images.quoted(path)} is {images.FORMATS[kind].shown}, which has no {bit_depth} bit; "
+            "name one that ends in .png or .tif."
+        )
+    return Target(path, kind, made_up, default if images.is_special(path) else path, overwrite)
+
+
+def check(path: Path, inputs: Iterable[Path], *, overwrite: bool) -> str:
+    """Refuse an output that is an input, is there already, or cannot be written; return its format.
 
     Raises:
         UsageError: it is an input, or is there and may not be replaced.
         OutputError: it cannot be written.
     """
-    if any(_same(Path(path), given) for given in inputs):
+    if any(_same(path, given) for given in inputs):
         raise UsageError(f"The output {images.quoted(path)} is one of the inputs; give it another name with -o.")
-    if _is_file(Path(path)) and not overwrite:
+    if _is_file(path) and not overwrite:
         raise UsageError(f"{images.quoted(path)} exists already; give another name with -o, or --overwrite.")
     images.check_output(path, overwrite=overwrite)
     try:
         return images.format_of(path)
     except OutputError:  # a device or a pipe: nothing else passes the check without a known extension
         return "png"
+
+
+def save(place: Target, encode: Encode) -> Path | None:
+    """Write the picture; where it is, or None if that is standard output.
+
+    Raises:
+        OutputError: it could not be written there, and is kept elsewhere; the sentence says where.
+    """
+
+    def write() -> Path | None:
+        data = encode(place.kind)
+        if place.made_up:
+            return write_free(place.made_up, data)
+        if place.path:
+            return images.write(place.path, data, overwrite=place.overwrite)
+        streams.put(data)
+        return None
+
+    return _kept_anyway(write, place.beside, encode)
+
+
+def save_partial(place: Target, encode: Encode) -> Path:
+    """Write what there is of an interrupted painting, beside its place.
+
+    Raises:
+        OutputError: as `save` does.
+    """
+    name = place.beside.with_name(f"{place.beside.stem}.partial.png")
+    written = _kept_anyway(lambda: write_free(name, encode("png")), name, encode)
+    assert written is not None
+    return written
 
 
 def write_free(path: Path, data: bytes) -> Path:
@@ -47,36 +155,30 @@ def write_free(path: Path, data: bytes) -> Path:
                 raise
 
 
-def partial_name(path: str | Path) -> Path:
-    """The name of what is kept of an interrupted painting."""
-    return Path(path).with_name(f"{Path(path).stem}.partial.png")
-
-
 def announce(path: Path) -> None:
     """Put the path on stdout, byte for byte, whatever the encoding of the terminal."""
-    put(os.fsencode(path) + b"\n", f"The picture is saved as {images.quoted(path)}, but")
+    streams.put(os.fsencode(path) + b"\n", f"The picture is saved as {images.quoted(path)}, but")
 
 
-def put(data: bytes, but: str) -> None:
-    """Put bytes on stdout.
-
-    Args:
-        data: the bytes.
-        but: how the sentence begins that says that they cannot be put there.
-
-    Raises:
-        OutputError: stdout cannot be written; somebody who reads no further is no error.
-    """
+def _kept_anyway(write: Callable[[], Path | None], name: Path, encode: Encode) -> Path | None:
+    """Write; if that fails, keep the picture as PNG in the temporary folder, and fail with a sentence that says so."""
     try:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-    except OSError as problem:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries again when it ends
-        if not isinstance(problem, BrokenPipeError):
-            raise OutputError(
-                f"{but} standard output cannot be written ({problem.strerror}); send it elsewhere."
-            ) from problem
+        return write()
+    except OutputError as problem:
+        said = str(problem).removesuffix(".")
+        try:
+            kept = write_free(Path(tempfile.gettempdir()) / f"{name.stem}.png", encode("png"))
+        except (OutputError, OSError) as second:
+            raise OutputError(f"{said}; nor could it be kept in the temporary folder ({second}).") from problem
+        raise OutputError(f"{said}; the picture is kept as {images.quoted(kept)}.") from problem
+
+
+def _stem(path: Path) -> str:
+    return "stdin" if str(path) == streams.STREAM else path.stem
+
+
+def _is_folder(asked: str) -> bool:
+    return asked.endswith(("/", os.sep)) or Path(asked).is_dir()
 
 
 def _is_file(path: Path) -> bool:

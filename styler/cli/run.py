@@ -3,25 +3,25 @@
 Everything that can be known to be wrong is found out before the network, and torch with it, is loaded.
 """
 
-import difflib
-import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from styler import config, library
-from styler.cli import answers, dry_run, interrupts, replay, report
+from styler.cli import answers, dry_run, inputs, interrupts, locks, replay, report, streams
 from styler.cli.answers import Json
 from styler.cli.dry_run import DryRun
 from styler.cli.flags import NOT_GIVEN, OUTPUT, PICTURE, FileName, Settings, given
-from styler.errors import ImageError, UsageError
+from styler.errors import UsageError
 from styler.options import STARTS, Options, resolve
 
 if TYPE_CHECKING:
+    from styler.cli.outputs import Target
     from styler.images import Picture
     from styler.progress import Progress, Result
 
@@ -29,15 +29,20 @@ Content = Annotated[FileName, Parameter(help="a photo, or the name of one that c
 Style = Annotated[FileName, Parameter(help="a painting, or the name of one that comes with styler")]
 More = Annotated[FileName, Parameter(show=False)]
 Keeping = Annotated[replay.Keeping, Parameter(name="*")]
+Reading = Annotated[inputs.Reading, Parameter(name="*")]
 Output = Annotated[
     FileName | None,
     Parameter(
         name=("-o", "--output"),
         group=PICTURE,
         metavar="FILE",
-        help="where the picture goes: .png, .jpg, .webp, .avif or .tiff\n"
+        help="where the picture goes: .png, .jpg, .webp, .avif or .tiff, a folder, or -\n"
+        "for standard output; {content}, {style}, {seed} and {ext} are filled in\n"
         "(default CONTENT.STYLE.png beside CONTENT, with a number if that exists)",
     ),
+]
+BitDepth = Annotated[
+    Literal["8", "16"], Parameter(group=OUTPUT, metavar="N", help="8, or 16 for PNG and TIFF (default 8)")
 ]
 Overwrite = Annotated[bool, Parameter(group=OUTPUT, negative=(), help="replace the output if it exists")]
 Quiet = Annotated[
@@ -60,12 +65,8 @@ class _Job:
     options: Options
     content: "Picture"
     styles: "list[Picture]"
-    output: str | Path
-    kind: str
-    """The format of the output."""
-    default: Path | None
-    """The name that was made up when none was asked for; `output` is that, or with a number."""
-    overwrite: bool
+    target: "Target"
+    bit_depth: int
     start: "Picture | None"
     """The picture that `init` names, if it names a file."""
     keeping: replay.Keeping
@@ -80,6 +81,8 @@ def run(
     output: Output = None,
     flags: Settings = NOT_GIVEN,
     keeping: Keeping = replay.NOTHING,
+    reading: Reading = inputs.READING,
+    bit_depth: BitDepth = "8",
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     json: Json = False,
@@ -91,97 +94,81 @@ def run(
     """Paint one picture and return the exit code."""
     if quiet and verbose:
         raise UsageError("--quiet and --verbose exclude each other; give one of them.")
+    names = (content, style, *styles)
+    streams.check(names, output, json=json)
     where = report.console()
     speak = partial(report.say, where)
     tell = _silent if quiet else speak
     log, timing = speak if verbose or debug else _silent, speak if verbose > 1 or debug else _silent
-    with interrupts.watched() as watch:
+    with interrupts.watched() as watch, ExitStack() as ends:
         found = config.load()
         before = replay.before(keeping, given(flags))
         resolved = resolve(*found.layers, *before.layers, ("flag", given(flags)))  # weakest first
         with report.timed(timing, "Read the pictures"):
-            job = _prepared(content, (style, *styles), resolved.options, output, keeping, before, overwrite=overwrite)
+            job = _prepared(
+                names, resolved.options, output, int(bit_depth), reading, keeping, before, overwrite=overwrite
+            )
         warnings = [*found.warnings, *(each for picture in (job.content, *job.styles) for each in picture.warnings)]
         warnings += replay.inputs(before, job.content, job.styles, job.start)
         for warning in [] if quiet else warnings:
             report.warn(warning)
-        for line in report.decisions(resolved, job.content, job.styles, job.output):
+        for line in report.decisions(resolved, job.content, job.styles, job.target.shown):
             log(line)
-        inputs = {"content": content, "styles": [style, *styles], "warnings": warnings}
+        given_names = [streams.unmarked(name) for name in names]
+        told = {"content": given_names[0], "styles": given_names[1:], "warnings": warnings}
         if dry_run:
-            return _foretold(job, inputs, json=json)
+            return _foretold(job, told, json=json)
+        ends.enter_context(locks.held(job.target.path if not job.target.made_up else None))
         with report.shown(where, quiet=quiet or no_progress) as show:
             last = _painted(job, watch, show, log, timing)
         written = _finished(job, last, tell, log, timing)
         assert last.result is not None
-        _answered(written, last.result, inputs, json=json)
+        _answered(written, last.result, told, json=json)
         return watch.exit_code if last.result.stopped else 0
 
 
-def _foretold(job: _Job, inputs: Mapping[str, Any], *, json: bool) -> int:
+def _foretold(job: _Job, told: Mapping[str, Any], *, json: bool) -> int:
     """Say what would be painted, and paint nothing."""
     forecast = dry_run.forecast(job.options, job.content, job.styles)
     if json:
-        answers.document({"output": str(job.output), **inputs, **dry_run.document(forecast, job.options)})
+        answers.document({"output": job.target.shown, **told, **dry_run.document(forecast, job.options)})
     else:
-        names = [inputs["content"], *inputs["styles"]]
-        answers.lines(dry_run.lines(forecast, names, [job.content, *job.styles], str(job.output)))
+        names = [told["content"], *told["styles"]]
+        answers.lines(dry_run.lines(forecast, names, [job.content, *job.styles], job.target.shown))
     return 0
 
 
 def _prepared(
-    content: str,
-    styles: Iterable[str],
+    names: Sequence[str],
     options: Options,
     output: str | None,
+    bit_depth: int,
+    reading: inputs.Reading,
     keeping: replay.Keeping,
     before: replay.Before,
     *,
     overwrite: bool,
 ) -> _Job:
-    """Everything that is known before the network is loaded."""
-    from styler import images
+    """Everything that is known before the network is loaded; `names` are the content's and the styles'."""
     from styler.cli import outputs
 
-    photo = _located(content, library.find_content, library.contents(), "photos")
-    paintings = [_located(name, library.find_style, library.styles(), "paintings") for name in styles]
-    others = [Path(name) for name in (keeping.source, None if options.init in STARTS else options.init) if name]
-    default = outputs.default_name(photo, paintings, bundled=photo != Path(content))
-    target = output if output is not None else images.free_name(default)
-    kind = outputs.check(target, [photo, *paintings, *others], overwrite=overwrite)
+    read = inputs.reader(reading)
+    photo = inputs.located(names[0], library.find_content, library.contents(), "photos")
+    paintings = [inputs.located(name, library.find_style, library.styles(), "paintings") for name in names[1:]]
+    start = None if options.init in STARTS else Path(options.init)
+    others = [path for path in (start, Path(keeping.source) if keeping.source else None) if path]
+    default = outputs.default_name(photo, paintings, bundled=photo != Path(names[0]))
+    asked = output and outputs.filled(output, photo, paintings, options.seed)
+    target = outputs.target(asked, default, [photo, *paintings, *others], bit_depth, overwrite=overwrite)
     return _Job(
         options,
-        images.read(photo),
-        [images.read(path) for path in paintings],
+        read(photo),
+        [read(path) for path in paintings],
         target,
-        kind,
-        default if output is None else None,
-        overwrite,
-        None if options.init in STARTS else images.read(options.init),  # the painter reads it again
+        bit_depth,
+        None if start is None else read(start),  # the painter reads it again
         keeping,
         before,
-    )
-
-
-def _located(name: str, find: Callable[[str], Path], bundled: Mapping[str, Path], kind: str) -> Path:
-    """The file that a name stands for.
-
-    Raises:
-        ImageError: there is neither a file nor a bundled picture of that name.
-    """
-    try:
-        path = find(name)
-    except OSError:  # nobody can look whether it is there; who reads it is told why
-        return Path(name)
-    if os.path.lexists(path):
-        return path
-    from styler.images import quoted
-
-    close = difflib.get_close_matches(name, bundled, 1)
-    hint = f"did you mean '{close[0]}'? The" if close else "the"
-    raise ImageError(
-        f"Cannot read {quoted(name)}: there is no such file; {hint} {kind} that come with styler are "
-        f"{', '.join(bundled)}."
     )
 
 
@@ -189,7 +176,7 @@ def _painted(job: _Job, watch: interrupts.Watch, show: report.Show, log: report.
     """Load the network and paint; the last report, which carries the result."""
     from styler import images
 
-    images.sweep(Path(job.output).parent)
+    images.sweep(job.target.beside.parent)
     with report.timed(timing, "Loaded PyTorch"):
         from styler import devices
         from styler.pipeline import Painter
@@ -226,24 +213,21 @@ def _finished(job: _Job, last: "Progress", tell: report.Say, log: report.Say, ti
         report.complain("Stopped before the first step; nothing was written.")
         return None
     if result.stopped:
-        kept = outputs.write_free(outputs.partial_name(job.output), _encoded(job, result, "png"))
+        kept = outputs.save_partial(job.target, partial(_encoded, job, result))
         width, height = last.size
         step = f"step {last.step} of {last.steps}"
         report.complain(f"Stopped at {width}×{height}, {step}; kept as {images.quoted(kept)}.")
         return kept
     with report.timed(timing, "Wrote the picture"):
-        data = _encoded(job, result, job.kind)
-        if job.default:
-            return outputs.write_free(job.default, data)
-        return images.write(job.output, data, overwrite=job.overwrite)
+        return outputs.save(job.target, partial(_encoded, job, result))
 
 
-def _answered(written: Path | None, result: "Result", inputs: Mapping[str, Any], *, json: bool) -> None:
+def _answered(written: Path | None, result: "Result", told: Mapping[str, Any], *, json: bool) -> None:
     """Answer on stdout: with everything, or with the path of a picture that is done."""
     from styler.cli import outputs
 
     if json:
-        answers.document({"output": written and str(written), **inputs, **report.document(result)})
+        answers.document({"output": written and str(written), **told, **report.document(result)})
     elif written and not result.stopped:
         outputs.announce(written)
 
@@ -260,7 +244,7 @@ def _encoded(job: _Job, result: "Result", kind: str) -> bytes:
         whole = torch.from_numpy(job.content.alpha)[None, None]  # (1, 1, H, W)
         alpha = resized(whole, result.pixels.shape[1], result.pixels.shape[0])[0, 0].numpy()  # (H, W)
     inside = replay.inside(job.keeping, result, job.content, job.styles, job.start)
-    return images.encode(result.pixels, alpha=alpha, format=kind, **inside)
+    return images.encode(result.pixels, alpha=alpha, format=kind, bit_depth=job.bit_depth, **inside)
 
 
 def _silent(_text: str) -> None:

@@ -7,17 +7,19 @@ Works with numpy and Pillow and never imports torch, so that a process which onl
 second. Knows nothing about options, networks or the meaning of the texts it stores in a picture.
 """
 
-from styler.images.encode import encode
-from styler.images.files import check_output, format_of, free_name, sweep, write
+from styler.images.encode import FORMATS, encode
+from styler.images.files import check_output, format_of, free_name, is_special, sweep, write
 from styler.images.picture import Picture, read, read_text
 from styler.images.sources import quoted
 
 __all__ = [
+    "FORMATS",
     "Picture",
     "check_output",
     "encode",
     "format_of",
     "free_name",
+    "is_special",
     "quoted",
     "read",
     "read_text",

@@ -55,6 +55,15 @@ def free_name(path: StrPath) -> Path:
         return next(name for name in names if not os.path.lexists(name))
 
 
+def is_special(path: StrPath) -> bool:
+    """Is there a device, pipe or socket at `path` (or at the end of a link)?"""
+    try:
+        mode = Path(path).stat().st_mode
+    except FileNotFoundError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
 def check_output(path: StrPath, *, overwrite: bool = False) -> None:
     """Find out before any work whether `path` could be written; makes and changes nothing.
 
@@ -63,7 +72,7 @@ def check_output(path: StrPath, *, overwrite: bool = False) -> None:
             can be made.
     """
     with _as_output_error(path):
-        if _is_special(path):
+        if is_special(path):
             return
         target = _target(path, overwrite=overwrite)
         format_of(path)
@@ -85,7 +94,7 @@ def write(path: StrPath, data: bytes, *, overwrite: bool = False) -> Path:
         OutputError: it exists and `overwrite` is not set, is a folder, or the system would not have it (full disk…).
     """
     with _as_output_error(path):
-        if _is_special(path):
+        if is_special(path):
             with Path(path).open("wb", buffering=0) as stream:
                 _write_all(stream.fileno(), data)
             return Path(path)
@@ -126,15 +135,6 @@ def _lock(file: int) -> bool:
     except OSError:  # someone else has it, or the file system has no locks
         return False
     return True
-
-
-def _is_special(path: StrPath) -> bool:
-    """Is there a device, pipe or socket at `path` (or at the end of a link)?"""
-    try:
-        mode = Path(path).stat().st_mode
-    except FileNotFoundError:
-        return False
-    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
 def _target(path: StrPath, *, overwrite: bool) -> Path:

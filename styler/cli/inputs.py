@@ -1,0 +1,127 @@
+"""The pictures that go in: found by name, read within limits, and read quietly.
+
+Its flags come as one group, so that a verb takes them by one argument.
+"""
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from styler.cli import streams
+from styler.cli.flags import OUTPUT
+from styler.errors import ImageError, UsageError
+
+if TYPE_CHECKING:
+    from styler.images import Picture
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How pictures are read."""
+
+    background: Annotated[
+        str,
+        Parameter(
+            name="--background",
+            group=OUTPUT,
+            metavar="COLOR",
+            help="what is painted where CONTENT or STYLE is transparent: a name or #rrggbb (default white)",
+        ),
+    ] = "white"
+    max_pixels: Annotated[
+        str,
+        Parameter(
+            name="--max-pixels",
+            group=OUTPUT,
+            metavar="N",
+            help="refuse pictures of more pixels, such as 250000000 or 250M (default 250M)",
+        ),
+    ] = "250M"
+
+
+READING = Reading()
+
+
+def located(name: str, find: Callable[[str], Path], bundled: Mapping[str, Path], kind: str) -> Path:
+    """The file that a name stands for.
+
+    Raises:
+        ImageError: there is neither a file nor a bundled picture of that name.
+    """
+    if name == streams.STREAM:
+        return Path(name)
+    try:
+        path = find(name)
+    except OSError:  # nobody can look whether it is there; who reads it is told why
+        return Path(name)
+    if os.path.lexists(path):
+        return path
+    from styler.images import quoted
+
+    close = difflib.get_close_matches(name, bundled, 1)
+    hint = f"did you mean '{close[0]}'? The" if close else "the"
+    raise ImageError(
+        f"Cannot read {quoted(name)}: there is no such file; {hint} {kind} that come with styler are "
+        f"{', '.join(bundled)}."
+    )
+
+
+def reader(reading: Reading) -> "Callable[[Path], Picture]":
+    """What reads one picture.
+
+    Raises:
+        UsageError: there is no such colour or number.
+    """
+    background, limit = _colour(reading.background), _count(reading.max_pixels)
+
+    def read(path: Path) -> "Picture":
+        from styler import images
+
+        given, name = (path, None) if str(path) != streams.STREAM else (streams.source(), streams.INPUT)
+        with _muted():
+            return images.read(given, name=name, background=background, max_pixels=limit)
+
+    return read
+
+
+def _colour(text: str) -> tuple[float, float, float]:
+    from PIL import ImageColor
+
+    try:
+        red, green, blue = ImageColor.getrgb(text)[:3]
+    except ValueError as problem:
+        raise UsageError(f"background is {text}; it can be a name such as white, or #rrggbb.") from problem
+    return red / 255, green / 255, blue / 255
+
+
+def _count(text: str) -> int:
+    found = re.fullmatch(r"([0-9]{1,15})(M?)", text.strip(), re.ASCII)
+    if not found or not int(found[1]):
+        raise UsageError(f"max_pixels is {text}; it can be a whole number above 0, or one with M for millions.")
+    return int(found[1]) * (1_000_000 if found[2] else 1)
+
+
+@contextmanager
+def _muted() -> Iterator[None]:
+    """Drop what decoders written in C print about damage; the one sentence on it is ours."""
+    sys.stderr.flush()
+    try:
+        saved = os.dup(2)
+    except OSError:  # there is no stderr to keep clean
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - no path of ours
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)

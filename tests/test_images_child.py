@@ -1,0 +1,185 @@
+"""Claims about decoding in a child: the same pictures, limits on time and memory, and a new child after a death."""
+
+import io
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from styler import images
+from styler.errors import ImageError
+from styler.images.child import Decoder
+
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals and limits")
+
+
+def png(side: int = 40, seed: int = 0) -> bytes:
+    noise = np.random.default_rng(seed).random((side, side, 4))
+    return images.encode(noise[..., :3], alpha=noise[..., 3], text={"a": "b"}, metadata={"make": "x"})
+
+
+def bomb(side: int) -> bytes:
+    """A black RGBA PNG with almost no bytes."""
+    stream = io.BytesIO()
+    Image.new("RGBA", (side, side)).save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[Decoder]:
+    with Decoder() as shared:
+        yield shared
+
+
+def test_it_is_what_read_returns(decoder: Decoder) -> None:
+    pid = decoder.pid
+    for data in (png(), bomb(20), images.encode(np.zeros((16, 300, 3), np.float32), format="jpeg")):
+        there, here = decoder.read(data, background=(0, 1, 0)), images.read(data, background=(0, 1, 0))
+        assert np.array_equal(there.pixels, here.pixels)
+        assert (there.alpha is None) == (here.alpha is None)
+        assert there.alpha is None or np.array_equal(there.alpha, here.alpha if here.alpha is not None else -1)
+        assert (there.sha256, there.warnings, there.metadata) == (here.sha256, here.warnings, here.metadata)
+    assert decoder.pid == pid
+
+
+REFUSED = {"empty": b"", "page": b"<html>", "cut": png()[:300], "small": png(8), "bomb": bomb(8000)}
+
+
+@pytest.mark.parametrize("data", REFUSED.values(), ids=REFUSED.keys())
+def test_it_refuses_in_the_words_of_read(decoder: Decoder, data: bytes) -> None:
+    pid = decoder.pid
+    with pytest.raises(ImageError) as here:
+        images.read(data, name="a\nb.png", max_pixels=50_000_000)
+    with pytest.raises(ImageError) as there:
+        decoder.read(data, name="a\nb.png")
+    assert str(there.value) == str(here.value)
+    assert decoder.pid == pid, "a refusal costs no process"
+
+
+def test_what_libraries_print_is_not_seen(decoder: Decoder, capfd: pytest.CaptureFixture[str]) -> None:
+    stream = io.BytesIO()
+    Image.new("1", (64, 64)).save(stream, "TIFF", compression="group4")
+    broken = stream.getvalue().replace(b"\x00\x10\x01", b"\xff\xff\xff")
+    for data in (stream.getvalue(), broken, stream.getvalue()[:200]):
+        with suppress(ImageError):
+            decoder.read(data)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_time_that_is_up_is_a_sentence_and_the_next_picture_is_read() -> None:
+    with Decoder(seconds=0.0) as decoder:
+        pid = decoder.pid
+        with pytest.raises(
+            ImageError, match=r"^Cannot read 'x': decoding it takes longer than 0 seconds; make it .*\.$"
+        ):
+            decoder.read(bomb(3000), name="x")
+        assert decoder.pid != pid
+        decoder.seconds = 60.0
+        assert decoder.read(png()).width == 40
+
+
+@POSIX
+def test_memory_has_a_limit() -> None:
+    with Decoder(memory=200_000_000) as decoder:
+        with pytest.raises(ImageError, match=r"memory|crashed"):
+            decoder.read(bomb(4000))
+        assert decoder.read(png()).width == 40
+
+
+@POSIX
+def test_a_child_that_was_killed_while_it_waited_is_replaced(decoder: Decoder) -> None:
+    pid = decoder.pid
+    os.kill(pid, signal.SIGKILL)
+    decoder._process.wait()
+    assert decoder.read(png()).width == 40
+    assert decoder.pid != pid
+
+
+@POSIX
+def test_a_crash_costs_the_picture_that_caused_it_alone(decoder: Decoder) -> None:
+    assert decoder.read(png()).width == 40
+    pid = decoder.pid
+    os.kill(pid, signal.SIGSTOP)  # so that it is surely at work when it dies
+    caught: list[str] = []
+
+    def reading() -> None:
+        try:
+            decoder.read(png())
+        except ImageError as refusal:
+            caught.append(str(refusal))
+
+    thread = threading.Thread(target=reading)
+    thread.start()
+    while not decoder._turn.locked():
+        time.sleep(0.01)
+    time.sleep(0.2)
+    os.kill(pid, signal.SIGKILL)
+    thread.join()
+    assert caught == [
+        "Cannot read the picture: its data are so damaged that the decoder crashed; download or export it again."
+    ]
+    assert decoder.read(png()).width == 40
+
+
+def test_threads_each_get_their_own_picture(decoder: Decoder) -> None:
+    found: dict[int, images.Picture] = {}
+
+    def reading(seed: int) -> None:
+        found[seed] = decoder.read(png(seed=seed))
+
+    threads = [threading.Thread(target=reading, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for seed in range(8):
+        assert np.array_equal(found[seed].pixels, images.read(png(seed=seed)).pixels)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system tells what a process has loaded")
+def test_it_loads_no_torch(decoder: Decoder) -> None:
+    decoder.read(png())
+    loaded = Path(f"/proc/{decoder.pid}/maps").read_text()
+    assert "imagecodecs" in loaded or "PIL" in loaded
+    assert "torch" not in loaded
+
+
+@POSIX
+def test_it_ends_with_its_server() -> None:
+    program = (
+        "import os, sys\nfrom styler.images.child import Decoder\n"
+        "print(Decoder().pid, flush=True)\nos.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=100)
+    pid = int(done.stdout)
+    for _ in range(500):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        stat = Path(f"/proc/{pid}/stat")
+        if stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] == "Z":  # nobody here reaps orphans
+            return
+        time.sleep(0.02)
+    raise AssertionError("it is still there")
+
+
+def test_a_lying_header_fills_no_memory(decoder: Decoder) -> None:
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 7000, 7000, 8, 6, 0, 0, 0))
+    data = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+    with pytest.raises(ImageError, match=r"end too early|damaged"):
+        decoder.read(data)
