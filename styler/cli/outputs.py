@@ -104,7 +104,7 @@ def check(path: Path, inputs: Iterable[Path], *, overwrite: bool) -> str:
     """
     if any(_same(path, given) for given in inputs):
         raise UsageError(f"The output {images.quoted(path)} is one of the inputs; give it another name with -o.")
-    if _is_file(path) and not overwrite:
+    if _holds(path.is_file) and not overwrite:
         raise UsageError(f"{images.quoted(path)} exists already; give another name with -o, or --overwrite.")
     images.check_output(path, overwrite=overwrite)
     try:
@@ -178,13 +178,14 @@ def _stem(path: Path) -> str:
 
 
 def _is_folder(asked: str) -> bool:
-    return asked.endswith(("/", os.sep)) or Path(asked).is_dir()
+    return asked.endswith(("/", os.sep)) or _holds(Path(asked).is_dir)
 
 
-def _is_file(path: Path) -> bool:
+def _holds(question: Callable[[], bool]) -> bool:
+    """Ask about a name; False when there can be none such, which the check will say."""
     try:
-        return path.is_file()
-    except OSError:  # no name to ask for; the check says so
+        return question()
+    except OSError:
         return False
 
 
