@@ -6,7 +6,7 @@ Whoever is about to load torch calls `prepare` first; what the user has set stay
 import os
 
 SETTINGS = {
-    # OpenMP's threads spin while they wait: painting loses a factor of up to 20 as soon as another program takes a
+    # OpenMP's threads spin while they wait: painting becomes several times slower as soon as another program takes a
     # core. Waiting passively costs nothing measurable.
     "OMP_WAIT_POLICY": "PASSIVE",
     # Activations are large and live for an instant: huge pages save most of the page faults, a tenth of the time.
