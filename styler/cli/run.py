@@ -152,6 +152,8 @@ def _prepared(
     """Everything that is known before the network is loaded; `names` are the content's and the styles'."""
     from styler.cli import outputs
 
+    if options.init == streams.STREAM:
+        raise UsageError("The picture to start from cannot come from standard input; name a file with --init.")
     read = inputs.reader(reading)
     photo = inputs.located(names[0], library.find_content, library.contents(), "photos")
     paintings = [inputs.located(name, library.find_style, library.styles(), "paintings") for name in names[1:]]

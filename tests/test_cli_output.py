@@ -1,0 +1,304 @@
+"""Claims about where `styler run` puts the picture, and about what goes in and comes out unharmed."""
+
+import io
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from styler import images
+from styler.cli import locks, main
+from styler.options import Options
+from styler.pipeline import Painter
+
+TINY = ["--size", "64", "--first-size", "64", "--steps", "1", "--device", "cpu", "-q"]
+SAME = ["--strength", "0", "--size", "original", "--device", "cpu", "-q"]
+Capture = pytest.CaptureFixture[str]
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
+
+
+@pytest.fixture(autouse=True)
+def folder(
+    tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch, use_tiny: None
+) -> Path:
+    """The working folder, with a photo and a painting in it; temporary files and locks lie beside it."""
+    folder = tmp_path / "work"
+    for seed, name in enumerate(("photo.png", "painting.png")):
+        images.write(folder / name, images.encode(pixels(48, 64, seed)))
+    for variable, name in (("XDG_CACHE_HOME", "cache"), ("TMPDIR", "temporary")):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(variable, str(tmp_path / name))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+class Stream(io.StringIO):
+    """A text stream with bytes beneath."""
+
+    def __init__(self, data: bytes = b"", *, terminal: bool = False) -> None:
+        super().__init__()
+        self.buffer = io.BytesIO(data)
+        self.terminal = terminal
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+
+def paint(*tokens: str, with_: list[str] = TINY) -> int:
+    return main(["run", *with_, *tokens])
+
+
+def names(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def left(folder: Path) -> set[str]:
+    """Files outside the working folder."""
+    return {path.name for path in folder.parent.rglob("*") if path.is_file() and folder not in path.parents}
+
+
+def error(capsys: Capture) -> str:
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"styler: error: [^\n]*\n", err), err
+    return err
+
+
+def test_a_picture_on_standard_output_is_the_only_thing_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = names(folder)
+    for flag in (["-o", "-"], ["--output", "-"], ["--output=-"]):
+        out = Stream()
+        monkeypatch.setattr(sys, "stdout", out)
+        assert paint("photo.png", "painting.png", *flag) == 0
+        assert out.getvalue() == ""
+        assert images.read(out.buffer.getvalue()).width == 64
+        assert Image.open(io.BytesIO(out.buffer.getvalue())).format == "PNG"
+    assert names(folder) == before
+
+
+def test_a_picture_is_read_from_standard_input(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    data = (folder / "photo.png").read_bytes()
+    monkeypatch.setattr(sys, "stdin", Stream(data))
+    assert paint("-", "painting.png") == 0
+    assert capsys.readouterr().out == "stdin.painting.png\n"
+    monkeypatch.setattr(sys, "stdin", Stream(data))
+    assert paint("photo.png", "-", "-o", "a.png") == 0
+    monkeypatch.setattr(sys, "stdin", Stream(b"<html>"))
+    assert paint("-", "painting.png") == 1
+    assert "Cannot read 'standard input': it is a web page" in capsys.readouterr().err
+    assert names(folder) == {"photo.png", "painting.png", "a.png", "stdin.painting.png"}
+
+
+STREAMS = [
+    ("- -", "Only one picture can come from standard input"),
+    ("- painting.png", "Standard input is a terminal"),
+    ("photo.png painting.png -o -", "Standard output is a terminal"),
+    ("photo.png painting.png --init -", "cannot come from standard input"),
+    ("photo.png painting.png --from -", "Cannot read '-'"),
+    ("photo.png painting.png --seed -", "seed is -"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), STREAMS)
+def test_what_streams_cannot_do_is_a_sentence(
+    arguments: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setattr(sys, "stdin", Stream(terminal=True))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert paint(*arguments.split()) in {1, 2}
+    assert said in error(capsys)
+
+
+def test_two_answers_do_not_go_into_one_stream(capsys: Capture) -> None:
+    assert main(["run", "photo.png", "painting.png", "-o", "-", "--json"]) == 2
+    assert "-o - and --json both need standard output" in capsys.readouterr().err
+
+
+def test_standard_input_that_is_closed_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    assert paint("-", "painting.png") == 1
+    assert "it is closed" in error(capsys)
+
+
+@pytest.mark.parametrize("asked", ["album", "album/", "new/deep/"])
+def test_in_a_folder_the_default_name_is_taken(asked: str, folder: Path, capsys: Capture) -> None:
+    (folder / "album").mkdir()
+    for name in ("photo.painting.png", "photo.painting-2.png"):
+        assert paint("photo.png", "painting.png", "-o", asked) == 0
+        assert capsys.readouterr().out == f"{Path(asked) / name}\n"
+        assert (folder / asked / name).is_file()
+
+
+def test_a_name_can_have_fields(folder: Path, capsys: Capture) -> None:
+    asked = "made/{style}/{content}-{seed}{{}}.{ext}"
+    assert paint("photo.png", "painting.png", "photo.png", "--seed", "7", "-o", asked) == 0
+    assert capsys.readouterr().out == "made/painting+photo/photo-7{}.png\n"
+    for wrong in ("{contents}.png", "{}.png", "{seed:03}.png"):
+        assert paint("photo.png", "painting.png", "-o", wrong) == 2
+        assert f"no field {wrong.removesuffix('.png')}; it can have {{content}}, {{style}}, {{seed}}, {{ext}}" in (
+            error(capsys)
+        )
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_16_bit_keeps_every_tone_of_grey_and_colour_at_strength_0(name: str, folder: Path) -> None:
+    grey = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    colours = np.dstack([grey, grey[::-1], grey.T])
+    for stored in (grey, colours):
+        (folder / "deep.png").write_bytes(imagecodecs.png_encode(stored))
+        assert paint("deep.png", "painting.png", "-o", name, "--bit-depth", "16", "--overwrite", with_=SAME) == 0
+        data = (folder / name).read_bytes()
+        found = imagecodecs.png_decode(data) if name == "a.png" else imagecodecs.imread(folder / name)
+        assert found.dtype == np.uint16
+        assert np.array_equal(found, stored if stored.ndim == 3 else np.repeat(stored[..., None], 3, -1))
+        assert paint("deep.png", "painting.png", "-o", "b.png", "--overwrite", with_=SAME) == 0
+        eight = np.asarray(Image.open("b.png"), np.float64) / 255
+        assert np.abs(eight - found / 65535).max() <= 0.5 / 255 + 1e-9
+
+
+def test_strength_0_gives_the_photo_back_bit_for_bit(painter: Painter) -> None:
+    photo, style = images.read("photo.png"), images.read("painting.png")
+    assert np.array_equal(painter.stylize(photo, style, Options(strength=0, size="original")).pixels, photo.pixels)
+
+
+@pytest.mark.parametrize(("name", "depth"), [("a.png", 8), ("a.png", 16), ("a.tif", 16), ("a.webp", 8), ("a.avif", 8)])
+def test_alpha_comes_back_exactly_at_the_same_size(name: str, depth: int, folder: Path) -> None:
+    top = 2**depth - 1
+    stored = np.random.default_rng(0).integers(0, top + 1, (48, 64, 4)).astype(np.uint8 if depth == 8 else np.uint16)
+    (folder / "cut.png").write_bytes(imagecodecs.png_encode(stored))
+    assert paint("cut.png", "painting.png", "-o", name, "--bit-depth", str(depth)) == 0
+    alpha = images.read(name).alpha
+    assert alpha is not None
+    assert np.array_equal(np.rint(alpha * top), stored[..., 3])
+
+
+COLORS = [("red", (1, 0, 0)), ("#0080ff", (0, 128 / 255, 1)), ("hsl(0,0%,0%)", (0, 0, 0))]
+
+
+@pytest.mark.parametrize(("color", "seen"), COLORS)
+def test_the_background_is_what_transparency_is_painted_on(color: str, seen: tuple[float, ...], folder: Path) -> None:
+    images.write("clear.png", images.encode(np.ones((48, 64, 3)), alpha=np.zeros((48, 64))))
+    assert paint("clear.png", "painting.png", "--background", color, "-o", "a.jpg", with_=SAME) == 0
+    assert np.abs(images.read("a.jpg").pixels - np.array(seen)).max() < 0.02
+
+
+WRONG = [
+    ("--background nocolour", 2, "background is nocolour; it can be a name such as white, or #rrggbb."),
+    ("--max-pixels many", 2, "max_pixels is many; it can be a whole number above 0"),
+    ("--max-pixels 0", 2, "max_pixels is 0;"),
+    ("--max-pixels 3071", 1, "'photo.png': it is 64 × 48 px, more than the limit"),
+    ("--bit-depth 12", 2, "bit-depth"),
+    ("--bit-depth 16 -o a.jpg", 2, "'a.jpg' is JPEG, which has no 16 bit; name one that ends in .png or .tif."),
+]
+
+
+@pytest.mark.parametrize(("flags", "code", "said"), WRONG)
+def test_flags_about_pictures_are_checked_before_any_work(
+    flags: str, code: int, said: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setattr(Painter, "of", None)
+    before = names(folder)
+    assert paint("photo.png", "painting.png", *flags.split()) == code
+    assert said in error(capsys)
+    assert names(folder) == before
+
+
+def test_the_limit_of_pixels_is_inclusive() -> None:
+    assert paint("photo.png", "painting.png", "--max-pixels", "3072") == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device")
+def test_on_a_full_disk_the_picture_is_kept_in_the_temporary_folder(folder: Path, capsys: Capture) -> None:
+    assert paint("photo.png", "painting.png", "-o", "/dev/full") == 1
+    said = error(capsys)
+    found = re.search(r"the disk is full; .*; the picture is kept as '(.*/temporary/photo\.painting\.png)'\.$", said)
+    assert found, said
+    assert images.read(found[1]).width == 64
+    assert Path("/dev/full").is_char_device()
+    assert names(folder) == {"photo.png", "painting.png"}
+
+
+def test_a_name_that_was_taken_meanwhile_costs_no_picture(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    stream = Painter.stream
+
+    def taken(*given: object) -> object:
+        for progress in stream(*given):  # type: ignore[arg-type]
+            (folder / "a.png").write_bytes(b"somebody was faster")
+            yield progress
+
+    monkeypatch.setattr(Painter, "stream", taken)
+    assert paint("photo.png", "painting.png", "-o", "a.png") == 1
+    said = error(capsys)
+    assert "it exists already" in said
+    assert "the picture is kept as" in said
+    assert (folder / "a.png").read_bytes() == b"somebody was faster"
+    assert left(folder) == {"a.png"}
+
+
+def test_if_nothing_can_be_written_anywhere_that_is_said(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def full(*_given: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    stream = Painter.stream
+
+    def filling(*given: object) -> object:
+        yield from stream(*given)  # type: ignore[arg-type]
+        monkeypatch.setattr("tempfile.tempdir", "/nowhere/at/all\0")
+        monkeypatch.setattr(os, "fsync", full)
+
+    monkeypatch.setattr(Painter, "stream", filling)
+    assert paint("photo.png", "painting.png", "-o", "a.png") == 1
+    said = error(capsys)
+    assert "the disk is full" in said
+    assert "nor could it be kept in the temporary folder" in said
+
+
+@POSIX
+def test_a_pipe_gets_the_picture_and_stays(folder: Path) -> None:
+    os.mkfifo("pipe.png")
+    reader = os.open("pipe.png", os.O_RDONLY | os.O_NONBLOCK)
+    assert paint("photo.png", "painting.png", "-o", "pipe.png") == 0
+    assert images.read(os.read(reader, 1 << 20)).width == 64
+    os.close(reader)
+    assert Path("pipe.png").is_fifo()
+
+
+def test_of_two_runs_with_one_output_the_second_is_told_who_has_it(folder: Path, capsys: Capture) -> None:
+    with locks.held(folder / "a.png"):
+        assert paint("photo.png", "painting.png", "-o", "./a.png") == 1
+        who = rf"Another run of styler \(process {os.getpid()} on .*, since [\d:]+\) is writing 'a\.png'; wait for it"
+        assert re.search(who, error(capsys))
+        assert paint("photo.png", "painting.png", "-o", "b.png") == 0
+        assert names(folder) == {"photo.png", "painting.png", "b.png"}
+    assert paint("photo.png", "painting.png", "-o", "a.png") == 0
+    assert left(folder) == set(), "no lock is left"
+
+
+def test_a_lock_of_a_dead_run_holds_nobody_up(folder: Path) -> None:
+    with locks.held(folder / "a.png"):
+        (lock,) = (folder.parent / "cache" / "styler" / "locks").glob("*.lock")
+    lock.touch()
+    lock.with_suffix(".txt").write_text("process 1")
+    assert paint("photo.png", "painting.png", "-o", "a.png") == 0
+    assert left(folder) == set()
+
+
+def test_where_no_lock_can_be_made_it_is_painted_all_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder.parent / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder.parent / "file"))
+    assert paint("photo.png", "painting.png", "-o", "a.png") == 0
+    monkeypatch.setattr("styler.cli.locks._folder", lambda: None)
+    assert paint("photo.png", "painting.png", "-o", "b.png") == 0
+    assert left(folder) == {"file"}
