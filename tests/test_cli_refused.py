@@ -1,0 +1,328 @@
+"""Every file and request that is refused, and every odd one that is painted, through the command line.
+
+Refused: one sentence on stderr, exit code 1 or 2, nothing on stdout, nothing written, changed or left.
+"""
+
+import io
+import os
+import pickle
+import re
+import shutil
+import struct
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+from styler import images, library
+from styler.cli import main
+from styler.pipeline import Painter
+
+TINY = ["--size", "64", "--first-size", "64", "--steps", "1", "--device", "cpu"]
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with a photo and a painting in it."""
+    folder = tmp_path / "work"
+    for seed, name in enumerate(("photo.png", "painting.png")):
+        images.write(folder / name, images.encode(pixels(48, 64, seed)))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def state(folder: Path) -> dict[str, bytes]:
+    """Every file beneath the test's own folder."""
+    files = (path for path in folder.parent.rglob("*") if path.is_file() and not path.is_symlink())
+    return {str(path): path.read_bytes() for path in files if os.access(path, os.R_OK)}
+
+
+def refused(capfd: Capture, folder: Path, *tokens: str) -> str:
+    """Run, and return the sentence after checking that it is one and that nothing happened."""
+    before = state(folder)
+    code = main(["run", *TINY, *tokens])
+    out, err = capfd.readouterr()
+    assert code in {1, 2}
+    assert out == ""
+    assert re.fullmatch(r"styler: error: [^\n]+[^.]\.\n", err), err
+    assert "bug in styler" not in err
+    assert err.rstrip("\n").isprintable()
+    assert state(folder) == before
+    return err
+
+
+@pytest.fixture
+def no_painting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that must not be loaded."""
+    monkeypatch.setattr(Painter, "of", None)
+
+
+def saved(form: str, image: Image.Image | None = None, **settings: Any) -> bytes:
+    stream = io.BytesIO()
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8))
+    (image or noise).save(stream, form, **settings)
+    return stream.getvalue()
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def claiming(side: int, data: bytes) -> bytes:
+    """A grey PNG that claims to be so large."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def bomb() -> bytes:
+    packer = zlib.compressobj(1)
+    return claiming(20_000, b"".join(packer.compress(bytes(20_001)) for _ in range(20_000)) + packer.flush())
+
+
+def much_text() -> bytes:
+    data = saved("PNG")
+    return data[:33] + chunk(b"zTXt", b"comment\0\0" + zlib.compress(bytes(80_000_000), 1)) + data[33:]
+
+
+def tiff(value: float) -> bytes:
+    stored = np.zeros((48, 64, 3), np.float32)
+    stored[1, 2] = value
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, stored, photometric="rgb", metadata=None)
+    return stream.getvalue()
+
+
+FILES: dict[str, tuple[str, Callable[[], bytes], str]] = {
+    "cut jpeg": ("a.jpg", lambda: saved("JPEG")[:900], "end too early"),
+    "cut png": ("a.png", lambda: saved("PNG")[:900], "end too early"),
+    "cut webp": ("a.webp", lambda: saved("WEBP")[:900], "end too early"),
+    "empty": ("a.png", lambda: b"", "it is empty"),
+    "text": ("a.jpg", lambda: b"no picture at all", "it is text"),
+    "html": ("a.png", lambda: b"<!DOCTYPE html><title>404", "it is a web page"),
+    "bomb": ("a.png", bomb, "20000 × 20000 px"),
+    "liar": ("a.png", lambda: claiming(60_000, zlib.compress(b"\0")), "60000 × 60000 px"),
+    "much text": ("a.png", much_text, "more text than a picture should"),
+    "1 × 1": ("a.png", lambda: saved("PNG", Image.new("RGB", (1, 1))), "1 × 1 px"),
+    "1 × 30000": ("a.png", lambda: saved("PNG", Image.new("RGB", (1, 30000))), "1 × 30000 px"),
+    "svg": ("a.png", lambda: b'<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
+    "pdf": ("a.jpg", lambda: b"%PDF-1.7\n", "PDF"),
+    "eps": ("a.png", lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\n", "PostScript"),
+    "psd": ("a.png", lambda: b"8BPS\0\1" + bytes(99), "Photoshop"),
+    "nan": ("a.tif", lambda: tiff(float("nan")), "not finite"),
+    "inf": ("a.tif", lambda: tiff(float("inf")), "not finite"),
+}
+
+
+@pytest.mark.parametrize(("name", "make", "said"), FILES.values(), ids=FILES.keys())
+def test_a_file_that_is_no_picture_is_refused(
+    name: str, make: Callable[[], bytes], said: str, folder: Path, no_painting: None, capfd: Capture
+) -> None:
+    (folder / name).write_bytes(make())
+    for tokens in ((name, "painting.png"), ("photo.png", name), ("photo.png", "painting.png", "--init", name)):
+        sentence = refused(capfd, folder, *tokens, "-o", "out.png")
+        assert f"Cannot read '{name}'" in sentence
+        assert said in sentence
+
+
+def dangling() -> None:
+    Path("x.png").symlink_to("gone.png")
+
+
+PLACES: dict[str, tuple[str, Callable[[], object], str]] = {
+    "folder": ("x.png", lambda: Path("x.png").mkdir(), "it is a folder"),
+    "pipe": ("x.png", lambda: os.mkfifo("x.png"), "it is a pipe"),
+    "endless": ("/dev/zero", lambda: None, "it is a device"),
+    "missing": ("x.png", lambda: None, "no such file"),
+    "dangling": ("x.png", dangling, "it is a link to 'gone.png'"),
+}
+
+
+@POSIX
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("name", "make", "said"), PLACES.values(), ids=PLACES.keys())
+def test_what_is_no_file_is_refused(
+    name: str, make: Callable[[], object], said: str, folder: Path, no_painting: None, capfd: Capture
+) -> None:
+    make()
+    assert said in refused(capfd, folder, name, "painting.png")
+    assert said in refused(capfd, folder, "photo.png", name)
+
+
+@POSIX
+def test_no_permission_is_a_sentence(
+    folder: Path, no_painting: None, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy("photo.png", "secret.png")
+    (folder / "secret.png").chmod(0)
+    real = os.open
+
+    def deny(path: Any, *given: Any, **named: Any) -> int:
+        if "secret" in str(path):  # the superuser may read anything, so let the system call say no
+            raise PermissionError(13, "Permission denied")
+        return real(path, *given, **named)
+
+    monkeypatch.setattr(os, "open", deny)
+    assert "no permission" in refused(capfd, folder, "secret.png", "painting.png")
+
+
+REQUESTS = [
+    (["-o", "photo.png"], "is one of the inputs"),
+    (["-o", "photo.png", "--overwrite"], "is one of the inputs"),
+    (["-o", "link.png", "--overwrite"], "is one of the inputs"),
+    (["--init", "other.png", "-o", "other.png", "--overwrite"], "is one of the inputs"),
+    (["-o", "/proc/a.png"], "Cannot write '/proc/a.png'"),
+    (["-o", "no\0name.png"], "no file can have this name"),
+    *(([flag, "nan"], "nan") for flag in ("--strength", "--brush", "--seed", "--content-weight", "--keep-color")),
+    *(([flag, "1e9"], "it can be") for flag in ("--strength", "--brush", "--threads", "--keep-color", "--taper")),
+    *(([flag, "inf"], "inf") for flag in ("--strength", "--smoothness", "--layer-weights", "--style-weights")),
+]
+
+
+@POSIX
+@pytest.mark.parametrize(("flags", "said"), REQUESTS, ids=lambda value: " ".join(value).replace("\0", "0"))
+def test_a_request_that_makes_no_sense_is_refused(
+    flags: list[str], said: str, folder: Path, no_painting: None, capfd: Capture
+) -> None:
+    (folder / "link.png").symlink_to("painting.png")
+    shutil.copy("photo.png", "other.png")
+    assert said in refused(capfd, folder, "photo.png", "painting.png", *flags)
+
+
+class Touching:
+    """What makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+SPOILT: dict[str, Callable[[bytes, Path], bytes]] = {
+    "truncated": lambda data, _: data[: len(data) // 2],
+    "altered": lambda data, _: data[:-1] + bytes([data[-1] ^ 1]),
+    "pickle": lambda _, folder: pickle.dumps(Touching(folder / "run")),
+    "empty": lambda _, _folder: b"",
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT.keys())
+def test_weights_that_were_tampered_with_are_refused(
+    spoil: Callable[[bytes, Path], bytes], folder: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = library.root()
+    made = folder.parent / "assets"
+    for name in ("weights", "contents", "styles"):
+        (made / name).mkdir(parents=True)
+    weights = spoil((good / "weights" / "vgg16.safetensors").read_bytes(), folder)
+    (made / "weights" / "vgg16.safetensors").write_bytes(weights)
+    monkeypatch.setattr(library, "root", lambda: made)
+    assert re.search("altered|truncated", refused(capfd, folder, "photo.png", "painting.png", "-q"))
+    assert not (folder / "run").exists()
+
+
+def painted(*tokens: str) -> images.Picture:
+    """Paint, and return the picture, which is finite."""
+    assert main(["run", *TINY, *tokens, "-o", "out.png"]) == 0
+    picture = images.read("out.png")
+    assert np.isfinite(picture.pixels).all()
+    return picture
+
+
+def turned(value: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    return saved("JPEG", exif=exif)
+
+
+def fax() -> bytes:
+    """A damaged TIFF that can be read all the same, about which libtiff prints lines of its own."""
+    whole = bytearray(saved("TIFF", Image.new("1", (64, 4000)), compression="group4"))
+    whole[8:400] = b"\xa5" * 392
+    return bytes(whole)
+
+
+ODD: dict[str, tuple[Callable[[], bytes], str]] = {
+    "garbage profile": (lambda: saved("JPEG", icc_profile=b"garbage" * 40), "its colour profile is broken"),
+    "orientation 99": (lambda: turned(99), ""),
+    "black": (lambda: saved("PNG", Image.new("RGB", (64, 48))), ""),
+    "one colour": (lambda: saved("PNG", Image.new("RGB", (64, 48), (9, 200, 30))), ""),
+    "one grey": (lambda: saved("PNG", Image.new("L", (64, 48), 77)), ""),
+    "jpeg as png": (lambda: saved("JPEG"), ""),
+    "trailing junk": (lambda: saved("JPEG") + b"junk" * 999, ""),
+    "trailing junk in png": (lambda: saved("PNG") + b"junk" * 999, ""),
+    "animation": (lambda: saved("GIF", save_all=True, append_images=[Image.new("RGB", (64, 48))]), "more than one"),
+}
+
+
+@pytest.mark.parametrize(("make", "said"), ODD.values(), ids=ODD.keys())
+def test_an_odd_picture_is_painted(
+    make: Callable[[], bytes], said: str, folder: Path, use_tiny: None, capfd: Capture
+) -> None:
+    (folder / "odd.png").write_bytes(make())
+    for tokens in (("odd.png", "painting.png"), ("photo.png", "odd.png")):
+        picture = painted(*tokens, "--overwrite")
+        assert (picture.width, picture.height) == (64, 48)
+        warnings = [line for line in capfd.readouterr().err.splitlines() if "warning" in line]
+        assert len(warnings) == bool(said)
+        assert said in "".join(warnings)
+
+
+def test_what_libraries_print_about_damage_is_not_heard(folder: Path, use_tiny: None, capfd: Capture) -> None:
+    (folder / "fax.tif").write_bytes(fax())
+    images.read("fax.tif", min_side=1)
+    assert capfd.readouterr().err, "it does print"
+    assert painted("photo.png", "fax.tif", "-q").width == 64
+    assert capfd.readouterr() == ("out.png\n", "")
+
+
+def test_a_phone_photo_comes_out_upright(folder: Path, use_tiny: None) -> None:
+    stored = Image.new("RGB", (64, 48), "black")
+    stored.paste((255, 0, 0), (0, 0, 64, 12))  # of a photo that is turned right, its upper edge is the right side
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (folder / "phone.jpg").write_bytes(saved("JPEG", stored, exif=exif, quality=95))
+    picture = painted("phone.jpg", "painting.png", "--strength", "0")
+    assert (picture.width, picture.height) == (48, 64)
+    assert picture.pixels[:, -6:, 0].min() > 0.8
+    assert picture.pixels[:, :30, 0].max() < 0.2
+    assert Image.open("out.png").getexif().get(0x0112, 1) == 1
+
+
+def test_the_photo_can_be_the_style_and_a_style_can_be_tiny(folder: Path, use_tiny: None) -> None:
+    assert painted("photo.png", "photo.png").width == 64
+    images.write("small.png", images.encode(images.read("painting.png").pixels[:16, :16]))
+    assert painted("photo.png", "small.png", "--overwrite").width == 64
+
+
+@POSIX
+@pytest.mark.parametrize("home", ["/proc/nobody", "file/in/the/way"])
+def test_a_home_that_cannot_be_written_is_no_hindrance(
+    home: str, folder: Path, use_tiny: None, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "file").touch()
+    monkeypatch.setenv("HOME", home)
+    for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name)
+    assert painted("photo.png", "painting.png", "-q").width == 64
+    assert capfd.readouterr() == ("out.png\n", "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_are_not_utf_8_are_shown_and_written(folder: Path, use_tiny: None, capfd: Capture) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    assert "'caf\\xe9.png': there is no such file" in refused(capfd, folder, name, "painting.png")
+    shutil.copy("photo.png", name)
+    assert painted(name, "painting.png").width == 64
+    assert main(["run", *TINY, "-q", "photo.png", "painting.png", "-o", "{content}/" + name]) == 0
+    assert [os.fsencode(path) for path in Path("photo").iterdir()] == [b"photo/caf\xe9.png"]
