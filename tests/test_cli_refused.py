@@ -247,8 +247,9 @@ def turned(value: int) -> bytes:
 
 def fax() -> bytes:
     """A damaged TIFF that can be read all the same, about which libtiff prints lines of its own."""
-    whole = bytearray(saved("TIFF", Image.new("1", (64, 4000)), compression="group4"))
-    whole[8:400] = b"\xa5" * 392
+    noise = Image.fromarray(np.random.default_rng(0).random((64, 64)) > 0.5)
+    whole = bytearray(saved("TIFF", noise, compression="group4"))
+    whole[60:100] = b"\xa5" * 40
     return bytes(whole)
 
 
@@ -280,7 +281,7 @@ def test_an_odd_picture_is_painted(
 
 def test_what_libraries_print_about_damage_is_not_heard(folder: Path, use_tiny: None, capfd: Capture) -> None:
     (folder / "fax.tif").write_bytes(fax())
-    images.read("fax.tif", min_side=1)
+    images.read("fax.tif")
     assert capfd.readouterr().err, "it does print"
     assert painted("photo.png", "fax.tif", "-q").width == 64
     assert capfd.readouterr() == ("out.png\n", "")
