@@ -79,6 +79,21 @@ def test_a_bomb_is_refused_exactly_when_it_is_over_the_limit() -> None:
     assert "limit of 250 megapixels" in refusal(png(20000, 20000, chunk(b"IDAT", b"")))
 
 
+@pytest.mark.parametrize("first", [(64, 64), (128, 12_000_000)])
+def test_an_animated_png_that_lies_is_refused_before_a_frame_is_made(first: tuple[int, int]) -> None:
+    lie = chunk(b"IHDR", struct.pack(">IIBBBBB", 128, 12_000_000, 8, 6, 0, 0, 0))
+    frame = chunk(b"fcTL", struct.pack(">IIIIIHHBB", 0, 64, 64, 0, 0, 1, 10, 1, 0))
+    animation = chunk(b"acTL", struct.pack(">II", 2, 0)) + lie + frame
+    data = png(*first, animation, chunk(b"IDAT", zlib.compress(b"\0")))
+    opened: list[object] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("PIL.PngImagePlugin.PngImageFile", lambda *given: opened.append(given))
+        assert "128 × 12000000 px" in refusal(data)
+        with pytest.raises(ImageError, match="128 × 12000000 px"):
+            images.read_text(data)
+    assert opened == []
+
+
 def test_a_tiff_strip_that_unpacks_to_much_more_is_no_way_around_the_limit() -> None:
     honest = io.BytesIO()
     tifffile.imwrite(honest, np.zeros((16, 16), np.uint16), compression="zlib", metadata=None)

@@ -6,6 +6,7 @@ Ghostscript, no MPO), and Pillow's process-wide pixel limit, which is not ours t
 
 import importlib
 import logging
+import struct
 import warnings
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -84,10 +85,24 @@ def open_image(data: bytes, kind: str, limits: Limits) -> ImageFile.ImageFile:
         from styler.images import extras
 
         return extras.heif(data) if kind == "heif" else extras.jxl(data, limits)
+    if kind == "png":
+        _check_animation(data, limits)
     module, plugin = _PLUGINS[kind]
     image = getattr(importlib.import_module(module), plugin)(BytesIO(data))
     assert isinstance(image, ImageFile.ImageFile)
     return image
+
+
+def _check_animation(data: bytes, limits: Limits) -> None:
+    """Refuse an animated PNG that is too large before Pillow sees it, which fills a whole frame as it opens one."""
+    at, sizes, is_animated = 8, [], False
+    while at + 16 <= len(data) and (name := data[at + 4 : at + 8]) != b"IDAT":
+        if name == b"IHDR":  # there should be one, first; Pillow believes the last
+            sizes.append(struct.unpack(">II", data[at + 8 : at + 16]))
+        is_animated |= name == b"acTL"
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+    for width, height in sizes if is_animated else ():
+        limits.check(width, height)
 
 
 def first_directory(data: bytes) -> "ImageFileDirectory_v2":

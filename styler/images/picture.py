@@ -110,7 +110,7 @@ def _texts(data: bytes, kind: str) -> dict[str, str]:
         return exif.parsed(first_directory(data).get(exif.IMAGE_DESCRIPTION, ""))
     if kind not in ("png", "jpeg", "webp", "avif"):
         return {}  # no format of ours
-    image = open_image(data, kind, Limits(max_pixels=1 << 62, min_side=1))
+    image = open_image(data, kind, Limits(max_pixels=250_000_000, min_side=1))
     if kind == "png":
         return {str(key): value for key, value in image.info.items() if isinstance(value, str)}
     return exif.read_text(image)
