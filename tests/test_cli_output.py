@@ -49,7 +49,7 @@ class Stream(io.StringIO):
         self.terminal = terminal
 
     @property
-    def buffer(self) -> io.BytesIO:  # type: ignore[override] # as text streams have it
+    def buffer(self) -> io.BytesIO:
         return self.bytes
 
     def isatty(self) -> bool:
