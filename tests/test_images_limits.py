@@ -1,7 +1,6 @@
 """No bytes, however hostile, cost more memory, time or threads than the limits allow, or raise anything else."""
 
 import io
-import re
 import struct
 import threading
 import tracemalloc
@@ -15,39 +14,11 @@ import pytest
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made import NOISE, chunk, png, refusal, saved
 from PIL import Image
 
 from styler import images
 from styler.errors import ImageError
-
-NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
-
-
-def saved(form: str, image: Image.Image = NOISE, **settings: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, form, **settings)
-    return stream.getvalue()
-
-
-def chunk(name: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-
-def png(width: int, height: int, *chunks: bytes, depth: int = 8) -> bytes:
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + chunk(b"IEND", b"")
-
-
-def refusal(source: Any, **settings: Any) -> str:
-    """Read, and return the sentence of the refusal after checking that it is one."""
-    with pytest.raises(ImageError) as caught:
-        images.read(source, **settings)
-    sentence = str(caught.value)
-    assert re.fullmatch(r"Cannot read (the picture|'.*'): [^\n]*[^.\s]\.", sentence), sentence
-    assert "; " in sentence, f"says what to do: {sentence}"
-    assert sentence.isprintable()
-    assert "0x" not in sentence
-    return sentence
 
 
 def test_a_header_that_lies_is_refused_before_decoding() -> None:

@@ -5,15 +5,14 @@ A document has a schema version, and holds nothing that JSON has not: what is no
 
 import json
 import math
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from styler.cli import streams
 from styler.cli.flags import OUTPUT
-from styler.errors import OutputError
 
 SCHEMA = 1
 """Of every document; it grows when a name changes its meaning or goes away."""
@@ -26,7 +25,7 @@ Json = Annotated[
 def document(content: Mapping[str, Any]) -> None:
     """Put one JSON object on stdout. It is plain ASCII; a name that is not UTF-8 is escaped as Python has it."""
     whole = {"schema": SCHEMA, **content}
-    _put(json.dumps(_plain(whole), indent=2, allow_nan=False).encode("ascii") + b"\n")
+    streams.put(json.dumps(_plain(whole), indent=2, allow_nan=False).encode("ascii") + b"\n")
 
 
 def failure(kind: str, message: str, code: int) -> None:
@@ -36,7 +35,7 @@ def failure(kind: str, message: str, code: int) -> None:
 
 def lines(text: Iterable[str]) -> None:
     """Put lines on stdout; what its encoding lacks is escaped."""
-    _put("".join(f"{line}\n" for line in text).encode(sys.stdout.encoding or "utf-8", "backslashreplace"))
+    streams.put("".join(f"{line}\n" for line in text).encode(sys.stdout.encoding or "utf-8", "backslashreplace"))
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -51,21 +50,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _put(data: bytes) -> None:
-    """Write bytes to stdout.
-
-    Raises:
-        OutputError: they cannot be written; somebody who reads no further is no error.
-    """
-    try:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-    except OSError as problem:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries again when it ends
-        if not isinstance(problem, BrokenPipeError):
-            raise OutputError(
-                f"Standard output cannot be written ({problem.strerror}); send it elsewhere."
-            ) from problem

@@ -24,7 +24,7 @@ def inspect(file: File, /, *, as_json: AsJson = False) -> int:
 
     record = metadata.read(file)
     printed = json.dumps(record) if as_json else "\n".join(_lines(record))
-    streams.put(printed.encode("utf-8") + b"\n", "The settings were read, but")
+    streams.put(printed.encode("utf-8") + b"\n", "The settings were read, but standard output")
     return 0
 
 

@@ -126,7 +126,7 @@ def save(place: Target, encode: Encode) -> Path | None:
             return write_free(place.made_up, data)
         if place.path:
             return images.write(place.path, data, overwrite=place.overwrite)
-        streams.put(data)
+        streams.put(data, needed=True)
         return None
 
     return _kept_anyway(write, place.beside, encode)
@@ -157,7 +157,7 @@ def write_free(path: Path, data: bytes) -> Path:
 
 def announce(path: Path) -> None:
     """Put the path on stdout, byte for byte, whatever the encoding of the terminal."""
-    streams.put(os.fsencode(path) + b"\n", f"The picture is saved as {images.quoted(path)}, but")
+    streams.put(os.fsencode(path) + b"\n", f"The picture is saved as {images.quoted(path)}, but standard output")
 
 
 def _kept_anyway(write: Callable[[], Path | None], name: Path, encode: Encode) -> Path | None:

@@ -25,8 +25,12 @@ if TYPE_CHECKING:
     from styler.images import Picture
     from styler.progress import Progress, Result
 
-Content = Annotated[FileName, Parameter(help="a photo, or the name of one that comes with styler")]
-Style = Annotated[FileName, Parameter(help="a painting, or the name of one that comes with styler")]
+Content = Annotated[
+    FileName, Parameter(help="a photo, or the name of one that comes with styler, or - for standard input")
+]
+Style = Annotated[
+    FileName, Parameter(help="a painting, or the name of one that comes with styler, or - for standard input")
+]
 More = Annotated[FileName, Parameter(show=False)]
 Keeping = Annotated[replay.Keeping, Parameter(name="*")]
 Reading = Annotated[inputs.Reading, Parameter(name="*")]

@@ -56,13 +56,13 @@ def source() -> BinaryIO:
     return sys.stdin.buffer
 
 
-def put(data: bytes, but: str = "") -> None:
+def put(data: bytes, what: str = "Standard output", *, needed: bool = False) -> None:
     """Put bytes on stdout.
 
     Args:
         data: the bytes.
-        but: how the sentence begins that says that they cannot be put there. Without it the bytes matter so much that
-            it is an error too if somebody reads no further.
+        what: how the sentence begins that says that they cannot be put there.
+        needed: whether it is an error, too, if somebody reads no further.
 
     Raises:
         OutputError: stdout cannot be written.
@@ -73,6 +73,5 @@ def put(data: bytes, but: str = "") -> None:
         sys.stdout.buffer.flush()
     except OSError as problem:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries again when it ends
-        if not but or not isinstance(problem, BrokenPipeError):
-            sentence = f"{but} {OUTPUT}".lstrip().replace("standard", "Standard" if not but else "standard", 1)
-            raise OutputError(f"{sentence} cannot be written ({problem.strerror}); send it elsewhere.") from problem
+        if needed or not isinstance(problem, BrokenPipeError):
+            raise OutputError(f"{what} cannot be written ({problem.strerror}); send it elsewhere.") from problem
