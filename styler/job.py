@@ -14,7 +14,7 @@ from torch import Tensor
 from styler import images, targets
 from styler.errors import UsageError
 from styler.images import Picture
-from styler.options import Options
+from styler.options import STARTS, Options
 from styler.plan import Plan, Scale
 from styler.progress import Clock, Pixels, Progress, Result
 from styler.resize import resized
@@ -44,6 +44,8 @@ class Job:
     stop: threading.Event
     clock: Clock
     checkpoint: bool
+    start: Source | None = None
+    """The picture to start from, where `init` names a file."""
     stopped: bool = False
     """Whether work was left out because somebody asked for it."""
     realised: list[Scale] = field(default_factory=list)
@@ -75,6 +77,13 @@ def source_of(given: Input) -> Source:
     return Source.of(torch.from_numpy(wide).permute(2, 0, 1)[None].clamp(0, 1).contiguous())  # (1, 3, H, W)
 
 
+def start_of(options: Options, given: Input | None) -> Source | None:
+    """The picture to start from: the one that is given, or else the file that `init` names; None if it names none."""
+    if options.init in STARTS:
+        return None
+    return source_of(options.init if given is None else given)
+
+
 def first_picture(job: Job, scale: Scale) -> Tensor:
     """The first picture, (1, 3, H, W): what `init` says, with a little seeded noise.
 
@@ -84,12 +93,7 @@ def first_picture(job: Job, scale: Scale) -> Tensor:
     noise = torch.randn((1, 3, scale.height, scale.width), generator=generator)
     if job.options.init == "noise":
         return (0.5 + 0.25 * noise).clamp(0, 1)
-    if job.options.init == "content":
-        first = job.content
-    elif job.options.init == "style":
-        first = job.styles[0]
-    else:
-        first = source_of(job.options.init)
+    first = job.start or (job.styles[0] if job.options.init == "style" else job.content)
     share = targets.pull(job.options.strength)
     return (resized(first.image, scale.width, scale.height) + START_NOISE * share * noise).clamp(0, 1)
 

@@ -264,9 +264,9 @@ def _valid(field: "dataclasses.Field[Any]", value: Any) -> Any:
             raise OptionError(f"{field.name} is '{value}'; it takes a list.")
         return tuple(_scalar(field.name, limits, kind, item) for item in value)
     if typing.get_origin(field.type) in (typing.Union, types.UnionType):  # size: a number or a word
-        if value == "original":
-            return value
-        return _scalar(field.name, limits, int, value)
+        if isinstance(value, str) and value != "original":
+            raise OptionError(f"{field.name} is '{value}'; it can be {describe_range(limits)}, or 'original'.")
+        return value if value == "original" else _scalar(field.name, limits, int, value)
     return _scalar(field.name, limits, field.type, value)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from styler import devices, memory, optimise, plan, targets
 from styler.errors import DeviceError, OutOfMemory, UsageError
-from styler.job import Input, Job, Stopped, final_report, first_picture, refined, report, source_of
+from styler.job import Input, Job, Stopped, final_report, first_picture, refined, report, source_of, start_of
 from styler.objective import Objective
 from styler.options import Options
 from styler.plan import Repeat, Scale
@@ -64,6 +64,7 @@ class Painter:
         options: Options | None = None,
         stop: threading.Event | None = None,
         repeat: Repeat | None = None,
+        start: Input | None = None,
     ) -> Iterator[Progress]:
         """Paint, reporting after every evaluation; the last report carries the `Result`.
 
@@ -77,6 +78,7 @@ class Painter:
             stop: checked between convolutions.
             repeat: the work of an earlier result (`Result.repeat`), in place of the plan that the options ask for. One
                 that was stopped is repeated as far as it went.
+            start: the picture that `options.init` names, for who has read it already.
 
         Raises:
             StylerError: a picture cannot be read, a setting does not fit, or memory is short; before any evaluation
@@ -85,6 +87,7 @@ class Painter:
         options = options or Options()
         sources = [source_of(style) for style in _listed(styles)]
         job = self._job(source_of(content), sources, options, stop or threading.Event(), repeat)
+        job.start = start_of(options, start)
         threads = torch.get_num_threads()
         try:
             if options.threads:

@@ -151,6 +151,7 @@ REFUSALS = [
     ("photo.png painting.png --size", 2, "--size requires an argument"),
     ("photo.png painting.png -q -v", 2, "exclude each other"),
     ("photo.png", 2, "CONTENT and STYLE are needed"),
+    ("photo.png painting.png --size orignal", 2, "size is 'orignal'; it can be 64 to 8192, or 'original'."),
     ("", 2, "CONTENT and STYLE are needed"),
     ("photo.png painting.png -o there.png", 2, "'there.png' exists already"),
     ("photo.png painting.png -o photo.png --overwrite", 2, "is one of the inputs"),

@@ -98,6 +98,30 @@ def test_from_on_the_same_inputs_gives_the_same_pixels(name: str, folder: Path, 
     assert first["losses"] == second["losses"]
 
 
+@pytest.mark.parametrize(
+    "flags", ["--preset draft", "--look gatys", "--preset fine --look gatys --brush 2", "--keep-color 1"]
+)
+def test_from_gives_the_same_pixels_whatever_preset_or_look_there_was(flags: str, folder: Path) -> None:
+    assert paint("holiday.png", "monet.png", *flags.split(), "-o", "a.png") == 0
+    assert again("a.png", "b.png") == 0
+    assert same("a.png", "b.png")
+    if "--look" in flags:  # no flag of the plan: said again, it changes nothing
+        assert again("a.png", "c.png", "--look", "gatys") == 0
+        assert same("a.png", "c.png")
+
+
+def test_a_picture_is_inspected_from_standard_input(folder: Path, capsys: Capture) -> None:
+    assert paint("holiday.png", "monet.png", "-o", "a.png") == 0
+    assert main(["inspect", "a.png"]) == 0
+    named = capsys.readouterr().out.split("\n", 1)[1]
+    command = [sys.executable, "-m", "styler", "inspect", "-"]
+    done = subprocess.run(command, input=(folder / "a.png").read_bytes(), capture_output=True, check=True, timeout=60)
+    assert named == done.stdout.decode()
+    done = subprocess.run(command, input=b"<html>", capture_output=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert b"Cannot read 'standard input': it is a web page" in done.stderr
+
+
 def test_the_command_that_inspect_prints_gives_the_same_pixels(folder: Path, capsys: Capture) -> None:
     assert paint("holiday.png", "monet.png", "--strength", "63.7", "--distance", "gram", "-o", "a.png") == 0
     capsys.readouterr()

@@ -64,6 +64,11 @@ def names(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
+def kind_of(source: str | io.BytesIO) -> str | None:
+    with Image.open(source) as image:
+        return image.format
+
+
 def left(folder: Path) -> set[str]:
     """Files outside the working folder."""
     return {path.name for path in folder.parent.rglob("*") if path.is_file() and folder not in path.parents}
@@ -145,11 +150,36 @@ def test_a_name_can_have_fields(folder: Path, capsys: Capture) -> None:
     asked = "made/{style}/{content}-{seed}{{}}.{ext}"
     assert paint("photo.png", "painting.png", "photo.png", "--seed", "7", "-o", asked) == 0
     assert capsys.readouterr().out == "made/painting+photo/photo-7{}.png\n"
+    assert paint("photo.png", "painting.png", "--format", "jpg", "-o", "{content}.{ext}") == 0
+    assert capsys.readouterr().out == "photo.jpg\n"
+    assert kind_of("photo.jpg") == "JPEG"
     for wrong in ("{contents}.png", "{}.png", "{seed:03}.png"):
         assert paint("photo.png", "painting.png", "-o", wrong) == 2
         assert f"no field {wrong.removesuffix('.png')}; it can have {{content}}, {{style}}, {{seed}}, {{ext}}" in (
             error(capsys)
         )
+
+
+KINDS = [("png", "PNG"), ("jpg", "JPEG"), ("jpeg", "JPEG"), ("webp", "WEBP"), ("avif", "AVIF"), ("tif", "TIFF")]
+
+
+@pytest.mark.parametrize(("extension", "kind"), KINDS)
+def test_the_format_can_be_named_where_the_output_s_name_does_not_say_it(
+    extension: str, kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    (folder / "album").mkdir()
+    for asked, name in (([], "photo.painting"), (["-o", "album"], "album/photo.painting")):
+        assert paint("photo.png", "painting.png", "--format", extension, *asked) == 0
+        assert capsys.readouterr().out == f"{Path(name)}.{extension}\n"
+        assert kind_of(f"{name}.{extension}") == kind
+    out = Stream()
+    monkeypatch.setattr(sys, "stdout", out)
+    assert paint("photo.png", "painting.png", "--format", extension, "-o", "-") == 0
+    assert kind_of(out.bytes) == kind
+
+
+def test_a_jpeg_by_any_of_its_names_is_no_contradiction() -> None:
+    assert paint("photo.png", "painting.png", "--format", "jpeg", "-o", "a.jpg") == 0
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
@@ -200,7 +230,12 @@ WRONG = [
     ("--max-pixels 0", 2, "max_pixels is 0;"),
     ("--max-pixels 3071", 1, "'photo.png': it is 64 × 48 px, more than the limit"),
     ("--bit-depth 12", 2, "bit-depth"),
-    ("--bit-depth 16 -o a.jpg", 2, "'a.jpg' is JPEG, which has no 16 bit; name one that ends in .png or .tif."),
+    ("--bit-depth 16 -o a.jpg", 2, "'a.jpg' is JPEG, which has no 16 bit; choose PNG or TIFF"),
+    ("--bit-depth 16 --format webp -o -", 2, "'standard output' is WebP, which has no 16 bit; choose PNG or TIFF"),
+    ("--format gif", 2, '--format. Choose from: "png"'),
+    ("--format jpg -o a.png", 2, "The name 'a.png' and --format jpg contradict each other"),
+    ("--format=", 2, "--format"),
+    ("--output=", 2, "The name of the output is empty"),
 ]
 
 
@@ -297,6 +332,38 @@ def test_a_lock_of_a_dead_run_holds_nobody_up(folder: Path) -> None:
     lock.with_suffix(".txt").write_text("process 1")
     assert paint("photo.png", "painting.png", "-o", "a.png") == 0
     assert left(folder) == set()
+
+
+@POSIX
+@pytest.mark.parametrize(
+    "problem", [PermissionError(13, "Permission denied"), OSError(38, "Not there"), NotImplementedError()]
+)
+def test_a_lock_of_another_user_or_a_disk_without_locks_is_no_hindrance(
+    problem: Exception, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_lock: object) -> None:
+        raise problem
+
+    monkeypatch.setattr("filelock.FileLock._acquire", refuse)
+    assert paint("photo.png", "painting.png", "-o", "a.png") == 0
+    assert left(folder) == set()
+
+
+@POSIX
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can make files of another user")
+def test_a_folder_of_locks_that_is_another_user_s_is_not_written_in(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder.parent / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder.parent / "file"))
+    theirs = folder.parent / "temporary" / f"styler-{os.getuid()}"
+    theirs.mkdir(mode=0o777)
+    os.chown(theirs, 65534, 65534)
+    with locks.held(folder / "a.png"):
+        assert [*theirs.iterdir()] == []
+    os.chown(theirs, os.getuid(), os.getgid())
+    with locks.held(folder / "a.png"):
+        assert len([*theirs.iterdir()]) == 2
 
 
 def test_where_no_lock_can_be_made_it_is_painted_all_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,23 @@ def test_a_bundled_photo_is_painted_into_the_working_folder(folder: Path, capsys
     assert (folder / "cat.starry-night.png").is_file()
 
 
+def test_every_picture_is_read_once_and_within_the_limits_given(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, seen = images.read, []
+
+    def counted(source: object, **given: object) -> images.Picture:
+        seen.append((str(source), given["max_pixels"], given["background"]))
+        return read(source, **given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(images, "read", counted)
+    limits = (5000, (1, 0, 0))
+    flags = ["--init", "start.png", "--max-pixels", "5000", "--background", "red"]
+    shutil.copy("photo.png", "start.png")
+    for more in (["-o", "a.png"], ["--dry-run"]):
+        seen.clear()
+        assert main(["run", *TINY, "photo.png", "painting.png", *flags, *more]) == 0
+        assert seen == [(name, *limits) for name in ("photo.png", "painting.png", "start.png")]
+
+
 def test_an_output_that_exists_is_replaced_only_when_asked(folder: Path, capsys: Capture) -> None:
     out = folder / "out.png"
     out.write_bytes(b"old")

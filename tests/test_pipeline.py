@@ -639,6 +639,16 @@ def test_the_first_picture_is_what_init_says(
         painter.stylize(content, style, quiet.replace(init="absent.png"))
 
 
+def test_a_start_that_is_given_is_taken_and_its_file_is_not_read(
+    painter: Painter, content: Array, style: Array
+) -> None:
+    options = STILL.replace(init="absent.png")
+    found = list(painter.stream(content, style, options, start=style))[-1].result
+    assert found is not None
+    wanted = painter.stylize(content, style, STILL.replace(init="style"))
+    assert np.array_equal(found.pixels, wanted.pixels)
+
+
 def test_the_seed_varies_the_first_picture_a_little(painter: Painter, content: Array, style: Array) -> None:
     moved = painter.stylize(content, style, STILL.replace(strength=50, seed=1)).pixels - content
     assert 0.01 < moved.std() < 0.03

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from styler import environment
+from styler.cli import streams
 
 INTERRUPTED = 130
 
@@ -23,6 +24,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
         tokens: the arguments; those of the process when not given.
     """
     environment.prepare()
+    streams.opened()
     try:
         from styler.cli.app import execute
 

@@ -35,7 +35,8 @@ def failure(kind: str, message: str, code: int) -> None:
 
 def lines(text: Iterable[str]) -> None:
     """Put lines on stdout; what its encoding lacks is escaped."""
-    streams.put("".join(f"{line}\n" for line in text).encode(sys.stdout.encoding or "utf-8", "backslashreplace"))
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # it may be closed
+    streams.put("".join(f"{line}\n" for line in text).encode(encoding, "backslashreplace"))
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -1,10 +1,11 @@
 """The verbs, and the only place where errors become text and exit codes."""
 
+import io
 import traceback
 from collections.abc import Callable
 from typing import Any
 
-from cyclopts import App, CycloptsError, Group, MissingArgumentError
+from cyclopts import App, CycloptsError, Group, MissingArgumentError, UnusedCliTokensError
 from rich.console import Console
 
 from styler import library
@@ -19,8 +20,12 @@ def execute(tokens: list[str]) -> int:
     """Run one command and return its exit code; of exceptions only `KeyboardInterrupt` escapes."""
     asked = tokens[: tokens.index("--") if "--" in tokens else None]
     debug, json = "--debug" in asked, "--json" in asked
+    page = io.StringIO()
     try:
-        outcome = _app()(streams.marked(tokens), print_error=False, exit_on_error=False, result_action="return_value")
+        app = _app(Console(file=page, markup=False, highlight=False, emoji=False))
+        outcome = app(streams.marked(tokens), print_error=False, exit_on_error=False, result_action="return_value")
+        if page.getvalue():  # of help, or the version; put like every other answer, for stdout may be full or closed
+            answers.lines(line.rstrip() for line in page.getvalue().splitlines())
         return outcome if isinstance(outcome, int) else 0
     except CycloptsError as error:
         return _failed(UsageError.__name__, _explained(error), UsageError.exit_code, debug=debug, json=json)
@@ -35,7 +40,7 @@ def execute(tokens: list[str]) -> int:
         return _failed("Bug", f"{name}: {error}. This is a bug in styler{hint}.", BUG, debug=debug, json=json)
 
 
-def _app() -> App:
+def _app(console: Console) -> App:
     """The verbs, and what the pages of help share."""
     app = App(
         name="styler",
@@ -46,7 +51,7 @@ def _app() -> App:
         help_formatter=usage.panel,
         help_epilogue=usage.EXIT_CODES,
         group_arguments=Group("Arguments", sort_key=0),
-        console=Console(markup=False, highlight=False, emoji=False),
+        console=console,
         suppress_keyboard_interrupt=False,
     )
     about = usage.about_run(library.contents(), library.styles())
@@ -67,12 +72,9 @@ def _app() -> App:
 
 
 def _version() -> str:
-    from importlib import metadata
+    from styler import metadata
 
-    try:
-        return f"styler {metadata.version('styler')}"
-    except metadata.PackageNotFoundError:
-        return "styler, not installed"
+    return f"styler {metadata.version()}"
 
 
 def _explained(error: CycloptsError) -> str:
@@ -81,6 +83,9 @@ def _explained(error: CycloptsError) -> str:
         if error.argument.name == "FILE":
             return "FILE is needed: a picture that styler made; see 'styler inspect --help'."
         return "CONTENT and STYLE are needed, in this order; see 'styler run --help'."
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        verb = " ".join(error.command_chain or ())
+        return f"There is no use for '{error.unused_tokens[0]}' here; see 'styler {verb} --help'."
     return str(error)
 
 

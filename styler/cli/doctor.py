@@ -46,10 +46,10 @@ def doctor(*, json: Json = False) -> int:
 
 
 def _program() -> Facts:
-    from importlib import metadata
+    from styler import metadata
 
     return {
-        "styler": metadata.version("styler"),
+        "styler": metadata.version(),
         "python": platform.python_version(),
         "system": platform.platform(terse=True),
         "processors": os.cpu_count(),

@@ -55,7 +55,7 @@ class Forecast:
         return self.evaluation * plan.units(self.plan)
 
 
-def forecast(options: Options, content: "Picture", styles: "list[Picture]") -> Forecast:
+def forecast(options: Options, content: "Picture", styles: "list[Picture]", start: "Picture | None") -> Forecast:
     """Load the network, ask what `Painter.stream` would ask, and time one evaluation.
 
     Raises:
@@ -70,7 +70,7 @@ def forecast(options: Options, content: "Picture", styles: "list[Picture]") -> F
     size = plan.final_size(options, content.width, content.height)
     checkpoint = bool(scales) and memory.needs_checkpoint(features, size, options.checkpoint, painter.device)
     small = _small(options, size, features.min_side, painter.device.type, checkpoint=checkpoint)
-    seconds, timed = _timed(painter, small, content, styles)
+    seconds, timed = _timed(painter, small, content, styles, start)
     return Forecast(
         size=size,
         device=devices.describe(painter.device),
@@ -98,12 +98,12 @@ def _small(options: Options, size: tuple[int, int], min_side: int, device: str, 
 
 
 def _timed(
-    painter: "Painter", options: Options, content: "Picture", styles: "list[Picture]"
+    painter: "Painter", options: Options, content: "Picture", styles: "list[Picture]", start: "Picture | None"
 ) -> tuple[float, tuple[int, int] | None]:
     """Seconds of an evaluation, and its size."""
     marks: list[float] = []
     size = None
-    for progress in painter.stream(content, [*styles], options):
+    for progress in painter.stream(content, [*styles], options, start=start):
         if progress.result is None:
             _ = progress.loss  # reading it waits for the device
             marks.append(time.perf_counter())

@@ -58,6 +58,8 @@ def located(name: str, find: Callable[[str], Path], bundled: Mapping[str, Path],
     """
     if name == streams.STREAM:
         return Path(name)
+    if not name:
+        raise ImageError("The name of a picture is empty; name a file, or one that comes with styler.")
     try:
         path = find(name)
     except OSError:  # nobody can look whether it is there; who reads it is told why

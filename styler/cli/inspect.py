@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from styler.cli import flags, report, streams
+from styler.cli.flags import FileName
 
 if TYPE_CHECKING:
     from styler.records import Record
 
-File = Annotated[str, Parameter(help="a picture that styler made")]
+File = Annotated[FileName, Parameter(help="a picture that styler made, or - for standard input")]
 AsJson = Annotated[bool, Parameter(name="--json", group=flags.OUTPUT, negative=(), help="as one JSON object")]
 
 LABELS = 18
@@ -22,7 +23,7 @@ def inspect(file: File, /, *, as_json: AsJson = False) -> int:
     """Print the settings inside a picture and the command that made it."""
     from styler import metadata
 
-    record = metadata.read(file)
+    record = metadata.read(streams.source(), name=streams.INPUT) if file == streams.STREAM else metadata.read(file)
     printed = json.dumps(record) if as_json else "\n".join(_lines(record))
     streams.put(printed.encode("utf-8") + b"\n", "The settings were read, but standard output")
     return 0

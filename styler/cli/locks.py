@@ -42,11 +42,14 @@ def _locked(file: Path, path: Path) -> Iterator[None]:
     lock, note = FileLock(file, blocking=False), file.with_suffix(".txt")
     try:
         lock.acquire()
-    except Timeout as problem:
+    except Timeout as problem:  # before OSError, which it is too
         raise OutputError(
             f"Another run of styler{_who(note)} is writing {images.quoted(path)}; wait for it, or give another name "
             "with -o."
         ) from problem
+    except (OSError, NotImplementedError):  # another user's file, perhaps, or a file system without locks
+        yield
+        return
     try:
         with suppress(OSError):  # a full disk; then it is not said who
             here = f"process {os.getpid()} on {platform.node()}, since {time.strftime('%H:%M:%S')}"
@@ -77,6 +80,11 @@ def _folder() -> Path | None:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError:  # a home that is read-only, or none; the next may do
             continue
-        if os.access(folder, os.W_OK):
+        if os.access(folder, os.W_OK) and _is_ours(folder):
             return folder
     return None
+
+
+def _is_ours(folder: Path) -> bool:
+    """Does it belong to this user? In another's, notes could be led elsewhere by links and write over our own files."""
+    return sys.platform == "win32" or folder.lstat().st_uid == os.getuid()

@@ -6,12 +6,13 @@ A painting may have taken hours: if it cannot be put where it was meant to go, i
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from styler import images
 from styler.cli import streams
+from styler.cli.writing import Writing
 from styler.errors import OptionError, OutputError, UsageError
 
 Encode = Callable[[str], bytes]
@@ -40,22 +41,22 @@ class Target:
         return str(self.path or streams.OUTPUT)
 
 
-def default_name(content: Path, styles: Iterable[Path], *, bundled: bool) -> Path:
+def default_name(content: Path, styles: Iterable[Path], extension: str, *, bundled: bool) -> Path:
     """`<content>.<style>.png` beside the content, or in the working folder where the content is no file of one's own.
 
     A picture that comes with styler is `bundled`; one from standard input is called stdin.
     """
-    name = f"{_stem(content)}.{'+'.join(map(_stem, styles))}.png"
+    name = f"{_stem(content)}.{'+'.join(map(_stem, styles))}.{extension}"
     return Path(name) if bundled or str(content) == streams.STREAM else content.parent / name
 
 
-def filled(asked: str, content: Path, styles: Iterable[Path], seed: int) -> str:
+def filled(asked: str, content: Path, styles: Iterable[Path], seed: int, extension: str) -> str:
     """A name with its `{fields}` filled in; `{{` and `}}` are braces.
 
     Raises:
         UsageError: there is no such field.
     """
-    values = {"content": _stem(content), "style": "+".join(map(_stem, styles)), "seed": str(seed), "ext": "png"}
+    values = {"content": _stem(content), "style": "+".join(map(_stem, styles)), "seed": str(seed), "ext": extension}
 
     def value(found: "re.Match[str]") -> str:
         if found[0] in ("{{", "}}"):
@@ -68,40 +69,57 @@ def filled(asked: str, content: Path, styles: Iterable[Path], seed: int) -> str:
     return _FIELD.sub(value, asked)
 
 
-def target(asked: str | None, default: Path, inputs: Iterable[Path], bit_depth: int, *, overwrite: bool) -> Target:
+def target(
+    asked: Writing, content: Path, styles: Sequence[Path], others: Iterable[Path], seed: int, *, bundled: bool
+) -> Target:
     """Decide where the picture goes, and refuse, before any work, what cannot be.
 
     Args:
-        asked: the output that was asked for, if any; in a folder the default name is taken.
-        default: the name to take where none is given.
-        inputs: files that it may not be.
-        bit_depth: of the picture.
-        overwrite: whether a file may be replaced.
+        asked: what was asked for; in a folder the default name is taken.
+        content: the photo.
+        styles: the paintings.
+        others: files that the output may not be either.
+        seed: for the names.
+        bundled: whether the photo comes with styler.
 
     Raises:
-        UsageError: it is an input, is there and may not be replaced, or its format has no such bit depth.
+        UsageError: it is an input, is there and may not be replaced, or its name and the format contradict each other.
+        OptionError: its format has no such bit depth.
         OutputError: it cannot be written.
     """
-    if asked == streams.STREAM:
-        return Target(None, "png", None, default, overwrite)
-    made_up = default if asked is None else Path(asked) / default.name if _is_folder(asked) else None
-    path = Path(asked) if asked is not None and made_up is None else images.free_name(made_up or default)
-    kind = check(path, inputs, overwrite=overwrite)
-    if bit_depth not in images.FORMATS[kind].depths:
+    extension = asked.extension or "png"
+    default = default_name(content, styles, extension, bundled=bundled)
+    if asked.output == streams.STREAM:
+        path, made_up, kind = None, None, images.format_of(default)
+    else:
+        name = None if asked.output is None else filled(asked.output, content, styles, seed, extension)
+        made_up = default if name is None else Path(name) / default.name if _is_folder(name) else None
+        path = Path(name) if name is not None and made_up is None else images.free_name(made_up or default)
+        kind = check(path, [content, *styles, *others], default, overwrite=asked.overwrite)
+        if asked.extension and kind != images.format_of(default):
+            raise UsageError(
+                f"The name {images.quoted(path)} and --format {extension} contradict each other; leave one of them out."
+            )
+    if int(asked.bit_depth) not in images.FORMATS[kind].depths:
         raise OptionError(
-            f"The output {images.quoted(path)} is {images.FORMATS[kind].shown}, which has no {bit_depth} bit; "
-            "name one that ends in .png or .tif."
+            f"The output {images.quoted(path or streams.OUTPUT)} is {images.FORMATS[kind].shown}, which has no "
+            f"{asked.bit_depth} bit; choose PNG or TIFF, by a name that ends in .png or .tif or by --format."
         )
-    return Target(path, kind, made_up, default if images.is_special(path) else path, overwrite)
+    beside = default if path is None or images.is_special(path) else path
+    return Target(path, kind, made_up, beside, asked.overwrite)
 
 
-def check(path: Path, inputs: Iterable[Path], *, overwrite: bool) -> str:
+def check(path: Path, inputs: Iterable[Path], default: Path, *, overwrite: bool) -> str:
     """Refuse an output that is an input, is there already, or cannot be written; return its format.
+
+    That of a device or a pipe, which has no extension, is the default name's.
 
     Raises:
         UsageError: it is an input, or is there and may not be replaced.
         OutputError: it cannot be written.
     """
+    if not path.name:
+        raise UsageError("The name of the output is empty; give one with -o.")
     if any(_same(path, given) for given in inputs):
         raise UsageError(f"The output {images.quoted(path)} is one of the inputs; give it another name with -o.")
     if _holds(path.is_file) and not overwrite:
@@ -110,7 +128,7 @@ def check(path: Path, inputs: Iterable[Path], *, overwrite: bool) -> str:
     try:
         return images.format_of(path)
     except OutputError:  # a device or a pipe: nothing else passes the check without a known extension
-        return "png"
+        return images.format_of(default)
 
 
 def save(place: Target, encode: Encode) -> Path | None:
@@ -178,7 +196,7 @@ def _stem(path: Path) -> str:
 
 
 def _is_folder(asked: str) -> bool:
-    return asked.endswith(("/", os.sep)) or _holds(Path(asked).is_dir)
+    return asked.endswith(("/", os.sep)) or (asked != "" and _holds(Path(asked).is_dir))
 
 
 def _holds(question: Callable[[], bool]) -> bool:

@@ -32,7 +32,7 @@ class Keeping:
             name=LAYER,
             group=OUTPUT,
             metavar="FILE",
-            help="do what made this picture of styler's again; flags override its settings",
+            help="paint as this picture, which styler made, was painted; flags override its settings",
         ),
     ] = None
     no_metadata: Annotated[

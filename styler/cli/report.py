@@ -3,6 +3,8 @@
 Reading a loss waits for the device, so it is read no oftener than it is shown.
 """
 
+import io
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -29,9 +31,42 @@ LINE_SECONDS = 5.0
 """Between two lines where there is no terminal."""
 
 
+class _Heedless(io.TextIOBase):
+    """Stderr; that it cannot be written, or that nobody reads it, is no reason to lose a picture."""
+
+    def __init__(self) -> None:
+        self.stream = getattr(sys.stderr, "rich_proxied_file", sys.stderr)  # a bar takes the place of the true one
+
+    def write(self, text: str) -> int:
+        with self._giving_up():
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._giving_up():
+            self.stream.flush()
+
+    @contextmanager
+    def _giving_up(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())  # or Python tries again when it ends
+
+    def isatty(self) -> bool:
+        return bool(self.stream.isatty())
+
+    def fileno(self) -> int:
+        return int(self.stream.fileno())
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override] # a plain attribute there, which is the same to its readers
+        return self.stream.encoding or "utf-8"
+
+
 def console() -> Console:
     """Stderr, for text that is neither wrapped nor decorated."""
-    return Console(stderr=True, markup=False, highlight=False, emoji=False)
+    return Console(file=_Heedless(), markup=False, highlight=False, emoji=False)  # type: ignore[arg-type] # it will do
 
 
 def say(where: Console, text: str) -> None:

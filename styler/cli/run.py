@@ -8,15 +8,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from styler import config, library
-from styler.cli import answers, dry_run, inputs, interrupts, locks, replay, report, streams
+from styler.cli import answers, dry_run, inputs, interrupts, locks, replay, report, streams, writing
 from styler.cli.answers import Json
 from styler.cli.dry_run import DryRun
-from styler.cli.flags import NOT_GIVEN, OUTPUT, PICTURE, FileName, Settings, given
+from styler.cli.flags import NOT_GIVEN, OUTPUT, FileName, Settings, given
 from styler.errors import UsageError
 from styler.options import STARTS, Options, resolve
 
@@ -34,32 +34,23 @@ Style = Annotated[
 More = Annotated[FileName, Parameter(show=False)]
 Keeping = Annotated[replay.Keeping, Parameter(name="*")]
 Reading = Annotated[inputs.Reading, Parameter(name="*")]
-Output = Annotated[
-    FileName | None,
-    Parameter(
-        name=("-o", "--output"),
-        group=PICTURE,
-        metavar="FILE",
-        help="where the picture goes: .png, .jpg, .webp, .avif or .tiff, a folder, or -\n"
-        "for standard output; {content}, {style}, {seed} and {ext} are filled in\n"
-        "(default CONTENT.STYLE.png beside CONTENT, with a number if that exists)",
-    ),
-]
-BitDepth = Annotated[
-    Literal["8", "16"], Parameter(group=OUTPUT, metavar="N", help="8, or 16 for PNG and TIFF (default 8)")
-]
-Overwrite = Annotated[bool, Parameter(group=OUTPUT, negative=(), help="replace the output if it exists")]
+Writing = Annotated[writing.Writing, Parameter(name="*")]
 Quiet = Annotated[
-    bool, Parameter(name=("-q", "--quiet"), group=OUTPUT, negative=(), help="no progress and no warnings")
+    bool, Parameter(name=("-q", "--quiet"), group=OUTPUT, negative=(), help="show neither progress nor warnings")
 ]
 Verbose = Annotated[
     int,
     Parameter(
-        name=("-v", "--verbose"), group=OUTPUT, count=True, help="what is decided, and how it went; -vv what took long"
+        name=("-v", "--verbose"),
+        group=OUTPUT,
+        count=True,
+        help="tell what is decided and how it went; -vv also how long each part took",
     ),
 ]
-NoProgress = Annotated[bool, Parameter(name="--no-progress", group=OUTPUT, negative=(), help="no progress")]
-Debug = Annotated[bool, Parameter(group=OUTPUT, negative=(), help="as -vv, and where in the program an error arose")]
+NoProgress = Annotated[bool, Parameter(name="--no-progress", group=OUTPUT, negative=(), help="show no progress")]
+Debug = Annotated[
+    bool, Parameter(group=OUTPUT, negative=(), help="as -vv, and show where in the program an error arose")
+]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,12 +73,10 @@ def run(
     style: Style,
     /,
     *styles: More,
-    output: Output = None,
+    place: Writing = writing.WRITING,
     flags: Settings = NOT_GIVEN,
     keeping: Keeping = replay.NOTHING,
     reading: Reading = inputs.READING,
-    bit_depth: BitDepth = "8",
-    overwrite: Overwrite = False,
     dry_run: DryRun = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -99,7 +88,7 @@ def run(
     if quiet and verbose:
         raise UsageError("--quiet and --verbose exclude each other; give one of them.")
     names = (content, style, *styles)
-    streams.check(names, output, json=json)
+    streams.check(names, place.output, json=json)
     where = report.console()
     speak = partial(report.say, where)
     tell = _silent if quiet else speak
@@ -109,9 +98,7 @@ def run(
         before = replay.before(keeping, given(flags))
         resolved = resolve(*found.layers, *before.layers, ("flag", given(flags)))  # weakest first
         with report.timed(timing, "Read the pictures"):
-            job = _prepared(
-                names, resolved.options, output, int(bit_depth), reading, keeping, before, overwrite=overwrite
-            )
+            job = _prepared(names, resolved.options, place, reading, keeping, before)
         warnings = [*found.warnings, *(each for picture in (job.content, *job.styles) for each in picture.warnings)]
         warnings += replay.inputs(before, job.content, job.styles, job.start)
         for warning in [] if quiet else warnings:
@@ -133,7 +120,7 @@ def run(
 
 def _foretold(job: _Job, told: Mapping[str, Any], *, json: bool) -> int:
     """Say what would be painted, and paint nothing."""
-    forecast = dry_run.forecast(job.options, job.content, job.styles)
+    forecast = dry_run.forecast(job.options, job.content, job.styles, job.start)
     if json:
         answers.document({"output": job.target.shown, **told, **dry_run.document(forecast, job.options)})
     else:
@@ -145,13 +132,10 @@ def _foretold(job: _Job, told: Mapping[str, Any], *, json: bool) -> int:
 def _prepared(
     names: Sequence[str],
     options: Options,
-    output: str | None,
-    bit_depth: int,
+    place: writing.Writing,
     reading: inputs.Reading,
     keeping: replay.Keeping,
     before: replay.Before,
-    *,
-    overwrite: bool,
 ) -> _Job:
     """Everything that is known before the network is loaded; `names` are the content's and the styles'."""
     from styler.cli import outputs
@@ -163,16 +147,15 @@ def _prepared(
     paintings = [inputs.located(name, library.find_style, library.styles(), "paintings") for name in names[1:]]
     start = None if options.init in STARTS else Path(options.init)
     others = [path for path in (start, Path(keeping.source) if keeping.source else None) if path]
-    default = outputs.default_name(photo, paintings, bundled=photo != Path(names[0]))
-    asked = output and outputs.filled(output, photo, paintings, options.seed)
-    target = outputs.target(asked, default, [photo, *paintings, *others], bit_depth, overwrite=overwrite)
+    bundled = photo != Path(names[0])
+    target = outputs.target(place, photo, paintings, others, options.seed, bundled=bundled)
     return _Job(
         options,
         read(photo),
         [read(path) for path in paintings],
         target,
-        bit_depth,
-        None if start is None else read(start),  # the painter reads it again
+        int(place.bit_depth),
+        None if start is None else read(start),
         keeping,
         before,
     )
@@ -191,7 +174,7 @@ def _painted(job: _Job, watch: interrupts.Watch, show: report.Show, log: report.
     log(f"Device {devices.describe(painter.device)}, precision {str(painter.precision).removeprefix('torch.')}.")
     watch.begin()
     last = None
-    for progress in painter.stream(job.content, [*job.styles], job.options, watch.stop, job.before.repeat):
+    for progress in painter.stream(job.content, [*job.styles], job.options, watch.stop, job.before.repeat, job.start):
         if last is None:
             log(report.plan(progress.plan, progress.total_units))
         last = progress

@@ -15,6 +15,20 @@ STREAM = "\0-"
 INPUT, OUTPUT = "standard input", "standard output"
 
 
+def opened() -> None:
+    """Have something at each of the three standard streams, however the program was started.
+
+    Where one is closed, the next file that is opened takes its number, and gets what libraries print.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - to the end of the program
+
+
 def marked(tokens: Iterable[str]) -> list[str]:
     """The arguments, with every lone `-` made a value."""
     swaps = {"-": STREAM, "-o=-": f"-o={STREAM}", "--output=-": f"--output={STREAM}"}
@@ -41,6 +55,8 @@ def check(inputs: Iterable[str], output: str | None, *, json: bool) -> None:
         )
     if output == STREAM and json:
         raise UsageError("-o - and --json both need standard output; give one of them.")
+    if output == STREAM and sys.stdout is None:
+        raise UsageError("Standard output is closed; send the picture to a file or a program, or name one with -o.")
     if output == STREAM and sys.stdout.isatty():
         raise UsageError("Standard output is a terminal; send the picture to a file or a program, or name one with -o.")
 
@@ -67,6 +83,8 @@ def put(data: bytes, what: str = "Standard output", *, needed: bool = False) -> 
     Raises:
         OutputError: stdout cannot be written.
     """
+    if sys.stdout is None:
+        raise OutputError(f"{what} is closed; open it, as in 'styler ... > answer'.")
     try:
         sys.stdout.flush()
         sys.stdout.buffer.write(data)

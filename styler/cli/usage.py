@@ -51,9 +51,10 @@ Examples:
   styler config --preset fine --size 1024
   STYLER_SIZE=1024 styler config --json
 
-A flag beats a variable (STYLER_SIZE, STYLER_KEEP_COLOR ...), which beats
-styler.toml in the working folder, which beats styler.toml in your folder of
-settings. A preset or look counts a little less than what is set beside it."""
+A flag beats the picture that 'styler run --from' names, which beats a variable
+(STYLER_SIZE, STYLER_KEEP_COLOR ...), which beats styler.toml in the working
+folder, which beats styler.toml in your folder of settings. A preset or look
+counts a little less than what is set beside it."""
 
 DOCTOR = """\
 Usage: styler doctor [--json]

@@ -1,0 +1,102 @@
+"""Claims about standard streams that are closed, full or read by nobody: they cost words, never a picture."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from styler import images
+
+if sys.platform == "win32":
+    pytest.skip("Windows has no such streams", allow_module_level=True)
+
+STYLER = [sys.executable, "-m", "styler"]
+RUN = [*STYLER, "run", "photo.png", "painting.png", "--size", "64", "--first-size", "64", "--steps", "1"]
+RUN += ["--device", "cpu", "-v", "-o", "out.png"]
+FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch) -> Path:
+    for seed, name in enumerate(("photo.png", "painting.png")):
+        images.write(tmp_path / name, images.encode(pixels(48, 64, seed)))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def started(command: list[str], redirected: str) -> "subprocess.CompletedProcess[str]":
+    """Run with its streams redirected as a shell has it."""
+    line = ["sh", "-c", f'"$@" {redirected}', "sh", *command]
+    return subprocess.run(line, capture_output=True, text=True, check=False, timeout=100)
+
+
+STDERR = ["2>&-", "<&- 2>&-", pytest.param("2>/dev/full", marks=FULL)]
+
+
+@pytest.mark.parametrize("redirected", STDERR)
+def test_words_that_cannot_be_said_cost_no_picture(redirected: str, folder: Path) -> None:
+    done = started(RUN, redirected)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "out.png\n", "")
+    assert images.read("out.png").width == 64
+    assert {path.name for path in folder.iterdir()} == {"photo.png", "painting.png", "out.png"}
+
+
+def test_a_reader_of_the_log_who_leaves_costs_no_picture() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(RUN, stdout=subprocess.PIPE, stderr=writer, text=True, check=False, timeout=100)
+    os.close(writer)
+    assert (done.returncode, done.stdout) == (0, "out.png\n")
+    assert images.read("out.png").width == 64
+
+
+def test_an_answer_into_a_closed_stream_is_one_sentence_and_the_picture_is_there() -> None:
+    done = started(["-q" if word == "-v" else word for word in RUN], ">&-")
+    assert done.returncode == 1
+    assert re.fullmatch(r"styler: error: The picture is saved as 'out\.png', but [^\n]* closed; [^\n]*\n", done.stderr)
+    assert images.read("out.png").width == 64
+    assert started(RUN, ">&- 2>&- <&-").returncode == 2, "it exists already"
+
+
+@pytest.mark.parametrize("redirected", [">&-", pytest.param(">/dev/full", marks=FULL)])
+@pytest.mark.parametrize(
+    "tokens", ["--help", "run --help", "--version", "styles", "styles --json", "config", "presets"]
+)
+def test_an_answer_that_cannot_be_given_is_one_sentence(tokens: str, redirected: str) -> None:
+    done = started([*STYLER, *tokens.split()], redirected)
+    assert done.returncode == 1
+    assert re.fullmatch(r"styler: error: Standard output [^\n]*[^.]\.\n", done.stderr), done.stderr
+    assert "bug in styler" not in done.stderr
+
+
+@pytest.mark.parametrize("tokens", ["--help", "run --help", "styles", "config"])
+def test_a_reader_who_has_seen_enough_is_no_error(tokens: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [*STYLER, *tokens.split()]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, timeout=100)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_picture_for_a_closed_stream_is_refused_before_any_work(folder: Path) -> None:
+    done = started([*RUN[:-1], "-"], ">&-")
+    assert done.returncode == 2
+    assert "Standard output is closed; send the picture to a file" in done.stderr
+
+
+def test_a_terminal_without_unicode_gets_escapes_and_the_name_as_it_is(folder: Path) -> None:
+    (folder / "photo.png").rename(folder / "café ☕.png")
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [*STYLER, "run", "café ☕.png", "painting.png", *RUN[6:-2]]
+    for more in ([], ["--dry-run"]):
+        done = subprocess.run([*command, *more], capture_output=True, check=False, timeout=100, env=plain)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.isascii()
+        assert more or done.stdout == "café ☕.painting.png\n".encode()
