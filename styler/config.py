@@ -58,6 +58,11 @@ def files() -> tuple[Path, Path]:
     return user_config_path("styler", appauthor=False) / FILE, Path(FILE)
 
 
+def is_there(path: Path) -> bool:
+    """Is there a file for us? Not in a folder that we may not look into, where `Path.is_file` would raise."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
 def variable(name: str) -> str:
     """The environment variable of a field: `STYLER_KEEP_COLOR`."""
     return PREFIX + name.upper()

@@ -2,6 +2,7 @@
 
 import hashlib
 import http.client
+import os
 import pickle
 import threading
 import urllib.error
@@ -370,6 +371,25 @@ def test_a_checkpoint_of_more_than_tensors_is_refused(tmp_path: Path, thing: Any
     torch.save(thing, path)
     with pytest.raises(WeightsError, match="more than tensors") as caught:
         backbones.read_checkpoint(path)
+    one_sentence(caught)
+
+
+def test_a_cache_that_may_not_be_looked_into_is_one_sentence(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    real_stat, real_mkdir = os.stat, Path.mkdir
+
+    def deny(real: Any) -> Any:
+        def refused(path: Any, *given: Any, **named: Any) -> Any:
+            if str(path).startswith(str(cache)):  # the superuser may look anywhere, so let the system call say no
+                raise PermissionError(13, "Permission denied")
+            return real(path, *given, **named)
+
+        return refused
+
+    monkeypatch.setattr(os, "stat", deny(real_stat))
+    monkeypatch.setattr(Path, "mkdir", deny(real_mkdir))
+    assert not backbones.is_kept("vgg11")
+    with pytest.raises(WeightsError, match="cannot be fetched or kept") as caught:
+        backbones.load("vgg11")
     one_sentence(caught)
 
 

@@ -188,6 +188,29 @@ def test_outside_the_main_thread_no_handler_is_touched() -> None:
     assert seen == [signal.default_int_handler]
 
 
+class Dying:
+    """Does something when it is gone, where Python can only report an exception."""
+
+    def __init__(self, last: Callable[[], object]) -> None:
+        self.last = last
+
+    def __del__(self) -> None:
+        self.last()
+
+
+def test_an_interruption_that_python_cannot_raise_is_neither_lost_nor_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda lost: seen.append(lost.exc_type))
+    hook = sys.unraisablehook
+    with watched() as watch:
+        Dying(lambda: signal.raise_signal(signal.SIGINT))
+        Dying(lambda: [][0])
+        assert seen == [IndexError], "what is no interruption is reported as ever"
+        with pytest.raises(Interrupted):
+            watch.begin()
+    assert sys.unraisablehook is hook
+
+
 def test_a_lost_interruption_is_noticed_before_painting_begins() -> None:
     with watched() as watch:
         with pytest.raises(Interrupted):

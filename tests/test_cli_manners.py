@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from styler import config, images, library
-from styler.cli import main
+from styler.cli import doctor, main
 from styler.errors import StylerError
 from styler.options import LOOKS, PRESETS, Options
 from styler.pipeline import Painter
@@ -417,6 +417,27 @@ def test_config_shows_every_value_and_its_origin(
     assert ["size", "99", "flag"] in rows
     assert ["taper", "0.33", "styler.toml (preset draft)"] in rows
     assert rows[-1] == [f"Files: styler.toml (read), {config.files()[0]} (not there)."]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such permissions")
+def test_a_folder_of_settings_that_may_not_be_looked_into_has_none_for_us(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden = str(config.files()[0])
+    for name in ("stat", "lstat"):
+        real = getattr(os, name)
+
+        def deny(path: Any, *given: Any, real: Any = real, **named: Any) -> os.stat_result:
+            if str(path) == hidden:  # the superuser may look anywhere, so let the system call say no
+                raise PermissionError(13, "Permission denied")
+            return real(path, *given, **named)  # type: ignore[no-any-return]
+
+        monkeypatch.setattr(os, name, deny)
+    assert main(["config"]) == 0
+    assert f"{hidden} (not there)." in capsys.readouterr().out
+    assert main(["config", "--json"]) == 0
+    assert [file["found"] for file in answer(capsys)["files"]] == [False, False]
+    assert doctor.CHECKS["settings"]()["files"] == []
 
 
 def test_presets_and_looks_are_listed_with_flags_that_make_them(capsys: Capture) -> None:

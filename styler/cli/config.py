@@ -19,13 +19,13 @@ def settings(*, flags: Settings = NOT_GIVEN, json: Json = False) -> int:
         answers.document(
             {
                 "settings": {name: {"value": value, "origin": origins[name]} for name, value in values.items()},
-                "files": [{"path": str(path), "found": path.is_file()} for path in config.files()],
+                "files": [{"path": str(path), "found": config.is_there(path)} for path in config.files()],
                 "warnings": found.warnings,
             }
         )
         return 0
     rows = [(name, shown(getattr(resolved.options, name)) or "–", origin) for name, origin in origins.items()]
-    files = [f"{path} ({'read' if path.is_file() else 'not there'})" for path in reversed(config.files())]
+    files = [f"{path} ({'read' if config.is_there(path) else 'not there'})" for path in reversed(config.files())]
     answers.lines([*answers.columns([("setting", "value", "from"), *rows]), "", f"Files: {', '.join(files)}."])
     return 0
 

@@ -66,7 +66,7 @@ def _settings() -> Facts:
     found = config.load()
     changed = resolve(*found.layers).origins
     return {
-        "files": [str(path) for path in config.files() if path.is_file()],
+        "files": [str(path) for path in config.files() if config.is_there(path)],
         "set": [name for name, origin in changed.items() if origin != "default"],
         "warnings": list(found.warnings),
     }
@@ -90,11 +90,7 @@ def _weights() -> Facts:
     """The embedded weights and those in the cache, by name, each read and checked against its hash."""
     from styler.vgg import backbones, weights
 
-    kept = [
-        name
-        for name in backbones.FROM_TORCHVISION
-        if all((backbones.cache_folder() / f"{name}.{end}").is_file() for end in ("safetensors", "sha256"))
-    ]
+    kept = [name for name in backbones.FROM_TORCHVISION if backbones.is_kept(name)]
     return {name: backbones.load(name).sha256 for name in (weights.EMBEDDED, *kept)}
 
 

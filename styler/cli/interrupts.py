@@ -4,11 +4,13 @@ Before painting begins there is nothing to keep, so that the first ends the prog
 """
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
+from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -67,6 +69,14 @@ def watched() -> Iterator[Watch]:
         for number in SIGNALS:
             if signal.getsignal(number) not in (signal.SIG_IGN, None):
                 before[number] = signal.signal(number, watch.receive)
+    hook = sys.unraisablehook
+
+    def unheard(lost: Any) -> None:
+        if not isinstance(lost.exc_value, Interrupted):  # raised where nothing can be: `begin` looks for it
+            hook(lost)
+
+    if before:
+        sys.unraisablehook = unheard
     try:
         yield watch
     except Exception as error:
@@ -74,5 +84,7 @@ def watched() -> Iterator[Watch]:
             raise Interrupted(watch.number) from error
         raise
     finally:
+        if before:
+            sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)

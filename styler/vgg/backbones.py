@@ -8,6 +8,7 @@ in the user's cache folder. A checkpoint is read with `weights_only=True`, never
 import hashlib
 import http.client
 import json
+import os
 import pickle
 import tempfile
 from collections.abc import Mapping
@@ -53,13 +54,12 @@ def load(name: str) -> Weights:
         return weights.read(library.root() / "weights" / "vgg16.safetensors", sha256=weights.EMBEDDED_SHA256)
     if name not in FROM_TORCHVISION:
         raise OptionError(f"There is no backbone '{name}'; it can be {', '.join(NAMES)}.")
-    path = cache_folder() / f"{name}.safetensors"
-    record = path.with_suffix(".sha256")
-    if not (path.is_file() and record.is_file()):
+    path, record = _files(name)
+    if not is_kept(name):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_suffix(".lock")):
-                if not (path.is_file() and record.is_file()):
+                if not is_kept(name):
                     _fetch(name, path, record)
         except OSError as error:
             raise WeightsError(
@@ -67,6 +67,17 @@ def load(name: str) -> Weights:
                 f"go without --backbone to use the {weights.EMBEDDED} that comes with styler."
             ) from error
     return weights.read(path, sha256=record.read_text().strip())
+
+
+def is_kept(name: str) -> bool:
+    """Were the weights of a backbone fetched before? Not into a folder that we may not look into."""
+    return all(os.path.isfile(path) for path in _files(name))  # noqa: PTH113 - `Path.is_file` would raise there
+
+
+def _files(name: str) -> tuple[Path, Path]:
+    """The fetched weights of a backbone, and their hash."""
+    path = cache_folder() / f"{name}.safetensors"
+    return path, path.with_suffix(".sha256")
 
 
 def cache_folder() -> Path:
