@@ -54,11 +54,11 @@ def signals_at(painter: Painter, monkeypatch: pytest.MonkeyPatch) -> SignalsAt:
             styles: list[object],
             options: Options,
             stop: threading.Event,
-            repeat: Repeat | None,
+            *rest: Repeat | images.Picture | None,
         ) -> object:
             for number in arrivals.get(0, []):
                 signal.raise_signal(number)
-            for progress in real(content, styles, options, stop, repeat):  # type: ignore[arg-type]
+            for progress in real(content, styles, options, stop, *rest):  # type: ignore[arg-type]
                 for number in [] if progress.result else arrivals.get(progress.evaluations, []):
                     signal.raise_signal(number)
                 yield progress
@@ -204,8 +204,8 @@ def test_an_interruption_that_python_cannot_raise_is_neither_lost_nor_shown(monk
     hook = sys.unraisablehook
     with watched() as watch:
         Dying(lambda: signal.raise_signal(signal.SIGINT))
-        Dying(lambda: [][0])
-        assert seen == [IndexError], "what is no interruption is reported as ever"
+        Dying(lambda: {}["absent"])
+        assert seen == [KeyError], "what is no interruption is reported as ever"
         with pytest.raises(Interrupted):
             watch.begin()
     assert sys.unraisablehook is hook
