@@ -48,3 +48,40 @@ def speckle(image: Tensor) -> float:
     """Chroma noise, mean |Laplacian| of both chroma channels, of the worst 1 % of 16-pixel blocks."""
     blocks = F.avg_pool2d(laplacian(chroma(image)).abs().mean(1, keepdim=True), 16).flatten()
     return float(blocks.topk(max(1, round(0.01 * blocks.numel()))).values.mean())
+
+
+def ssim(image: Tensor, content: Tensor) -> float:
+    """Structural similarity of luminance, Gaussian window of 1.5 pixels (Wang et al. 2004, equation 13)."""
+    x, y = luminance(image), luminance(content)
+    mean_x, mean_y = blurred(x, 1.5), blurred(y, 1.5)
+    var_x, var_y = blurred(x * x, 1.5) - mean_x**2, blurred(y * y, 1.5) - mean_y**2
+    shared = blurred(x * y, 1.5) - mean_x * mean_y
+    c1, c2 = 0.01**2, 0.03**2
+    above = (2 * mean_x * mean_y + c1) * (2 * shared + c2)
+    return float((above / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))).mean())
+
+
+def grid(image: Tensor) -> float:
+    """How far roughness depends on a pixel's place in a lattice, the worst of both axes and 2, 4, 8 and 16 pixels.
+
+    The share by which the roughest phase of the lattice is above the smoothest; pictures have no reason for any.
+    """
+    maps = luminance(image)
+    worst = 0.0
+    for axis, across in ((-1, -2), (-2, -1)):
+        rough = maps.diff(n=2, dim=axis).abs().mean(dim=across).flatten()
+        for period in (2, 4, 8, 16):
+            phases = rough[: len(rough) // period * period].view(-1, period).mean(dim=0)
+            worst = max(worst, float((phases.max() - phases.min()) / phases.mean()))
+    return worst
+
+
+def palette(image: Tensor, style: Tensor) -> float:
+    """Total variation distance of the two-dimensional histograms of chroma, 0 (the same colours) to 1 (none shared)."""
+
+    def histogram(picture: Tensor) -> Tensor:
+        bins = ((chroma(picture) + 0.5) * 32).long().clamp(0, 31)  # (1, 2, H, W)
+        counts = torch.bincount((bins[:, 0] * 32 + bins[:, 1]).flatten(), minlength=1024).float()
+        return counts / counts.sum()
+
+    return float((histogram(image) - histogram(style)).abs().sum() / 2)
