@@ -218,7 +218,8 @@ def _sentences(tally: Tally, skipped: int, *, stopped: bool) -> list[str]:
         why = "Stopped" if stopped else "Stopped since so many failed"
         lines.append(f"{why}; {tally.left} left. The same command goes on from there.")
     if before := len(tally.batch.standing.failed):
-        lines.append(f"{before} of the failures are of an earlier run; --retry-failed tries them again.")
+        verb, which = ("is", "it") if before == 1 else ("are", "them")
+        lines.append(f"{before} of the failures {verb} of an earlier run; --retry-failed tries {which} again.")
     elif tally.failures and not stopped:
         lines.append("The same command with --retry-failed tries again what failed.")
     return lines
