@@ -3,6 +3,7 @@
     StylerError                exit code 1 unless a subclass says otherwise
     ├── UsageError             2: the request itself makes no sense
     │   └── OptionError        2: a setting is unknown or out of its range
+    ├── NothingMatched         4: there is nothing to paint
     ├── ImageError             a picture cannot be read
     ├── OutputError            a picture cannot be written
     ├── WeightsError           a network's weights are missing, altered or unusable
@@ -28,6 +29,12 @@ class UsageError(StylerError):
 
 class OptionError(UsageError):
     """A setting is unknown, malformed or out of its range."""
+
+
+class NothingMatched(StylerError):
+    """What was asked for by a folder, a pattern or a list is not there."""
+
+    exit_code = 4
 
 
 class ImageError(StylerError):

@@ -17,9 +17,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "styler"
 
 ORDER = (
-    *("errors", "environment", "options", "config", "plan", "images", "records", "metadata", "library"),
+    *("errors", "environment", "templates", "options", "config", "plan", "images", "records", "metadata", "library"),
     *("devices", "resize", "vgg.family", "vgg.rescale", "vgg.weights", "vgg.backbones", "vgg.features"),
-    *("losses", "color", "objective", "optimise", "targets", "memory", "progress", "job", "pipeline", "cli"),
+    *("losses", "color", "objective", "optimise", "targets", "memory", "progress", "job", "pipeline"),
+    *("finish", "batch", "cli"),
 )
 """The way of the data: a module imports only what stands before it."""
 

@@ -28,9 +28,15 @@ def document(content: Mapping[str, Any]) -> None:
     streams.put(json.dumps(_plain(whole), indent=2, allow_nan=False).encode("ascii") + b"\n")
 
 
-def failure(kind: str, message: str, code: int) -> None:
-    """Put an error on stdout as a JSON object."""
-    document({"error": {"kind": kind, "message": message, "exit_code": code}})
+def event(content: Mapping[str, Any]) -> None:
+    """Put one JSON object on stdout as one line of a stream of them."""
+    whole = {"schema": SCHEMA, **content}
+    streams.put(json.dumps(_plain(whole), allow_nan=False).encode("ascii") + b"\n")
+
+
+def failure(kind: str, message: str, code: int, *, streamed: bool = False) -> None:
+    """Put an error on stdout as a JSON object, the last of a stream if there is one."""
+    (event if streamed else document)({"error": {"kind": kind, "message": message, "exit_code": code}})
 
 
 def lines(text: Iterable[str]) -> None:

@@ -3,6 +3,7 @@
 import io
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from cyclopts import App, CycloptsError, Group, MissingArgumentError, UnusedCliTokensError
@@ -10,6 +11,7 @@ from rich.console import Console
 
 from styler import library
 from styler.cli import answers, completion, config, doctor, flags, inspect, presets, report, streams, usage
+from styler.cli.batch import batch
 from styler.cli.run import run
 from styler.errors import OutputError, StylerError, UsageError
 
@@ -19,7 +21,8 @@ BUG = 1
 def execute(tokens: list[str]) -> int:
     """Run one command and return its exit code; of exceptions only `KeyboardInterrupt` escapes."""
     asked = tokens[: tokens.index("--") if "--" in tokens else None]
-    debug, json = "--debug" in asked, "--json" in asked
+    debug, json, streamed = "--debug" in asked, "--json" in asked, asked[:1] == ["batch"]
+    failed = partial(_failed, debug=debug, json=json, streamed=streamed)
     page = io.StringIO()
     try:
         app = _app(Console(file=page, markup=False, highlight=False, emoji=False))
@@ -28,16 +31,18 @@ def execute(tokens: list[str]) -> int:
             answers.lines(line.rstrip() for line in page.getvalue().splitlines())
         return outcome if isinstance(outcome, int) else 0
     except CycloptsError as error:
-        return _failed(UsageError.__name__, _explained(error), UsageError.exit_code, debug=debug, json=json)
+        return failed(UsageError.__name__, _explained(error), UsageError.exit_code)
     except StylerError as error:
-        return _failed(type(error).__name__, str(error), error.exit_code, debug=debug, json=json)
+        return failed(type(error).__name__, str(error), error.exit_code)
     except KeyboardInterrupt as error:
         if json:
-            answers.failure("Interrupted", str(error) or "Interrupted.", getattr(error, "exit_code", 130))
+            answers.failure(
+                "Interrupted", str(error) or "Interrupted.", getattr(error, "exit_code", 130), streamed=streamed
+            )
         raise
     except Exception as error:  # noqa: BLE001 - a bug of ours: told as such, with its traceback on request
         name, hint = type(error).__name__, "" if debug else "; run again with --debug to see where"
-        return _failed("Bug", f"{name}: {error}. This is a bug in styler{hint}.", BUG, debug=debug, json=json)
+        return failed("Bug", f"{name}: {error}. This is a bug in styler{hint}.", BUG)
 
 
 def _app(console: Console) -> App:
@@ -57,6 +62,8 @@ def _app(console: Console) -> App:
     about = usage.about_run(library.contents(), library.styles())
     app.command(run, name="run", sort_key=0, help=about, usage=usage.RUN, version_flags=[])
     app["run"]["--help"].group = flags.OUTPUT
+    app.command(batch, name="batch", sort_key=1, usage=usage.BATCH, version_flags=[], help_epilogue=usage.BATCH_CODES)
+    app["batch"]["--help"].group = flags.OUTPUT
     others: tuple[tuple[str, Callable[..., Any], str], ...] = (
         ("inspect", inspect.inspect, usage.INSPECT),
         ("presets", presets.presets, usage.PRESETS),
@@ -65,7 +72,7 @@ def _app(console: Console) -> App:
         ("doctor", doctor.doctor, usage.DOCTOR),
         ("completion", completion.verb(app), usage.COMPLETION),
     )
-    for order, (name, verb, page) in enumerate(others, start=1):
+    for order, (name, verb, page) in enumerate(others, start=2):
         app.command(verb, name=name, sort_key=order, usage=page, version_flags=[], help_epilogue=usage.CODES)
         app[name]["--help"].group = flags.OUTPUT
     return app
@@ -89,7 +96,7 @@ def _explained(error: CycloptsError) -> str:
     return str(error)
 
 
-def _failed(kind: str, message: str, code: int, *, debug: bool, json: bool) -> int:
+def _failed(kind: str, message: str, code: int, *, debug: bool, json: bool, streamed: bool) -> int:
     """Say what went wrong; the traceback only when asked for."""
     if debug:
         traceback.print_exc()
@@ -97,7 +104,7 @@ def _failed(kind: str, message: str, code: int, *, debug: bool, json: bool) -> i
     report.complain(f"error: {message}")
     if json:
         try:
-            answers.failure(kind, message, code)
+            answers.failure(kind, message, code, streamed=streamed)
         except OutputError as error:  # perhaps the very error that was just told
             if str(error) != message:
                 report.complain(f"error: {error}")

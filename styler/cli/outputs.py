@@ -4,21 +4,18 @@ A painting may have taken hours: if it cannot be put where it was meant to go, i
 """
 
 import os
-import re
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from styler import images
+from styler import images, templates
 from styler.cli import streams
 from styler.cli.writing import Writing
 from styler.errors import OptionError, OutputError, UsageError
 
 Encode = Callable[[str], bytes]
 """From the name of a format to the picture's bytes in it."""
-
-_FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +55,7 @@ def filled(asked: str, content: Path, styles: Iterable[Path], seed: int, extensi
     """
     values = {"content": _stem(content), "style": "+".join(map(_stem, styles)), "seed": str(seed), "ext": extension}
 
-    def value(found: "re.Match[str]") -> str:
-        if found[0] in ("{{", "}}"):
-            return found[0][0]
-        if found[1] not in values:
-            known = ", ".join(f"{{{name}}}" for name in values)
-            raise UsageError(f"-o has no field {found[0]}; it can have {known}, and {{{{ for a brace.")
-        return values[found[1]]
-
-    return _FIELD.sub(value, asked)
+    return templates.fill(asked, values, "-o")
 
 
 def target(
@@ -147,7 +136,7 @@ def save(place: Target, encode: Encode) -> Path | None:
         streams.put(data, needed=True)
         return None
 
-    return _kept_anyway(write, place.beside, encode)
+    return kept_anyway(write, place.beside, encode)
 
 
 def save_partial(place: Target, encode: Encode) -> Path:
@@ -157,7 +146,7 @@ def save_partial(place: Target, encode: Encode) -> Path:
         OutputError: as `save` does.
     """
     name = place.beside.with_name(f"{place.beside.stem}.partial.png")
-    written = _kept_anyway(lambda: write_free(name, encode("png")), name, encode)
+    written = kept_anyway(lambda: write_free(name, encode("png")), name, encode)
     assert written is not None
     return written
 
@@ -178,7 +167,7 @@ def announce(path: Path) -> None:
     streams.put(os.fsencode(path) + b"\n", f"The picture is saved as {images.quoted(path)}, but standard output")
 
 
-def _kept_anyway(write: Callable[[], Path | None], name: Path, encode: Encode) -> Path | None:
+def kept_anyway(write: Callable[[], Path | None], name: Path, encode: Encode) -> Path | None:
     """Write; if that fails, keep the picture as PNG in the temporary folder, and fail with a sentence that says so."""
     try:
         return write()

@@ -3,7 +3,7 @@
 Its flags come as one group, so that a verb takes them by one argument.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -107,11 +107,6 @@ def machine(earlier: Before, result: "Result") -> list[str]:
     return metadata.changes(earlier.record, result) if earlier.record else []
 
 
-def inside(
-    keeping: Keeping, result: "Result", content: "Picture", styles: "Iterable[Picture]", start: "Picture | None"
-) -> dict[str, Any]:
-    """The texts and the metadata of the new picture, as `images.encode` takes them."""
-    from styler import metadata
-
-    texts = {} if keeping.no_metadata else metadata.text(metadata.record(result, content, [*styles], start))
-    return {"text": texts, "metadata": content.metadata if keeping.keep_metadata else {}}
+def inside(keeping: Keeping) -> dict[str, bool]:
+    """What goes into the new picture besides its pixels, as `finish.encoded` takes it."""
+    return {"settings": not keeping.no_metadata, "keep_metadata": keeping.keep_metadata}

@@ -222,18 +222,11 @@ def _answered(written: Path | None, result: "Result", told: Mapping[str, Any], *
 
 
 def _encoded(job: _Job, result: "Result", kind: str) -> bytes:
-    """The picture in a format, with what made it, and with the content's alpha at the picture's size."""
-    import torch
+    """The picture in a format, as the flags want it."""
+    from styler import finish
 
-    from styler import images
-    from styler.resize import resized
-
-    alpha = None
-    if job.content.alpha is not None:
-        whole = torch.from_numpy(job.content.alpha)[None, None]  # (1, 1, H, W)
-        alpha = resized(whole, result.pixels.shape[1], result.pixels.shape[0])[0, 0].numpy()  # (H, W)
-    inside = replay.inside(job.keeping, result, job.content, job.styles, job.start)
-    return images.encode(result.pixels, alpha=alpha, format=kind, bit_depth=job.bit_depth, **inside)
+    how = replay.inside(job.keeping)
+    return finish.encoded(result, job.content, job.styles, job.start, kind=kind, bit_depth=job.bit_depth, **how)
 
 
 def _silent(_text: str) -> None:

@@ -27,6 +27,19 @@ Examples:
   styler run photo.jpg painting.jpg --preset draft --strength 70 -o painted.png
   styler run photo.jpg one.jpg two.jpg --style-weights 2,1 --size original"""
 
+BATCH = """\
+Usage: styler batch [OPTIONS] CONTENTS STYLES -o FOLDER
+
+Examples:
+  styler batch photos paintings -o painted
+  styler batch 'photos/**/*.jpg' starry-night -o painted --preset draft
+  styler batch @list.txt paintings -r -o painted --blend --dry-run
+
+CONTENTS and STYLES are each a file, a folder, a pattern in quotes, @list.txt
+with a name a line, or the name of a picture that comes with styler. Every
+content is painted in every style. The same command goes on where an earlier
+one stopped."""
+
 PRESETS = """\
 Usage: styler presets [--json]
 
@@ -87,6 +100,12 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C, 143 terminated.
 Standard output gets the path of the picture and nothing else. The first
 Ctrl-C keeps the best picture so far, as NAME.partial.png; the second stops
 at once."""
+
+BATCH_CODES = """\
+Exit codes: 0 all done, 1 broken off, 2 wrong usage, 3 some or all failed,
+4 nothing matched, 130 Ctrl-C, 143 terminated. Standard output gets the path
+of every finished picture. The first Ctrl-C drops the picture in work, the
+second stops at once; the same command goes on from there."""
 
 WIDEST = 100
 """Columns at most, for lines that are pleasant to read."""

@@ -1,0 +1,282 @@
+"""`styler batch`: whole folders, any number of styles.
+
+Everything that can be known to be wrong is found out before the network, and torch with it, is loaded.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Group, Parameter
+
+from styler import config, library
+from styler.cli import inputs, interrupts, locks, replay, report, streams
+from styler.cli.answers import Json
+from styler.cli.dry_run import DryRun
+from styler.cli.flags import NOT_GIVEN, PICTURE, FileName, Settings, given
+from styler.cli.run import BitDepth, Debug, Keeping, NoProgress, Overwrite, Quiet, Reading, Verbose
+from styler.errors import UsageError
+from styler.options import resolve
+
+if TYPE_CHECKING:
+    from styler.batch.ledger import Past
+    from styler.batch.prepare import Batch, Request
+    from styler.batch.work import Tools
+
+IN, ON = Group("What goes in", sort_key=0.1), Group("How it goes on", sort_key=0.2)
+
+Contents = Annotated[FileName | None, Parameter(help="photos: a file, a folder, 'a pattern', @list.txt, or a name")]
+Styles = Annotated[FileName | None, Parameter(help="paintings, likewise")]
+More = Annotated[FileName, Parameter(show=False)]
+Folder = Annotated[
+    FileName | None,
+    Parameter(name=("-o", "--output"), group=PICTURE, metavar="FOLDER", help="the folder for the pictures"),
+]
+
+
+def _switch(text: str, group: Group, *names: str) -> Any:
+    return Parameter(name=names or None, group=group, negative=(), help=text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choosing:
+    """What is painted, and under which names."""
+
+    recursive: Annotated[bool, _switch("walk the folders in folders, too", IN, "-r", "--recursive")] = False
+    include: Annotated[
+        list[str],
+        Parameter(group=IN, metavar="PATTERN", negative=(), help="take only such names, as '*.jpg'; repeatable"),
+    ] = ()  # type: ignore[assignment] # nothing adds to it
+    exclude: Annotated[
+        list[str], Parameter(group=IN, metavar="PATTERN", negative=(), help="leave such names out; repeatable")
+    ] = ()  # type: ignore[assignment] # likewise
+    follow_symlinks: Annotated[bool, _switch("follow links in folders", IN)] = False
+    zip: Annotated[bool, _switch("pair the first content with the first style, and so on", IN)] = False
+    blend: Annotated[bool, _switch("paint every content in all styles at once", IN)] = False
+    name: Annotated[
+        str | None,
+        Parameter(
+            group=PICTURE,
+            metavar="TEMPLATE",
+            help="names of the pictures; {content}, {style}, {seed} and {ext} are filled in\n"
+            "(default {content}.{style}.{ext}, and what makes it unique)",
+        ),
+    ] = None
+    format: Annotated[
+        Literal["png", "jpg", "webp", "avif", "tiff"],
+        Parameter(group=PICTURE, metavar="NAME", help="png, jpg, webp, avif or tiff (default png)"),
+    ] = "png"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Going:
+    """How a batch goes on, and when it ends."""
+
+    retry_failed: Annotated[bool, _switch("try again what failed in an earlier run", ON)] = False
+    fail_fast: Annotated[bool, _switch("stop at the first picture that fails", ON)] = False
+    max_failures: Annotated[int | None, Parameter(group=ON, metavar="N", help="stop when so many have failed")] = None
+    no_index: Annotated[bool, _switch("make no index.html and contact-sheet.jpg", ON)] = False
+    status: Annotated[
+        FileName | None,
+        Parameter(group=ON, metavar="FOLDER", help="only say how the batch in this folder stands"),
+    ] = None
+
+    @property
+    def limit(self) -> int | None:
+        """Failures after which to stop."""
+        return 1 if self.fail_fast else self.max_failures
+
+
+CHOOSING, GOING = Choosing(), Going()
+
+
+def batch(
+    contents: Contents = None,
+    styles: Styles = None,
+    /,
+    *more: More,
+    output: Folder = None,
+    choosing: Annotated[Choosing, Parameter(name="*")] = CHOOSING,
+    going: Annotated[Going, Parameter(name="*")] = GOING,
+    flags: Settings = NOT_GIVEN,
+    keeping: Keeping = replay.NOTHING,
+    reading: Reading = inputs.READING,
+    bit_depth: BitDepth = "8",
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    no_progress: NoProgress = False,
+    verbose: Verbose = 0,
+    debug: Debug = False,
+) -> int:
+    """Paint many pictures: every content in every style, one after another, and go on where it stopped."""
+    if quiet and verbose:
+        raise UsageError("--quiet and --verbose exclude each other; give one of them.")
+    if going.status is not None:
+        from styler.cli import batch_report
+
+        return batch_report.status(Path(going.status), json=json)
+    where = report.console()
+    log = partial(report.say, where) if verbose or debug else _silent
+    with interrupts.watched() as watch, ExitStack() as ends:
+        found = config.load()
+        before = replay.before(keeping, given(flags))
+        resolved = resolve(*found.layers, *before.layers, ("flag", given(flags)))
+        out = _checked(contents, styles, more, output, going)
+        read = inputs.reader(reading)
+        if not dry_run:
+            ends.enter_context(locks.held(out))
+        request = _request(str(contents), str(styles), out, resolved.options, choosing, reading, before, int(bit_depth))
+        past, prepared = _prepared(request, overwrite=overwrite, retry=going.retry_failed)
+        for warning in [] if quiet else [*found.warnings, *_left_out(prepared)]:
+            report.warn(warning)
+        for problem in prepared.problems:
+            report.complain(f"error: {problem}")
+        for line in batch_report_lines(prepared):
+            log(line)
+        if dry_run:
+            from styler.cli import batch_plan
+
+            return batch_plan.told(prepared, read, json=json)
+        show = not (quiet or no_progress)
+        return _worked(prepared, past, _tools(read, keeping, going), watch, going, json=json, quiet=quiet, show=show)
+
+
+def batch_report_lines(prepared: "Batch") -> list[str]:
+    """What is known before the network is loaded."""
+    now = prepared.standing
+    return [
+        f"{len(prepared.pairs)} pictures: {len(now.todo)} to paint, {len(now.done)} done, {len(now.failed)} failed "
+        "before."
+    ]
+
+
+def _checked(contents: str | None, styles: str | None, more: Sequence[str], output: str | None, going: Going) -> Path:
+    """Refuse what no batch can be made of; return the folder for the pictures.
+
+    Raises:
+        UsageError: something is missing, or there is too much of it.
+    """
+    if contents is None or styles is None:
+        raise UsageError("CONTENTS and STYLES are needed, in this order; see 'styler batch --help'.")
+    if more:
+        raise UsageError(
+            f"There are {2 + len(more)} names where CONTENTS and STYLES are wanted; if the shell has made them of a "
+            "pattern, put it in quotes, as in 'photos/*.jpg', or give the folder."
+        )
+    if output is None:
+        raise UsageError("The folder for the pictures is needed; give it with -o FOLDER.")
+    if streams.STREAM in (contents, styles, output):
+        raise UsageError("A batch reads and writes files, and no -; for one picture take 'styler run'.")
+    if going.max_failures is not None and going.max_failures < 1:
+        raise UsageError(f"max_failures is {going.max_failures}; it can be a whole number above 0.")
+    return Path(output)
+
+
+def _request(
+    contents: str,
+    styles: str,
+    out: Path,
+    options: Any,
+    choosing: Choosing,
+    reading: inputs.Reading,
+    before: replay.Before,
+    bit_depth: int,
+) -> "Request":
+    from styler.batch.discover import Rules
+    from styler.batch.prepare import Request
+
+    if options.init == streams.STREAM:
+        raise UsageError("The picture to start from cannot come from standard input; name a file with --init.")
+    return Request(
+        contents=contents,
+        styles=styles,
+        out=out,
+        options=options,
+        rules=Rules(
+            recursive=choosing.recursive,
+            follow=choosing.follow_symlinks,
+            include=tuple(choosing.include),
+            exclude=tuple(choosing.exclude),
+        ),
+        zipped=choosing.zip,
+        blended=choosing.blend,
+        template=choosing.name,
+        format=choosing.format,
+        bit_depth=bit_depth,
+        more={"background": reading.background},
+        repeat=before.repeat,
+    )
+
+
+def _prepared(request: "Request", *, overwrite: bool, retry: bool) -> "tuple[Past, Batch]":
+    import dataclasses
+
+    from styler.batch import ledger
+    from styler.batch.prepare import prepare
+
+    past = ledger.read(request.out)
+    request = dataclasses.replace(request, overwrite=overwrite, retry=retry)
+    return past, prepare(
+        request,
+        past,
+        lambda name: inputs.located(name, library.find_content, library.contents(), "photos"),
+        lambda name: inputs.located(name, library.find_style, library.styles(), "paintings"),
+    )
+
+
+def _left_out(prepared: "Batch") -> list[str]:
+    if not prepared.links:
+        return []
+    links = "1 link was" if prepared.links == 1 else f"{prepared.links} links were"
+    return [f"{links} not followed; --follow-symlinks does."]
+
+
+def _tools(read: Any, keeping: replay.Keeping, going: Going) -> "Tools":
+    from styler.batch.work import Tools
+    from styler.cli import outputs
+
+    return Tools(read=read, keep=outputs.kept_anyway, small=not going.no_index, **replay.inside(keeping))
+
+
+def _worked(
+    prepared: "Batch",
+    past: "Past",
+    tools: "Tools",
+    watch: interrupts.Watch,
+    going: Going,
+    *,
+    json: bool,
+    quiet: bool,
+    show: bool,
+) -> int:
+    """Paint, tell, and return the exit code."""
+    from styler.batch import index, ledger, work
+    from styler.cli import batch_report, outputs
+
+    tally = batch_report.Tally(prepared)
+    with ledger.Ledger(prepared.out, past) as book:
+        with batch_report.shown(tally, progress=show, json=json) as tell:
+            for event in work.events(prepared, book, tools, watch.stop):
+                if not watch.painting:
+                    watch.begin()
+                tally.count(event)
+                tell(event)
+                if event.kind == "done" and not json:
+                    outputs.announce(prepared.out / event.pair.output)
+                if going.limit and tally.failures_now >= going.limit:
+                    break
+        notes = [] if going.no_index else index.write(prepared, book)
+    for note in [] if quiet else notes:
+        report.warn(note)
+    code = watch.exit_code if watch.stop.is_set() else 3 if tally.failures or prepared.problems else 0
+    batch_report.summary(tally, code, stopped=watch.stop.is_set(), json=json, quiet=quiet)
+    return code
+
+
+def _silent(_text: str) -> None:
+    """Say nothing."""

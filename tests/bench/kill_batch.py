@@ -1,0 +1,110 @@
+"""Kill a batch at random moments and let it go on: nothing may be torn, missing, or made more often than it must be.
+
+    python tests/bench/kill_batch.py [KILLS] [PICTURES]
+
+Every kill is a SIGKILL to a fresh process that goes on with the same batch; when a batch is done before all kills are,
+the next one begins. At the end each is let finish, and every picture is decoded and compared with one of a batch that
+was never killed.
+"""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from styler import images
+
+FLAGS = [
+    "--size",
+    "128",
+    "--first-size",
+    "128",
+    "--steps",
+    "8",
+    "--threads",
+    "1",
+    "--device",
+    "cpu",
+    "-q",
+    "--no-index",
+]
+
+
+def started(folder: Path, out: str) -> "subprocess.Popen[bytes]":
+    """A batch in a process of its own."""
+    tokens = [sys.executable, "-m", "styler", "batch", "photos", "starry-night", "-o", out, *FLAGS]
+    return subprocess.Popen(tokens, cwd=folder, stdout=subprocess.DEVNULL)
+
+
+def lines(folder: Path, out: str) -> list[dict[str, object]]:
+    """The whole lines of a manifest."""
+    file = folder / out / ".styler" / "manifest.jsonl"
+    data = file.read_bytes() if file.exists() else b""
+    return [json.loads(line) for line in data.splitlines(keepends=True) if line.endswith(b"\n")]
+
+
+def made_by(folder: Path, out: str) -> Counter[object]:
+    """How often the bytes of each picture were made."""
+    return Counter(line["output"] for line in lines(folder, out) if line["state"] == "writing")
+
+
+def killed(folder: Path, out: str, chance: random.Random) -> bool:
+    """Kill one run at a random moment of its work; False if it ended before."""
+    process = started(folder, out)
+    begun = len(lines(folder, out))
+    while process.poll() is None and len(lines(folder, out)) <= begun:
+        time.sleep(0.005)
+    try:
+        process.wait(chance.uniform(0.0, 1.2))
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return True
+    return False
+
+
+def main() -> int:
+    """Kill, finish, compare; the exit code."""
+    kills, pictures = (int(text) for text in [*sys.argv[1:], "30", "12"][:2])
+    chance = random.Random(6)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        areas = np.random.default_rng(0).random((pictures, 12, 16, 3), np.float32)
+        for number, area in enumerate(areas):
+            pixels = np.repeat(np.repeat(area, 8, 0), 8, 1)  # (96, 128, 3)
+            images.write(folder / "photos" / f"{number}.png", images.encode(pixels))
+        assert started(folder, "whole").wait() == 0
+        done, batch, redone, torn, missing = 0, 0, 0, 0, 0
+        while done < kills:
+            out = f"out{batch}"
+            while done < kills and killed(folder, out, chance):
+                done += 1
+            assert started(folder, out).wait() == 0
+            redone += sum(made_by(folder, out).values()) - pictures
+            for number in range(pictures):
+                path = folder / out / f"{number}.starry-night.png"
+                if not path.exists():
+                    missing += 1
+                    continue
+                same = images.read(path).pixels == images.read(folder / "whole" / path.name).pixels
+                torn += not same.all()
+            left = [path for path in (folder / out).rglob("*") if path.name.endswith(".tmp")]
+            missing += len(left)
+            batch += 1
+        print(
+            f"{done} kills over {batch} batches of {pictures}: {torn} torn or different, {missing} missing or left over,"
+        )
+        print(f"{redone} pictures whose bytes were made twice, {redone / done:.2f} per kill.")
+    return int(bool(torn or missing or redone > done))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    sys.exit(main())

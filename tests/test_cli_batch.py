@@ -1,0 +1,295 @@
+"""Claims about `styler batch`: what is painted, where, what is refused, and what a second run does."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from styler import images, targets
+from styler.batch import ledger
+from styler.cli import batch_report, locks, main
+from styler.options import Options
+from styler.pipeline import Painter
+
+TINY = ["--size", "64", "--first-size", "64", "--steps", "2", "--device", "cpu"]
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def folder(
+    tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch, use_tiny: None
+) -> Path:
+    """The working folder, with three photos and two paintings; the network is tiny."""
+    for seed, name in enumerate(("photos/a1.png", "photos/a2.png", "photos/sub/a1.png", "art/x.png", "art/y.png")):
+        images.write(tmp_path / name, images.encode(pixels(48, 64, seed)))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def paint(*tokens: str) -> int:
+    return main(["batch", *TINY, *tokens])
+
+
+def made(folder: Path, out: str = "out") -> set[str]:
+    """The pictures below the folder of the results."""
+    return {
+        path.relative_to(folder / out).as_posix() for path in (folder / out).rglob("*.*") if ".styler" not in path.parts
+    }
+
+
+INDEX = {"index.html", "contact-sheet.jpg"}
+
+
+def test_every_photo_is_painted_in_every_style(folder: Path, capsys: Capture) -> None:
+    assert paint("photos", "art", "-r", "-o", "out") == 0
+    out, err = capsys.readouterr()
+    names = ["a1.x.png", "a2.x.png", "sub/a1.x.png", "a1.y.png", "a2.y.png", "sub/a1.y.png"]
+    assert out.splitlines() == [f"out/{name}" for name in names]
+    assert made(folder) == {*names, *INDEX}
+    assert re.fullmatch(r"styler: 6 done, 0 failed, 0 skipped in [\d.]+ s \([\d.]+ s each\)\.\n", err)
+    assert images.read("out/sub/a1.y.png").width == 64
+
+
+def test_a_picture_is_the_one_that_run_makes(folder: Path) -> None:
+    assert paint("photos", "art/x.png", "-o", "out", "-q", "--seed", "3") == 0
+    assert main(["run", "photos/a2.png", "art/x.png", *TINY, "--seed", "3", "-o", "one.png", "-q"]) == 0
+    assert (images.read("out/a2.x.png").pixels == images.read("one.png").pixels).all()
+
+
+def test_blend_zip_format_and_names(folder: Path) -> None:
+    assert paint("photos", "art", "-o", "blended", "-q", "--blend", "--format", "jpg", "--style-weights", "2,1") == 0
+    assert made(folder, "blended") - INDEX == {"a1.x+y.jpg", "a2.x+y.jpg"}
+    assert paint("photos", "art", "-o", "zipped", "-q", "--zip", "--name", "{style}/{content}.{ext}", "--no-index") == 0
+    assert made(folder, "zipped") == {"x/a1.png", "y/a2.png"}
+    assert paint("photos/a1.png", "starry-night", "-o", "named", "-q", "--no-index", "--bit-depth", "16") == 0
+    assert made(folder, "named") == {"a1.starry-night.png"}
+
+
+def test_one_painter_computes_a_style_once_a_scale_for_all_photos(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, painter: Painter
+) -> None:
+    asked: list[Options] = []
+    computed: list[object] = []
+    real = targets.StyleCache.statistics
+
+    def of(options: Options) -> Painter:
+        asked.append(options)
+        return painter
+
+    def statistics(self: targets.StyleCache, *given: Any) -> Any:
+        before = len(self._kept)
+        found = real(self, *given)
+        computed.extend([given[2]] * (len(self._kept) - before))
+        return found
+
+    monkeypatch.setattr(Painter, "of", of)
+    monkeypatch.setattr(targets.StyleCache, "statistics", statistics)
+    assert main(["batch", "photos", "art", "-r", "-o", "out", "-q", "--size", "128", "--steps", "2"]) == 0
+    assert len(asked) == 1
+    assert computed == [(64, 48), (64, 48)], "one scale, two styles, whatever the number of photos"
+    asked.clear()
+    two = ["batch", "photos", "art", "-r", "-o", "two", "-q", "--size", "128", "--first-size", "64", "--steps", "2"]
+    assert main([*two, "--brush", "2"]) == 0
+    assert len(computed) - 2 == 2 * len(set(computed[2:])), "each scale's size once for each style"
+
+
+def test_a_second_run_does_only_what_is_missing(folder: Path, capsys: Capture) -> None:
+    assert paint("photos", "art/x.png", "-o", "out") == 0
+    before = {path: path.stat().st_mtime_ns for path in (folder / "out").rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert paint("photos", "art/x.png", "-o", "out") == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "0 done, 0 failed, 2 skipped" in err
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    (folder / "out" / "a2.x.png").unlink()
+    shutil.copy("photos/sub/a1.png", "photos/a3.png")
+    assert paint("photos", "art/x.png", "-o", "out") == 0
+    assert capsys.readouterr().out.splitlines() == ["out/a2.x.png", "out/a3.x.png"]
+
+
+def test_a_touched_file_is_the_same_and_a_changed_one_is_refused(folder: Path, capsys: Capture) -> None:
+    assert paint("photos", "art/x.png", "-o", "out", "-q") == 0
+    os.utime("photos/a1.png", (1, 1))
+    assert paint("photos", "art/x.png", "-o", "out", "-q") == 0
+    shutil.copy("photos/a2.png", "photos/a1.png")
+    capsys.readouterr()
+    assert paint("photos", "art/x.png", "-o", "out", "-q") == 2
+    sentence = "styler: error: 1 picture was made from other inputs or settings than these, such as 'a1.x.png' "
+    assert capsys.readouterr().err.startswith(f"{sentence}(changed: the content 'photos/a1.png'); have them made anew")
+    assert paint("photos", "art/x.png", "-o", "out", "-q", "--overwrite") == 0
+    assert capsys.readouterr().out == "out/a1.x.png\n", "the other one is as it was"
+
+
+def test_other_settings_are_refused_by_name(folder: Path, capsys: Capture) -> None:
+    assert paint("photos", "art/x.png", "-o", "out", "-q") == 0
+    before = (folder / "out" / "a1.x.png").read_bytes()
+    capsys.readouterr()
+    assert paint("photos", "art/x.png", "-o", "out", "-q", "--strength", "70", "--threads", "1") == 2
+    assert "2 pictures were" in (err := capsys.readouterr().err)
+    assert "(changed: strength was 50.0 and is 70.0)" in err
+    assert (folder / "out" / "a1.x.png").read_bytes() == before
+
+
+def test_what_is_there_already_is_never_replaced_unasked(folder: Path, capsys: Capture) -> None:
+    (folder / "out").mkdir()
+    (folder / "out" / "a1.x.png").write_bytes(b"somebody's")
+    (folder / "out" / "index.html").write_bytes(b"somebody's page")
+    assert paint("photos", "art/x.png", "-o", "out") == 2
+    assert "1 file that this batch did not make is where pictures would go ('a1.x.png')" in capsys.readouterr().err
+    assert {path.name for path in (folder / "out").iterdir()} == {"a1.x.png", "index.html"}
+    assert paint("photos", "art/x.png", "-o", "out", "--overwrite") == 0
+    assert images.read("out/a1.x.png").width == 64
+    assert (folder / "out" / "index.html").read_bytes() == b"somebody's page"
+    assert "'out/index.html' is not of this batch, or was changed since, and stays as it is." in capsys.readouterr().err
+
+
+def test_the_results_are_never_taken_for_photos(folder: Path, capsys: Capture) -> None:
+    assert paint("photos", "art/x.png", "-r", "-o", "photos/out", "-q") == 0
+    assert paint("photos", "art/x.png", "-r", "-o", "photos/out") == 0
+    assert "0 done, 0 failed, 3 skipped" in capsys.readouterr().err
+    assert paint("photos", "art/x.png", "-o", "photos") == 2
+
+
+@pytest.mark.parametrize(
+    ("tokens", "code", "sentence"),
+    [
+        (["photos"], 2, "CONTENTS and STYLES are needed"),
+        (["photos", "art"], 2, "The folder for the pictures is needed"),
+        (["a.jpg", "b.jpg", "c.jpg", "-o", "out"], 2, "There are 3 names .* put it in quotes, as in 'photos/\\*.jpg'"),
+        (["-", "art", "-o", "out"], 2, "A batch reads and writes files"),
+        (["photos", "art", "-o", "art/x.png"], 2, "is a file; a batch needs a folder"),
+        (["nothing", "art", "-o", "out"], 4, "Cannot read 'nothing': there is no such file"),
+        (["photos/*.jpg", "art", "-o", "out"], 4, "CONTENTS 'photos/\\*.jpg' has no picture to paint"),
+        (["photos", "art", "-o", "out", "--zip", "--blend"], 2, "exclude each other"),
+        (["photos", "art", "-o", "out", "--style-weights", "1,2"], 2, "style_weights has 2 numbers"),
+        (["photos", "art", "-o", "out", "--format", "jpg", "--bit-depth", "16"], 2, "JPEG has no 16 bit"),
+        (["photos", "art", "-o", "out", "--name", "{content}.{style}.gif"], 1, "pictures of kind '.gif' are not"),
+        (["photos", "art", "-o", "out", "--name", "{content}.{style}.jpg"], 2, "but --format is png"),
+        (["photos", "art", "-o", "out", "--name", "{content}.png"], 2, "--name gives"),
+        (["photos", "art", "-o", "out", "--max-failures", "0"], 2, "max_failures is 0"),
+        (["photos", "art", "-o", "out", "--style-layers", "relu9_9", "--layer-weights", "1"], 2, "relu9_9"),
+        (["--status", "photos"], 4, "There is no batch in 'photos'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_makes_no_sense_is_refused_in_a_sentence(
+    tokens: list[str], code: int, sentence: str, folder: Path, capsys: Capture
+) -> None:
+    before = sorted(path for path in folder.rglob("*") if ".styler" not in path.parts and path.name != "out")
+    assert paint(*tokens) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.search(f"^styler: error: .*{sentence}", err)
+    assert len(err.splitlines()) == 1
+    assert sorted(path for path in folder.rglob("*") if ".styler" not in path.parts and path.name != "out") == before
+
+
+def test_a_dry_run_tells_everything_and_writes_nothing(folder: Path, capsys: Capture) -> None:
+    before = sorted(folder.rglob("*"))
+    assert paint("photos", "art", "-r", "-o", "out", "--dry-run") == 0
+    page = capsys.readouterr().out
+    for words in (
+        "6 to paint, 0 done",
+        "64×48, as the first one",
+        "Device    cpu",
+        "GB that are free",
+        "each, if all are",
+    ):
+        assert words in page
+    assert "'photos/sub/a1.png' × 'art/y.png' → 'out/sub/a1.y.png'" in page
+    assert paint("photos", "art", "-o", "out", "--dry-run", "--json") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert [pair["output"] for pair in plan["todo"]] == ["a1.x.png", "a2.x.png", "a1.y.png", "a2.y.png"]
+    assert plan["estimated_disk_bytes"] > 0
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_events_are_lines_of_json(folder: Path, capsys: Capture) -> None:
+    (folder / "photos" / "bad.png").write_text("no picture")
+    assert paint("photos", "art/x.png", "-o", "out", "--json", "-q") == 3
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [event["event"] for event in events if event["event"] != "progress"] == [
+        *("planned", "started", "done", "started", "done", "started", "failed", "finished")
+    ]
+    assert {event["schema"] for event in events} == {1}
+    assert events[-1]["failures"][0]["error"].startswith("Cannot read 'photos/bad.png': it is text")
+    assert events[-1]["exit_code"] == 3
+    assert paint("gone", "art/x.png", "-o", "out", "--json", "-q") == 4
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["error"]["exit_code"] == 4
+
+
+def test_the_status_is_told_from_the_manifest(folder: Path, capsys: Capture) -> None:
+    (folder / "photos" / "bad.png").write_text("no picture")
+    assert paint("photos", "art/x.png", "-o", "out", "-q") == 3
+    (folder / "out" / "a2.x.png").unlink()
+    capsys.readouterr()
+    assert main(["batch", "--status", "out"]) == 3
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("1 done, 1 failed, 1 left (1 that were done are no longer there); the last run began 20")
+    assert second.startswith("failed: 'bad.x.png': Cannot read 'photos/bad.png': it is text")
+    assert main(["batch", "--status", "out", "--json"]) == 3
+    assert json.loads(capsys.readouterr().out)["left"] == 1
+
+
+def test_two_batches_do_not_share_a_folder(folder: Path, capsys: Capture) -> None:
+    with locks.held(Path("out")):
+        assert paint("photos", "art", "-o", "out") == 1
+    assert re.search(r"Another run of styler \(process \d+ .*\) is writing 'out'; wait for it", capsys.readouterr().err)
+
+
+def test_the_index_shows_content_style_and_result(folder: Path) -> None:
+    (folder / "photos" / "a<b>&.png").write_bytes((folder / "photos" / "a1.png").read_bytes())
+    (folder / "photos" / "bad.png").write_text("no picture")
+    assert paint("photos", "art/x.png", "-o", "out", "-q") == 3
+    page = (folder / "out" / "index.html").read_text(encoding="utf-8")
+    shown = re.findall(r'<img [^>]*src="([^"]+)"', page)
+    assert len(shown) == 9
+    assert all((folder / "out" / link).is_file() for link in shown)
+    assert "<figcaption>a&lt;b&gt;&amp;.x.png</figcaption>" in page
+    assert 'href="a%3Cb%3E%26.x.png"' in page
+    assert "bad.x.png: Cannot read &#x27;photos/bad.png&#x27;" in page
+    sheet = images.read("out/contact-sheet.jpg")
+    assert (sheet.width, sheet.height) == (3 * 248 + 8, 3 * 272 + 8)
+    result = sheet.pixels[38:218, 504:744]  # the third picture of the first row, in the middle of its cell
+    assert result.std() > 0.02
+
+
+def test_lines_of_progress_tell_the_picture_and_the_whole(
+    folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_report, "LINE_SECONDS", 0.0)
+    assert paint("photos", "art/x.png", "-o", "out") == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"0 of 2 done.*; 'a1.x.png': Scale 1 of 1: 64×48, step 1 of 2, loss .*", lines[0])
+    assert any(re.match(r"1 of 2 done, \d+:\d\d left; 'a2.x.png': ", line) for line in lines)
+
+
+def test_a_terminal_gets_bars(folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "140")
+    monkeypatch.setattr(os.sys.stderr, "isatty", lambda: True)  # type: ignore[attr-defined]
+    assert paint("photos", "art/x.png", "-o", "out") == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines() == ["out/a1.x.png", "out/a2.x.png"]
+    assert re.search(r"'a\d\.x\.png'.*Scale 1 of 1: 64×48, step \d of 2", err)
+    assert re.search(r"All .*\d of 2 done", err)
+
+
+def test_the_manifest_has_a_schema_and_the_hashes(folder: Path) -> None:
+    assert paint("photos/a1.png", "art/x.png", "-o", "out", "-q") == 0
+    lines = [json.loads(line) for line in ledger.path(Path("out")).read_text().splitlines()]
+    assert [line["state"] for line in lines] == ["run", "writing", "done", "index", "index"]
+    assert {line["schema"] for line in lines} == {1}
+    writing = lines[1]
+    assert writing["content"]["sha256"] == images.read("photos/a1.png").sha256
+    assert writing["sha256"] == images.read("out/a1.x.png").sha256
+    assert writing["settings"] == lines[0]["settings"]

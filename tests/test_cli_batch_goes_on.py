@@ -1,0 +1,317 @@
+"""Claims about a batch in trouble: bad files, short memory, a full disk, signals, and what a second run makes of it."""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import made
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from styler import images
+from styler.batch import ledger
+from styler.cli import main
+from styler.errors import DeviceError, OutOfMemory
+from styler.images import files
+from styler.options import Options
+from styler.pipeline import Painter
+
+TINY = ["--size", "64", "--first-size", "64", "--steps", "2", "--device", "cpu", "-q"]
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def folder(
+    tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch, use_tiny: None
+) -> Path:
+    """The working folder, with three photos and a painting; the network is tiny."""
+    for seed, name in enumerate(("photos/a.png", "photos/b.png", "photos/c.png", "x.png")):
+        images.write(tmp_path / name, images.encode(pixels(48, 64, seed)))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def paint(*tokens: str) -> int:
+    return main(["batch", "photos", "x.png", "-o", "out", *TINY, *tokens])
+
+
+def manifest() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in ledger.path(Path("out")).read_text().splitlines()]
+
+
+def states() -> dict[str, str]:
+    return {line["output"]: line["state"] for line in manifest() if "output" in line}
+
+
+def errors() -> list[str]:
+    return [line["error"] for line in manifest() if line["state"] == "failed"]
+
+
+def test_bad_files_fail_with_their_sentences_and_the_rest_goes_on(folder: Path, capsys: Capture) -> None:
+    (folder / "photos" / "b.png").write_bytes((folder / "photos" / "a.png").read_bytes()[:900])
+    (folder / "photos" / "bomb.png").write_bytes(made.png(20_000, 15_000))
+    (folder / "photos" / "gone.png").symlink_to(folder / "nowhere.png")
+    (folder / "photos" / "new\nline.png").write_bytes((folder / "photos" / "a.png").read_bytes())
+    assert paint("--follow-symlinks") == 3
+    out, err = capsys.readouterr()
+    assert out.split("out/")[1:] == ["a.x.png\n", "c.x.png\n", "new\nline.x.png\n"]
+    assert [sentence.split(": ", 1) for sentence in errors()] == [
+        ["Cannot read 'photos/b.png'", "its PNG data end too early; download or copy it again."],
+        ["Cannot read 'photos/bomb.png'", errors()[1].split(": ", 1)[1]],
+        [
+            "Cannot read 'photos/gone.png'",
+            f"it is a link to '{folder}/nowhere.png', which does not exist; mend the link.",
+        ],
+    ]
+    assert "20000 × 15000 px, more than the limit of 250 megapixels; make it smaller" in errors()[1]
+    assert [line.removeprefix("styler: error: ") for line in err.splitlines()] == errors()
+
+
+def test_a_failure_is_listed_again_and_tried_again_only_when_asked_or_mended(folder: Path, capsys: Capture) -> None:
+    whole = (folder / "photos" / "b.png").read_bytes()
+    (folder / "photos" / "b.png").write_bytes(b"")
+    args = ["batch", "photos", "x.png", "-o", "out", *TINY[:-1]]
+    assert main(args) == 3
+    err = capsys.readouterr().err
+    assert re.search(r"^styler: 2 done, 1 failed, 0 skipped in [\d.]+ s \([\d.]+ s each\)\.$", err, re.MULTILINE)
+    assert "styler: failed: b.x.png: Cannot read 'photos/b.png': it is empty; download or copy it again." in err
+    lines = len(manifest())
+    assert main(args) == 3
+    err = capsys.readouterr().err
+    assert "0 done, 1 failed, 2 skipped" in err
+    assert "1 of the failures is of an earlier run; --retry-failed tries it again." in err
+    assert len(manifest()) == lines
+    assert main([*args, "--retry-failed"]) == 3
+    assert len(errors()) == 2
+    (folder / "photos" / "b.png").write_bytes(whole)
+    capsys.readouterr()
+    assert main(args) == 0
+    assert capsys.readouterr().out == "out/b.x.png\n"
+
+
+@pytest.mark.parametrize(("flags", "tried"), [(["--fail-fast"], 1), (["--max-failures", "2"], 2)])
+def test_so_many_failures_end_the_batch(flags: list[str], tried: int, folder: Path, capsys: Capture) -> None:
+    for name in ("a", "b", "c"):
+        (folder / "photos" / f"{name}.png").write_text("no picture")
+    assert main(["batch", "photos", "x.png", "-o", "out", *TINY[:-1], *flags]) == 3
+    assert len(errors()) == tried
+    assert f"Stopped since so many failed; {3 - tried} left. The same command goes on from there." in (
+        capsys.readouterr().err
+    )
+
+
+def failing(
+    painter: Painter, monkeypatch: pytest.MonkeyPatch, fails: Callable[[Options], Exception | None]
+) -> list[Options]:
+    """Have paintings fail, and return the options of all that are tried."""
+    tried: list[Options] = []
+    real = Painter.stream
+
+    def stream(self: Painter, content: Any, styles: Any, options: Options, stop: Any, repeat: Any) -> Iterator[Any]:
+        tried.append(options)
+        if problem := fails(options):
+            raise problem
+        yield from real(self, content, styles, options, stop, repeat)
+
+    monkeypatch.setattr(Painter, "stream", stream)
+    return tried
+
+
+def test_short_memory_is_tried_once_more_with_checkpointing(
+    folder: Path, painter: Painter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = OutOfMemory("A picture of 64×48 needs more; take --size 32.")
+    tried = failing(painter, monkeypatch, lambda options: short if options.checkpoint != "on" else None)
+    assert paint() == 0
+    assert [options.checkpoint for options in tried] == ["auto", "on"] * 3
+
+
+def test_what_fails_twice_is_recorded(folder: Path, painter: Painter, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = failing(painter, monkeypatch, lambda _options: OutOfMemory("It is too large; take --size 32."))
+    assert paint() == 3
+    assert errors() == ["It is too large; take --size 32."] * 3
+    assert len(tried) == 6
+
+
+def test_a_loss_that_is_no_number_is_tried_once_more_in_full_precision(
+    folder: Path, painter: Painter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nan = DeviceError("The loss was not a number at any step; try --precision fp32.")
+    tried = failing(painter, monkeypatch, lambda options: nan if options.precision == "bf16" else None)
+    assert paint("--precision", "bf16") == 0
+    assert [options.precision for options in tried] == ["bf16", "fp32"] * 3
+
+
+def test_a_bug_costs_one_picture(folder: Path, painter: Painter, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = [ValueError("odd"), None, None]
+    failing(painter, monkeypatch, lambda _options: left.pop(0))
+    assert paint() == 3
+    assert errors() == [
+        "ValueError: odd. This is a bug in styler; paint 'a.png' by itself with 'styler run --debug' to see where."
+    ]
+    assert states() == {"a.x.png": "failed", "b.x.png": "done", "c.x.png": "done"}
+
+
+def test_a_full_disk_keeps_the_picture_elsewhere_and_says_so(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    spare, real = tmp_path_factory.mktemp("spare"), files._write_beside
+    monkeypatch.setattr("tempfile.tempdir", str(spare))
+
+    def write(target: Path, data: bytes, *, overwrite: bool) -> None:
+        if target.name == "b.x.png" and "out" in target.parts:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(target, data, overwrite=overwrite)
+
+    monkeypatch.setattr(files, "_write_beside", write)
+    assert paint() == 3
+    assert errors() == [
+        "Cannot write 'out/b.x.png': the disk is full; make room or choose another folder; the picture is kept as "
+        f"'{spare}/b.x.png'."
+    ]
+    assert images.read(spare / "b.x.png").width == 64
+    assert states()["c.x.png"] == "done"
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="the system does not tell which file is which")
+def test_a_manifest_that_cannot_be_written_ends_the_batch(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    real, calls = os.fsync, []
+
+    def fsync(file: int) -> None:
+        calls.append(str(Path(f"/proc/self/fd/{file}").readlink()))
+        if sum(path.endswith("manifest.jsonl") for path in calls) > 3 and calls[-1].endswith("manifest.jsonl"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert paint("--no-index") == 1
+    err = capsys.readouterr().err
+    assert "Cannot write the manifest 'out/.styler/manifest.jsonl' (No space left on device); make room" in err
+    assert states() == {"a.x.png": "done"}
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+
+
+def test_a_torn_last_line_is_as_if_it_were_not_there(folder: Path, capsys: Capture) -> None:
+    assert paint("--no-index") == 0
+    file = ledger.path(Path("out"))
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-20])  # `done` of the last picture, whose bytes are known from the line before
+    capsys.readouterr()
+    assert paint("--no-index") == 0
+    assert capsys.readouterr().out == ""
+    assert states() == dict.fromkeys(("a.x.png", "b.x.png", "c.x.png"), "done")
+    assert file.read_bytes().startswith(whole[: whole.rindex(b"\n", 0, -1) + 1])
+
+
+def test_a_picture_that_was_about_to_be_written_is_made_again(folder: Path, capsys: Capture) -> None:
+    assert paint("--no-index") == 0
+    file = ledger.path(Path("out"))
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[:-1]))
+    (folder / "out" / "c.x.png").unlink()
+    capsys.readouterr()
+    assert paint("--no-index") == 0
+    assert capsys.readouterr().out == "out/c.x.png\n"
+    file.write_bytes(b"".join(lines[:-1]))
+    (folder / "out" / "c.x.png").write_bytes(b"somebody's own")
+    assert paint("--no-index") == 2
+    assert (folder / "out" / "c.x.png").read_bytes() == b"somebody's own"
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (b"not json\n", "Line 2 of the manifest 'out/.styler/manifest.jsonl' is damaged; restore it"),
+        (b'{"schema":1}\n', "Line 2 of the manifest"),
+        (b'{"schema":9,"state":"done"}\n', "is of a newer version of styler; update styler."),
+    ],
+)
+def test_a_damaged_or_newer_manifest_is_left_alone(line: bytes, sentence: str, folder: Path, capsys: Capture) -> None:
+    assert paint("--no-index") == 0
+    file = ledger.path(Path("out"))
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join([lines[0], line, *lines[1:]]))
+    before = file.read_bytes()
+    assert paint() == 1
+    assert sentence in capsys.readouterr().err
+    assert file.read_bytes() == before
+
+
+def signals_at(painter: Painter, monkeypatch: pytest.MonkeyPatch, numbers: list[int]) -> None:
+    """Have signals arrive after the first evaluation of the second picture."""
+    real, pictures = painter.stream, []
+
+    def stream(content: Any, styles: Any, options: Options, stop: threading.Event, repeat: Any) -> Iterator[Any]:
+        pictures.append(content)
+        for progress in real(content, styles, options, stop, repeat):
+            if progress.evaluations == 1 and progress.result is None and len(pictures) == 2:
+                for number in numbers:
+                    signal.raise_signal(number)
+            yield progress
+
+    monkeypatch.setattr(painter, "stream", stream)
+    monkeypatch.setattr(Painter, "of", lambda _options: painter)
+
+
+@pytest.fixture
+def heard() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_first_signal_drops_the_picture_in_work_and_keeps_the_others(
+    number: int,
+    code: int,
+    folder: Path,
+    painter: Painter,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
+    heard: None,
+) -> None:
+    signals_at(painter, monkeypatch, [number])
+    assert main(["batch", "photos", "x.png", "-o", "out", *TINY[:-1]]) == code
+    out, err = capsys.readouterr()
+    assert out == "out/a.x.png\n"
+    assert "styler: 1 done, 0 failed, 0 skipped" in err
+    assert "styler: Stopped; 2 left. The same command goes on from there." in err
+    assert states() == {"a.x.png": "done"}
+    assert (folder / "out" / "index.html").is_file()
+    assert paint() == 0
+    assert capsys.readouterr().out == "out/b.x.png\nout/c.x.png\n"
+
+
+def test_the_second_signal_stops_at_once(
+    folder: Path, painter: Painter, monkeypatch: pytest.MonkeyPatch, capsys: Capture, heard: None
+) -> None:
+    signals_at(painter, monkeypatch, [signal.SIGINT, signal.SIGINT])
+    assert paint() == 130
+    assert capsys.readouterr() == ("out/a.x.png\n", "styler: Interrupted.\n")
+    assert sorted(path.name for path in (folder / "out").iterdir()) == [".styler", "a.x.png"]
+    assert paint() == 0
+
+
+def test_the_index_stays_ours_after_every_run(folder: Path, capsys: Capture) -> None:
+    assert paint() == 0
+    first = (folder / "out" / "index.html").read_bytes()
+    shutil.copy(folder / "photos" / "a.png", folder / "photos" / "d.png")
+    assert paint() == 0
+    second = (folder / "out" / "index.html").read_bytes()
+    assert first != second
+    recorded = [line["files"]["index.html"] for line in manifest() if "index.html" in line.get("files", {})]
+    assert recorded[-1] == hashlib.sha256(second).hexdigest()
