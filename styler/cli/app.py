@@ -10,6 +10,7 @@ from rich.console import Console
 from styler import library
 from styler.cli import answers, completion, config, doctor, flags, inspect, presets, report, streams, usage
 from styler.cli.run import run
+from styler.cli.ui import ui
 from styler.errors import OutputError, StylerError, UsageError
 
 BUG = 1
@@ -53,6 +54,7 @@ def _app() -> App:
     app.command(run, name="run", sort_key=0, help=about, usage=usage.RUN, version_flags=[])
     app["run"]["--help"].group = flags.OUTPUT
     others: tuple[tuple[str, Callable[..., Any], str], ...] = (
+        ("ui", ui, usage.UI),
         ("inspect", inspect.inspect, usage.INSPECT),
         ("presets", presets.presets, usage.PRESETS),
         ("styles", presets.pictures, usage.STYLES),

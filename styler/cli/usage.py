@@ -27,6 +27,14 @@ Examples:
   styler run photo.jpg painting.jpg --preset draft --strength 70 -o painted.png
   styler run photo.jpg one.jpg two.jpg --style-weights 2,1 --size original"""
 
+UI = """\
+Usage: styler ui [OPTIONS]
+
+Examples:
+  styler ui --open
+  styler ui --port 8000 --max-upload 50mb
+  styler ui --host 0.0.0.0 --auth me:password.txt"""
+
 PRESETS = """\
 Usage: styler presets [--json]
 
