@@ -9,7 +9,7 @@ import importlib.metadata
 import json
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from styler import images, records
@@ -86,7 +86,15 @@ def read(source: Source, *, name: str | None = None) -> Record:
     Raises:
         ImageError: the picture cannot be read, or carries no record, a damaged one or one of a newer program.
     """
-    texts, called = images.read_text(source, name=name), shown(source, name)
+    return of(images.read_text(source, name=name), shown(source, name))
+
+
+def of(texts: Mapping[str, str], called: str) -> Record:
+    """The record among the texts of a picture, which messages call `called`; every part of it checked.
+
+    Raises:
+        ImageError: as `read` does.
+    """
     if KEY not in texts:
         raise ImageError(
             f"There are no settings in {called}; styler did not make it, was told --no-metadata, or another program "

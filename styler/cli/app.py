@@ -13,6 +13,7 @@ from styler import library
 from styler.cli import answers, completion, config, doctor, flags, inspect, presets, report, streams, usage
 from styler.cli.batch import batch
 from styler.cli.run import run
+from styler.cli.ui import ui
 from styler.errors import OutputError, StylerError, UsageError
 
 BUG = 1
@@ -65,6 +66,7 @@ def _app(console: Console) -> App:
     app.command(batch, name="batch", sort_key=1, usage=usage.BATCH, version_flags=[], help_epilogue=usage.BATCH_CODES)
     app["batch"]["--help"].group = flags.OUTPUT
     others: tuple[tuple[str, Callable[..., Any], str], ...] = (
+        ("ui", ui, usage.UI),
         ("inspect", inspect.inspect, usage.INSPECT),
         ("presets", presets.presets, usage.PRESETS),
         ("styles", presets.pictures, usage.STYLES),

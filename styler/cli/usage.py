@@ -40,6 +40,14 @@ with a name a line, or the name of a picture that comes with styler. Every
 content is painted in every style. The same command goes on where an earlier
 one stopped."""
 
+UI = """\
+Usage: styler ui [OPTIONS]
+
+Examples:
+  styler ui --open
+  styler ui --port 8000 --max-upload 50mb
+  styler ui --host 0.0.0.0 --auth me:password.txt"""
+
 PRESETS = """\
 Usage: styler presets [--json]
 

@@ -17,11 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from styler.errors import ImageError
-from styler.images.picture import Picture, read
+from styler.images.picture import Picture, read, read_text
 from styler.images.sources import shown
 
 _LENGTH = struct.Struct("<Q")
 _READY = b"+"
+
+_Answer = tuple[dict[str, Any], NDArray[np.float32] | None, NDArray[np.float32] | None]
+"""What the child says, with the pixels and the alpha where it was asked for a picture."""
 
 
 class Decoder:
@@ -69,6 +72,21 @@ class Decoder:
             ImageError: as `images.read` does, or because it took too long, too much memory, or crashed the decoder.
         """
         asked = {"name": name, "background": background, "max_pixels": max_pixels, "min_side": min_side}
+        answer, pixels, alpha = self._asked(data, asked)
+        assert pixels is not None
+        return Picture(pixels, alpha, answer["sha256"], tuple(answer["warnings"]), answer["metadata"])
+
+    def read_text(self, data: bytes, *, name: str | None = None) -> dict[str, str]:
+        """Read what is stored in a picture as `images.read_text` does.
+
+        Raises:
+            ImageError: as `read` does.
+        """
+        answer, _, _ = self._asked(data, {"name": name, "text": True})
+        return dict(answer["text"])
+
+    def _asked(self, data: bytes, asked: dict[str, Any]) -> _Answer:
+        name = asked["name"]
         with self._turn:
             if self._process.poll() is not None:  # somebody killed it while it waited
                 self._replace()
@@ -86,7 +104,7 @@ class Decoder:
                 self._replace()
                 raise
 
-    def _answer(self, data: bytes, asked: dict[str, Any]) -> Picture:
+    def _answer(self, data: bytes, asked: dict[str, Any]) -> _Answer:
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
@@ -106,6 +124,8 @@ class Decoder:
             answer = json.loads(_receive(process.stdout))
             if "refused" in answer:
                 raise ImageError(answer["refused"])
+            if "text" in answer:
+                return answer, None, None
             pixels = _receive_array(process.stdout, answer["shape"])  # (H, W, 3)
             alpha = _receive_array(process.stdout, answer["shape"][:2]) if answer["alpha"] else None  # (H, W)
         except (OSError, EOFError) as problem:
@@ -115,7 +135,7 @@ class Decoder:
         finally:
             timer.cancel()
             timer.join()
-        return Picture(pixels, alpha, answer["sha256"], tuple(answer["warnings"]), answer["metadata"])
+        return answer, pixels, alpha
 
     def _started(self) -> "subprocess.Popen[bytes]":
         paths = os.pathsep.join(path for path in sys.path if path)
@@ -197,7 +217,11 @@ def serve(memory: int) -> None:
         answers.flush()
         try:
             asked = json.loads(_receive(sys.stdin.buffer))
-            picture = read(_receive(sys.stdin.buffer), **asked)
+            data = _receive(sys.stdin.buffer)
+            if asked.pop("text", False):
+                _send(answers, json.dumps({"text": read_text(data, **asked)}).encode())
+                continue
+            picture = read(data, **asked)
         except EOFError:
             return
         except ImageError as refusal:
@@ -216,7 +240,7 @@ def serve(memory: int) -> None:
         for array in (picture.pixels, picture.alpha):
             if array is not None:
                 answers.write(array.data)
-        del picture
+        del picture, data
 
 
 if __name__ == "__main__":

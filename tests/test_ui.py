@@ -1,0 +1,344 @@
+"""Claims about the page without a browser: controls from options, orders, paintings, refusals and what is swept."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from styler import images, library, metadata
+from styler.errors import OptionError, StylerError, UsageError
+from styler.options import LOOKS, PRESETS, Options, knobs
+from ui import app, controls, handlers, parts, show
+from ui.parts import Parts
+from ui.studio import Studio
+from ui.visits import PREFIX, Order, Painted, Upload, Visit, Visits
+
+SMALL = Options(size=64, first_size=64, steps=3)
+Made = Callable[..., NDArray[np.float32]]
+
+
+@pytest.fixture
+def studio(use_tiny: None) -> Iterator[Studio]:
+    """A studio whose painter looks through the tiny network."""
+    made = Studio()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def page() -> Parts:
+    """The page, laid out."""
+    with gr.Blocks():
+        return parts.layout()
+
+
+@pytest.fixture
+def visit(studio: Studio) -> Visit:
+    return studio.visits.of("someone")
+
+
+def upload(path: Path, pixels: NDArray[np.float32], **more: Any) -> Upload:
+    path.write_bytes(images.encode(pixels, **more))
+    return Upload(path, path.name)
+
+
+@pytest.fixture
+def order(tmp_path: Path, pixels: Made) -> Order:
+    photo, painting = upload(tmp_path / "my photo.png", pixels(48, 64)), upload(tmp_path / "art.png", pixels(50, 50, 1))
+    return Order(content=photo, styles=(painting,), options=SMALL)
+
+
+def values(**given: Any) -> list[Any]:
+    """What the controls hold on a fresh page, but for what is given."""
+    first = {"content": None, "sample": None, "style": "starry-night", "own": None, "also": []} | {
+        name: value for name, value in given.items() if name in {"content", "sample", "style", "own", "also"}
+    }
+    held = dict(zip(controls.NAMES, controls.of_options(Options()), strict=True))
+    held |= {name: value for name, value in given.items() if name in held}
+    return [*first.values(), *given.get("weights", [1.0] * parts.MOST_STYLES), *held.values()]
+
+
+def text_of(changes: handlers.Changes, page: Parts) -> str:
+    return str(changes[page.status])
+
+
+def test_the_controls_of_a_fresh_page_say_the_default_options(page: Parts) -> None:
+    held = [page.options[name].value for name in controls.NAMES]
+    assert controls.options_of(held) == Options()
+
+
+def test_every_option_has_a_control_or_is_left_out_on_purpose() -> None:
+    assert sorted((*controls.NAMES, *controls.LEFT_OUT)) == sorted(knobs())
+
+
+@pytest.mark.parametrize("name", controls.NAMES)
+def test_a_control_explains_itself_in_the_words_of_the_option(page: Parts, name: str) -> None:
+    info = str(getattr(page.options[name], "info"))  # noqa: B009 - not every component has one
+    assert knobs()[name].help in info
+    assert f"--{name.replace('_', '-')}" in info
+
+
+@pytest.mark.parametrize("options", [Options.of(preset="draft"), Options.of(look="gatys", size="original", seed=7)])
+def test_options_go_through_the_controls_and_back(options: Options) -> None:
+    assert controls.options_of(controls.of_options(options)) == options
+
+
+@pytest.mark.parametrize(("kind", "names"), [("preset", PRESETS), ("look", LOOKS)])
+def test_a_preset_or_look_changes_its_own_controls_and_no_others(kind: str, names: dict[str, Any]) -> None:
+    held = controls.of_options(Options(strength=77, seed=5))
+    for name in [*names, *names]:
+        held = controls.bundled(kind, name, held)
+        assert controls.options_of(held) == Options.of(**{kind: name}, strength=77, seed=5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("size", "12", "size is 12; it can be 64 to 8192"),
+        ("size", "big", "size is big"),
+        ("seed", None, "seed is None"),
+        ("steps", 0, "steps is 0"),
+        ("init", "/etc/passwd", "it can be content, style, noise"),
+        ("layer_weights", "1, 2", "2 numbers for 6 style layers"),
+    ],
+)
+def test_what_a_control_cannot_be_is_refused_in_a_sentence(name: str, value: Any, sentence: str) -> None:
+    with pytest.raises(OptionError, match=sentence):
+        handlers.order(values(sample="cat", **{name: value}))
+
+
+def test_an_order_is_what_was_chosen(tmp_path: Path) -> None:
+    mine = Upload(tmp_path / "x.png", "x.png")
+    assert handlers.order(values(content=mine, strength=70)).content == mine
+    assert handlers.order(values(sample="cat", strength=70)).options == Options(strength=70)
+    assert handlers.order(values(sample="cat")).content.path == library.contents()["cat"]
+    own = [str(tmp_path / "one.png"), str(tmp_path / "two.png")]
+    mixed = handlers.order(values(sample="cat", own=own, also=["starry-night"], weights=[1, 2, 0.5, 1]))
+    assert [style.name for style in mixed.styles] == ["one.png", "two.png", "starry-night.jpg"]
+    assert mixed.options.style_weights == (1, 2, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({}, "Choose a photo first"),
+        ({"sample": "cat", "style": None}, "Choose a painting"),
+        ({"sample": "cat", "own": ["1", "2", "3", "4", "5"]}, "There are 5 paintings; choose 4 at most"),
+    ],
+)
+def test_what_is_missing_is_said(given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        handlers.order(values(**given))
+
+
+def test_a_painting_is_shown_as_it_grows_and_then_kept(studio: Studio, page: Parts, visit: Visit, order: Order) -> None:
+    seen = list(handlers.paint(studio, page, visit, order))
+    live = [changes for changes in seen if page.stage in changes and page.slider not in changes]
+    assert "data:image/jpeg;base64," in str(seen[1][page.stage])
+    assert all("step" in text_of(changes, page) for changes in (seen[1], *live))
+    (painted,) = visit.painted
+    assert painted.png.name == "my-photo.art.png"
+    record = metadata.read(painted.png)
+    assert (record["width"], record["height"], record["evaluations"]) == (64, 48, 3)
+    assert images.read(painted.jpeg).pixels.shape == images.read(painted.before).pixels.shape == (48, 64, 3)
+    assert seen[-1][page.png] == gr.update(value=str(painted.png))
+    assert "<polyline" in seen[-1][page.losses]
+    assert "copy the command" in seen[-1][page.used]
+    assert not visit.is_painting
+
+
+def test_the_photos_transparency_comes_back(studio: Studio, visit: Visit, order: Order, pixels: Made) -> None:
+    alpha = np.linspace(0, 1, 48 * 64, dtype=np.float32).reshape(48, 64)
+    photo = upload(order.content.path, pixels(48, 64), alpha=alpha)
+    *_, painted = studio.paint(visit, Order(content=photo, styles=order.styles, options=SMALL))
+    assert isinstance(painted, Painted)
+    found = images.read(painted.png).alpha
+    assert found is not None
+    assert np.abs(found - alpha).max() < 0.01
+
+
+def test_stop_keeps_the_best_so_far_at_full_size(studio: Studio, page: Parts, visit: Visit, order: Order) -> None:
+    long = Order(content=order.content, styles=order.styles, options=Options(size=128, first_size=64, steps=10_000))
+    work = handlers.paint(studio, page, visit, long)
+    next(changes for changes in work if page.stage in changes)
+    threading.Timer(0.1, visit.stop.set).start()
+    *_, last = work
+    assert "Stopped" in text_of(last, page)
+    assert metadata.read(visit.painted[0].png)["width"] == 128
+    assert metadata.read(visit.painted[0].png)["stopped"]
+
+
+def test_discard_keeps_nothing(studio: Studio, page: Parts, visit: Visit, order: Order) -> None:
+    long = Order(content=order.content, styles=order.styles, options=Options(size=64, first_size=64, steps=10_000))
+    work = handlers.paint(studio, page, visit, long)
+    next(changes for changes in work if page.stage in changes)
+    visit.discard()
+    *_, last = work
+    assert "Discarded" in text_of(last, page)
+    assert not visit.painted
+
+
+def test_closing_the_event_or_the_tab_ends_the_work(studio: Studio, visit: Visit, order: Order) -> None:
+    long = Order(content=order.content, styles=order.styles, options=Options(size=64, first_size=64, steps=10_000))
+    work = studio.paint(visit, long)
+    next(work)
+    stop = visit.stop
+    work.close()  # type: ignore[attr-defined]
+    assert stop.is_set()
+    assert not visit.is_painting
+    work = studio.paint(visit, long)
+    next(work)
+    studio.visits.leave("someone")
+    assert len(list(work)) <= 1
+    assert not visit.folder.exists()
+
+
+def test_try_again_takes_the_next_seed_and_continue_goes_on(studio: Studio, visit: Visit, order: Order) -> None:
+    with pytest.raises(UsageError, match="paint one first"):
+        handlers.further(visit)
+    options = SMALL.replace(steps=20)
+    *_, first = studio.paint(visit, Order(content=order.content, styles=order.styles, options=options))
+    assert handlers.once_more(visit).options.seed == SMALL.seed + 1
+    *_, second = studio.paint(visit, handlers.further(visit))
+    assert isinstance(first, Painted)
+    assert isinstance(second, Painted)
+    assert second.record["losses"]["total"] < first.record["losses"]["total"]
+    assert second.record["options"]["init"] == "file"
+    assert [scale["width"] for scale in second.record["plan"]] == [64]
+    assert first.png != second.png
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"no picture at all", b"\x89PNG\r\n\x1a\n" + bytes(99), b"\xff\xd8\xff\xe0" + bytes(99)]
+)
+def test_a_wrong_file_is_one_sentence_that_names_it_and_no_path(
+    studio: Studio, page: Parts, visit: Visit, order: Order, tmp_path: Path, data: bytes
+) -> None:
+    wrong = Upload(tmp_path / "secret-place.bin", "holiday <b>.jpg")
+    wrong.path.write_bytes(data)
+    looked = handlers.look(studio, page, wrong, None)
+    *_, painted = handlers.paint(studio, page, visit, Order(content=wrong, styles=order.styles, options=SMALL))
+    for changes in (looked, painted):
+        assert 'role="alert"' in text_of(changes, page)
+        assert "holiday &lt;b&gt;.jpg" in text_of(changes, page)
+        assert str(tmp_path) not in text_of(changes, page)
+        assert "secret-place" not in text_of(changes, page)
+
+
+def test_too_many_pixels_are_refused_before_they_are_decoded(page: Parts, order: Order) -> None:
+    studio = Studio(max_pixels=1000)
+    try:
+        assert "more than the limit" in text_of(handlers.look(studio, page, order.content, None), page)
+    finally:
+        studio.close()
+
+
+def test_an_upload_that_was_swept_is_asked_for_again(studio: Studio, page: Parts, order: Order) -> None:
+    order.content.path.unlink()
+    assert "choose it once more" in text_of(handlers.look(studio, page, order.content, None), page)
+
+
+def test_a_photo_is_shown_upright_in_its_own_proportions(studio: Studio, page: Parts, order: Order) -> None:
+    shown = handlers.look(studio, page, order.content, None)
+    assert "--ratio: 1.3333" in shown[page.stage]["value"]
+    assert "64×48" in text_of(shown, page)
+
+
+def test_weights_appear_with_the_second_painting(studio: Studio, page: Parts, order: Order) -> None:
+    one = handlers.choose_styles(studio, page, None, [str(order.styles[0].path)], None)
+    assert [one[weight]["visible"] for weight in page.weights] == [False] * 4
+    two = handlers.choose_styles(studio, page, None, [str(order.styles[0].path)], ["starry-night"])
+    assert [two[weight]["visible"] for weight in page.weights] == [True, True, False, False]
+    assert "art.png" in two[page.own_shown]
+
+
+def test_settings_come_back_from_a_picture(studio: Studio, page: Parts, visit: Visit, order: Order) -> None:
+    asked = Order(content=order.content, styles=order.styles, options=SMALL.replace(strength=33, seed=9))
+    *_, painted = studio.paint(visit, asked)
+    assert isinstance(painted, Painted)
+    changes = handlers.take_settings(studio, page, str(painted.png))
+    held = [changes[page.options[name]] for name in controls.NAMES]
+    assert controls.options_of(held) == asked.options
+    assert "There are no settings in" in text_of(handlers.take_settings(studio, page, str(order.content.path)), page)
+
+
+def test_nobody_looks_into_an_upload_but_the_child(page: Parts, tmp_path: Path) -> None:
+    from gradio.data_classes import ImageData
+
+    path = tmp_path / "x.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n, and then nothing")
+    data: Any = page.content.preprocess(ImageData(path=str(path), orig_name="mine.png"))
+    assert data == Upload(path, "mine.png")
+    assert parts.upload_of(None) is None
+
+
+def test_the_janitor_removes_what_is_old_then_what_is_too_much() -> None:
+    visits = Visits()
+    try:
+        for index, age in enumerate((0, 3000, 2000, 200_000)):
+            path = visits.uploads / str(index)
+            path.write_bytes(bytes(1000))
+            os.utime(path, (time.time() - age,) * 2)
+        visits.sweep()
+        assert sorted(path.name for path in visits.uploads.iterdir()) == ["0", "1", "2"]
+        visits.sweep(largest=2500)
+        assert sorted(path.name for path in visits.uploads.iterdir()) == ["0", "2"]
+        visits.sweep(largest=0)
+        assert [path.name for path in visits.uploads.iterdir()] == ["0"]  # somebody is about to use it
+    finally:
+        visits.close()
+    assert not visits.root.exists()
+
+
+def test_what_a_dead_server_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / f"{PREFIX}99999999-x").mkdir()
+    (tmp_path / f"{PREFIX}{os.getpid()}-x").mkdir()
+    Visits().close()
+    assert [path.name for path in tmp_path.iterdir()] == [f"{PREFIX}{os.getpid()}-x"]
+
+
+def test_names_from_browsers_are_made_safe() -> None:
+    assert Upload(Path("x"), "../../etc/pass wd\n.png").stem == "pass-wd"
+    assert Upload(Path("x"), "...").stem == "picture"
+    visits = Visits()
+    try:
+        assert visits.of("../../x").folder.parent == visits.root / "visits"
+    finally:
+        visits.close()
+
+
+def test_durations_are_a_persons() -> None:
+    assert [show.duration(seconds) for seconds in (0.4, 59, 61, 3700)] == ["0 s", "59 s", "1 min 1 s", "1 h 1 min"]
+
+
+def test_the_page_is_built_with_one_heavy_event_at_a_time(studio: Studio) -> None:
+    page = app.build(studio, queue=5)
+    heavy = [event for event in page.fns.values() if event.concurrency_id == "painter"]
+    assert len(heavy) == 3
+    assert {event.concurrency_limit for event in heavy} == {1}
+    assert page._queue.max_size == 5
+    assert page.analytics_enabled is False
+    assert all(event.api_visibility == "private" for event in page.fns.values() if event.fn)
+
+
+def test_the_weights_trouble_is_told_to_who_asks(monkeypatch: pytest.MonkeyPatch, page: Parts, order: Order) -> None:
+    def missing(_name: str) -> None:
+        raise StylerError("The weights are gone.")
+
+    monkeypatch.setattr("styler.vgg.backbones.load", missing)
+    studio = Studio()
+    try:
+        studio.warm()
+        assert not studio.is_ready
+        *_, last = handlers.paint(studio, page, studio.visits.of("x"), order)
+        assert "The weights are gone." in text_of(last, page)
+    finally:
+        studio.close()

@@ -1,0 +1,184 @@
+"""The page: layout first, wiring last. Which component asks which handler, in what turn."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from styler.errors import StylerError
+from ui import controls, handlers, show
+from ui.handlers import Changes
+from ui.parts import Parts, layout, pictures_css
+from ui.studio import Studio
+from ui.visits import Order, Upload, Visit
+
+HEAVY: dict[str, Any] = {"concurrency_id": "painter", "concurrency_limit": 1, "show_progress": "minimal"}
+"""One at a time, since they share the device."""
+LIGHT: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+"""Beside the queue: they must not wait for a painting."""
+FOLDER = Path(__file__).parent
+FAILED = "That went wrong on the server, which is a bug in styler; your photo is still there, so try once more."
+SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
+
+Orders = Callable[[Visit, tuple[Any, ...]], Order]
+
+
+def build(studio: Studio, queue: int = 32) -> gr.Blocks:
+    """The page on a studio, with room for so many who wait."""
+    page: gr.Blocks
+    with gr.Blocks(title="styler", analytics_enabled=False, fill_width=True) as page:
+        parts = layout()
+        _wire_painting(studio, parts)
+        _wire_choices(studio, parts)
+        _wire_history(studio, parts)
+
+        def leave(request: gr.Request) -> None:
+            studio.visits.leave(request.session_hash)
+
+        page.unload(leave)
+    page.queue(max_size=queue, default_concurrency_limit=4, api_open=False)
+    return page
+
+
+def theme() -> gr.themes.Base:
+    """Warm greys, one accent, the system's fonts: nothing is fetched from elsewhere."""
+    fonts = [gr.themes.Font(name) for name in SYSTEM_FONTS]
+    mono = [gr.themes.Font(name) for name in ("ui-monospace", "Menlo", "Consolas", "monospace")]
+    return gr.themes.Base(
+        primary_hue="orange",
+        neutral_hue="stone",
+        font=fonts,
+        font_mono=mono,
+        radius_size="md",
+        spacing_size="md",
+    )
+
+
+def css() -> str:
+    """The look of the page."""
+    return (FOLDER / "style.css").read_text(encoding="utf-8") + pictures_css()
+
+
+def head() -> str:
+    """The keys and the copying, as a script of our own."""
+    return f"<script>{(FOLDER / 'page.js').read_text(encoding='utf-8')}</script>"
+
+
+def _wire_painting(studio: Studio, parts: Parts) -> None:
+    """Paint, Continue, Try again; Stop and keep, Discard."""
+    outputs = [
+        *(parts.stage, parts.slider, parts.status, parts.running, parts.keep, parts.done, parts.png, parts.jpeg),
+        *(parts.used, parts.chart, parts.losses, parts.history),
+    ]
+    seed, given = parts.options["seed"], handlers.inputs(parts)
+    asked: tuple[tuple[gr.Button, Orders, list[Any]], ...] = (
+        (parts.paint, lambda _visit, values: handlers.order(values), given),
+        (parts.onward, lambda visit, _values: handlers.further(visit), []),
+        (parts.again, lambda visit, _values: handlers.once_more(visit), []),
+    )
+
+    def failed(request: gr.Request) -> Changes:
+        visit = studio.visits.of(request.session_hash)
+        is_ours = visit.is_discarded  # Gradio calls it a failure, too
+        return handlers.idle(parts, show.said("Discarded.") if is_ours else show.failed(FAILED), visit)
+
+    works = []
+    for button, orders, inputs in asked:
+        click = button.click(lambda: handlers.begun(parts), None, outputs, **LIGHT)
+        work = click.then(
+            _painting(studio, parts, orders),
+            inputs,
+            [*outputs, seed],
+            show_progress_on=parts.status,
+            api_visibility="private",
+            **HEAVY,
+        )
+        work.failure(failed, None, outputs, **LIGHT)
+        works.append(work)
+
+    def keep(request: gr.Request) -> Changes:
+        studio.visits.of(request.session_hash).stop.set()
+        return {parts.status: show.waiting("Finishing …"), parts.keep: gr.update(interactive=False)}
+
+    def discard(request: gr.Request) -> Changes:
+        visit = studio.visits.of(request.session_hash)
+        visit.discard()
+        return handlers.idle(parts, show.said("Discarded."), visit)
+
+    parts.keep.click(keep, None, outputs, **LIGHT)
+    parts.discard.click(discard, None, outputs, cancels=works, **LIGHT)
+
+
+def _painting(studio: Studio, parts: Parts, orders: Orders) -> Callable[..., Iterator[Changes]]:
+    """The event that paints what `orders` makes of the visit and the controls."""
+
+    def painting(request: gr.Request, *values: Any) -> Iterator[Changes]:
+        visit = studio.visits.of(request.session_hash)
+        try:
+            wanted = orders(visit, values)
+        except StylerError as problem:
+            yield handlers.idle(parts, show.failed(str(problem)), visit)
+            return
+        yield {parts.options["seed"]: wanted.options.seed}
+        yield from handlers.paint(studio, parts, visit, wanted)
+
+    return painting
+
+
+def _wire_choices(studio: Studio, parts: Parts) -> None:
+    """The photo, the paintings, presets and looks, and settings from a picture."""
+    seen = [parts.content, parts.stage, parts.slider, parts.done, parts.used, parts.status]
+
+    def look(content: Upload | None, sample: str | None) -> Changes:
+        return handlers.look(studio, parts, content, sample)
+
+    pair = [parts.content, parts.sample]
+    for event in (parts.content.upload, parts.content.clear):
+        event(lambda: None, None, parts.sample, **LIGHT).then(look, pair, seen, **LIGHT)
+    parts.sample.input(lambda: None, None, parts.content, **LIGHT).then(look, pair, seen, **LIGHT)
+
+    def styles(style: str | None, own: list[str] | None, also: list[str] | None) -> Changes:
+        return handlers.choose_styles(studio, parts, style, own, also)
+
+    paintings = [parts.style, parts.own, parts.also]
+    shown = [parts.own_shown, parts.status, *parts.weights]
+    parts.style.input(lambda: None, None, parts.own, **LIGHT).then(styles, paintings, shown, **LIGHT)
+    parts.own.upload(lambda: None, None, parts.style, **LIGHT).then(styles, paintings, shown, **LIGHT)
+    gr.on([parts.own.clear, parts.own.delete, parts.also.input], styles, paintings, shown, **LIGHT)
+
+    fields = [parts.options[name] for name in controls.NAMES]
+    for kind in controls.BUNDLES:
+        radio = parts.options[kind]
+        assert isinstance(radio, gr.Radio)
+        radio.input(_bundled(kind), fields, fields, **LIGHT)
+
+    def settings(source: str | None) -> Changes:
+        return handlers.take_settings(studio, parts, source)
+
+    parts.source.upload(settings, parts.source, [*fields, parts.status], **LIGHT)
+
+
+def _bundled(kind: str) -> Callable[..., list[Any]]:
+    """The event of choosing a preset or a look."""
+
+    def chosen(*values: Any) -> list[Any]:
+        return controls.bundled(kind, values[controls.NAMES.index(kind)], values)
+
+    return chosen
+
+
+def _wire_history(studio: Studio, parts: Parts) -> None:
+    """An earlier picture of the visit, shown again."""
+
+    def select(request: gr.Request, event: gr.SelectData) -> Changes:
+        visit = studio.visits.of(request.session_hash)
+        if visit.is_painting or not 0 <= event.index < len(visit.painted):
+            return {}
+        return handlers.finished(parts, visit, event.index)
+
+    outputs = [
+        *(parts.stage, parts.slider, parts.status, parts.running, parts.done, parts.png, parts.jpeg, parts.used),
+        *(parts.chart, parts.losses, parts.history),
+    ]
+    parts.history.select(select, None, outputs, **LIGHT)

@@ -1,0 +1,161 @@
+"""The server: the page on FastAPI, whether it is alive and ready, and the janitor.
+
+Nothing is shared, counted or fetched elsewhere.
+"""
+
+import os
+import shutil
+import socket
+import sys
+import threading
+import webbrowser
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+
+from styler.errors import StylerError
+from ui.studio import Studio
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+LEAST_DISK = 500_000_000
+"""Free bytes below which no more is taken on."""
+SWEEPS = 300.0
+"""Seconds between two rounds of the janitor."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """How the page is served."""
+
+    host: str = "127.0.0.1"
+    port: int = 7860
+    root_path: str = ""
+    auth: tuple[str, str] | None = None
+    """A user and the password."""
+    max_upload: int = 25_000_000
+    """Bytes of one file."""
+    queue: int = 32
+    """Who may wait."""
+    opens: bool = False
+    """Whether a browser is opened on it."""
+
+    @property
+    def address(self) -> str:
+        """For a person on this machine."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104 - compared, not bound
+        return f"http://{f'[{host}]' if ':' in host and '[' not in host else host}:{self.port}{self.root_path}/"
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens there.
+
+    Raises:
+        StylerError: the port is taken, or the host is not this machine's.
+    """
+    listener = None
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        if sys.platform != "win32":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(place)
+        listener.listen(128)
+    except OSError as problem:
+        if listener:
+            listener.close()
+        why = (problem.strerror or str(problem)).lower()
+        raise StylerError(f"Cannot listen at {host}:{port}: {why}; give another --port or --host.") from problem
+    return listener
+
+
+def app(studio: Studio, serving: Serving) -> FastAPI:
+    """The page with `/healthz` and `/readyz`, on a studio that is closed with it."""
+    os.environ["GRADIO_TEMP_DIR"] = str(studio.visits.uploads)  # before Gradio is loaded
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    import gradio as gr
+
+    from ui.app import build, css, head, theme
+
+    page = build(studio, serving.queue)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        ended = threading.Event()
+        threading.Thread(target=studio.warm, daemon=True).start()
+        threading.Thread(target=_janitor, args=(studio, ended), daemon=True).start()
+        yield
+        ended.set()
+        studio.close()
+
+    server = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+
+    @server.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @server.get("/readyz")
+    async def readyz() -> JSONResponse:
+        lacking = unready(studio, page)
+        return JSONResponse(
+            {"status": "not ready" if lacking else "ready", "lacking": lacking}, 503 if lacking else 200
+        )
+
+    gr.mount_gradio_app(
+        server,
+        page,
+        path="",
+        auth=serving.auth,
+        root_path=serving.root_path or None,
+        show_error=False,
+        max_file_size=serving.max_upload,
+        enable_monitoring=False,
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        theme=theme(),
+        css=css(),
+        head=head(),
+    )
+    return server
+
+
+def unready(studio: Studio, page: "gr.Blocks") -> list[str]:
+    """In sentences, why no work can be taken on now."""
+    lacking = []
+    if not studio.is_ready:
+        lacking.append(str(studio.trouble) if studio.trouble else "The weights are not loaded yet.")
+    if shutil.disk_usage(studio.visits.root).free < LEAST_DISK:
+        lacking.append("The disk is almost full.")
+    queue: Any = page._queue  # there is no public way to ask
+    if queue.max_size is not None and len(queue) >= queue.max_size:
+        lacking.append("The queue is full.")
+    return lacking
+
+
+def serve(serving: Serving) -> None:
+    """Serve until somebody interrupts.
+
+    Raises:
+        StylerError: the port is taken.
+    """
+    with listening(serving.host, serving.port) as listener:
+        config = uvicorn.Config(
+            app(Studio(), serving), log_level="warning", timeout_graceful_shutdown=3, root_path=serving.root_path
+        )
+        if serving.opens:
+            threading.Timer(0.5, webbrowser.open, [serving.address]).start()
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _janitor(studio: Studio, ended: threading.Event) -> None:
+    while not ended.wait(SWEEPS):
+        studio.visits.sweep()

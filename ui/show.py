@@ -1,0 +1,152 @@
+"""What the page shows in HTML: the picture, where the work stands, what went wrong, the losses. All text is escaped."""
+
+import base64
+import io
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from styler import metadata
+from styler.progress import Pixels, Progress
+from styler.records import Record
+from ui.visits import Painted
+
+LIVE = 1024
+"""Long side of a live picture, in pixels; the finished one has all of them."""
+THUMB = 160
+
+
+def address(pixels: Pixels, long_side: int = LIVE, quality: int = 80) -> str:
+    """Pixels as a small JPEG in a data address."""
+    picture = Image.fromarray((np.asarray(pixels) * 255).round().clip(0, 255).astype(np.uint8))
+    picture.thumbnail((long_side, long_side), reducing_gap=2.0)
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=quality)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def file_address(path: Path, long_side: int = THUMB) -> str:
+    """A file of our own as a small JPEG in a data address."""
+    with Image.open(path) as picture:
+        return address(np.asarray(picture.convert("RGB"), np.float32) / 255, long_side)
+
+
+def stage(source: str, width: int, height: int, alt: str, kind: str = "") -> str:
+    """The picture in its frame, which has the final proportions."""
+    return (
+        f'<figure class="frame {kind}" style="--ratio: {width / height:.4f}">'
+        f'<img src="{source}" alt="{escape(alt)}" width="{width}" height="{height}"></figure>'
+    )
+
+
+def live(progress: Progress) -> str:
+    """The picture as it is now."""
+    pixels = progress.preview()
+    end = progress.plan[-1] if progress.plan else None
+    width, height = (end.width, end.height) if end else (pixels.shape[1], pixels.shape[0])
+    return stage(address(pixels), width, height, "The picture as it is now", "working")
+
+
+def status(progress: Progress) -> str:
+    """Where the work stands, as a bar and a line."""
+    share = 100 * progress.units / progress.total_units if progress.total_units else 0
+    width, height = progress.size
+    left = "" if progress.eta is None else f" · {duration(progress.eta)} left"
+    scale = f"scale {progress.scale + 1} of {len(progress.plan)}, {width}×{height}"
+    line = f"{scale} · step {progress.step} of {progress.steps} · loss {progress.loss:.3g}"
+    return _line(f"{line} · {duration(progress.seconds)}{left}", share)
+
+
+def waiting(text: str) -> str:
+    """Before the first step."""
+    return _line(text, None)
+
+
+def said(text: str) -> str:
+    """A quiet sentence."""
+    return f'<p class="said" role="status">{escape(text)}</p>'
+
+
+def failed(text: str) -> str:
+    """What went wrong, in one sentence."""
+    return f'<p class="failed" role="alert">{escape(text)}</p>'
+
+
+def duration(seconds: float) -> str:
+    """`12 s`, `3 min 5 s`, `2 h 10 min`."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def used(painted: Painted) -> str:
+    """One line on what was used, which copies the command, and what was done differently."""
+    record = painted.record
+    options = record["options"]
+    styles = " + ".join(style.stem for style in painted.order.styles)
+    ended = "stopped · " if record["stopped"] else ""
+    line = (
+        f"{styles} · {options['preset']} · strength {options['strength']:g} · {record['width']}×{record['height']} px"
+        f" · seed {options['seed']} · {ended}{duration(record['seconds'])}"
+    )
+    notes = "".join(f'<p class="said">{escape(note)}</p>' for note in painted.notes)
+    button = f'<button type="button" class="copies" data-copy="{escape(command(record))}" title="Copy the command">'
+    return f'<p class="used">{escape(line)} {button}copy the command</button></p>{notes}'
+
+
+def command(record: Record) -> str:
+    """The command that makes the picture."""
+    return metadata.command(record)
+
+
+def thumbs(pictures: Iterable[tuple[str, str]]) -> str:
+    """A row of small pictures: their addresses and names."""
+    items = "".join(
+        f'<img src="{source}" alt="{escape(name)}" title="{escape(name)}" width="56" height="56">'
+        for source, name in pictures
+    )
+    return f'<div class="thumbs">{items}</div>' if items else ""
+
+
+def losses(curve: Sequence[tuple[int, dict[str, float]]]) -> str:
+    """A chart of the loss and its terms, each on a scale of its own logarithm, drawn as SVG."""
+    names = [name for name in (curve[-1][1] if curve else {}) if any(terms.get(name, 0) > 0 for _, terms in curve)]
+    if not names or curve[-1][0] < 2:
+        return said("There is no loss to show.")
+    points = {name: [(count, terms[name]) for count, terms in curve if terms.get(name, 0) > 0] for name in names}
+    levels = np.log10([value for each in points.values() for _, value in each])
+    low, high = float(np.floor(levels.min())), float(np.ceil(levels.max()))
+    end, span = curve[-1][0], max(1.0, high - low)
+
+    def at(count: int, value: float) -> str:
+        return f"{48 + 540 * count / end:.1f},{10 + 220 * (high - np.log10(value)) / span:.1f}"
+
+    lines, key = [], []
+    for index, name in enumerate(names):
+        path = " ".join(at(*point) for point in points[name])
+        kind = f"line-{index % 8}" + (" total" if name == "total" else "")
+        lines.append(f'<polyline class="{kind}" points="{path}"/>')
+        key.append(f'<li class="{kind}">{escape(name)} <b>{points[name][-1][1]:.3g}</b></li>')
+    grid = "".join(
+        f'<line x1="48" x2="588" y1="{y:.1f}" y2="{y:.1f}"/><text x="42" y="{y + 4:.1f}">1e{level:.0f}</text>'
+        for level in np.arange(low, high + 1)
+        for y in [10 + 220 * (high - level) / span]
+    )
+    axis = f'<text class="end" x="588" y="248">{end} evaluations</text>'
+    return (
+        '<figure class="chart"><svg viewBox="0 0 600 256" role="img" aria-label="The losses as they fell">'
+        f"<g>{grid}{axis}</g>{''.join(lines)}</svg><ul>{''.join(key)}</ul></figure>"
+    )
+
+
+def _line(text: str, share: float | None) -> str:
+    value = f' aria-valuenow="{share:.0f}"' if share is not None else ""
+    kind, width = ("bar", f"{share:.1f}%") if share is not None else ("bar endless", "30%")
+    return (
+        f'<div class="{kind}" role="progressbar" aria-label="Painting" aria-valuemin="0" aria-valuemax="100"{value}>'
+        f'<i style="width: {width}"></i></div><p class="line">{escape(text)}</p>'
+    )

@@ -1,0 +1,162 @@
+"""The work behind the page: uploads are decoded in a child, and the one painter makes one picture after another.
+
+Does not know Gradio.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from styler import images, metadata
+from styler.errors import StylerError
+from styler.images import Picture
+from styler.images.child import Decoder
+from styler.options import Options
+from styler.pipeline import Painter
+from styler.progress import Progress, Result
+from styler.records import Record
+from styler.resize import resized
+from ui.visits import Order, Painted, Upload, Visit, Visits
+
+MAX_PIXELS = 50_000_000
+"""Of an upload."""
+PAUSE = 0.2
+"""Seconds between two live pictures."""
+POINTS = 400
+"""Of the chart at most."""
+
+
+class Studio:
+    """What all visitors share: the painter, the decoding child, and the visits."""
+
+    def __init__(self, max_pixels: int = MAX_PIXELS) -> None:
+        self.visits = Visits()
+        self.decoder = Decoder()
+        self.max_pixels = max_pixels
+        self.trouble: StylerError | None = None
+        """Why there is no painter."""
+        self._painter: Painter | None = None
+        self._loading = threading.Lock()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the weights are in memory."""
+        return self._painter is not None
+
+    def painter(self) -> Painter:
+        """The painter, loaded by whoever comes first.
+
+        Raises:
+            StylerError: the weights or the device are not there.
+        """
+        with self._loading:
+            if self._painter is None:
+                painter = Painter.of(Options())
+                painter.features(Options())
+                self._painter = painter
+            return self._painter
+
+    def warm(self) -> None:
+        """Load the painter before anybody asks; what goes wrong is told to who asks."""
+        try:
+            self.painter()
+        except StylerError as problem:
+            self.trouble = problem
+
+    def close(self) -> None:
+        """End all work and remove all files."""
+        self.visits.close()
+        self.decoder.close()
+
+    def picture(self, upload: Upload) -> Picture:
+        """An upload, decoded.
+
+        Raises:
+            ImageError: it is no picture, or too large; the sentence calls it as its owner does.
+        """
+        return self.decoder.read(self._bytes(upload), name=upload.name, max_pixels=self.max_pixels)
+
+    def settings(self, upload: Upload) -> Record:
+        """What made the picture.
+
+        Raises:
+            ImageError: nothing is stored in it.
+        """
+        texts = self.decoder.read_text(self._bytes(upload), name=upload.name)
+        return metadata.of(texts, images.quoted(upload.name))
+
+    def paint(self, visit: Visit, order: Order) -> Iterator[Progress | Painted]:
+        """Paint, reporting a few times a second; the last is the picture, unless it was discarded before it began.
+
+        Raises:
+            StylerError: a picture cannot be read, a setting does not fit, or memory is short.
+        """
+        stop = visit.begin()
+        try:
+            content, styles = self.picture(order.content), [self.picture(style) for style in order.styles]
+            options = order.options.replace(init=str(order.start)) if order.start else order.options
+            painter = self.painter()
+            due, curve, last = 0.0, [], None
+            for last in painter.stream(content, [*styles], options, stop):
+                curve.append((last.evaluations, last.terms))
+                if last.result is None and time.monotonic() >= due:
+                    yield last
+                    due = time.monotonic() + PAUSE
+            assert last is not None
+            assert last.result is not None
+            if not visit.is_discarded:
+                kept = curve[:: 1 + len(curve) // POINTS]
+                terms = tuple((count, {name: float(term) for name, term in terms.items()}) for count, terms in kept)
+                yield _kept(visit, order, last.result, content, styles, terms)
+        finally:
+            stop.set()  # closed half-way: nothing of it goes on
+            visit.is_painting = False
+
+    def _bytes(self, upload: Upload) -> bytes:
+        with suppress(FileNotFoundError):
+            return upload.path.read_bytes()
+        raise StylerError(f"{images.quoted(upload.name)} is no longer on the server; choose it once more.")
+
+
+def _kept(
+    visit: Visit,
+    order: Order,
+    result: Result,
+    content: Picture,
+    styles: list[Picture],
+    curve: tuple[tuple[int, dict[str, float]], ...],
+) -> Painted:
+    """The picture written to the visitor's folder, in the forms that the page offers."""
+    height, width = result.pixels.shape[:2]
+    start = images.read(order.start) if order.start else None
+    record = metadata.record(result, content, styles, start)
+    alpha = None
+    if content.alpha is not None:
+        whole = torch.from_numpy(content.alpha)[None, None]  # (1, 1, H, W)
+        alpha = resized(whole, width, height)[0, 0].numpy()  # (H, W)
+    folder, text = visit.next_folder(), metadata.text(record)
+    name = f"{order.content.stem}.{'+'.join(style.stem for style in order.styles)}"
+    painted = Painted(
+        order=order,
+        record=record,
+        png=images.write(folder / f"{name}.png", images.encode(result.pixels, alpha=alpha, text=text)),
+        jpeg=images.write(folder / f"{name}.jpg", images.encode(result.pixels, format="jpeg", text=text)),
+        before=_photo(content, folder / "photo.jpg", (width, height)),
+        curve=curve,
+        notes=(*result.notes, *content.warnings),
+    )
+    visit.painted.append(painted)
+    return painted
+
+
+def _photo(content: Picture, path: Path, size: tuple[int, int]) -> Path:
+    """The photo as a JPEG of the result's size."""
+    whole = Image.fromarray((content.pixels * 255).round().clip(0, 255).astype(np.uint8))
+    whole.resize(size, Image.Resampling.LANCZOS).save(path, "JPEG", quality=92, subsampling=0)
+    return path
