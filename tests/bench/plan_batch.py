@@ -19,10 +19,10 @@ from styler.options import Options
 
 
 def planned(folder: Path) -> tuple[Batch, float, float]:
-    """The plan, seconds for the manifest, and seconds for all."""
-    began = time.perf_counter()
+    """The plan, and seconds of the processor for the manifest and for all."""
+    began = time.process_time()
     past = ledger.read(folder / "out")
-    read = time.perf_counter() - began
+    read = time.process_time() - began
     request = Request(
         contents=str(folder / "photos"),
         styles=str(folder / "style.png"),
@@ -30,7 +30,7 @@ def planned(folder: Path) -> tuple[Batch, float, float]:
         options=Options(),
         rules=Rules(recursive=True),
     )
-    return prepare.prepare(request, past, Path, Path), read, time.perf_counter() - began
+    return prepare.prepare(request, past, Path, Path), read, time.process_time() - began
 
 
 def write_manifest(folder: Path, batch: Batch) -> None:
