@@ -70,6 +70,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pixels: Callable[...
     """A working folder with the pictures that the README names."""
     for seed, name in enumerate(("photo", "painting", "one", "two")):
         write(tmp_path / f"{name}.jpg", encode(pixels(48, 64, seed), format="jpeg"))
+    for seed, name in enumerate(("photos/one.jpg", "photos/deep/two.jpg", "paintings/one.jpg", "paintings/two.jpg")):
+        write(tmp_path / name, encode(pixels(48, 64, seed), format="jpeg"))
+    (tmp_path / "list.txt").write_text("photo.jpg\nphotos\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -93,14 +96,17 @@ def test_every_command_runs(tokens: list[str], folder: Path, use_tiny: None, cap
     if "earlier.png" in tokens:
         assert main(["run", "photo.jpg", "painting.jpg", "-q", "-o", "earlier.png", *TINY]) == 0
         capfd.readouterr()
-    if tokens[0] == "run":
+    if "--status" in tokens:
+        assert main(["batch", "photos", "paintings", "-o", "painted", "-q", *TINY]) == 0
+        capfd.readouterr()
+    elif tokens[0] in ("run", "batch"):
         tokens = without(tokens, ("--size", "--preset")) + TINY
     assert main(tokens) == 0, capfd.readouterr().err
     answer = capfd.readouterr().out.removesuffix("\n")
     if "--json" in tokens:
         answer = json.loads(answer)["output"]
-    if tokens[0] == "run" and "--dry-run" not in tokens:
-        assert Path(answer).is_file()
+    if tokens[0] in ("run", "batch") and not {"--dry-run", "--status"} & {*tokens}:
+        assert all(Path(line).is_file() for line in answer.splitlines())
     else:
         assert answer
 
@@ -118,7 +124,7 @@ def without(tokens: list[str], flags: Iterable[str]) -> list[str]:
 def test_every_python_block_runs(index: int, folder: Path, use_tiny: None, capsys: pytest.CaptureFixture[str]) -> None:
     code = blocks("python")[index]
     exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
-    assert (folder / "painted.png").is_file() or "picture" in code
+    assert "picture" in code or (folder / "painted.png").is_file() or (folder / "painted" / "index.html").is_file()
 
 
 if __name__ == "__main__":

@@ -144,23 +144,24 @@ def _check_outputs(found: list[Pair], request: Request) -> None:
     """
     inputs = _real({it.path for pair in found for it in (pair.content, *pair.styles)})
     out, real = request.out, os.path.realpath(request.out)
-    checked: set[str] = set()
+    folders: set[str] = set()
+    endings: set[str] = set()
     for pair in found:
-        place = out / pair.output
-        kind = images.format_of(place)
-        if kind != ENDINGS[request.format]:
+        folder, _, name = pair.output.rpartition("/")
+        ending = name.rpartition(".")[2]
+        if ending not in endings and images.format_of(out / pair.output) != ENDINGS[request.format]:
             raise UsageError(
                 f"--name makes {quoted(pair.output)}, but --format is {request.format}; end the template in {{ext}}, "
                 "or give the format it names."
             )
         if os.path.join(real, pair.output) in inputs:  # noqa: PTH118 - very many
             raise UsageError(
-                f"The output {quoted(place)} is one of the inputs; give another folder with -o or another --name."
+                f"The output {quoted(out / pair.output)} is one of the inputs; give another folder with -o."
             )
-        folder = pair.output.rpartition("/")[0]
-        if folder not in checked:
-            checked.add(folder)
-            images.check_output(place, overwrite=True)
+        endings.add(ending)
+        if folder not in folders:
+            folders.add(folder)
+            images.check_output(out / pair.output, overwrite=True)
 
 
 def _real(paths: set[str]) -> set[str]:

@@ -136,7 +136,7 @@ def batch(
             report.warn(warning)
         for problem in prepared.problems:
             report.complain(f"error: {problem}")
-        for line in batch_report_lines(prepared):
+        for line in _decisions(prepared):
             log(line)
         if dry_run:
             from styler.cli import batch_plan
@@ -146,7 +146,7 @@ def batch(
         return _worked(prepared, past, _tools(read, keeping, going), watch, going, json=json, quiet=quiet, show=show)
 
 
-def batch_report_lines(prepared: "Batch") -> list[str]:
+def _decisions(prepared: "Batch") -> list[str]:
     """What is known before the network is loaded."""
     now = prepared.standing
     return [

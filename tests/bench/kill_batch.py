@@ -98,9 +98,7 @@ def main() -> int:
             left = [path for path in (folder / out).rglob("*") if path.name.endswith(".tmp")]
             missing += len(left)
             batch += 1
-        print(
-            f"{done} kills over {batch} batches of {pictures}: {torn} torn or different, {missing} missing or left over,"
-        )
+        print(f"{done} kills over {batch} batches of {pictures}: {torn} torn or different, {missing} missing or left,")
         print(f"{redone} pictures whose bytes were made twice, {redone / done:.2f} per kill.")
     return int(bool(torn or missing or redone > done))
 
