@@ -179,8 +179,10 @@ def test_discard_keeps_nothing(studio: Studio, page: Parts, visit: Visit, order:
     long = Order(content=order.content, styles=order.styles, options=Options(size=64, first_size=64, steps=10_000))
     work = handlers.paint(studio, page, visit, long)
     next(changes for changes in work if page.stage in changes)
+    handlers.look(studio, page, visit, order.content, None)
     visit.discard()
     *_, last = work
+    assert "Your photo, my photo.png" in last[page.stage]["value"]
     assert "Discarded" in text_of(last, page)
     assert not visit.painted
 
@@ -223,7 +225,7 @@ def test_a_wrong_file_is_one_sentence_that_names_it_and_no_path(
 ) -> None:
     wrong = Upload(tmp_path / "secret-place.bin", "holiday <b>.jpg")
     wrong.path.write_bytes(data)
-    looked = handlers.look(studio, page, wrong, None)
+    looked = handlers.look(studio, page, visit, wrong, None)
     *_, painted = handlers.paint(studio, page, visit, Order(content=wrong, styles=order.styles, options=SMALL))
     for changes in (looked, painted):
         assert 'role="alert"' in text_of(changes, page)
@@ -235,18 +237,22 @@ def test_a_wrong_file_is_one_sentence_that_names_it_and_no_path(
 def test_too_many_pixels_are_refused_before_they_are_decoded(page: Parts, order: Order) -> None:
     studio = Studio(max_pixels=1000)
     try:
-        assert "more than the limit" in text_of(handlers.look(studio, page, order.content, None), page)
+        assert "more than the limit" in text_of(
+            handlers.look(studio, page, studio.visits.of(None), order.content, None), page
+        )
     finally:
         studio.close()
 
 
 def test_an_upload_that_was_swept_is_asked_for_again(studio: Studio, page: Parts, order: Order) -> None:
     order.content.path.unlink()
-    assert "choose it once more" in text_of(handlers.look(studio, page, order.content, None), page)
+    assert "choose it once more" in text_of(
+        handlers.look(studio, page, studio.visits.of(None), order.content, None), page
+    )
 
 
 def test_a_photo_is_shown_upright_in_its_own_proportions(studio: Studio, page: Parts, order: Order) -> None:
-    shown = handlers.look(studio, page, order.content, None)
+    shown = handlers.look(studio, page, studio.visits.of(None), order.content, None)
     assert "--ratio: 1.3333" in shown[page.stage]["value"]
     assert "64×48" in text_of(shown, page)
 

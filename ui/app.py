@@ -80,8 +80,9 @@ def _wire_painting(studio: Studio, parts: Parts) -> None:
 
     def failed(request: gr.Request) -> Changes:
         visit = studio.visits.of(request.session_hash)
-        is_ours = visit.is_discarded  # Gradio calls it a failure, too
-        return handlers.idle(parts, show.said("Discarded.") if is_ours else show.failed(FAILED), visit)
+        if visit.is_discarded:  # Gradio calls that a failure, too
+            return handlers.discarded(parts, visit)
+        return handlers.idle(parts, show.failed(FAILED), visit)
 
     works = []
     for button, orders, inputs in asked:
@@ -104,7 +105,7 @@ def _wire_painting(studio: Studio, parts: Parts) -> None:
     def discard(request: gr.Request) -> Changes:
         visit = studio.visits.of(request.session_hash)
         visit.discard()
-        return handlers.idle(parts, show.said("Discarded."), visit)
+        return handlers.discarded(parts, visit)
 
     parts.keep.click(keep, None, outputs, **LIGHT)
     parts.discard.click(discard, None, outputs, cancels=works, **LIGHT)
@@ -130,8 +131,8 @@ def _wire_choices(studio: Studio, parts: Parts) -> None:
     """The photo, the paintings, presets and looks, and settings from a picture."""
     seen = [parts.content, parts.stage, parts.slider, parts.done, parts.used, parts.status]
 
-    def look(content: Upload | None, sample: str | None) -> Changes:
-        return handlers.look(studio, parts, content, sample)
+    def look(request: gr.Request, content: Upload | None, sample: str | None) -> Changes:
+        return handlers.look(studio, parts, studio.visits.of(request.session_hash), content, sample)
 
     pair = [parts.content, parts.sample]
     for event in (parts.content.upload, parts.content.clear):

@@ -93,6 +93,14 @@ def idle(parts: Parts, sentence: str, visit: Visit | None = None) -> Changes:
     }
 
 
+def discarded(parts: Parts, visit: Visit) -> Changes:
+    """As it was before: the last picture if there is one, or the photo."""
+    if visit.painted:
+        return {**finished(parts, visit, len(visit.painted) - 1), parts.status: show.said("Discarded.")}
+    photo = gr.update(value=visit.frame or invitation(), visible=True)
+    return {**idle(parts, show.said("Discarded.")), parts.stage: photo, parts.slider: gr.update(visible=False)}
+
+
 def paint(studio: Studio, parts: Parts, visit: Visit, wanted: Order) -> Iterator[Changes]:
     """Paint: the live picture with its line, then the finished one; or a sentence on what went wrong."""
     waiting = "Reading the pictures …" if studio.is_ready else "Loading the network …"
@@ -112,7 +120,7 @@ def paint(studio: Studio, parts: Parts, visit: Visit, wanted: Order) -> Iterator
                 }
             is_first = False
             yield changes
-        yield idle(parts, show.said("Discarded."), visit)
+        yield discarded(parts, visit)
     except StylerError as problem:
         yield idle(parts, show.failed(str(problem)), visit)
 
@@ -170,9 +178,10 @@ def _last(visit: Visit) -> Painted:
     return visit.painted[-1]
 
 
-def look(studio: Studio, parts: Parts, content: Upload | None, sample: str | None) -> Changes:
+def look(studio: Studio, parts: Parts, visit: Visit, content: Upload | None, sample: str | None) -> Changes:
     """The photo that was chosen, upright in its frame; or why it cannot be read."""
     shown = {parts.slider: gr.update(visible=False), parts.done: gr.update(visible=False), parts.used: ""}
+    visit.frame = ""
     if not content and not sample:
         return {parts.stage: gr.update(value=invitation(), visible=True), parts.status: show.said(""), **shown}
     try:
@@ -181,6 +190,7 @@ def look(studio: Studio, parts: Parts, content: Upload | None, sample: str | Non
     except StylerError as problem:
         return {parts.content: None, parts.status: show.failed(str(problem))}
     frame = show.stage(show.address(picture.pixels), picture.width, picture.height, f"Your photo, {photo.name}")
+    visit.frame = frame
     sentence = " ".join([f"{picture.width}×{picture.height} pixels.", *picture.warnings])
     return {parts.stage: gr.update(value=frame, visible=True), parts.status: show.said(sentence), **shown}
 

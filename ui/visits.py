@@ -73,6 +73,8 @@ class Visit:
     folder: Path
     stop: threading.Event = field(default_factory=threading.Event)
     """Of the work under way, or of the last."""
+    frame: str = ""
+    """The photo that was looked at last, as the page shows it."""
     is_discarded: bool = False
     is_painting: bool = False
     painted: list[Painted] = field(default_factory=list)
