@@ -194,7 +194,7 @@ def _streamed(
     """Every step of one painting as an event; returns the result."""
     result: Result | None = None
     painter = shop.painter(options)
-    for progress in painter.stream(content, [*styles], options, shop.stop, shop.batch.request.repeat):
+    for progress in painter.stream(content, [*styles], options, shop.stop, shop.batch.request.repeat, shop.start):
         result = progress.result
         if result is None:
             yield Event("progress", pair, progress=progress)

@@ -17,7 +17,8 @@ from styler.cli import inputs, interrupts, locks, replay, report, streams
 from styler.cli.answers import Json
 from styler.cli.dry_run import DryRun
 from styler.cli.flags import NOT_GIVEN, PICTURE, FileName, Settings, given
-from styler.cli.run import BitDepth, Debug, Keeping, NoProgress, Overwrite, Quiet, Reading, Verbose
+from styler.cli.run import Debug, Keeping, NoProgress, Quiet, Reading, Verbose
+from styler.cli.writing import BitDepth, Overwrite
 from styler.errors import UsageError
 from styler.options import resolve
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from styler.cli import answers, dry_run, report
 from styler.errors import ImageError
+from styler.options import STARTS
 
 if TYPE_CHECKING:
     from styler.batch.prepare import Batch
@@ -37,13 +38,15 @@ def told(batch: "Batch", read: "Callable[[Path], Picture]", *, json: bool) -> in
 
 def _forecast(batch: "Batch", read: "Callable[[Path], Picture]") -> "Forecast | None":
     """Of the first picture that can be read; None if there is none."""
+    options = batch.request.options
+    start = None if options.init in STARTS else read(Path(options.init))
     for pair in batch.standing.todo:
         try:
             content, styles = read(Path(pair.content.path)), [read(Path(style.path)) for style in pair.styles]
         except ImageError as problem:
             report.complain(f"error: {problem}")
             continue
-        return dry_run.forecast(batch.request.options, content, styles)
+        return dry_run.forecast(options, content, styles, start)
     return None
 
 

@@ -8,6 +8,15 @@ from cyclopts import Parameter
 from styler.cli.flags import OUTPUT, PICTURE, FileName
 
 
+BitDepth = Annotated[
+    Literal["8", "16"],
+    Parameter(name="--bit-depth", group=OUTPUT, metavar="N", help="8, or 16 for PNG and TIFF (default 8)"),
+]
+Overwrite = Annotated[
+    bool, Parameter(name="--overwrite", group=OUTPUT, negative=(), help="replace the output if it exists")
+]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Writing:
     """Where the picture goes, and in which form."""
@@ -33,13 +42,8 @@ class Writing:
             "output, for {ext} (default png)",
         ),
     ] = None
-    bit_depth: Annotated[
-        Literal["8", "16"],
-        Parameter(name="--bit-depth", group=OUTPUT, metavar="N", help="8, or 16 for PNG and TIFF (default 8)"),
-    ] = "8"
-    overwrite: Annotated[
-        bool, Parameter(name="--overwrite", group=OUTPUT, negative=(), help="replace the output if it exists")
-    ] = False
+    bit_depth: BitDepth = "8"
+    overwrite: Overwrite = False
 
 
 WRITING = Writing()

@@ -125,7 +125,7 @@ def sheet(pictures: dict[str, dict[str, Tensor]], side: int) -> Image.Image:
             image = to_image(picture)
             image.thumbnail((side - 4, side - 4))
             left, top = column * side, row * (side + LABEL)
-            draw.text((left + 4, top + 2), f"{pair}: {name}", fill="black")
+            draw.text((left + 4, top + 2), f"{pair}: {name}".replace("×", "x"), fill="black")  # its font has no ×
             page.paste(image, (left, top + LABEL))
     return page
 
