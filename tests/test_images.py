@@ -234,6 +234,20 @@ def test_heic_with_the_extra_installed() -> None:
     assert np.abs(images.read(stream.getvalue()).pixels - colours() / 255).max() < 0.08
 
 
+def test_heic_of_a_turned_phone_is_upright_once() -> None:
+    heif = pytest.importorskip("pillow_heif", reason="the extra styler[heif] is not installed")
+    exif, stream = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6  # beside it the encoder puts HEIF's own turn, as phones do
+    photo = heif.from_pillow(RGB)
+    photo.info["exif"] = exif.tobytes()
+    photo.save(stream, quality=95)
+    assert b"irot" in stream.getvalue()
+    found = images.read(stream.getvalue()).pixels
+    upright = np.rot90(colours() / 255, -1)
+    assert found.shape == upright.shape
+    assert np.abs(found - upright).max() < 0.08
+
+
 @pytest.mark.parametrize("size", [(60, 40), (64, 64), (40, 520), (300, 200), (1024, 16)])
 def test_jpeg_xl_with_the_extra_installed(size: tuple[int, int]) -> None:
     pytest.importorskip("pillow_jxl", reason="the extra styler[jxl] is not installed")
