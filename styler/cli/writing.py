@@ -7,7 +7,6 @@ from cyclopts import Parameter
 
 from styler.cli.flags import OUTPUT, PICTURE, FileName
 
-
 BitDepth = Annotated[
     Literal["8", "16"],
     Parameter(name="--bit-depth", group=OUTPUT, metavar="N", help="8, or 16 for PNG and TIFF (default 8)"),
