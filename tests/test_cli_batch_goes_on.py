@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -116,11 +115,11 @@ def failing(
     tried: list[Options] = []
     real = Painter.stream
 
-    def stream(self: Painter, content: Any, styles: Any, options: Options, stop: Any, repeat: Any) -> Iterator[Any]:
+    def stream(self: Painter, content: Any, styles: Any, options: Options, *more: Any) -> Iterator[Any]:
         tried.append(options)
         if problem := fails(options):
             raise problem
-        yield from real(self, content, styles, options, stop, repeat)
+        yield from real(self, content, styles, options, *more)
 
     monkeypatch.setattr(Painter, "stream", stream)
     return tried
@@ -255,9 +254,9 @@ def signals_at(painter: Painter, monkeypatch: pytest.MonkeyPatch, numbers: list[
     """Have signals arrive after the first evaluation of the second picture."""
     real, pictures = painter.stream, []
 
-    def stream(content: Any, styles: Any, options: Options, stop: threading.Event, repeat: Any) -> Iterator[Any]:
+    def stream(content: Any, *others: Any) -> Iterator[Any]:
         pictures.append(content)
-        for progress in real(content, styles, options, stop, repeat):
+        for progress in real(content, *others):
             if progress.evaluations == 1 and progress.result is None and len(pictures) == 2:
                 for number in numbers:
                     signal.raise_signal(number)
