@@ -340,7 +340,7 @@ def test_the_page_of_every_verb_begins_with_three_examples_and_fits(
 def test_the_first_verb_is_run(capsys: Capture) -> None:
     main(["--help"])
     verbs = capsys.readouterr().out.split("\nCommands:\n")[1]
-    assert re.findall(r"^  (\w+) ", verbs, re.MULTILINE)[:3] == ["run", "ui", "inspect"]
+    assert re.findall(r"^  (\w+) ", verbs, re.MULTILINE)[:3] == ["run", "batch", "ui"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

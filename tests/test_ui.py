@@ -102,7 +102,7 @@ def test_a_preset_or_look_changes_its_own_controls_and_no_others(kind: str, name
     ("name", "value", "sentence"),
     [
         ("size", "12", "size is 12; it can be 64 to 8192"),
-        ("size", "big", "size is big"),
+        ("size", "big", "size is 'big'; it can be 64 to 8192"),
         ("seed", None, "seed is None"),
         ("steps", 0, "steps is 0"),
         ("init", "/etc/passwd", "it can be content, style, noise"),
