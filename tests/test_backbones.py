@@ -408,10 +408,10 @@ def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     torch.testing.assert_close(backbones.read_checkpoint(tmp_path / "a.pth"), {"a": torch.arange(3.0)})
 
 
-def test_rescaling_is_over_all_bundled_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rescaling_is_over_the_photos_and_the_real_painting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     found = backbones._bundled_pictures()
-    assert len(found) == len(library.contents()) + len(library.styles())
+    assert len(found) == len(library.contents()) + 1
     for image in found:
         assert image.shape[:2] == (1, 3)
         assert max(image.shape[-2:]) == 256

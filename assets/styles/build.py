@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from assets.styles import canvas, glass, lines, paper_works, tesserae
+from assets.styles import canvas, glass, lines, paper_works, strokes, tesserae
 
 HERE = Path(__file__).parent
 PICTURES: dict[str, tuple[int, Callable[[np.random.Generator], canvas.Array]]] = {
@@ -26,6 +26,7 @@ PICTURES: dict[str, tuple[int, Callable[[np.random.Generator], canvas.Array]]] =
     "ink-hatching": (9, lines.ink_hatching),
     "stained-glass": (11, glass.stained_glass),
     "kintsugi": (12, glass.kintsugi),
+    "wheat-field": (13, strokes.wheat_field),
 }
 """The seed of every picture, and what makes it."""
 
