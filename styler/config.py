@@ -36,18 +36,19 @@ class Found:
     warnings: tuple[str, ...]
 
 
-def load(environ: Mapping[str, str] | None = None) -> Found:
+def load(environ: Mapping[str, str] | None = None, verb: str = "") -> Found:
     """Read the user's file, the working folder's file and the environment.
 
     Args:
         environ: the variables; those of the process when not given.
+        verb: whose table in a file counts, over what stands at its top level.
 
     Raises:
         OptionError: a file is no TOML, or a setting is unknown or invalid; the sentence names the file or variable.
         StylerError: a file is there and cannot be read.
     """
     variables = os.environ if environ is None else environ
-    layers = [(str(path), settings) for path in files() if (settings := read(path)) is not None]
+    layers = [(str(path), settings) for path in files() if (settings := read(path, verb)) is not None]
     return Found((*layers, (ENVIRONMENT, _from(variables))), tuple(_misspelt(variables)))
 
 
@@ -77,8 +78,8 @@ def from_text(name: str, text: str) -> Any:
     return _value(kind, text)
 
 
-def read(path: Path) -> dict[str, Any] | None:
-    """The settings in a file, without the tables of other verbs; None if there is no such file.
+def read(path: Path, verb: str = "") -> dict[str, Any] | None:
+    """The settings in a file for a verb, without the tables of other verbs; None if there is no such file.
 
     Raises:
         OptionError: it is no TOML, or a setting in it is unknown or invalid.
@@ -95,6 +96,8 @@ def read(path: Path) -> dict[str, Any] | None:
     except (ValueError, RecursionError) as error:
         raise OptionError(f"The settings in '{path}' are no valid TOML: {error}; correct or delete it.") from error
     settings = {name: value for name, value in content.items() if not (name in TABLES and isinstance(value, Mapping))}
+    own = content.get(verb)
+    settings |= own if isinstance(own, Mapping) else {}
     try:
         for name, value in settings.items():
             _check_type(name, value)

@@ -50,6 +50,21 @@ def test_a_preset_ranks_below_the_fields_beside_it_and_above_weaker_layers(folde
     assert resolved.origins["taper"] == "styler.toml (preset draft)"
 
 
+def test_a_verb_has_a_table_of_its_own_that_counts_for_it_alone(folders: tuple[Path, Path]) -> None:
+    folders[1].write_text('size = 200\nseed = 5\n[batch]\nsize = 300\npreset = "draft"')
+    resolved = [resolve(*config.load({}, verb).layers).options for verb in ("", "batch")]
+    assert [(options.size, options.seed, options.preset) for options in resolved] == [
+        (200, 5, "standard"),
+        (300, 5, "draft"),
+    ]
+
+
+def test_an_unknown_setting_in_a_verbs_own_table_is_refused(folders: tuple[Path, Path]) -> None:
+    folders[1].write_text("[batch]\nsiez = 300")
+    with pytest.raises(OptionError, match="siez"):
+        config.load({}, "batch")
+
+
 def test_tables_of_other_verbs_are_passed_over(folders: tuple[Path, Path]) -> None:
     folders[1].write_text("size = 200\n[batch]\nworkers = 3\n[ui]\nport = 1")
     assert config.read(folders[1]) == {"size": 200}

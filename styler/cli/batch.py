@@ -124,7 +124,7 @@ def batch(
     where = report.console()
     log = partial(report.say, where) if verbose or debug else _silent
     with interrupts.watched() as watch, ExitStack() as ends:
-        found = config.load()
+        found = config.load(verb="batch")
         before = replay.before(keeping, given(flags))
         resolved = resolve(*found.layers, *before.layers, ("flag", given(flags)))
         out = _checked(contents, styles, more, output, going)
