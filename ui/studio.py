@@ -7,13 +7,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
-from styler import images, metadata
+from styler import finish, images, metadata
 from styler.errors import StylerError
 from styler.images import Picture
 from styler.images.child import Decoder
@@ -21,7 +21,6 @@ from styler.options import Options
 from styler.pipeline import Painter
 from styler.progress import Progress, Result
 from styler.records import Record
-from styler.resize import resized
 from ui.visits import Order, Painted, Upload, Visit, Visits
 
 MAX_PIXELS = 50_000_000
@@ -135,18 +134,14 @@ def _kept(
     """The picture written to the visitor's folder, in the forms that the page offers."""
     height, width = result.pixels.shape[:2]
     start = images.read(order.start) if order.start else None
-    record = metadata.record(result, content, styles, start)
-    alpha = None
-    if content.alpha is not None:
-        whole = torch.from_numpy(content.alpha)[None, None]  # (1, 1, H, W)
-        alpha = resized(whole, width, height)[0, 0].numpy()  # (H, W)
-    folder, text = visit.next_folder(), metadata.text(record)
+    encode = partial(finish.encoded, result, content, styles, start)
+    folder = visit.next_folder()
     name = f"{order.content.stem}.{'+'.join(style.stem for style in order.styles)}"
     painted = Painted(
         order=order,
-        record=record,
-        png=images.write(folder / f"{name}.png", images.encode(result.pixels, alpha=alpha, text=text)),
-        jpeg=images.write(folder / f"{name}.jpg", images.encode(result.pixels, format="jpeg", text=text)),
+        record=metadata.record(result, content, styles, start),
+        png=images.write(folder / f"{name}.png", encode()),
+        jpeg=images.write(folder / f"{name}.jpg", encode(kind="jpeg")),
         before=_photo(content, folder / "photo.jpg", (width, height)),
         curve=curve,
         notes=(*result.notes, *content.warnings),

@@ -77,8 +77,12 @@ def _login(auth: str | None) -> tuple[str, str] | None:
         raise UsageError(f"--auth is '{auth}'; it can be USER:FILE, where FILE holds the password.")
     try:
         password = Path(name).read_text(encoding="utf-8").strip("\r\n")
-    except (OSError, ValueError) as problem:
-        raise UsageError(f"Cannot read the password in '{name}': {problem}.") from problem
+    except OSError as problem:
+        raise UsageError(f"Cannot read the password in '{name}': {problem.strerror}; name another file.") from problem
+    except ValueError as problem:
+        raise UsageError(
+            f"The password in '{name}' is no UTF-8 text; write it anew, or name another file."
+        ) from problem
     if not password:
         raise UsageError(f"The file '{name}' is empty; write the password into it.")
     return user, password
