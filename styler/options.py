@@ -55,7 +55,7 @@ STARTS = ("content", "style", "noise")
 """What `init` can be besides a picture file."""
 
 PRESETS = {
-    "draft": Bundle("seconds: do these two go together?", {"steps": 20, "taper": 0.33, "optimizer": "mixed"}),
+    "draft": Bundle("seconds: do these two go together?", {"steps": 20, "taper": 0.33}),
     "standard": Bundle("the default: a finished picture in minutes on a CPU", {}),
     "fine": Bundle("the best known quality, for a picture to keep or print", {"steps": 200, "taper": 0.9}),
 }
@@ -107,12 +107,12 @@ class Options:
     taper: float = knob(0.85, "share of the evaluations that each next scale gets", group="Effort", low=0.01, high=2)
     first_size: int = knob(128, "long side of the first scale, at least", group="Effort", low=32, high=8192)
     optimizer: str = knob(
-        "lbfgs",
+        "mixed",
         "L-BFGS, Adam, or mixed: L-BFGS at the first scale, then Adam",
         group="Effort",
         choices=("lbfgs", "adam", "mixed"),
     )
-    learning_rate: float = knob(0.02, "Adam's step, in units of the picture's range", group="Effort", low=1e-4, high=1)
+    learning_rate: float = knob(0.03, "Adam's step, in units of the picture's range", group="Effort", low=1e-4, high=1)
 
     distance: str = knob(
         "moments",
@@ -121,7 +121,7 @@ class Options:
         choices=("moments", "gram"),
     )
     content_layers: tuple[str, ...] = knob(("relu4_2",), "layers that keep the photo", group="Objective")
-    content_weight: float = knob(0.01, "weight of the photo at strength 50", group="Objective", low=0, high=1e9)
+    content_weight: float = knob(0.0125, "weight of the photo at strength 50", group="Objective", low=0, high=1e9)
     style_layers: tuple[str, ...] = knob(
         ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu4_3", "relu5_1"),
         "layers that carry the painting",
@@ -134,7 +134,7 @@ class Options:
         low=0,
         high=1e9,
     )
-    smoothness: float = knob(1.0, "weight of the total variation", group="Objective", low=0, high=1e6)
+    smoothness: float = knob(1.5, "weight of the total variation", group="Objective", low=0, high=1e6)
     pooling: str = knob("average", "pooling of the network", group="Objective", choices=("average", "max"))
     backbone: str = knob("vgg16", "the network that looks: vgg16 comes with styler", group="Objective")
 

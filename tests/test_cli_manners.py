@@ -59,7 +59,7 @@ def test_json_tells_everything_about_a_painting(folder: Path, use_tiny: None, ca
     assert (found["output"], found["content"], found["styles"]) == ("photo.painting.png", RUN[1], [RUN[2]])
     assert (found["width"], found["height"]) == (64, 48)
     assert found["options"] == Options(size=64, first_size=64, steps=2, device="cpu", seed=3).to_dict()
-    assert found["plan"] == [{"width": 64, "height": 48, "steps": 2, "optimizer": "lbfgs"}]
+    assert found["plan"] == [{"width": 64, "height": 48, "steps": 2, "optimizer": "adam"}]
     assert (found["evaluations"], found["units"], found["stopped"]) == (2, 2, False)
     assert found["losses"]["total"] > 0
     assert found["seconds"] > 0
@@ -186,7 +186,7 @@ def test_a_dry_run_tells_everything_and_writes_nothing(folder: Path, use_tiny: N
         r"^Style +'painting\.png', 64×48$",
         r"^Output +'new/a\.jpg', 512×384$",
         r"^Device +cpu, precision float32$",
-        r"^Plan +128×96 80 steps of lbfgs, .*, 512×384 58 steps of lbfgs; 206 evaluations, the work of [\d.]+ ",
+        r"^Plan +128×96 80 steps of lbfgs, .*, 512×384 58 steps of adam; 206 evaluations, the work of [\d.]+ ",
         r"^Memory +about [\d.]+ GB of the [\d.]+ GB that are free, without checkpointing$",
         r"^Time +about \d+:\d\d: an estimate from one evaluation at 256×192$",
     ):
@@ -487,7 +487,7 @@ def test_the_doctor_tells_what_is_broken_and_fails(
 
         monkeypatch.setattr("styler.vgg.backbones.load", altered)
     elif broken == "loss":
-        monkeypatch.setattr("styler.optimise.lbfgs", no_progress)
+        monkeypatch.setattr("styler.optimise.adam", no_progress)
     elif broken == "settings":
         (folder / "styler.toml").write_text("size = ")
     else:
@@ -504,7 +504,7 @@ def test_the_doctor_tells_what_is_broken_and_fails(
     assert "Everything works" not in out
 
 
-def no_progress(objective: Any, image: Any, steps: int) -> Any:
+def no_progress(objective: Any, image: Any, steps: int, *_rate: Any) -> Any:
     """An optimiser that does not move."""
     from styler.optimise import Step
 

@@ -131,7 +131,7 @@ def test_the_result_says_how_it_came_about(painter: Painter, content: Array, sty
     assert result.options == FAST
     assert [(scale.width, scale.height, scale.optimizer) for scale in result.plan] == [
         (32, 32, "lbfgs"),
-        (64, 64, "lbfgs"),
+        (64, 64, "adam"),
     ]
     assert result.evaluations == sum(scale.steps for scale in result.plan) == 9
     assert result.reached == result.plan[-1]
@@ -274,10 +274,9 @@ def test_at_next_to_no_strength_the_content_keeps_its_detail_through_all_scales(
 
 
 def test_more_strength_goes_farther_from_the_content(painter: Painter, content: Array, style: Array) -> None:
+    near = FAST.replace(steps=30, optimizer="lbfgs")  # which gets close enough to what is asked for
     moved = [
-        float(
-            np.abs(painter.stylize(content, style, FAST.replace(strength=strength, steps=30)).pixels - content).mean()
-        )
+        float(np.abs(painter.stylize(content, style, near.replace(strength=strength)).pixels - content).mean())
         for strength in (0, 10, 50, 100)
     ]
     assert moved[0] == 0

