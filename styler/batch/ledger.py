@@ -5,6 +5,7 @@ A line that a crash tore off at the end is as if it had never been written. Does
 
 import json
 import os
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -111,6 +112,7 @@ class Ledger:
     def __init__(self, out: Path, past: Past) -> None:
         self.past = past
         self._file = path(out)
+        self._turn = threading.Lock()
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             self._stream: IO[bytes] = self._file.open("ab", buffering=0)
@@ -128,11 +130,15 @@ class Ledger:
         self._stream.close()
 
     def add(self, state: str, **facts: Any) -> None:
-        """Write a line, to the disk itself.
+        """Write a line, to the disk itself; threads take turns.
 
         Raises:
             ManifestError: it cannot be written; the manifest ends with the line before.
         """
+        with self._turn:
+            self._add(state, facts)
+
+    def _add(self, state: str, facts: Mapping[str, Any]) -> None:
         line = {"schema": SCHEMA, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "state": state, **facts}
         data = json.dumps(line, allow_nan=False, separators=(",", ":")).encode("ascii") + b"\n"
         try:

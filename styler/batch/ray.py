@@ -1,0 +1,252 @@
+"""The engine of a cluster: Ray's actors around the worker that `local` has too.
+
+An actor for each GPU (or for each so many processors) is given at most two pictures at a time, so that it reads and
+encodes while its device works, and so that its end costs those two at most: they are given to others. Actors that die
+are started again. The driver, which is the program that was started, sends bytes, or URLs that every machine can open;
+gets pictures back as bytes; and writes them and the manifest itself. So the machines need nothing in common but
+styler. The network's weights are sent once, statistics of styles are computed once on each machine.
+
+How throughput grows with the workers. Pictures do not depend on each other, so it is workers × that of one, less what
+they share. Measured, on one machine with two cores only: see the table in `tests/bench/README.md`, where two workers of
+a core each are held against one of two. What the driver does for a picture was measured there, too: it sets the limit
+to the number of workers, for at 15 ms a picture one driver keeps about 65 pictures a second going, which is 650 workers
+of ten seconds a picture.
+
+A million pictures have not been painted; on paper:
+
+* Listing: a walk stats every file; 200,000 pairs are planned in seconds and below 500 MB, a million in five times that,
+  so that more are better given as several batches, by `--include` or by lists.
+* Manifest: two lines a picture, about 0.9 kB, so 0.9 GB, read in about 20 s when the batch goes on. Every line is
+  flushed to the disk, which is most of the 15 ms; the disk wants to be a local one.
+* Network: 1 MB in and 0.7 MB out a picture; at 65 a second about 110 MB/s through the driver, and with URLs of a
+  store that all machines open, 45.
+* Skew: pictures are given one by one to whoever has room, so that a slow machine makes fewer and none waits.
+* Stragglers: at the end the last pictures run alone, for the time of one picture at most; none is painted twice to
+  beat that, for it saves seconds of hours. A machine that is lost costs two pictures a worker, once.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from styler.batch import cluster as cluster_of
+from styler.batch import places
+from styler.batch.actor import LOOK, Actor
+from styler.batch.tools import Cluster
+from styler.batch.worker import AT_ONCE, Orders, Report, Task
+from styler.errors import StylerError
+from styler.images import Picture, fetched
+from styler.pipeline import Painter
+from styler.vgg import backbones
+
+RESTARTS = 20
+"""How often Ray starts an actor again."""
+DEATHS = 3
+"""How often a worker may die with a picture in its hands before the picture is thought to be why."""
+STYLES_SENT = 64
+"""Styles whose bytes stay in Ray's store."""
+
+
+@dataclass(slots=True, eq=False)
+class _Hand:
+    """An actor, as the driver sees it."""
+
+    actor: Any
+    readying: Any
+    """The answer to whether it is ready, until it is there."""
+    looking: Any = None
+    looked: float = 0.0
+    open: dict[int, Task] = field(default_factory=dict)
+
+
+class Ray:
+    """The workers of a cluster.
+
+    Args:
+        orders: what all pictures share.
+        decode: from bytes, called `name`, to a picture.
+        cluster: where it is.
+        shelve: whether each machine keeps statistics of styles.
+
+    Raises:
+        StylerError: Ray is not installed, the cluster cannot be reached or has nothing to paint with, or the network
+            cannot be loaded.
+    """
+
+    def __init__(
+        self, orders: Orders, decode: Callable[..., Picture], cluster: Cluster, *, shelve: bool = True
+    ) -> None:
+        weights = backbones.load(orders.options.backbone)
+        painter = Painter.of(orders.options.replace(device="cpu", precision="fp32"), weights)
+        painter.features(orders.options)  # what is wrong here is wrong for every picture
+        self._ray, self._ours = cluster_of.connected(cluster)
+        try:
+            count, needs = cluster_of.shares(self._ray, cluster)
+            shared = (self._ray.put(cluster_of.for_a_worker(orders, needs)), self._ray.put(weights))
+            remote = self._ray.remote(Actor).options(max_restarts=RESTARTS, max_concurrency=AT_ONCE + 1, **needs)
+            self._hands = [self._hand(remote.remote(shared[0], decode, shared[1], shelve=shelve)) for _ in range(count)]
+        except BaseException:
+            self._end()
+            raise
+        self.slots = AT_ONCE * count
+        self._waiting: deque[Task] = deque()
+        self._inbox: deque[Report] = deque()
+        self._works: dict[Any, tuple[_Hand, int]] = {}
+        self._deaths: dict[int, int] = {}
+        self._sent: dict[str, Any] = {}
+        self._halted = False
+
+    def submit(self, task: Task) -> None:
+        """Have a picture made."""
+        self._waiting.append(task)
+
+    def poll(self, seconds: float) -> Report | None:
+        """The next report, if one comes in time."""
+        self._give()
+        if not self._inbox:
+            self._listen(seconds)
+        return self._inbox.popleft() if self._inbox else None
+
+    def wake(self) -> None:
+        """Nothing waits for long here."""
+
+    def settled(self, number: int) -> None:
+        """Say that a picture is dealt with."""
+        self._deaths.pop(number, None)
+
+    def stop(self) -> None:
+        """Begin nothing new, and drop what is in work."""
+        if not self._halted:
+            self._halted = True
+            for hand in self._hands:
+                hand.actor.stop.remote()
+            self._inbox += [Report(task.number, "left") for task in self._waiting]
+            self._waiting.clear()
+
+    def close(self) -> list[Report]:
+        """End the actors, and the cluster if it is ours; what is ready is told."""
+        found = [report for report in self._inbox if report.made]
+        try:
+            for hand in self._hands:
+                self._ray.kill(hand.actor)
+        finally:
+            self._end()
+        return found
+
+    def _end(self) -> None:
+        if self._ours:
+            self._ray.shutdown()
+
+    def _hand(self, actor: Any) -> _Hand:
+        return _Hand(actor, actor.ready.remote())
+
+    def _give(self) -> None:
+        """Give waiting pictures to actors that have room; one that was lost before is given alone."""
+        kept: deque[Task] = deque()
+        while self._waiting:
+            task = self._waiting.popleft()
+            ready = [hand for hand in self._hands if hand.readying is None and self._has_room(hand, task)]
+            if not ready:
+                kept.append(task)
+                continue
+            self._send(min(ready, key=lambda hand: len(hand.open)), task)
+        self._waiting = kept
+
+    def _has_room(self, hand: _Hand, task: Task) -> bool:
+        alone = task.number in self._deaths or any(number in self._deaths for number in hand.open)
+        return len(hand.open) < (1 if alone else AT_ONCE)
+
+    def _send(self, hand: _Hand, task: Task) -> None:
+        """Give a picture to an actor, with the bytes of what is on this machine."""
+        near = tuple(dict.fromkeys(path for path in (task.content, *task.styles) if not places.is_url(path)))
+        try:
+            data = [self._bytes(path, keep=path in task.styles) for path in near]
+        except StylerError as problem:
+            self._inbox += [Report(task.number, "started"), Report(task.number, "failed", str(problem))]
+            return
+        hand.open[task.number] = task
+        work = hand.actor.paint.remote(task.number, task.content, task.styles, near, *data)
+        self._works[work] = (hand, task.number)
+
+    def _bytes(self, path: str, *, keep: bool) -> Any:
+        """The bytes of a file, in Ray's store if others want them too."""
+        if path in self._sent:
+            return self._sent[path]
+        data = fetched(path)
+        if not keep:
+            return data
+        while len(self._sent) >= STYLES_SENT:
+            del self._sent[next(iter(self._sent))]
+        self._sent[path] = self._ray.put(data)
+        return self._sent[path]
+
+    def _listen(self, seconds: float) -> None:
+        """Wait for an answer of any kind, and take it in."""
+        for hand in self._hands:
+            if hand.open and hand.looking is None and time.monotonic() - hand.looked >= LOOK:
+                hand.looking, hand.looked = hand.actor.look.remote(), time.monotonic()
+        asked = {hand.readying: partial(self._is_ready, hand) for hand in self._hands if hand.readying is not None}
+        asked |= {hand.looking: partial(self._was_seen, hand) for hand in self._hands if hand.looking is not None}
+        asked |= {work: partial(self._was_painted, work) for work in self._works}
+        if not asked:
+            raise StylerError("All workers of the cluster are gone; see to it, then give the same command again.")
+        done, _ = self._ray.wait([*asked], num_returns=1, timeout=seconds)
+        for ref in done:
+            asked[ref]()
+
+    def _is_ready(self, hand: _Hand) -> None:
+        """An actor has loaded the network, again perhaps; one that is gone for good is forgotten."""
+        from ray import exceptions
+
+        ref, hand.readying = hand.readying, None
+        try:
+            self._ray.get(ref)
+        except exceptions.ActorUnavailableError:  # it is being started
+            time.sleep(0.1)
+            hand.readying = hand.actor.ready.remote()
+        except exceptions.RayActorError:
+            self._hands.remove(hand)
+        except exceptions.RayTaskError as problem:
+            if isinstance(problem.cause, StylerError):
+                raise type(problem.cause)(str(problem.cause)) from problem
+            raise
+
+    def _was_seen(self, hand: _Hand) -> None:
+        from ray import exceptions
+
+        ref, hand.looking = hand.looking, None
+        with suppress(exceptions.RayActorError):  # its pictures' own answers say so, too
+            self._inbox += [report for report in self._ray.get(ref) if report.number in hand.open]
+
+    def _was_painted(self, work: Any) -> None:
+        """A picture is at its end, or its actor is."""
+        from ray import exceptions
+
+        hand, number = self._works.pop(work)
+        task = hand.open.pop(number)
+        try:
+            said, last = self._ray.get(work)
+        except exceptions.RayError as problem:
+            if isinstance(problem, exceptions.RayTaskError):
+                raise
+            self._lost(hand, task)
+            return
+        self._inbox += [*said, last]
+
+    def _lost(self, hand: _Hand, task: Task) -> None:
+        """Give a picture to another worker, unless workers die of it."""
+        self._deaths[task.number] = self._deaths.get(task.number, 0) + 1
+        if hand.readying is None and hand in self._hands:
+            hand.readying = hand.actor.ready.remote()
+        if self._halted:
+            self._inbox.append(Report(task.number, "left"))
+        elif self._deaths[task.number] < DEATHS:
+            self._inbox.append(Report(task.number, "note", "The worker that had it died; another one begins it anew."))
+            self._waiting.append(task)
+        else:
+            sentence = f"{DEATHS} workers died with this picture in their hands, perhaps for want of memory; take a "
+            self._inbox.append(Report(task.number, "failed", f"{sentence}smaller --size or more memory a worker."))
