@@ -26,20 +26,41 @@ LOOK = 1.0
 
 
 class Actor:
-    """A worker in a process of Ray's. The network is loaded when somebody first asks whether it is ready."""
+    """A worker in a process of Ray's, which can be started again and then knows nothing."""
 
-    def __init__(self, orders: Orders, decode: Callable[..., Picture], weights: Weights, *, shelve: bool) -> None:
-        self._orders, self._decode, self._weights, self._shelve = orders, decode, weights, shelve
+    def __init__(self) -> None:
         self._halt, self._lock = threading.Event(), threading.Lock()
         self._said: list[Report] = []
         self._due = 0.0
         self._worker: Worker | None = None
 
-    def ready(self) -> int:
-        """Load the network, and give the number of the process."""
+    def ready(self, orders: Orders, decode: Callable[..., Picture], weights: Weights, *, shelve: bool) -> int:
+        """Get the network onto the device.
+
+        Args:
+            orders: what all pictures share.
+            decode: from bytes, called `name`, to a picture.
+            weights: of the network.
+            shelve: whether statistics of styles are kept on this machine.
+
+        Returns:
+            The number of the process.
+
+        Raises:
+            StylerError: the device is absent.
+        """
+
+        def painter(options: Options) -> Painter:
+            made = Painter.of(options, weights)
+            made.remember(DiskShelf() if shelve else None)
+            return made
+
+        def read(path: str, data: bytes | None) -> Picture:
+            return decode(places.load(path) if data is None else data, name=path)
+
         with self._lock:
             if self._worker is None:
-                self._worker = Worker(self._orders, self._read, self._painter, self._halt)
+                self._worker = Worker(orders, read, painter, self._halt)
         return os.getpid()
 
     def paint(
@@ -74,14 +95,6 @@ class Actor:
     def stop(self) -> None:
         """Begin nothing new, and drop what is in work."""
         self._halt.set()
-
-    def _painter(self, options: Options) -> Painter:
-        painter = Painter.of(options, self._weights)
-        painter.remember(DiskShelf() if self._shelve else None)
-        return painter
-
-    def _read(self, path: str, data: bytes | None) -> Picture:
-        return self._decode(places.load(path) if data is None else data, name=path)
 
     def _tell(self, report: Report) -> None:
         if report.progress:

@@ -25,6 +25,7 @@ A million pictures have not been painted; on paper:
   beat that, for it saves seconds of hours. A machine that is lost costs two pictures a worker, once.
 """
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -56,7 +57,7 @@ class _Hand:
     """An actor, as the driver sees it."""
 
     actor: Any
-    readying: Any
+    readying: Any = None
     """The answer to whether it is ready, until it is there."""
     looking: Any = None
     looked: float = 0.0
@@ -86,9 +87,11 @@ class Ray:
         self._ray, self._ours = cluster_of.connected(cluster)
         try:
             count, needs = cluster_of.shares(self._ray, cluster)
-            shared = (self._ray.put(cluster_of.for_a_worker(orders, needs)), self._ray.put(weights))
+            # kept here, for an actor that is started again gets them once more
+            self._shared = (self._ray.put(cluster_of.for_a_worker(orders, needs)), decode, self._ray.put(weights))
+            self._shelve = shelve
             remote = self._ray.remote(Actor).options(max_restarts=RESTARTS, max_concurrency=AT_ONCE + 1, **needs)
-            self._hands = [self._hand(remote.remote(shared[0], decode, shared[1], shelve=shelve)) for _ in range(count)]
+            self._hands = [self._asked(_Hand(remote.remote())) for _ in range(count)]
         except BaseException:
             self._end()
             raise
@@ -98,7 +101,8 @@ class Ray:
         self._works: dict[Any, tuple[_Hand, int]] = {}
         self._deaths: dict[int, int] = {}
         self._sent: dict[str, Any] = {}
-        self._halted = False
+        self._halted, self._gone = False, ""
+        self._woken = threading.Event()
 
     def submit(self, task: Task) -> None:
         """Have a picture made."""
@@ -112,7 +116,8 @@ class Ray:
         return self._inbox.popleft() if self._inbox else None
 
     def wake(self) -> None:
-        """Nothing waits for long here."""
+        """Have `poll` return, from another thread, where it waits for nothing but that."""
+        self._woken.set()
 
     def settled(self, number: int) -> None:
         """Say that a picture is dealt with."""
@@ -141,8 +146,10 @@ class Ray:
         if self._ours:
             self._ray.shutdown()
 
-    def _hand(self, actor: Any) -> _Hand:
-        return _Hand(actor, actor.ready.remote())
+    def _asked(self, hand: _Hand) -> _Hand:
+        """Have an actor made ready."""
+        hand.readying = hand.actor.ready.remote(*self._shared, shelve=self._shelve)
+        return hand
 
     def _give(self) -> None:
         """Give waiting pictures to actors that have room; one that was lost before is given alone."""
@@ -192,8 +199,14 @@ class Ray:
         asked = {hand.readying: partial(self._is_ready, hand) for hand in self._hands if hand.readying is not None}
         asked |= {hand.looking: partial(self._was_seen, hand) for hand in self._hands if hand.looking is not None}
         asked |= {work: partial(self._was_painted, work) for work in self._works}
+        if not asked and self._hands:  # what is made is being written
+            self._woken.wait(seconds)
+            self._woken.clear()
+            return
         if not asked:
-            raise StylerError("All workers of the cluster are gone; see to it, then give the same command again.")
+            raise StylerError(
+                f"All workers of the cluster are gone ({self._gone}); see to it, then give the same command again."
+            )
         done, _ = self._ray.wait([*asked], num_returns=1, timeout=seconds)
         for ref in done:
             asked[ref]()
@@ -207,9 +220,10 @@ class Ray:
             self._ray.get(ref)
         except exceptions.ActorUnavailableError:  # it is being started
             time.sleep(0.1)
-            hand.readying = hand.actor.ready.remote()
-        except exceptions.RayActorError:
+            self._asked(hand)
+        except exceptions.RayActorError as problem:
             self._hands.remove(hand)
+            self._gone = str(problem)
         except exceptions.RayTaskError as problem:
             if isinstance(problem.cause, StylerError):
                 raise type(problem.cause)(str(problem.cause)) from problem
@@ -241,7 +255,7 @@ class Ray:
         """Give a picture to another worker, unless workers die of it."""
         self._deaths[task.number] = self._deaths.get(task.number, 0) + 1
         if hand.readying is None and hand in self._hands:
-            hand.readying = hand.actor.ready.remote()
+            self._asked(hand)
         if self._halted:
             self._inbox.append(Report(task.number, "left"))
         elif self._deaths[task.number] < DEATHS:

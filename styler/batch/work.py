@@ -58,10 +58,13 @@ class _Open:
     began: float
 
 
-def events(batch: Batch, book: Ledger, tools: Tools, stop: threading.Event) -> Iterator[Event]:
+def events(
+    batch: Batch, book: Ledger, tools: Tools, stop: threading.Event, limit: int | None = None
+) -> Iterator[Event]:
     """Paint what is to be done, telling everything.
 
-    Once `stop` is set nothing new is begun, and the picture in work is dropped. Closing the generator does the same.
+    Once `stop` is set, or so many have failed, nothing new is begun, and the picture in work is dropped. Closing the
+    generator does the same.
     Events of one picture come in order; those of the next may come before it is `done`, since it is encoded and
     written meanwhile.
 
@@ -70,6 +73,7 @@ def events(batch: Batch, book: Ledger, tools: Tools, stop: threading.Event) -> I
         book: the manifest, open.
         tools: how pictures are read, painted and written.
         stop: checked between convolutions.
+        limit: failures after which it ends; what fails after that is not recorded, and tried again by the next run.
 
     Raises:
         StylerError: the network cannot be loaded, the cluster cannot be reached, or the manifest cannot be written.
@@ -88,7 +92,7 @@ def events(batch: Batch, book: Ledger, tools: Tools, stop: threading.Event) -> I
     )
     for folder in {(batch.out / pair.output).parent for pair in batch.standing.todo}:
         images.sweep(folder)
-    desk = _Desk(batch, book, tools, _engine(batch, tools))
+    desk = _Desk(batch, book, tools, _engine(batch, tools), limit)
     told = False
     try:
         yield from desk.run(stop)
@@ -136,8 +140,9 @@ def _read(tools: Tools, path: str, data: bytes | None) -> Picture:
 class _Desk:
     """What stands between an engine and the folder: the pictures in its hands, and one thread that writes."""
 
-    def __init__(self, batch: Batch, book: Ledger, tools: Tools, engine: Engine) -> None:
-        self._batch, self._book, self._tools, self._engine = batch, book, tools, engine
+    def __init__(self, batch: Batch, book: Ledger, tools: Tools, engine: Engine, limit: int | None) -> None:
+        self._batch, self._book, self._tools, self._engine, self._limit = batch, book, tools, engine, limit
+        self._failures = 0
         self._settings = digest(batch.settings)
         self._open: dict[int, _Open] = {}
         self._writer = ThreadPoolExecutor(1, "styler-writer")
@@ -147,9 +152,9 @@ class _Desk:
         """Everything that happens, until all is done or stopped."""
         waiting = enumerate(self._batch.standing.todo)
         while True:
-            if stop.is_set():
+            if stop.is_set() or self._has_enough:
                 self._engine.stop()
-            while not stop.is_set() and len(self._open) < self._engine.slots:
+            while not stop.is_set() and not self._has_enough and len(self._open) < self._engine.slots:
                 number, pair = next(waiting, (None, None))
                 if number is None or pair is None:
                     break
@@ -160,6 +165,10 @@ class _Desk:
                 yield from self._heard(report)
             while not self._written.empty():
                 yield from self._settled(self._written.get())
+
+    @property
+    def _has_enough(self) -> bool:
+        return self._limit is not None and self._failures >= self._limit
 
     def close(self, *, keep: bool) -> None:
         """End the engine; what it has ready is written if somebody wants to keep it."""
@@ -202,7 +211,12 @@ class _Desk:
         if isinstance(found, BaseException):
             raise found
         number, event = found
-        del self._open[number]
+        picture = self._open.pop(number)
+        if event and event.kind == "failed":
+            if self._has_enough:
+                return
+            self._failures += 1
+            self._record_failure(picture, event)
         if event:
             yield event
 
@@ -236,16 +250,15 @@ class _Desk:
         if report.kind == "stopped":
             return Event("stopped", picture.pair, seconds=seconds)
         if problem:
-            self._record_failure(picture, problem, seconds)
             return Event("failed", picture.pair, text=problem, seconds=seconds)
         self._book.add(ledger.DONE, output=picture.pair.output, seconds=round(seconds, 3))
         return Event("done", picture.pair, seconds=seconds)
 
-    def _record_failure(self, picture: _Open, sentence: str, seconds: float) -> None:
+    def _record_failure(self, picture: _Open, event: Event) -> None:
         try:
-            self._book.add(ledger.FAILED, **picture.facts, error=sentence, seconds=round(seconds, 3))
+            self._book.add(ledger.FAILED, **picture.facts, error=event.text, seconds=round(event.seconds, 3))
         except ledger.ManifestError as problem:
-            raise ledger.ManifestError(f"{sentence} {problem}") from problem
+            raise ledger.ManifestError(f"{event.text} {problem}") from problem
 
     def _put(self, picture: _Open, made: Made) -> None:
         """Put the picture in its place, after its hash is in the manifest, so that a killed run's picture is known."""

@@ -145,7 +145,7 @@ class Worker:
         work.attempt(lambda: self._inputs(work), needed=not self._stop.is_set())
         with self._device.taken(ticket):
             if self._stop.is_set():
-                work.end = work.end or Report(task.number, "left")
+                work.end = Report(task.number, "left")
             else:
                 tell(Report(task.number, "started"))
                 work.attempt(lambda: self._painted(work))

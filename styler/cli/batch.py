@@ -224,15 +224,13 @@ def _worked(
     tally = batch_report.Tally(prepared)
     with ledger.Ledger(prepared.out, past) as book:
         with batch_report.shown(tally, progress=show, json=json) as tell:
-            for event in work.events(prepared, book, tools, watch.stop):
+            for event in work.events(prepared, book, tools, watch.stop, going.limit):
                 if not watch.painting:
                     watch.begin()
                 tally.count(event)
                 tell(event)
                 if event.kind == "done" and not json:
                     outputs.announce(prepared.out / event.pair.output)
-                if going.limit and tally.failures_now >= going.limit:
-                    break
         notes = [] if going.no_index else index.write(prepared, book)
     for note in [] if quiet else notes:
         report.warn(note)
