@@ -2,7 +2,9 @@
 
 import logging
 import os
+import re
 import signal
+import socket
 import threading
 from dataclasses import replace
 from typing import Any
@@ -10,6 +12,9 @@ from typing import Any
 from styler.batch.tools import Cluster
 from styler.batch.worker import Orders
 from styler.errors import StylerError, UsageError
+
+KNOCK = 10.0
+"""Seconds in which a cluster has to answer at all."""
 
 
 def connected(cluster: Cluster) -> tuple[Any, bool]:
@@ -32,20 +37,41 @@ def connected(cluster: Cluster) -> tuple[Any, bool]:
     if cluster.address == "local":
         more |= {"include_dashboard": False, "num_cpus": cluster.cpus}
     _keep_quiet()
+    _knock(cluster.address)
     on_main = threading.current_thread() is threading.main_thread()
     heard = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=cluster.address, **more)
     except (ConnectionError, RuntimeError, ValueError, OSError) as problem:
-        why = str(problem).strip().splitlines()
-        raise StylerError(
-            f"Ray's cluster at '{cluster.address}' cannot be reached ({why[0] if why else type(problem).__name__}); "
-            "start it with 'ray start --head', or take --ray-address local."
-        ) from problem
+        raise _unreachable(cluster.address, problem) from problem
     finally:
         if on_main and heard is not None:
             signal.signal(signal.SIGTERM, heard)  # Ray has its own, which would end us
     return ray, True
+
+
+def _knock(address: str) -> None:
+    """See whether somebody listens at an address that has a port: Ray would wait for minutes.
+
+    Raises:
+        StylerError: nobody does.
+    """
+    found = re.fullmatch(r"(?:ray://)?\[?([^/\[\]]+)\]?:([0-9]{1,5})", address)
+    if not found:
+        return
+    try:
+        with socket.create_connection((found[1], int(found[2])), timeout=KNOCK):
+            pass
+    except (OSError, OverflowError) as problem:
+        raise _unreachable(address, problem) from problem
+
+
+def _unreachable(address: str, problem: Exception) -> StylerError:
+    lines = str(problem).strip().splitlines() or [type(problem).__name__]
+    return StylerError(
+        f"Ray's cluster at '{address}' cannot be reached ({lines[0].rstrip('.')}); start it with 'ray start --head', "
+        "or take --ray-address local."
+    )
 
 
 def _keep_quiet() -> None:

@@ -150,10 +150,10 @@ def _spread(given: str, rules: Rules, named: Find, listing: Listing) -> None:
 def _far(url: str, rules: Rules, listing: Listing) -> None:
     """What a URL stands for; links there are as the store has them."""
     if re.search(r"[*?\[]", url):
-        top = re.split(r"[*?\[]", url)[0].rpartition("/")[0]
+        top = places.spelt(re.split(r"[*?\[]", url)[0].rpartition("/")[0])
         found, deep = places.matching(url), True
     elif places.is_folder(url):
-        top = url.rstrip("/")
+        top = places.spelt(url)
         found, deep = [*places.walked(url, deep=rules.recursive)], rules.recursive
     else:
         listing.inputs.append(Input(url, url.rstrip("/").rpartition("/")[2]))

@@ -71,6 +71,16 @@ def load(path: str) -> bytes:
         raise ImageError(f"Cannot read {quoted(path)}: {problem}; check the URL and your rights.") from problem
 
 
+def spelt(url: str) -> str:
+    """A URL as those of the files below it begin, without a slash at its end.
+
+    Raises:
+        StylerError: nothing here opens such URLs.
+    """
+    system, path = _system(url)
+    return str(system.unstrip_protocol(path)).rstrip("/")
+
+
 def is_folder(url: str) -> bool:
     """Whether there is a folder of that URL.
 

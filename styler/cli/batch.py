@@ -109,6 +109,8 @@ def _checked(contents: str | None, styles: str | None, more: Sequence[str], outp
     Raises:
         UsageError: something is missing, or there is too much of it.
     """
+    from styler.batch import places
+
     if contents is None or styles is None:
         raise UsageError("CONTENTS and STYLES are needed, in this order; see 'styler batch --help'.")
     if more:
@@ -122,7 +124,23 @@ def _checked(contents: str | None, styles: str | None, more: Sequence[str], outp
         raise UsageError("A batch reads and writes files, and no -; for one picture take 'styler run'.")
     if going.max_failures is not None and going.max_failures < 1:
         raise UsageError(f"max_failures is {going.max_failures}; it can be a whole number above 0.")
+    if places.is_url(output):
+        return _near(output)
     return Path(output)
+
+
+def _near(url: str) -> Path:
+    """The folder on this machine that a URL means.
+
+    Raises:
+        UsageError: it means another place.
+    """
+    from urllib.parse import unquote, urlsplit
+
+    found = urlsplit(url)
+    if found.scheme == "file" and found.netloc in ("", "localhost"):
+        return Path(unquote(found.path))
+    raise UsageError(f"The pictures come back to this machine, not to {url!r}; give a folder of it with -o.")
 
 
 def _request(
