@@ -24,7 +24,7 @@ from styler.options import Options
 from styler.vgg.features import Features
 
 OPTIONS = Options(size=64, first_size=64, steps=3, device="cpu", threads=1)
-PATIENCE = 20.0
+PATIENCE = 120.0
 """Seconds after which a test no longer believes that something will come."""
 
 

@@ -41,6 +41,8 @@ class Past:
     """Hashes of the files of the index, by name."""
     whole: int = 0
     """Bytes up to the end of the last whole line."""
+    _shared: dict[tuple[Any, ...], dict[str, Any]] = field(default_factory=dict)
+    """What is said of styles, once for all pictures."""
 
     def settings(self, digest: str) -> Mapping[str, Any]:
         """The settings of the run that had this hash."""
@@ -54,7 +56,10 @@ class Past:
         elif state == INDEX:
             self.index.update(line["files"])
         else:
-            self.entries.setdefault(line["output"], {}).update(line)
+            entry = self.entries.setdefault(line["output"], {})
+            entry.update((name, value) for name, value in line.items() if name not in ("schema", "time", "output"))
+            if "styles" in line:
+                entry["styles"] = [self._shared.setdefault(tuple(style.values()), style) for style in line["styles"]]
 
 
 def path(out: Path) -> Path:

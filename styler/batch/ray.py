@@ -34,6 +34,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from styler import environment
 from styler.batch import cluster as cluster_of
 from styler.batch import places
 from styler.batch.actor import LOOK, Actor
@@ -90,7 +91,8 @@ class Ray:
             # kept here, for an actor that is started again gets them once more
             self._shared = (self._ray.put(cluster_of.for_a_worker(orders, needs)), decode, self._ray.put(weights))
             self._shelve = shelve
-            remote = self._ray.remote(Actor).options(max_restarts=RESTARTS, max_concurrency=AT_ONCE + 1, **needs)
+            needs |= {"max_restarts": RESTARTS, "max_concurrency": AT_ONCE + 1}  # a thread to look with
+            remote = self._ray.remote(Actor).options(runtime_env={"env_vars": environment.SETTINGS}, **needs)
             self._hands = [self._asked(_Hand(remote.remote())) for _ in range(count)]
         except BaseException:
             self._end()

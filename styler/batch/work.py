@@ -64,9 +64,8 @@ def events(
     """Paint what is to be done, telling everything.
 
     Once `stop` is set, or so many have failed, nothing new is begun, and the picture in work is dropped. Closing the
-    generator does the same.
-    Events of one picture come in order; those of the next may come before it is `done`, since it is encoded and
-    written meanwhile.
+    generator does the same. Events of one picture come in order; those of the next may come before it is `done`, since
+    it is encoded and written meanwhile.
 
     Args:
         batch: what is to be done.
@@ -115,7 +114,7 @@ def _engine(batch: Batch, tools: Tools) -> Engine:
         settings=tools.settings,
         keep_metadata=tools.keep_metadata,
         small=tools.small,
-        start=None if init in STARTS else tools.read(Path(init)),
+        start=None if init in STARTS else _read(tools, init, None),
     )
     if tools.cluster is None:
         from styler.batch.local import Local
@@ -213,7 +212,8 @@ class _Desk:
         number, event = found
         picture = self._open.pop(number)
         if event and event.kind == "failed":
-            if self._has_enough:
+            if self._has_enough:  # it is left for another run
+                yield Event("stopped", picture.pair, seconds=event.seconds)
                 return
             self._failures += 1
             self._record_failure(picture, event)

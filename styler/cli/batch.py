@@ -88,7 +88,7 @@ def batch(
         if dry_run:
             from styler.cli import batch_plan
 
-            return batch_plan.told(prepared, inputs.reader(reading), json=json)
+            return batch_plan.told(prepared, inputs.anywhere(reading), where, json=json)
         show = not (quiet or no_progress)
         tools = _tools(ends, reading, keeping, going, where)
         return _worked(prepared, past, tools, watch, going, json=json, quiet=quiet, show=show)

@@ -97,6 +97,22 @@ def reader(reading: Reading) -> "Callable[[Path], Picture]":
     return read
 
 
+def anywhere(reading: Reading) -> "Callable[[str], Picture]":
+    """What reads a picture at a path or a URL."""
+    near, decode = reader(reading), decoder(reading)
+
+    def read(path: str) -> "Picture":
+        from styler.batch import places
+
+        if not places.is_url(path):
+            return near(Path(path))
+        data = places.load(path)
+        with _muted():
+            return decode(data, name=path)
+
+    return read
+
+
 def decoder(reading: Reading) -> "Callable[..., Picture]":
     """What decodes bytes, called `name`, in whatever process it is sent to."""
     from styler import images
