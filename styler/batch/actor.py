@@ -65,7 +65,7 @@ class Actor:
 
     def paint(
         self, number: int, content: str, styles: tuple[str, ...], names: tuple[str, ...], *data: bytes
-    ) -> tuple[list[Report], Report]:
+    ) -> tuple[list[Report], Report] | None:
         """Make one picture.
 
         Args:
@@ -76,9 +76,11 @@ class Actor:
             data: the bytes.
 
         Returns:
-            What was said of it and not yet looked at, and the last report.
+            What was said of it and not yet looked at, and the last report; None if this process was started again and
+            has to be made ready first.
         """
-        assert self._worker is not None
+        if self._worker is None:
+            return None
         task = Task(number, content, styles, dict(zip(names, data, strict=True)))
         last = self._worker.paint(task, self._worker.ticket(), self._tell)
         with self._lock:

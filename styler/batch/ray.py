@@ -108,7 +108,10 @@ class Ray:
 
     def submit(self, task: Task) -> None:
         """Have a picture made."""
-        self._waiting.append(task)
+        if self._halted:
+            self._inbox.append(Report(task.number, "left"))
+        else:
+            self._waiting.append(task)
 
     def poll(self, seconds: float) -> Report | None:
         """The next report, if one comes in time."""
@@ -225,17 +228,20 @@ class Ray:
             self._asked(hand)
         except exceptions.RayActorError as problem:
             self._hands.remove(hand)
-            self._gone = str(problem)
+            self._gone = str(problem).partition("\n")[0]
         except exceptions.RayTaskError as problem:
             if isinstance(problem.cause, StylerError):
                 raise type(problem.cause)(str(problem.cause)) from problem
-            raise
+            raise StylerError(
+                f"A worker of the cluster cannot begin ({str(problem.cause).strip().splitlines()[-1]}); install the "
+                "same versions of styler, PyTorch and Python on every machine."
+            ) from problem
 
     def _was_seen(self, hand: _Hand) -> None:
         from ray import exceptions
 
         ref, hand.looking = hand.looking, None
-        with suppress(exceptions.RayActorError):  # its pictures' own answers say so, too
+        with suppress(exceptions.RayActorError, exceptions.ObjectLostError):  # its pictures' own answers say so, too
             self._inbox += [report for report in self._ray.get(ref) if report.number in hand.open]
 
     def _was_painted(self, work: Any) -> None:
@@ -245,12 +251,17 @@ class Ray:
         hand, number = self._works.pop(work)
         task = hand.open.pop(number)
         try:
-            said, last = self._ray.get(work)
-        except exceptions.RayError as problem:
-            if isinstance(problem, exceptions.RayTaskError):
-                raise
+            answer = self._ray.get(work)
+        except exceptions.RayTaskError:  # a bug
+            raise
+        except exceptions.RayError:
             self._lost(hand, task)
             return
+        if answer is None:
+            self._asked(hand)
+            self.submit(task)
+            return
+        said, last = answer
         self._inbox += [*said, last]
 
     def _lost(self, hand: _Hand, task: Task) -> None:
@@ -258,11 +269,9 @@ class Ray:
         self._deaths[task.number] = self._deaths.get(task.number, 0) + 1
         if hand.readying is None and hand in self._hands:
             self._asked(hand)
-        if self._halted:
-            self._inbox.append(Report(task.number, "left"))
-        elif self._deaths[task.number] < DEATHS:
+        if self._deaths[task.number] < DEATHS:
             self._inbox.append(Report(task.number, "note", "The worker that had it died; another one begins it anew."))
-            self._waiting.append(task)
+            self.submit(task)
         else:
             sentence = f"{DEATHS} workers died with this picture in their hands, perhaps for want of memory; take a "
             self._inbox.append(Report(task.number, "failed", f"{sentence}smaller --size or more memory a worker."))

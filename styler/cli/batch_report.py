@@ -134,7 +134,7 @@ def _bars(tally: Tally, where: Any) -> Iterator[Tell]:
             if at and time.monotonic() < due.get(name, 0.0):
                 return
             bar.update(whole, completed=tally.done + tally.failures_now, detail=tally.line())
-            if event.kind == "started":
+            if event.kind == "started" and name not in ones:
                 ones[name] = bar.add_task(_told(event.pair), total=None, detail="")
             if at:
                 detail = f"{report.scale(at)}, {report.detail(at)}"
