@@ -48,7 +48,7 @@ INDEX = {"index.html", "contact-sheet.jpg"}
 
 
 def test_every_photo_is_painted_in_every_style(folder: Path, capsys: Capture) -> None:
-    assert paint("photos", "art", "-r", "-o", "out") == 0
+    assert paint("photos", "art", "-r", "-o", "out", "--no-progress") == 0
     out, err = capsys.readouterr()
     names = ["a1.x.png", "a2.x.png", "sub/a1.x.png", "a1.y.png", "a2.y.png", "sub/a1.y.png"]
     assert out.splitlines() == [f"out/{name}" for name in names]
