@@ -6,20 +6,20 @@ are started again. The driver, which is the program that was started, sends byte
 gets pictures back as bytes; and writes them and the manifest itself. So the machines need nothing in common but
 styler. The network's weights are sent once, statistics of styles are computed once on each machine.
 
-How throughput grows with the workers. Pictures do not depend on each other, so it is workers × that of one, less what
-they share. Measured, on one machine with two cores only: see the table in `tests/bench/README.md`, where two workers of
-a core each are held against one of two. What the driver does for a picture was measured there, too: it sets the limit
-to the number of workers, for at 15 ms a picture one driver keeps about 65 pictures a second going, which is 650 workers
-of ten seconds a picture.
+How throughput grows with the workers. Pictures do not depend on each other, so it is workers × that of one, up to what
+the driver can do. Measured (`tests/bench/driver_batch.py`): for a picture of 1.6 MB the driver needs 3.9 ms of its
+processor and 36 ms of the clock beside other programs, most of it to flush three lines and two files to the disk; so it
+keeps at least 28 pictures a second going, which is 280 workers that take ten seconds a picture. A cluster of more than
+one machine has not been measured.
 
-A million pictures have not been painted; on paper:
+A million pictures have not been painted either; on paper:
 
-* Listing: a walk stats every file; 200,000 pairs are planned in seconds and below 500 MB, a million in five times that,
-  so that more are better given as several batches, by `--include` or by lists.
-* Manifest: two lines a picture, about 0.9 kB, so 0.9 GB, read in about 20 s when the batch goes on. Every line is
-  flushed to the disk, which is most of the 15 ms; the disk wants to be a local one.
-* Network: 1 MB in and 0.7 MB out a picture; at 65 a second about 110 MB/s through the driver, and with URLs of a
-  store that all machines open, 45.
+* Listing: 200,000 pairs are planned in 5 s of the processor and 250 MB, a million in five times that; beyond, it is
+  better given as several batches, by `--include` or by lists.
+* Manifest: two lines a picture, 0.6 kB and twice the length of its paths, so about 1 GB, read in about 20 s when the
+  batch goes on. It wants a local disk.
+* Network: 1 MB in and 1.6 MB out a picture are 75 MB/s through the driver at 28 a second; with URLs of a store that all
+  machines open, 45.
 * Skew: pictures are given one by one to whoever has room, so that a slow machine makes fewer and none waits.
 * Stragglers: at the end the last pictures run alone, for the time of one picture at most; none is painted twice to
   beat that, for it saves seconds of hours. A machine that is lost costs two pictures a worker, once.
