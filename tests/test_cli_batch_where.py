@@ -65,6 +65,15 @@ def test_a_url_of_files_on_this_machine_is_a_folder_for_the_pictures(folder: Pat
     assert re.search(r"come back to this machine.*give a folder of it with -o", capsys.readouterr().err)
 
 
+def test_a_dry_run_counts_the_workers_and_opens_urls(folder: Path, capsys: Capture) -> None:
+    asked = ["batch", f"file://{folder}/photos", "x.png", "-o", "out", *TINY, "--dry-run", "--devices", "cpu,cpu"]
+    assert main(asked) == 0
+    page = capsys.readouterr().out
+    assert "if all are like the first one, with 2 workers" in page
+    assert f"'file://{folder}/photos/a.png' × 'x.png' → 'out/a.x.png'" in page
+    assert not (folder / "out").exists()
+
+
 def test_the_table_in_the_file_takes_the_flags_of_the_batch(folder: Path, capsys: Capture) -> None:
     (folder / "styler.toml").write_text(
         'seed = 3\n[batch]\nrecursive = true\nexclude = ["b*"]\nformat = "jpg"\nno_index = true\nsteps = 2\n'

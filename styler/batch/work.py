@@ -39,7 +39,10 @@ class Event:
     """Something that happened."""
 
     kind: str
-    """`started`, `progress`, `done`, `failed` or `stopped`, all of one picture, or `note`, a sentence on it."""
+    """`started`, `progress`, `done`, `failed` or `stopped`, all of one picture, or `note`, a sentence on it.
+
+    On a cluster, a picture whose worker died is started again.
+    """
     pair: Pair
     progress: Progress | None = None
     text: str = ""
