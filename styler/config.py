@@ -9,7 +9,7 @@ import difflib
 import os
 import tomllib
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,19 +36,20 @@ class Found:
     warnings: tuple[str, ...]
 
 
-def load(environ: Mapping[str, str] | None = None, verb: str = "") -> Found:
+def load(environ: Mapping[str, str] | None = None, verb: str = "", own: Container[str] = ()) -> Found:
     """Read the user's file, the working folder's file and the environment.
 
     Args:
         environ: the variables; those of the process when not given.
         verb: whose table in a file counts, over what stands at its top level.
+        own: names in that table that are flags of the verb alone, which `own` gives.
 
     Raises:
         OptionError: a file is no TOML, or a setting is unknown or invalid; the sentence names the file or variable.
         StylerError: a file is there and cannot be read.
     """
     variables = os.environ if environ is None else environ
-    layers = [(str(path), settings) for path in files() if (settings := read(path, verb)) is not None]
+    layers = [(str(path), settings) for path in files() if (settings := read(path, verb, own)) is not None]
     return Found((*layers, (ENVIRONMENT, _from(variables))), tuple(_misspelt(variables)))
 
 
@@ -78,26 +79,36 @@ def from_text(name: str, text: str) -> Any:
     return _value(kind, text)
 
 
-def read(path: Path, verb: str = "") -> dict[str, Any] | None:
+def own(path: Path, verb: str, names: Container[str]) -> dict[str, Any]:
+    """What a verb's table in a file says of flags that the verb alone has; who reads the flags checks them.
+
+    Raises:
+        OptionError: the file is no TOML.
+        StylerError: it is there and cannot be read.
+    """
+    table = (_content(path) or {}).get(verb)
+    return {name: value for name, value in table.items() if name in names} if isinstance(table, Mapping) else {}
+
+
+def read(path: Path, verb: str = "", own: Container[str] = ()) -> dict[str, Any] | None:
     """The settings in a file for a verb, without the tables of other verbs; None if there is no such file.
+
+    Args:
+        path: the file.
+        verb: whose table counts.
+        own: names in that table that are no options.
 
     Raises:
         OptionError: it is no TOML, or a setting in it is unknown or invalid.
         StylerError: it is there and cannot be read.
     """
-    if not os.path.lexists(path):  # nor is there a file for us in a folder that we may not look into
+    content = _content(path)
+    if content is None:
         return None
-    try:
-        if not path.is_file():  # a pipe would be waited for
-            raise StylerError(f"Cannot read the settings in '{path}': it is no file; move it away.")
-        content = tomllib.loads(path.read_bytes().decode("utf-8-sig"))  # some editors put a mark before UTF-8
-    except OSError as error:
-        raise StylerError(f"Cannot read the settings in '{path}': {error.strerror}; make it readable.") from error
-    except (ValueError, RecursionError) as error:
-        raise OptionError(f"The settings in '{path}' are no valid TOML: {error}; correct or delete it.") from error
     settings = {name: value for name, value in content.items() if not (name in TABLES and isinstance(value, Mapping))}
-    own = content.get(verb)
-    settings |= own if isinstance(own, Mapping) else {}
+    table = content.get(verb)
+    if isinstance(table, Mapping):
+        settings |= {name: value for name, value in table.items() if name not in own}
     try:
         for name, value in settings.items():
             _check_type(name, value)
@@ -105,6 +116,20 @@ def read(path: Path, verb: str = "") -> dict[str, Any] | None:
     except OptionError as error:
         raise OptionError(f"In '{path}': {error}") from error
     return settings
+
+
+def _content(path: Path) -> dict[str, Any] | None:
+    """Everything in a file; None if there is no such file."""
+    if not os.path.lexists(path):  # nor is there a file for us in a folder that we may not look into
+        return None
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            raise StylerError(f"Cannot read the settings in '{path}': it is no file; move it away.")
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))  # some editors put a mark before UTF-8
+    except OSError as error:
+        raise StylerError(f"Cannot read the settings in '{path}': {error.strerror}; make it readable.") from error
+    except (ValueError, RecursionError) as error:
+        raise OptionError(f"The settings in '{path}' are no valid TOML: {error}; correct or delete it.") from error
 
 
 def _check_type(name: str, value: Any) -> None:

@@ -20,6 +20,7 @@ from styler.progress import Clock, Progress, Result
 from styler.targets import Source
 from styler.vgg import backbones
 from styler.vgg.features import Features
+from styler.vgg.weights import Weights
 
 
 class Painter:
@@ -29,24 +30,35 @@ class Painter:
         backbone: `vgg16`, which comes with styler, or another of `styler.vgg.backbones`.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         precision: of the convolutions: `auto`, `fp32`, `bf16` or `fp16`.
+        weights: those of the backbone, for who has read them already.
 
     Raises:
         WeightsError: the weights are missing or altered.
         DeviceError: the device is absent.
     """
 
-    def __init__(self, backbone: str = "vgg16", device: str = "auto", precision: str = "auto") -> None:
+    def __init__(
+        self,
+        backbone: str = "vgg16",
+        device: str = "auto",
+        precision: str = "auto",
+        weights: Weights | None = None,
+    ) -> None:
         self.device = devices.choose(device)
         self.precision = devices.precision(self.device, precision)
-        self.weights = backbones.load(backbone)
+        self.weights = backbones.load(backbone) if weights is None else weights
         self._features: dict[tuple[tuple[str, ...], str], Features] = {}
         self._styles = targets.StyleCache()
         devices.prepare(self.device)
 
     @classmethod
-    def of(cls, options: Options) -> "Painter":
+    def of(cls, options: Options, weights: Weights | None = None) -> "Painter":
         """The painter that these options ask for."""
-        return cls(options.backbone, options.device, options.precision)
+        return cls(options.backbone, options.device, options.precision, weights)
+
+    def remember(self, shelf: targets.Shelf | None) -> None:
+        """Look for statistics of styles on a shelf before they are computed, and put them there."""
+        self._styles = targets.StyleCache(shelf)
 
     def features(self, options: Options) -> Features:
         """The network, up to the layers these options need; made once for each set of layers and pooling."""

@@ -8,6 +8,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -97,21 +98,56 @@ def weighting(options: Options, network: str) -> Weighting:
     )
 
 
-class StyleCache:
-    """Statistics of styles by picture, size and layers; the longest unused go first."""
+class Shelf(Protocol):
+    """A place where statistics outlive the process."""
 
-    def __init__(self) -> None:
+    def get(self, key: str, device: torch.device) -> Mapping[str, Moments] | None:
+        """What was put there under a key, on a device; None if there is nothing."""
+
+    def put(self, key: str, device: torch.device, found: Mapping[str, Moments]) -> None:
+        """Keep statistics."""
+
+
+class StyleCache:
+    """Statistics of styles by picture, size and layers; the longest unused go first.
+
+    Args:
+        shelf: where they are looked for before they are computed, and put afterwards.
+    """
+
+    def __init__(self, shelf: Shelf | None = None) -> None:
         self._kept: OrderedDict[Hashable, Mapping[str, Moments]] = OrderedDict()
+        self._shelf = shelf
 
     def statistics(
-        self, features: Features, source: Source, size: tuple[int, int], check: Check | None
+        self,
+        features: Features,
+        source: Source,
+        size: tuple[int, int],
+        check: Check | None,
+        shelve: bool = True,
     ) -> Mapping[str, Moments]:
-        """Moments of every layer of `features` for a style at a size (width, height)."""
+        """Moments of every layer of `features` for a style at a size (width, height).
+
+        Args:
+            features: the network.
+            source: the style.
+            size: width and height.
+            check: called between convolutions.
+            shelve: whether they may be wanted again by another process.
+        """
         key = (source.digest, size, features.layers, features.pooling, features.precision)
         if key not in self._kept:
-            image = resized(source.image, *size).to(features.device)
-            with torch.no_grad():
-                self._kept[key] = {layer: losses.moments(maps) for layer, maps in features(image, check).items()}
+            shelf = self._shelf if shelve else None
+            name = repr((features.sha256, *key))
+            found = shelf.get(name, features.device) if shelf else None
+            if found is None:
+                image = resized(source.image, *size).to(features.device)
+                with torch.no_grad():
+                    found = {layer: losses.moments(maps) for layer, maps in features(image, check).items()}
+                if shelf:
+                    shelf.put(name, features.device, found)
+            self._kept[key] = found
             if len(self._kept) > STYLES_KEPT:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
@@ -148,7 +184,8 @@ def compute(
     if options.keep_color:
         styles = [Source.of(recolored(style.image, content.image, options.keep_color)) for style in styles]
     sizes = [style_size(style, max(size), options.brush, features.min_side) for style in styles]
-    found = [cache.statistics(features, style, at, check) for style, at in zip(styles, sizes, strict=True)]
+    shelve = not options.keep_color  # or the styles are those of this content alone
+    found = [cache.statistics(features, style, at, check, shelve) for style, at in zip(styles, sizes, strict=True)]
     shares = list(options.style_weights) or [1.0] * len(styles)
     share = pull(options.strength)
     targets = {}

@@ -44,6 +44,7 @@ def nothing_is_set(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             if name.startswith("STYLER_") or name in {"NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"}:
                 patch.delenv(name)
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
 
 

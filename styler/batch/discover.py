@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from styler.batch import places
 from styler.errors import ImageError, NothingMatched, StylerError, UsageError
 from styler.images import quoted
 
@@ -96,7 +97,7 @@ def find(given: str, rules: Rules, named: Find, what: str) -> Listing:
         _listed(given[1:], rules, named, listing)
     else:
         _spread(given, rules, named, listing)
-    unique = {os.path.abspath(found.path): found for found in reversed(listing.inputs)}  # noqa: PTH100
+    unique = {places.absolute(found.path): found for found in reversed(listing.inputs)}
     listing.inputs = sorted(unique.values(), key=lambda found: natural(found.relative))
     if not listing.inputs:
         why = " ".join(listing.problems) or _advice(given, rules)
@@ -119,8 +120,10 @@ def _advice(given: str, rules: Rules) -> str:
 
 
 def _spread(given: str, rules: Rules, named: Find, listing: Listing) -> None:
-    """A file, a folder, a pattern or a name."""
-    if Path(given).is_dir():
+    """A file, a folder, a pattern, a URL of these, or a name."""
+    if places.is_url(given):
+        _far(given, rules, listing)
+    elif Path(given).is_dir():
         if rules.without and os.path.realpath(given) == rules.without:
             raise UsageError(
                 f"The pictures in {quoted(given)} would be painted into that very folder; give another one with -o."
@@ -144,6 +147,26 @@ def _spread(given: str, rules: Rules, named: Find, listing: Listing) -> None:
         listing.inputs.append(Input(path, os.path.basename(path)))  # noqa: PTH119
 
 
+def _far(url: str, rules: Rules, listing: Listing) -> None:
+    """What a URL stands for; links there are as the store has them."""
+    if re.search(r"[*?\[]", url):
+        top = places.spelt(re.split(r"[*?\[]", url)[0].rpartition("/")[0])
+        found, deep = places.matching(url), True
+    elif places.is_folder(url):
+        top = places.spelt(url)
+        found, deep = [*places.walked(url, deep=rules.recursive)], rules.recursive
+    else:
+        listing.inputs.append(Input(url, url.rstrip("/").rpartition("/")[2]))
+        return
+    for path in found:
+        relative = path[len(top) :].strip("/")
+        folders = relative.split("/")[:-1]
+        if (deep or not folders) and not any(
+            _fits(folder, "/".join(folders[: depth + 1]), rules.exclude) for depth, folder in enumerate(folders)
+        ):
+            _take(path, relative, rules, listing)
+
+
 def _listed(name: str, rules: Rules, named: Find, listing: Listing) -> None:
     """Everything that a text file names, one a line or with null bytes between; places are below what all share."""
     try:
@@ -159,9 +182,11 @@ def _listed(name: str, rules: Rules, named: Find, listing: Listing) -> None:
             except NothingMatched:  # it fails by itself when it is read, with its own sentence
                 whole.inputs.append(Input(line, os.path.basename(line)))  # noqa: PTH119
     listing.links += whole.links
-    paths = [os.path.abspath(found.path) for found in whole.inputs]  # noqa: PTH100
+    listing.inputs += [found for found in whole.inputs if places.is_url(found.path)]
+    near = [found for found in whole.inputs if not places.is_url(found.path)]
+    paths = [os.path.abspath(found.path) for found in near]  # noqa: PTH100
     top = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""  # noqa: PTH120
-    for found, path in zip(whole.inputs, paths, strict=True):
+    for found, path in zip(near, paths, strict=True):
         listing.inputs.append(Input(found.path, os.path.relpath(path, top).replace(os.sep, "/")))
 
 

@@ -5,6 +5,7 @@ A line that a crash tore off at the end is as if it had never been written. Does
 
 import json
 import os
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -40,6 +41,8 @@ class Past:
     """Hashes of the files of the index, by name."""
     whole: int = 0
     """Bytes up to the end of the last whole line."""
+    _shared: dict[tuple[Any, ...], dict[str, Any]] = field(default_factory=dict)
+    """What is said of styles, once for all pictures."""
 
     def settings(self, digest: str) -> Mapping[str, Any]:
         """The settings of the run that had this hash."""
@@ -53,7 +56,10 @@ class Past:
         elif state == INDEX:
             self.index.update(line["files"])
         else:
-            self.entries.setdefault(line["output"], {}).update(line)
+            entry = self.entries.setdefault(line["output"], {})
+            entry.update((name, value) for name, value in line.items() if name not in ("schema", "time", "output"))
+            if "styles" in line:
+                entry["styles"] = [self._shared.setdefault(tuple(style.values()), style) for style in line["styles"]]
 
 
 def path(out: Path) -> Path:
@@ -111,6 +117,7 @@ class Ledger:
     def __init__(self, out: Path, past: Past) -> None:
         self.past = past
         self._file = path(out)
+        self._turn = threading.Lock()
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             self._stream: IO[bytes] = self._file.open("ab", buffering=0)
@@ -128,11 +135,15 @@ class Ledger:
         self._stream.close()
 
     def add(self, state: str, **facts: Any) -> None:
-        """Write a line, to the disk itself.
+        """Write a line, to the disk itself; threads take turns.
 
         Raises:
             ManifestError: it cannot be written; the manifest ends with the line before.
         """
+        with self._turn:
+            self._add(state, facts)
+
+    def _add(self, state: str, facts: Mapping[str, Any]) -> None:
         line = {"schema": SCHEMA, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "state": state, **facts}
         data = json.dumps(line, allow_nan=False, separators=(",", ":")).encode("ascii") + b"\n"
         try:

@@ -3,7 +3,6 @@
 Does not look at files.
 """
 
-import os
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from styler import templates
+from styler.batch import places
 from styler.batch.discover import Input
 from styler.errors import UsageError
 from styler.images import quoted
@@ -65,7 +65,7 @@ def couples(
 def key(couple: Couple) -> Key:
     """What tells a couple from others."""
     content, styles = couple
-    return os.path.abspath(content.path), tuple(os.path.abspath(style.path) for style in styles)  # noqa: PTH100
+    return places.absolute(content.path), tuple(places.absolute(style.path) for style in styles)
 
 
 def named(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from styler.batch import ledger
+from styler.batch import ledger, places
 from styler.batch.ledger import Past
 from styler.batch.pairs import Key, Pair
 from styler.errors import UsageError
@@ -46,23 +46,13 @@ class Files:
     def state(self, path: str) -> dict[str, Any]:
         """Path, size and time of a file, as the manifest has them; without the latter two if it is not there."""
         if path not in self._states:
-            state: dict[str, Any] = {"path": os.path.abspath(path)}  # noqa: PTH100 - very many
-            try:
-                status = os.stat(path)  # noqa: PTH116
-                state |= {"size": status.st_size, "mtime": status.st_mtime_ns}
-            except OSError:  # who reads it says why
-                pass
-            self._states[path] = state
+            self._states[path] = {"path": places.absolute(path), **places.state(path)}
         return self._states[path]
 
     def digest(self, path: str) -> str:
         """SHA-256 of a file; empty if it cannot be read."""
         if path not in self._hashes:
-            try:
-                with Path(path).open("rb") as stream:
-                    self._hashes[path] = hashlib.file_digest(stream, "sha256").hexdigest()
-            except OSError:  # who reads it says why
-                self._hashes[path] = ""
+            self._hashes[path] = places.digest(path)
         return self._hashes[path]
 
     def is_same(self, path: str, recorded: Mapping[str, Any]) -> bool:

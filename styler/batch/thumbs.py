@@ -18,21 +18,29 @@ def path(out: Path, sha256: str) -> Path:
     return out / FOLDER / "thumbs" / sha256[:2] / f"{sha256}.jpg"
 
 
-def keep(out: Path, sha256: str, pixels: NDArray[np.floating]) -> None:
-    """Make a small copy, unless there is one.
+def made(pixels: NDArray[np.floating]) -> bytes:
+    """A small copy, JPEG.
+
+    Args:
+        pixels: (H, W, 3), sRGB in [0, 1].
+    """
+    image = Image.fromarray(np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8))
+    image.thumbnail((SIDE, SIDE))
+    small = np.asarray(image, np.float32) / 255  # (h, w, 3)
+    return images.encode(small, format="jpeg", quality=85)
+
+
+def keep(out: Path, sha256: str, data: bytes) -> None:
+    """Keep a small copy, unless there is one.
 
     Args:
         out: the folder of the batch.
         sha256: of the file that it shows.
-        pixels: (H, W, 3), sRGB in [0, 1].
+        data: what `made` made.
 
     Raises:
         OutputError: it cannot be written.
     """
     place = path(out, sha256)
-    if place.is_file():
-        return
-    image = Image.fromarray(np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8))
-    image.thumbnail((SIDE, SIDE))
-    small = np.asarray(image, np.float32) / 255  # (h, w, 3)
-    images.write(place, images.encode(small, format="jpeg", quality=85), overwrite=True)
+    if not place.is_file():
+        images.write(place, data, overwrite=True)

@@ -1,34 +1,37 @@
-"""The batch at work: one picture after another through one painter, with everything that happens told as an event.
+"""The batch at work: tasks to an engine, its reports to the manifest and the disk, everything told as an event.
 
-A picture that fails is recorded with its sentence, and the rest goes on. Knows neither flags nor terminals; how
-pictures are read, and where one goes that cannot be written, it is told.
+A picture that fails is recorded with its sentence, and the rest goes on. Here alone is the manifest written, and here
+alone do pictures get their places, whatever engine paints them. Knows neither flags nor terminals; how pictures are
+read, and where one goes that cannot be written, it is told.
 """
 
-import hashlib
+import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from styler import devices, finish, images
-from styler.batch import ledger, thumbs
-from styler.batch.ledger import Ledger, ManifestError
+from styler import images, metadata
+from styler.batch import ledger, places, thumbs
+from styler.batch.ledger import Ledger
 from styler.batch.pairs import Pair
 from styler.batch.prepare import ENDINGS, Batch
 from styler.batch.resume import digest
-from styler.errors import DeviceError, OutOfMemory, StylerError
+from styler.batch.tools import Cluster, Engine, Tools
+from styler.batch.worker import Made, Orders, Report, Task
+from styler.errors import StylerError, UsageError
 from styler.images import Picture
-from styler.metadata import version
-from styler.options import STARTS, Options
-from styler.pipeline import Painter
-from styler.progress import Progress, Result
+from styler.options import STARTS
+from styler.progress import Progress
 
-Encode = Callable[[str], bytes]
-Keep = Callable[[Callable[[], Path | None], Path, Encode], Path | None]
-"""Calls what writes a picture; if that fails, may keep the picture elsewhere and fail with a sentence that says so."""
+__all__ = ["Cluster", "Event", "Tools", "events"]
+
+WAIT = 0.2
+"""Seconds between two looks at `stop` while no engine has anything to say."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,7 +39,10 @@ class Event:
     """Something that happened."""
 
     kind: str
-    """`started`, `progress`, `done`, `failed` or `stopped`, all of one picture, or `note`, a sentence on it."""
+    """`started`, `progress`, `done`, `failed` or `stopped`, all of one picture, or `note`, a sentence on it.
+
+    On a cluster, a picture whose worker died is started again.
+    """
     pair: Pair
     progress: Progress | None = None
     text: str = ""
@@ -45,205 +51,235 @@ class Event:
     """That the picture took."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tools:
-    """How the engine reads, encodes and writes."""
-
-    read: Callable[[Path], Picture] = images.read
-    keep: Keep = lambda write, _name, _encode: write()
-    settings: bool = True
-    """Whether what made it is written into a picture."""
-    keep_metadata: bool = False
-    small: bool = True
-    """Whether small copies are kept for the index."""
-
-
 @dataclass(slots=True, eq=False)
-class _Shop:
-    """What the pictures of a run share."""
+class _Open:
+    """A picture that an engine has in its hands."""
 
-    batch: Batch
-    ledger: Ledger
-    tools: Tools
-    stop: threading.Event
-    painters: dict[str, Painter] = field(default_factory=dict)
-    """By precision; a second one is made only where a loss was not a number."""
-    styles: tuple[tuple[str, ...], list[Picture]] = ((), [])
-    """The styles read last."""
-    start: Picture | None = None
-
-    def painter(self, options: Options) -> Painter:
-        if options.precision not in self.painters:
-            self.painters[options.precision] = Painter.of(options)
-        return self.painters[options.precision]
+    pair: Pair
+    facts: dict[str, Any]
+    """What its lines in the manifest say."""
+    began: float
 
 
-def events(batch: Batch, book: Ledger, tools: Tools, stop: threading.Event) -> Iterator[Event]:
+def events(
+    batch: Batch, book: Ledger, tools: Tools, stop: threading.Event, limit: int | None = None
+) -> Iterator[Event]:
     """Paint what is to be done, telling everything.
 
-    Once `stop` is set nothing new is begun, and the picture in work is dropped. Closing the generator does the same.
+    Once `stop` is set, or so many have failed, nothing new is begun, and the picture in work is dropped. Closing the
+    generator does the same. Events of one picture come in order; those of the next may come before it is `done`, since
+    it is encoded and written meanwhile.
 
     Args:
         batch: what is to be done.
         book: the manifest, open.
-        tools: how pictures are read, encoded and written.
+        tools: how pictures are read, painted and written.
         stop: checked between convolutions.
+        limit: failures after which it ends; what fails after that is not recorded, and tried again by the next run.
 
     Raises:
-        StylerError: the network cannot be loaded, or the manifest cannot be written.
+        StylerError: the network cannot be loaded, the cluster cannot be reached, or the manifest cannot be written.
     """
-    shop = _Shop(batch, book, tools, stop)
-    settings, request = digest(batch.settings), batch.request
     for pair in batch.standing.found:
         book.add(ledger.DONE, output=pair.output, seconds=0.0)
     if not batch.standing.todo:
         return
     book.add(
         ledger.RUN,
-        version=version(),
-        settings=settings,
+        version=metadata.version(),
+        settings=digest(batch.settings),
         options=batch.settings,
         pairs=len(batch.pairs),
         todo=len(batch.standing.todo),
     )
     for folder in {(batch.out / pair.output).parent for pair in batch.standing.todo}:
         images.sweep(folder)
-    if request.options.init not in STARTS:
-        shop.start = tools.read(Path(request.options.init))
-    shop.painter(request.options).features(request.options)  # what is wrong with either is wrong for every picture
-    for pair in batch.standing.todo:
-        if stop.is_set():
-            return
-        yield from _one(shop, pair, settings)
-
-
-def _one(shop: _Shop, pair: Pair, settings: str) -> Iterator[Event]:
-    """One picture, from its inputs to its line in the manifest."""
-    began = time.perf_counter()
-    yield Event("started", pair)
-    facts: dict[str, Any] = {"output": pair.output, "settings": settings, **_inputs(shop, pair)}
+    desk = _Desk(batch, book, tools, _engine(batch, tools), limit)
+    told = False
     try:
-        images.check_output(shop.batch.out / pair.output, overwrite=shop.batch.request.overwrite)
-        content = shop.tools.read(Path(pair.content.path))
-        styles = _styles(shop, pair)
-        facts["content"] |= {"sha256": content.sha256}
-        for recorded, style in zip(facts["styles"], styles, strict=True):
-            recorded["sha256"] = style.sha256
-        result = yield from _painted(shop, pair, content, styles)
-        if result.stopped:
-            yield Event("stopped", pair, seconds=time.perf_counter() - began)
-            return
-        _write(shop, pair, result, content, styles, facts)
-    except ManifestError:
+        yield from desk.run(stop)
+        told = True
+    except GeneratorExit:
+        told = True
         raise
-    except StylerError as problem:
-        yield from _failed(shop, pair, str(problem), facts, began)
-        return
-    except Exception as bug:  # noqa: BLE001 - it costs this picture alone, and is told like every failure
-        sentence = f"{type(bug).__name__}: {bug}. This is a bug in styler; paint {pair.content.name!r} by itself with "
-        yield from _failed(shop, pair, f"{sentence}'styler run --debug' to see where.", facts, began)
-        return
-    seconds = time.perf_counter() - began
-    shop.ledger.add(ledger.DONE, output=pair.output, seconds=round(seconds, 3))
-    yield Event("done", pair, seconds=seconds)
+    finally:
+        desk.close(keep=told)
 
 
-def _inputs(shop: _Shop, pair: Pair) -> dict[str, Any]:
-    """What the files are like before they are read."""
-    return {
-        "content": dict(shop.batch.files.state(pair.content.path)),
-        "styles": [dict(shop.batch.files.state(style.path)) for style in pair.styles],
-    }
-
-
-def _failed(shop: _Shop, pair: Pair, sentence: str, facts: dict[str, Any], began: float) -> Iterator[Event]:
-    seconds = time.perf_counter() - began
-    try:
-        shop.ledger.add(ledger.FAILED, **facts, error=sentence, seconds=round(seconds, 3))
-    except ManifestError as problem:
-        raise ManifestError(f"{sentence} {problem}") from problem
-    yield Event("failed", pair, text=sentence, seconds=seconds)
-
-
-def _styles(shop: _Shop, pair: Pair) -> list[Picture]:
-    """The styles, read again only when they are others than before."""
-    paths = tuple(style.path for style in pair.styles)
-    if shop.styles[0] != paths:
-        shop.styles = (paths, [shop.tools.read(Path(path)) for path in paths])
-    return shop.styles[1]
-
-
-def _painted(shop: _Shop, pair: Pair, content: Picture, styles: list[Picture]) -> Generator[Event, None, Result]:
-    """Paint, once more where that can help; returns the result."""
-    options = shop.batch.request.options
-    for sentence in (warning for picture in (content, *styles) for warning in picture.warnings):
-        yield Event("note", pair, text=sentence)
-    try:
-        return (yield from _streamed(shop, pair, content, styles, options))
-    except DeviceError as problem:
-        second = _another_way(problem, options, shop.painter(options))
-        if second is None:
-            raise
-        yield Event("note", pair, text=f"{problem} Trying once more with {second[1]}.")
-    return (yield from _streamed(shop, pair, content, styles, second[0]))
-
-
-def _streamed(
-    shop: _Shop, pair: Pair, content: Picture, styles: list[Picture], options: Options
-) -> Generator[Event, None, Result]:
-    """Every step of one painting as an event; returns the result."""
-    result: Result | None = None
-    painter = shop.painter(options)
-    for progress in painter.stream(content, [*styles], options, shop.stop, shop.batch.request.repeat, shop.start):
-        result = progress.result
-        if result is None:
-            yield Event("progress", pair, progress=progress)
-    assert result is not None
-    for sentence in result.notes:
-        yield Event("note", pair, text=sentence)
-    return result
-
-
-def _another_way(problem: DeviceError, options: Options, painter: Painter) -> tuple[Options, str] | None:
-    """Options under which a failed painting may succeed, in words too; None if there are none."""
-    if isinstance(problem, OutOfMemory):
-        devices.release(painter.device)
-        return (options.replace(checkpoint="on"), "checkpointing") if options.checkpoint == "auto" else None
-    if str(painter.precision) != "torch.float32":
-        return options.replace(precision="fp32"), "precision fp32"
-    return None
-
-
-def _write(
-    shop: _Shop, pair: Pair, result: Result, content: Picture, styles: list[Picture], facts: dict[str, Any]
-) -> None:
-    """Put the picture in its place, after its hash is in the manifest, so that a killed run's picture is known."""
-    request, place = shop.batch.request, shop.batch.out / pair.output
-
-    encode = partial(_encoded, shop, result, content, styles)
-
-    def write() -> Path:
-        data = encode(ENDINGS[request.format])
-        sha256 = hashlib.sha256(data).hexdigest()
-        if shop.tools.small:
-            for picture in (content, *styles):
-                thumbs.keep(shop.batch.out, picture.sha256, picture.pixels)
-            thumbs.keep(shop.batch.out, sha256, result.pixels)
-        shop.ledger.add(ledger.WRITING, **facts, sha256=sha256)
-        return images.write(place, data, overwrite=request.overwrite)
-
-    shop.tools.keep(write, place, encode)
-
-
-def _encoded(shop: _Shop, result: Result, content: Picture, styles: list[Picture], kind: str) -> bytes:
-    tools = shop.tools
-    return finish.encoded(
-        result,
-        content,
-        styles,
-        shop.start,
-        kind=kind,
-        bit_depth=shop.batch.request.bit_depth if kind == ENDINGS[shop.batch.request.format] else 8,
+def _engine(batch: Batch, tools: Tools) -> Engine:
+    request = batch.request
+    init = request.options.init
+    orders = Orders(
+        options=request.options,
+        kind=ENDINGS[request.format],
+        bit_depth=request.bit_depth,
+        repeat=request.repeat,
         settings=tools.settings,
         keep_metadata=tools.keep_metadata,
+        small=tools.small,
+        start=None if init in STARTS else _read(tools, init, None),
     )
+    if tools.cluster is None:
+        from styler.batch.local import Local
+
+        return Local(orders, partial(_read, tools), tools.shelf, tools.devices)
+    if any(
+        it.path.startswith(places.IN_PROCESS) for pair in batch.standing.todo for it in (pair.content, *pair.styles)
+    ):
+        raise UsageError("What is at memory:// no other process sees; give files, or do without --engine ray.")
+    from styler.batch.ray import Ray
+
+    return Ray(orders, tools.decode, tools.cluster, shelve=tools.shelf is not None)
+
+
+def _read(tools: Tools, path: str, data: bytes | None) -> Picture:
+    """A picture, wherever it is."""
+    if data is None and places.is_url(path):
+        data = places.load(path)
+    return tools.read(Path(path)) if data is None else tools.decode(data, name=path)
+
+
+class _Desk:
+    """What stands between an engine and the folder: the pictures in its hands, and one thread that writes."""
+
+    def __init__(self, batch: Batch, book: Ledger, tools: Tools, engine: Engine, limit: int | None) -> None:
+        self._batch, self._book, self._tools, self._engine, self._limit = batch, book, tools, engine, limit
+        self._failures = 0
+        self._settings = digest(batch.settings)
+        self._open: dict[int, _Open] = {}
+        self._writer = ThreadPoolExecutor(1, "styler-writer")
+        self._written: queue.SimpleQueue[tuple[int, Event | None] | BaseException] = queue.SimpleQueue()
+
+    def run(self, stop: threading.Event) -> Iterator[Event]:
+        """Everything that happens, until all is done or stopped."""
+        waiting = enumerate(self._batch.standing.todo)
+        while True:
+            if stop.is_set() or self._has_enough:
+                self._engine.stop()
+            while not stop.is_set() and not self._has_enough and len(self._open) < self._engine.slots:
+                number, pair = next(waiting, (None, None))
+                if number is None or pair is None:
+                    break
+                yield from self._submitted(number, pair)
+            if not self._open:
+                return
+            if report := self._engine.poll(WAIT):
+                yield from self._heard(report)
+            while not self._written.empty():
+                yield from self._settled(self._written.get())
+
+    @property
+    def _has_enough(self) -> bool:
+        return self._limit is not None and self._failures >= self._limit
+
+    def close(self, *, keep: bool) -> None:
+        """End the engine; what it has ready is written if somebody wants to keep it."""
+        left = self._engine.close()
+        for report in left if keep else []:
+            if report.made and report.number in self._open:
+                self._writer.submit(self._settle, report)
+        self._writer.shutdown(wait=True, cancel_futures=not keep)
+
+    def _submitted(self, number: int, pair: Pair) -> Iterator[Event]:
+        """Give a picture to the engine, if there is a place for it."""
+        files = self._batch.files
+        facts = {
+            "output": pair.output,
+            "settings": self._settings,
+            "content": dict(files.state(pair.content.path)),
+            "styles": [dict(files.state(style.path)) for style in pair.styles],
+        }
+        self._open[number] = _Open(pair, facts, time.perf_counter())
+        try:
+            images.check_output(self._batch.out / pair.output, overwrite=self._batch.request.overwrite)
+        except StylerError as problem:
+            yield Event("started", pair)
+            self._settle(Report(number, "failed", str(problem)), engaged=False)
+            yield from self._settled(self._written.get())
+            return
+        self._engine.submit(Task(number, pair.content.path, tuple(style.path for style in pair.styles)))
+
+    def _heard(self, report: Report) -> Iterator[Event]:
+        """Tell what is in work; what has come to its end goes to the writer."""
+        picture = self._open[report.number]
+        if report.kind == "started":
+            picture.began = time.perf_counter()
+        if report.kind in ("started", "progress", "note"):
+            yield Event(report.kind, picture.pair, report.progress, report.text)
+        else:
+            self._writer.submit(self._settle, report)
+
+    def _settled(self, found: tuple[int, Event | None] | BaseException) -> Iterator[Event]:
+        if isinstance(found, BaseException):
+            raise found
+        number, event = found
+        picture = self._open.pop(number)
+        if event and event.kind == "failed":
+            if self._has_enough:  # it is left for another run
+                yield Event("stopped", picture.pair, seconds=event.seconds)
+                return
+            self._failures += 1
+            self._record_failure(picture, event)
+        if event:
+            yield event
+
+    def _settle(self, report: Report, *, engaged: bool = True) -> None:
+        """Write a picture that is made, and its line; in the thread that writes."""
+        picture = self._open[report.number]
+        try:
+            event = self._ended(picture, report)
+        except BaseException as problem:  # noqa: BLE001 - raised again where the events are made
+            self._written.put(problem)
+        else:
+            self._written.put((report.number, event))
+        if engaged:
+            self._engine.settled(report.number)
+            self._engine.wake()
+
+    def _ended(self, picture: _Open, report: Report) -> Event | None:
+        for facts, sha256 in zip([picture.facts["content"], *picture.facts["styles"]], report.hashes, strict=False):
+            facts["sha256"] = sha256
+        problem = report.text
+        if report.made:
+            try:
+                self._put(picture, report.made)
+            except ledger.ManifestError:
+                raise
+            except StylerError as found:
+                problem = str(found)
+        seconds = time.perf_counter() - picture.began
+        if report.kind == "left":
+            return None
+        if report.kind == "stopped":
+            return Event("stopped", picture.pair, seconds=seconds)
+        if problem:
+            return Event("failed", picture.pair, text=problem, seconds=seconds)
+        self._book.add(ledger.DONE, output=picture.pair.output, seconds=round(seconds, 3))
+        return Event("done", picture.pair, seconds=seconds)
+
+    def _record_failure(self, picture: _Open, event: Event) -> None:
+        try:
+            self._book.add(ledger.FAILED, **picture.facts, error=event.text, seconds=round(event.seconds, 3))
+        except ledger.ManifestError as problem:
+            raise ledger.ManifestError(f"{event.text} {problem}") from problem
+
+    def _put(self, picture: _Open, made: Made) -> None:
+        """Put the picture in its place, after its hash is in the manifest, so that a killed run's picture is known."""
+        out, request = self._batch.out, self._batch.request
+        place = out / picture.pair.output
+
+        def write() -> Path:
+            for sha256, data in made.small.items():
+                thumbs.keep(out, sha256, data)
+            self._book.add(ledger.WRITING, **picture.facts, sha256=made.sha256)
+            return images.write(place, made.data, overwrite=request.overwrite)
+
+        self._tools.keep(write, place, partial(_encoded, made.data, ENDINGS[request.format]))
+
+
+def _encoded(data: bytes, kind: str, wanted: str) -> bytes:
+    """A picture that is made in one format, in another."""
+    if wanted == kind:
+        return data
+    picture = images.read(data)
+    return images.encode(picture.pixels, alpha=picture.alpha, format=wanted, text=images.read_text(data))

@@ -10,7 +10,7 @@ from cyclopts import App, CycloptsError, Group, MissingArgumentError, UnusedCliT
 from rich.console import Console
 
 from styler import library
-from styler.cli import answers, completion, config, doctor, flags, inspect, presets, report, streams, usage
+from styler.cli import answers, batch_flags, completion, config, doctor, flags, inspect, presets, report, streams, usage
 from styler.cli.batch import batch
 from styler.cli.run import run
 from styler.cli.ui import ui
@@ -64,6 +64,7 @@ def _app(console: Console) -> App:
     app.command(run, name="run", sort_key=0, help=about, usage=usage.RUN, version_flags=[])
     app["run"]["--help"].group = flags.OUTPUT
     app.command(batch, name="batch", sort_key=1, usage=usage.BATCH, version_flags=[], help_epilogue=usage.BATCH_CODES)
+    app["batch"].config = batch_flags.from_files
     app["batch"]["--help"].group = flags.OUTPUT
     others: tuple[tuple[str, Callable[..., Any], str], ...] = (
         ("ui", ui, usage.UI),

@@ -5,16 +5,16 @@ Everything that can be known to be wrong is found out before the network, and to
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Group, Parameter
+from cyclopts import Parameter
 
 from styler import config, library
 from styler.cli import inputs, interrupts, locks, replay, report, streams
 from styler.cli.answers import Json
+from styler.cli.batch_flags import OWN, Choosing, Going, Where
 from styler.cli.dry_run import DryRun
 from styler.cli.flags import NOT_GIVEN, PICTURE, FileName, Settings, given
 from styler.cli.run import Debug, Keeping, NoProgress, Quiet, Reading, Verbose
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from styler.batch.prepare import Batch, Request
     from styler.batch.work import Tools
 
-IN, ON = Group("What goes in", sort_key=0.1), Group("How it goes on", sort_key=0.2)
-
 Contents = Annotated[FileName | None, Parameter(help="photos: a file, a folder, 'a pattern', @list.txt, or a name")]
 Styles = Annotated[FileName | None, Parameter(help="paintings, likewise")]
 More = Annotated[FileName, Parameter(show=False)]
@@ -37,61 +35,7 @@ Folder = Annotated[
     Parameter(name=("-o", "--output"), group=PICTURE, metavar="FOLDER", help="the folder for the pictures"),
 ]
 
-
-def _switch(text: str, group: Group, *names: str) -> Any:
-    return Parameter(name=names or None, group=group, negative=(), help=text)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choosing:
-    """What is painted, and under which names."""
-
-    recursive: Annotated[bool, _switch("walk the folders in folders, too", IN, "-r", "--recursive")] = False
-    include: Annotated[
-        list[str],
-        Parameter(group=IN, metavar="PATTERN", negative=(), help="take only such names, as '*.jpg'; repeatable"),
-    ] = ()  # type: ignore[assignment] # nothing adds to it
-    exclude: Annotated[
-        list[str], Parameter(group=IN, metavar="PATTERN", negative=(), help="leave such names out; repeatable")
-    ] = ()  # type: ignore[assignment] # likewise
-    follow_symlinks: Annotated[bool, _switch("follow links in folders", IN)] = False
-    zip: Annotated[bool, _switch("pair the first content with the first style, and so on", IN)] = False
-    blend: Annotated[bool, _switch("paint every content in all styles at once", IN)] = False
-    name: Annotated[
-        str | None,
-        Parameter(
-            group=PICTURE,
-            metavar="TEMPLATE",
-            help="names of the pictures; {content}, {style}, {seed} and {ext} are filled in\n"
-            "(default {content}.{style}.{ext}, and what makes it unique)",
-        ),
-    ] = None
-    format: Annotated[
-        Literal["png", "jpg", "webp", "avif", "tiff"],
-        Parameter(group=PICTURE, metavar="NAME", help="png, jpg, webp, avif or tiff (default png)"),
-    ] = "png"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Going:
-    """How a batch goes on, and when it ends."""
-
-    retry_failed: Annotated[bool, _switch("try again what failed in an earlier run", ON)] = False
-    fail_fast: Annotated[bool, _switch("stop at the first picture that fails", ON)] = False
-    max_failures: Annotated[int | None, Parameter(group=ON, metavar="N", help="stop when so many have failed")] = None
-    no_index: Annotated[bool, _switch("make no index.html and contact-sheet.jpg", ON)] = False
-    status: Annotated[
-        FileName | None,
-        Parameter(group=ON, metavar="FOLDER", help="only say how the batch in this folder stands"),
-    ] = None
-
-    @property
-    def limit(self) -> int | None:
-        """Failures after which to stop."""
-        return 1 if self.fail_fast else self.max_failures
-
-
-CHOOSING, GOING = Choosing(), Going()
+CHOOSING, GOING, WHERE = Choosing(), Going(), Where()
 
 
 def batch(
@@ -102,6 +46,7 @@ def batch(
     output: Folder = None,
     choosing: Annotated[Choosing, Parameter(name="*")] = CHOOSING,
     going: Annotated[Going, Parameter(name="*")] = GOING,
+    where: Annotated[Where, Parameter(name="*")] = WHERE,
     flags: Settings = NOT_GIVEN,
     keeping: Keeping = replay.NOTHING,
     reading: Reading = inputs.READING,
@@ -121,14 +66,15 @@ def batch(
         from styler.cli import batch_report
 
         return batch_report.status(Path(going.status), json=json)
-    where = report.console()
-    log = partial(report.say, where) if verbose or debug else _silent
+    console = report.console()
+    log = partial(report.say, console) if verbose or debug else _silent
     with interrupts.watched() as watch, ExitStack() as ends:
-        found = config.load(verb="batch")
+        found = config.load(verb="batch", own=OWN)
+        where.check(device="device" in given(flags))
         before = replay.before(keeping, given(flags))
         resolved = resolve(*found.layers, *before.layers, ("flag", given(flags)))
         out = _checked(contents, styles, more, output, going)
-        read = inputs.reader(reading)
+        inputs.reader(reading)  # is there such a colour?
         if not dry_run:
             ends.enter_context(locks.held(out))
         request = _request(str(contents), str(styles), out, resolved.options, choosing, reading, before, int(bit_depth))
@@ -142,9 +88,10 @@ def batch(
         if dry_run:
             from styler.cli import batch_plan
 
-            return batch_plan.told(prepared, read, json=json)
+            return batch_plan.told(prepared, inputs.anywhere(reading), where, json=json)
         show = not (quiet or no_progress)
-        return _worked(prepared, past, _tools(read, keeping, going), watch, going, json=json, quiet=quiet, show=show)
+        tools = _tools(ends, reading, keeping, going, where)
+        return _worked(prepared, past, tools, watch, going, json=json, quiet=quiet, show=show)
 
 
 def _decisions(prepared: "Batch") -> list[str]:
@@ -162,6 +109,8 @@ def _checked(contents: str | None, styles: str | None, more: Sequence[str], outp
     Raises:
         UsageError: something is missing, or there is too much of it.
     """
+    from styler.batch import places
+
     if contents is None or styles is None:
         raise UsageError("CONTENTS and STYLES are needed, in this order; see 'styler batch --help'.")
     if more:
@@ -175,7 +124,23 @@ def _checked(contents: str | None, styles: str | None, more: Sequence[str], outp
         raise UsageError("A batch reads and writes files, and no -; for one picture take 'styler run'.")
     if going.max_failures is not None and going.max_failures < 1:
         raise UsageError(f"max_failures is {going.max_failures}; it can be a whole number above 0.")
+    if places.is_url(output):
+        return _near(output)
     return Path(output)
+
+
+def _near(url: str) -> Path:
+    """The folder on this machine that a URL means.
+
+    Raises:
+        UsageError: it means another place.
+    """
+    from urllib.parse import unquote, urlsplit
+
+    found = urlsplit(url)
+    if found.scheme == "file" and found.netloc in ("", "localhost"):
+        return Path(unquote(found.path))
+    raise UsageError(f"The pictures come back to this machine, not to {url!r}; give a folder of it with -o.")
 
 
 def _request(
@@ -237,11 +202,26 @@ def _left_out(prepared: "Batch") -> list[str]:
     return [f"{links} not followed; --follow-symlinks does."]
 
 
-def _tools(read: Any, keeping: replay.Keeping, going: Going) -> "Tools":
+def _tools(ends: ExitStack, reading: inputs.Reading, keeping: replay.Keeping, going: Going, where: Where) -> "Tools":
+    """What the pictures are read and written with; `ends` closes what has to be."""
     from styler.batch.work import Tools
     from styler.cli import outputs
 
-    return Tools(read=read, keep=outputs.kept_anyway, small=not going.no_index, **replay.inside(keeping))
+    cluster, inside = where.cluster(), replay.inside(keeping)
+    if cluster:
+        read, decode = inputs.reader(reading), inputs.decoder(reading)
+    else:
+        read, decode = inputs.apart(reading, ends)
+    return Tools(
+        read=read,
+        decode=decode,
+        keep=outputs.kept_anyway,
+        small=not going.no_index,
+        devices=where.listed,
+        cluster=cluster,
+        settings=inside["settings"],
+        keep_metadata=inside["keep_metadata"],
+    )
 
 
 def _worked(
@@ -262,15 +242,13 @@ def _worked(
     tally = batch_report.Tally(prepared)
     with ledger.Ledger(prepared.out, past) as book:
         with batch_report.shown(tally, progress=show, json=json) as tell:
-            for event in work.events(prepared, book, tools, watch.stop):
+            for event in work.events(prepared, book, tools, watch.stop, going.limit):
                 if not watch.painting:
                     watch.begin()
                 tally.count(event)
                 tell(event)
                 if event.kind == "done" and not json:
                     outputs.announce(prepared.out / event.pair.output)
-                if going.limit and tally.failures_now >= going.limit:
-                    break
         notes = [] if going.no_index else index.write(prepared, book)
     for note in [] if quiet else notes:
         report.warn(note)

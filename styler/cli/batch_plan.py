@@ -4,10 +4,10 @@ import math
 import os
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from styler.cli import answers, dry_run, report
+from styler.cli.batch_flags import Where
 from styler.errors import ImageError
 from styler.options import STARTS
 
@@ -20,9 +20,10 @@ BYTES = {"png": 2.4, "jpg": 0.9, "webp": 0.7, "avif": 0.6, "tiff": 2.6}
 """Of a pixel of a painting in a file, about; twice as many at 16 bit."""
 
 
-def told(batch: "Batch", read: "Callable[[Path], Picture]", *, json: bool) -> int:
+def told(batch: "Batch", read: "Callable[[str], Picture]", where: Where, *, json: bool) -> int:
     """Say what would be done; return the exit code."""
-    found = _forecast(batch, read)
+    found = _forecast(batch, read, where)
+    workers = max(1, len(where.listed))
     request, todo = batch.request, batch.standing.todo
     pixel = BYTES[request.format] * (request.bit_depth // 8)
     disk = math.prod(found.size) * pixel * len(todo) if found else None
@@ -30,19 +31,21 @@ def told(batch: "Batch", read: "Callable[[Path], Picture]", *, json: bool) -> in
         next(it for it in (batch.out.absolute(), *batch.out.absolute().parents) if it.exists())
     ).free
     if json:
-        answers.document(_document(batch, found, disk, free))
+        answers.document(_document(batch, found, disk, free, workers))
     else:
-        answers.lines(_lines(batch, found, disk, free))
+        answers.lines(_lines(batch, found, disk, free, where))
     return 0
 
 
-def _forecast(batch: "Batch", read: "Callable[[Path], Picture]") -> "Forecast | None":
-    """Of the first picture that can be read; None if there is none."""
+def _forecast(batch: "Batch", read: "Callable[[str], Picture]", where: Where) -> "Forecast | None":
+    """Of the first picture that can be read, on the first device; None if there is none."""
     options = batch.request.options
-    start = None if options.init in STARTS else read(Path(options.init))
+    if where.listed:
+        options = options.replace(device=where.listed[0])
+    start = None if options.init in STARTS else read(options.init)
     for pair in batch.standing.todo:
         try:
-            content, styles = read(Path(pair.content.path)), [read(Path(style.path)) for style in pair.styles]
+            content, styles = read(pair.content.path), [read(style.path) for style in pair.styles]
         except ImageError as problem:
             report.complain(f"error: {problem}")
             continue
@@ -50,19 +53,23 @@ def _forecast(batch: "Batch", read: "Callable[[Path], Picture]") -> "Forecast | 
     return None
 
 
-def _lines(batch: "Batch", found: "Forecast | None", disk: float | None, free: int) -> list[str]:
+def _lines(batch: "Batch", found: "Forecast | None", disk: float | None, free: int, where: Where) -> list[str]:
     from styler.images import quoted
 
     now = batch.standing
     rows = [("Pictures", f"{len(now.todo)} to paint, {len(now.done)} done, {len(now.failed)} failed before")]
     if found and disk is not None:
         width, height = found.size
-        total = report.clock(found.seconds * len(now.todo))
+        workers = max(1, len(where.listed))
+        total, each = report.clock(found.seconds * len(now.todo) / workers), report.clock(found.seconds)
+        like = "if all are like the first one" + (f", with {workers} workers" if workers > 1 else "")
+        if where.engine == "ray":
+            like += "; a cluster divides it by its workers, and is as fast as its machines"
         rows += [
             ("Size", f"{width}×{height}, as the first one"),
             ("Device", f"{found.device}, precision {found.precision}"),
             ("Memory", f"about {found.memory / 1e9:.1f} GB of the {found.free / 1e9:.1f} GB that are free"),
-            ("Time", f"about {total}, {report.clock(found.seconds)} each, if all are like the first one"),
+            ("Time", f"about {total}, {each} each, {like}"),
             ("Disk", f"about {disk / 1e6:.1f} MB of the {free / 1e9:.1f} GB that are free"),
         ]
     plan = [
@@ -73,7 +80,7 @@ def _lines(batch: "Batch", found: "Forecast | None", disk: float | None, free: i
     return ["A dry run: nothing is painted or written.", *answers.columns(rows), *plan]
 
 
-def _document(batch: "Batch", found: "Forecast | None", disk: float | None, free: int) -> dict[str, Any]:
+def _document(batch: "Batch", found: "Forecast | None", disk: float | None, free: int, workers: int) -> dict[str, Any]:
     now = batch.standing
     return {
         "dry_run": True,
@@ -89,7 +96,7 @@ def _document(batch: "Batch", found: "Forecast | None", disk: float | None, free
         "done": len(now.done),
         "failed": len(now.failed),
         "first": dry_run.document(found, batch.request.options) if found else None,
-        "estimated_seconds": found.seconds * len(now.todo) if found else None,
+        "estimated_seconds": found.seconds * len(now.todo) / workers if found else None,
         "estimated_disk_bytes": None if disk is None else round(disk),
         "free_disk_bytes": free,
     }

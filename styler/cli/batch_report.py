@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from styler.batch.pairs import Pair
     from styler.batch.prepare import Batch
     from styler.batch.work import Event
+    from styler.progress import Progress
 
 Tell = Callable[["Event"], None]
 
@@ -34,7 +35,8 @@ class Tally:
     """Names of pictures, and why they failed; those of earlier runs too."""
     failures_now: int = 0
     began: float = field(default_factory=time.monotonic)
-    current: "Event | None" = None
+    in_work: "dict[str, Progress | None]" = field(default_factory=dict)
+    """How far each picture is that has been begun, by its name."""
 
     def __post_init__(self) -> None:
         self.failures = [(pair.output, sentence) for pair, sentence in self.batch.standing.failed]
@@ -56,7 +58,10 @@ class Tally:
 
     def count(self, event: "Event") -> None:
         """Take in an event."""
-        self.current = event if event.kind in ("started", "progress") else self.current
+        if event.kind in ("started", "progress"):
+            self.in_work[event.pair.output] = event.progress
+        elif event.kind != "note":
+            self.in_work.pop(event.pair.output, None)
         self.done += event.kind == "done"
         if event.kind == "failed":
             self.failures_now += 1
@@ -64,9 +69,8 @@ class Tally:
 
     def eta(self) -> float | None:
         """Seconds left, as far as can be told."""
-        progress = self.current.progress if self.current else None
-        share = min(1.0, progress.units / progress.total_units) if progress and progress.total_units else 0.0
-        finished = self.done + self.failures_now + share
+        shares = [min(1.0, it.units / it.total_units) for it in self.in_work.values() if it and it.total_units]
+        finished = self.done + self.failures_now + sum(shares)
         return self.seconds / finished * (self.todo - finished) if finished > 0.05 else None
 
     def line(self) -> str:
@@ -120,20 +124,25 @@ def _bars(tally: Tally, where: Any) -> Iterator[Tell]:
     )
     with rich.Progress(*columns, console=where, transient=True, redirect_stdout=False) as bar:
         whole = bar.add_task("All", total=max(1, tally.todo), detail=tally.line())
-        one = bar.add_task("Loading the network", total=None, detail="")
-        due = 0.0
+        loading = bar.add_task("Loading the network", total=None, detail="")
+        ones: dict[str, rich.TaskID] = {}
+        due: dict[str, float] = {}
 
         def move(event: "Event") -> None:
-            nonlocal due
-            at = event.progress
-            if at and time.monotonic() < due:
+            at, name = event.progress, event.pair.output
+            bar.update(loading, visible=False)
+            if at and time.monotonic() < due.get(name, 0.0):
                 return
             bar.update(whole, completed=tally.done + tally.failures_now, detail=tally.line())
-            bar.update(one, description=_told(event.pair))
+            if event.kind == "started" and name not in ones:
+                ones[name] = bar.add_task(_told(event.pair), total=None, detail="")
             if at:
                 detail = f"{report.scale(at)}, {report.detail(at)}"
-                bar.update(one, total=at.total_units, completed=at.units, detail=detail)
-                due = time.monotonic() + report.BAR_SECONDS
+                bar.update(ones[name], total=at.total_units, completed=at.units, detail=detail)
+                due[name] = time.monotonic() + report.BAR_SECONDS
+            if name in ones and name not in tally.in_work:
+                bar.remove_task(ones.pop(name))
+                due.pop(name, None)
 
         yield move
 

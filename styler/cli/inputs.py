@@ -8,8 +8,9 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,6 +49,8 @@ class Reading:
 
 
 READING = Reading()
+SECONDS, FIXED_BYTES, BYTES_A_PIXEL = 600.0, 1_000_000_000, 40
+"""What a picture of somebody's own may take to be decoded apart, so that nothing that hangs holds up a batch."""
 
 
 def located(name: str, find: Callable[[str], Path], bundled: Mapping[str, Path], kind: str) -> Path:
@@ -92,6 +95,53 @@ def reader(reading: Reading) -> "Callable[[Path], Picture]":
             return images.read(given, name=name, background=background, max_pixels=limit)
 
     return read
+
+
+def anywhere(reading: Reading) -> "Callable[[str], Picture]":
+    """What reads a picture at a path or a URL."""
+    near, decode = reader(reading), decoder(reading)
+
+    def read(path: str) -> "Picture":
+        from styler.batch import places
+
+        if not places.is_url(path):
+            return near(Path(path))
+        data = places.load(path)
+        with _muted():
+            return decode(data, name=path)
+
+    return read
+
+
+def decoder(reading: Reading) -> "Callable[..., Picture]":
+    """What decodes bytes, called `name`, in whatever process it is sent to."""
+    from styler import images
+
+    return partial(images.read, background=_colour(reading.background), max_pixels=_count(reading.max_pixels))
+
+
+def apart(reading: Reading, ends: ExitStack) -> "tuple[Callable[[Path], Picture], Callable[..., Picture]]":
+    """What reads files, and what decodes bytes, in a process of their own: while painting goes on in threads.
+
+    What decoders written in C print about damage goes nowhere, and one that crashes costs a picture.
+
+    Args:
+        reading: how pictures are read.
+        ends: closed when none is to be read any more.
+    """
+    from styler import images
+    from styler.images.child import Decoder
+
+    background, limit = _colour(reading.background), _count(reading.max_pixels)
+    child = ends.enter_context(Decoder(SECONDS, FIXED_BYTES + BYTES_A_PIXEL * limit))
+
+    def decode(data: bytes, *, name: str) -> "Picture":
+        return child.read(data, name=name, background=background, max_pixels=limit)
+
+    def read(path: Path) -> "Picture":
+        return decode(images.fetched(path), name=str(path))
+
+    return read, decode
 
 
 def _colour(text: str) -> tuple[float, float, float]:

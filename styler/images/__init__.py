@@ -9,7 +9,7 @@ second. Knows nothing about options, networks or the meaning of the texts it sto
 
 from styler.images.encode import FORMATS, encode
 from styler.images.files import check_output, format_of, free_name, is_special, sweep, write
-from styler.images.picture import Picture, read, read_text
+from styler.images.picture import Picture, fetched, read, read_text
 from styler.images.sources import quoted
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Picture",
     "check_output",
     "encode",
+    "fetched",
     "format_of",
     "free_name",
     "is_special",

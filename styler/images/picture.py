@@ -91,6 +91,18 @@ def read_text(source: Source, *, name: str | None = None, max_bytes: int = 2_000
         raise ImageError(f"Cannot read {called}: {_why(problem, data)}.") from problem
 
 
+def fetched(source: Source, *, name: str | None = None, max_bytes: int = 2_000_000_000) -> bytes:
+    """Return the bytes that `read` would decode, for who decodes them elsewhere.
+
+    Raises:
+        ImageError: as `read` does for what is no file, or begins like no picture.
+    """
+    try:
+        return fetch(source, max_bytes)
+    except Refusal as problem:
+        raise ImageError(f"Cannot read {shown(source, name)}: {problem}.") from problem
+
+
 def _finished(raw: Raw, background: tuple[float, float, float], called: str, sha256: str) -> Picture:
     pixels = colour.to_srgb(raw)  # (H, W, 3)
     alpha = None if raw.alpha is None else colour.normalised(colour.upright(raw.alpha, raw.orientation))  # (H, W)

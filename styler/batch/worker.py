@@ -1,0 +1,269 @@
+"""One picture after another, from what is given to the bytes of its file: the work itself, the same on every engine.
+
+A worker has one painter and takes two pictures at a time, on two threads: while one is on the device, the other is read
+before its turn, or encoded after it. Turns are taken in the order in which the pictures came. Knows no manifest and no
+place for the results; what happens is told as reports, which can be sent to another process.
+"""
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from styler import devices, finish
+from styler.batch import thumbs
+from styler.errors import DeviceError, OutOfMemory, StylerError
+from styler.images import Picture
+from styler.options import Options
+from styler.pipeline import Painter
+from styler.plan import Repeat
+from styler.progress import Progress, Result
+
+AT_ONCE = 2
+"""Pictures that a worker has in its hands: one on the device, and one before or after its turn."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Orders:
+    """What all pictures of a run share."""
+
+    options: Options
+    kind: str
+    """The format, a key of `images.FORMATS`."""
+    bit_depth: int = 8
+    repeat: Repeat | None = None
+    settings: bool = True
+    keep_metadata: bool = False
+    small: bool = True
+    """Whether small copies are made for the index."""
+    start: Picture | None = None
+    """The picture that `options.init` names, if it names a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One picture to be made."""
+
+    number: int
+    content: str
+    """A path or a URL, and what it is called."""
+    styles: tuple[str, ...]
+    data: Mapping[str, bytes] = field(default_factory=dict)
+    """Bytes of those that are not to be read where the work is done, by path."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Made:
+    """A picture that is done, but for its place."""
+
+    data: bytes
+    sha256: str
+    small: Mapping[str, bytes]
+    """Small copies of its inputs and itself, JPEG, by the hash of what they show."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Report:
+    """What a worker tells of one picture."""
+
+    number: int
+    kind: str
+    """`started`, `progress`, `note`; and at the end `made`, `failed`, `stopped`, or `left`, if it was never begun."""
+    text: str = ""
+    progress: Progress | None = None
+    made: Made | None = None
+    hashes: tuple[str, ...] = ()
+    """At the end, SHA-256 of the content and of each style, as far as they could be read."""
+
+
+Tell = Callable[[Report], None]
+Read = Callable[[str, bytes | None], Picture]
+"""From a path, or from bytes of that name, to a picture."""
+
+
+class Turns:
+    """A place that is taken by one at a time, in the order of tickets."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._now = 0
+
+    @contextmanager
+    def taken(self, ticket: int) -> Iterator[None]:
+        """Wait for the ticket's turn, and have the place until the block ends."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._now == ticket)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._now += 1
+                self._changed.notify_all()
+
+
+class Worker:
+    """Makes pictures with a painter of its own.
+
+    Args:
+        orders: what all pictures share.
+        read: reads one.
+        painters: makes a painter; a second one is made only where a loss was not a number.
+        stop: once it is set nothing new is begun, and the picture in work is dropped.
+
+    Raises:
+        StylerError: the network cannot be loaded, or has not the layers that are asked for.
+    """
+
+    def __init__(
+        self, orders: Orders, read: Read, painters: Callable[[Options], Painter], stop: threading.Event
+    ) -> None:
+        self.orders = orders
+        self._read, self._make, self._stop = read, painters, stop
+        self._painters: dict[str, Painter] = {}
+        self._styles: tuple[tuple[str, ...], list[Picture]] = ((), [])
+        self._reading, self._entering = threading.Lock(), threading.Lock()
+        self._tickets, self._device, self._leaving = 0, Turns(), Turns()
+        self._painter(orders.options).features(orders.options)  # what is wrong here is wrong for every picture
+
+    def ticket(self) -> int:
+        """The next place in the order; whoever takes one has to paint."""
+        with self._entering:
+            self._tickets += 1
+            return self._tickets - 1
+
+    def paint(self, task: Task, ticket: int, tell: Tell) -> Report:
+        """Make one picture; nothing that goes wrong is raised.
+
+        Args:
+            task: the picture.
+            ticket: its place in the order.
+            tell: called with every report but the last, which is returned.
+        """
+        work = _Work(task, tell)
+        work.attempt(lambda: self._inputs(work), needed=not self._stop.is_set())
+        with self._device.taken(ticket):
+            if self._stop.is_set():
+                work.end = Report(task.number, "left")
+            else:
+                tell(Report(task.number, "started"))
+                work.attempt(lambda: self._painted(work))
+        with self._leaving.taken(ticket):
+            work.attempt(lambda: self._finished(work))
+        assert work.end is not None
+        return work.end
+
+    def _painter(self, options: Options) -> Painter:
+        if options.precision not in self._painters:
+            self._painters[options.precision] = self._make(options)
+        return self._painters[options.precision]
+
+    def _inputs(self, work: "_Work") -> None:
+        """Read the content, and the styles if they are others than before."""
+        task = work.task
+        work.content = self._read(task.content, task.data.get(task.content))
+        with self._reading:
+            if self._styles[0] != task.styles:
+                self._styles = (task.styles, [self._read(path, task.data.get(path)) for path in task.styles])
+            work.styles = self._styles[1]
+
+    def _painted(self, work: "_Work") -> None:
+        """Paint, once more where that can help."""
+        options = self.orders.options
+        for sentence in (warning for picture in (work.content, *work.styles) for warning in picture.warnings):
+            work.note(sentence)
+        try:
+            work.result = self._streamed(work, options)
+        except DeviceError as problem:
+            second = _another_way(problem, options, self._painter(options))
+            if second is None:
+                raise
+            work.note(f"{problem} Trying once more with {second[1]}.")
+            work.result = self._streamed(work, second[0])
+        if work.result.stopped:
+            work.end = Report(work.task.number, "stopped")
+
+    def _streamed(self, work: "_Work", options: Options) -> Result:
+        """Every step of one painting as a report; returns the result."""
+        orders, result = self.orders, None
+        painting = self._painter(options).stream(
+            work.content, [*work.styles], options, self._stop, orders.repeat, orders.start
+        )
+        for progress in painting:
+            result = progress.result
+            if result is None:
+                work.tell(Report(work.task.number, "progress", progress=progress))
+        assert result is not None
+        for sentence in result.notes:
+            work.note(sentence)
+        return result
+
+    def _finished(self, work: "_Work") -> None:
+        """Encode."""
+        orders, result = self.orders, work.result
+        assert result is not None
+        data = finish.encoded(
+            result,
+            work.content,
+            work.styles,
+            orders.start,
+            kind=orders.kind,
+            bit_depth=orders.bit_depth,
+            settings=orders.settings,
+            keep_metadata=orders.keep_metadata,
+        )
+        sha256 = hashlib.sha256(data).hexdigest()
+        small = {}
+        if orders.small:
+            shown = {picture.sha256: picture.pixels for picture in (work.content, *work.styles)}
+            small = {name: thumbs.made(pixels) for name, pixels in {**shown, sha256: result.pixels}.items()}
+        work.end = Report(work.task.number, "made", made=Made(data, sha256, small), hashes=work.hashes)
+
+
+@dataclass(slots=True, eq=False)
+class _Work:
+    """One picture in work."""
+
+    task: Task
+    tell: Tell
+    content: Picture = field(init=False)
+    styles: list[Picture] = field(default_factory=list)
+    result: Result | None = None
+    end: Report | None = None
+    """The last report, once it is known."""
+
+    @property
+    def hashes(self) -> tuple[str, ...]:
+        """Of what has been read."""
+        return tuple(picture.sha256 for picture in (self.content, *self.styles)) if self.styles else ()
+
+    def note(self, sentence: str) -> None:
+        """Tell a sentence on it."""
+        self.tell(Report(self.task.number, "note", sentence))
+
+    def attempt(self, part: Callable[[], None], *, needed: bool = True) -> None:
+        """Do a part of the work, unless its end is known; what goes wrong is its end."""
+        if self.end or not needed:
+            return
+        try:
+            part()
+        except StylerError as problem:
+            self.end = self._failed(str(problem))
+        except Exception as bug:  # noqa: BLE001 - it costs this picture alone, and is told like every failure
+            name = Path(self.task.content).name
+            sentence = f"{type(bug).__name__}: {bug}. This is a bug in styler; paint {name!r} by itself with "
+            self.end = self._failed(f"{sentence}'styler run --debug' to see where.")
+
+    def _failed(self, sentence: str) -> Report:
+        return Report(self.task.number, "failed", sentence, hashes=self.hashes)
+
+
+def _another_way(problem: DeviceError, options: Options, painter: Painter) -> tuple[Options, str] | None:
+    """Options under which a failed painting may succeed, in words too; None if there are none."""
+    if isinstance(problem, OutOfMemory):
+        devices.release(painter.device)
+        return (options.replace(checkpoint="on"), "checkpointing") if options.checkpoint == "auto" else None
+    if str(painter.precision) != "torch.float32":
+        return options.replace(precision="fp32"), "precision fp32"
+    return None

@@ -1,0 +1,91 @@
+"""What the program that drives a batch does for a picture itself, whoever paints: the limit to the number of workers.
+
+    python tests/bench/driver_batch.py [PICTURES] [FOLDER]
+
+An engine that paints nothing hands back the bytes of a picture of 1024 × 768 at once; hashes, small copies, three lines
+of the manifest and the picture itself are written and flushed as ever.
+"""
+
+import hashlib
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+
+from styler import images
+from styler.batch import thumbs, work
+from styler.batch.discover import Rules
+from styler.batch.folder import stylize_folder
+from styler.batch.worker import Made, Report, Task
+
+
+class Instant:
+    """An engine that has every picture done."""
+
+    slots = 16
+
+    def __init__(self, data: bytes, small: bytes) -> None:
+        self._data, self._small = data, small
+        self._said: deque[Report] = deque()
+        self._woken = threading.Event()
+
+    def submit(self, task: Task) -> None:
+        """Done."""
+        data = self._data + task.number.to_bytes(4, "big")
+        sha256 = hashlib.sha256(data).hexdigest()
+        made = Made(data, sha256, {sha256: self._small})
+        self._said += [Report(task.number, "started"), Report(task.number, "made", made=made, hashes=("0", "0"))]
+
+    def poll(self, seconds: float) -> Report | None:
+        """What is done."""
+        if not self._said:
+            self._woken.wait(seconds)
+            self._woken.clear()
+        return self._said.popleft() if self._said else None
+
+    def wake(self) -> None:
+        """Somebody has written a picture."""
+        self._woken.set()
+
+    def settled(self, number: int) -> None:
+        """Nothing waits for it."""
+
+    def stop(self) -> None:
+        """Nothing is in work."""
+
+    def close(self) -> list[Report]:
+        """Nothing is left."""
+        return []
+
+
+def main() -> None:
+    """Time them."""
+    pictures = int(sys.argv[1]) if len(sys.argv) > 1 else 500
+    pixels = np.random.default_rng(0).random((96, 128, 3), np.float32).repeat(8, 0).repeat(8, 1)  # (768, 1024, 3)
+    pixels += np.random.default_rng(1).normal(0, 0.02, pixels.shape).astype(np.float32)
+    data, small = images.encode(pixels.clip(0, 1)), thumbs.made(pixels)
+    with tempfile.TemporaryDirectory(dir=sys.argv[2] if len(sys.argv) > 2 else None) as name:
+        folder = Path(name)
+        for number in range(pictures):
+            images.write(folder / "photos" / str(number // 1000) / f"{number}.jpg", b"")
+        images.write(folder / "x.jpg", b"")
+        with (
+            mock.patch.object(work, "_engine", return_value=Instant(data, small)),
+            mock.patch("styler.batch.index.write", return_value=[]),
+        ):
+            began, used = time.monotonic(), time.process_time()
+            told = stylize_folder(folder / "photos", folder / "x.jpg", folder / "out", rules=Rules(recursive=True))
+            done = sum(event.kind == "done" for event in told)
+            clock, used = time.monotonic() - began, time.process_time() - used
+        lines = (folder / "out" / ".styler" / "manifest.jsonl").stat().st_size
+    print(f"{done} pictures of {len(data) / 1e6:.2f} MB: {1000 * clock / done:.1f} ms each, of the processor")
+    print(f"{1000 * used / done:.1f} ms; {lines / done:.0f} bytes of manifest each.")
+
+
+if __name__ == "__main__":
+    main()
