@@ -36,7 +36,12 @@ def layout(most_styles: int, style: str) -> Parts:
     with gr.Row(elem_classes=["sheet"], equal_height=False):
         with gr.Column(scale=0, min_width=340, elem_classes=["choices"]):
             contents = gr.File(
-                label="Your photos", file_count="multiple", file_types=["image"], height=150, elem_id="batch-contents"
+                label="Your photos",
+                file_count="multiple",
+                file_types=["image"],
+                height=150,
+                elem_id="batch-contents",
+                elem_classes=["drop"],
             )
             styles = gr.CheckboxGroup(
                 [*library.styles()],
@@ -51,10 +56,11 @@ def layout(most_styles: int, style: str) -> Parts:
                 file_types=["image"],
                 height=64,
                 elem_id="batch-own",
+                elem_classes=["drop"],
             )
             held = Options()
             options = {name: controls.control(name, getattr(held, name), "batch") for name in controls.BATCH}
-            paint = gr.Button("Paint all", variant="primary", size="lg", elem_id="batch-paint")
+            paint = gr.Button("Paint all", variant="primary", size="lg", elem_id="batch-paint", elem_classes=["go"])
         with gr.Column(scale=1, min_width=320, elem_classes=["picture"]):
             status = gr.HTML(show.said(EMPTY), elem_id="batch-status")
             with gr.Row(elem_classes=["actions"]):
@@ -62,6 +68,7 @@ def layout(most_styles: int, style: str) -> Parts:
                 archive = gr.DownloadButton("Download all", variant="primary", visible=False, elem_id="batch-zip")
             gallery = gr.Gallery(
                 label="Finished pictures",
+                show_label=False,
                 columns=4,
                 height="auto",
                 object_fit="cover",

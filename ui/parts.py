@@ -83,10 +83,10 @@ def layout() -> tuple[Parts, batch_parts.Parts]:
     """Lay the page out, inside open `gr.Blocks`."""
     gr.HTML('<h1 class="name">styler</h1>', elem_id="head")
     with gr.Tabs(elem_id="tabs"):
-        with gr.Tab("Paint"), gr.Row(elem_id="page", equal_height=False):
-            with gr.Column(scale=0, min_width=340, elem_id="choices"):
+        with gr.Tab("Paint"), gr.Row(elem_id="page", elem_classes=["sheet"], equal_height=False):
+            with gr.Column(scale=0, min_width=340, elem_id="choices", elem_classes=["choices"]):
                 chosen = _choices()
-            with gr.Column(scale=1, min_width=320, elem_id="picture"):
+            with gr.Column(scale=1, min_width=320, elem_id="picture", elem_classes=["picture"]):
                 made = _picture()
         with gr.Tab("Batch"):
             batch = batch_parts.layout(MOST_STYLES, DEFAULT_STYLE)
@@ -118,6 +118,7 @@ def _choices() -> dict[str, Any]:
         file_types=["image"],
         height=64,
         elem_id="own",
+        elem_classes=["drop"],
     )
     own_shown = gr.HTML("", elem_id="own-shown")
     with gr.Accordion("Mix it with others", open=False, visible=len(library.styles()) > 1, elem_id="mix"):
@@ -132,10 +133,14 @@ def _choices() -> dict[str, Any]:
     options = {name: controls.control(name, getattr(held, name)) for name in controls.MAIN}
     with gr.Accordion("Advanced", open=False, elem_id="advanced"):
         source = gr.File(
-            label="Settings from a picture made by styler", file_types=["image"], height=64, elem_id="source"
+            label="Settings from a picture made by styler",
+            file_types=["image"],
+            height=64,
+            elem_id="source",
+            elem_classes=["drop"],
         )
         options |= {name: controls.control(name, getattr(held, name)) for name in controls.ADVANCED}
-    paint = gr.Button("Paint", variant="primary", size="lg", elem_id="paint")
+    paint = gr.Button("Paint", variant="primary", size="lg", elem_id="paint", elem_classes=["go"])
     names = {"content": content, "sample": sample, "style": style, "credit": credit, "own": own, "also": also}
     return {**names, "own_shown": own_shown, "weights": weights, "options": options, "source": source, "paint": paint}
 
