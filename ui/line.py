@@ -22,6 +22,11 @@ def open_queue(page: gr.Blocks, most: int) -> None:
     page.queue(max_size=most, default_concurrency_limit=4, api_open=False)
     queue: Any = page._queue
     queue.sleep_when_free = IDLE
+    queue.compute_analytics_summary = _no_summary
+
+
+def _no_summary(_records: Any) -> None:
+    """In place of the statistics that Gradio works out after every event, for a page that is switched off here."""
 
 
 def is_full(page: gr.Blocks) -> bool:

@@ -12,13 +12,14 @@ import webbrowser
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 
 from styler.errors import StylerError
+from ui.gate import Gate
 from ui.studio import Studio
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ def app(studio: Studio, serving: Serving) -> FastAPI:
         studio.close()
 
     server = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    server.state.page = page
 
     @server.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -125,18 +127,20 @@ def app(studio: Studio, serving: Serving) -> FastAPI:
         css=css(),
         head=head(),
     )
+    server.add_middleware(Gate, visits=studio.visits, max_upload=serving.max_upload)
     return server
 
 
 def unready(studio: Studio, page: "gr.Blocks") -> list[str]:
     """In sentences, why no work can be taken on now."""
+    from ui import line
+
     lacking = []
     if not studio.is_ready:
         lacking.append(str(studio.trouble) if studio.trouble else "The weights are not loaded yet.")
     if shutil.disk_usage(studio.visits.root).free < LEAST_DISK:
         lacking.append("The disk is almost full.")
-    queue: Any = page._queue  # there is no public way to ask
-    if queue.max_size is not None and len(queue) >= queue.max_size:
+    if line.is_full(page):
         lacking.append("The queue is full.")
     return lacking
 
