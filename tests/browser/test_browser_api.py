@@ -90,7 +90,7 @@ def test_no_file_of_the_server_but_an_upload_is_read(site: Site, photo: Path) ->
 
 def test_a_damaged_upload_is_a_sentence_that_names_it(client: Client, tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n and then nothing")
-    with pytest.raises(AppError, match="Cannot read 'bad.png': ") as caught:
+    with pytest.raises(AppError, match=r"Cannot read 'bad\.png': ") as caught:
         client.predict(handle_file(tmp_path / "bad.png"), "woodcut", **SHORT)
     assert "styler-ui" not in str(caught.value)
 
