@@ -1,4 +1,5 @@
-// Keys, copying, and the word on settings that are changed too late. The page works without them.
+// Keys, copying, and the words on settings that are changed too late and on a server that does not answer.
+// The page works without them.
 (() => {
   const press = (id) => {
     const button = document.querySelector(`#${id}`);
@@ -41,4 +42,23 @@
   document.addEventListener("click", (event) => {
     if (event.target.closest?.(".go")) document.querySelectorAll(".later").forEach((word) => { word.hidden = true; });
   });
+
+  const away = document.createElement("p");
+  away.className = "away";
+  away.setAttribute("role", "alert");
+  let missed = 0;
+  const look = async () => {
+    if (document.hidden) return;
+    try {
+      missed = (await fetch("healthz", { cache: "no-store" })).ok ? 0 : missed + 1;
+    } catch {
+      missed += 1;
+    }
+    if (missed < 2) away.remove();
+    else if (!away.isConnected) {
+      away.textContent = "The server does not answer. Your photo and settings are still here; try again when it is back.";
+      (document.querySelector(".gradio-container") ?? document.body).append(away);
+    }
+  };
+  setInterval(look, 5000);
 })();

@@ -114,10 +114,8 @@ def main() -> None:
             most = max(most, server.files())
         assert client.get(f"{server.address}healthz").status_code == 200
         grown = server.memory() - before
-        log = (Path(folder) / "log").read_text()
-        print(
-            f"uploads              {asked.uploads + WARM}, the first {WARM} to warm up; {time.monotonic() - began:.0f} s"
-        )
+        log, took = (Path(folder) / "log").read_text(), time.monotonic() - began
+        print(f"uploads              {asked.uploads + WARM}, the first {WARM} to warm up; {took:.0f} s")
         print(f"codes of uploads     {dict(codes)}")
         print(f"answers              {dict(ends)}")
         print(f"tracebacks           {log.count('Traceback')} in the server's log, 0 in answers")

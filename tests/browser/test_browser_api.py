@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+import test_readme
 from conftest import Pixels
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
@@ -80,6 +81,18 @@ def test_every_parameter_is_an_option_and_is_documented(client: Client) -> None:
 def test_what_makes_no_sense_is_a_sentence(client: Client, given: dict[str, Any], sentence: str) -> None:
     with pytest.raises(AppError, match=sentence):
         client.predict(**({"content": "cat", "style": "woodcut"} | SHORT | given))
+
+
+def test_the_readmes_lines_run(site: Site, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = [block for block in test_readme.blocks("python") if test_readme.SERVED in block]
+    monkeypatch.chdir(photo.parent)
+    for name in ("photo.jpg", "painting.jpg"):
+        photo.with_name(name).write_bytes(photo.read_bytes())
+    names: dict[str, Any] = {}
+    small = code.replace("http://127.0.0.1:7860/", site.address).replace("strength=70", "strength=70, size=64, steps=2")
+    exec(compile(small, "README.md", "exec"), names)
+    assert metadata.read(names["picture"])["options"]["strength"] == 70
+    names["client"].close()
 
 
 def test_no_file_of_the_server_but_an_upload_is_read(site: Site, photo: Path) -> None:
