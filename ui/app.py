@@ -83,7 +83,11 @@ def _wire_painting(page: gr.Blocks, studio: Studio, parts: Parts) -> None:
         visit = studio.visits.of(request.session_hash)
         if visit.is_discarded:  # Gradio calls that a failure, too
             return handlers.discarded(parts, visit)
-        return handlers.idle(parts, show.failed(line.FULL if line.is_full(page) else FAILED), visit)
+        return handlers.idle(parts, show.failed(line.FULL if visit.is_waiting else FAILED), visit)
+
+    def begun(request: gr.Request) -> Changes:
+        studio.visits.of(request.session_hash).is_waiting = True
+        return handlers.begun(parts)
 
     def waits(request: gr.Request) -> Changes:
         before = line.ahead(page, request.session_hash)
@@ -91,7 +95,7 @@ def _wire_painting(page: gr.Blocks, studio: Studio, parts: Parts) -> None:
 
     works = []
     for button, orders, inputs in asked:
-        click = button.click(lambda: handlers.begun(parts), None, outputs, **LIGHT)
+        click = button.click(begun, None, outputs, **LIGHT)
         work = click.then(
             _painting(studio, parts, orders), inputs, [*outputs, seed], show_progress_on=parts.status, **HEAVY
         )
@@ -116,6 +120,7 @@ def _painting(studio: Studio, parts: Parts, orders: Orders) -> Callable[..., Asy
     """The event that paints what `orders` makes of the visit and the controls."""
 
     def work(visit: Visit, values: tuple[Any, ...]) -> Generator[Changes, None, None]:
+        visit.is_waiting = False
         try:
             wanted = orders(visit, values)
         except StylerError as problem:

@@ -28,7 +28,8 @@ def wire(page: gr.Blocks, studio: Studio, parts: Parts) -> None:
     outputs = [parts.status, parts.stop, parts.archive, parts.gallery, parts.rows, parts.tick]
 
     def begun(request: gr.Request) -> Changes:
-        studio.visits.of(request.session_hash, KIND).is_discarded = False
+        visit = studio.visits.of(request.session_hash, KIND)
+        visit.is_discarded, visit.is_waiting = False, True
         return {
             parts.status: show.waiting("Waiting for its turn …"),
             parts.stop: gr.update(visible=True, interactive=True),
@@ -42,11 +43,13 @@ def wire(page: gr.Blocks, studio: Studio, parts: Parts) -> None:
             async for changes in steps:
                 yield changes or {parts.status: gr.skip()}
 
-    def failed() -> Changes:
-        return idle(parts, show.failed(line.FULL if line.is_full(page) else BROKE))
+    def failed(request: gr.Request) -> Changes:
+        visit = studio.visits.of(request.session_hash, KIND)
+        return idle(parts, show.failed(line.FULL if visit.is_waiting else BROKE))
 
     def waits(request: gr.Request) -> Changes:
-        before = line.ahead(page, request.session_hash)
+        left = studio.visits.of(request.session_hash, KIND).is_discarded
+        before = None if left else line.ahead(page, request.session_hash)
         return {parts.status: gr.skip() if before is None else show.waiting(line.sentence(studio, before))}
 
     def stop(request: gr.Request) -> Changes:
@@ -79,6 +82,7 @@ def asked(
 
 def work(studio: Studio, parts: Parts, visit: Visit, values: Sequence[Any]) -> Generator[Changes, None, None]:
     """The batch, from what the controls say to the archive; or a sentence on what went wrong."""
+    visit.is_waiting = False
     if visit.is_discarded:  # while it waited for its turn
         yield idle(parts, show.said("Stopped before its turn."))
         return

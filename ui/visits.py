@@ -82,6 +82,8 @@ class Visit:
     frame: str = ""
     """The photo that was looked at last, as the page shows it."""
     is_discarded: bool = False
+    is_waiting: bool = False
+    """For its turn; if that ends without any work, there was no room in the queue."""
     is_painting: bool = False
     painted: list[Painted] = field(default_factory=list)
     shown: int = -1
@@ -91,6 +93,7 @@ class Visit:
 
     def begin(self) -> threading.Event:
         """A new piece of work; what stops it."""
+        self.is_waiting = False
         self.stop, self.is_discarded, self.is_painting = threading.Event(), False, True
         return self.stop
 
