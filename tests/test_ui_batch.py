@@ -109,7 +109,7 @@ def test_what_is_missing_or_too_much_is_said(
 
 
 def test_a_photo_that_was_swept_is_asked_for_again(studio: Studio, visit: Visit, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="'x.png' is no longer on the server; choose it once more"):
+    with pytest.raises(UsageError, match=r"'x\.png' is no longer on the server; choose it once more"):
         list(pile.paint(studio, visit, [Upload(tmp_path / "x.png", "x.png")], styles("woodcut"), SMALL))
 
 
