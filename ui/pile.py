@@ -16,7 +16,7 @@ from PIL import Image
 
 from styler import images
 from styler.batch import index
-from styler.batch.discover import Rules
+from styler.batch.discover import Rules, natural
 from styler.batch.folder import stylize_folder
 from styler.batch.work import Event, Tools
 from styler.errors import UsageError
@@ -125,7 +125,8 @@ def _gathered(visit: Visit, contents: Sequence[Upload], styles: Sequence[Upload]
     shutil.rmtree(visit.folder, ignore_errors=True)  # the batch before
     folder = visit.next_folder("batch")
     names = [_linked(uploads, folder / kind) for kind, uploads in (("contents", contents), ("styles", styles))]
-    rows = {(content, style): Row(content, style) for style in names[1] for content in names[0]}
+    contents_, styles_ = (sorted(found, key=natural) for found in names)  # as they will be painted
+    rows = {(content, style): Row(content, style) for style in styles_ for content in contents_}
     return Pile(folder, rows)
 
 
