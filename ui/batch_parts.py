@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 from gradio.components import Component
@@ -35,14 +36,7 @@ def layout(most_styles: int, style: str) -> Parts:
     """Lay the tab out, inside an open `gr.Tab`."""
     with gr.Row(elem_classes=["sheet"], equal_height=False):
         with gr.Column(scale=0, min_width=340, elem_classes=["choices"]):
-            contents = gr.File(
-                label="Your photos",
-                file_count="multiple",
-                file_types=["image"],
-                height=150,
-                elem_id="batch-contents",
-                elem_classes=["drop"],
-            )
+            contents = _files("Your photos", 150, "batch-contents")
             styles = gr.CheckboxGroup(
                 [*library.styles()],
                 value=[style],
@@ -50,14 +44,7 @@ def layout(most_styles: int, style: str) -> Parts:
                 elem_id="batch-style",
                 elem_classes=["pictures"],
             )
-            own = gr.File(
-                label=f"and paintings of your own (up to {most_styles})",
-                file_count="multiple",
-                file_types=["image"],
-                height=64,
-                elem_id="batch-own",
-                elem_classes=["drop"],
-            )
+            own = _files(f"and paintings of your own (up to {most_styles})", 64, "batch-own")
             held = Options()
             options = {name: controls.control(name, getattr(held, name), "batch") for name in controls.BATCH}
             paint = gr.Button("Paint all", variant="primary", size="lg", elem_id="batch-paint", elem_classes=["go"])
@@ -66,28 +53,33 @@ def layout(most_styles: int, style: str) -> Parts:
             with gr.Row(elem_classes=["actions"]):
                 stop = gr.Button("Stop", visible=False, elem_id="batch-stop")
                 archive = gr.DownloadButton("Download all", variant="primary", visible=False, elem_id="batch-zip")
-            gallery = gr.Gallery(
-                label="Finished pictures",
-                show_label=False,
-                columns=4,
-                height="auto",
-                object_fit="cover",
-                interactive=False,
-                buttons=["fullscreen"],
-                visible=False,
-                elem_id="batch-gallery",
-            )
+            gallery = _gallery()
             rows = gr.HTML("", elem_id="batch-rows")
-    return Parts(
-        contents=contents,
-        styles=styles,
-        own=own,
-        options=options,
-        paint=paint,
-        status=status,
-        stop=stop,
-        archive=archive,
-        gallery=gallery,
-        rows=rows,
-        tick=gr.Timer(1.0, active=False),
+    made: dict[str, Any] = {"contents": contents, "styles": styles, "own": own, "options": options, "paint": paint}
+    seen: dict[str, Any] = {"status": status, "stop": stop, "archive": archive, "gallery": gallery, "rows": rows}
+    return Parts(**made, **seen, tick=gr.Timer(1.0, active=False))
+
+
+def _files(label: str, height: int, name: str) -> gr.File:
+    return gr.File(
+        label=label,
+        file_count="multiple",
+        file_types=["image"],
+        height=height,
+        elem_id=name,
+        elem_classes=["drop"],
+    )
+
+
+def _gallery() -> gr.Gallery:
+    return gr.Gallery(
+        label="Finished pictures",
+        show_label=False,
+        columns=4,
+        height="auto",
+        object_fit="cover",
+        interactive=False,
+        buttons=["fullscreen"],
+        visible=False,
+        elem_id="batch-gallery",
     )

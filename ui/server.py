@@ -80,9 +80,7 @@ def app(studio: Studio, serving: Serving) -> FastAPI:
     """The page with `/healthz` and `/readyz`, on a studio that is closed with it."""
     os.environ["GRADIO_TEMP_DIR"] = str(studio.visits.uploads)  # before Gradio is loaded
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    import gradio as gr
-
-    from ui.app import build, css, head, theme
+    from ui.app import build
 
     page = build(studio, serving.queue)
 
@@ -109,6 +107,17 @@ def app(studio: Studio, serving: Serving) -> FastAPI:
             {"status": "not ready" if lacking else "ready", "lacking": lacking}, 503 if lacking else 200
         )
 
+    _mounted(server, page, serving)
+    server.add_middleware(Gate, visits=studio.visits, max_upload=serving.max_upload)
+    return server
+
+
+def _mounted(server: FastAPI, page: "gr.Blocks", serving: Serving) -> None:
+    """Put the page on the server, with everything switched off that is asked of, or told to, others."""
+    import gradio as gr
+
+    from ui.app import css, head, theme
+
     gr.mount_gradio_app(
         server,
         page,
@@ -127,8 +136,6 @@ def app(studio: Studio, serving: Serving) -> FastAPI:
         css=css(),
         head=head(),
     )
-    server.add_middleware(Gate, visits=studio.visits, max_upload=serving.max_upload)
-    return server
 
 
 def unready(studio: Studio, page: "gr.Blocks") -> list[str]:
