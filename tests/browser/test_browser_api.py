@@ -32,7 +32,7 @@ SHORT = {"steps": 2, "size": 64, "first_size": 64, "api_name": "/stylize"}
 
 @pytest.fixture
 def client(site: Site, tmp_path: Path) -> Iterator[Client]:
-    made = Client(site.address, verbose=False, download_files=tmp_path / "got")
+    made = Client(site.address, verbose=False, download_files=tmp_path / "got", httpx_kwargs={"timeout": 60})
     yield made
     made.close()
 
@@ -137,7 +137,11 @@ def test_a_full_queue_says_so(client: Client, site: Site) -> None:
 
 def test_a_lost_connection_ends_the_work(site: Site) -> None:
     """A program that is killed says nothing: its stream of news is cut off."""
-    join = {"data": ["cat", "woodcut", None, 512], "fn_index": _endpoint(site), "session_hash": "gone"}
+    join = {
+        "data": ["cat", "woodcut", *[None] * (1 + len(api.OPTIONS))],
+        "fn_index": _endpoint(site),
+        "session_hash": "gone",
+    }
     assert httpx.post(f"{site.address}gradio_api/queue/join", json=join).status_code == 200
     with httpx.stream("GET", f"{site.address}gradio_api/queue/data?session_hash=gone", timeout=60) as stream:
         next(line for line in stream.iter_lines() if "process_generating" in line)
