@@ -21,6 +21,7 @@ from ui.api import OPTIONS
 
 WARM = 100
 """Uploads before memory is compared."""
+TINY = {"size": 64, "first_size": 64, "steps": 1}
 LEAKS = ("Traceback", "styler-ui-", "site-packages", 'File "')
 """What no answer may contain."""
 
@@ -39,7 +40,7 @@ def seeds(random_: random.Random) -> list[tuple[str, bytes]]:
         ("AVIF", "avif"),
     ):
         for mode in ("RGB", "L", "RGBA", "P"):
-            if kind in {"JPEG", "BMP"} and mode == "RGBA":
+            if (kind, mode) in {("JPEG", "RGBA"), ("JPEG", "P"), ("BMP", "RGBA")}:
                 continue
             stream = io.BytesIO()
             noise.convert(mode).save(stream, kind)
@@ -69,7 +70,7 @@ def mutated(random_: random.Random, data: bytes) -> bytes:
 def stylized(client: httpx.Client, server: Server, endpoint: int, path: str, name: str, session: str) -> str:
     """Ask for a tiny painting of an upload; returns `picture`, or the sentence of the refusal."""
     upload = {"path": path, "orig_name": name, "meta": {"_type": "gradio.FileData"}}
-    values: list[Any] = [upload, "woodcut", None, 64, *[None] * (len(OPTIONS) - 1)]
+    values: list[Any] = [upload, "woodcut", None, *(TINY.get(option) for option in OPTIONS)]
     join = {"data": values, "fn_index": endpoint, "session_hash": session}
     answer = client.post(f"{server.address}gradio_api/queue/join", json=join)
     assert answer.status_code < 500, answer.text
