@@ -1,22 +1,20 @@
 """The page: layout first, wiring last. Which component asks which handler, in what turn."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from styler.errors import StylerError
-from ui import controls, handlers, show
+from ui import api, batch, controls, handlers, line, show
 from ui.handlers import Changes
 from ui.parts import Parts, layout, pictures_css
 from ui.studio import Studio
 from ui.visits import Order, Upload, Visit
+from ui.wires import HEAVY, LIGHT
 
-HEAVY: dict[str, Any] = {"concurrency_id": "painter", "concurrency_limit": 1, "show_progress": "minimal"}
-"""One at a time, since they share the device."""
-LIGHT: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-"""Beside the queue: they must not wait for a painting."""
 FOLDER = Path(__file__).parent
 FAILED = "That went wrong on the server, which is a bug in styler; your photo is still there, so try once more."
 SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
@@ -27,17 +25,20 @@ Orders = Callable[[Visit, tuple[Any, ...]], Order]
 def build(studio: Studio, queue: int = 32) -> gr.Blocks:
     """The page on a studio, with room for so many who wait."""
     page: gr.Blocks
+    gr.set_static_paths([studio.visits.made])  # served where they lie: a copy would outlive its visit
     with gr.Blocks(title="styler", analytics_enabled=False, fill_width=True) as page:
-        parts = layout()
-        _wire_painting(studio, parts)
+        parts, batch_parts = layout()
+        _wire_painting(page, studio, parts)
         _wire_choices(studio, parts)
-        _wire_history(studio, parts)
+        _wire_keeping(studio, parts)
+        batch.wire(page, studio, batch_parts)
+        api.wire(studio)
 
         def leave(request: gr.Request) -> None:
             studio.visits.leave(request.session_hash)
 
         page.unload(leave)
-    page.queue(max_size=queue, default_concurrency_limit=4, api_open=False)
+    line.open_queue(page, queue)
     return page
 
 
@@ -65,11 +66,11 @@ def head() -> str:
     return f"<script>{(FOLDER / 'page.js').read_text(encoding='utf-8')}</script>"
 
 
-def _wire_painting(studio: Studio, parts: Parts) -> None:
-    """Paint, Continue, Try again; Stop and keep, Discard."""
+def _wire_painting(page: gr.Blocks, studio: Studio, parts: Parts) -> None:
+    """Paint, Continue, Try again; Stop and keep, Discard; and the place of those who wait."""
     outputs = [
         *(parts.stage, parts.slider, parts.status, parts.running, parts.keep, parts.done, parts.png, parts.jpeg),
-        *(parts.used, parts.chart, parts.losses, parts.history),
+        *(parts.used, parts.chart, parts.losses, parts.history, parts.tick, parts.deeper, *parts.deep.values()),
     ]
     seed, given = parts.options["seed"], handlers.inputs(parts)
     asked: tuple[tuple[gr.Button, Orders, list[Any]], ...] = (
@@ -82,21 +83,25 @@ def _wire_painting(studio: Studio, parts: Parts) -> None:
         visit = studio.visits.of(request.session_hash)
         if visit.is_discarded:  # Gradio calls that a failure, too
             return handlers.discarded(parts, visit)
-        return handlers.idle(parts, show.failed(FAILED), visit)
+        return handlers.idle(parts, show.failed(line.FULL if visit.is_waiting else FAILED), visit)
+
+    def begun(request: gr.Request) -> Changes:
+        studio.visits.of(request.session_hash).is_waiting = True
+        return handlers.begun(parts)
+
+    def waits(request: gr.Request) -> Changes:
+        before = line.ahead(page, request.session_hash)
+        return {parts.status: gr.skip() if before is None else show.waiting(line.sentence(studio, before))}
 
     works = []
     for button, orders, inputs in asked:
-        click = button.click(lambda: handlers.begun(parts), None, outputs, **LIGHT)
+        click = button.click(begun, None, outputs, **LIGHT)
         work = click.then(
-            _painting(studio, parts, orders),
-            inputs,
-            [*outputs, seed],
-            show_progress_on=parts.status,
-            api_visibility="private",
-            **HEAVY,
+            _painting(studio, parts, orders), inputs, [*outputs, seed], show_progress_on=parts.status, **HEAVY
         )
         work.failure(failed, None, outputs, **LIGHT)
         works.append(work)
+    parts.tick.tick(waits, None, parts.status, **LIGHT)
 
     def keep(request: gr.Request) -> Changes:
         studio.visits.of(request.session_hash).stop.set()
@@ -111,18 +116,24 @@ def _wire_painting(studio: Studio, parts: Parts) -> None:
     parts.discard.click(discard, None, outputs, cancels=works, **LIGHT)
 
 
-def _painting(studio: Studio, parts: Parts, orders: Orders) -> Callable[..., Iterator[Changes]]:
+def _painting(studio: Studio, parts: Parts, orders: Orders) -> Callable[..., AsyncIterator[Changes]]:
     """The event that paints what `orders` makes of the visit and the controls."""
 
-    def painting(request: gr.Request, *values: Any) -> Iterator[Changes]:
-        visit = studio.visits.of(request.session_hash)
+    def work(visit: Visit, values: tuple[Any, ...]) -> Generator[Changes, None, None]:
+        visit.is_waiting = False
         try:
             wanted = orders(visit, values)
         except StylerError as problem:
             yield handlers.idle(parts, show.failed(str(problem)), visit)
             return
-        yield {parts.options["seed"]: wanted.options.seed}
+        yield {parts.options["seed"]: wanted.options.seed, parts.tick: gr.Timer(active=False)}
         yield from handlers.paint(studio, parts, visit, wanted)
+
+    async def painting(request: gr.Request, *values: Any) -> AsyncIterator[Changes]:
+        visit = studio.visits.of(request.session_hash)
+        async with aclosing(studio.bench.steps(work(visit, values), visit.halt)) as steps:
+            async for changes in steps:
+                yield changes or {parts.status: gr.skip()}
 
     return painting
 
@@ -139,11 +150,11 @@ def _wire_choices(studio: Studio, parts: Parts) -> None:
         event(lambda: None, None, parts.sample, **LIGHT).then(look, pair, seen, **LIGHT)
     parts.sample.input(lambda: None, None, parts.content, **LIGHT).then(look, pair, seen, **LIGHT)
 
-    def styles(style: str | None, own: list[str] | None, also: list[str] | None) -> Changes:
-        return handlers.choose_styles(studio, parts, style, own, also)
+    def styles(request: gr.Request, style: str | None, own: list[str] | None, also: list[str] | None) -> Changes:
+        return handlers.choose_styles(studio, parts, studio.visits.of(request.session_hash), style, own, also)
 
     paintings = [parts.style, parts.own, parts.also]
-    shown = [parts.own_shown, parts.status, *parts.weights]
+    shown = [parts.own_shown, parts.credit, parts.status, *parts.weights]
     parts.style.input(lambda: None, None, parts.own, **LIGHT).then(styles, paintings, shown, **LIGHT)
     parts.own.upload(lambda: None, None, parts.style, **LIGHT).then(styles, paintings, shown, **LIGHT)
     gr.on([parts.own.clear, parts.own.delete, parts.also.input], styles, paintings, shown, **LIGHT)
@@ -154,8 +165,8 @@ def _wire_choices(studio: Studio, parts: Parts) -> None:
         assert isinstance(radio, gr.Radio)
         radio.input(_bundled(kind), fields, fields, **LIGHT)
 
-    def settings(source: str | None) -> Changes:
-        return handlers.take_settings(studio, parts, source)
+    def settings(request: gr.Request, source: str | None) -> Changes:
+        return handlers.take_settings(studio, parts, studio.visits.of(request.session_hash), source)
 
     parts.source.upload(settings, parts.source, [*fields, parts.status], **LIGHT)
 
@@ -169,17 +180,22 @@ def _bundled(kind: str) -> Callable[..., list[Any]]:
     return chosen
 
 
-def _wire_history(studio: Studio, parts: Parts) -> None:
-    """An earlier picture of the visit, shown again."""
+def _wire_keeping(studio: Studio, parts: Parts) -> None:
+    """An earlier picture of the visit, shown again; and 16 bit, made when it is asked for."""
 
     def select(request: gr.Request, event: gr.SelectData) -> Changes:
         visit = studio.visits.of(request.session_hash)
         if visit.is_painting or not 0 <= event.index < len(visit.painted):
-            return {}
+            return {parts.status: gr.skip()}
         return handlers.finished(parts, visit, event.index)
 
+    def deep(request: gr.Request) -> Changes:
+        return handlers.deep(studio, parts, studio.visits.of(request.session_hash))
+
+    downloads = [*parts.deep.values()]
     outputs = [
         *(parts.stage, parts.slider, parts.status, parts.running, parts.done, parts.png, parts.jpeg, parts.used),
-        *(parts.chart, parts.losses, parts.history),
+        *(parts.chart, parts.losses, parts.history, parts.tick, parts.deeper, *downloads),
     ]
     parts.history.select(select, None, outputs, **LIGHT)
+    parts.deeper.click(deep, None, [*downloads, parts.deeper, parts.status], **LIGHT)

@@ -22,6 +22,8 @@ FIRST = ("size", "look", "seed", "init")
 LEFT_OUT = ("style_weights", "backbone", *(name for name, knob in knobs().items() if knob.group == "Machine"))
 ADVANCED = (*FIRST, *(name for name in knobs() if name not in {*MAIN, *FIRST, *LEFT_OUT}))
 NAMES = (*MAIN, *ADVANCED)
+BATCH = (*MAIN, "size", "look", "seed")
+"""What is asked for many pictures at once; the rest follows from preset and look."""
 
 SIZES = (256, 512, 768, 1024, 2048)
 """Offered beside what one can type."""
@@ -45,15 +47,15 @@ def explanation(name: str) -> str:
     return f"{knob.help} ({limits}--{name.replace('_', '-')}).{choices}"
 
 
-def control(name: str, default: Any) -> Component:
-    """The control of a field."""
+def control(name: str, default: Any, place: str = "option") -> Component:
+    """The control of a field; `place` tells those of one field apart."""
     field = next(field for field in dataclasses.fields(Options) if field.name == name)
     knob = knobs()[name]
     common: dict[str, Any] = {
         "label": label(name),
         "info": explanation(name),
         "value": str(default) if name == "size" else shown(default),
-        "elem_id": f"option-{name}",
+        "elem_id": f"{place}-{name}",
         "elem_classes": ["option"],
         "interactive": True,
     }
@@ -100,6 +102,15 @@ def options_of(values: Iterable[Any], style_weights: tuple[float, ...] = ()) -> 
     if given["init"] not in STARTS:  # a path would be read on the server
         raise OptionError(f"init is '{given['init']}'; it can be {', '.join(STARTS)}.")
     return Options(**given, style_weights=style_weights)
+
+
+def options_of_batch(values: Iterable[Any]) -> Options:
+    """The options that the controls of a batch say; `values` are in the order of `BATCH`.
+
+    Raises:
+        OptionError: one is empty or out of its range.
+    """
+    return Options.of(**{name: _typed(name, value) for name, value in zip(BATCH, values, strict=True)})
 
 
 def bundled(kind: str, name: str, values: Iterable[Any]) -> list[Any]:

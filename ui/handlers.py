@@ -3,7 +3,7 @@
 Every failure is one sentence in the status line, and leaves the photo and the settings where they are.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,7 @@ def begun(parts: Parts) -> Changes:
         parts.done: gr.update(visible=False),
         parts.keep: gr.update(interactive=False),
         parts.used: "",
+        parts.tick: gr.Timer(active=True),
     }
 
 
@@ -89,7 +90,8 @@ def idle(parts: Parts, sentence: str, visit: Visit | None = None) -> Changes:
         parts.status: sentence,
         parts.running: gr.update(visible=False),
         parts.done: gr.update(visible=has_picture),
-        parts.used: show.used(visit.painted[-1]) if visit and has_picture else "",
+        parts.used: show.used(visit.painted[visit.shown]) if visit and has_picture else "",
+        parts.tick: gr.Timer(active=False),
     }
 
 
@@ -101,7 +103,7 @@ def discarded(parts: Parts, visit: Visit) -> Changes:
     return {**idle(parts, show.said("Discarded.")), parts.stage: photo, parts.slider: gr.update(visible=False)}
 
 
-def paint(studio: Studio, parts: Parts, visit: Visit, wanted: Order) -> Iterator[Changes]:
+def paint(studio: Studio, parts: Parts, visit: Visit, wanted: Order) -> Generator[Changes, None, None]:
     """Paint: the live picture with its line, then the finished one; or a sentence on what went wrong."""
     waiting = "Reading the pictures …" if studio.is_ready else "Loading the network …"
     yield {parts.status: show.waiting(waiting), parts.keep: gr.update(interactive=False)}
@@ -127,7 +129,7 @@ def paint(studio: Studio, parts: Parts, visit: Visit, wanted: Order) -> Iterator
 
 def finished(parts: Parts, visit: Visit, index: int) -> Changes:
     """A picture of this visit, to look at and take home."""
-    painted = visit.painted[index]
+    painted, visit.shown = visit.painted[index], index
     ended = "Stopped; this is the best of it." if painted.record["stopped"] else "Done."
     return {
         parts.stage: gr.update(visible=False),
@@ -138,6 +140,9 @@ def finished(parts: Parts, visit: Visit, index: int) -> Changes:
         parts.png: gr.update(value=str(painted.png)),
         parts.jpeg: gr.update(value=str(painted.jpeg)),
         parts.used: show.used(painted),
+        parts.tick: gr.Timer(active=False),
+        parts.deeper: gr.update(visible=True),
+        **{button: gr.update(visible=False) for button in parts.deep.values()},
         parts.chart: gr.update(visible=True),
         parts.losses: show.losses(painted.curve),
         parts.history: gr.update(
@@ -149,33 +154,43 @@ def finished(parts: Parts, visit: Visit, index: int) -> Changes:
 
 
 def further(visit: Visit) -> Order:
-    """The last picture once more, from where it stands, at its full size alone.
+    """The picture that is shown once more, from where it stands, at its full size alone.
 
     Raises:
         UsageError: there is none.
     """
-    last = _last(visit)
+    last = _in_view(visit)
     side = max(last.record["width"], last.record["height"])
     lowest = int(knobs()["first_size"].low or 1)
     return replace(last.order, options=last.order.options.replace(first_size=max(lowest, side)), start=last.png)
 
 
 def once_more(visit: Visit) -> Order:
-    """The last picture with the next seed.
+    """The picture that is shown with the next seed.
 
     Raises:
         UsageError: there is none.
     """
-    last = _last(visit)
+    last = _in_view(visit)
     highest = int(knobs()["seed"].high or 0)
     seed = last.order.options.seed + 1 if last.order.options.seed < highest else 0
     return replace(last.order, options=last.order.options.replace(seed=seed))
 
 
-def _last(visit: Visit) -> Painted:
+def deep(studio: Studio, parts: Parts, visit: Visit) -> Changes:
+    """The picture that is shown in 16 bit, to take home."""
+    try:
+        files = {kind: studio.deep(_in_view(visit), kind) for kind in parts.deep}
+    except StylerError as problem:
+        return {parts.status: show.failed(str(problem))}
+    shown: Changes = {parts.deep[kind]: gr.update(value=str(path), visible=True) for kind, path in files.items()}
+    return {**shown, parts.deeper: gr.update(visible=False)}
+
+
+def _in_view(visit: Visit) -> Painted:
     if not visit.painted:
         raise UsageError("There is no picture yet to go on from; paint one first.")
-    return visit.painted[-1]
+    return visit.painted[visit.shown]
 
 
 def look(studio: Studio, parts: Parts, visit: Visit, content: Upload | None, sample: str | None) -> Changes:
@@ -186,6 +201,7 @@ def look(studio: Studio, parts: Parts, visit: Visit, content: Upload | None, sam
         return {parts.stage: gr.update(value=invitation(), visible=True), parts.status: show.said(""), **shown}
     try:
         photo = chosen_content(content, sample)
+        visit.uses(photo)
         picture = studio.picture(photo)
     except StylerError as problem:
         return {parts.content: None, parts.status: show.failed(str(problem))}
@@ -196,26 +212,33 @@ def look(studio: Studio, parts: Parts, visit: Visit, content: Upload | None, sam
 
 
 def choose_styles(
-    studio: Studio, parts: Parts, style: str | None, own: Sequence[str] | None, also: Sequence[str] | None
+    studio: Studio,
+    parts: Parts,
+    visit: Visit,
+    style: str | None,
+    own: Sequence[str] | None,
+    also: Sequence[str] | None,
 ) -> Changes:
-    """Show one's own paintings, and a weight for each as soon as there are two."""
+    """Show one's own paintings, whose the others are, and a weight for each as soon as there are two."""
     try:
         styles = chosen_styles(style, own, also) if style or own or also else ()
+        visit.uses(*styles)
         mine = [(show.address(studio.picture(each).pixels, show.THUMB), each.name) for each in styles[: len(own or ())]]
     except StylerError as problem:
         return {parts.status: show.failed(str(problem))}
-    changes: Changes = {parts.own_shown: show.thumbs(mine)}
+    changes: Changes = {parts.own_shown: show.thumbs(mine), parts.credit: show.credit(style.name for style in styles)}
     for index, weight in enumerate(parts.weights):
         name = styles[index].name if index < len(styles) else ""
         changes[weight] = gr.update(visible=len(styles) > 1 and bool(name), label=f"How much of {name}")
     return changes
 
 
-def take_settings(studio: Studio, parts: Parts, source: str | None) -> Changes:
+def take_settings(studio: Studio, parts: Parts, visit: Visit, source: str | None) -> Changes:
     """The settings of a picture that styler made."""
     if not source:
-        return {}
+        return {parts.status: gr.skip()}
     name = Path(source).name
+    visit.uses(Upload(Path(source), name))
     try:
         record = studio.settings(Upload(Path(source), name))
         options = resolve(("picture", metadata.settings(record))).options

@@ -12,7 +12,7 @@ from gradio.components import Component
 
 from styler import library
 from styler.options import Options
-from ui import controls, show
+from ui import about, batch_parts, controls, show
 from ui.visits import Upload
 
 MOST_STYLES = 4
@@ -20,17 +20,6 @@ INVITED = (640, 469)
 """Width and height of the picture that invites."""
 DEFAULT_STYLE = "starry-night"
 EMPTY = "Choose a photo and a painting, then watch one become the other."
-ABOUT = """\
-### What it does
-A photo is repainted in the manner of a painting. A network that was trained to see compares the picture with the photo
-(what is where?) and with the painting (which colours and strokes lie side by side?), and the pixels are moved, step by
-step, from a small size to the full one, until both are content.
-
-### Where your pictures go
-To the server that shows this page and nowhere else. They are removed when you close the tab.
-
-### Credits
-"""
 
 
 def upload_of(payload: Any) -> Upload | None:
@@ -60,6 +49,7 @@ class Parts:
     content: gr.Image
     sample: gr.Radio
     style: gr.Radio
+    credit: gr.HTML
     own: gr.File
     own_shown: gr.HTML
     also: gr.CheckboxGroup
@@ -76,26 +66,33 @@ class Parts:
     done: gr.Row
     png: gr.DownloadButton
     jpeg: gr.DownloadButton
+    deeper: gr.Button
+    deep: Mapping[str, gr.DownloadButton]
+    """By ending."""
     onward: gr.Button
     again: gr.Button
     used: gr.HTML
     history: gr.Gallery
     chart: gr.Accordion
     losses: gr.HTML
+    tick: gr.Timer
+    """Once a second, while somebody waits."""
 
 
-def layout() -> Parts:
+def layout() -> tuple[Parts, batch_parts.Parts]:
     """Lay the page out, inside open `gr.Blocks`."""
     gr.HTML('<h1 class="name">styler</h1>', elem_id="head")
     with gr.Tabs(elem_id="tabs"):
-        with gr.Tab("Paint"), gr.Row(elem_id="page", equal_height=False):
-            with gr.Column(scale=0, min_width=340, elem_id="choices"):
+        with gr.Tab("Paint"), gr.Row(elem_id="page", elem_classes=["sheet"], equal_height=False):
+            with gr.Column(scale=0, min_width=340, elem_id="choices", elem_classes=["choices"]):
                 chosen = _choices()
-            with gr.Column(scale=1, min_width=320, elem_id="picture"):
+            with gr.Column(scale=1, min_width=320, elem_id="picture", elem_classes=["picture"]):
                 made = _picture()
+        with gr.Tab("Batch"):
+            batch = batch_parts.layout(MOST_STYLES, DEFAULT_STYLE)
         with gr.Tab("About"):
-            gr.Markdown(ABOUT + "\n".join(f"* {credit}" for credit in library.credits().values()), elem_id="about")
-    return Parts(**chosen, **made)
+            gr.HTML(about.page(), elem_id="about")
+    return Parts(**chosen, **made, tick=gr.Timer(1.0, active=False)), batch
 
 
 def _choices() -> dict[str, Any]:
@@ -114,15 +111,20 @@ def _choices() -> dict[str, Any]:
     style = gr.Radio(
         [*library.styles()], value=DEFAULT_STYLE, label="Paint it like", elem_id="style", elem_classes=["pictures"]
     )
+    credit = gr.HTML(show.credit([library.styles()[DEFAULT_STYLE].name]), elem_id="credit")
     own = gr.File(
         label=f"or a painting of your own (up to {MOST_STYLES})",
         file_count="multiple",
         file_types=["image"],
         height=64,
         elem_id="own",
+        elem_classes=["drop"],
     )
     own_shown = gr.HTML("", elem_id="own-shown")
-    also = gr.CheckboxGroup([*library.styles()], label="mixed with", visible=len(library.styles()) > 1, elem_id="also")
+    with gr.Accordion("Mix it with others", open=False, visible=len(library.styles()) > 1, elem_id="mix"):
+        also = gr.CheckboxGroup(
+            [*library.styles()], label="Others to mix in", show_label=False, elem_id="also", elem_classes=["pictures"]
+        )
     weights = [
         gr.Slider(0, 4, value=1, step=0.1, buttons=[], label=f"Painting {index + 1}", visible=False)
         for index in range(MOST_STYLES)
@@ -131,12 +133,16 @@ def _choices() -> dict[str, Any]:
     options = {name: controls.control(name, getattr(held, name)) for name in controls.MAIN}
     with gr.Accordion("Advanced", open=False, elem_id="advanced"):
         source = gr.File(
-            label="Settings from a picture made by styler", file_types=["image"], height=64, elem_id="source"
+            label="Settings from a picture made by styler",
+            file_types=["image"],
+            height=64,
+            elem_id="source",
+            elem_classes=["drop"],
         )
         options |= {name: controls.control(name, getattr(held, name)) for name in controls.ADVANCED}
-    paint = gr.Button("Paint", variant="primary", size="lg", elem_id="paint")
-    names = {"content": content, "sample": sample, "style": style, "own": own, "own_shown": own_shown, "also": also}
-    return {**names, "weights": weights, "options": options, "source": source, "paint": paint}
+    paint = gr.Button("Paint", variant="primary", size="lg", elem_id="paint", elem_classes=["go"])
+    names = {"content": content, "sample": sample, "style": style, "credit": credit, "own": own, "also": also}
+    return {**names, "own_shown": own_shown, "weights": weights, "options": options, "source": source, "paint": paint}
 
 
 def _picture() -> dict[str, Any]:
@@ -160,6 +166,11 @@ def _picture() -> dict[str, Any]:
     with gr.Row(visible=False, elem_id="done", elem_classes=["actions"]) as made["done"]:
         made["png"] = gr.DownloadButton("Download PNG", variant="primary", elem_id="png")
         made["jpeg"] = gr.DownloadButton("JPEG", elem_id="jpeg")
+        made["deeper"] = gr.Button("16 bit …", elem_id="deeper")
+        made["deep"] = {
+            kind: gr.DownloadButton(f"16-bit {kind.upper()}", visible=False, elem_id=f"deep-{kind}")
+            for kind in ("png", "tiff")
+        }
         made["onward"] = gr.Button("Continue", elem_id="onward")
         made["again"] = gr.Button("Try again", elem_id="again")
     made["used"] = gr.HTML("", elem_id="used")
@@ -189,11 +200,10 @@ def invitation() -> str:
 
 @cache
 def pictures_css() -> str:
-    """The bundled pictures as the faces of their radio buttons."""
+    """The bundled pictures as the faces of their buttons."""
     rules = []
-    for kind, found in (("sample", library.contents()), ("style", library.styles())):
+    for kinds, found in ((["sample"], library.contents()), (["style", "also", "batch-style"], library.styles())):
         for index, path in enumerate(found.values(), start=1):
-            rules.append(
-                f'#{kind} label:nth-of-type({index}) {{ background-image: url("{show.file_address(path)}"); }}'
-            )
+            faces = ", ".join(f"#{kind} label:nth-of-type({index})" for kind in kinds)
+            rules.append(f'{faces} {{ background-image: url("{show.file_address(path)}"); }}')
     return "\n".join(rules)

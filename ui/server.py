@@ -12,13 +12,14 @@ import webbrowser
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 
 from styler.errors import StylerError
+from ui.gate import Gate
 from ui.studio import Studio
 
 if TYPE_CHECKING:
@@ -79,9 +80,7 @@ def app(studio: Studio, serving: Serving) -> FastAPI:
     """The page with `/healthz` and `/readyz`, on a studio that is closed with it."""
     os.environ["GRADIO_TEMP_DIR"] = str(studio.visits.uploads)  # before Gradio is loaded
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    import gradio as gr
-
-    from ui.app import build, css, head, theme
+    from ui.app import build
 
     page = build(studio, serving.queue)
 
@@ -95,6 +94,7 @@ def app(studio: Studio, serving: Serving) -> FastAPI:
         studio.close()
 
     server = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    server.state.page = page
 
     @server.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -106,6 +106,17 @@ def app(studio: Studio, serving: Serving) -> FastAPI:
         return JSONResponse(
             {"status": "not ready" if lacking else "ready", "lacking": lacking}, 503 if lacking else 200
         )
+
+    _mounted(server, page, serving)
+    server.add_middleware(Gate, visits=studio.visits, max_upload=serving.max_upload)
+    return server
+
+
+def _mounted(server: FastAPI, page: "gr.Blocks", serving: Serving) -> None:
+    """Put the page on the server, with everything switched off that is asked of, or told to, others."""
+    import gradio as gr
+
+    from ui.app import css, head, theme
 
     gr.mount_gradio_app(
         server,
@@ -125,18 +136,18 @@ def app(studio: Studio, serving: Serving) -> FastAPI:
         css=css(),
         head=head(),
     )
-    return server
 
 
 def unready(studio: Studio, page: "gr.Blocks") -> list[str]:
     """In sentences, why no work can be taken on now."""
+    from ui import line
+
     lacking = []
     if not studio.is_ready:
         lacking.append(str(studio.trouble) if studio.trouble else "The weights are not loaded yet.")
     if shutil.disk_usage(studio.visits.root).free < LEAST_DISK:
         lacking.append("The disk is almost full.")
-    queue: Any = page._queue  # there is no public way to ask
-    if queue.max_size is not None and len(queue) >= queue.max_size:
+    if line.is_full(page):
         lacking.append("The queue is full.")
     return lacking
 

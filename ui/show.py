@@ -5,14 +5,18 @@ import io
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from styler import metadata
+from styler import library, metadata
 from styler.progress import Pixels, Progress
 from styler.records import Record
 from ui.visits import Painted
+
+if TYPE_CHECKING:
+    from ui.pile import Pile, Row
 
 LIVE = 1024
 """Long side of a live picture, in pixels; the finished one has all of them."""
@@ -110,6 +114,37 @@ def thumbs(pictures: Iterable[tuple[str, str]]) -> str:
         for source, name in pictures
     )
     return f'<div class="thumbs">{items}</div>' if items else ""
+
+
+def heap(pile: "Pile", *, ended: bool) -> str:
+    """How a batch stands, as a bar and a line, or in the end as a sentence."""
+    total, done, bad, left = len(pile.rows), pile.count("done"), pile.count("failed"), pile.count("left")
+    line = f"{done} of {total} done" + (f", {bad} failed" if bad else "") + (f", {left} not painted" if left else "")
+    if ended:
+        return said(f"{line}.")
+    share = sum(1.0 if row.state in {"done", "failed"} else row.share for row in pile.rows.values())
+    rest = "" if pile.left is None else f" · about {duration(pile.left)} left"
+    return _line(f"{line}{rest}", 100 * share / total)
+
+
+STATES = {"waiting": "waiting", "done": "done", "left": "not painted"}
+
+
+def rows(found: Iterable["Row"]) -> str:
+    """A line for every picture of a batch."""
+    lines = []
+    for row in found:
+        state = STATES.get(row.state, f"painting {100 * row.share:.0f} %" if row.state == "painting" else row.why)
+        name = f"{escape(row.content)} <span>×</span> {escape(Path(row.style).stem)}"
+        lines.append(f'<li class="{row.state}"><b>{name}</b> <span class="state">{escape(state)}</span></li>')
+    return f'<ol class="rows">{"".join(lines)}</ol>' if lines else ""
+
+
+def credit(names: Iterable[str]) -> str:
+    """What the bundled paintings are, and whose."""
+    known = library.credits()
+    lines = "<br>".join(escape(known[name]) for name in names if name in known)
+    return f'<p class="credit">{lines}</p>' if lines else ""
 
 
 def losses(curve: Sequence[tuple[int, dict[str, float]]]) -> str:

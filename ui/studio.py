@@ -5,15 +5,16 @@ Does not know Gradio.
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from styler import finish, images, metadata
+from styler import finish, images, library, metadata
 from styler.errors import StylerError
 from styler.images import Picture
 from styler.images.child import Decoder
@@ -21,6 +22,7 @@ from styler.options import Options
 from styler.pipeline import Painter
 from styler.progress import Progress, Result
 from styler.records import Record
+from ui.steps import Bench
 from ui.visits import Order, Painted, Upload, Visit, Visits
 
 MAX_PIXELS = 50_000_000
@@ -29,14 +31,43 @@ PAUSE = 0.2
 """Seconds between two live pictures."""
 POINTS = 400
 """Of the chart at most."""
+SAMPLES = ((library.contents, "astronaut"), (library.styles, "starry-night"))
+"""What is painted to warm up."""
+
+
+@dataclass(slots=True, eq=False)
+class Pace:
+    """How long work takes here, for those who wait."""
+
+    mean: float | None = None
+    """Seconds of a piece of work, lately."""
+    end: float | None = None
+    """When the one in hand will end, on the monotonic clock."""
+
+    def expect(self, seconds: float | None) -> None:
+        """So much is left of the work in hand."""
+        self.end = None if seconds is None else time.monotonic() + seconds
+
+    def took(self, seconds: float) -> None:
+        """A piece of work is done."""
+        self.mean = seconds if self.mean is None else 0.5 * self.mean + 0.5 * seconds
+
+    def wait(self, ahead: int) -> float | None:
+        """Seconds until somebody's turn, behind the work in hand and `ahead` others; None if nobody can tell."""
+        left = 0.0 if self.end is None else max(0.0, self.end - time.monotonic())
+        if self.end is None or (ahead and self.mean is None):
+            return None
+        return left + ahead * (self.mean or 0.0)
 
 
 class Studio:
-    """What all visitors share: the painter, the decoding child, and the visits."""
+    """What all visitors share: the painter, the decoding child, the bench, and the visits."""
 
     def __init__(self, max_pixels: int = MAX_PIXELS) -> None:
         self.visits = Visits()
         self.decoder = Decoder()
+        self.bench = Bench()
+        self.pace = Pace()
         self.max_pixels = max_pixels
         self.trouble: StylerError | None = None
         """Why there is no painter."""
@@ -62,11 +93,21 @@ class Studio:
             return self._painter
 
     def warm(self) -> None:
-        """Load the painter before anybody asks; what goes wrong is told to who asks."""
-        try:
-            self.painter()
-        except StylerError as problem:
-            self.trouble = problem
+        """Load the painter before anybody asks, in its own thread; what goes wrong is told to who asks.
+
+        A small painting goes through it, in the style that is chosen at first, so that nobody's first picture waits.
+        """
+
+        def work() -> None:
+            try:
+                painter = self.painter()
+                content, style = (images.read(found()[name]) for found, name in SAMPLES)
+                for _ in painter.stream(content, style, Options().replace(steps=1, size=Options().first_size)):
+                    pass
+            except StylerError as problem:
+                self.trouble = problem
+
+        self.bench.thread.submit(work).result()
 
     def close(self) -> None:
         """End all work and remove all files."""
@@ -90,13 +131,14 @@ class Studio:
         texts = self.decoder.read_text(self._bytes(upload), name=upload.name)
         return metadata.of(texts, images.quoted(upload.name))
 
-    def paint(self, visit: Visit, order: Order) -> Iterator[Progress | Painted]:
+    def paint(self, visit: Visit, order: Order) -> Generator[Progress | Painted, None, None]:
         """Paint, reporting a few times a second; the last is the picture, unless it was discarded before it began.
 
         Raises:
             StylerError: a picture cannot be read, a setting does not fit, or memory is short.
         """
-        stop = visit.begin()
+        stop, began = visit.begin(), time.monotonic()
+        visit.uses(order.content, *order.styles)
         try:
             content, styles = self.picture(order.content), [self.picture(style) for style in order.styles]
             options = order.options.replace(init=str(order.start)) if order.start else order.options
@@ -105,6 +147,7 @@ class Studio:
             for last in painter.stream(content, [*styles], options, stop):
                 curve.append((last.evaluations, last.terms))
                 if last.result is None and time.monotonic() >= due:
+                    self.pace.expect(last.eta)
                     yield last
                     due = time.monotonic() + PAUSE
             assert last is not None
@@ -112,10 +155,27 @@ class Studio:
             if not visit.is_discarded:
                 kept = curve[:: 1 + len(curve) // POINTS]
                 terms = tuple((count, {name: float(term) for name, term in terms.items()}) for count, terms in kept)
+                self.pace.took(time.monotonic() - began)
                 yield _kept(visit, order, last.result, content, styles, terms)
         finally:
             stop.set()  # closed half-way: nothing of it goes on
             visit.is_painting = False
+            self.pace.expect(None)
+
+    def deep(self, painted: Painted, kind: str) -> Path:
+        """The picture in 16 bit, as `png` or `tiff`, made when it is asked for.
+
+        Raises:
+            StylerError: what it was made of is no longer there.
+        """
+        path = painted.png.with_name(f"{painted.png.stem}.16bit.{kind}")
+        if not path.exists():
+            order = painted.order
+            inputs = [self.picture(upload) for upload in (order.content, *order.styles)]
+            start = images.read(order.start) if order.start else None
+            data = finish.encoded(painted.result, inputs[0], inputs[1:], start, kind=kind, bit_depth=16)
+            images.write(path, data, overwrite=True)
+        return path
 
     def _bytes(self, upload: Upload) -> bytes:
         with suppress(FileNotFoundError):
@@ -136,6 +196,7 @@ def _kept(
     start = images.read(order.start) if order.start else None
     encode = partial(finish.encoded, result, content, styles, start)
     folder = visit.next_folder()
+    np.save(folder / "pixels.npy", result.pixels)
     name = f"{order.content.stem}.{'+'.join(style.stem for style in order.styles)}"
     painted = Painted(
         order=order,
@@ -145,6 +206,7 @@ def _kept(
         before=_photo(content, folder / "photo.jpg", (width, height)),
         curve=curve,
         notes=(*result.notes, *content.warnings),
+        result=replace(result, pixels=np.load(folder / "pixels.npy", mmap_mode="r")),
     )
     visit.painted.append(painted)
     return painted

@@ -9,12 +9,14 @@ import shutil
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
 from styler.options import Options
+from styler.progress import Result
 from styler.records import Record
 
 PREFIX = "styler-ui-"
@@ -24,6 +26,8 @@ LARGEST = 2_000_000_000
 """Bytes of all files; beyond them the oldest go."""
 YOUNG = 600.0
 """Seconds in which a file is never swept: somebody is about to use it."""
+UNUSED = 3600.0
+"""Seconds that an upload stays which no open visit has used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +68,13 @@ class Painted:
     curve: tuple[tuple[int, dict[str, float]], ...]
     """Evaluations so far, and the terms of the loss then."""
     notes: tuple[str, ...]
+    result: Result
+    """As it came, for other formats; its pixels stay on the disk."""
 
 
 @dataclass(slots=True, eq=False)
 class Visit:
-    """One browser tab."""
+    """One browser tab, or its batch."""
 
     folder: Path
     stop: threading.Event = field(default_factory=threading.Event)
@@ -76,53 +82,73 @@ class Visit:
     frame: str = ""
     """The photo that was looked at last, as the page shows it."""
     is_discarded: bool = False
+    is_waiting: bool = False
+    """For its turn; if that ends without any work, there was no room in the queue."""
     is_painting: bool = False
     painted: list[Painted] = field(default_factory=list)
+    shown: int = -1
+    """Which of them is looked at."""
+    uploads: set[Path] = field(default_factory=set)
+    """What was uploaded for it: removed with it."""
 
     def begin(self) -> threading.Event:
         """A new piece of work; what stops it."""
+        self.is_waiting = False
         self.stop, self.is_discarded, self.is_painting = threading.Event(), False, True
         return self.stop
+
+    def halt(self) -> None:
+        """Stop the work under way; the best so far can be kept."""
+        self.stop.set()
 
     def discard(self) -> None:
         """Stop the work and keep nothing of it."""
         self.is_discarded = True
         self.stop.set()
 
-    def next_folder(self) -> Path:
-        """An empty folder for the next picture."""
-        folder = self.folder / str(len(self.painted) + 1)
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+    def uses(self, *uploads: Upload) -> None:
+        """Remember files as this visit's own."""
+        self.uploads.update(upload.path for upload in uploads)
+
+    def next_folder(self, name: str = "") -> Path:
+        """An empty folder for the next picture, or the next batch."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f"{name or len(self.painted) + 1}-", dir=self.folder))
 
 
 class Visits:
-    """Everybody's, in one temporary folder of this server's own."""
+    """Everybody's, in one temporary folder of this server's own, of a limited size."""
 
-    def __init__(self) -> None:
+    def __init__(self, largest: int = LARGEST) -> None:
         sweep_others()
+        self.largest = largest
         self.root = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
-        self.uploads = self.root / "uploads"
+        self.uploads, self.made = self.root / "uploads", self.root / "visits"
         self.uploads.mkdir()
+        self.made.mkdir()
         self._open: dict[str, Visit] = {}
         self._lock = threading.Lock()
 
-    def of(self, session: str | None) -> Visit:
-        """The visit of a browser tab; a new one the first time."""
-        key = re.sub(r"\W", "", session or "") or "nobody"
+    def of(self, session: str | None, kind: str = "") -> Visit:
+        """The visit of a browser tab, or its batch; a new one the first time."""
+        key = _key(session) + (f"-{kind}" if kind else "")
         with self._lock:
             if key not in self._open:
-                self._open[key] = Visit(self.root / "visits" / key)
+                self._open[key] = Visit(self.made / key)
             return self._open[key]
 
     def leave(self, session: str | None) -> None:
-        """The tab is closed: its work stops, its pictures go."""
-        key = re.sub(r"\W", "", session or "") or "nobody"
+        """The tab is closed: its work stops; its pictures and its uploads go."""
+        key = _key(session)
         with self._lock:
-            visit = self._open.pop(key, None)
-        if visit:
+            left = [self._open.pop(name) for name in [*self._open] if name == key or name.startswith(f"{key}-")]
+            used = set().union(*(visit.uploads for visit in self._open.values()))
+        for visit in left:
             visit.discard()
             shutil.rmtree(visit.folder, ignore_errors=True)
+            for path in visit.uploads - used:
+                if path.is_relative_to(self.uploads):  # and not a picture that comes with styler
+                    _remove(path)
 
     def stop_all(self) -> None:
         """Stop all work."""
@@ -135,13 +161,36 @@ class Visits:
         self.stop_all()
         shutil.rmtree(self.root, ignore_errors=True)
 
-    def sweep(self, oldest: float = OLDEST, largest: int = LARGEST) -> None:
-        """Remove files that are old, and beyond a total the oldest; none that is young."""
-        now, total = time.time(), 0
+    def has_room(self, size: int) -> bool:
+        """Whether so many bytes fit in what all files may take, if need be after a sweep."""
+        for attempt in range(2):
+            if sum(taken for _, taken, _ in _files(self.root, 0.0)) + size <= self.largest:
+                return True
+            if not attempt:
+                self.sweep(largest=self.largest - size)
+        return False
+
+    def sweep(self, oldest: float = OLDEST, largest: int | None = None) -> None:
+        """Remove files that are old, uploads that nobody uses, and beyond a total the oldest; none that is young."""
+        now, total, most = time.time(), 0, self.largest if largest is None else largest
+        with self._lock:
+            used = set().union(*(visit.uploads for visit in self._open.values()))
         for age, size, path in sorted(_files(self.root, now)):  # youngest first
             total += size
-            if age > YOUNG and (age > oldest or total > largest):
-                path.unlink(missing_ok=True)
+            limit = UNUSED if path.is_relative_to(self.uploads) and path not in used else oldest
+            if age > YOUNG and (age > min(limit, oldest) or total > most):
+                _remove(path)
+
+
+def _key(session: str | None) -> str:
+    return re.sub(r"\W", "", session or "") or "nobody"
+
+
+def _remove(path: Path) -> None:
+    """A file, and the folder that it was alone in."""
+    path.unlink(missing_ok=True)
+    with suppress(OSError):  # it was not alone
+        path.parent.rmdir()
 
 
 def sweep_others() -> None:
@@ -155,11 +204,12 @@ def sweep_others() -> None:
 def _files(root: Path, now: float) -> list[tuple[float, int, Path]]:
     """Age, size and path of every file."""
     found = []
-    for path in root.rglob("*"):
-        try:
-            facts = path.lstat()
-        except FileNotFoundError:  # it went meanwhile
-            continue
-        if path.is_file():
+    for folder, _, names in os.walk(root):
+        for name in names:
+            path = Path(folder, name)
+            try:
+                facts = path.lstat()
+            except FileNotFoundError:  # it went meanwhile
+                continue
             found.append((now - facts.st_mtime, facts.st_size, path))
     return found

@@ -15,7 +15,8 @@ def heif(data: bytes) -> ImageFile.ImageFile:
         from pillow_heif import HeifImageFile
     except ImportError as problem:
         raise Refusal(
-            "it is HEIC, which needs an extra package; run pip install 'styler[heif]' or save it as JPEG"
+            "it is HEIC, which needs an extra package; run pip install 'styler[heif]', save it as JPEG, or let "
+            "the phone send JPEG (on iPhones: Settings, Camera, Formats, Most Compatible)"
         ) from problem
     return cast("ImageFile.ImageFile", HeifImageFile(BytesIO(data)))
 

@@ -1,0 +1,33 @@
+"""The page with the weights that come with styler: everything as a visitor has it, but for the size."""
+
+from pathlib import Path
+
+import numpy as np
+from conftest import Pixels
+from playwright.sync_api import Browser
+
+from browser.conftest import PATIENCE, choose, paint, said, served
+from styler import images, metadata
+from ui.server import Serving
+
+
+def test_the_real_network_paints_what_is_taken_home(browser: Browser, tmp_path: Path, pixels: Pixels) -> None:
+    photo = images.write(tmp_path / "holiday.png", images.encode(pixels(96, 128)))
+    with served(Serving()) as site:
+        context = browser.new_context()
+        context.set_default_timeout(PATIENCE)
+        page = context.new_page()
+        page.goto(site.address)
+        page.wait_for_selector("#paint")
+        choose(page, photo)
+        paint(page, steps=4, size=128)
+        said(page, "Done.")
+        with page.expect_download() as download:
+            page.click("#png")
+        download.value.save_as(tmp_path / "painted.png")
+        context.close()
+    record = metadata.read(tmp_path / "painted.png")
+    assert record["evaluations"] == 4
+    assert record["weights_sha256"] != "0" * 64  # the tiny network's
+    painted = images.read(tmp_path / "painted.png").pixels
+    assert np.abs(painted - images.read(photo).pixels).mean() > 0.02
