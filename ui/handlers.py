@@ -156,13 +156,16 @@ def finished(parts: Parts, visit: Visit, index: int) -> Changes:
 def further(visit: Visit) -> Order:
     """The picture that is shown once more, from where it stands, at its full size alone.
 
+    By L-BFGS, which only ever goes downhill: Adam would first undo what is fine already.
+
     Raises:
         UsageError: there is none.
     """
     last = _in_view(visit)
     side = max(last.record["width"], last.record["height"])
     lowest = int(knobs()["first_size"].low or 1)
-    return replace(last.order, options=last.order.options.replace(first_size=max(lowest, side)), start=last.png)
+    options = last.order.options.replace(first_size=max(lowest, side), optimizer="lbfgs")
+    return replace(last.order, options=options, start=last.png)
 
 
 def once_more(visit: Visit) -> Order:
