@@ -39,7 +39,6 @@ FROM_TORCHVISION = {
 }
 NAMES = (weights.EMBEDDED, *FROM_TORCHVISION)
 LAST_BLOCK = 5
-POOLINGS = ("max", "average")
 BATCH_NORM_EPSILON = 1e-5
 
 
@@ -151,7 +150,7 @@ def converted(state: Mapping[str, Tensor], network: str, *, source: str, sha256:
     rgb = kernels | dict(zip(("conv1_1.weight", "conv1_1.bias"), first, strict=True))
     pictures = _bundled_pictures()
     tensors = dict(kernels)
-    for pooling in POOLINGS:
+    for pooling in weights.POOLINGS:
         means = rescale.mean_activations(rgb, network, pooling, pictures)
         tensors |= {f"mean_activation.{pooling}.{conv}": mean for conv, mean in means.items()}
     info = {"network": network, "convention": "torchvision", "source": {"file": source, "sha256": sha256}}

@@ -11,7 +11,7 @@ Never unpickles anything. Does not know what the network is for.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from styler.vgg import family
 EMBEDDED = "vgg16"
 EMBEDDED_SHA256 = "cbf734c6b1ba454e3a97ba7fb7495df5262a03a80acf321d6d48117d6dd0d84a"
 
+POOLINGS = ("max", "average")
 CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 IMAGENET_MEAN_RGB, IMAGENET_STD_RGB = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -35,7 +36,8 @@ class Weights:
     """A verified network.
 
     `kernels` holds `conv1_1.weight` (O, I, 3, 3) and `conv1_1.bias` (O,) in float32 for RGB in [0, 1];
-    `mean_activation` the constants of `styler.vgg.rescale`, by pooling and convolution.
+    `mean_activation` the constants of `styler.vgg.rescale`, by pooling and convolution. A slim network has `widths` of
+    its own, and `readouts` (C, k): what gives the full network's C rescaled features, nearly, from its own k.
     """
 
     network: str
@@ -43,12 +45,38 @@ class Weights:
     kernels: Mapping[str, Tensor]
     mean_activation: Mapping[str, Mapping[str, Tensor]]
     info: Mapping[str, Any]
+    widths: tuple[int, ...] = ()
+    readouts: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def convs(self) -> tuple[family.Conv, ...]:
+        """The convolutions there are, first to last."""
+        convs = family.convolutions(self.network, self.widths)
+        return tuple(conv for conv in convs if f"{conv.name}.weight" in self.kernels)
 
     @property
     def layers(self) -> tuple[str, ...]:
         """The layers that the kernels reach, first to last."""
-        convs = family.convolutions(self.network)
-        return tuple(conv.layer for conv in convs if f"{conv.name}.weight" in self.kernels)
+        return tuple(conv.layer for conv in self.convs)
+
+    @property
+    def pooling(self) -> str | None:
+        """The one pooling that a slim network was made for."""
+        return self.info.get("pooling")
+
+    def metric(self, layer: str) -> Tensor | None:
+        """What brings a slim layer's k channels to the full layer's scale: (k, k), or None where nothing is to do.
+
+        Every loss of styler is a mean over channels of something that does not change when the channels are rotated.
+        With the readout A = Q R, Q of orthonormal columns, the losses of A g over C channels are therefore those of
+        R g (k / C)^½ over k, at a fraction of the work.
+        """
+        readout = self.readouts.get(layer)
+        if readout is None:
+            return None
+        outputs, inputs = readout.shape
+        root: Tensor = torch.linalg.qr(readout.double())[1]
+        return (root * (inputs / outputs) ** 0.5).float()
 
     def rescaled(self, conv: family.Conv, pooling: str) -> tuple[Tensor, Tensor]:
         """Kernel (O, I, 3, 3) and bias (O,) of a convolution whose inputs and outputs all have mean activation 1."""
@@ -100,24 +128,29 @@ def read(path: Path, *, sha256: str | None = None) -> Weights:
 
 
 def _weights(tensors: Mapping[str, Tensor], info: Mapping[str, Any], digest: str) -> Weights:
-    network = info["network"]
+    network, widths = info["network"], tuple(info.get("widths", ()))
     if network not in family.NETWORKS:
         raise ValueError(f"its network is '{network}'")
+    if not all(isinstance(width, int) and width > 0 for width in widths):
+        raise ValueError(f"its widths are {widths}")
+    if widths and info.get("pooling") not in POOLINGS:
+        raise ValueError(f"its pooling is '{info.get('pooling')}'")
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise ValueError(f"{name} is not finite")
     kernels: dict[str, Tensor] = {}
-    for conv in family.convolutions(network):
+    for conv in family.convolutions(network, widths):
         if f"{conv.name}.weight" not in tensors:
             break  # pruned: the file ends where painting ends
         kernel, bias = tensors[f"{conv.name}.weight"].float(), tensors[f"{conv.name}.bias"].float()
-        if kernel.shape != (conv.outputs, conv.inputs, 3, 3) or bias.shape != (conv.outputs,):
+        if kernel.shape != conv.shape or bias.shape != (conv.outputs,):
             raise ValueError(f"{conv.name} has the shape {tuple(kernel.shape)}")
         kernels |= {f"{conv.name}.weight": kernel, f"{conv.name}.bias": bias}
     if not kernels:
         raise ValueError("it has no conv1_1.weight")
     kernel, bias = for_rgb(kernels["conv1_1.weight"], kernels["conv1_1.bias"], info["convention"])
     kernels |= {"conv1_1.weight": kernel, "conv1_1.bias": bias}
+    readouts = _readouts(tensors, network, widths)
     means: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("mean_activation."):
@@ -127,7 +160,20 @@ def _weights(tensors: Mapping[str, Tensor], info: Mapping[str, Any], digest: str
         for conv in family.convolutions(network):
             if f"{conv.name}.weight" in kernels and not _is_mean(of.get(conv.name), conv):
                 raise ValueError(f"mean_activation.{pooling}.{conv.name} is missing or no mean activation")
-    return Weights(network, digest, kernels, means, info)
+    return Weights(network, digest, kernels, means, info, widths, readouts)
+
+
+def _readouts(tensors: Mapping[str, Tensor], network: str, widths: tuple[int, ...]) -> dict[str, Tensor]:
+    """`readout.relu2_1` (C, k) of every layer of a slim network that is narrower than the full one's."""
+    found: dict[str, Tensor] = {}
+    for slim, full in zip(family.convolutions(network, widths), family.convolutions(network), strict=False):
+        if slim.outputs == full.outputs:
+            continue
+        readout = tensors.get(f"readout.{slim.layer}")
+        if readout is None or readout.shape != (full.outputs, slim.outputs):
+            raise ValueError(f"readout.{slim.layer} is missing or of another shape")
+        found[slim.layer] = readout.float()
+    return found
 
 
 def _is_mean(means: Tensor | None, conv: family.Conv) -> bool:
