@@ -21,14 +21,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from styler.errors import WeightsError
 from styler import images
+from styler.errors import WeightsError
 from styler.vgg import family
 from styler.vgg.lessons import KEPT, TAKEN, Lesson, Lessons
 from styler.vgg.weights import Weights
 
 BATCH = 4
-RATE = 5e-4
+RATE = 2e-4
 GRADIENT_SHARE, GRAM_SHARE = 2.0, 0.5
 """What the gradient and the Gram matrices count, beside the features' 1."""
 CLIP = 1.0
@@ -90,12 +90,17 @@ class Student(nn.Module):
                 x = F.max_pool2d(x, 2) if self.pooling == "max" else F.avg_pool2d(x, 2)
             kernel, bias = self.kernels[f"{conv.name}_weight"], self.kernels[f"{conv.name}_bias"]
             x = F.conv2d(x, kernel, bias, padding=0 if conv.name == "conv1_1" else conv.kernel // 2)
-            if conv.name in self.norms:
-                x = self.norms[conv.name](x)
+            if (norm := self._norm(conv)) is not None:
+                x = norm(x)
             x = F.relu(x)
             if conv.layer in layers:
                 found[conv.layer] = F.conv2d(x, self.readouts[conv.layer][:, :, None, None])
         return found
+
+    def _norm(self, conv: family.Conv) -> nn.BatchNorm2d | None:
+        norm = dict(self.norms).get(conv.name)
+        assert norm is None or isinstance(norm, nn.BatchNorm2d)
+        return norm
 
     @torch.no_grad()
     def start_norms(self, image: Tensor) -> None:
@@ -106,8 +111,8 @@ class Student(nn.Module):
                 x = F.max_pool2d(x, 2) if self.pooling == "max" else F.avg_pool2d(x, 2)
             kernel, bias = self.kernels[f"{conv.name}_weight"], self.kernels[f"{conv.name}_bias"]
             x = F.conv2d(x, kernel, bias, padding=0 if conv.name == "conv1_1" else conv.kernel // 2)
-            norm = self.norms[conv.name] if conv.name in self.norms else None
-            if isinstance(norm, nn.BatchNorm2d):
+            norm = self._norm(conv)
+            if norm is not None:
                 spread, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
                 norm.weight.copy_((spread + NORM_EPSILON).sqrt())
                 norm.bias.copy_(mean)
@@ -119,11 +124,11 @@ class Student(nn.Module):
 
     def weights(self, beginning: Weights) -> Weights:
         """What was learnt, normalisation folded in."""
-        kernels = {}
+        kernels: dict[str, Tensor] = {}
         for conv in self.convs:
             kernel, bias = (self.kernels[f"{conv.name}_{part}"].detach().cpu().float() for part in ("weight", "bias"))
-            norm = self.norms[conv.name] if conv.name in self.norms else None
-            if isinstance(norm, nn.BatchNorm2d):
+            norm = self._norm(conv)
+            if norm is not None:
                 assert norm.running_mean is not None
                 assert norm.running_var is not None
                 gain = (norm.weight / (norm.running_var + norm.eps).sqrt()).detach().cpu()
@@ -204,7 +209,7 @@ def vars_of(settings: Settings) -> list[object]:
 def _batch(lessons: Lessons, number: int, seed: int) -> Lesson:
     """The lessons of a step, as one batch: among those seen so far and a few new ones."""
     generator = torch.Generator().manual_seed(seed * 7_000_003 + number)
-    known = min(KEPT, 4 + number // 4) * len(TAKEN)
+    known = min(KEPT, 6 + number // 7) * len(TAKEN)
     chosen = [lessons.lesson(int(torch.randint(known, (), generator=generator))) for _ in range(BATCH)]
 
     def together(name: str) -> dict[str, Tensor]:
@@ -229,7 +234,7 @@ def _learn(
     gradient, features, gram = misses(found, batch, image)
     loss = GRADIENT_SHARE * gradient + features + GRAM_SHARE * gram
     optimizer.zero_grad(set_to_none=True)
-    scaler.scale(loss).backward()
+    scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     scaler.unscale_(optimizer)
     nn.utils.clip_grad_norm_([p for p in student.parameters() if p.requires_grad], CLIP)
     scaler.step(optimizer)
@@ -240,9 +245,9 @@ def _learn(
 def misses(found: Mapping[str, Tensor], batch: Lesson, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What is missed of the gradient, the features and the Gram matrices: shares of their energy, each ()."""
     features, gram, pulled = [], [], torch.zeros((), device=image.device)
-    for layer, ours in found.items():
+    for layer, maps in found.items():
         theirs, pull = batch.features[layer].to(image.device).float(), batch.pull[layer].to(image.device).float()
-        ours = ours.float()
+        ours = maps.float()
         features.append(_missed(ours, theirs))
         gram.append(_missed(_gram(ours), _gram(theirs)))
         pulled = pulled + (ours * pull).sum()

@@ -25,6 +25,8 @@ NETWORKS: dict[str, Blocks] = {
     "vgg19": ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4)),
 }
 
+LAST_BLOCK = 5
+
 POINTWISE = {"vgg16c": frozenset({(3, 3), (4, 3), (5, 3)})}
 """Convolutions of 1×1, by block and index."""
 

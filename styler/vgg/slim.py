@@ -148,7 +148,8 @@ def choose(second: Tensor, count: int, following: Tensor | None) -> Tensor:
         taps = following.double().transpose(0, 1).flatten(1)  # (C, O·9)
         next_metric = torch.einsum("ik,jk->ij", taps, taps)
         metric = OWN_SHARE * metric + (1 - OWN_SHARE) * next_metric / (next_metric * second).sum()
-    rest, chosen = second.double().clone(), []
+    rest = second.double().clone()
+    chosen: list[int] = []
     floor = 1e-9 * float(rest.diagonal().mean())
     for _ in range(count):
         explained = (rest * (metric @ rest)).sum(dim=0) / rest.diagonal().clamp(min=floor)  # (C,)

@@ -76,7 +76,8 @@ class Weights:
             return None
         outputs, inputs = readout.shape
         root: Tensor = torch.linalg.qr(readout.double())[1]
-        return (root * (inputs / outputs) ** 0.5).float()
+        scaled: Tensor = root * (inputs / outputs) ** 0.5
+        return scaled.float()
 
     def rescaled(self, conv: family.Conv, pooling: str) -> tuple[Tensor, Tensor]:
         """Kernel (O, I, 3, 3) and bias (O,) of a convolution whose inputs and outputs all have mean activation 1."""
@@ -109,6 +110,15 @@ def read(path: Path, *, sha256: str | None = None) -> Weights:
             f"The weights file '{path}' cannot be read ({error.strerror}); "
             "install styler again or choose another --backbone."
         ) from error
+    return parse(data, path, sha256=sha256)
+
+
+def parse(data: bytes, path: Path, *, sha256: str | None = None) -> Weights:
+    """Verify the bytes of a weights file of ours; `path` is how a refusal names it.
+
+    Raises:
+        WeightsError: altered, truncated, of another form, or not finite.
+    """
     digest = hashlib.sha256(data).hexdigest()
     if sha256 is not None and digest != sha256:
         raise WeightsError(
@@ -117,7 +127,7 @@ def read(path: Path, *, sha256: str | None = None) -> Weights:
             "so that it is fetched anew."
         )
     try:
-        tensors = parse_safetensors(data)
+        tensors = expanded(parse_safetensors(data))
         info = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["styler"])
         return _weights(tensors, info, digest)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -125,6 +135,22 @@ def read(path: Path, *, sha256: str | None = None) -> Weights:
             f"The file '{path}' holds no VGG weights that styler can use ({error}); "
             "delete it or choose another --backbone."
         ) from error
+
+
+def expanded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors stored as 8-bit whole numbers, times their scale of each output channel, `conv1_1.weight.scale` (O,)."""
+    found = {}
+    for name, tensor in tensors.items():
+        if name.endswith(".scale"):
+            continue
+        if tensor.dtype is torch.int8:
+            scale = tensors[f"{name}.scale"]
+            if scale.shape != tensor.shape[:1]:
+                raise ValueError(f"{name}.scale has the shape {tuple(scale.shape)}")
+            found[name] = tensor.float() * scale.float().reshape(-1, *(1,) * (tensor.dim() - 1))
+        else:
+            found[name] = tensor
+    return found
 
 
 def _weights(tensors: Mapping[str, Tensor], info: Mapping[str, Any], digest: str) -> Weights:
@@ -138,6 +164,20 @@ def _weights(tensors: Mapping[str, Tensor], info: Mapping[str, Any], digest: str
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise ValueError(f"{name} is not finite")
+    kernels = _kernels(tensors, network, widths)
+    kernel, bias = for_rgb(kernels["conv1_1.weight"], kernels["conv1_1.bias"], info["convention"])
+    kernels |= {"conv1_1.weight": kernel, "conv1_1.bias": bias}
+    readouts = _readouts(tensors, network, widths)
+    means = _means(tensors)
+    for pooling, of in means.items():
+        for conv in family.convolutions(network):
+            if f"{conv.name}.weight" in kernels and not _is_mean(of.get(conv.name), conv):
+                raise ValueError(f"mean_activation.{pooling}.{conv.name} is missing or no mean activation")
+    return Weights(network, digest, kernels, means, info, widths, readouts)
+
+
+def _kernels(tensors: Mapping[str, Tensor], network: str, widths: tuple[int, ...]) -> dict[str, Tensor]:
+    """The convolutions, of the right shapes, as stored."""
     kernels: dict[str, Tensor] = {}
     for conv in family.convolutions(network, widths):
         if f"{conv.name}.weight" not in tensors:
@@ -148,19 +188,17 @@ def _weights(tensors: Mapping[str, Tensor], info: Mapping[str, Any], digest: str
         kernels |= {f"{conv.name}.weight": kernel, f"{conv.name}.bias": bias}
     if not kernels:
         raise ValueError("it has no conv1_1.weight")
-    kernel, bias = for_rgb(kernels["conv1_1.weight"], kernels["conv1_1.bias"], info["convention"])
-    kernels |= {"conv1_1.weight": kernel, "conv1_1.bias": bias}
-    readouts = _readouts(tensors, network, widths)
+    return kernels
+
+
+def _means(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Constants for rescaling, by pooling and convolution."""
     means: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("mean_activation."):
-            _, pooling, conv_name = name.split(".")
-            means.setdefault(pooling, {})[conv_name] = tensor.float()
-    for pooling, of in means.items():
-        for conv in family.convolutions(network):
-            if f"{conv.name}.weight" in kernels and not _is_mean(of.get(conv.name), conv):
-                raise ValueError(f"mean_activation.{pooling}.{conv.name} is missing or no mean activation")
-    return Weights(network, digest, kernels, means, info, widths, readouts)
+            _, pooling, conv = name.split(".")
+            means.setdefault(pooling, {})[conv] = tensor.float()
+    return means
 
 
 def _readouts(tensors: Mapping[str, Tensor], network: str, widths: tuple[int, ...]) -> dict[str, Tensor]:
