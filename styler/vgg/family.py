@@ -152,9 +152,9 @@ def until(network: str, layers: Iterable[str], widths: tuple[int, ...] = ()) -> 
     return convs[: last + 1]
 
 
-def flops(network: str, layers: Iterable[str], pixels: int) -> float:
+def flops(network: str, layers: Iterable[str], pixels: int, widths: tuple[int, ...] = ()) -> float:
     """Floating-point operations of the convolutions of one forward pass up to the last of `layers`."""
-    return sum(conv.flops(pixels) for conv in until(network, layers))
+    return sum(conv.flops(pixels) for conv in until(network, layers, widths))
 
 
 def activation_bytes(

@@ -71,13 +71,21 @@ class Weights:
         With the readout A = Q R, Q of orthonormal columns, the losses of A g over C channels are therefore those of
         R g (k / C)^½ over k, at a fraction of the work.
         """
+        found = self._factors(layer)
+        return None if found is None else found[1]
+
+    def expansion(self, layer: str) -> Tensor | None:
+        """What turns the features that `metric` gives, (k), into the full network's, nearly: (C, k)."""
+        found = self._factors(layer)
+        return None if found is None else found[0]
+
+    def _factors(self, layer: str) -> tuple[Tensor, Tensor] | None:
         readout = self.readouts.get(layer)
         if readout is None:
             return None
-        outputs, inputs = readout.shape
-        root: Tensor = torch.linalg.qr(readout.double())[1]
-        scaled: Tensor = root * (inputs / outputs) ** 0.5
-        return scaled.float()
+        scale = (readout.shape[1] / readout.shape[0]) ** 0.5
+        basis, root = torch.linalg.qr(readout.double())
+        return (basis / scale).float(), (root * scale).float()
 
     def rescaled(self, conv: family.Conv, pooling: str) -> tuple[Tensor, Tensor]:
         """Kernel (O, I, 3, 3) and bias (O,) of a convolution whose inputs and outputs all have mean activation 1."""
