@@ -10,7 +10,7 @@ from cyclopts import App, CycloptsError, Group, MissingArgumentError, UnusedCliT
 from rich.console import Console
 
 from styler import library
-from styler.cli import answers, completion, config, doctor, flags, inspect, presets, report, streams, usage
+from styler.cli import answers, completion, config, doctor, flags, inspect, presets, report, streams, usage, vgg
 from styler.cli.batch import batch
 from styler.cli.run import run
 from styler.cli.ui import ui
@@ -77,6 +77,7 @@ def _app(console: Console) -> App:
     for order, (name, verb, page) in enumerate(others, start=2):
         app.command(verb, name=name, sort_key=order, usage=page, version_flags=[], help_epilogue=usage.CODES)
         app[name]["--help"].group = flags.OUTPUT
+    app.command(vgg.app(console, sort_key=len(others) + 2))
     return app
 
 

@@ -76,18 +76,10 @@ def _onnx(path: Path) -> Candidate:
     try:
         model = onnx.load_model_from_string(data)
         session = export.opened(data)
-    except (ValueError, RuntimeError, runtime.capi.onnxruntime_pybind11_state.Fail, *_refusals()) as error:
+    except export.refusals(runtime) as error:
         raise WeightsError(f"The model '{path}' is no ONNX that can be run; export it again.") from error
     numbers = sum(_count(item.dims) for item in model.graph.initializer if len(item.dims) > 0)
     return Candidate(str(path), numbers, len(data), None, session)
-
-
-def _refusals() -> tuple[type[Exception], ...]:
-    """What ONNX and its runtime raise on a damaged file."""
-    from google.protobuf.message import DecodeError
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    return (DecodeError, state.InvalidProtobuf, state.InvalidGraph, state.InvalidArgument, state.NotImplemented)
 
 
 def _count(dims: Any) -> int:

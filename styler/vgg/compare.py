@@ -5,6 +5,7 @@ painted with each. Held-out is what no painting went after: the style distance a
 use, and how much of the photo's structure is left. Accuracy on ImageNet, the usual measure, says nothing of either.
 """
 
+import io
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,12 +18,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from styler import images, losses
+from styler import images, library, losses
 from styler.objective import TOTAL, Objective
 from styler.options import Options
 from styler.pipeline import Painter
 from styler.targets import Source, StyleCache, compute, content_layers, style_layers, weighting
-from styler.vgg import chart, family, peak
+from styler.vgg import crops, family, peak
 from styler.vgg.candidates import Candidate, candidate, relative
 from styler.vgg.features import Features
 from styler.vgg.weights import Weights
@@ -62,6 +63,28 @@ class Row:
     structure: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     """Of painting."""
+
+
+PAIRS = (("astronaut", "starry-night"), ("bridge", "woodcut"), ("cat", "watercolour"), ("coffee", "stained-glass"))
+"""Of the pictures that come with styler."""
+
+
+def pairs(folder: Path | None, count: int, long_side: int) -> list[Pair]:
+    """Pairs to paint: of the pictures in `contents` and `styles` of a folder, or of those that come with styler.
+
+    Raises:
+        NothingMatched: one of the folders has no picture.
+        ImageError: one cannot be read.
+    """
+    if folder is None:
+        chosen = [(library.contents()[content], library.styles()[style]) for content, style in PAIRS]
+    else:
+        contents, styles = (crops.paths(folder / name) for name in ("contents", "styles"))
+        chosen = [(content, styles[i % len(styles)]) for i, content in enumerate(contents)]
+    return [
+        (f"{content.stem}.{style.stem}", crops.tensor(content, long_side), crops.tensor(style, long_side))
+        for content, style in chosen[:count]
+    ]
 
 
 def compare(
@@ -228,8 +251,6 @@ def structure(picture: Tensor, content: Tensor) -> float:
 
 
 def _png(picture: Tensor) -> bytes:
-    import io
-
     stream = io.BytesIO()
     pixels = (picture[0].permute(1, 2, 0).clamp(0, 1) * 255).round().byte().numpy()
     Image.fromarray(np.ascontiguousarray(pixels)).save(stream, "PNG")
@@ -275,14 +296,6 @@ def _cells(row: Row, first: Row) -> Iterator[str]:
 
 def _shown(value: float, form: str, unit: str = "") -> str:
     return f"{value:{form}}{unit}" if math.isfinite(value) else "–"
-
-
-def plot(rows: Sequence[Row]) -> Image.Image:
-    """Seconds of an evaluation across, the first network's objective of what was painted up."""
-    found = {Path(row.name).name: (row.evaluation, ratio(row, rows[0], "objective")) for row in rows}
-    return chart.points(
-        "Which network to paint with", "seconds per evaluation", f"objective over that of {rows[0].name}", found
-    )
 
 
 def as_json(rows: Sequence[Row]) -> list[dict[str, object]]:

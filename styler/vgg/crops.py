@@ -27,12 +27,20 @@ def pictures(folder: Path | None, long_side: int = LONG_SIDE) -> list[Tensor]:
         NothingMatched: there are none.
         ImageError: one cannot be read.
     """
-    paths = [*library.contents().values(), *library.styles().values()]
-    if folder is not None:
-        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES) if folder.is_dir() else []
-        if not paths:
-            raise NothingMatched(f"There is no picture in '{folder}'; name a folder with some, photos and paintings.")
-    return [tensor(path, long_side) for path in paths]
+    bundled = [*library.contents().values(), *library.styles().values()]
+    return [tensor(path, long_side) for path in (bundled if folder is None else paths(folder))]
+
+
+def paths(folder: Path) -> list[Path]:
+    """Every picture in a folder and in those in it, by name.
+
+    Raises:
+        NothingMatched: there are none.
+    """
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES) if folder.is_dir() else []
+    if not found:
+        raise NothingMatched(f"There is no picture in '{folder}'; name a folder with some, photos and paintings.")
+    return found
 
 
 def tensor(path: Path, long_side: int) -> Tensor:

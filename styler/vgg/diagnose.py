@@ -5,7 +5,7 @@ wrong normalisation or order of channels (`styler.vgg.conventions`).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -181,3 +181,9 @@ def _sheet(
 
 def _pixels(picture: Tensor) -> NDArray[np.uint8]:
     return np.asarray((picture[0].permute(1, 2, 0).clamp(0, 1) * 255).round().byte().numpy())
+
+
+def plain(found: Diagnosis) -> dict[str, object]:
+    """Everything but the sheet, for JSON."""
+    layers = [asdict(layer) for layer in found.layers]
+    return {"layers": layers, "gradients": dict(found.gradients), "problems": list(found.problems)}

@@ -17,13 +17,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from styler import images
-from styler.errors import WeightsError
 from styler.vgg import family
+from styler.vgg import state as state_file
 from styler.vgg.lessons import KEPT, TAKEN, Lesson, Lessons
 from styler.vgg.weights import Weights
 
@@ -190,14 +188,14 @@ def distil(
     optimizer = torch.optim.Adam(learning, lr=RATE)
     scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
     key = json.dumps([beginning.info.get("slim"), list(beginning.widths), vars_of(settings)])
-    done = _resume(state, key, student, optimizer) if state is not None and state.exists() else 0
+    done = state_file.resumed(state, key, student, optimizer) if state is not None and state.exists() else 0
     for number in range(done, settings.steps):
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1, (number + 1) / 20) * (1 + math.cos(math.pi * number / settings.steps)) / 2
         with torch.enable_grad():
             step = _learn(student, optimizer, scaler, _batch(lessons, number, settings.seed), number + 1)
         if state is not None and ((number + 1) % SAVE_EVERY == 0 or number + 1 == settings.steps):
-            images.write(state, _state(key, number + 1, student, optimizer), overwrite=True)
+            images.write(state, state_file.saved(key, number + 1, student, optimizer), overwrite=True)
         yield step, lambda: student.weights(beginning)
 
 
@@ -268,34 +266,3 @@ def _missed(ours: Tensor, theirs: Tensor) -> Tensor:
 def _gram(maps: Tensor) -> Tensor:
     rows = maps.flatten(2)  # (B, C, N)
     return rows @ rows.transpose(1, 2) / rows.shape[2]  # (B, C, C)
-
-
-def _state(key: str, done: int, student: Student, optimizer: torch.optim.Optimizer) -> bytes:
-    tensors = {f"student.{name}": tensor for name, tensor in student.state_dict().items()}
-    for index, found in optimizer.state_dict()["state"].items():
-        tensors |= {f"adam.{index}.{name}": tensor for name, tensor in found.items()}
-    return save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, {"key": key, "done": str(done)})
-
-
-def _resume(path: Path, key: str, student: Student, optimizer: torch.optim.Optimizer) -> int:
-    """Put a saved state back and return how many steps it had."""
-    try:
-        data = path.read_bytes()
-        tensors = load(data)
-        about = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-        if about["key"] != key:
-            raise WeightsError(
-                f"The state in '{path}' is of another distillation; delete it to begin anew, or repeat its settings."
-            )
-        student.load_state_dict(
-            {name.removeprefix("student."): t for name, t in tensors.items() if name.startswith("student.")}
-        )
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("adam."):
-                _, index, part = name.split(".")
-                state.setdefault(int(index), {})[part] = tensor
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-        return int(about["done"])
-    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise WeightsError(f"The state in '{path}' cannot be read ({error}); delete it to begin anew.") from error

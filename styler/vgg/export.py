@@ -1,9 +1,9 @@
 """`vgg export`: the network as ONNX, to be run elsewhere, and checked against torch before it is believed.
 
 The model takes RGB in [0, 1], (1, 3, H, W) of any size, and gives one output for each layer asked for, just what
-`Features` gives: the normalisation and the rescaling are inside. `fp16` keeps inputs and outputs in float32 and computes
-in float16; `int8` is static quantisation by onnxruntime, calibrated on pictures: each kernel in 8 bits with a scale per
-output channel, each map in 8 bits with one scale.
+`Features` gives: the normalisation and the rescaling are inside. `fp16` keeps inputs and outputs in float32 and
+computes in float16; `int8` is static quantisation by onnxruntime, calibrated on pictures: each kernel in 8 bits with a
+scale per output channel, each map in 8 bits with one scale.
 
 Knows ONNX; does not know TensorRT (`styler.vgg.tensorrt`).
 """
@@ -127,7 +127,7 @@ def export(
         if form == "fp16":
             made.write_bytes(_halved(made))
         elif form == "int8":
-            made = quantize_onnx(made, Path(folder) / "int8.onnx", pictures)
+            made.write_bytes(quantized(made.read_bytes(), pictures))
         data = made.read_bytes()
     errors = compared(data, features)
     limit = TOLERANCE.get(form)
@@ -177,41 +177,66 @@ def _halved(path: Path) -> bytes:
     return serialized
 
 
-def quantize_onnx(model: Path, output: Path, pictures: Sequence[Tensor]) -> Path:
-    """Static int8 by onnxruntime, calibrated on pictures, each (1, 3, H, W); inputs and outputs stay float32."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+def quantized(model: bytes, pictures: Sequence[Tensor]) -> bytes:
+    """A model in static int8, by onnxruntime's quantiser; inputs and outputs stay float32.
+
+    Args:
+        model: ONNX, as `export` writes it.
+        pictures: to calibrate with, each (1, 3, H, W).
+
+    Raises:
+        StylerError: the extra is not installed.
+        WeightsError: the model cannot be read.
+    """
+    _, runtime = require()
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        """Pictures, one after another; every one as a square crop, since calibration stacks their maps."""
-
-        def __init__(self) -> None:
-            generator = torch.Generator().manual_seed(0)
-            count = min(CALIBRATED, max(8, len(pictures)))
-            looks = [crops.crop(pictures, CALIBRATION_SIDE, generator) for _ in range(count)]
-            self._left = iter([{INPUT: look.numpy()} for look in looks])
-
-        def get_next(self) -> dict[str, Any] | None:
-            return next(self._left, None)
-
-    prepared = output.with_suffix(".prepared.onnx")
     log = logging.getLogger()
     level = log.level
     log.setLevel(logging.ERROR)
     try:
-        quant_pre_process(str(model), str(prepared))
-        quantize_static(
-            str(prepared),
-            str(output),
-            Reader(),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        )
+        opened(model)
+        with tempfile.TemporaryDirectory() as name:
+            given, prepared, made = (Path(name) / f"{part}.onnx" for part in ("given", "prepared", "made"))
+            given.write_bytes(model)
+            quant_pre_process(str(given), str(prepared))
+            types = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
+            reader = _Calibration(pictures)
+            quantize_static(str(prepared), str(made), reader, quant_format=QuantFormat.QDQ, per_channel=True, **types)
+            return made.read_bytes()
+    except refusals(runtime) as error:
+        raise WeightsError(f"The ONNX model cannot be quantised ({str(error)[:120]}); export it again.") from error
     finally:
         log.setLevel(level)
-    return output
+
+
+class _Calibration:
+    """Looks at pictures, one after another, all of one size, since calibration stacks their maps."""
+
+    def __init__(self, pictures: Sequence[Tensor]) -> None:
+        generator = torch.Generator().manual_seed(0)
+        count = min(CALIBRATED, max(8, len(pictures)))
+        looks = [crops.crop(pictures, CALIBRATION_SIDE, generator) for _ in range(count)]
+        self._left = iter([{INPUT: look.numpy()} for look in looks])
+
+    def get_next(self) -> dict[str, Any] | None:
+        """What onnxruntime asks for."""
+        return next(self._left, None)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        """Onnxruntime may ask for a part; everything is one part."""
+
+
+def refusals(runtime: Any) -> tuple[type[Exception], ...]:
+    """What ONNX and its runtime raise on a damaged model."""
+    from google.protobuf.message import DecodeError
+
+    state = runtime.capi.onnxruntime_pybind11_state
+    return (
+        *(DecodeError, ValueError, RuntimeError, state.Fail, state.InvalidProtobuf, state.InvalidGraph),
+        *(state.InvalidArgument, state.NotImplemented),
+    )
 
 
 def compared(data: bytes, features: Features) -> dict[str, float]:

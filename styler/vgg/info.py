@@ -6,7 +6,7 @@ size; a pooling halves it, rounding down.
 Knows numbers only: no tensors, no torch.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from styler.errors import OptionError
 from styler.vgg import family
@@ -114,3 +114,12 @@ def _classifier(last: Row) -> list[Row]:
         )
         inputs = outputs
     return found
+
+
+def plain(found: Info) -> dict[str, object]:
+    """Rows and totals for JSON."""
+    totals = {"convolutions": found.total(classifier=False), "with_classifier": found.total(classifier=True)}
+    sums = {
+        name: {"parameters": row.parameters, "flops": row.flops, "bytes": row.bytes} for name, row in totals.items()
+    }
+    return {"layers": [asdict(row) for row in found.rows], "totals": sums}

@@ -36,10 +36,8 @@ def command(model: Path, engine: Path, form: str = "fp32", version: int = 11) ->
 
 def commands(model: Path, engine: Path, form: str) -> list[str]:
     """Both forms, as one would type them."""
-    return [
-        f"TensorRT {version}{' and later' if version == 11 else ''}: {shlex.join(command(model, engine, form, version))}"
-        for version in (11, 10)
-    ]
+    eleven, ten = (shlex.join(command(model, engine, form, version)) for version in (11, 10))
+    return [f"TensorRT 11 and later: {eleven}", f"TensorRT 10: {ten}"]
 
 
 def build(model: Path, engine: Path, form: str = "fp32") -> Path:
