@@ -79,6 +79,7 @@ def slim(
         found = _distilled(found, teacher, pictures, settings, devices.choose(device), state)
     data = slimming.dumped(found)
     path = files.write(target, data, overwrite=overwrite)
+    target.with_name(target.name + ".state").unlink(missing_ok=True)
     kept = {conv.name: conv.outputs for conv in found.convs}
     if json:
         answers.document({"output": str(path), "bytes": len(data), "channels": kept})
