@@ -227,9 +227,9 @@ def spoiled(kind: str, kernels: State, folder: Path) -> Path:
 )
 def test_hostile_and_damaged_files_are_refused_in_a_sentence(kind: str, kernels: State, tmp_path: Path) -> None:
     path = spoiled(kind, kernels, tmp_path)
-    for attempt in (lambda: import_(path, "mine"), lambda: backbones.of_file(path)):
+    for way in ("import", "file"):
         with pytest.raises(WeightsError) as caught:
-            attempt()
+            import_(path, "mine") if way == "import" else backbones.of_file(path)
         sentence = str(caught.value)
         assert path.name in sentence
         assert re.search(r"; [^;]+\.$", sentence), f"says what to do: {sentence}"
