@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from styler import images
-from styler.errors import OptionError
+from styler.errors import OptionError, OutputError
 from styler.vgg import backbones, sources, weights
 from styler.vgg.weights import Weights
 
@@ -33,6 +33,7 @@ def import_(path: Path, name: str, *, convention: str = "auto", overwrite: bool 
     Raises:
         OptionError: the name or the convention is none, or the name is taken.
         WeightsError: the file is missing, damaged, hostile, or holds no network of the family.
+        OutputError: it cannot be kept.
     """
     if not backbones.is_name(name) or name in backbones.NAMES or Path(name).suffix in sources.READERS:
         raise OptionError(
@@ -46,7 +47,10 @@ def import_(path: Path, name: str, *, convention: str = "auto", overwrite: bool 
         raise OptionError(f"There is a network named '{name}' already; take another name, or --overwrite.")
     data = backbones.bytes_of(sources.read(path), path, convention)
     found = weights.parse(data, path)
-    images.write(kept.with_suffix(".lock"), b"", overwrite=True)
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"'{kept.parent}' cannot be made ({error.strerror}); make it, or free the place.") from error
     with FileLock(kept.with_suffix(".lock")):
         images.write(kept, data, overwrite=True)
         images.write(record, (hashlib.sha256(data).hexdigest() + "\n").encode(), overwrite=True)

@@ -169,7 +169,9 @@ def _keras(data: bytes, path: Path) -> Found:
     def visit(name: str, item: Any) -> None:
         match = re.search(r"block(\d)_conv(\d)\b", name.replace("/", " "))
         named = re.search(r"block(\d)_conv(\d)", name) if match is None else match
-        if named and isinstance(item, h5py.Dataset) and item.ndim in (1, 4) and not item.external:
+        if named and isinstance(item, h5py.Dataset) and item.ndim in (1, 4):
+            if item.external or item.is_virtual:
+                raise ValueError("its numbers are in another file, which is not followed")
             values = torch.from_numpy(item[()]).float()
             part = "weight" if item.ndim == 4 else "bias"
             kernels.setdefault((int(named[1]), int(named[2])), {})[part] = values
