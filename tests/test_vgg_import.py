@@ -104,7 +104,7 @@ def test_batch_norm_in_a_state_dict_is_folded_in_to_1e_5(kernels: State, tmp_pat
         state |= {f"features.{position + 1}.{name}": t for name, t in norm.state_dict().items()}
     found = sources.read(checkpoint(tmp_path / "a.pth", state))
     x = expected = picture(48, 64)
-    expected = torch.nn.Sequential(*modules).eval()(expected)
+    expected = torch.nn.Sequential(*modules).eval().requires_grad_(False)(expected)
     for conv in family.convolutions("tiny"):
         x = torch.nn.functional.max_pool2d(x, 2) if conv.opens_block else x
         kernel, bias = found.kernels[f"{conv.name}.weight"], found.kernels[f"{conv.name}.bias"]

@@ -90,6 +90,9 @@ def _version() -> str:
 def _explained(error: CycloptsError) -> str:
     """What was wrong with the arguments, in a sentence."""
     if isinstance(error, MissingArgumentError) and error.argument and error.argument.index is not None:
+        verb = " ".join(error.command_chain or ())
+        if verb.startswith("vgg "):
+            return f"{error.argument.name} is needed; see 'styler {verb} --help'."
         if error.argument.name == "FILE":
             return "FILE is needed: a picture that styler made; see 'styler inspect --help'."
         return "CONTENT and STYLE are needed, in this order; see 'styler run --help'."
