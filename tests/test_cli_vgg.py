@@ -83,7 +83,7 @@ def test_info_is_a_table_json_and_a_picture(folder: Path, capsys: Capture) -> No
     assert run("info", "vgg12") == 2
     assert run("info", "--plot", "a.jpg") == 2
     assert run("info", "--plot", "a.png") == 1
-    assert "--overwrite" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
 
 
 def test_import_quantize_and_what_they_refuse(folder: Path, capsys: Capture) -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from styler.cli import answers, flags, report, usage, vgg_usage
 from styler.cli.answers import Json
 from styler.cli.flags import OUTPUT, FileName
-from styler.cli.vgg_study import compare, diagnose, slim
+from styler.cli.vgg_study import check_free, compare, diagnose, slim
 from styler.errors import OptionError, WeightsError
 
 Name = Annotated[str, Parameter(help="a network of the family, -bn behind it for batch normalisation: vgg16, vgg19-bn")]
@@ -150,7 +150,7 @@ def quantize(
 
     suffix = ".onnx" if network.endswith(".onnx") else ".safetensors"
     target = Path(output) if output else Path(f"{Path(network).stem}.{to}{suffix}")
-    pictures.check_output(target, overwrite=overwrite)
+    check_free(target, overwrite=overwrite)
     if suffix == ".onnx":
         if to != "int8":
             raise OptionError("An ONNX model is quantised to int8 here; for fp16 export it with --fp16.")
@@ -198,7 +198,7 @@ def export(
     form = "fp16" if fp16 else "int8" if int8 else "fp32"
     exporter.require()
     target = Path(output) if output else Path(f"{Path(network).stem}.onnx")
-    pictures.check_output(target, overwrite=overwrite)
+    check_free(target, overwrite=overwrite)
     weights = backbones.load(network)
     wanted = [part for part in layers.split(",") if part] or [
         family.nearest(layer, weights.network) for layer in Options().style_layers

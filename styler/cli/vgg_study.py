@@ -1,5 +1,6 @@
 """`styler vgg slim`, `compare` and `diagnose`: the verbs of the workshop that look at pictures."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +10,7 @@ from styler import library
 from styler.cli import answers, report
 from styler.cli.answers import Json
 from styler.cli.flags import OUTPUT, FileName
-from styler.errors import OptionError, UsageError
+from styler.errors import OptionError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +26,16 @@ Overwrite = Annotated[bool, Parameter(group=OUTPUT, negative=(), help="replace w
 Plot = Annotated[FileName | None, Parameter(group=OUTPUT, metavar="FILE", help="draw it, as .png")]
 TOLD_EVERY = 10
 """Steps of distillation between two lines."""
+
+
+def check_free(path: Path, *, overwrite: bool) -> None:
+    """Find out before any work whether a file of that name is there already.
+
+    Raises:
+        OutputError: it is, and may not go.
+    """
+    if os.path.lexists(path) and not overwrite:
+        raise OutputError(f"Cannot write '{path}': it exists already; choose another name or give --overwrite.")
 
 
 def slim(
@@ -59,7 +70,7 @@ def slim(
         if value < 1:
             raise OptionError(f"{name} is too small; see 'styler vgg slim --help'.")
     where, target = report.console(), Path(output)
-    files.check_output(target, overwrite=overwrite)
+    check_free(target, overwrite=overwrite)
     teacher = backbones.load(network)
     pictures = crops.pictures(Path(images) if images else None)
     found = slimming.slim(

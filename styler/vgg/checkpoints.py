@@ -5,6 +5,7 @@ Knows state dicts; does not know networks.
 
 import io
 import pickle
+import warnings
 from collections.abc import Mapping
 
 import torch
@@ -26,7 +27,9 @@ def read(data: bytes, name: str) -> dict[str, Tensor]:
         WeightsError: it is no such file, or holds anything but tensors.
     """
     try:
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch remarks on the pickle's form before it refuses it
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError) as error:
         raise WeightsError(
             f"The weights file '{name}' is no PyTorch state dict that can be read safely; fetch it again."

@@ -197,7 +197,9 @@ def _found(pairs: Sequence[Pair], convention: str | None, data: bytes, path: Pat
             kernels: Kernels = {}
             for conv, (weight, bias) in zip(convs, pairs, strict=True):
                 if bias.shape != (conv.outputs,):
-                    raise WeightsError(f"The weights file '{path}' is damaged: the bias of {conv.name} does not fit.")
+                    raise WeightsError(
+                        f"The weights file '{path}' is damaged: the bias of {conv.name} does not fit; fetch it again."
+                    )
                 kernels |= {f"{conv.name}.weight": weight.contiguous(), f"{conv.name}.bias": bias}
             return Found(network, kernels, convention, _sha256(data))
     seen = ", ".join("×".join(map(str, shape)) for shape in shapes[:3]) or "no convolutions"
