@@ -187,7 +187,6 @@ def export(
     json: Json = False,
 ) -> int:
     """Write a network as ONNX, for RGB in 0 to 1 of any size, checked against torch."""
-    from styler import images as pictures
     from styler.options import Options
     from styler.vgg import backbones, crops, family
     from styler.vgg import export as exporter

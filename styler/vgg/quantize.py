@@ -1,9 +1,10 @@
 """`vgg quantize`: the same network in a smaller file, its numbers rounded; expanded to float32 when loaded.
 
-`float16` and `bfloat16` round every number but the first convolution's, whose bias has the mean colour in it; `int8` keeps each kernel as whole numbers from −127 to 127 with one scale
-for each output channel (its largest number over 127), biases and constants in float32. What is computed afterwards is
-the same: this saves the disk and the download, not the time. Dynamic quantisation, which others advise, is left out:
-it covers linear layers and recurrent ones, and what painting uses of a VGG is convolutions alone.
+`float16` and `bfloat16` round every number but the first convolution's, whose bias has the mean colour in it; `int8`
+keeps each kernel as whole numbers from −127 to 127 with one scale for each output channel (its largest number over
+127), biases and constants in float32. What is computed afterwards is the same: this saves the disk and the download,
+not the time. Dynamic quantisation, which others advise, is left out: it covers linear layers and recurrent ones, and
+what painting uses of a VGG is convolutions alone.
 """
 
 import json
