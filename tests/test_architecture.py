@@ -22,7 +22,16 @@ ORDER = (
     *("vgg.sources", "vgg.conventions", "vgg.backbones", "vgg.importing", "vgg.quantize", "vgg.crops", "vgg.slim"),
     *("vgg.export", "vgg.tensorrt", "vgg.chart"),
     *("losses", "color", "objective", "optimise", "targets", "memory", "progress", "job", "pipeline"),
-    *("vgg.lessons", "vgg.state", "vgg.distil", "vgg.candidates", "vgg.peak", "vgg.compare", "vgg.diagnose"),
+    *(
+        "vgg.lessons",
+        "vgg.state",
+        "vgg.distil",
+        "vgg.candidates",
+        "vgg.peak",
+        "vgg.rows",
+        "vgg.compare",
+        "vgg.diagnose",
+    ),
     *("vgg.charts", "finish", "batch", "cli"),
 )
 """The way of the data: a module imports only what stands before it."""

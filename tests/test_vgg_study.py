@@ -13,6 +13,7 @@ from torch import Tensor
 from styler.errors import NothingMatched, OptionError, WeightsError
 from styler.options import Options
 from styler.vgg import backbones, candidates, charts, compare, conventions, crops, export, peak, quantize, slim
+from styler.vgg import rows as rows_of
 from styler.vgg.diagnose import EXPLODING, diagnose, plain
 from styler.vgg.weights import Weights
 
@@ -48,22 +49,22 @@ def test_a_network_beside_itself_is_the_same_and_a_slim_one_is_not(
     assert again.objective == first.objective
     assert again.gradient == pytest.approx(1, abs=1e-5)
     assert again.same == pytest.approx(1, abs=1e-6)
-    assert compare.mean(again.cosine) == pytest.approx(1, abs=1e-5)
+    assert rows_of.mean(again.cosine) == pytest.approx(1, abs=1e-5)
     assert abs(whole_numbers.same - 1) < 0.1  # the picture has hardly left the photo: its objective is small
     assert whole_numbers.bytes < first.bytes
     assert slimmed.parameters < first.parameters
     assert slimmed.gradient < 0.9999
     assert onnx.gflop != onnx.gflop
-    assert compare.mean(onnx.cosine) == pytest.approx(1, abs=1e-4)
+    assert rows_of.mean(onnx.cosine) == pytest.approx(1, abs=1e-4)
     assert not onnx.objective
     assert (tmp_path / "kept" / "pair.slim.safetensors.png").is_file()
     assert len(told) == 1 + len(rows)
-    lines = compare.table(rows)
+    lines = rows_of.table(rows)
     assert len(lines) == 2 + len(rows)
     assert lines[-1].count("–") >= 5
     assert len({line.count("|") for line in lines}) == 1
     assert isinstance(charts.of_comparison(rows), Image.Image)
-    assert len(compare.as_json(rows)) == len(rows)
+    assert len(rows_of.as_json(rows)) == len(rows)
 
 
 def test_structure_is_1_of_itself_and_0_of_noise(picture: Picture) -> None:

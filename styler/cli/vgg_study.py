@@ -142,6 +142,7 @@ def compare(
     from styler.options import Options
     from styler.vgg import charts
     from styler.vgg import compare as comparison
+    from styler.vgg import rows as told
 
     if a.endswith(".onnx"):
         raise UsageError("A must have gradients, which an ONNX model has not; name a backbone or a file of weights.")
@@ -158,9 +159,9 @@ def compare(
     if plot is not None:
         charts.write(charts.of_comparison(rows), Path(plot), overwrite=overwrite)
     if json:
-        answers.document({"networks": comparison.as_json(rows)})
+        answers.document({"networks": told.as_json(rows)})
     else:
-        answers.lines(comparison.table(rows))
+        answers.lines(told.table(rows))
     return 0
 
 

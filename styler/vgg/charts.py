@@ -3,7 +3,6 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -11,9 +10,7 @@ from styler import images
 from styler.errors import OptionError
 from styler.vgg import chart
 from styler.vgg.info import Info
-
-if TYPE_CHECKING:
-    from styler.vgg.compare import Row
+from styler.vgg.rows import Row, ratio
 
 
 def of_info(found: Info) -> Image.Image:
@@ -28,10 +25,8 @@ def of_info(found: Info) -> Image.Image:
     return chart.bars(title, panels, [row.name for row in found.rows])
 
 
-def of_comparison(rows: "Sequence[Row]") -> Image.Image:
+def of_comparison(rows: Sequence[Row]) -> Image.Image:
     """Seconds of an evaluation across, the first network's objective of what was painted up."""
-    from styler.vgg.compare import ratio
-
     found = {Path(row.name).name: (row.evaluation, ratio(row, rows[0], "objective")) for row in rows}
     return chart.points(
         "Which network to paint with", "seconds per evaluation", f"objective over that of {rows[0].name}", found

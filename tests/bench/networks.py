@@ -22,6 +22,7 @@ import torch
 
 from styler import Options, images
 from styler.vgg import backbones, charts, compare, crops, distil, export, quantize, slim, weights
+from styler.vgg import rows as rows_of
 from styler.vgg.weights import Weights
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -117,9 +118,9 @@ def main() -> None:
     )
     for row in rows:
         row.name = Path(row.name).stem
-    lines = compare.table(rows)
+    lines = rows_of.table(rows)
     (args.out / "table.md").write_text("\n".join(lines) + "\n")
-    (args.out / "table.json").write_text(json.dumps(compare.as_json(rows), indent=1))
+    (args.out / "table.json").write_text(json.dumps(rows_of.as_json(rows), indent=1))
     charts.write(charts.of_comparison(rows), args.out / "plot.png", overwrite=True)
     print("\n".join(lines))
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
