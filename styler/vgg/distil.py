@@ -34,6 +34,8 @@ CLIP = 1.0
 NORM_EPSILON = 1e-5
 NORM_MOMENTUM = 0.02
 SAVE_EVERY = 50
+FIRST_PAINTINGS, STEPS_A_PAINTING = 6, 7
+"""Lessons of so many small paintings to begin with, and those of one more every so many steps: painting takes time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,7 +209,7 @@ def vars_of(settings: Settings) -> list[object]:
 def _batch(lessons: Lessons, number: int, seed: int) -> Lesson:
     """The lessons of a step, as one batch: among those seen so far and a few new ones."""
     generator = torch.Generator().manual_seed(seed * 7_000_003 + number)
-    known = min(KEPT, 6 + number // 7) * len(TAKEN)
+    known = min(KEPT, FIRST_PAINTINGS + number // STEPS_A_PAINTING) * len(TAKEN)
     chosen = [lessons.lesson(int(torch.randint(known, (), generator=generator))) for _ in range(BATCH)]
 
     def together(name: str) -> dict[str, Tensor]:
