@@ -23,7 +23,9 @@ USABLE = 0.9
 def estimate(features: Features, size: tuple[int, int], *, checkpoint: bool) -> float:
     """Peak memory in bytes of one evaluation at `size` (width, height)."""
     pixels = size[0] * size[1]
-    activations = family.activation_bytes(features.network, features.layers, pixels, checkpoint=checkpoint)
+    activations = family.activation_bytes(
+        features.network, features.layers, pixels, checkpoint=checkpoint, widths=features.widths
+    )
     half = 1.0 if features.precision is torch.float32 else 0.75  # statistics and losses stay in float32
     return FIXED_BYTES + OVERHEAD * half * activations
 

@@ -65,7 +65,10 @@ class Objective:
 
     def terms(self, image: Tensor) -> dict[str, Tensor]:
         """Every weighted term of a picture (1, 3, H, W), each ()."""
-        found = self.features(image, self.check, checkpoint=self.checkpoint)
+        return self.terms_of(self.features(image, self.check, checkpoint=self.checkpoint), image)
+
+    def terms_of(self, found: Mapping[str, Tensor], image: Tensor) -> dict[str, Tensor]:
+        """Every weighted term of a picture (1, 3, H, W) whose features were found already."""
         terms: dict[str, Tensor] = {}
         for layer, target in self.targets.content.items():
             terms[f"{CONTENT} {layer}"] = self.weighting.content[layer] * losses.content_loss(found[layer], target)

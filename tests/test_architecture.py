@@ -18,14 +18,27 @@ PACKAGE = ROOT / "styler"
 
 ORDER = (
     *("errors", "environment", "templates", "options", "config", "plan", "images", "records", "metadata", "library"),
-    *("devices", "resize", "vgg.family", "vgg.rescale", "vgg.weights", "vgg.backbones", "vgg.features"),
+    *("devices", "resize", "vgg.family", "vgg.info", "vgg.rescale", "vgg.weights", "vgg.features", "vgg.checkpoints"),
+    *("vgg.sources", "vgg.conventions", "vgg.backbones", "vgg.importing", "vgg.quantize", "vgg.crops", "vgg.slim"),
+    *("vgg.export", "vgg.tensorrt", "vgg.chart"),
     *("losses", "color", "objective", "optimise", "targets", "memory", "progress", "job", "pipeline"),
-    *("finish", "batch", "cli"),
+    *(
+        "vgg.lessons",
+        "vgg.state",
+        "vgg.distil",
+        "vgg.candidates",
+        "vgg.peak",
+        "vgg.rows",
+        "vgg.compare",
+        "vgg.diagnose",
+    ),
+    *("vgg.charts", "finish", "batch", "cli"),
 )
 """The way of the data: a module imports only what stands before it."""
 
 WITHOUT_TORCH = (
     *("errors", "environment", "options", "config", "plan", "images", "records", "metadata", "library", "vgg.family"),
+    "vgg.info",
 )
 TORCH = {"torch", "torchvision", "safetensors.torch"}
 HEAVY = ("torch", "torchvision", "numpy", "PIL", "gradio", "scipy", "safetensors", "rich", "cyclopts")

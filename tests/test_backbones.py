@@ -20,7 +20,7 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from styler import library
 from styler.errors import OptionError, WeightsError
-from styler.vgg import backbones, family, weights
+from styler.vgg import backbones, checkpoints, family, weights
 from styler.vgg.features import Features
 from styler.vgg.weights import Weights
 
@@ -152,9 +152,9 @@ def test_folding_batch_norm_is_exact() -> None:
     norm = nn.BatchNorm2d(6).eval()
     norm.load_state_dict({name.removeprefix("bn."): value for name, value in state.items()}, strict=False)
     expected = norm(nn.functional.conv2d(image, kernel, bias, padding=1))
-    folded = nn.functional.conv2d(image, *backbones.fold_batch_norm(kernel, bias, state, "bn"), padding=1)
+    folded = nn.functional.conv2d(image, *checkpoints.fold_batch_norm(kernel, bias, state, "bn"), padding=1)
     torch.testing.assert_close(folded, expected, rtol=1e-5, atol=1e-5)
-    assert norm.eps == backbones.BATCH_NORM_EPSILON
+    assert norm.eps == checkpoints.BATCH_NORM_EPSILON
 
 
 def test_a_converted_file_says_where_it_comes_from_and_is_rescaled(states: dict[bool, State], tmp_path: Path) -> None:

@@ -79,7 +79,8 @@ def test_every_photo_in_every_painting_with_an_archive(studio: Studio, visit: Vi
 
 
 def test_stopping_keeps_what_is_done(studio: Studio, visit: Visit, photos: list[Upload]) -> None:
-    work = pile.paint(studio, visit, photos[:2], styles("woodcut"), SMALL)
+    slow = SMALL.replace(steps=300)  # so that the second is far from done when the first is told of
+    work = pile.paint(studio, visit, photos[:2], styles("woodcut"), slow)
     for now in work:
         if now.count("done"):
             visit.discard()

@@ -10,7 +10,20 @@ from cyclopts import App, CycloptsError, Group, MissingArgumentError, UnusedCliT
 from rich.console import Console
 
 from styler import library
-from styler.cli import answers, batch_flags, completion, config, doctor, flags, inspect, presets, report, streams, usage
+from styler.cli import (
+    answers,
+    batch_flags,
+    completion,
+    config,
+    doctor,
+    flags,
+    inspect,
+    presets,
+    report,
+    streams,
+    usage,
+    vgg,
+)
 from styler.cli.batch import batch
 from styler.cli.run import run
 from styler.cli.ui import ui
@@ -78,6 +91,7 @@ def _app(console: Console) -> App:
     for order, (name, verb, page) in enumerate(others, start=2):
         app.command(verb, name=name, sort_key=order, usage=page, version_flags=[], help_epilogue=usage.CODES)
         app[name]["--help"].group = flags.OUTPUT
+    app.command(vgg.app(console, sort_key=len(others) + 2))
     return app
 
 
@@ -90,6 +104,9 @@ def _version() -> str:
 def _explained(error: CycloptsError) -> str:
     """What was wrong with the arguments, in a sentence."""
     if isinstance(error, MissingArgumentError) and error.argument and error.argument.index is not None:
+        verb = " ".join(error.command_chain or ())
+        if verb.startswith("vgg "):
+            return f"{error.argument.name} is needed; see 'styler {verb} --help'."
         if error.argument.name == "FILE":
             return "FILE is needed: a picture that styler made; see 'styler inspect --help'."
         return "CONTENT and STYLE are needed, in this order; see 'styler run --help'."

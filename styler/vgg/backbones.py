@@ -9,7 +9,7 @@ import hashlib
 import http.client
 import json
 import os
-import pickle
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +24,8 @@ from styler import images, library
 from styler.errors import OptionError, WeightsError
 from styler.plan import fitted
 from styler.resize import resized
-from styler.vgg import family, rescale, weights
+from styler.vgg import checkpoints, conventions, family, rescale, sources, weights
+from styler.vgg.checkpoints import fold_batch_norm
 from styler.vgg.weights import Weights
 
 FROM_TORCHVISION = {
@@ -38,9 +39,6 @@ FROM_TORCHVISION = {
     "vgg19-bn": ("vgg19", "VGG19_BN_Weights"),
 }
 NAMES = (weights.EMBEDDED, *FROM_TORCHVISION)
-LAST_BLOCK = 5
-POOLINGS = ("max", "average")
-BATCH_NORM_EPSILON = 1e-5
 
 
 def load(name: str) -> Weights:
@@ -52,9 +50,16 @@ def load(name: str) -> Weights:
     """
     if name == weights.EMBEDDED:
         return weights.read(library.root() / "weights" / "vgg16.safetensors", sha256=weights.EMBEDDED_SHA256)
+    path, record = files(name)
     if name not in FROM_TORCHVISION:
-        raise OptionError(f"There is no backbone '{name}'; it can be {', '.join(NAMES)}.")
-    path, record = _files(name)
+        if is_name(name) and is_kept(name):
+            return weights.read(path, sha256=record.read_text().strip())
+        if Path(name).suffix.lower() in sources.READERS:
+            return of_file(Path(name))
+        raise OptionError(
+            f"There is no backbone '{name}'; it can be {', '.join((*NAMES, *imported()))}, or a file of weights "
+            f"({', '.join(sources.READERS)})."
+        )
     if not is_kept(name):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,12 +74,48 @@ def load(name: str) -> Weights:
     return weights.read(path, sha256=record.read_text().strip())
 
 
+def is_name(name: str) -> bool:
+    """Whether a network could be kept under this name."""
+    return re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", name) is not None
+
+
+def imported() -> tuple[str, ...]:
+    """Names of the networks that `vgg import` has kept."""
+    folder = cache_folder()
+    found = sorted(path.stem for path in folder.glob("*.safetensors")) if os.path.isdir(folder) else []  # noqa: PTH112
+    return tuple(name for name in found if name not in NAMES and is_kept(name))
+
+
+def of_file(path: Path, convention: str = "auto") -> Weights:
+    """The weights in a file of one's own, of any form that `styler.vgg.sources` reads.
+
+    Args:
+        path: the file.
+        convention: `caffe`, `torchvision`, `rgb`, or `auto`: what the form says, else what fits the pictures.
+
+    Raises:
+        WeightsError: missing, damaged, hostile, or no network of the family.
+    """
+    return weights.parse(bytes_of(sources.read(path), path, convention), path)
+
+
+def bytes_of(found: sources.Found, path: Path, convention: str) -> bytes:
+    """What was found in a file, as a weights file of ours."""
+    if found.own is not None:
+        weights.parse(found.own, path)
+        return found.own
+    if convention == "auto":
+        sure = load(weights.EMBEDDED)
+        convention = found.convention or conventions.guess(found.network, found.kernels, sure, _bundled_pictures()[:4])
+    return packed(found.kernels, found.network, convention, {"file": path.name, "sha256": found.sha256})
+
+
 def is_kept(name: str) -> bool:
     """Were the weights of a backbone fetched before? Not into a folder that we may not look into."""
-    return all(os.path.isfile(path) for path in _files(name))  # noqa: PTH113 - `Path.is_file` would raise there
+    return all(os.path.isfile(path) for path in files(name))  # noqa: PTH113 - `Path.is_file` would raise there
 
 
-def _files(name: str) -> tuple[Path, Path]:
+def files(name: str) -> tuple[Path, Path]:
     """The fetched weights of a backbone, and their hash."""
     path = cache_folder() / f"{name}.safetensors"
     return path, path.with_suffix(".sha256")
@@ -125,16 +166,12 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         WeightsError: it is no such file.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError, LookupError) as error:
+        data = path.read_bytes()
+    except OSError as error:
         raise WeightsError(
-            f"The weights file '{path.name}' is no PyTorch state dict that can be read safely; fetch it again."
+            f"The weights file '{path.name}' cannot be read ({error.strerror}); fetch it again."
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(
-            f"The weights file '{path.name}' holds more than tensors; save the model's state_dict alone."
-        )
-    return state
+    return checkpoints.read(data, path.name)
 
 
 def converted(state: Mapping[str, Tensor], network: str, *, source: str, sha256: str) -> bytes:
@@ -147,14 +184,19 @@ def converted(state: Mapping[str, Tensor], network: str, *, source: str, sha256:
         WeightsError: layers are missing or of other shapes.
     """
     kernels = _convolutions(state, network, source)
-    first = weights.for_rgb(kernels["conv1_1.weight"], kernels["conv1_1.bias"], "torchvision")
-    rgb = kernels | dict(zip(("conv1_1.weight", "conv1_1.bias"), first, strict=True))
+    return packed(kernels, network, "torchvision", {"file": source, "sha256": sha256})
+
+
+def packed(kernels: Mapping[str, Tensor], network: str, convention: str, source: Mapping[str, str]) -> bytes:
+    """Convolutions as a weights file of ours, with the rescaling constants over the bundled pictures."""
+    first = weights.for_rgb(kernels["conv1_1.weight"], kernels["conv1_1.bias"], convention)
+    rgb = {**kernels, **dict(zip(("conv1_1.weight", "conv1_1.bias"), first, strict=True))}
     pictures = _bundled_pictures()
     tensors = dict(kernels)
-    for pooling in POOLINGS:
+    for pooling in weights.POOLINGS:
         means = rescale.mean_activations(rgb, network, pooling, pictures)
         tensors |= {f"mean_activation.{pooling}.{conv}": mean for conv, mean in means.items()}
-    info = {"network": network, "convention": "torchvision", "source": {"file": source, "sha256": sha256}}
+    info = {"network": network, "convention": convention, "source": dict(source)}
     return save({key: tensor.contiguous() for key, tensor in tensors.items()}, {"styler": json.dumps(info)})
 
 
@@ -181,13 +223,6 @@ def _convolutions(state: Mapping[str, Tensor], network: str, source: str) -> dic
         kernels |= {f"{conv.name}.weight": weight, f"{conv.name}.bias": bias}
         position += 3 if normalised else 2  # convolution, batch norm, rectification
     return kernels
-
-
-def fold_batch_norm(weight: Tensor, bias: Tensor, state: Mapping[str, Tensor], prefix: str) -> tuple[Tensor, Tensor]:
-    """A convolution (O, I, 3, 3), (O,) that does what it and the batch normalisation after it do in evaluation."""
-    gain = state[f"{prefix}.weight"] / (state[f"{prefix}.running_var"] + BATCH_NORM_EPSILON).sqrt()  # (O,)
-    shift = (bias - state[f"{prefix}.running_mean"]) * gain + state[f"{prefix}.bias"]
-    return weight * gain[:, None, None, None], shift
 
 
 def _bundled_pictures() -> list[Tensor]:

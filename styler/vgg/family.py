@@ -1,8 +1,9 @@
 """The VGG family as one table, and what follows from it by arithmetic.
 
 Source: K. Simonyan and A. Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition",
-ICLR 2015, table 1: configurations A (11 layers), B (13), D (16) and E (19). Every block is a run of 3×3 convolutions
-with padding 1, each followed by a rectification; a 2×2 pooling of stride 2 stands between blocks.
+ICLR 2015, table 1: configurations A (11 layers), B (13), C and D (16) and E (19). Every block is a run of 3×3
+convolutions with padding 1, each followed by a rectification; a 2×2 pooling of stride 2 stands between blocks. In C
+the last convolution of blocks 3 to 5 is 1×1.
 
 This module knows names and numbers only: no tensors, no files, no torch.
 """
@@ -20,8 +21,14 @@ NETWORKS: dict[str, Blocks] = {
     "vgg11": ((64, 1), (128, 1), (256, 2), (512, 2), (512, 2)),
     "vgg13": ((64, 2), (128, 2), (256, 2), (512, 2), (512, 2)),
     "vgg16": ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)),
+    "vgg16c": ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)),
     "vgg19": ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4)),
 }
+
+LAST_BLOCK = 5
+
+POINTWISE = {"vgg16c": frozenset({(3, 3), (4, 3), (5, 3)})}
+"""Convolutions of 1×1, by block and index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +47,18 @@ class Conv:
     """Pixels of the picture per pixel of the output: 1, 2, 4, 8 or 16."""
     receptive_field: int
     """Side of the square of the picture, in pixels, that one output sees."""
+    kernel: int = 3
+    """Side of the kernel: 3, or 1 in configuration C."""
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Of the kernel: (O, I, 3, 3)."""
+        return (self.outputs, self.inputs, self.kernel, self.kernel)
+
+    @property
+    def parameters(self) -> int:
+        """Weights and biases."""
+        return self.outputs * (self.inputs * self.kernel**2 + 1)
 
     @property
     def name(self) -> str:
@@ -58,12 +77,16 @@ class Conv:
 
     def flops(self, pixels: int) -> float:
         """Floating-point operations of one forward pass over so many pixels; a product and a sum are two."""
-        return 2 * 9 * self.inputs * self.outputs * pixels / self.stride**2
+        return 2 * self.kernel**2 * self.inputs * self.outputs * pixels / self.stride**2
 
 
 @cache
-def convolutions(network: str) -> tuple[Conv, ...]:
+def convolutions(network: str, widths: tuple[int, ...] = ()) -> tuple[Conv, ...]:
     """All convolutions of a network of the family, first to last.
+
+    Args:
+        network: a name of the family.
+        widths: channels of each convolution of a slim network, as many as it has; the family's own when empty.
 
     Raises:
         OptionError: the network is not of the family.
@@ -77,9 +100,15 @@ def convolutions(network: str) -> tuple[Conv, ...]:
         if block > 1:
             field += stride // 2  # the pooling sees one more pixel of the block before
         for index in range(1, depth + 1):
-            field += 2 * stride
-            found.append(Conv(block, index, inputs, outputs, stride, field))
-            inputs = outputs
+            kernel = 1 if (block, index) in POINTWISE.get(network, ()) else 3
+            field += (kernel - 1) * stride
+            width = outputs
+            if widths:
+                if len(found) == len(widths):
+                    return tuple(found)
+                width = widths[len(found)]
+            found.append(Conv(block, index, inputs, width, stride, field, kernel))
+            inputs = width
     return tuple(found)
 
 
@@ -115,27 +144,29 @@ def nearest(layer: str, network: str) -> str:
     return [name for name in names if name.startswith(f"relu{block}_")][-1]
 
 
-def until(network: str, layers: Iterable[str]) -> tuple[Conv, ...]:
+def until(network: str, layers: Iterable[str], widths: tuple[int, ...] = ()) -> tuple[Conv, ...]:
     """The convolutions that must run to reach every one of `layers`; nothing beyond the last."""
-    convs = convolutions(network)
+    convs = convolutions(network, widths)
     wanted = set(layers)
     last = max((i for i, conv in enumerate(convs) if conv.layer in wanted), default=-1)
     return convs[: last + 1]
 
 
-def flops(network: str, layers: Iterable[str], pixels: int) -> float:
+def flops(network: str, layers: Iterable[str], pixels: int, widths: tuple[int, ...] = ()) -> float:
     """Floating-point operations of the convolutions of one forward pass up to the last of `layers`."""
-    return sum(conv.flops(pixels) for conv in until(network, layers))
+    return sum(conv.flops(pixels) for conv in until(network, layers, widths))
 
 
-def activation_bytes(network: str, layers: Iterable[str], pixels: int, *, checkpoint: bool = False) -> float:
+def activation_bytes(
+    network: str, layers: Iterable[str], pixels: int, *, checkpoint: bool = False, widths: tuple[int, ...] = ()
+) -> float:
     """Memory of the float32 activations that a forward and backward pass up to the last of `layers` holds at its peak.
 
     Without checkpointing every rectified and every pooled map is kept, along with about one gradient as large as the
     largest of them and the workspace beside it. With checkpointing per block only the blocks' inputs and the
     asked-for layers stay, beside the activations of the one block that is being recomputed.
     """
-    convs = until(network, layers)
+    convs = until(network, layers, widths)
     maps = [4 * conv.outputs * pixels / conv.stride**2 for conv in convs]
     largest = max(maps, default=0.0)
     pooled = [maps[i - 1] / 4 for i, conv in enumerate(convs) if conv.opens_block]

@@ -50,16 +50,25 @@ class Features(nn.Module):
         self.layers = tuple(dict.fromkeys(family.canonical(layer, weights.network) for layer in layers))
         self.pooling = pooling
         self.precision = precision
-        self.convs = family.until(weights.network, self.layers)
-        missing = [conv.layer for conv in self.convs if conv.layer not in weights.layers]
+        self.widths = weights.widths
+        self.convs = family.until(weights.network, self.layers, weights.widths)
+        missing = [
+            layer for layer in family.layer_names(weights.network) if layer in {*self.layers} - {*weights.layers}
+        ]
         if missing:
             raise OptionError(
                 f"The weights of {weights.network} end before {missing[-1]}; choose from {', '.join(weights.layers)}."
+            )
+        if weights.pooling not in (None, pooling):
+            raise OptionError(
+                f"This slim network was made for {weights.pooling} pooling; take --pooling {weights.pooling} with it."
             )
         for conv in self.convs:
             kernel, bias = weights.rescaled(conv, pooling)
             self.register_buffer(f"{conv.name}_weight", kernel.contiguous(memory_format=torch.channels_last))
             self.register_buffer(f"{conv.name}_bias", bias)
+            if conv.layer in self.layers and (metric := weights.metric(conv.layer)) is not None:
+                self.register_buffer(f"{conv.name}_metric", metric[:, :, None, None])
         self.requires_grad_(False).eval()
 
     @property
@@ -104,7 +113,12 @@ class Features(nn.Module):
                 x = maps[-1]
                 run = [conv.layer for conv in self.convs if conv.block == block]
                 found |= {layer: x for layer, x in zip(run, maps, strict=True) if layer in self.layers}
-        return found
+            return {layer: self._measured(layer, maps) for layer, maps in found.items()}
+
+    def _measured(self, layer: str, maps: Tensor) -> Tensor:
+        """A slim layer's channels in the full network's metric; those of a full network as they are."""
+        metric = getattr(self, layer.replace("relu", "conv") + "_metric", None)
+        return maps if metric is None else F.conv2d(maps, metric)  # (1, C, H, W)
 
     def _block(self, x: Tensor, block: int, check: Check | None) -> list[Tensor]:
         """One block, the pooling before it included; the rectified output of each of its convolutions."""
@@ -123,7 +137,7 @@ class Features(nn.Module):
                 x,
                 self.get_buffer(f"{conv.name}_weight"),
                 self.get_buffer(f"{conv.name}_bias"),
-                padding=0 if first else 1,
+                padding=0 if first else conv.kernel // 2,
             )
             x = F.relu(x, inplace=True)  # (1, C, H, W)
             if check is not None and x.requires_grad:

@@ -11,7 +11,7 @@ Never unpickles anything. Does not know what the network is for.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from styler.vgg import family
 EMBEDDED = "vgg16"
 EMBEDDED_SHA256 = "cbf734c6b1ba454e3a97ba7fb7495df5262a03a80acf321d6d48117d6dd0d84a"
 
+POOLINGS = ("max", "average")
 CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 IMAGENET_MEAN_RGB, IMAGENET_STD_RGB = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -35,7 +36,8 @@ class Weights:
     """A verified network.
 
     `kernels` holds `conv1_1.weight` (O, I, 3, 3) and `conv1_1.bias` (O,) in float32 for RGB in [0, 1];
-    `mean_activation` the constants of `styler.vgg.rescale`, by pooling and convolution.
+    `mean_activation` the constants of `styler.vgg.rescale`, by pooling and convolution. A slim network has `widths` of
+    its own, and `readouts` (C, k): what gives the full network's C rescaled features, nearly, from its own k.
     """
 
     network: str
@@ -43,12 +45,47 @@ class Weights:
     kernels: Mapping[str, Tensor]
     mean_activation: Mapping[str, Mapping[str, Tensor]]
     info: Mapping[str, Any]
+    widths: tuple[int, ...] = ()
+    readouts: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def convs(self) -> tuple[family.Conv, ...]:
+        """The convolutions there are, first to last."""
+        convs = family.convolutions(self.network, self.widths)
+        return tuple(conv for conv in convs if f"{conv.name}.weight" in self.kernels)
 
     @property
     def layers(self) -> tuple[str, ...]:
         """The layers that the kernels reach, first to last."""
-        convs = family.convolutions(self.network)
-        return tuple(conv.layer for conv in convs if f"{conv.name}.weight" in self.kernels)
+        return tuple(conv.layer for conv in self.convs)
+
+    @property
+    def pooling(self) -> str | None:
+        """The one pooling that a slim network was made for."""
+        return self.info.get("pooling")
+
+    def metric(self, layer: str) -> Tensor | None:
+        """What brings a slim layer's k channels to the full layer's scale: (k, k), or None where nothing is to do.
+
+        Every loss of styler is a mean over channels of something that does not change when the channels are rotated.
+        With the readout A = Q R, Q of orthonormal columns, the losses of A g over C channels are therefore those of
+        R g (k / C)^½ over k, at a fraction of the work.
+        """
+        found = self._factors(layer)
+        return None if found is None else found[1]
+
+    def expansion(self, layer: str) -> Tensor | None:
+        """What turns the features that `metric` gives, (k), into the full network's, nearly: (C, k)."""
+        found = self._factors(layer)
+        return None if found is None else found[0]
+
+    def _factors(self, layer: str) -> tuple[Tensor, Tensor] | None:
+        readout = self.readouts.get(layer)
+        if readout is None:
+            return None
+        scale = (readout.shape[1] / readout.shape[0]) ** 0.5
+        basis, root = torch.linalg.qr(readout.double())
+        return (basis / scale).float(), (root * scale).float()
 
     def rescaled(self, conv: family.Conv, pooling: str) -> tuple[Tensor, Tensor]:
         """Kernel (O, I, 3, 3) and bias (O,) of a convolution whose inputs and outputs all have mean activation 1."""
@@ -81,6 +118,15 @@ def read(path: Path, *, sha256: str | None = None) -> Weights:
             f"The weights file '{path}' cannot be read ({error.strerror}); "
             "install styler again or choose another --backbone."
         ) from error
+    return parse(data, path, sha256=sha256)
+
+
+def parse(data: bytes, path: Path, *, sha256: str | None = None) -> Weights:
+    """Verify the bytes of a weights file of ours; `path` is how a refusal names it.
+
+    Raises:
+        WeightsError: altered, truncated, of another form, or not finite.
+    """
     digest = hashlib.sha256(data).hexdigest()
     if sha256 is not None and digest != sha256:
         raise WeightsError(
@@ -89,7 +135,7 @@ def read(path: Path, *, sha256: str | None = None) -> Weights:
             "so that it is fetched anew."
         )
     try:
-        tensors = parse_safetensors(data)
+        tensors = expanded(parse_safetensors(data))
         info = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["styler"])
         return _weights(tensors, info, digest)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -99,35 +145,81 @@ def read(path: Path, *, sha256: str | None = None) -> Weights:
         ) from error
 
 
+def expanded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors stored as 8-bit whole numbers, times their scale of each output channel, `conv1_1.weight.scale` (O,)."""
+    found = {}
+    for name, tensor in tensors.items():
+        if name.endswith(".scale"):
+            continue
+        if tensor.dtype is torch.int8:
+            scale = tensors[f"{name}.scale"]
+            if scale.shape != tensor.shape[:1]:
+                raise ValueError(f"{name}.scale has the shape {tuple(scale.shape)}")
+            found[name] = tensor.float() * scale.float().reshape(-1, *(1,) * (tensor.dim() - 1))
+        else:
+            found[name] = tensor
+    return found
+
+
 def _weights(tensors: Mapping[str, Tensor], info: Mapping[str, Any], digest: str) -> Weights:
-    network = info["network"]
+    network, widths = info["network"], tuple(info.get("widths", ()))
     if network not in family.NETWORKS:
         raise ValueError(f"its network is '{network}'")
+    if not all(isinstance(width, int) and width > 0 for width in widths):
+        raise ValueError(f"its widths are {widths}")
+    if widths and info.get("pooling") not in POOLINGS:
+        raise ValueError(f"its pooling is '{info.get('pooling')}'")
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise ValueError(f"{name} is not finite")
-    kernels: dict[str, Tensor] = {}
-    for conv in family.convolutions(network):
-        if f"{conv.name}.weight" not in tensors:
-            break  # pruned: the file ends where painting ends
-        kernel, bias = tensors[f"{conv.name}.weight"].float(), tensors[f"{conv.name}.bias"].float()
-        if kernel.shape != (conv.outputs, conv.inputs, 3, 3) or bias.shape != (conv.outputs,):
-            raise ValueError(f"{conv.name} has the shape {tuple(kernel.shape)}")
-        kernels |= {f"{conv.name}.weight": kernel, f"{conv.name}.bias": bias}
-    if not kernels:
-        raise ValueError("it has no conv1_1.weight")
+    kernels = _kernels(tensors, network, widths)
     kernel, bias = for_rgb(kernels["conv1_1.weight"], kernels["conv1_1.bias"], info["convention"])
     kernels |= {"conv1_1.weight": kernel, "conv1_1.bias": bias}
-    means: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("mean_activation."):
-            _, pooling, conv_name = name.split(".")
-            means.setdefault(pooling, {})[conv_name] = tensor.float()
+    readouts = _readouts(tensors, network, widths)
+    means = _means(tensors)
     for pooling, of in means.items():
         for conv in family.convolutions(network):
             if f"{conv.name}.weight" in kernels and not _is_mean(of.get(conv.name), conv):
                 raise ValueError(f"mean_activation.{pooling}.{conv.name} is missing or no mean activation")
-    return Weights(network, digest, kernels, means, info)
+    return Weights(network, digest, kernels, means, info, widths, readouts)
+
+
+def _kernels(tensors: Mapping[str, Tensor], network: str, widths: tuple[int, ...]) -> dict[str, Tensor]:
+    """The convolutions, of the right shapes, as stored."""
+    kernels: dict[str, Tensor] = {}
+    for conv in family.convolutions(network, widths):
+        if f"{conv.name}.weight" not in tensors:
+            break  # pruned: the file ends where painting ends
+        kernel, bias = tensors[f"{conv.name}.weight"].float(), tensors[f"{conv.name}.bias"].float()
+        if kernel.shape != conv.shape or bias.shape != (conv.outputs,):
+            raise ValueError(f"{conv.name} has the shape {tuple(kernel.shape)}")
+        kernels |= {f"{conv.name}.weight": kernel, f"{conv.name}.bias": bias}
+    if not kernels:
+        raise ValueError("it has no conv1_1.weight")
+    return kernels
+
+
+def _means(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Constants for rescaling, by pooling and convolution."""
+    means: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("mean_activation."):
+            _, pooling, conv = name.split(".")
+            means.setdefault(pooling, {})[conv] = tensor.float()
+    return means
+
+
+def _readouts(tensors: Mapping[str, Tensor], network: str, widths: tuple[int, ...]) -> dict[str, Tensor]:
+    """`readout.relu2_1` (C, k) of every layer of a slim network that is narrower than the full one's."""
+    found: dict[str, Tensor] = {}
+    for slim, full in zip(family.convolutions(network, widths), family.convolutions(network), strict=False):
+        if slim.outputs == full.outputs:
+            continue
+        readout = tensors.get(f"readout.{slim.layer}")
+        if readout is None or readout.shape != (full.outputs, slim.outputs):
+            raise ValueError(f"readout.{slim.layer} is missing or of another shape")
+        found[slim.layer] = readout.float()
+    return found
 
 
 def _is_mean(means: Tensor | None, conv: family.Conv) -> bool:

