@@ -138,12 +138,13 @@ def ask_for(page: Page, **settings: Any) -> None:
         page.press(f"#option-{name} input", "Tab")
 
 
-def paint(page: Page, **settings: Any) -> None:
-    """Click Paint, and see the first live picture."""
+def paint(page: Page, *, is_long: bool = True, **settings: Any) -> None:
+    """Click Paint, and see the first live picture, if it is there for long enough."""
     if settings:
         ask_for(page, **settings)
     page.click("#paint")
-    page.wait_for_selector("#stage .working img")
+    if is_long:
+        page.wait_for_selector("#stage .working img")
 
 
 def said(page: Page, text: str, where: str = "#status") -> None:
