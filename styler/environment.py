@@ -17,5 +17,7 @@ SETTINGS = {
 
 def prepare() -> None:
     """Put the settings into the environment, unless they are there."""
+    own_policy = os.environ.get("OMP_WAIT_POLICY", SETTINGS["OMP_WAIT_POLICY"]) != SETTINGS["OMP_WAIT_POLICY"]
     for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
+        if not (own_policy and name == "GOMP_SPINCOUNT"):  # which would count for more than the policy
+            os.environ.setdefault(name, value)
