@@ -15,7 +15,7 @@ from browser.conftest import Site, Visitor, ask_for, choose, paint, said
 from styler import images
 from styler.cli import main
 
-LONG = {"steps": 20_000}
+LONG: dict[str, Any] = {"steps": 20_000}
 """More than anybody waits for."""
 
 
