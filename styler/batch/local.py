@@ -58,11 +58,11 @@ class Local:
             return made
 
         every = [_on(orders, device, len(chosen)) for device in chosen or [orders.options.device]]
-        workers = [Worker(own, read, painter, self._halt) for own in every]
-        self.slots = AT_ONCE * len(workers)
+        self._workers = [Worker(own, read, painter, self._halt) for own in every]
+        self.slots = AT_ONCE * len(self._workers)
         self._threads = [
             threading.Thread(target=self._serve, args=(worker, door), daemon=True)
-            for worker, door in ((worker, threading.Lock()) for worker in workers)
+            for worker, door in ((worker, threading.Lock()) for worker in self._workers)
             for _ in range(AT_ONCE)
         ]
         for thread in self._threads:
@@ -110,6 +110,8 @@ class Local:
         while not self._inbox.empty():
             said = self._inbox.get()
             found += [said.report] if said else []
+        for worker in self._workers:
+            worker.close()
         return found
 
     def _go_on(self) -> None:

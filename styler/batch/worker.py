@@ -1,8 +1,9 @@
 """One picture after another, from what is given to the bytes of its file: the work itself, the same on every engine.
 
 A worker has one painter and takes two pictures at a time, on two threads: while one is on the device, the other is read
-before its turn, or encoded after it. Turns are taken in the order in which the pictures came. Knows no manifest and no
-place for the results; what happens is told as reports, which can be sent to another process.
+before its turn, or encoded after it. Turns are taken in the order in which the pictures came, and PyTorch is called
+from a third thread alone. Knows no manifest and no place for the results; what happens is told as reports, which can be
+sent to another process.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from styler import devices, finish
 from styler.batch import thumbs
+from styler.batch.hand import Hand
 from styler.errors import DeviceError, OutOfMemory, StylerError
 from styler.images import Picture
 from styler.options import Options
@@ -125,7 +127,12 @@ class Worker:
         self._styles: tuple[tuple[str, ...], list[Picture]] = ((), [])
         self._reading, self._entering = threading.Lock(), threading.Lock()
         self._tickets, self._device, self._leaving = 0, Turns(), Turns()
-        self._painter(orders.options).features(orders.options)  # what is wrong here is wrong for every picture
+        self._hand = Hand()
+        self._hand.do(self._ready)  # what is wrong here is wrong for every picture
+
+    def close(self) -> None:
+        """Take no more."""
+        self._hand.rest()
 
     def ticket(self) -> int:
         """The next place in the order; whoever takes one has to paint."""
@@ -148,11 +155,14 @@ class Worker:
                 work.end = Report(task.number, "left")
             else:
                 tell(Report(task.number, "started"))
-                work.attempt(lambda: self._painted(work))
+                self._hand.do(lambda: work.attempt(lambda: self._painted(work)))
         with self._leaving.taken(ticket):
             work.attempt(lambda: self._finished(work))
         assert work.end is not None
         return work.end
+
+    def _ready(self) -> None:
+        self._painter(self.orders.options).features(self.orders.options)
 
     def _painter(self, options: Options) -> Painter:
         if options.precision not in self._painters:
