@@ -7,7 +7,7 @@ import os
 
 SETTINGS = {
     # OpenMP's threads spin while they wait: painting becomes several times slower as soon as another program takes a
-    # core. Going to sleep at once can take half of the speed where waking up is slow, so they spin for an instant.
+    # core. Going to sleep at once can make it half as slow again where waking up is slow, so they spin for an instant.
     "OMP_WAIT_POLICY": "PASSIVE",
     "GOMP_SPINCOUNT": "10000",
     # Activations are large and live for an instant: huge pages save most of the page faults, a tenth of the time.

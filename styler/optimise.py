@@ -15,7 +15,7 @@ from styler.objective import TOTAL, Objective
 
 BETAS = (0.9, 0.8)
 """Far below the usual 0.999 for the second: the scale of a gradient that changes from step to step is that of the last
-few, and the objective ends 2 to 4 % lower for as much work."""
+few. Measured on one pair at 256 px, 104 steps end 2 % lower than with 0.99."""
 FLAT = 0.5
 """Share of Adam's steps at the full rate; the rest follows a cosine down to 0."""
 
