@@ -1,4 +1,4 @@
-// Keys, copying, and the words on settings that are changed too late and on a server that does not answer.
+// Keys, copying, the picture in view, and the words on settings that are changed too late and on a server that does not answer.
 // The page works without them.
 (() => {
   const press = (id) => {
@@ -41,6 +41,12 @@
   document.addEventListener("change", late, true);
   document.addEventListener("click", (event) => {
     if (event.target.closest?.(".go")) document.querySelectorAll(".later").forEach((word) => { word.hidden = true; });
+  });
+
+  document.addEventListener("click", (event) => {
+    const stage = event.target.closest?.("#paint") && document.querySelector("#stage");
+    // On a phone the picture is above the settings. To the very top, where the browser does not scroll along with what grows.
+    if (stage && stage.getBoundingClientRect().top < 0) scrollTo({ top: 0 });
   });
 
   const away = document.createElement("p");

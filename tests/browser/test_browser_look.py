@@ -57,6 +57,8 @@ def test_a_phone_never_scrolls_sideways(visitor: Visitor, photo: Path) -> None:
         page.wait_for_timeout(200)
         wide = page.evaluate("[document.documentElement.scrollWidth, document.body.scrollWidth]")
         assert max(wide) <= 360, f"{state}: {wide}"
+        if state == "painting":  # Paint was clicked far below the picture
+            assert page.evaluate("document.querySelector('#stage').getBoundingClientRect().top") >= 0
         if state in {"empty", "photo", "done"}:
             box = page.locator("#paint").bounding_box()
             assert box is not None
