@@ -10,12 +10,13 @@ from typing import Any
 import gradio as gr
 import numpy as np
 import pytest
+from fastapi import FastAPI
 from numpy.typing import NDArray
 
 from styler import images, library, metadata
 from styler.errors import OptionError, StylerError, UsageError
 from styler.options import LOOKS, PRESETS, Options, knobs
-from ui import app, controls, handlers, parts, show
+from ui import app, controls, handlers, line, parts, show
 from ui.parts import Parts
 from ui.studio import Studio
 from ui.visits import PREFIX, Order, Painted, Upload, Visit, Visits
@@ -321,6 +322,22 @@ def test_names_from_browsers_are_made_safe() -> None:
         assert visits.of("../../x").folder.parent == visits.root / "visits"
     finally:
         visits.close()
+
+
+def test_programs_that_come_as_ever_new_sessions_are_not_remembered(studio: Studio, order: Order) -> None:
+    with studio.visits.brief("first", "api") as visit:
+        *_, painted = studio.paint(visit, order)
+    assert isinstance(painted, Painted)
+    assert painted.png.exists()  # it is about to be fetched
+    assert studio.visits.of("first", "api") is not visit
+    studio.visits.leave("first")
+    assert not painted.png.exists()
+    page = app.build(studio)
+    held = FastAPI()
+    gr.mount_gradio_app(held, page, path="")
+    for number in range(3 * line.SESSIONS):
+        page.state_holder[f"session{number}"]
+    assert len(page.state_holder.session_data) <= line.SESSIONS
 
 
 def test_durations_are_a_persons() -> None:

@@ -55,12 +55,12 @@ def endpoint(studio: Studio) -> Callable[..., AsyncIterator[Answer | None]]:
     """The function behind it, whose signature is made from the fields of `Options`."""
 
     async def stylize(request: gr.Request, *values: Any) -> AsyncIterator[Answer | None]:
-        visit = studio.visits.of(request.session_hash, "api")
         try:
             wanted = order(studio, *values)
-            async with aclosing(studio.bench.steps(_work(studio, visit, wanted), visit.halt)) as steps:
-                async for answer in steps:
-                    yield answer
+            with studio.visits.brief(request.session_hash, "api") as visit:
+                async with aclosing(studio.bench.steps(_work(studio, visit, wanted), visit.halt)) as steps:
+                    async for answer in steps:
+                        yield answer
         except StylerError as problem:
             raise gr.Error(str(problem), print_exception=False) from problem
 
@@ -134,7 +134,6 @@ def _upload(studio: Studio, given: Any, named: Mapping[str, Path], what: str) ->
 def _work(studio: Studio, visit: Visit, wanted: Order) -> Generator[Answer | None, None, None]:
     for news in studio.paint(visit, wanted):
         if isinstance(news, Painted):
-            visit.painted.clear()  # a program keeps its pictures itself
             yield {"path": str(news.png), "orig_name": news.png.name, "meta": {"_type": "gradio.FileData"}}
         else:
             yield None

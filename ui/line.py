@@ -14,6 +14,9 @@ PAINTER = "painter"
 """What all heavy events share: one of them runs at a time."""
 IDLE = 0.02
 """Seconds between two looks at an empty queue; stock Gradio looks a thousand times a second, at 5 % of a core."""
+SESSIONS = 100
+"""Whose components Gradio remembers, at 0.2 MB each; the one that did nothing for longest is forgotten first, and loses
+nothing, since pictures and settings are not kept there."""
 FULL = "The queue is full; try again in a few minutes."
 
 
@@ -22,6 +25,7 @@ def open_queue(page: gr.Blocks, most: int) -> None:
     page.queue(max_size=most, default_concurrency_limit=4, api_open=False)
     queue: Any = page._queue
     queue.sleep_when_free = IDLE
+    page.state_session_capacity = SESSIONS
     queue.compute_analytics_summary = _no_summary
 
 

@@ -9,7 +9,8 @@ import shutil
 import tempfile
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -145,10 +146,24 @@ class Visits:
             used = set().union(*(visit.uploads for visit in self._open.values()))
         for visit in left:
             visit.discard()
-            shutil.rmtree(visit.folder, ignore_errors=True)
             for path in visit.uploads - used:
                 if path.is_relative_to(self.uploads):  # and not a picture that comes with styler
                     _remove(path)
+        for folder in (self.made / key, *self.made.glob(f"{key}-*")):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @contextmanager
+    def brief(self, session: str | None, kind: str) -> Iterator[Visit]:
+        """A visit for one piece of work; its files stay until the session is left, or the janitor finds them old.
+
+        Whoever calls again and again, each time as a new session, is not remembered.
+        """
+        visit = self.of(session, kind)
+        try:
+            yield visit
+        finally:
+            with self._lock:
+                self._open.pop(visit.folder.name, None)
 
     def stop_all(self) -> None:
         """Stop all work."""

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import uvicorn
 from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import TimeoutError as Unseen
 
 from styler.vgg import backbones
 from styler.vgg.weights import Weights
@@ -148,5 +149,9 @@ def paint(page: Page, *, is_long: bool = True, **settings: Any) -> None:
 
 
 def said(page: Page, text: str, where: str = "#status") -> None:
-    """Wait until the page says so."""
-    page.locator(where, has_text=text).wait_for()
+    """Wait until the page says so; if it never does, tell what it says instead."""
+    try:
+        page.locator(where, has_text=text).wait_for()
+    except Unseen as problem:
+        instead = page.locator(where).inner_text(timeout=1000)
+        raise AssertionError(f"the page never said {text!r}, but {instead!r}") from problem

@@ -116,6 +116,7 @@ def test_two_visitors_queue_and_both_finish_and_a_third_is_told(visitor: Visitor
         ask_for(page, steps=20_000 if page is first else 3, size=128)
     first.click("#paint")
     first.wait_for_selector("#stage .working img")
+    said(first, "of 20000")  # and not of the default number, which is soon done
     second.click("#paint")
     said(second, "You are next")
     third.click("#paint")
