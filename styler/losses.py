@@ -63,10 +63,13 @@ def moments(features: Tensor) -> Moments:
     Args:
         features: (1, C, H, W); of half precision, they are widened before the product.
     """
-    channels = features.shape[1]
+    return Moments(*_Moments.apply(_rows(features)))
+
+
+def _rows(features: Tensor) -> Tensor:
+    """Every position's channels, (N, C), at least float32; a view if the features lie channels-last."""
     wide = features if features.dtype is torch.float64 else features.float()
-    rows = wide.permute(0, 2, 3, 1).reshape(-1, channels)  # (N, C), a view of channels-last features
-    return Moments(*_Moments.apply(rows))
+    return wide.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
 
 
 def blend(statistics: list[Moments], weights: list[float]) -> Moments:
@@ -107,10 +110,12 @@ class WassersteinTarget(NamedTuple):
 
     mean: Tensor
     """(C,)."""
+    covariance: Tensor
+    """Σ without the floor on its diagonal, (C, C)."""
     root: Tensor
-    """Σ^½, (C, C)."""
+    """Σ^½ with it, (C, C)."""
     trace: Tensor
-    """tr Σ, ()."""
+    """tr Σ with it, ()."""
 
 
 def wasserstein_target(statistics: Moments) -> WassersteinTarget:
@@ -118,7 +123,8 @@ def wasserstein_target(statistics: Moments) -> WassersteinTarget:
     covariance = statistics.covariance()
     values, vectors = torch.linalg.eigh(covariance.double().cpu())
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    return WassersteinTarget(statistics.mean, root.to(covariance), torch.trace(covariance))
+    plain = statistics.second - torch.outer(statistics.mean, statistics.mean)
+    return WassersteinTarget(statistics.mean, plain, root.to(covariance), torch.trace(covariance))
 
 
 def wasserstein_distance(ours: Moments, target: WassersteinTarget, *, newton_schulz: bool = False) -> Tensor:
@@ -143,6 +149,31 @@ def wasserstein_distance(ours: Moments, target: WassersteinTarget, *, newton_sch
     trace = _trace_root_newton_schulz(inner) if newton_schulz else _trace_root_eigenvalues(inner)
     spread = torch.trace(covariance) + target.trace - 2 * trace
     return (ours.mean - target.mean).square().mean() + (spread / len(root)).to(ours.mean)
+
+
+def wasserstein_distance_of_few(features: Tensor, target: WassersteinTarget, *, newton_schulz: bool = False) -> Tensor:
+    """The same distance for a layer of fewer positions than channels, as all deep layers of small pictures are, ().
+
+    With X the N positions less their mean, Σ = Xᵀ X / N, and Σ_t^½ Σ Σ_t^½ and X Σ_t Xᵀ / N have the same
+    eigenvalues but for zeros: those of a matrix (N, N) are enough, in a fraction of the time. No floor is needed
+    here, since there is no null space whose root would have to be derived.
+
+    Args:
+        features: (1, C, H, W) of the picture, H · W < C.
+        target: a prepared target.
+        newton_schulz: as in `wasserstein_distance`.
+    """
+    rows = _rows(features)
+    if len(rows) <= PRECISE_CHANNELS and not newton_schulz:
+        rows = rows.double()
+    mean = rows.mean(dim=0)
+    apart = rows - mean  # (N, C)
+    covariance = target.covariance.to(rows)
+    inner = apart @ covariance @ apart.T / len(rows)  # (N, N)
+    trace = _trace_root_newton_schulz(inner) if newton_schulz else _trace_root_eigenvalues(inner)
+    spread = apart.square().sum() / len(rows) + torch.trace(covariance) - 2 * trace
+    distance = (mean - target.mean).square().mean() + spread / len(covariance)
+    return distance.to(target.mean)
 
 
 def _trace_root_eigenvalues(matrix: Tensor) -> Tensor:

@@ -94,7 +94,9 @@ class Objective:
         return {name: term.detach() for name, term in terms.items()} | {TOTAL: total.detach()}, gradient / image.numel()
 
     def _style(self, features: Tensor, target: StyleTarget) -> Tensor:
-        ours = losses.moments(features)
         if isinstance(target, Moments):
-            return losses.gram_distance(ours, target)
-        return losses.wasserstein_distance(ours, target, newton_schulz=self.newton_schulz)
+            return losses.gram_distance(losses.moments(features), target)
+        _, channels, height, width = features.shape
+        if height * width < channels:
+            return losses.wasserstein_distance_of_few(features, target, newton_schulz=self.newton_schulz)
+        return losses.wasserstein_distance(losses.moments(features), target, newton_schulz=self.newton_schulz)

@@ -152,6 +152,33 @@ def test_eigenvalues_and_newton_schulz_agree(channels: int) -> None:
     assert torch.cosine_similarity(one, other, dim=0) > 0.999
 
 
+@pytest.mark.parametrize("newton_schulz", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_fewer_positions_than_channels_are_compared_by_a_smaller_matrix(
+    dtype: torch.dtype, newton_schulz: bool
+) -> None:
+    ours = maps(40, 4, 5, seed=1, dtype=dtype).requires_grad_()
+    target = losses.wasserstein_target(losses.moments(maps(40, 24, 24, seed=2, dtype=dtype)))
+    small = losses.wasserstein_distance_of_few(ours, target, newton_schulz=newton_schulz)
+    whole = losses.wasserstein_distance(losses.moments(ours.double()), target)
+    assert small.dtype is dtype
+    torch.testing.assert_close(small.double(), whole.double(), rtol=1e-2, atol=1e-4)
+    one, other = (torch.autograd.grad(distance, ours)[0].flatten() for distance in (small, whole))
+    assert torch.cosine_similarity(one, other, dim=0) > 0.999
+    assert float(one.norm() / other.norm()) == pytest.approx(1, abs=0.01)
+
+
+def test_few_positions_are_at_distance_0_from_themselves_and_their_gradient_is_finite() -> None:
+    ours, theirs = (maps(64, 5, 5, seed=seed).requires_grad_() for seed in (1, 2))
+    target = losses.wasserstein_target(losses.moments(ours.detach()))
+    apart = losses.wasserstein_distance_of_few(theirs, target).item()
+    for newton_schulz, close in ((False, 1e-5), (True, 0.05)):
+        distance = losses.wasserstein_distance_of_few(ours, target, newton_schulz=newton_schulz)
+        assert abs(distance.item()) < close * apart
+        (gradient,) = torch.autograd.grad(distance, ours)
+        assert gradient.isfinite().all()
+
+
 def test_the_target_remembers_the_root_and_the_trace() -> None:
     covariance = positive(6, 4)
     target = losses.wasserstein_target(gaussian(torch.zeros(6, dtype=torch.float64), covariance))
@@ -173,6 +200,11 @@ def wasserstein_by_products(features: Tensor) -> Tensor:
     return losses.wasserstein_distance(losses.moments(features), target, newton_schulz=True)
 
 
+def wasserstein_of_few(features: Tensor) -> Tensor:
+    target = losses.wasserstein_target(losses.moments(maps(4, 6, 7, seed=9, dtype=torch.float64)))
+    return losses.wasserstein_distance_of_few(features[:, :, :1, :3], target)
+
+
 def content(features: Tensor) -> Tensor:
     return losses.content_loss(features, torch.ones_like(features))
 
@@ -183,7 +215,16 @@ def both_moments(features: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "function", [both_moments, content, gram, wasserstein, wasserstein_by_products, losses.total_variation]
+    "function",
+    [
+        both_moments,
+        content,
+        gram,
+        wasserstein,
+        wasserstein_by_products,
+        wasserstein_of_few,
+        losses.total_variation,
+    ],
 )
 def test_gradients_are_those_of_finite_differences(function: Callable[[Tensor], Tensor]) -> None:
     channels = 3 if function is losses.total_variation else 4
