@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from styler import environment
 from styler.errors import DeviceError
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -77,12 +78,19 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release(device: torch.device) -> None:
-    """Give cached memory back after an out-of-memory."""
+    """Give cached memory back, before or after it has run out."""
     gc.collect()
+    environment.return_memory()
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
+
+
+def keep_memory(device: torch.device, keep: bool) -> None:
+    """Whether memory that is freed stays at hand; GPUs have PyTorch's own cache, which always does that."""
+    if device.type == "cpu":
+        environment.keep_memory(keep)
 
 
 def describe(device: torch.device) -> str:

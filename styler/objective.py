@@ -12,7 +12,8 @@ from torch import Tensor
 from styler import losses
 from styler.color import coarse_chroma
 from styler.losses import Moments, WassersteinTarget
-from styler.vgg.features import Check, Features
+from styler.vgg.block import Check
+from styler.vgg.features import Features
 
 StyleTarget = Moments | WassersteinTarget
 """Moments are compared by the Gram distance, Wasserstein targets by theirs."""

@@ -167,6 +167,7 @@ class Painter:
         if repeat is not None and scales:
             scales = plan.refit(repeat, *size, features.min_side)
         checkpoint = bool(scales) and memory.needs_checkpoint(features, size, options.checkpoint, self.device)
+        devices.keep_memory(self.device, not checkpoint and memory.is_plentiful(features, size, self.device))
         return Job(options, content, styles, scales, size, stop, Clock(scales), checkpoint)
 
     def _steps(self, job: Job, scale: Scale, image: Tensor) -> Iterator[optimise.Step]:
@@ -184,6 +185,7 @@ class Painter:
                 if job.checkpoint:
                     raise OutOfMemory(memory.advice(self.features(job.options), job.size, self.device)) from error
             job.checkpoint = True
+            devices.keep_memory(self.device, keep=False)
             devices.release(self.device)
             job.notes.append(f"Memory ran out at {scale.width}×{scale.height}; went on with checkpointing.")
         if recovered is not None and (lost := int(recovered)):

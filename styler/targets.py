@@ -20,7 +20,8 @@ from styler.objective import Targets, Weighting
 from styler.options import Options
 from styler.resize import resized
 from styler.vgg import family
-from styler.vgg.features import Check, Features
+from styler.vgg.block import Check
+from styler.vgg.features import Features
 
 COLOR_WEIGHT = 100.0
 """Weight of that term at `keep_color` 1."""

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import torch
 
+from styler import environment
 from styler.batch import places
 from styler.batch.shelf import DiskShelf
 from styler.batch.worker import Orders, Report, Task, Worker
@@ -29,6 +30,7 @@ class Actor:
     """A worker in a process of Ray's, which can be started again and then knows nothing."""
 
     def __init__(self) -> None:
+        environment.prepare()  # what the process inherits is not all of it
         self._halt, self._lock = threading.Event(), threading.Lock()
         self._said: list[Report] = []
         self._due = 0.0

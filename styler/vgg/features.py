@@ -3,7 +3,7 @@
 Knows the forward pass and nothing else: not where weights come from, not what the features are for.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -12,10 +12,8 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from styler.errors import ImageError, OptionError
 from styler.vgg import family
+from styler.vgg.block import Block, Check, Step, run
 from styler.vgg.weights import Weights
-
-Check = Callable[[], None]
-"""Called between convolutions, forward and backward; it stops the work by raising."""
 
 
 class Features(nn.Module):
@@ -103,16 +101,15 @@ class Features(nn.Module):
                 f"{self.min_side} pixels on each side."
             )
         found: dict[str, Tensor] = {}
-        x = image.contiguous(memory_format=torch.channels_last)  # (1, 3, H, W)
+        x = F.pad(image.contiguous(memory_format=torch.channels_last), (1, 1, 1, 1), mode="replicate")
         with torch.autocast(image.device.type, self.precision, enabled=self.precision is not torch.float32):
-            for block in dict.fromkeys(conv.block for conv in self.convs):
+            for layers, block in self._blocks(check):
                 if checkpoint and torch.is_grad_enabled():
-                    maps = recompute(self._block, x, block, check, use_reentrant=False)
+                    maps = recompute(run, x, block, use_reentrant=False)
                 else:
-                    maps = self._block(x, block, check)
+                    maps = run(x, block)
                 x = maps[-1]
-                run = [conv.layer for conv in self.convs if conv.block == block]
-                found |= {layer: x for layer, x in zip(run, maps, strict=True) if layer in self.layers}
+                found |= {layer: x for layer, x in zip(layers, maps, strict=False) if layer in self.layers}
             return {layer: self._measured(layer, maps) for layer, maps in found.items()}
 
     def _measured(self, layer: str, maps: Tensor) -> Tensor:
@@ -120,36 +117,17 @@ class Features(nn.Module):
         metric = getattr(self, layer.replace("relu", "conv") + "_metric", None)
         return maps if metric is None else F.conv2d(maps, metric)  # (1, C, H, W)
 
-    def _block(self, x: Tensor, block: int, check: Check | None) -> list[Tensor]:
-        """One block, the pooling before it included; the rectified output of each of its convolutions."""
-        maps = []
-        if block > 1:
-            x = F.max_pool2d(x, 2) if self.pooling == "max" else F.avg_pool2d(x, 2)  # (1, C, H/2, W/2)
-        for conv in self.convs:
-            if conv.block != block:
-                continue
-            if check is not None:
-                check()
-            first = conv.block == conv.index == 1
-            if first:
-                x = F.pad(x, (1, 1, 1, 1), mode="replicate")
-            x = F.conv2d(
-                x,
-                self.get_buffer(f"{conv.name}_weight"),
-                self.get_buffer(f"{conv.name}_bias"),
-                padding=0 if first else conv.kernel // 2,
+    def _blocks(self, check: Check | None) -> Iterator[tuple[list[str], Block]]:
+        """The layers of each block, and what is done in it."""
+        last = self.convs[-1].block if self.convs else 0
+        for number in dict.fromkeys(conv.block for conv in self.convs):
+            convs = [conv for conv in self.convs if conv.block == number]
+            steps = tuple(
+                Step(
+                    self.get_buffer(f"{conv.name}_weight"),
+                    self.get_buffer(f"{conv.name}_bias"),
+                    0 if conv.block == conv.index == 1 else conv.kernel // 2,
+                )
+                for conv in convs
             )
-            x = F.relu(x, inplace=True)  # (1, C, H, W)
-            if check is not None and x.requires_grad:
-                _call_in_backward(x, check)
-            maps.append(x)
-        return maps
-
-
-def _call_in_backward(x: Tensor, check: Check) -> None:
-    """Have `check` called when the gradient reaches `x`."""
-
-    def hook(_gradient: Tensor) -> None:
-        check()
-
-    x.register_hook(hook)  # type: ignore[no-untyped-call]
+            yield [conv.layer for conv in convs], Block(steps, "" if number == last else self.pooling, check)
