@@ -12,7 +12,7 @@ SETTINGS = {
     # OpenMP's threads spin while they wait: painting becomes several times slower as soon as another program takes a
     # core. Going to sleep at once can make it half as slow again where waking up is slow, so they spin for an instant.
     "OMP_WAIT_POLICY": "PASSIVE",
-    "GOMP_SPINCOUNT": "10000",
+    "GOMP_SPINCOUNT": "1500",
 }
 
 MALLOC = {"MALLOC_ARENA_MAX": -8, "MALLOC_MMAP_MAX_": -4, "MALLOC_MMAP_THRESHOLD_": -3, "MALLOC_TRIM_THRESHOLD_": -1}

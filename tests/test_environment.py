@@ -56,7 +56,7 @@ def test_what_a_user_has_told_the_allocator_counts(gnu: None) -> None:
 @pytest.mark.parametrize(
     ("given", "found"),
     [
-        ({}, ("PASSIVE", "10000")),
+        ({}, ("PASSIVE", "1500")),
         ({"OMP_WAIT_POLICY": "ACTIVE"}, ("ACTIVE", None)),
         ({"GOMP_SPINCOUNT": "7"}, ("PASSIVE", "7")),
     ],

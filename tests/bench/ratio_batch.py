@@ -56,17 +56,22 @@ def main() -> None:
         for number in range(pictures):
             picture = images.read(known[number % len(known)])
             shift = number // len(known) * 16
+            (folder / "runs").mkdir(exist_ok=True)
             images.write(
                 folder / "photos" / f"{number}.jpg", images.encode(picture.pixels[shift:, shift:], format="jpeg")
             )
+
+        def run(number: int) -> tuple[float, float]:
+            output = f"runs/{number}.png"  # or the batch would find it among the photos
+            return seconds(["run", f"photos/{number}.jpg", "starry-night", "-o", output, *flags], folder)
+
         load = [os.getloadavg()[0]]
-        runs = [seconds(["run", f"photos/{n}.jpg", "starry-night", *flags], folder) for n in range(pictures // 2)]
+        runs = [run(number) for number in range(pictures // 2)]
         load.append(os.getloadavg()[0])
         batch = seconds(["batch", "photos", "starry-night", "-o", "out", *flags], folder)
         load.append(os.getloadavg()[0])
-        runs += [
-            seconds(["run", f"photos/{n}.jpg", "starry-night", *flags], folder) for n in range(len(runs), pictures)
-        ]
+        runs += [run(number) for number in range(len(runs), pictures)]
+        assert len(list((folder / "out").glob("*.png"))) == len(list((folder / "runs").iterdir())) == pictures
         load.append(os.getloadavg()[0])
         print(f"{pictures} pictures × 1 style at {size} px, draft, batch / runs:")
         for index, kind in enumerate(("the clock", "the processors")):
