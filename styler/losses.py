@@ -67,8 +67,12 @@ def moments(features: Tensor) -> Moments:
 
 def _rows(features: Tensor) -> Tensor:
     """Every position's channels, (N, C), at least float32; a view if the features lie channels-last."""
-    wide = features if features.dtype is torch.float64 else features.float()
-    return wide.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
+    return _wide(features).permute(0, 2, 3, 1).reshape(-1, features.shape[1])
+
+
+def _wide(features: Tensor) -> Tensor:
+    """The features in float32, or in float64 if they are."""
+    return features if features.dtype is torch.float64 else features.float()
 
 
 def blend(statistics: list[Moments], weights: list[float]) -> Moments:
@@ -87,7 +91,7 @@ def content_loss(features: Tensor, target: Tensor) -> Tensor:
     Source: Gatys, Ecker and Bethge, "A Neural Algorithm of Artistic Style", 2015, equation 1, with a mean in place of
         half the sum.
     """
-    wide = features if features.dtype is torch.float64 else features.float()
+    wide = _wide(features)
     return (wide - target.to(wide)).square().mean()  # mse_loss would write a gradient that is not channels-last
 
 

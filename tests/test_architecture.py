@@ -18,17 +18,8 @@ PACKAGE = ROOT / "styler"
 
 ORDER = (
     *("errors", "environment", "templates", "options", "config", "plan", "images", "records", "metadata", "library"),
-    *(
-        "devices",
-        "resize",
-        "vgg.family",
-        "vgg.info",
-        "vgg.rescale",
-        "vgg.weights",
-        "vgg.block",
-        "vgg.features",
-        "vgg.checkpoints",
-    ),
+    *("devices", "resize", "vgg.family", "vgg.info", "vgg.rescale", "vgg.weights"),
+    *("vgg.block", "vgg.features", "vgg.checkpoints"),
     *("vgg.sources", "vgg.conventions", "vgg.backbones", "vgg.importing", "vgg.quantize", "vgg.crops", "vgg.slim"),
     *("vgg.export", "vgg.tensorrt", "vgg.chart"),
     *("losses", "color", "objective", "optimise", "targets", "memory", "progress", "job", "pipeline"),

@@ -52,11 +52,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+        (folder / "runs").mkdir()
         known = [*library.contents().values()]
         for number in range(pictures):
             picture = images.read(known[number % len(known)])
             shift = number // len(known) * 16
-            (folder / "runs").mkdir(exist_ok=True)
             images.write(
                 folder / "photos" / f"{number}.jpg", images.encode(picture.pixels[shift:, shift:], format="jpeg")
             )
