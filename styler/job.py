@@ -14,7 +14,9 @@ from torch import Tensor
 from styler import images, targets
 from styler.errors import UsageError
 from styler.images import Picture
+from styler.objective import TOTAL
 from styler.options import STARTS, Options
+from styler.pace import Pace
 from styler.plan import Plan, Scale
 from styler.progress import Clock, Pixels, Progress, Result
 from styler.resize import resized
@@ -46,6 +48,8 @@ class Job:
     checkpoint: bool
     start: Source | None = None
     """The picture to start from, where `init` names a file."""
+    pace: Pace | None = None
+    """What changes the plan on the way, if anything does."""
     stopped: bool = False
     """Whether work was left out because somebody asked for it."""
     realised: list[Scale] = field(default_factory=list)
@@ -58,6 +62,18 @@ class Job:
         """Stop the work if somebody asked for it."""
         if self.stop.is_set():
             raise Stopped
+
+    def replan(self, index: int, done: int) -> None:
+        """Let the pace, if there is one, change how much is still to be done after `done` evaluations of a scale."""
+        if self.pace:
+            self.plan = self.pace.after(self.plan, index, done, self.losses[TOTAL])
+            left = sum(scale.steps * scale.pixels for scale in self.plan[index:]) - done * self.plan[index].pixels
+            self.clock.total = self.clock.done + left
+
+    def eta(self) -> float | None:
+        """Seconds left, as far as can be told."""
+        left = self.pace.left() if self.pace else None
+        return self.clock.eta() if left is None else left
 
 
 def source_of(given: Input) -> Source:
@@ -134,7 +150,7 @@ def report(job: Job, index: int, done: int, image: Tensor) -> Progress:
         units=_in_units(job, job.clock.done),
         total_units=_in_units(job, job.clock.total),
         seconds=job.clock.seconds(),
-        eta=job.clock.eta(),
+        eta=job.eta(),
         terms=job.losses,
         view=lambda: _pixels(image),
     )

@@ -50,7 +50,27 @@ class Step:
     """How many evaluations so far were not finite and were undone, ()."""
 
 
-def adam(objective: Objective, image: Tensor, steps: int, rate: float, planned: int | None = None) -> Iterator[Step]:
+@dataclass(slots=True)
+class Span:
+    """How long an optimiser goes on; may be changed between its steps, under Adam to no less than `fewest`."""
+
+    steps: int
+    """Evaluations, at most."""
+    planned: int = 0
+    """Evaluations that Adam's rate is laid out for, if more than `steps`: as if it were stopped after `steps`."""
+
+    @property
+    def full(self) -> int:
+        """Evaluations that the rate is laid out for."""
+        return max(self.steps, self.planned)
+
+
+def fewest(done: int) -> int:
+    """The shortest plan under which Adam's first `done` steps are all at the full rate, so that it can be changed."""
+    return max(done, math.ceil((done - 1) / FLAT))
+
+
+def adam(objective: Objective, image: Tensor, span: Span, rate: float) -> Iterator[Step]:
     """Adam (Kingma and Ba 2015) with a flat-then-cosine rate, clamped to [0, 1] after each step.
 
     Never waits for the device: an evaluation that is not finite is undone there, by selection: the best picture comes
@@ -59,16 +79,15 @@ def adam(objective: Objective, image: Tensor, steps: int, rate: float, planned: 
     Args:
         objective: what to minimise.
         image: where to start, (1, 3, H, W) in [0, 1].
-        steps: evaluations.
+        span: how many evaluations, and how many the rate is laid out for.
         rate: largest step, in units of the picture's range.
-        planned: evaluations that the rate is laid out for, if more than `steps`: as if it were stopped after `steps`.
     """
-    planned = planned or steps
     first, second = torch.zeros_like(image), torch.zeros_like(image)
     best, lowest = image, torch.full((), math.inf, device=image.device)
     shortened, recovered, age = torch.ones_like(lowest), torch.zeros_like(lowest), torch.zeros_like(lowest)
     best_losses: dict[str, Tensor] = {}
-    for step in range(steps):
+    step = 0
+    while step < span.steps:
         losses, gradient = objective.gradient(image)
         finite = losses[TOTAL].isfinite() & gradient.isfinite().all()
         better = finite & (losses[TOTAL] < lowest)
@@ -80,9 +99,10 @@ def adam(objective: Objective, image: Tensor, steps: int, rate: float, planned: 
         first = torch.where(finite, first.lerp(gradient, 1 - BETAS[0]), 0)
         second = torch.where(finite, second.lerp(gradient.square(), 1 - BETAS[1]), 0)
         direction = (first / (1 - BETAS[0] ** age)) / ((second / (1 - BETAS[1] ** age)).sqrt() + 1e-12)
-        moved = (image - rate * flat_then_cosine(step, planned) * shortened * direction).clamp(0, 1)
+        moved = (image - rate * flat_then_cosine(step, span.full) * shortened * direction).clamp(0, 1)
         image = torch.where(finite, moved, best)
-        if step == planned - 1:
+        step += 1
+        if step == span.full:
             best = torch.where(better, moved, best)  # nobody looks at it any more, but it goes the right way
         yield Step(losses, image, best, best_losses, recovered)
 
@@ -100,7 +120,7 @@ def flat_then_cosine(step: int, steps: int) -> float:
     return 1.0 if done <= FLAT else (1 + math.cos(math.pi * (done - FLAT) / (1 - FLAT))) / 2
 
 
-def lbfgs(objective: Objective, image: Tensor, steps: int) -> Iterator[Step]:
+def lbfgs(objective: Objective, image: Tensor, span: Span) -> Iterator[Step]:
     """L-BFGS (Nocedal and Wright 2006, algorithm 7.5) with capped steps and backtracking, clamped to [0, 1].
 
     Reads the device once for each evaluation. When no step along its direction helps, it forgets its history and goes
@@ -110,7 +130,7 @@ def lbfgs(objective: Objective, image: Tensor, steps: int) -> Iterator[Step]:
     Args:
         objective: what to minimise.
         image: where to start, (1, 3, H, W) in [0, 1].
-        steps: evaluations, at most.
+        span: how many evaluations, at most.
     """
     losses, gradient = objective.gradient(image)
     loss, good = _read(losses[TOTAL], gradient.isfinite().all())
@@ -119,7 +139,7 @@ def lbfgs(objective: Objective, image: Tensor, steps: int) -> Iterator[Step]:
     if lost:
         return  # without a good start there is nothing to go on from
     used, memory, reach = 1, _Memory(), FIRST_RMS_MOVE
-    while used < steps:
+    while used < span.steps:
         free = _free(image, gradient)
         direction = _capped(free * memory.direction(free * gradient), reach if not memory.pairs else None)
         length, accepted = 1.0, False
@@ -137,7 +157,7 @@ def lbfgs(objective: Objective, image: Tensor, steps: int) -> Iterator[Step]:
                 memory.remember(move, change, bend_there, bend)
                 image, gradient, losses, loss = trial, trial_gradient, trial_losses, trial_loss
             yield Step(losses, image, image, losses, torch.tensor(float(lost)))
-            if accepted or used >= steps or fall >= 0:
+            if accepted or used >= span.steps or fall >= 0:
                 break
             length *= SHORTENING
         if not accepted:

@@ -8,6 +8,7 @@ and remembers where each value came from. This module knows no pictures, network
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -28,6 +29,8 @@ class Knob:
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
+    unit: str = ""
+    """`s`: seconds, which may also be a text such as 60s, 2m or 1h."""
 
 
 def knob(
@@ -38,9 +41,10 @@ def knob(
     low: float | None = None,
     high: float | None = None,
     choices: Iterable[str] = (),
+    unit: str = "",
 ) -> Any:
     """A field of `Options` that carries its own documentation."""
-    return dataclasses.field(default=default, metadata={"knob": Knob(help, group, low, high, tuple(choices))})
+    return dataclasses.field(default=default, metadata={"knob": Knob(help, group, low, high, tuple(choices), unit)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,21 @@ class Options:
     init: str = knob("content", "what to start from: content, style, noise, or a picture file", group="Picture")
     seed: int = knob(0, "another seed, another variant of the picture", group="Picture", low=0, high=2**32 - 1)
 
+    time: float = knob(
+        0.0,
+        "painting time, such as 60s or 2m: as many evaluations as fit into it, and 0 for as many as the preset says",
+        group="Effort",
+        low=0,
+        high=604_800,
+        unit="s",
+    )
+    patience: int = knob(
+        0,
+        "end a scale after so many evaluations that gained nothing; 0 never does",
+        group="Effort",
+        low=0,
+        high=100_000,
+    )
     steps: int = knob(80, "evaluations at the first, smallest scale", group="Effort", low=1, high=100_000)
     taper: float = knob(0.85, "share of the evaluations that each next scale gets", group="Effort", low=0.01, high=2)
     first_size: int = knob(128, "long side of the first scale, at least", group="Effort", low=32, high=8192)
@@ -275,12 +294,21 @@ def _scalar(name: str, limits: Knob, kind: Any, value: Any) -> Any:
         if not isinstance(value, str) or (limits.choices and value not in limits.choices):
             raise OptionError(_choice_message(name, value, limits.choices or ["text"]))
         return value
+    if limits.unit and isinstance(value, str):
+        value = _seconds(value)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     in_range = number and _within(value, limits) and math.isfinite(value)  # a huge integer is no float
     whole = in_range and float(value).is_integer()
     if not in_range or (kind is int and not whole):
-        raise OptionError(f"{name} is {value}; it can be {describe_range(limits, whole=kind is int)}.")
+        also = ", or a time such as 60s, 2m or 1h" if limits.unit else ""
+        raise OptionError(f"{name} is {value}; it can be {describe_range(limits, whole=kind is int)}{also}.")
     return kind(value)
+
+
+def _seconds(text: str) -> float | str:
+    """Seconds of `60s`, `2m` or `1h`; another text as it is, to be refused by name."""
+    found = re.fullmatch(r"([0-9]*\.?[0-9]+) ?([smh])", text.strip())
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]] if found else text
 
 
 def _within(value: float, limits: Knob) -> bool:

@@ -15,6 +15,7 @@ from styler.errors import DeviceError, OutOfMemory, UsageError
 from styler.job import Input, Job, Stopped, final_report, first_picture, refined, report, source_of, start_of
 from styler.objective import Objective
 from styler.options import Options
+from styler.pace import Pace
 from styler.plan import Repeat, Scale
 from styler.progress import Clock, Progress, Result
 from styler.targets import Source
@@ -110,25 +111,27 @@ class Painter:
 
     def _scales(self, job: Job) -> Iterator[Progress]:
         image: Tensor | None = None
-        for index, scale in enumerate(job.plan):
-            done, best = 0, None
+        index = -1
+        while (index := index + 1) < len(job.plan):  # which may change on the way
+            scale, done, best = job.plan[index], 0, None
             began = job.clock.seconds()
             try:
                 job.check()
                 start = first_picture(job, scale) if image is None else refined(job, image, index)
-                for step in self._steps(job, scale, start.to(self.device)):
+                for step in self._steps(job, index, start.to(self.device)):
                     done, best = done + 1, step.best
                     job.losses, job.best_losses = step.losses, step.best_losses
                     job.clock.advance(scale.pixels)
+                    job.replan(index, done)
                     yield report(job, index, done, step.image)
-                    if done < scale.steps:
+                    if done < job.plan[index].steps:
                         job.check()  # after the last step of a scale, the next one looks
             except Stopped:
                 job.stopped = True
             image = image if best is None else best
             if done:
-                job.clock.skip((scale.steps - done) * scale.pixels)
-                job.realised.append(scale.after(done))
+                job.clock.skip((job.plan[index].steps - done) * scale.pixels)
+                job.realised.append(job.plan[index].after(done))
                 job.seconds.append(job.clock.seconds() - began)
             if job.stopped:
                 break
@@ -168,16 +171,22 @@ class Painter:
             scales = plan.refit(repeat, *size, features.min_side)
         checkpoint = bool(scales) and memory.needs_checkpoint(features, size, options.checkpoint, self.device)
         devices.keep_memory(self.device, not checkpoint and memory.is_plentiful(features, size, self.device))
-        return Job(options, content, styles, scales, size, stop, Clock(scales), checkpoint)
+        clock = Clock(scales)
+        pace = Pace(options, scales, clock) if repeat is None and (options.time or options.patience) else None
+        return Job(options, content, styles, scales, size, stop, clock, checkpoint, pace=pace)
 
-    def _steps(self, job: Job, scale: Scale, image: Tensor) -> Iterator[optimise.Step]:
+    def _steps(self, job: Job, index: int, image: Tensor) -> Iterator[optimise.Step]:
         """The evaluations of one scale; when memory runs out, once more from the best so far with checkpointing."""
         done, recovered = 0, None
         while True:
+            before, scale = done, job.plan[index]
+            span = optimise.Span(scale.steps - before, scale.planned - before)
             try:
-                for step in self._optimise(job, scale, image, scale.steps - done):
+                for step in self._optimise(job, scale, image, span):
                     done, image, recovered = done + 1, step.best, step.recovered
                     yield step
+                    scale = job.plan[index]  # as it has become
+                    span.steps, span.planned = scale.steps - before, scale.planned - before
                 break
             except (RuntimeError, MemoryError) as error:
                 if not devices.is_out_of_memory(error):
@@ -193,7 +202,7 @@ class Painter:
                 raise DeviceError("The loss was not a number at any step; try --precision fp32.")
             job.notes.append(f"{lost} of {done} steps at {scale.width}×{scale.height} were not finite and were undone.")
 
-    def _optimise(self, job: Job, scale: Scale, image: Tensor, steps: int) -> Iterator[optimise.Step]:
+    def _optimise(self, job: Job, scale: Scale, image: Tensor, span: optimise.Span) -> Iterator[optimise.Step]:
         options, features = job.options, self.features(job.options)
         size = (scale.width, scale.height)
         objective = Objective(
@@ -205,10 +214,9 @@ class Painter:
             newton_schulz=self.device.type != "cpu",
         )
         if scale.optimizer == "lbfgs":
-            yield from optimise.lbfgs(objective, image, steps)
+            yield from optimise.lbfgs(objective, image, span)
         else:
-            left_out = max(0, scale.planned - scale.steps)
-            yield from optimise.adam(objective, image, steps, options.learning_rate, steps + left_out)
+            yield from optimise.adam(objective, image, span, options.learning_rate)
 
 
 def stream(

@@ -22,7 +22,7 @@ ORDER = (
     *("vgg.block", "vgg.features", "vgg.checkpoints"),
     *("vgg.sources", "vgg.conventions", "vgg.backbones", "vgg.importing", "vgg.quantize", "vgg.crops", "vgg.slim"),
     *("vgg.export", "vgg.tensorrt", "vgg.chart"),
-    *("losses", "color", "objective", "optimise", "targets", "memory", "progress", "job", "pipeline"),
+    *("losses", "color", "objective", "optimise", "targets", "memory", "progress", "pace", "job", "pipeline"),
     *(
         "vgg.lessons",
         "vgg.state",

@@ -504,10 +504,10 @@ def test_the_doctor_tells_what_is_broken_and_fails(
     assert "Everything works" not in out
 
 
-def no_progress(objective: Any, image: Any, steps: int, *_rate: Any) -> Any:
+def no_progress(objective: Any, image: Any, span: Any, _rate: float) -> Any:
     """An optimiser that does not move."""
     from styler.optimise import Step
 
-    for _ in range(steps):
+    for _ in range(span.steps):
         losses, _gradient = objective.gradient(image)
         yield Step(losses, image, image, losses, image.new_zeros(()))

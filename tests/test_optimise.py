@@ -12,9 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from styler import optimise
 from styler.objective import Objective
-from styler.optimise import Step
+from styler.optimise import Span, Step
 
-Optimiser = Callable[[Objective, Tensor, int], Iterator[Step]]
+Optimiser = Callable[[Objective, Tensor, Span], Iterator[Step]]
 Losses = dict[str, Tensor]
 
 
@@ -50,8 +50,8 @@ class Bowl:
         return float((self.steepness * (image - self.goal).square()).mean())
 
 
-def adam(objective: Objective, image: Tensor, steps: int) -> Iterator[Step]:
-    return optimise.adam(objective, image, steps, 0.05)
+def adam(objective: Objective, image: Tensor, span: Span) -> Iterator[Step]:
+    return optimise.adam(objective, image, span, 0.05)
 
 
 both = pytest.mark.parametrize("optimiser", [adam, optimise.lbfgs])
@@ -69,7 +69,7 @@ def start() -> Tensor:
 
 
 def run(optimiser: Optimiser, bowl: Bowl, steps: int, image: Tensor | None = None) -> list[Step]:
-    return list(optimiser(cast(Objective, bowl), start() if image is None else image, steps))
+    return list(optimiser(cast(Objective, bowl), start() if image is None else image, Span(steps)))
 
 
 @both
@@ -255,7 +255,7 @@ def test_adam_reads_no_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: Tensor, *_: Any) -> None:
         raise AssertionError("read a tensor")
 
-    stepping = adam(cast(Objective, Bowl(goal(), {3})), start(), 8)
+    stepping = adam(cast(Objective, Bowl(goal(), {3})), start(), Span(8))
     with monkeypatch.context() as patch:
         for name in ("item", "__float__", "__bool__", "__int__", "tolist", "numpy", "cpu"):
             patch.setattr(Tensor, name, refuse)

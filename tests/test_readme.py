@@ -100,7 +100,7 @@ def test_every_command_runs(tokens: list[str], folder: Path, use_tiny: None, cap
         assert main(["batch", "photos", "paintings", "-o", "painted", "-q", *TINY]) == 0
         capfd.readouterr()
     elif tokens[0] in ("run", "batch"):
-        tokens = without(tokens, ("--size", "--preset")) + TINY
+        tokens = without(tokens, ("--size", "--preset", "--time")) + TINY
     assert main(tokens) == 0, capfd.readouterr().err
     answer = capfd.readouterr().out.removesuffix("\n")
     if "--json" in tokens:

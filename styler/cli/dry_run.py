@@ -61,7 +61,7 @@ def forecast(options: Options, content: "Picture", styles: "list[Picture]", star
     Raises:
         StylerError: whatever would end the painting before its first evaluation.
     """
-    from styler import devices, memory
+    from styler import devices, memory, pace
     from styler.pipeline import Painter
 
     painter = Painter.of(options)
@@ -71,6 +71,8 @@ def forecast(options: Options, content: "Picture", styles: "list[Picture]", star
     checkpoint = bool(scales) and memory.needs_checkpoint(features, size, options.checkpoint, painter.device)
     small = _small(options, size, features.min_side, painter.device.type, checkpoint=checkpoint)
     seconds, timed = _timed(painter, small, content, styles, start)
+    if timed and options.time:
+        scales = pace.fitted(scales, options.time, seconds / math.prod(timed))
     return Forecast(
         size=size,
         device=devices.describe(painter.device),
@@ -93,6 +95,7 @@ def _small(options: Options, size: tuple[int, int], min_side: int, device: str, 
         first_size=8192,
         steps=2,
         optimizer="adam",
+        time=0.0,
         checkpoint="on" if checkpoint else "off",
     )
 
@@ -122,7 +125,7 @@ def lines(found: Forecast, names: Sequence[str], pictures: "Sequence[Picture]", 
         *(("Style", style) for style in inputs[1:]),
         ("Output", f"{quoted(output)}, {found.size[0]}×{found.size[1]}"),
         ("Device", f"{found.device}, precision {found.precision}"),
-        ("Plan", report.plan(found.plan, plan.units(found.plan)).removeprefix("Plan: ")),
+        ("Plan", report.plan(found.plan).removeprefix("Plan: ")),
     ]
     if found.timed:
         how = "with" if found.checkpoint else "without"

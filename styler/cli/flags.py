@@ -74,6 +74,8 @@ def _metavar(kind: Any, knob: Knob) -> str:
         return "NAME,..." if typing.get_args(kind)[0] is str else "N,..."
     if kind is str or knob.choices:
         return "NAME"
+    if knob.unit:
+        return "TIME"
     return "N" if kind in (int, float) else "N|original"
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from styler.options import Resolved
+from styler.options import Options, Resolved
 
 if TYPE_CHECKING:
     from styler.images import Picture
@@ -186,13 +186,19 @@ def decisions(resolved: Resolved, content: "Picture", styles: "Iterable[Picture]
     ]
 
 
-def plan(scales: "Plan", units: float) -> str:
-    """The plan in a line."""
+def plan(scales: "Plan", options: Options | None = None) -> str:
+    """The plan in a line; with options that change it on the way, what they do to it."""
+    from styler.plan import units
+
     if not scales:
         return "Plan: nothing to paint at strength 0."
+    if options and options.time:
+        parts = ", ".join(f"{s.width}×{s.height}" for s in scales)
+        return f"Plan: {parts}, as many steps as fit into {clock(options.time)}."
     parts = ", ".join(f"{s.width}×{s.height} {s.steps} steps of {s.optimizer}" for s in scales)
     steps = sum(s.steps for s in scales)
-    return f"Plan: {parts}; {steps} evaluations, the work of {units:.1f} at the final size."
+    most = "at most " if options and options.patience else ""
+    return f"Plan: {parts}; {most}{steps} evaluations, the work of {units(scales):.1f} at the final size."
 
 
 def scales(plan: "Plan") -> list[dict[str, Any]]:

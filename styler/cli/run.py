@@ -176,7 +176,7 @@ def _painted(job: _Job, watch: interrupts.Watch, show: report.Show, log: report.
     last = None
     for progress in painter.stream(job.content, [*job.styles], job.options, watch.stop, job.before.repeat, job.start):
         if last is None:
-            log(report.plan(progress.plan, progress.total_units))
+            log(report.plan(progress.plan, None if job.before.repeat else job.options))
         last = progress
         show(progress)
     assert last is not None

@@ -1,0 +1,180 @@
+"""A given time is kept, whatever the machine, and a scale that gains nothing ends; both can be repeated."""
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from styler import pace, plan
+from styler.errors import OptionError
+from styler.objective import Objective
+from styler.options import Options
+from styler.pace import Pace
+from styler.pipeline import Painter
+from styler.plan import Plan, Scale
+from styler.progress import Clock, Result
+
+Array = NDArray[Any]
+ASKED = plan.make(Options(size=512), 512, 384, 16)
+"""Three scales."""
+SPEED = 5e-6
+"""Seconds of an evaluation for each pixel: 0.06 s, 0.25 s and 0.98 s."""
+
+
+def taken(scales: Plan) -> float:
+    """Seconds of a plan, with the beginning of every scale but the first."""
+    begun = sum(scale.pixels for scale in scales[1:]) * pace.SETUP
+    return SPEED * (begun + sum(scale.steps * scale.pixels for scale in scales))
+
+
+@pytest.mark.parametrize("seconds", [5.0, 30.0, 60.0, 1000.0])
+def test_a_plan_fills_the_time(seconds: float) -> None:
+    fitted = pace.fitted(ASKED, seconds, SPEED)
+    assert taken(fitted) == pytest.approx(seconds, abs=SPEED * sum(scale.pixels for scale in fitted) / 2)
+
+
+def test_more_time_is_more_work_at_every_scale() -> None:
+    plans = [pace.fitted(ASKED, seconds, SPEED) for seconds in (30.0, 60.0, 120.0)]
+    for shorter, longer in itertools.pairwise(plans):
+        assert all(less.steps < more.steps for less, more in zip(shorter, longer, strict=True))
+
+
+def test_the_time_of_the_preset_is_its_plan() -> None:
+    fitted = pace.fitted(ASKED, taken(ASKED) + SPEED * ASKED[0].pixels, SPEED)
+    for ours, preset in zip(fitted, ASKED, strict=True):
+        assert ours.steps == pytest.approx(preset.steps, rel=0.03)
+
+
+def test_scales_that_would_hardly_be_begun_are_left_out() -> None:
+    assert [scale.width for scale in pace.fitted(ASKED, 4.0, SPEED)] == [128, 256]
+    assert [scale.width for scale in pace.fitted(ASKED, 0.001, SPEED)] == [128]
+    assert pace.fitted(ASKED, 0.001, SPEED)[0].steps == 1
+
+
+@pytest.mark.parametrize("seconds", [0.5, 10.0, 50.0])
+def test_what_adam_has_done_stays_what_it_is(seconds: float) -> None:
+    done = 21
+    (fitted, *_) = pace.fitted(ASKED[1:], seconds, SPEED, index=0, done=done)
+    assert fitted.steps >= 2 * (done - 1)
+    late = (Scale(64, 64, 30, "adam"),)
+    assert pace.fitted(late, seconds, SPEED, index=0, done=20) == late
+
+
+class Machine:
+    """Time that passes only while a picture is evaluated, so much for each pixel; the speed can change on the way."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, speed: Callable[[int], float]) -> None:
+        self.now, self.evaluations = 100.0, 0
+        gradient = Objective.gradient
+
+        def timed(objective: Objective, image: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+            self.evaluations += 1
+            self.now += speed(self.evaluations) * image.shape[-1] * image.shape[-2]
+            return gradient(objective, image)
+
+        monkeypatch.setattr(Objective, "gradient", timed)
+        monkeypatch.setattr("styler.progress.time.perf_counter", lambda: self.now)
+
+
+@pytest.mark.parametrize("optimizer", ["mixed", "adam", "lbfgs"])
+@pytest.mark.parametrize(
+    "speed",
+    [lambda _: 1e-5, lambda number: 1e-5 if number < 30 else 2e-5, lambda number: 3e-5 if number < 12 else 1e-5],
+    ids=["steady", "slower", "faster"],
+)
+def test_a_painting_ends_in_time_and_can_be_repeated(
+    monkeypatch: pytest.MonkeyPatch,
+    painter: Painter,
+    pixels: Callable[..., Array],
+    speed: Callable[[int], float],
+    optimizer: str,
+) -> None:
+    Machine(monkeypatch, speed)
+    content, style = pixels(128, 128, 1), pixels(96, 96, 2)
+    options = Options(size=128, first_size=32, time=6.0, device="cpu", optimizer=optimizer)
+    result = painter.stylize(content, style, options)
+    assert result.seconds == pytest.approx(6.0, rel=0.1)
+    assert [scale.width for scale in result.plan] == [32, 64, 128]
+    assert not result.stopped
+    again = painter.stylize(content, style, options.replace(time=1.0), repeat=result.repeat)
+    assert again.plan == result.plan
+    assert np.array_equal(again.pixels, result.pixels)
+
+
+def test_too_little_time_still_gives_a_picture_of_the_size_asked_for(
+    monkeypatch: pytest.MonkeyPatch, painter: Painter, pixels: Callable[..., Array]
+) -> None:
+    Machine(monkeypatch, lambda _: 1.0)
+    result = painter.stylize(
+        pixels(64, 64, 1), pixels(48, 48, 2), Options(size=64, first_size=32, time=1.0, device="cpu")
+    )
+    assert result.pixels.shape == (64, 64, 3)
+    assert [(scale.width, scale.steps) for scale in result.plan] == [(32, 1)]
+
+
+def watched(losses: Callable[[int], float], scale: Scale, patience: int) -> tuple[Plan, int]:
+    """The plan of one scale once it is done, and the evaluations that were made, for a loss at each."""
+    scales: Plan = (scale,)
+    keeping = Pace(Options(patience=patience), scales, Clock(scales))
+    done = 0
+    while done < scales[0].steps:
+        done += 1
+        scales = keeping.after(scales, 0, done, torch.tensor(losses(done)))
+    return scales, done
+
+
+def flat_from_50(number: int) -> float:
+    return max(1.0, 2.0 - number / 50)
+
+
+def test_a_loss_that_falls_has_all_the_time() -> None:
+    scale = Scale(64, 64, 200, "adam")
+    assert watched(lambda number: math.exp(-number / 50), scale, 20) == ((scale,), 200)
+
+
+def test_lbfgs_ends_when_nothing_is_gained() -> None:
+    (found,), done = watched(flat_from_50, Scale(64, 64, 500, "lbfgs"), 20)
+    assert found == Scale(64, 64, done, "lbfgs")
+    assert 70 <= done <= 150
+
+
+def test_adam_goes_down_with_its_rate_when_nothing_is_gained() -> None:
+    (found,), done = watched(flat_from_50, Scale(64, 64, 500, "adam"), 60)
+    assert done == found.steps < 500
+    assert found.planned == 0 or found.planned > found.steps
+
+
+def test_noise_is_no_gain() -> None:
+    generator = torch.Generator().manual_seed(1)
+    noise = 0.05 * torch.rand(1000, generator=generator)
+    _, done = watched(lambda number: 1.0 + float(noise[number]), Scale(64, 64, 900, "lbfgs"), 100)
+    assert done < 400
+
+
+def test_a_painting_that_gains_nothing_ends_early_with_its_best(painter: Painter, pixels: Callable[..., Array]) -> None:
+    content, style = pixels(64, 64, 1), pixels(48, 48, 2)
+    options = Options(size=64, first_size=64, steps=2000, patience=15, device="cpu", optimizer="adam")
+    reports = list(painter.stream(content, style, options))
+    result = reports[-1].result
+    assert isinstance(result, Result)
+    assert result.evaluations < 2000
+    assert result.losses["total"] == min(report.loss for report in reports)
+    again = painter.stylize(content, style, options, repeat=result.repeat)
+    assert np.array_equal(again.pixels, result.pixels)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("60s", 60.0), ("2m", 120.0), ("1.5h", 5400.0), ("0.5 m", 30.0)])
+def test_a_time_may_have_a_unit(text: str, seconds: float) -> None:
+    assert Options.of(time=text).time == seconds
+
+
+@pytest.mark.parametrize("text", ["s", "-1s", "60 sec", "1m30s", "200h", ""])
+def test_another_text_is_no_time(text: str) -> None:
+    with pytest.raises(OptionError, match=r"^time is .*; it can be 0 to 604800, or a time such as 60s, 2m or 1h\.$"):
+        Options.of(time=text)
