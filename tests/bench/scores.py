@@ -29,6 +29,11 @@ def blurred(maps: Tensor, sigma: float = 2.0) -> Tensor:
     return F.conv2d(F.conv2d(padded, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
 
 
+def blurred_color(image: Tensor, sigma: float = 4.0) -> Tensor:
+    """The colours of areas, (1, 3, H, W)."""
+    return torch.cat([blurred(image[:, channel : channel + 1], sigma) for channel in range(3)], dim=1)
+
+
 def structure(image: Tensor, content: Tensor) -> float:
     """Correlation of blurred luminance gradients with the content's: 1 is the content itself."""
 
