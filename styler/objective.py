@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from styler import losses
-from styler.color import coarse_chroma
+from styler.color import chroma, coarse_chroma
 from styler.losses import Moments, WassersteinTarget
 from styler.vgg.block import Check
 from styler.vgg.features import Features
@@ -32,6 +32,10 @@ class Targets:
     """Statistics of the style, by layer."""
     color: Tensor | None = None
     """Coarse chroma of the content, (1, 2, h, w), or None when the style's colours are wanted."""
+    demand: Tensor | float = 1.0
+    """What the content's weight is multiplied by: how far the style's colours and textures are from the content's."""
+    roughness: float = 1.0
+    """What the total variation is divided by: the root of the style's own. A soft painting is painted softly."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +45,8 @@ class Weighting:
     content: Mapping[str, float]
     style: Mapping[str, float]
     smoothness: float = 0.0
+    calm: float = 0.0
+    """How much more the total variation of chroma counts, beside that of all colours."""
     color: float = 0.0
 
 
@@ -72,14 +78,19 @@ class Objective:
         """Every weighted term of a picture (1, 3, H, W) whose features were found already."""
         terms: dict[str, Tensor] = {}
         for layer, target in self.targets.content.items():
-            terms[f"{CONTENT} {layer}"] = self.weighting.content[layer] * losses.content_loss(found[layer], target)
+            weight = self.weighting.content[layer] * self.targets.demand
+            terms[f"{CONTENT} {layer}"] = weight * losses.content_loss(found[layer], target)
         for layer, style in self.targets.style.items():
             terms[f"{STYLE} {layer}"] = self.weighting.style[layer] * self._style(found[layer], style)
         if self.weighting.smoothness:
-            terms[SMOOTHNESS] = self.weighting.smoothness * losses.total_variation(image)
+            weight = self.weighting.smoothness / self.targets.roughness
+            terms[SMOOTHNESS] = weight * losses.total_variation(image)
+            if self.weighting.calm:
+                grain = losses.total_variation(chroma(image))
+                terms[SMOOTHNESS] = terms[SMOOTHNESS] + self.weighting.calm * weight * grain
         if self.targets.color is not None:
-            chroma = coarse_chroma(image)
-            terms[COLOR] = self.weighting.color * (chroma - self.targets.color).square().mean()
+            apart = coarse_chroma(image) - self.targets.color
+            terms[COLOR] = self.weighting.color * apart.square().mean()
         return terms
 
     def gradient(self, image: Tensor) -> tuple[dict[str, Tensor], Tensor]:

@@ -25,6 +25,12 @@ from styler.vgg.features import Features
 
 COLOR_WEIGHT = 100.0
 """Weight of that term at `keep_color` 1."""
+CALM = 1.75
+"""How much more smoothness means for chroma: coloured speckle is what one sees first, and no painting has it."""
+LEAST_DEMAND = 0.25
+"""Of a style that is nearly the content already."""
+SMOOTHEST = 0.03
+"""Roughness that even a flat style is taken to have. Paintings have 0.06 to 0.2 at 256 pixels."""
 STYLES_KEPT = 32
 """Statistics of this many styles, sizes and settings are kept: at most 5 MB each."""
 
@@ -95,6 +101,7 @@ def weighting(options: Options, network: str) -> Weighting:
         content=dict.fromkeys(layers, content),
         style=style_layers(options, network),
         smoothness=options.smoothness * pull(options.strength),
+        calm=CALM,
         color=COLOR_WEIGHT * options.keep_color,
     )
 
@@ -167,6 +174,11 @@ def style_size(source: Source, long_side: int, brush: float, min_side: int) -> t
     return round(width * ratio), round(height * ratio)
 
 
+def roughness(style: Source, size: tuple[int, int]) -> float:
+    """The root of the total variation of a style at a size (width, height), in units of the picture's range."""
+    return max(SMOOTHEST, float(losses.total_variation(resized(style.image, *size)).sqrt()))
+
+
 def compute(
     features: Features,
     content: Source,
@@ -189,11 +201,18 @@ def compute(
     found = [cache.statistics(features, style, at, check, shelve) for style, at in zip(styles, sizes, strict=True)]
     shares = list(options.style_weights) or [1.0] * len(styles)
     share = pull(options.strength)
+    demand = torch.zeros((), device=features.device)
     targets = {}
-    for layer in layers:
+    for layer, weight in layers.items():
         mixed = losses.blend([statistics[layer] for statistics in found], shares)
+        mean = ours[layer].mean(dim=(0, 2, 3), dtype=mixed.mean.dtype)  # (C,)
+        demand = demand + weight * (mean - mixed.mean).square().mean()
         if share < 1:
             mixed = losses.blend([losses.moments(ours[layer]), mixed], [1 - share, share])
         targets[layer] = losses.wasserstein_target(mixed) if options.distance == "moments" else mixed
     color = coarse_chroma(image) if options.keep_color else None
-    return Targets({layer: ours[layer] for layer in wanted}, targets, color)
+    grains = [roughness(style, at) for style, at in zip(styles, sizes, strict=True)]
+    grain = sum(part * rough for part, rough in zip(shares, grains, strict=True)) / sum(shares)
+    return Targets(
+        {layer: ours[layer] for layer in wanted}, targets, color, demand.clamp(min=LEAST_DEMAND).sqrt(), grain
+    )

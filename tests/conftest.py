@@ -18,6 +18,7 @@ from torch import Tensor
 from styler.pipeline import Painter
 from styler.vgg import backbones, family, rescale
 from styler.vgg import weights as weights_module
+from styler.vgg.pooling import KINDS
 from styler.vgg.weights import Weights
 
 TINY = ((4, 1), (6, 2), (6, 2), (8, 3), (8, 1))
@@ -77,7 +78,7 @@ def tiny() -> Iterator[Weights]:
             kernels[f"{conv.name}.weight"] = spread * torch.randn(shape, generator=generator)
             kernels[f"{conv.name}.bias"] = 0.1 * torch.rand(conv.outputs, generator=generator)
         over = [_picture(64, 80, seed) for seed in range(3)]
-        means = {way: rescale.mean_activations(kernels, "tiny", way, over) for way in ("max", "average")}
+        means = {way: rescale.mean_activations(kernels, "tiny", way, over) for way in KINDS}
         yield Weights("tiny", "0" * 64, kernels, means, {"network": "tiny", "convention": "rgb"})
 
 

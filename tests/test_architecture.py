@@ -18,7 +18,7 @@ PACKAGE = ROOT / "styler"
 
 ORDER = (
     *("errors", "environment", "templates", "options", "config", "plan", "images", "records", "metadata", "library"),
-    *("devices", "resize", "vgg.family", "vgg.info", "vgg.rescale", "vgg.weights"),
+    *("devices", "resize", "vgg.family", "vgg.info", "vgg.pooling", "vgg.rescale", "vgg.weights"),
     *("vgg.block", "vgg.features", "vgg.checkpoints"),
     *("vgg.sources", "vgg.conventions", "vgg.backbones", "vgg.importing", "vgg.quantize", "vgg.crops", "vgg.slim"),
     *("vgg.export", "vgg.tensorrt", "vgg.chart"),

@@ -161,7 +161,7 @@ def test_a_converted_file_says_where_it_comes_from_and_is_rescaled(states: dict[
     found = read(backbones.converted(states[True], "vgg11", source="vgg11_bn-made.pth", sha256="ab" * 32), tmp_path)
     assert found.info["source"] == {"file": "vgg11_bn-made.pth", "sha256": "ab" * 32}
     assert found.network == "vgg11"
-    assert set(found.mean_activation) == {"max", "average"}
+    assert set(found.mean_activation) == {"max", "average", "mixed"}
     assert set(found.kernels) == {f"{c.name}.{p}" for c in family.convolutions("vgg11") for p in ("weight", "bias")}
 
 

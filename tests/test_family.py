@@ -98,7 +98,7 @@ def test_operations_of_vgg16_are_those_of_a_hand_count() -> None:
     assert family.flops("vgg16", ["relu5_1"], 512 * 512) == 4 * family.flops("vgg16", ["relu5_1"], 256 * 256)
 
 
-@pytest.mark.parametrize("pooling", ["max", "average"])
+@pytest.mark.parametrize("pooling", ["max", "average", "mixed"])
 def test_the_estimate_of_memory_holds_what_the_backward_pass_keeps(tiny: Weights, pooling: str) -> None:
     """Every storage that autograd keeps, once; the estimate adds what the backward pass takes for itself."""
     kept: dict[int, int] = {}

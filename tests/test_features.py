@@ -1,6 +1,7 @@
 """The frozen network: what it computes, on any size, in any precision, and that it can be stopped."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ from torch import Tensor
 
 from styler import images, library
 from styler.errors import ImageError, OptionError
+from styler.options import Options, knobs
 from styler.resize import resized
 from styler.vgg import family, rescale
 from styler.vgg.features import Features
+from styler.vgg.pooling import DEFAULT, KINDS
 from styler.vgg.weights import Weights
 
 Picture = Callable[..., Tensor]
@@ -59,7 +62,8 @@ def straightforward(image: Tensor, layers: tuple[str, ...], pooling: str) -> dic
             x = F.relu(F.conv2d(x, kernel, bias, padding=0 if block == index == 1 else 1))
             if f"relu{block}_{index}" in layers:
                 found[f"relu{block}_{index}"] = x
-        x = F.max_pool2d(x, 2) if pooling == "max" else F.avg_pool2d(x, 2)
+        smooth = pooling == "average" or (pooling == "mixed" and block <= 2)
+        x = F.avg_pool2d(x, 2) if smooth else F.max_pool2d(x, 2)
     return found
 
 
@@ -72,7 +76,7 @@ def worst_difference(found: dict[str, Tensor], expected: dict[str, Tensor], vgg1
     return max(differences)
 
 
-@pytest.mark.parametrize("pooling", ["max", "average"])
+@pytest.mark.parametrize("pooling", KINDS)
 def test_the_embedded_network_sees_rgb_as_its_authors_meant_it(vgg16: Weights, pooling: str) -> None:
     image = bundled(96)
     expected = straightforward(image, CHECKED, pooling)
@@ -161,7 +165,7 @@ def test_features_lie_channels_last(tiny: Weights, picture: Picture) -> None:
         assert maps.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("pooling", ["max", "average"])
+@pytest.mark.parametrize("pooling", KINDS)
 def test_rescaling_changes_nothing_but_the_scale_of_each_channel(tiny: Weights, picture: Picture, pooling: str) -> None:
     plain = Weights("tiny", "", tiny.kernels, {}, {})
     image = picture(48, 64, 9)
@@ -171,7 +175,7 @@ def test_rescaling_changes_nothing_but_the_scale_of_each_channel(tiny: Weights, 
         torch.testing.assert_close(scaled[layer] * constants, raw[layer], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("pooling", ["max", "average"])
+@pytest.mark.parametrize("pooling", KINDS)
 def test_over_the_pictures_it_was_rescaled_by_every_filter_s_mean_is_1(
     tiny: Weights, picture: Picture, pooling: str
 ) -> None:
@@ -206,6 +210,17 @@ def test_a_flat_picture_has_no_frame(tiny: Weights) -> None:
     assert maps.max() > 0.1
 
 
+def test_constants_for_another_pooling_are_not_taken(tiny: Weights) -> None:
+    older = replace(tiny, mean_activation={"max": tiny.mean_activation["max"]})
+    with pytest.raises(OptionError, match=r"no constants for mixed pooling; import .* or take --pooling max"):
+        Features(older, ["relu1_1"], "mixed")
+
+
+def test_the_kinds_of_pooling_are_the_option_s() -> None:
+    assert knobs()["pooling"].choices == KINDS
+    assert Options().pooling == DEFAULT
+
+
 def test_average_pooling_is_not_max_pooling(tiny: Weights, picture: Picture) -> None:
     plain = Weights("tiny", "", tiny.kernels, {}, {})
     image = picture(32, 32)
@@ -218,7 +233,7 @@ def test_average_pooling_is_not_max_pooling(tiny: Weights, picture: Picture) -> 
     assert (most["relu2_1"] - mean["relu2_1"]).norm() > 0.01 * mean["relu2_1"].norm()
 
 
-@pytest.mark.parametrize("pooling", ["max", "average"])
+@pytest.mark.parametrize("pooling", KINDS)
 def test_checkpointing_gives_the_same_features_and_the_same_gradient(
     tiny: Weights, picture: Picture, convolutions: list[tuple[int, ...]], pooling: str
 ) -> None:

@@ -254,7 +254,7 @@ def test_the_gatys_look_compares_gram_matrices_of_the_layers_of_the_paper(
         assert set(objective.weighting.style) == {"relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu4_3", "relu5_1"}
         assert set(objective.weighting.style.values()) == {1 / 6}
         assert set(objective.targets.content) == {"relu4_2"}
-        assert objective.features.pooling == "average"
+        assert objective.features.pooling == "mixed"
         assert "total variation" not in reports[0].losses
 
 

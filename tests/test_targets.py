@@ -150,6 +150,46 @@ def test_every_term_has_its_weight() -> None:
     assert strong.smoothness == options.smoothness
 
 
+def test_the_content_holds_harder_where_the_style_s_means_lie_farther(features: Features, picture: Picture) -> None:
+    content, style = picture(48, 64, 1), picture(40, 64, 2)
+
+    def demand(image: Tensor, options: Options = GRAM) -> float:
+        found = targets.compute(features, source(content), [source(image)], (64, 48), options, StyleCache())
+        return float(found.demand)
+
+    ours, theirs = features(content), features(style)
+    shares = targets.style_layers(GRAM, features.network)
+    apart = [
+        share * (ours[layer].mean((0, 2, 3)) - theirs[layer].mean((0, 2, 3))).square().mean()
+        for layer, share in shares.items()
+    ]
+    expected = math.sqrt(max(targets.LEAST_DEMAND, float(sum(apart))))
+    assert demand(style) == pytest.approx(expected, rel=1e-4)
+    assert demand(content) == targets.LEAST_DEMAND**0.5
+    assert demand(style, GRAM.replace(strength=20)) == demand(style)
+    far = targets.compute(features, source(0.1 * content), [source(1 - 0.1 * style)], (64, 48), GRAM, StyleCache())
+    assert float(far.demand) > demand(style)
+
+
+def test_the_total_variation_is_seen_against_the_style_s_own(features: Features, picture: Picture) -> None:
+    styles = [picture(40, 64, 2), 0.5 + 0.25 * (picture(40, 64, 3) - 0.5)]
+    one, other, both = (
+        targets.compute(
+            features, source(picture(48, 64, 1)), [source(style) for style in found], (64, 48), options, StyleCache()
+        ).roughness
+        for found, options in (
+            (styles[:1], GRAM),
+            (styles[1:], GRAM),
+            (styles, GRAM.replace(style_weights=(1.0, 3.0))),
+        )
+    )
+    assert one == pytest.approx(float(losses.total_variation(styles[0])) ** 0.5)
+    assert 0 < other < one
+    assert both == pytest.approx((one + 3 * other) / 4)
+    flat = source(torch.full((1, 3, 48, 48), 0.5))
+    assert targets.roughness(flat, (48, 48)) == targets.SMOOTHEST
+
+
 def test_content_targets_are_the_content_s_features(features: Features, picture: Picture) -> None:
     content, style = picture(48, 64, 1), picture(48, 64, 2)
     found = targets.compute(features, source(content), [source(style)], (64, 48), GRAM, StyleCache())

@@ -14,6 +14,7 @@ from torch import Tensor
 from styler.errors import OptionError, StylerError, WeightsError
 from styler.vgg import export, tensorrt
 from styler.vgg.features import Features
+from styler.vgg.pooling import DEFAULT
 from styler.vgg.weights import Weights
 
 pytest.importorskip("onnxscript", reason="export needs onnx, onnxscript and onnxruntime")
@@ -40,7 +41,7 @@ def test_height_and_width_are_free(
     image = picture(*size)
     session = export.opened(exported.path.read_bytes())
     found = session.run(list(LAYERS), {export.INPUT: image.numpy()})
-    for layer, maps in Features(tiny, LAYERS, "average")(image).items():
+    for layer, maps in Features(tiny, LAYERS, DEFAULT)(image).items():
         torch.testing.assert_close(torch.from_numpy(found[LAYERS.index(layer)]), maps, rtol=1e-4, atol=1e-4)
 
 
@@ -62,7 +63,7 @@ def test_int8_has_8_bit_kernels_and_sees_the_pictures_it_was_calibrated_on(
     kinds = [item.data_type for item in onnx.load_model_from_string(data).graph.initializer if len(item.dims) == 4]
     assert kinds == [onnx.TensorProto.INT8] * 9
     found = export.opened(data).run(["relu3_1"], {export.INPUT: image.numpy()})[0]
-    expected = Features(tiny, ["relu3_1"], "average")(image)["relu3_1"]
+    expected = Features(tiny, ["relu3_1"], DEFAULT)(image)["relu3_1"]
     assert torch.cosine_similarity(torch.from_numpy(found).flatten(), expected.flatten(), dim=0) > 0.98
     with pytest.raises(OptionError, match="--images"):
         export.export(tiny, LAYERS, tmp_path / "none.onnx", form="int8")

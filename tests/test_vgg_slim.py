@@ -13,6 +13,7 @@ from styler.errors import OptionError, WeightsError
 from styler.vgg import distil, lessons, slim, weights
 from styler.vgg.distil import Settings, Student, kaiming
 from styler.vgg.features import Features
+from styler.vgg.pooling import DEFAULT
 from styler.vgg.weights import Weights
 
 LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu4_2", "relu5_1")
@@ -39,7 +40,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_all_channels_kept_is_the_same_network(tiny: Weights, pictures: list[Tensor], picture: Picture) -> None:
     whole = slim.slim(tiny, 1.0, pictures, looks=2, side=32)
-    ours, theirs = (Features(network, LAYERS, "average")(picture(64, 48)) for network in (whole, tiny))
+    ours, theirs = (Features(network, LAYERS, DEFAULT)(picture(64, 48)) for network in (whole, tiny))
     for layer in LAYERS:
         torch.testing.assert_close(ours[layer], theirs[layer], rtol=1e-4, atol=1e-4)
 
@@ -52,7 +53,7 @@ def test_a_slim_network_has_fewer_channels_and_the_first_convolution_whole(slimm
 
 def test_the_metric_gives_the_losses_of_the_readout(slimmed: Weights, picture: Picture) -> None:
     """The distances over k channels in the metric are those over C channels of A g."""
-    features = Features(slimmed, LAYERS, "average")
+    features = Features(slimmed, LAYERS, DEFAULT)
     a, b = (features(picture(64, 48, seed)) for seed in (1, 2))
     for layer, readout in slimmed.readouts.items():
         if layer not in LAYERS:
@@ -82,13 +83,13 @@ def test_channels_that_tell_the_others_are_chosen() -> None:
 
 def test_refitted_is_nearer_than_merely_pruned(tiny: Weights, slimmed: Weights, picture: Picture) -> None:
     image = picture(64, 64, 9)
-    full = Features(tiny, LAYERS, "average")(image)
+    full = Features(tiny, LAYERS, DEFAULT)(image)
     shuffled = replace(
         slimmed, kernels={**slimmed.kernels, "conv3_1.weight": slimmed.kernels["conv3_1.weight"].flip(0)}
     )
 
     def missed(network: Weights) -> float:
-        maps = Features(network, ["relu3_1"], "average")(image)["relu3_1"]
+        maps = Features(network, ["relu3_1"], DEFAULT)(image)["relu3_1"]
         expansion = network.expansion("relu3_1")
         assert expansion is not None
         return float((torch.einsum("ck,nkhw->nchw", expansion, maps) - full["relu3_1"]).norm() / full["relu3_1"].norm())
@@ -108,7 +109,7 @@ def test_a_slim_file_is_read_as_it_was_written(slimmed: Weights, tmp_path: Path)
 
 
 def test_a_slim_network_takes_the_pooling_it_was_made_for(slimmed: Weights) -> None:
-    with pytest.raises(OptionError, match="--pooling average"):
+    with pytest.raises(OptionError, match="--pooling mixed"):
         Features(slimmed, LAYERS, "max")
 
 

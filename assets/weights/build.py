@@ -31,6 +31,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from styler.vgg import family
+from styler.vgg.pooling import KINDS
 from styler.vgg.rescale import mean_activations
 from styler.vgg.weights import for_rgb
 
@@ -135,7 +136,7 @@ def main() -> None:
     if error >= 1e-3:
         sys.exit(f"float16 changes the features by {error:.1e}; less than 1e-3 was expected.")
     tensors = dict(half)
-    for pooling in ("max", "average"):
+    for pooling in KINDS:
         means = mean_activations(rgb(half), "vgg16", pooling, over)
         tensors |= {f"mean_activation.{pooling}.{conv}": mean for conv, mean in means.items()}
     info = {

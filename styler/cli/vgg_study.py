@@ -54,7 +54,7 @@ def slim(
     from_scratch: Annotated[
         bool, Parameter(negative=(), help="begin with random numbers (Kaiming) in place of the fitted ones")
     ] = False,
-    pooling: Annotated[str, Parameter(metavar="NAME", help="average or max (default average)")] = "average",
+    pooling: Annotated[str, Parameter(metavar="NAME", help="average, max or mixed (default mixed)")] = "mixed",
     device: Annotated[str, Parameter(metavar="NAME", help="to learn on: auto, cpu, cuda, cuda:N or mps")] = "auto",
     seed: Annotated[int, Parameter(metavar="N", help="of the crops and lessons (default 0)")] = 0,
     overwrite: Overwrite = False,

@@ -26,6 +26,7 @@ from styler.plan import fitted
 from styler.resize import resized
 from styler.vgg import checkpoints, conventions, family, rescale, sources, weights
 from styler.vgg.checkpoints import fold_batch_norm
+from styler.vgg.pooling import KINDS
 from styler.vgg.weights import Weights
 
 FROM_TORCHVISION = {
@@ -193,7 +194,7 @@ def packed(kernels: Mapping[str, Tensor], network: str, convention: str, source:
     rgb = {**kernels, **dict(zip(("conv1_1.weight", "conv1_1.bias"), first, strict=True))}
     pictures = _bundled_pictures()
     tensors = dict(kernels)
-    for pooling in weights.POOLINGS:
+    for pooling in KINDS:
         means = rescale.mean_activations(rgb, network, pooling, pictures)
         tensors |= {f"mean_activation.{pooling}.{conv}": mean for conv, mean in means.items()}
     info = {"network": network, "convention": convention, "source": dict(source)}

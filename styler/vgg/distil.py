@@ -23,6 +23,7 @@ from styler import images
 from styler.vgg import family
 from styler.vgg import state as state_file
 from styler.vgg.lessons import KEPT, TAKEN, Lesson, Lessons
+from styler.vgg.pooling import DEFAULT, pooled
 from styler.vgg.weights import Weights
 
 BATCH = 4
@@ -70,7 +71,7 @@ class Student(nn.Module):
 
     def __init__(self, weights: Weights, settings: Settings) -> None:
         super().__init__()
-        self.convs, self.pooling, self.batch_norm = weights.convs, weights.pooling or "average", settings.batch_norm
+        self.convs, self.pooling, self.batch_norm = weights.convs, weights.pooling or DEFAULT, settings.batch_norm
         self.kernels = nn.ParameterDict({name.replace(".", "_"): _own(t) for name, t in weights.kernels.items()})
         self.readouts = nn.ParameterDict({layer: _own(t) for layer, t in weights.readouts.items()})
         self.norms = nn.ModuleDict()
@@ -87,7 +88,7 @@ class Student(nn.Module):
         x = F.pad(image.contiguous(memory_format=torch.channels_last), (1, 1, 1, 1), mode="replicate")
         for conv in self.convs:
             if conv.opens_block:
-                x = F.max_pool2d(x, 2) if self.pooling == "max" else F.avg_pool2d(x, 2)
+                x = pooled(x, conv.block - 1, self.pooling)
             kernel, bias = self.kernels[f"{conv.name}_weight"], self.kernels[f"{conv.name}_bias"]
             x = F.conv2d(x, kernel, bias, padding=0 if conv.name == "conv1_1" else conv.kernel // 2)
             if (norm := self._norm(conv)) is not None:
@@ -108,7 +109,7 @@ class Student(nn.Module):
         x = F.pad(image, (1, 1, 1, 1), mode="replicate")
         for conv in self.convs:
             if conv.opens_block:
-                x = F.max_pool2d(x, 2) if self.pooling == "max" else F.avg_pool2d(x, 2)
+                x = pooled(x, conv.block - 1, self.pooling)
             kernel, bias = self.kernels[f"{conv.name}_weight"], self.kernels[f"{conv.name}_bias"]
             x = F.conv2d(x, kernel, bias, padding=0 if conv.name == "conv1_1" else conv.kernel // 2)
             norm = self._norm(conv)

@@ -24,6 +24,7 @@ from styler import images
 from styler.errors import OptionError, StylerError, WeightsError
 from styler.vgg import crops
 from styler.vgg.features import Features
+from styler.vgg.pooling import DEFAULT, pooled
 from styler.vgg.weights import Weights
 
 OPSET = 18
@@ -51,7 +52,7 @@ class Plain(nn.Module):
         x = image
         for conv in self.features.convs:
             if conv.opens_block:
-                x = F.max_pool2d(x, 2) if self.features.pooling == "max" else F.avg_pool2d(x, 2)
+                x = pooled(x, conv.block - 1, self.features.pooling)
             first = conv.name == "conv1_1"
             x = F.pad(x, (1, 1, 1, 1), mode="replicate") if first else x
             kernel, bias = (self.features.get_buffer(f"{conv.name}_{part}") for part in ("weight", "bias"))
@@ -94,7 +95,7 @@ def export(
     output: Path,
     *,
     form: str = "fp32",
-    pooling: str = "average",
+    pooling: str = DEFAULT,
     pictures: Sequence[Tensor] = (),
     overwrite: bool = False,
 ) -> Exported:
@@ -105,7 +106,7 @@ def export(
         layers: the outputs, such as `relu4_2`.
         output: the file to write, `.onnx`.
         form: `fp32`, `fp16` or `int8`.
-        pooling: `average` or `max`.
+        pooling: one of `styler.vgg.pooling.KINDS`.
         pictures: to calibrate int8 with, each (1, 3, H, W).
         overwrite: whether a file that is there may go.
 

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 from styler.errors import ImageError, OptionError
 from styler.vgg import family
 from styler.vgg.block import Block, Check, Step, run
+from styler.vgg.pooling import after as pooling_after
 from styler.vgg.weights import Weights
 
 
@@ -28,7 +29,7 @@ class Features(nn.Module):
     Args:
         weights: a verified set of weights; the rescaling constants come with them.
         layers: names such as `relu4_2` (`conv4_2` is an alias).
-        pooling: `max`, as trained, or `average`, which paints smoother (Gatys et al. 2015, §5).
+        pooling: one of `styler.vgg.pooling.KINDS`.
         precision: the dtype of the convolutions; float32 switches autocast off.
 
     Raises:
@@ -130,4 +131,5 @@ class Features(nn.Module):
                 )
                 for conv in convs
             )
-            yield [conv.layer for conv in convs], Block(steps, "" if number == last else self.pooling, check)
+            pooling = "" if number == last else pooling_after(number, self.pooling)
+            yield [conv.layer for conv in convs], Block(steps, pooling, check)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from styler.vgg import family
+from styler.vgg.pooling import pooled
 
 FLOOR = 0.05
 """A filter that hardly ever fires is divided by this share of its layer's mean, not by nearly nothing."""
@@ -29,7 +30,7 @@ def mean_activations(
     Args:
         kernels: `conv1_1.weight` (O, I, 3, 3) and `conv1_1.bias` (O,), for RGB in [0, 1].
         network: a name of the family.
-        pooling: `max` or `average`; the constants hold for that pooling alone.
+        pooling: one of `styler.vgg.pooling.KINDS`; the constants hold for that one alone.
         pictures: each (1, 3, H, W), RGB in [0, 1].
 
     Returns:
@@ -38,12 +39,11 @@ def mean_activations(
     convs = [conv for conv in family.convolutions(network) if f"{conv.name}.weight" in kernels]
     sums = {conv.name: torch.zeros(conv.outputs) for conv in convs}
     count = 0
-    pool = F.max_pool2d if pooling == "max" else F.avg_pool2d
     for picture in pictures:
         count += 1
         x = F.pad(picture, (1, 1, 1, 1), mode="replicate")
         for conv in convs:
-            x = pool(x, 2) if conv.opens_block else x
+            x = pooled(x, conv.block - 1, pooling) if conv.opens_block else x
             kernel, bias = kernels[f"{conv.name}.weight"].float(), kernels[f"{conv.name}.bias"].float()
             x = F.relu(F.conv2d(x, kernel, bias, padding=0 if conv.name == "conv1_1" else 1))  # (1, C, H, W)
             sums[conv.name] += x.mean(dim=(0, 2, 3))

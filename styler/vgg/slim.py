@@ -23,6 +23,7 @@ from torch import Tensor
 
 from styler.errors import OptionError
 from styler.vgg import crops, family
+from styler.vgg.pooling import DEFAULT, pooled
 from styler.vgg.weights import Weights
 
 MULTIPLE = 8
@@ -58,7 +59,7 @@ def slim(
     keep: float,
     pictures: Sequence[Tensor],
     *,
-    pooling: str = "average",
+    pooling: str = DEFAULT,
     looks: int = 160,
     side: int = 192,
     seed: int = 0,
@@ -205,8 +206,7 @@ def _ridge(normal: Tensor, right: Tensor) -> Tensor:
 def _pooled(maps: Sequence[Tensor], conv: family.Conv, pooling: str) -> list[Tensor]:
     if not conv.opens_block:
         return [*maps]
-    pool = F.max_pool2d if pooling == "max" else F.avg_pool2d
-    return [pool(x.float(), 2).to(x.dtype) for x in maps]
+    return [pooled(x.float(), conv.block - 1, pooling).to(x.dtype) for x in maps]
 
 
 def _convolved(x: Tensor, kernel: Tensor, bias: Tensor, conv: family.Conv) -> Tensor:

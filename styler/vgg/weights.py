@@ -20,13 +20,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
 from torch import Tensor
 
-from styler.errors import WeightsError
+from styler.errors import OptionError, WeightsError
 from styler.vgg import family
+from styler.vgg.pooling import KINDS
 
 EMBEDDED = "vgg16"
-EMBEDDED_SHA256 = "cbf734c6b1ba454e3a97ba7fb7495df5262a03a80acf321d6d48117d6dd0d84a"
+EMBEDDED_SHA256 = "eb97a435e4554117a2bac92360cf45035ad9afc16bb27af45d9699c30f89dac5"
 
-POOLINGS = ("max", "average")
 CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 IMAGENET_MEAN_RGB, IMAGENET_STD_RGB = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -90,9 +90,13 @@ class Weights:
     def rescaled(self, conv: family.Conv, pooling: str) -> tuple[Tensor, Tensor]:
         """Kernel (O, I, 3, 3) and bias (O,) of a convolution whose inputs and outputs all have mean activation 1."""
         kernel, bias = self.kernels[f"{conv.name}.weight"], self.kernels[f"{conv.name}.bias"]
-        means = self.mean_activation.get(pooling)
-        if not means:
+        if not self.mean_activation:  # a slim network was made from one that was rescaled
             return kernel, bias
+        if (means := self.mean_activation.get(pooling)) is None:
+            raise OptionError(
+                f"These weights of {self.network} have no constants for {pooling} pooling; import or fetch them again, "
+                f"or take --pooling {next(iter(self.mean_activation))}."
+            )
         names = [c.name for c in family.convolutions(self.network)]
         position = names.index(conv.name)
         ours = means[conv.name]
@@ -167,7 +171,7 @@ def _weights(tensors: Mapping[str, Tensor], info: Mapping[str, Any], digest: str
         raise ValueError(f"its network is '{network}'")
     if not all(isinstance(width, int) and width > 0 for width in widths):
         raise ValueError(f"its widths are {widths}")
-    if widths and info.get("pooling") not in POOLINGS:
+    if widths and info.get("pooling") not in KINDS:
         raise ValueError(f"its pooling is '{info.get('pooling')}'")
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():

@@ -8,6 +8,7 @@ they take 1000 evaluations each. All ratios are measured side by side in one run
 """
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import resource
@@ -15,6 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import reference
@@ -23,8 +25,9 @@ from platformdirs import user_cache_path
 from scores import speckle
 from torch import Tensor
 
-from styler import Options, Painter, images, library
-from styler.progress import Result
+from styler import Options, Painter, images, library, targets
+from styler.objective import Targets
+from styler.progress import Progress, Result
 from styler.vgg import family
 from styler.vgg.features import Features
 
@@ -80,13 +83,24 @@ def painted_reference(features: Features, content: Path, style: Path, size: int)
         return {name: stored[name] if name == "image" else float(stored[name]) for name in stored.files}
 
 
+def _plainly(steps: Iterator[Progress]) -> Iterator[Progress]:
+    """A painting by Reference A's own objective: without what our weights follow from, and calmer chroma."""
+    compute = targets.compute
+
+    def plain(*args: Any) -> Targets:
+        return dataclasses.replace(compute(*args), demand=1.0, roughness=1.0)
+
+    with mock.patch.object(targets, "compute", plain), mock.patch.object(targets, "CALM", 0.0):
+        yield from steps
+
+
 def ours(painter: Painter, content: Path, style: Path, size: int, goal: float) -> dict[str, Any]:
     """Our schedule on the same objective: when it reaches the goal, what it ends with, when the first preview came."""
     found: dict[str, Any] = {"units_to_goal": None, "seconds_to_goal": None}
     result: Result | None = None
     photo, painting = images.read(content), images.read(style)  # decoding is not painting
     began = time.perf_counter()
-    for progress in painter.stream(photo, painting, reference_options(size)):
+    for progress in _plainly(painter.stream(photo, painting, reference_options(size))):
         if "first_preview" not in found:
             progress.preview()
             found["first_preview"] = time.perf_counter() - began
