@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from styler import images, targets
+from styler.color import recolored
 from styler.errors import UsageError
 from styler.images import Picture
 from styler.objective import TOTAL
@@ -26,6 +27,8 @@ from styler.vgg.features import Features
 Input = str | os.PathLike[str] | Picture | Pixels
 """A file, a decoded picture, or (H, W, 3) sRGB: floats in [0, 1] or bytes."""
 
+LET_GO = 0.9
+"""Share of noise in the first picture at strength 100."""
 START_NOISE = 0.02
 """Standard deviation of the seeded noise on the first picture, in units of its range."""
 
@@ -110,8 +113,8 @@ def first_picture(job: Job, scale: Scale) -> Tensor:
     if job.options.init == "noise":
         return (0.5 + 0.25 * noise).clamp(0, 1)
     first = job.start or (job.styles[0] if job.options.init == "style" else job.content)
-    share = targets.pull(job.options.strength)
-    return (resized(first.image, scale.width, scale.height) + START_NOISE * share * noise).clamp(0, 1)
+    started = resized(first.image, scale.width, scale.height) + START_NOISE * targets.pull(job.options.strength) * noise
+    return torch.lerp(started, 0.5 + 0.25 * noise, LET_GO * targets.abandon(job.options.strength)).clamp(0, 1)
 
 
 def refined(job: Job, image: Tensor, index: int) -> Tensor:
@@ -121,14 +124,20 @@ def refined(job: Job, image: Tensor, index: int) -> Tensor:
 
 
 def _enlarged(job: Job, image: Tensor, before: tuple[int, int], after: tuple[int, int]) -> Tensor:
-    """A picture at a larger size, with the content's own band of detail, which no enlargement can have, added.
+    """A picture at a larger size, with a band of detail added, which no enlargement can have.
 
-    Above strength 50 the band is added in part only, down to nothing at 100.
+    It is the content's own; above strength 50 more and more of it is the style's, all of it at 100.
     """
-    share = min(1.0, (100 - job.options.strength) / 50)
-    sharp = resized(job.content.image, *after)
-    band = sharp - resized(resized(job.content.image, *before), *after)
-    return (resized(image.cpu(), *after) + share * band).clamp(0, 1)
+
+    def band(source: Tensor) -> Tensor:
+        return resized(source, *after) - resized(resized(source, *before), *after)
+
+    given = targets.abandon(job.options.strength)
+    detail = band(job.content.image)
+    if given:
+        style = recolored(job.styles[0].image, job.content.image, job.options.keep_color)
+        detail = torch.lerp(detail, band(style), given)
+    return (resized(image.cpu(), *after) + detail).clamp(0, 1)
 
 
 def _in_units(job: Job, pixels: int) -> float:

@@ -1,8 +1,8 @@
 """Every setting, once: type, default, range, choices and help stand on the field.
 
-Flags, sliders, documentation and saved settings follow from it. `Options` is frozen and validated. `PRESETS` say how
-much effort, `LOOKS` in what manner; `resolve` merges layers of settings (defaults, a file, the environment, flags …)
-and remembers where each value came from. This module knows no pictures, networks or devices.
+Flags, sliders, documentation and saved settings follow from it. `Options` is frozen and validated; `resolve` merges
+layers of settings (defaults, a file, the environment, flags …) and remembers where each value came from. This module
+knows no pictures, networks or devices.
 """
 
 import dataclasses
@@ -16,86 +16,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from styler.errors import OptionError
-
-Value = int | float | str | tuple[str, ...] | tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Knob:
-    """What a front end needs to offer a setting."""
-
-    help: str
-    group: str
-    low: float | None = None
-    high: float | None = None
-    choices: tuple[str, ...] = ()
-    unit: str = ""
-    """`s`: seconds, which may also be a text such as 60s, 2m or 1h."""
-
-
-def knob(
-    default: Any,
-    help: str,  # noqa: A002 - the word every front end uses
-    *,
-    group: str,
-    low: float | None = None,
-    high: float | None = None,
-    choices: Iterable[str] = (),
-    unit: str = "",
-) -> Any:
-    """A field of `Options` that carries its own documentation."""
-    return dataclasses.field(default=default, metadata={"knob": Knob(help, group, low, high, tuple(choices), unit)})
-
-
-@dataclass(frozen=True, slots=True)
-class Bundle:
-    """A named set of settings."""
-
-    help: str
-    values: Mapping[str, Value]
-
+from styler.knob import Knob, describe_range, knob
+from styler.presets import LOOKS, PRESETS, Bundle
 
 STARTS = ("content", "style", "noise")
 """What `init` can be besides a picture file."""
-
-PRESETS = {
-    "draft": Bundle("seconds: do these two go together?", {"steps": 20, "taper": 0.33}),
-    "standard": Bundle("the default: a finished picture in minutes on a CPU", {}),
-    "fine": Bundle("the best known quality, for a picture to keep or print", {"steps": 160, "taper": 1.1}),
-}
-"""Effort: how many evaluations."""
-
-LOOKS = {
-    "plain": Bundle("the default: the manner of the painting, as this program does it best", {}),
-    "faithful": Bundle(
-        "the photo stays what it is, in the painting's touch: portraits, buildings",
-        {"strength": 30.0, "brush": 0.8, "keep_color": 0.5},
-    ),
-    "bold": Bundle(
-        "far from the photo, in large shapes: posters, landscapes",
-        {"strength": 75.0, "brush": 1.6},
-    ),
-    "oil": Bundle(
-        "thick, calm strokes: oil paintings",
-        {"strength": 55.0, "brush": 1.4, "smoothness": 0.6},
-    ),
-    "ink": Bundle(
-        "crisp lines and clear areas: drawings, prints, woodcuts",
-        {"strength": 60.0, "brush": 0.8, "smoothness": 0.05, "pooling": "max"},
-    ),
-    "gatys": Bundle(
-        "the recipe of Gatys et al. 2015: Gram matrices, conv4_2, equal layers, no smoothing",
-        {
-            "distance": "gram",
-            "content_layers": ("relu4_2",),
-            "style_layers": ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu4_3", "relu5_1"),
-            "layer_weights": (1.0,),
-            "smoothness": 0.0,
-            "pooling": "average",
-        },
-    ),
-}
-"""Manner: what the objective asks for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -336,15 +261,3 @@ def _seconds(text: str) -> float | str:
 
 def _within(value: float, limits: Knob) -> bool:
     return (limits.low is None or value >= limits.low) and (limits.high is None or value <= limits.high)
-
-
-def describe_range(limits: Knob, *, whole: bool = False) -> str:
-    """A range as a person reads it: `64 to 8192`, `a whole number from 0 to 10`."""
-    low, high = (f"{bound:,.0f}".replace(",", "") if bound == int(bound) else f"{bound:g}" for bound in _bounds(limits))
-    return f"a whole number from {low} to {high}" if whole and limits.low == 0 else f"{low} to {high}"
-
-
-def _bounds(limits: Knob) -> tuple[float, float]:
-    assert limits.low is not None
-    assert limits.high is not None
-    return limits.low, limits.high

@@ -27,6 +27,8 @@ COLOR_WEIGHT = 100.0
 """Weight of that term at `keep_color` 1."""
 CALM = 1.5
 """How much more smoothness means for chroma: coloured speckle is what one sees first, and no painting has it."""
+EVENNESS = 0.75
+"""Exponent of the mixture below strength 50."""
 LEAST_DEMAND = 0.25
 """Of a style that is nearly the content already."""
 SMOOTHEST = 0.03
@@ -83,14 +85,19 @@ def pull(strength: float) -> float:
     """How far the statistics asked for lie from the content's own (0) to the style's (1), for a strength in 0…100.
 
     Up to 50 the style asked for is a mixture of both, so that 0 asks for nothing; from 50 on it is the style's, and
-    the content lets go. The root makes the steps look even: half of a mixture is far less than half of a manner.
+    the content lets go. The exponent makes the steps look even: half of a mixture is less than half of a manner.
     """
-    return math.sqrt(min(1.0, strength / 50))
+    return float(min(1.0, strength / 50) ** EVENNESS)
+
+
+def abandon(strength: float) -> float:
+    """How far the content has been let go, for a strength in 0…100: 0 up to 50, 1 at 100."""
+    return max(0.0, strength / 50 - 1)
 
 
 def hold(strength: float) -> float:
     """How much the content's weight is multiplied by, for a strength in 0…100: 1 up to 50, then down to 1/30 at 100."""
-    return math.exp(-math.log(30) * max(0.0, (strength - 50) / 50))
+    return math.exp(-math.log(30) * abandon(strength))
 
 
 def weighting(options: Options, network: str) -> Weighting:
@@ -179,6 +186,22 @@ def roughness(style: Source, size: tuple[int, int]) -> float:
     return max(SMOOTHEST, float(losses.total_variation(resized(style.image, *size)).sqrt()))
 
 
+def _kept_color(image: Tensor, content: Source, style: Source, keep: float) -> Tensor:
+    """Coarse chroma that is asked for: the content's own, in the style's colours as far as these are not given up.
+
+    Args:
+        image: the content at the size of the scale, (1, 3, H, W).
+        content: at its own size.
+        style: in its own colours.
+        keep: share of the content's colours.
+    """
+    own = coarse_chroma(image)
+    if keep == 1:
+        return own
+    repainted = resized(recolored(content.image, style.image, 1.0), image.shape[-1], image.shape[-2])
+    return torch.lerp(coarse_chroma(repainted.to(image.device)), own, keep)
+
+
 def compute(
     features: Features,
     content: Source,
@@ -194,6 +217,7 @@ def compute(
         ours = features(image, check)
     wanted = content_layers(options, features.network)
     layers = style_layers(options, features.network)
+    painted = styles[0]
     if options.keep_color:
         styles = [Source.of(recolored(style.image, content.image, options.keep_color)) for style in styles]
     sizes = [style_size(style, max(size), options.brush, features.min_side) for style in styles]
@@ -210,7 +234,7 @@ def compute(
         if share < 1:
             mixed = losses.blend([losses.moments(ours[layer]), mixed], [1 - share, share])
         targets[layer] = losses.wasserstein_target(mixed) if options.distance == "moments" else mixed
-    color = coarse_chroma(image) if options.keep_color else None
+    color = _kept_color(image, content, painted, options.keep_color) if options.keep_color else None
     grains = [roughness(style, at) for style, at in zip(styles, sizes, strict=True)]
     grain = sum(part * rough for part, rough in zip(shares, grains, strict=True)) / sum(shares)
     return Targets(

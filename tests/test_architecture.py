@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "styler"
 
 ORDER = (
-    *("errors", "environment", "templates", "options", "config", "plan", "images", "records", "metadata", "library"),
+    *("errors", "environment", "templates", "knob", "presets", "options", "config", "plan"),
+    *("images", "records", "metadata", "library"),
     *("devices", "resize", "vgg.family", "vgg.info", "vgg.pooling", "vgg.rescale", "vgg.weights"),
     *("vgg.block", "vgg.features", "vgg.checkpoints"),
     *("vgg.sources", "vgg.conventions", "vgg.backbones", "vgg.importing", "vgg.quantize", "vgg.crops", "vgg.slim"),
@@ -38,8 +39,8 @@ ORDER = (
 """The way of the data: a module imports only what stands before it."""
 
 WITHOUT_TORCH = (
-    *("errors", "environment", "options", "config", "plan", "images", "records", "metadata", "library", "vgg.family"),
-    "vgg.info",
+    *("errors", "environment", "knob", "presets", "options", "config", "plan"),
+    *("images", "records", "metadata", "library", "vgg.family", "vgg.info"),
 )
 TORCH = {"torch", "torchvision", "safetensors.torch"}
 HEAVY = ("torch", "torchvision", "numpy", "PIL", "gradio", "scipy", "safetensors", "rich", "cyclopts")

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from styler import config, images, library
 from styler.cli import doctor, main
 from styler.errors import StylerError
-from styler.options import LOOKS, PRESETS, Options
+from styler.options import Options
 from styler.pipeline import Painter
+from styler.presets import LOOKS, PRESETS
 
 TINY = ["--size", "64", "--first-size", "64", "--steps", "2", "--device", "cpu"]
 RUN = ["run", "photo.png", "painting.png"]

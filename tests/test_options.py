@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from styler.errors import OptionError
-from styler.options import LOOKS, PRESETS, Options, describe_range, knobs, resolve
+from styler.knob import describe_range
+from styler.options import Options, knobs, resolve
+from styler.presets import LOOKS, PRESETS
 
 KNOBS = knobs()
 NUMBERS = [name for name, knob in KNOBS.items() if knob.low is not None]

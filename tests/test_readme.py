@@ -15,7 +15,9 @@ import pytest
 from styler.cli import main
 from styler.cli.flags import name_of, shown
 from styler.images import encode, write
-from styler.options import LOOKS, PRESETS, Bundle, Options, describe_range, knobs
+from styler.knob import describe_range
+from styler.options import Options, knobs
+from styler.presets import LOOKS, PRESETS, Bundle
 
 README = Path(__file__).parent.parent / "README.md"
 TINY = ["--size", "64", "--steps", "1", "--first-size", "64"]

@@ -130,6 +130,7 @@ def test_a_layer_that_is_named_twice_counts_twice_and_conv_means_rectified() -> 
 def test_strength_pulls_to_the_style_first_and_then_lets_the_content_go() -> None:
     assert [targets.pull(strength) for strength in (0, 50, 75, 100)] == [0, 1, 1, 1]
     assert [targets.hold(strength) for strength in (0, 25, 50)] == [1, 1, 1]
+    assert [targets.abandon(strength) for strength in (0, 50, 75, 100)] == [0, 0, 0.5, 1]
     assert targets.hold(75) == pytest.approx(30**-0.5)
     assert targets.hold(100) == pytest.approx(1 / 30)
     for step in range(100):
@@ -321,7 +322,13 @@ def test_keeping_colour_recolours_the_style_and_holds_the_content_s_chroma(
     options = GRAM.replace(keep_color=0.5)
     found = targets.compute(features, source(content), [source(style)], (64, 48), options, StyleCache())
     assert found.color is not None
-    torch.testing.assert_close(found.color, coarse_chroma(content))
+    repainted = coarse_chroma(recolored(content, style, 1.0))
+    torch.testing.assert_close(found.color, (repainted + coarse_chroma(content)) / 2)
+    whole = targets.compute(
+        features, source(content), [source(style)], (64, 48), GRAM.replace(keep_color=1), StyleCache()
+    )
+    assert whole.color is not None
+    torch.testing.assert_close(whole.color, coarse_chroma(content))
     expected = losses.moments(features(recolored(style, content, 0.5))["relu1_1"]).second
     torch.testing.assert_close(gram(found, "relu1_1").second, expected)
 

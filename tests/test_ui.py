@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from styler import images, library, metadata
 from styler.errors import OptionError, StylerError, UsageError
-from styler.options import LOOKS, PRESETS, Options, knobs
+from styler.options import Options, knobs
+from styler.presets import LOOKS, PRESETS
 from ui import app, controls, handlers, line, parts, show
 from ui.parts import Parts
 from ui.studio import Studio
@@ -93,10 +94,10 @@ def test_options_go_through_the_controls_and_back(options: Options) -> None:
 
 @pytest.mark.parametrize(("kind", "names"), [("preset", PRESETS), ("look", LOOKS)])
 def test_a_preset_or_look_changes_its_own_controls_and_no_others(kind: str, names: dict[str, Any]) -> None:
-    held = controls.of_options(Options(strength=77, seed=5))
+    held = controls.of_options(Options(size=300, seed=5))
     for name in [*names, *names]:
         held = controls.bundled(kind, name, held)
-        assert controls.options_of(held) == Options.of(**{kind: name}, strength=77, seed=5)
+        assert controls.options_of(held) == Options.of(**{kind: name}, size=300, seed=5)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from gradio.events import api
 
 from styler import config, library
 from styler.errors import StylerError, UsageError
-from styler.options import LOOKS, PRESETS, STARTS, Options, knobs
+from styler.options import STARTS, Options, knobs
+from styler.presets import LOOKS, PRESETS
 from ui import controls
 from ui.line import PAINTER
 from ui.parts import MOST_STYLES

@@ -13,7 +13,9 @@ from gradio.components import Component
 
 from styler import config
 from styler.errors import OptionError
-from styler.options import LOOKS, PRESETS, STARTS, Bundle, Options, describe_range, knobs, resolve
+from styler.knob import describe_range
+from styler.options import STARTS, Options, knobs, resolve
+from styler.presets import LOOKS, PRESETS, Bundle
 
 MAIN = ("preset", "strength", "brush", "keep_color")
 """What everybody sees."""

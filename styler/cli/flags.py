@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Group, Parameter
 
 from styler import config
-from styler.options import LOOKS, PRESETS, Knob, Options, describe_range
+from styler.knob import Knob, describe_range
+from styler.options import Options
+from styler.presets import LOOKS, PRESETS
 
 GROUPS = {
     name: Group(name, sort_key=order)

@@ -8,7 +8,8 @@ from styler import library
 from styler.cli import answers
 from styler.cli.answers import Json
 from styler.cli.flags import name_of, shown
-from styler.options import LOOKS, PRESETS, Bundle, Value, resolve
+from styler.options import resolve
+from styler.presets import LOOKS, PRESETS, Bundle, Value
 
 
 def presets(*, json: Json = False) -> int:

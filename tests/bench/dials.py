@@ -1,6 +1,6 @@
 """What a dial does: one sheet of pictures, one table and one curve for every setting along it.
 
-    python tests/bench/dials.py OUT DIAL [--pairs 8] [--size 256] [--preset standard] [--at 0 50 100]
+    python tests/bench/dials.py OUT DIAL [--pairs 8 | --pair CONTENT STYLE] [--size 256] [--preset standard] [--at 0 50]
 
 DIAL is one of strength, brush, keep-color, blend, look, preset and size. OUT gets `DIAL.png` (a row for each pair),
 `DIAL-curve.png`, and the scores in `DIAL.md` and `DIAL.json`; a picture that is in OUT already is not painted again.
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from styler import Options, Painter, images, library
 from styler.color import chroma
-from styler.options import LOOKS, PRESETS
+from styler.presets import LOOKS, PRESETS
 from styler.vgg import chart
 
 PAIRS = (
@@ -170,12 +170,12 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=8)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--preset", default="standard")
+    parser.add_argument("--pair", nargs=2, metavar=("CONTENT", "STYLE"), help="this pair alone")
     parser.add_argument("--at", nargs="+", type=json.loads, help="other places on the dial")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    found, pictures = rows(
-        args.out, args.dial, args.at or DIALS[args.dial], PAIRS[: args.pairs], args.preset, args.size
-    )
+    pairs = [tuple(args.pair)] if args.pair else PAIRS[: args.pairs]
+    found, pictures = rows(args.out, args.dial, args.at or DIALS[args.dial], pairs, args.preset, args.size)
     side = min(256, 2048 // max(map(len, pictures.values())))
     quality.sheet(pictures, side).save(args.out / f"{args.dial}.png")
     curve(args.dial, found).save(args.out / f"{args.dial}-curve.png")
