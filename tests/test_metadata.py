@@ -83,11 +83,11 @@ def test_settings_are_a_layer_that_gives_the_same_options_but_for_the_machine(re
     assert settings["threads"] == 2, "as it was, though it was not asked for"
     assert resolve(("--from", settings)).options == result().options
     again = resolve(("--from", settings), ("flag", {"preset": "fine", "strength": 10})).options
-    assert (again.steps, again.strength, again.distance) == (200, 10, "gram")
+    assert (again.steps, again.strength, again.distance) == (160, 10, "gram")
 
 
 def test_every_setting_that_a_plan_is_made_from_has_it_made_anew() -> None:
-    from_plan = {"size", "steps", "taper", "first_size", "optimizer"}
+    from_plan = {"size", "time", "patience", "steps", "taper", "first_size", "optimizer"}
     assert set(PLANNING) == from_plan | {"preset"}
 
 

@@ -18,6 +18,7 @@ from styler import library
 from styler.errors import OptionError, WeightsError
 from styler.vgg import family, weights
 from styler.vgg.features import Features
+from styler.vgg.pooling import KINDS
 from styler.vgg.weights import Weights
 
 INFO: dict[str, Any] = {"network": "tiny", "convention": "rgb", "source": "made"}
@@ -80,8 +81,8 @@ def test_the_embedded_network_is_oxford_s_up_to_conv5_1(vgg16: Weights) -> None:
     assert all(kernel.dtype is torch.float32 for kernel in vgg16.kernels.values())
 
 
-def test_every_filter_has_a_constant_for_both_poolings(vgg16: Weights) -> None:
-    assert set(vgg16.mean_activation) == {"max", "average"}
+def test_every_filter_has_a_constant_for_every_pooling(vgg16: Weights) -> None:
+    assert set(vgg16.mean_activation) == {*KINDS}
     for means in vgg16.mean_activation.values():
         for conv in family.until("vgg16", ["relu5_1"]):
             assert means[conv.name].shape == (conv.outputs,)
