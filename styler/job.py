@@ -114,7 +114,9 @@ def first_picture(job: Job, scale: Scale) -> Tensor:
         return (0.5 + 0.25 * noise).clamp(0, 1)
     first = job.start or (job.styles[0] if job.options.init == "style" else job.content)
     started = resized(first.image, scale.width, scale.height) + START_NOISE * targets.pull(job.options.strength) * noise
-    return torch.lerp(started, 0.5 + 0.25 * noise, LET_GO * targets.abandon(job.options.strength)).clamp(0, 1)
+    if job.options.init == "content":  # what somebody chose to start from, or goes on with, is left as it is
+        started = torch.lerp(started, 0.5 + 0.25 * noise, LET_GO * targets.abandon(job.options.strength))
+    return started.clamp(0, 1)
 
 
 def refined(job: Job, image: Tensor, index: int) -> Tensor:
