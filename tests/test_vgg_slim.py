@@ -163,18 +163,36 @@ def test_learning_goes_on_where_it_was_cut_off(
     for step, _ in distil.distil(slimmed, tiny, pictures, settings, state=state):
         if step.number == 3:
             break  # the third step is not saved
-    done = [step.number for step, _ in distil.distil(slimmed, tiny, pictures, settings, state=state)]
+    done = []
+    for step, network in distil.distil(slimmed, tiny, pictures, settings, state=state):
+        done.append(step.number)
+        resumed = network()
     assert done == [3, 4]
-    resumed = weights.parse(slim.dumped(whole, torch.float32), tmp_path)
-    for step, network in distil.distil(slimmed, tiny, pictures, settings):
-        if step.number == 4:
-            for name, tensor in network().kernels.items():
-                assert torch.equal(tensor, resumed.kernels[name]), name
+    for name, tensor in whole.kernels.items():
+        assert torch.equal(resumed.kernels[name], tensor), name
     with pytest.raises(WeightsError, match="another distillation"):
         next(distil.distil(slimmed, tiny, pictures, Settings(steps=4, seed=1), state=state))
     state.write_bytes(state.read_bytes()[:-50])
     with pytest.raises(WeightsError, match="begin anew"):
         next(distil.distil(slimmed, tiny, pictures, settings, state=state))
+
+
+def test_lessons_are_of_the_last_paintings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that those in memory are enough, and a long learning sees more than a short one."""
+    monkeypatch.setattr(distil, "KEPT", 10)
+    asked: list[int] = []
+
+    class Recorded:
+        layers: tuple[str, ...] = ()
+
+        def lesson(self, number: int) -> lessons.Lesson:
+            asked.append(number // len(lessons.TAKEN))
+            return lessons.Lesson(torch.zeros(1, 3, 1, 1), {}, {}, torch.zeros(1, 3, 1, 1))
+
+    for seed in range(40):
+        distil._batch(Recorded(), 50 * distil.STEPS_A_PAINTING, seed)  # type: ignore[arg-type]
+    painted = distil.FIRST_PAINTINGS + 50
+    assert (min(asked), max(asked)) == (painted - 10, painted - 1)
 
 
 def test_batch_norm_begins_as_the_network_it_was_put_into_and_folds_away(slimmed: Weights, picture: Picture) -> None:

@@ -180,7 +180,7 @@ def export(
     layers: Annotated[str, Parameter(metavar="NAME,...", help="outputs (default: those of the style)")] = "",
     fp16: Annotated[bool, Parameter(negative=(), help="compute in float16")] = False,
     int8: Annotated[bool, Parameter(negative=(), help="compute in 8 bits, calibrated on --images")] = False,
-    pooling: Annotated[str, Parameter(metavar="NAME", help="average or max (default average)")] = "average",
+    pooling: Annotated[str, Parameter(metavar="NAME", help="average, max or mixed (default mixed)")] = "mixed",
     images: Images = None,
     tensorrt: Annotated[bool, Parameter(negative=(), help="build an engine too, with trtexec")] = False,
     overwrite: Overwrite = False,

@@ -27,7 +27,7 @@ from styler.vgg.pooling import DEFAULT, pooled
 from styler.vgg.weights import Weights
 
 BATCH = 4
-RATE = 2e-4
+RATE = 5e-4
 GRADIENT_SHARE, GRAM_SHARE = 2.0, 0.5
 """What the gradient and the Gram matrices count, beside the features' 1."""
 CLIP = 1.0
@@ -208,10 +208,11 @@ def vars_of(settings: Settings) -> list[object]:
 
 
 def _batch(lessons: Lessons, number: int, seed: int) -> Lesson:
-    """The lessons of a step, as one batch: among those seen so far and a few new ones."""
+    """The lessons of a step, as one batch: among those of the last paintings, and now and then a new one."""
     generator = torch.Generator().manual_seed(seed * 7_000_003 + number)
-    known = min(KEPT, FIRST_PAINTINGS + number // STEPS_A_PAINTING) * len(TAKEN)
-    chosen = [lessons.lesson(int(torch.randint(known, (), generator=generator))) for _ in range(BATCH)]
+    painted = FIRST_PAINTINGS + number // STEPS_A_PAINTING
+    known = (max(0, painted - KEPT) * len(TAKEN), painted * len(TAKEN))
+    chosen = [lessons.lesson(int(torch.randint(*known, (), generator=generator))) for _ in range(BATCH)]
 
     def together(name: str) -> dict[str, Tensor]:
         return {layer: torch.cat([getattr(lesson, name)[layer] for lesson in chosen]) for layer in lessons.layers}

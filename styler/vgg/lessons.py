@@ -23,12 +23,12 @@ from styler.vgg.weights import Weights
 
 SIDE = 128
 """Of a small painting, in pixels: what one value of relu5_1 sees."""
-STEPS = 12
+STEPS = 16
 """Of Adam, in each painting."""
-TAKEN = (0, 3, 7, 11)
+TAKEN = (0, 4, 9, 15)
 """The steps before which a lesson is taken."""
-RATES = (0.06, 0.02)
-"""Adam's first and last: so far down after a dozen steps that the manner can be seen."""
+RATES = (0.06, 0.015)
+"""Adam's first and last: so far down after these steps that it is nearly a painting."""
 KEPT = 160
 """Paintings kept in memory, about 20 MB each."""
 
