@@ -25,13 +25,15 @@ from styler.vgg.weights import Weights
 
 
 class Painter:
-    """What is expensive and shared by many paintings: a network on its device and the statistics of styles it has seen.
+    """What is expensive and shared by many paintings: networks on their device and the statistics of styles.
+
+    Which network looks, the options of each painting say; another than the first is read when it is first asked for.
 
     Args:
-        backbone: `vgg16`, which comes with styler, or another of `styler.vgg.backbones`.
+        backbone: the first: `vgg16`, which comes with styler, or another of `styler.vgg.backbones`.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         precision: of the convolutions: `auto`, `fp32`, `bf16` or `fp16`.
-        weights: those of the backbone, for who has read them already.
+        weights: those of the first, for who has read them already.
 
     Raises:
         WeightsError: the weights are missing or altered.
@@ -47,8 +49,8 @@ class Painter:
     ) -> None:
         self.device = devices.choose(device)
         self.precision = devices.precision(self.device, precision)
-        self.weights = backbones.load(backbone) if weights is None else weights
-        self._features: dict[tuple[tuple[str, ...], str], Features] = {}
+        self._networks = {backbone: backbones.load(backbone) if weights is None else weights}
+        self._features: dict[tuple[str, tuple[str, ...], str], Features] = {}
         self._styles = targets.StyleCache()
         devices.prepare(self.device)
 
@@ -62,12 +64,18 @@ class Painter:
         self._styles = targets.StyleCache(shelf)
 
     def features(self, options: Options) -> Features:
-        """The network, up to the layers these options need; made once for each set of layers and pooling."""
-        network = self.weights.network
-        layers = (*targets.content_layers(options, network), *targets.style_layers(options, network))
-        key = (layers, options.pooling)
+        """The network, up to the layers these options need; made once for each set of layers and pooling.
+
+        Raises:
+            StylerError: the backbone cannot be read, or has no such layers or pooling.
+        """
+        if options.backbone not in self._networks:
+            self._networks[options.backbone] = backbones.load(options.backbone)
+        weights = self._networks[options.backbone]
+        layers = (*targets.content_layers(options, weights.network), *targets.style_layers(options, weights.network))
+        key = (options.backbone, layers, options.pooling)
         if key not in self._features:
-            self._features[key] = Features(self.weights, layers, options.pooling, self.precision).to(self.device)
+            self._features[key] = Features(weights, layers, options.pooling, self.precision).to(self.device)
         return self._features[key]
 
     def stream(

@@ -1,5 +1,6 @@
 """A whole painting on the tiny network: the same from every side one can ask for it, and however it ends."""
 
+import dataclasses
 import itertools
 import re
 import threading
@@ -25,6 +26,7 @@ from styler.options import Options
 from styler.pipeline import Painter
 from styler.progress import Progress, Result
 from styler.resize import resized
+from styler.vgg import backbones
 from styler.vgg.features import Features
 from styler.vgg.weights import Weights
 
@@ -531,6 +533,27 @@ def test_no_setting_of_torch_stays_changed_between_steps(
         assert not torch.is_autocast_enabled("cpu")
     result = complete(reports[-1].result)
     assert result.precision == {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[precision]
+
+
+def test_the_options_of_each_painting_say_which_network_looks(
+    monkeypatch: pytest.MonkeyPatch, tiny: Weights, content: Array, style: Array
+) -> None:
+    other = dataclasses.replace(
+        tiny, sha256="1" * 64, kernels={name: 1.5 * tensor for name, tensor in tiny.kernels.items()}
+    )
+    read: list[str] = []
+
+    def load(name: str) -> Weights:
+        read.append(name)
+        return {"vgg16": tiny, "other": other}[name]
+
+    monkeypatch.setattr(backbones, "load", load)
+    painter = Painter(device="cpu")
+    found = [painter.stylize(content, style, FAST.replace(backbone=name)) for name in ("other", "vgg16", "other")]
+    assert [result.weights_sha256 for result in found] == [other.sha256, tiny.sha256, other.sha256]
+    assert np.array_equal(found[0].pixels, found[2].pixels)
+    assert not np.array_equal(found[0].pixels, found[1].pixels)
+    assert read == ["vgg16", "other"]
 
 
 def test_paintings_at_the_same_time_do_not_meet(painter: Painter, pixels: Pixels, style: Array) -> None:
