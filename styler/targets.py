@@ -124,7 +124,7 @@ class Shelf(Protocol):
 
 
 class StyleCache:
-    """Statistics of styles by picture, size and layers; the longest unused go first.
+    """Statistics of styles by network, picture, size and layers; the longest unused go first.
 
     Args:
         shelf: where they are looked for before they are computed, and put afterwards.
@@ -151,17 +151,16 @@ class StyleCache:
             check: called between convolutions.
             shelve: whether they may be wanted again by another process.
         """
-        key = (source.digest, size, features.layers, features.pooling, features.precision)
+        key = (features.sha256, source.digest, size, features.layers, features.pooling, features.precision)
         if key not in self._kept:
             shelf = self._shelf if shelve else None
-            name = repr((features.sha256, *key))
-            found = shelf.get(name, features.device) if shelf else None
+            found = shelf.get(repr(key), features.device) if shelf else None
             if found is None:
                 image = resized(source.image, *size).to(features.device)
                 with torch.no_grad():
                     found = {layer: losses.moments(maps) for layer, maps in features(image, check).items()}
                 if shelf:
-                    shelf.put(name, features.device, found)
+                    shelf.put(repr(key), features.device, found)
             self._kept[key] = found
             if len(self._kept) > STYLES_KEPT:
                 self._kept.popitem(last=False)

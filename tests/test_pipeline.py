@@ -552,8 +552,9 @@ def test_the_options_of_each_painting_say_which_network_looks(
     found = [painter.stylize(content, style, FAST.replace(backbone=name)) for name in ("other", "vgg16", "other")]
     assert [result.weights_sha256 for result in found] == [other.sha256, tiny.sha256, other.sha256]
     assert np.array_equal(found[0].pixels, found[2].pixels)
+    assert np.array_equal(found[1].pixels, Painter(device="cpu").stylize(content, style, FAST).pixels)
     assert not np.array_equal(found[0].pixels, found[1].pixels)
-    assert read == ["vgg16", "other"]
+    assert read == ["vgg16", "other", "vgg16"]
 
 
 def test_paintings_at_the_same_time_do_not_meet(painter: Painter, pixels: Pixels, style: Array) -> None:
