@@ -70,7 +70,7 @@ class Job:
         """Let the pace, if there is one, change how much is still to be done after `done` evaluations of a scale."""
         if self.pace:
             self.plan = self.pace.after(self.plan, index, done, self.losses[TOTAL])
-            left = sum(scale.steps * scale.pixels for scale in self.plan[index:]) - done * self.plan[index].pixels
+            left = sum(scale.steps * scale.work for scale in self.plan[index:]) - done * self.plan[index].work
             self.clock.total = self.clock.done + left
 
     def eta(self) -> float | None:
@@ -122,6 +122,8 @@ def first_picture(job: Job, scale: Scale) -> Tensor:
 def refined(job: Job, image: Tensor, index: int) -> Tensor:
     """The picture of the scale before, at the size of scale `index`."""
     before, after = job.plan[index - 1], job.plan[index]
+    if (before.width, before.height) == (after.width, after.height):
+        return image
     return _enlarged(job, image, (before.width, before.height), (after.width, after.height))
 
 
@@ -142,9 +144,9 @@ def _enlarged(job: Job, image: Tensor, before: tuple[int, int], after: tuple[int
     return (resized(image.cpu(), *after) + detail).clamp(0, 1)
 
 
-def _in_units(job: Job, pixels: int) -> float:
-    """Evaluated pixels as units of work: evaluations at the size of the result."""
-    return pixels / (job.size[0] * job.size[1])
+def _in_units(job: Job, work: float) -> float:
+    """Work in units: evaluations by the backbone at the size of the result."""
+    return work / (job.size[0] * job.size[1])
 
 
 def _pixels(image: Tensor) -> Pixels:

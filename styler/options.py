@@ -65,6 +65,13 @@ class Options:
     )
     steps: int = knob(72, "evaluations at the first, smallest scale", group="Effort", low=1, high=100_000)
     taper: float = knob(1.05, "share of the evaluations that each next scale gets", group="Effort", low=0.01, high=2)
+    sketch: float = knob(
+        0.0,
+        "share of the work that a slim network does, with more evaluations in the same time",
+        group="Effort",
+        low=0,
+        high=0.99,
+    )
     first_size: int = knob(128, "long side of the first scale, at least", group="Effort", low=32, high=8192)
     optimizer: str = knob(
         "mixed",
@@ -135,6 +142,11 @@ class Options:
     def of(cls, **settings: Any) -> "Options":
         """Options from settings as one would write flags: `Options.of(preset="draft", strength=70)`."""
         return resolve(("call", settings)).options
+
+    @property
+    def sketched(self) -> float:
+        """`sketch`, where the slim network can stand in: for the network it was made of, in any number of steps."""
+        return self.sketch if self.backbone == "vgg16" and self.pooling == "mixed" and not self.time else 0.0
 
     def replace(self, **settings: Any) -> "Options":
         """The same options with some fields changed."""

@@ -76,7 +76,7 @@ class Pace:
         if not is_due or done == 1:
             return plan
         left = self.time - now + done * seconds
-        return fitted(self._asked, left, seconds / plan[index].pixels, plan, index, done)
+        return fitted(self._asked, left, seconds / plan[index].work, plan, index, done)
 
 
 class _Watch:
@@ -116,7 +116,7 @@ def fitted(
     """
     plan = plan or asked
     scales = (plan[index], *asked[index + 1 :])
-    costs = [seconds_per_pixel * scale.pixels for scale in scales]
+    costs = [seconds_per_pixel * scale.work for scale in scales]
     for count in range(len(scales), 0, -1):
         first = _settled(plan[index], done, _first(asked, plan, index, costs[:count], left))
         later = _geometric(first, costs[1:count], left - first * costs[0])

@@ -21,7 +21,7 @@ from styler.progress import Clock, Progress, Result
 from styler.targets import Source
 from styler.vgg import backbones
 from styler.vgg.features import Features
-from styler.vgg.weights import Weights
+from styler.vgg.weights import SLIM, Weights
 
 
 class Painter:
@@ -129,7 +129,7 @@ class Painter:
                 for step in self._steps(job, index, start.to(self.device)):
                     done, best = done + 1, step.best
                     job.losses, job.best_losses = step.losses, step.best_losses
-                    job.clock.advance(scale.pixels)
+                    job.clock.advance(scale.work)
                     job.replan(index, done)
                     yield report(job, index, done, step.image)
                     if done < job.plan[index].steps:
@@ -138,7 +138,7 @@ class Painter:
                 job.stopped = True
             image = image if best is None else best
             if done:
-                job.clock.skip((job.plan[index].steps - done) * scale.pixels)
+                job.clock.skip((job.plan[index].steps - done) * scale.work)
                 job.realised.append(job.plan[index].after(done))
                 job.seconds.append(job.clock.seconds() - began)
             if job.stopped:
@@ -176,7 +176,7 @@ class Painter:
         scales = plan.make(options, width, height, features.min_side)
         size = plan.final_size(options, width, height)
         if repeat is not None and scales:
-            scales = plan.refit(repeat, *size, features.min_side)
+            scales = plan.refit(repeat, *size, features.min_side, sketched=options.sketched > 0)
         checkpoint = bool(scales) and memory.needs_checkpoint(features, size, options.checkpoint, self.device)
         devices.keep_memory(self.device, not checkpoint and memory.is_plentiful(features, size, self.device))
         clock = Clock(scales)
@@ -211,7 +211,8 @@ class Painter:
             job.notes.append(f"{lost} of {done} steps at {scale.width}×{scale.height} were not finite and were undone.")
 
     def _optimise(self, job: Job, scale: Scale, image: Tensor, span: optimise.Span) -> Iterator[optimise.Step]:
-        options, features = job.options, self.features(job.options)
+        options = job.options.replace(backbone=SLIM) if scale.sketch else job.options
+        features = self.features(options)
         size = (scale.width, scale.height)
         objective = Objective(
             features,

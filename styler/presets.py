@@ -18,7 +18,7 @@ class Bundle:
 
 
 PRESETS = {
-    "draft": Bundle("seconds: do these two go together?", {"steps": 20, "taper": 0.33}),
+    "draft": Bundle("seconds: do these two go together?", {"steps": 20, "taper": 0.33, "sketch": 0.6}),
     "standard": Bundle("the default: a finished picture in minutes on a CPU", {}),
     "fine": Bundle("the best known quality, for a picture to keep or print", {"steps": 160, "taper": 1.1}),
 }

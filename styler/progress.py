@@ -116,22 +116,22 @@ class Clock:
 
     def __init__(self, plan: Plan) -> None:
         self.start = time.perf_counter()
-        self.total = sum(scale.steps * scale.pixels for scale in plan)
-        self.done = 0
-        self._marks: list[tuple[float, int]] = [(self.start, 0)]
+        self.total = sum(scale.steps * scale.work for scale in plan)
+        self.done = 0.0
+        self._marks: list[tuple[float, float]] = [(self.start, 0.0)]
 
     def seconds(self) -> float:
         """Since the start."""
         return time.perf_counter() - self.start
 
-    def advance(self, pixels: int) -> None:
-        """Count an evaluation of so many pixels."""
-        self.done += pixels
+    def advance(self, work: float) -> None:
+        """Count an evaluation of so much work."""
+        self.done += work
         self._marks = [*self._marks[-20:], (time.perf_counter(), self.done)]
 
-    def skip(self, pixels: int) -> None:
+    def skip(self, work: float) -> None:
         """Leave out work that will not be done."""
-        self.total -= pixels
+        self.total -= work
 
     def eta(self) -> float | None:
         """Seconds left at the speed of the last evaluations."""

@@ -154,8 +154,8 @@ def _is_scale(value: Any) -> bool:
     """A scale's own fields and no others, so that `Scale` takes them."""
     return (
         isinstance(value, dict)
-        and value.keys() == _SCALE.keys()
-        and all(fits(value[name]) for name, fits in _SCALE.items())
+        and value.keys() | {"sketch"} == _SCALE.keys()  # which is younger than the others
+        and all(_SCALE[name](part) for name, part in value.items())
     )
 
 
@@ -166,6 +166,7 @@ _SCALE: dict[str, Callable[[Any], bool]] = {
     "steps": _number(1),
     "optimizer": lambda value: value in ("adam", "lbfgs"),
     "planned": _number(0),
+    "sketch": _is(bool),
 }
 _FIELDS: dict[str, Callable[[Any], bool]] = {
     "schema": _number(1),

@@ -29,14 +29,14 @@ SPEED = 5e-6
 
 def taken(scales: Plan) -> float:
     """Seconds of a plan, with the beginning of every scale but the first."""
-    begun = sum(scale.pixels for scale in scales[1:]) * pace.SETUP
-    return SPEED * (begun + sum(scale.steps * scale.pixels for scale in scales))
+    begun = sum(scale.work for scale in scales[1:]) * pace.SETUP
+    return SPEED * (begun + sum(scale.steps * scale.work for scale in scales))
 
 
 @pytest.mark.parametrize("seconds", [5.0, 30.0, 60.0, 1000.0])
 def test_a_plan_fills_the_time(seconds: float) -> None:
     fitted = pace.fitted(ASKED, seconds, SPEED)
-    assert taken(fitted) == pytest.approx(seconds, abs=SPEED * sum(scale.pixels for scale in fitted) / 2)
+    assert taken(fitted) == pytest.approx(seconds, abs=SPEED * sum(scale.work for scale in fitted) / 2)
 
 
 def test_more_time_is_more_work_at_every_scale() -> None:
@@ -46,7 +46,7 @@ def test_more_time_is_more_work_at_every_scale() -> None:
 
 
 def test_the_time_of_the_preset_is_its_plan() -> None:
-    fitted = pace.fitted(ASKED, taken(ASKED) + SPEED * ASKED[0].pixels, SPEED)
+    fitted = pace.fitted(ASKED, taken(ASKED) + SPEED * ASKED[0].work, SPEED)
     for ours, preset in zip(fitted, ASKED, strict=True):
         assert ours.steps == pytest.approx(preset.steps, rel=0.03)
 

@@ -557,6 +557,35 @@ def test_the_options_of_each_painting_say_which_network_looks(
     assert read == ["vgg16", "other", "vgg16"]
 
 
+def test_a_sketch_is_looked_at_by_the_slim_network(
+    monkeypatch: pytest.MonkeyPatch, tiny: Weights, content: Array, style: Array
+) -> None:
+    slim = dataclasses.replace(tiny, sha256="1" * 64, kernels={name: 1.5 * part for name, part in tiny.kernels.items()})
+    monkeypatch.setattr(backbones, "load", {"vgg16": tiny, "vgg16-slim": slim}.__getitem__)
+    looked: list[str] = []
+    forward = Features.forward
+
+    def noted(self: Features, *given: Any, **settings: Any) -> dict[str, Tensor]:
+        if torch.is_grad_enabled():
+            looked.append(self.sha256[0])
+        return forward(self, *given, **settings)
+
+    monkeypatch.setattr(Features, "forward", noted)
+    options = FAST.replace(sketch=0.5, steps=4, taper=1.0)
+    result = Painter(device="cpu").stylize(content, style, options)
+    assert [(scale.width, scale.steps, scale.sketch) for scale in result.plan] == [
+        (32, 9, True),
+        (64, 4, True),
+        (64, 2, False),
+    ]
+    assert "".join(looked) == 13 * "1" + 2 * "0"
+    assert result.weights_sha256 == tiny.sha256
+    again = Painter(device="cpu").stylize(content, style, options, repeat=result.repeat)
+    assert np.array_equal(again.pixels, result.pixels)
+    other = Painter(device="cpu").stylize(content, style, options.replace(pooling="max"), repeat=result.repeat)
+    assert not any(scale.sketch for scale in other.plan)
+
+
 def test_paintings_at_the_same_time_do_not_meet(painter: Painter, pixels: Pixels, style: Array) -> None:
     contents = [pixels(64, 64, seed) for seed in (1, 5, 6)]
     expected = [painter.stylize(content, style, FAST).pixels for content in contents]

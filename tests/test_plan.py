@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from typing import Any
 
 import pytest
 
@@ -36,6 +37,31 @@ def test_the_plan_of_a_common_picture() -> None:
         Scale(256, 192, 50, "adam"),
         Scale(512, 384, 25, "adam"),
     )
+
+
+def test_a_sketch_is_made_by_the_slim_network_and_the_full_one_has_the_last_word() -> None:
+    options = Options(steps=100, taper=0.5, sketch=0.6)
+    found = plan.make(options, 800, 600, 16)
+    assert found == (
+        Scale(128, 96, 222, "lbfgs", sketch=True),
+        Scale(256, 192, 111, "adam", sketch=True),
+        Scale(512, 384, 33, "adam", sketch=True),
+        Scale(512, 384, 10, "adam"),
+    )
+    assert plan.units(found) == pytest.approx(plan.units(plan.make(options.replace(sketch=0.0), 800, 600, 16)), abs=0.2)
+    assert plan.make(options.replace(steps=1), 800, 600, 16)[-1].steps == 1
+
+
+@pytest.mark.parametrize("changed", [{"backbone": "vgg19"}, {"pooling": "max"}, {"time": 60.0}])
+def test_there_is_no_sketch_where_the_slim_network_cannot_stand_in(changed: dict[str, Any]) -> None:
+    options = Options(**changed)
+    assert plan.make(options.replace(sketch=0.6), 800, 600, 16) == plan.make(options, 800, 600, 16)
+
+
+def test_a_sketch_is_repeated_only_where_the_slim_network_can_stand_in() -> None:
+    repeat = Repeat(plan.make(Options(sketch=0.6), 800, 600, 16), 512, 384)
+    assert plan.refit(repeat, 512, 384) == repeat.plan
+    assert not any(scale.sketch for scale in plan.refit(repeat, 512, 384, sketched=False))
 
 
 def test_the_first_scale_is_no_smaller_than_asked_for() -> None:
@@ -110,8 +136,9 @@ def test_every_scale_gets_its_share_of_steps_and_one_at_least(taper: float, expe
 
 def test_a_unit_is_one_evaluation_at_the_final_size() -> None:
     found = (Scale(100, 50, 8, "lbfgs"), Scale(200, 100, 3, "adam"))
-    assert found[0].pixels == 5000
+    assert found[0].work == 5000
     assert plan.units(found) == 8 / 4 + 3
+    assert plan.units((Scale(200, 100, 10, "adam", sketch=True), *found[1:])) == 10 * plan.SKETCH_COST + 3
 
 
 def test_a_plan_can_be_followed_at_another_size() -> None:

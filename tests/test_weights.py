@@ -16,7 +16,8 @@ from torch import Tensor
 
 from styler import library
 from styler.errors import OptionError, WeightsError
-from styler.vgg import family, weights
+from styler.options import Options
+from styler.vgg import backbones, compare, family, weights
 from styler.vgg.features import Features
 from styler.vgg.pooling import KINDS
 from styler.vgg.weights import Weights
@@ -58,18 +59,38 @@ def refused(path: Path, sha256: str | None = None) -> str:
 
 
 def test_the_embedded_file_is_the_one_that_was_built() -> None:
-    assert hashlib.sha256(embedded().read_bytes()).hexdigest() == weights.EMBEDDED_SHA256
+    assert hashlib.sha256(embedded().read_bytes()).hexdigest() == weights.SHA256[weights.EMBEDDED]
     assert embedded().stat().st_size < 21e6
 
 
 def test_the_embedded_file_says_where_it_comes_from(vgg16: Weights) -> None:
     assert vgg16.network == "vgg16"
-    assert vgg16.sha256 == weights.EMBEDDED_SHA256
+    assert vgg16.sha256 == weights.SHA256[weights.EMBEDDED]
     assert "Simonyan" in vgg16.info["credit"]
     assert "Zisserman" in vgg16.info["credit"]
     assert "CC BY 4.0" in vgg16.info["credit"]
     assert len(vgg16.info["source"]["sha256"]) == 64
     assert 0 < vgg16.info["float16_error"] < 1e-3
+
+
+def test_the_slim_network_comes_from_the_full_one(vgg16: Weights) -> None:
+    path = backbones.embedded(weights.SLIM)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == weights.SHA256[weights.SLIM]
+    assert path.stat().st_size < 8e6
+    slim = backbones.load(weights.SLIM)
+    assert slim.info["slim"]["of"] == vgg16.sha256
+    assert slim.info["credit"] == vgg16.info["credit"]
+    assert (slim.layers, slim.pooling) == (vgg16.layers, Options().pooling)
+    assert [conv.outputs for conv in slim.convs] == [64, *(conv.outputs // 2 for conv in vgg16.convs[1:])]
+
+
+def test_the_slim_network_pulls_where_the_full_one_does(vgg16: Weights) -> None:
+    _, content, style = compare.pairs(None, 1, 128)[0]
+    objectives = [
+        compare.objective_of(network, Options(), content, style) for network in (vgg16, backbones.load(weights.SLIM))
+    ]
+    full, slim = (objective.gradient(content)[1].flatten() for objective in objectives)
+    assert torch.cosine_similarity(full, slim, dim=0) > 0.9
 
 
 def test_the_embedded_network_is_oxford_s_up_to_conv5_1(vgg16: Weights) -> None:
@@ -130,7 +151,7 @@ def test_an_altered_copy_of_the_embedded_file_is_refused(tmp_path: Path) -> None
     data[len(data) // 2] ^= 1
     path = tmp_path / "vgg16.safetensors"
     path.write_bytes(data)
-    assert "altered" in refused(path, weights.EMBEDDED_SHA256)
+    assert "altered" in refused(path, weights.SHA256[weights.EMBEDDED])
 
 
 def test_a_truncated_file_is_refused_without_its_hash_too(tmp_path: Path, tiny: Weights) -> None:

@@ -164,7 +164,7 @@ def further(visit: Visit) -> Order:
     last = _in_view(visit)
     side = max(last.record["width"], last.record["height"])
     lowest = int(knobs()["first_size"].low or 1)
-    options = last.order.options.replace(first_size=max(lowest, side), optimizer="lbfgs")
+    options = last.order.options.replace(first_size=max(lowest, side), optimizer="lbfgs", sketch=0.0)
     return replace(last.order, options=options, start=last.png)
 
 

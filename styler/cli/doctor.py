@@ -91,7 +91,7 @@ def _weights() -> Facts:
     from styler.vgg import backbones, weights
 
     kept = [name for name in backbones.FROM_TORCHVISION if backbones.is_kept(name)]
-    return {name: backbones.load(name).sha256 for name in (weights.EMBEDDED, *kept)}
+    return {name: backbones.load(name).sha256 for name in (*weights.SHA256, *kept)}
 
 
 def _cache() -> Facts:

@@ -95,6 +95,7 @@ def _small(options: Options, size: tuple[int, int], min_side: int, device: str, 
         first_size=8192,
         steps=2,
         optimizer="adam",
+        sketch=0.0,
         time=0.0,
         checkpoint="on" if checkpoint else "off",
     )

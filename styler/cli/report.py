@@ -195,7 +195,9 @@ def plan(scales: "Plan", options: Options | None = None) -> str:
     if options and options.time:
         parts = ", ".join(f"{s.width}×{s.height}" for s in scales)
         return f"Plan: {parts}, as many steps as fit into {clock(options.time)}."
-    parts = ", ".join(f"{s.width}×{s.height} {s.steps} steps of {s.optimizer}" for s in scales)
+    parts = ", ".join(
+        f"{s.width}×{s.height} {s.steps} steps of {s.optimizer}{' by the slim network' * s.sketch}" for s in scales
+    )
     steps = sum(s.steps for s in scales)
     most = "at most " if options and options.patience else ""
     return f"Plan: {parts}; {most}{steps} evaluations, the work of {units(scales):.1f} at the final size."
@@ -203,7 +205,8 @@ def plan(scales: "Plan", options: Options | None = None) -> str:
 
 def scales(plan: "Plan") -> list[dict[str, Any]]:
     """The plan for a program."""
-    return [{"width": s.width, "height": s.height, "steps": s.steps, "optimizer": s.optimizer} for s in plan]
+    names = ("width", "height", "steps", "optimizer", "sketch")
+    return [{name: getattr(scale, name) for name in names} for scale in plan]
 
 
 def document(result: "Result") -> dict[str, Any]:

@@ -55,7 +55,8 @@ Examples:
 
 Channels are chosen by what they tell of style and content, and the rest is
 fitted anew. Distillation goes on where it was cut off, if the same command is
-given again."""
+given again. With 2600 steps, an hour on two cores, it made the vgg16-slim that
+comes with styler and sketches for --preset draft."""
 
 COMPARE = """\
 Usage: styler vgg compare A B [MORE ...] [OPTIONS]

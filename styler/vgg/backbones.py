@@ -1,4 +1,4 @@
-"""Backbones by name: the embedded VGG-16, and torchvision's VGGs, fetched once and kept.
+"""Backbones by name: the embedded VGG-16, full and slim, and torchvision's VGGs, fetched once and kept.
 
 torchvision's file names carry the first eight hex digits of their SHA-256: those are checked, the whole hash is
 recorded. Only the convolutions that painting can use are kept, batch normalisation folded in, as a safetensors file
@@ -39,7 +39,7 @@ FROM_TORCHVISION = {
     "vgg16-bn": ("vgg16", "VGG16_BN_Weights"),
     "vgg19-bn": ("vgg19", "VGG19_BN_Weights"),
 }
-NAMES = (weights.EMBEDDED, *FROM_TORCHVISION)
+NAMES = (*weights.SHA256, *FROM_TORCHVISION)
 
 
 def load(name: str) -> Weights:
@@ -49,8 +49,8 @@ def load(name: str) -> Weights:
         OptionError: there is no such backbone.
         WeightsError: missing, altered, or not to be had without network.
     """
-    if name == weights.EMBEDDED:
-        return weights.read(library.root() / "weights" / "vgg16.safetensors", sha256=weights.EMBEDDED_SHA256)
+    if name in weights.SHA256:
+        return weights.read(embedded(name), sha256=weights.SHA256[name])
     path, record = files(name)
     if name not in FROM_TORCHVISION:
         if is_name(name) and is_kept(name):
@@ -73,6 +73,11 @@ def load(name: str) -> Weights:
                 f"go without --backbone to use the {weights.EMBEDDED} that comes with styler."
             ) from error
     return weights.read(path, sha256=record.read_text().strip())
+
+
+def embedded(name: str) -> Path:
+    """The file of a network that comes with styler."""
+    return library.root() / "weights" / f"{name}.safetensors"
 
 
 def is_name(name: str) -> bool:

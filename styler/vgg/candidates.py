@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from styler import library
 from styler.errors import WeightsError
 from styler.vgg import backbones, export, weights
 from styler.vgg.features import Features
@@ -60,8 +59,8 @@ def candidate(name: str) -> Candidate:
     found = backbones.load(name)
     tensors = [*found.kernels.values(), *found.readouts.values()]
     path = Path(name)
-    if name == weights.EMBEDDED:
-        path = library.root() / "weights" / "vgg16.safetensors"
+    if name in weights.SHA256:
+        path = backbones.embedded(name)
     elif backbones.is_name(name) and backbones.is_kept(name):
         path = backbones.files(name)[0]
     return Candidate(name, sum(t.numel() for t in tensors), path.stat().st_size, found)

@@ -80,14 +80,14 @@ def compare(
     Raises:
         StylerError: a network cannot be loaded, or a picture cannot be written.
     """
-    options = options or Options.of(preset="draft", size=256)
+    options = (options or Options.of(preset="draft", size=256)).replace(sketch=0.0)  # each for itself
     found = [candidate(name) for name in names]
     rows = [Row(one.name, one.parameters, one.bytes) for one in found]
     say("timing")
     _time(found, rows, options, timed_at)
     first = found[0].weights
     assert first is not None
-    judge = _Judge(first, options)
+    judge = Judge(first, options)
     for pair in pairs:
         theirs: Tensor | None = None
         for one, row in zip(found, rows, strict=True):
@@ -116,7 +116,7 @@ def _time(found: Sequence[Candidate], rows: Sequence[Row], options: Options, sid
             layers = [output.name for output in one.model.get_outputs()]
             works.append((row, "forward", _bound(one.features(layers, options.pooling), image)))
             continue
-        objective = _objective(one.weights, options, image, other)
+        objective = objective_of(one.weights, options, image, other)
         row.gflop = (
             family.flops(one.weights.network, objective.features.layers, height * width, one.weights.widths) / 1e9
         )
@@ -167,7 +167,7 @@ def _pull(ours: Weights, row: Row, first: Weights, pair: Pair, picture: Tensor, 
     """How alike the gradients are, and the objectives of one picture."""
     _, content, style = pair
     content = F.interpolate(content, picture.shape[-2:], mode="bicubic", antialias=True).clamp(0, 1)
-    mine, theirs = (_objective(network, options, content, style) for network in (ours, first))
+    mine, theirs = (objective_of(network, options, content, style) for network in (ours, first))
     cosines = []
     for state in (content, (content + picture) / 2):
         pulls = [objective.gradient(state)[1].flatten() for objective in (mine, theirs)]
@@ -177,7 +177,7 @@ def _pull(ours: Weights, row: Row, first: Weights, pair: Pair, picture: Tensor, 
     row.same = (0.0 if math.isnan(row.same) else row.same) + share / pairs
 
 
-def _objective(network: Weights, options: Options, content: Tensor, style: Tensor) -> Objective:
+def objective_of(network: Weights, options: Options, content: Tensor, style: Tensor) -> Objective:
     """The objective of a picture of the content's size."""
     wanted = (*content_layers(options, network.network), *style_layers(options, network.network))
     features = Features(network, wanted, options.pooling)
@@ -186,7 +186,7 @@ def _objective(network: Weights, options: Options, content: Tensor, style: Tenso
     return Objective(features, targets, weighting(options, network.network))
 
 
-class _Judge:
+class Judge:
     """The first network's opinion of a painted picture."""
 
     def __init__(self, weights: Weights, options: Options) -> None:
@@ -197,7 +197,7 @@ class _Judge:
         """Objective, held-out style distance and structure of a picture (1, 3, H, W)."""
         name, content, style = pair
         content = F.interpolate(content, picture.shape[-2:], mode="bicubic", antialias=True).clamp(0, 1)
-        objective = _objective(self.weights, self.options, content, style)
+        objective = objective_of(self.weights, self.options, content, style)
         row.objective[name] = float(objective.gradient(picture)[0][TOTAL])
         ratio = max(picture.shape[-2:]) / max(style.shape[-2:])
         painting = F.interpolate(style, scale_factor=min(1.0, ratio), mode="bicubic", antialias=True).clamp(0, 1)

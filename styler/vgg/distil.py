@@ -12,7 +12,7 @@ Deep into Rectifiers", 2015.
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -71,7 +71,7 @@ class Student(nn.Module):
 
     def __init__(self, weights: Weights, settings: Settings) -> None:
         super().__init__()
-        self.convs, self.pooling, self.batch_norm = weights.convs, weights.pooling or DEFAULT, settings.batch_norm
+        self.convs, self.pooling, self.settings = weights.convs, weights.pooling or DEFAULT, settings
         self.kernels = nn.ParameterDict({name.replace(".", "_"): _own(t) for name, t in weights.kernels.items()})
         self.readouts = nn.ParameterDict({layer: _own(t) for layer, t in weights.readouts.items()})
         self.norms = nn.ModuleDict()
@@ -137,7 +137,8 @@ class Student(nn.Module):
                 bias = (bias - norm.running_mean.cpu()) * gain + norm.bias.detach().cpu()
             kernels |= {f"{conv.name}.weight": kernel, f"{conv.name}.bias": bias}
         readouts = {layer: tensor.detach().cpu().float() for layer, tensor in self.readouts.items()}
-        return replace(beginning, kernels=kernels, readouts=readouts)
+        info = {**beginning.info, "distilled": asdict(self.settings)}
+        return replace(beginning, kernels=kernels, readouts=readouts, info=info)
 
 
 def _own(tensor: Tensor) -> Tensor:

@@ -24,8 +24,12 @@ from styler.errors import OptionError, WeightsError
 from styler.vgg import family
 from styler.vgg.pooling import KINDS
 
-EMBEDDED = "vgg16"
-EMBEDDED_SHA256 = "eb97a435e4554117a2bac92360cf45035ad9afc16bb27af45d9699c30f89dac5"
+EMBEDDED, SLIM = "vgg16", "vgg16-slim"
+SHA256 = {
+    EMBEDDED: "eb97a435e4554117a2bac92360cf45035ad9afc16bb27af45d9699c30f89dac5",
+    SLIM: "84228b22043bede370b78470c2e46b1eb20d951e4b16b264148d082ff42f8feb",
+}
+"""Of the files that come with styler."""
 
 CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 IMAGENET_MEAN_RGB, IMAGENET_STD_RGB = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

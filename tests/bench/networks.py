@@ -1,6 +1,6 @@
 """Which network to paint with: the README's table, and the trade-off of slim networks.
 
-    python tests/bench/networks.py OUT [--distill-steps 700] [--pairs 4] [--size 256] [--steps 40] [--images FOLDER]
+    python tests/bench/networks.py OUT [--distill-steps 2600] [--pairs 4] [--size 256] [--steps 40] [--images FOLDER]
 
 OUT gets every network, every picture, `table.md`, `table.json` and `plot.png`. A network that is in OUT already is not
 made again, so that a distillation may go on over several runs. The first network is the original one in float32, which
@@ -103,7 +103,7 @@ def main() -> None:
     """Make, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--distill-steps", type=int, default=700)
+    parser.add_argument("--distill-steps", type=int, default=2600)
     parser.add_argument("--pairs", type=int, default=4)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--steps", type=int, default=40)

@@ -1,0 +1,72 @@
+"""Does a sketch by the slim network pay? Paintings of equal work with and without, as others judge them.
+
+    python tests/bench/sketch.py [--preset draft] [--size 256] [--shares 0.6] [--pairs 4] [--rounds 2]
+
+Prints a line for each pair and share: seconds of painting (the least of all rounds, in turns), the full network's
+objective, its distance of style at layers that no objective uses, the distance of style and the structure that are
+scored in `quality.py`. All but the first are ratios to the painting without a sketch.
+"""
+
+import argparse
+
+import numpy as np
+import torch
+from heldout import StyleJudge
+from quality import to_image
+from reference import fitted
+
+from styler import Options, Painter, Result
+from styler.vgg import backbones, compare, weights
+from styler.vgg.rows import Row
+
+
+class Scores:
+    """What a painting of a pair is worth."""
+
+    def __init__(self, options: Options) -> None:
+        self._full, self._other = compare.Judge(backbones.load(weights.EMBEDDED), options), StyleJudge()
+
+    def of(self, pair: compare.Pair, result: Result) -> tuple[float, ...]:
+        """Objective, held-out distance of style, that of another network, and structure kept."""
+        name, _, style = pair
+        picture = torch.from_numpy(result.pixels).permute(2, 0, 1)[None].contiguous()
+        row = Row("", 0, 0)
+        self._full.score(row, pair, picture)
+        painting = to_image(fitted(style, max(picture.shape[-2:]), upwards=False))
+        distance = self._other.distance(to_image(picture), painting)
+        return row.objective[name], row.held_out[name], distance, row.structure[name]
+
+
+def main() -> None:
+    """Paint in turns, score, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="draft")
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.6])
+    parser.add_argument("--pairs", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=2)
+    args = parser.parse_args()
+    options = [Options.of(preset=args.preset, size=args.size, sketch=share) for share in (0.0, *args.shares)]
+    painter, scores = Painter(), Scores(options[0])
+    for each in options:  # nobody's first painting waits for the network
+        painter.features(each.replace(backbone=weights.SLIM if each.sketch else each.backbone))
+    print("| pair | sketch | evaluations | seconds | objective | held-out | style | structure |")
+    print("|---|---|---|---:|---:|---:|---:|---:|")
+    for pair in compare.pairs(None, args.pairs, 2 * args.size):
+        content, style = (np.ascontiguousarray(image[0].permute(1, 2, 0).numpy()) for image in pair[1:])
+        results: dict[float, list[Result]] = {}
+        for _ in range(args.rounds):
+            for each in options:
+                results.setdefault(each.sketch, []).append(painter.stylize(content, style, each))
+        plain: tuple[float, ...] = ()
+        for share, found in results.items():
+            seconds = min(result.seconds for result in found)
+            now = (seconds, *scores.of(pair, found[0]))
+            plain = plain or now
+            ratios = " | ".join(f"{ours / theirs:.3f} ×" for ours, theirs in zip(now[1:], plain[1:], strict=True))
+            steps = ", ".join(f"{s.steps}{' slim' * s.sketch}" for s in found[0].plan)
+            print(f"| {pair[0]} | {share:g} | {steps} | {seconds:.2f} s | {ratios} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
