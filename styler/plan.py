@@ -138,6 +138,17 @@ def refit(repeat: Repeat, width: int, height: int, min_side: int = 1, *, sketche
     return tuple(scales)
 
 
+def ends_a_sketch(plan: Plan, index: int) -> bool:
+    """Whether the full network goes on at a scale where the slim one has sketched."""
+    before, scale = plan[index - 1], plan[index]
+    return (
+        index > 0
+        and before.sketch
+        and not scale.sketch
+        and (before.width, before.height) == (scale.width, scale.height)
+    )
+
+
 def units(plan: Plan) -> float:
     """Work of a plan: one unit is one evaluation at the final size; smaller sizes count by area."""
     if not plan:

@@ -49,6 +49,8 @@ def test_a_sketch_is_made_by_the_slim_network_and_the_full_one_has_the_last_word
         Scale(512, 384, 10, "adam"),
     )
     assert plan.units(found) == pytest.approx(plan.units(plan.make(options.replace(sketch=0.0), 800, 600, 16)), abs=0.2)
+    assert [plan.ends_a_sketch(found, index) for index in range(4)] == [False, False, False, True]
+    assert not plan.ends_a_sketch((found[1], found[3]), 1)
     assert plan.make(options.replace(steps=1), 800, 600, 16)[-1].steps == 1
 
 
