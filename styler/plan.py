@@ -141,12 +141,8 @@ def refit(repeat: Repeat, width: int, height: int, min_side: int = 1, *, sketche
 def ends_a_sketch(plan: Plan, index: int) -> bool:
     """Whether the full network goes on at a scale where the slim one has sketched."""
     before, scale = plan[index - 1], plan[index]
-    return (
-        index > 0
-        and before.sketch
-        and not scale.sketch
-        and (before.width, before.height) == (scale.width, scale.height)
-    )
+    is_larger = (before.width, before.height) != (scale.width, scale.height)
+    return index > 0 and before.sketch and not scale.sketch and not is_larger
 
 
 def units(plan: Plan) -> float:

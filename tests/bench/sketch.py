@@ -1,6 +1,6 @@
 """Does a sketch by the slim network pay? Paintings of equal work with and without, as others judge them.
 
-    python tests/bench/sketch.py [--preset draft] [--size 256] [--shares 0.6] [--pairs 4] [--rounds 2]
+    python tests/bench/sketch.py [--preset draft] [--size 256] [--shares 0.6] [--pairs 4] [--rounds 2] [--images FOLDER]
 
 Prints a line for each pair and share: seconds of painting (the least of all rounds, in turns), the full network's
 objective, its distance of style at layers that no objective uses, the distance of style and the structure that are
@@ -8,6 +8,7 @@ scored in `quality.py`. All but the first are ratios to the painting without a s
 """
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--shares", type=float, nargs="+", default=[0.6])
     parser.add_argument("--pairs", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--images", type=Path, help="with folders contents and styles in it")
     args = parser.parse_args()
     options = [Options.of(preset=args.preset, size=args.size, sketch=share) for share in (0.0, *args.shares)]
     painter, scores = Painter(), Scores(options[0])
@@ -52,7 +54,7 @@ def main() -> None:
         painter.features(each.replace(backbone=weights.SLIM if each.sketch else each.backbone))
     print("| pair | sketch | evaluations | seconds | objective | held-out | style | structure |")
     print("|---|---|---|---:|---:|---:|---:|---:|")
-    for pair in compare.pairs(None, args.pairs, 2 * args.size):
+    for pair in compare.pairs(args.images, args.pairs, 2 * args.size):
         content, style = (np.ascontiguousarray(image[0].permute(1, 2, 0).numpy()) for image in pair[1:])
         results: dict[float, list[Result]] = {}
         for _ in range(args.rounds):
