@@ -194,7 +194,14 @@ def test_a_painting_that_was_stopped_carries_its_settings_and_is_repeated_exactl
         paint("holiday.png", "monet.png", "--taper", "1.5", "--optimizer", "mixed", "-o", "a.png")
     record = metadata.read("a.partial.png")
     assert record["stopped"]
-    assert record["plan"][-1] == {"width": 64, "height": 64, "steps": 2, "optimizer": "adam", "planned": 6}
+    assert record["plan"][-1] == {
+        "width": 64,
+        "height": 64,
+        "steps": 2,
+        "optimizer": "adam",
+        "planned": 6,
+        "sketch": False,
+    }
     capsys.readouterr()
     assert main(["inspect", "a.partial.png"]) == 0
     shown = capsys.readouterr().out

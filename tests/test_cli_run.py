@@ -112,8 +112,8 @@ def test_the_log_tells_what_was_decided_and_how_it_went(folder: Path, capsys: Ca
     assert "Content 64×48, style 64×48; the picture goes to 'photo.painting.png'." in err
     assert "preset draft (flag), steps 2 (flag), taper 0.33 (flag (preset draft))" in err
     assert "Device cpu, precision float32." in err
-    assert "Plan: 64×48 2 steps of adam; 2 evaluations" in err
-    assert re.search(r"^64×48: 2 steps in [\d.]+ s", err, re.MULTILINE)
+    assert "Plan: 64×48 3 steps of adam by the slim network, 64×48 1 steps of adam; 4 evaluations" in err
+    assert re.search(r"^64×48: 3 steps in [\d.]+ s", err, re.MULTILINE)
     assert re.search(r"^Losses: .*total [\d.e-]+\.$", err, re.MULTILINE)
 
 
