@@ -145,7 +145,7 @@ class Options:
 
     @property
     def sketched(self) -> float:
-        """`sketch`, where the slim network can stand in: for the network it was made of, in any number of steps."""
+        """`sketch`, where the slim network can stand in: for the network it was made of, and without a given `time`."""
         return self.sketch if self.backbone == "vgg16" and self.pooling == "mixed" and not self.time else 0.0
 
     def replace(self, **settings: Any) -> "Options":

@@ -25,7 +25,8 @@ from styler.vgg.weights import SLIM, Weights
 
 GENTLE = 0.5
 """Share of Adam's rate with which the full network ends a sketch: little is left to do, and Adam's first steps are
-long, however small the gradient. Measured on four pairs at 256 and 512 px, of 1/3, 1/2, 2/3 and 1."""
+long, however small the gradient. Measured on four pairs: at 256 px of 1/3, 1/2, 2/3 and 1, at 512 px of 1/3, 1/2
+and 1."""
 
 
 class Painter:
@@ -67,17 +68,32 @@ class Painter:
         """Look for statistics of styles on a shelf before they are computed, and put them there."""
         self._styles = targets.StyleCache(shelf)
 
-    def features(self, options: Options) -> Features:
+    def ready(self, options: Options) -> None:
+        """Read every network that these options need, so that what is missing is known before any work.
+
+        Raises:
+            StylerError: as `features` does.
+        """
+        self.features(options)
+        if options.sketched:
+            self.features(options, sketch=True)
+
+    def features(self, options: Options, *, sketch: bool = False) -> Features:
         """The network, up to the layers these options need; made once for each set of layers and pooling.
+
+        Args:
+            options: backbone, pooling and layers are read.
+            sketch: whether the slim network is wanted, which stands in for the backbone.
 
         Raises:
             StylerError: the backbone cannot be read, or has no such layers or pooling.
         """
-        if options.backbone not in self._networks:
-            self._networks[options.backbone] = backbones.load(options.backbone)
-        weights = self._networks[options.backbone]
+        backbone = SLIM if sketch else options.backbone
+        if backbone not in self._networks:
+            self._networks[backbone] = backbones.load(backbone)
+        weights = self._networks[backbone]
         layers = (*targets.content_layers(options, weights.network), *targets.style_layers(options, weights.network))
-        key = (options.backbone, layers, options.pooling)
+        key = (backbone, layers, options.pooling)
         if key not in self._features:
             self._features[key] = Features(weights, layers, options.pooling, self.precision).to(self.device)
         return self._features[key]
@@ -215,9 +231,8 @@ class Painter:
             job.notes.append(f"{lost} of {done} steps at {scale.width}×{scale.height} were not finite and were undone.")
 
     def _optimise(self, job: Job, index: int, image: Tensor, span: optimise.Span) -> Iterator[optimise.Step]:
-        scale = job.plan[index]
-        options = job.options.replace(backbone=SLIM) if scale.sketch else job.options
-        features = self.features(options)
+        options, scale = job.options, job.plan[index]
+        features = self.features(options, sketch=scale.sketch)
         size = (scale.width, scale.height)
         objective = Objective(
             features,

@@ -579,6 +579,11 @@ def test_a_sketch_is_looked_at_by_the_slim_network(
         (64, 2, False),
     ]
     assert "".join(looked) == 13 * "1" + 2 * "0"
+    monkeypatch.setattr(backbones, "load", {"vgg16": tiny}.__getitem__)
+    Painter(device="cpu").ready(FAST)
+    with pytest.raises(KeyError, match="vgg16-slim"):
+        Painter(device="cpu").ready(options)
+    monkeypatch.setattr(backbones, "load", {"vgg16": tiny, "vgg16-slim": slim}.__getitem__)
     assert result.weights_sha256 == tiny.sha256
     again = Painter(device="cpu").stylize(content, style, options, repeat=result.repeat)
     assert np.array_equal(again.pixels, result.pixels)

@@ -84,7 +84,7 @@ class Ray:
     ) -> None:
         weights = backbones.load(orders.options.backbone)
         painter = Painter.of(orders.options.replace(device="cpu", precision="fp32"), weights)
-        painter.features(orders.options)  # what is wrong here is wrong for every picture
+        painter.ready(orders.options)  # what is wrong here is wrong for every picture
         self._ray, self._ours = cluster_of.connected(cluster)
         try:
             count, needs = cluster_of.shares(self._ray, cluster)

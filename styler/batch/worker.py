@@ -162,7 +162,7 @@ class Worker:
         return work.end
 
     def _ready(self) -> None:
-        self._painter(self.orders.options).features(self.orders.options)
+        self._painter(self.orders.options).ready(self.orders.options)
 
     def _painter(self, options: Options) -> Painter:
         if options.precision not in self._painters:

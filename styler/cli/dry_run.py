@@ -65,6 +65,7 @@ def forecast(options: Options, content: "Picture", styles: "list[Picture]", star
     from styler.pipeline import Painter
 
     painter = Painter.of(options)
+    painter.ready(options)
     features = painter.features(options)
     scales = plan.make(options, content.width, content.height, features.min_side)
     size = plan.final_size(options, content.width, content.height)

@@ -51,7 +51,7 @@ def main() -> None:
     options = [Options.of(preset=args.preset, size=args.size, sketch=share) for share in (0.0, *args.shares)]
     painter, scores = Painter(), Scores(options[0])
     for each in options:  # nobody's first painting waits for the network
-        painter.features(each.replace(backbone=weights.SLIM if each.sketch else each.backbone))
+        painter.ready(each)
     print("| pair | sketch | evaluations | seconds | objective | held-out | style | structure |")
     print("|---|---|---|---:|---:|---:|---:|---:|")
     for pair in compare.pairs(args.images, args.pairs, 2 * args.size):
