@@ -15,7 +15,7 @@ from styler import images, targets
 from styler.color import recolored
 from styler.errors import UsageError
 from styler.images import Picture
-from styler.objective import TOTAL
+from styler.objective import TOTAL, Targets
 from styler.options import STARTS, Options
 from styler.pace import Pace
 from styler.plan import Plan, Scale
@@ -57,6 +57,8 @@ class Job:
     """Whether work was left out because somebody asked for it."""
     realised: list[Scale] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    targets: dict[tuple[str, tuple[int, int]], Targets] = field(default_factory=dict)
+    """Of every size looked at so far, by the network that looks; larger scales look at smaller octaves again."""
     losses: dict[str, Tensor] = field(default_factory=dict)
     best_losses: dict[str, Tensor] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

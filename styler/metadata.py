@@ -27,7 +27,7 @@ KEY = "styler"
 """What the text is called in the picture."""
 LOCAL = ("device", "precision", "checkpoint")
 """Settings of the machine, which are told but not taken over; threads are, since the same pixels need them."""
-PLANNING = ("size", "preset", "time", "patience", "steps", "taper", "sketch", "first_size", "optimizer")
+PLANNING = ("size", "preset", "time", "patience", "steps", "taper", "sketch", "octaves", "first_size", "optimizer")
 """Settings that ask for another plan than the one that was realised."""
 
 

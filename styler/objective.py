@@ -12,6 +12,7 @@ from torch import Tensor
 from styler import losses
 from styler.color import chroma, coarse_chroma
 from styler.losses import Moments, WassersteinTarget
+from styler.resize import Reduction
 from styler.vgg.block import Check
 from styler.vgg.features import Features
 
@@ -51,6 +52,29 @@ class Weighting:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Octave:
+    """The same picture made half as large, which is looked at too.
+
+    The network sees some 200 pixels at a time. In a large picture that is a detail, and what was found at smaller
+    scales would be painted over.
+    """
+
+    objective: "Objective"
+    """Of the smaller picture, with the same terms."""
+    reduction: Reduction
+    weight: float
+
+    def terms(self, image: Tensor) -> dict[str, Tensor]:
+        """Every weighted term of the smaller picture."""
+        return {name: self.weight * term for name, term in self.objective.terms(self.reduction(image)).items()}
+
+    def gradient(self, image: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Terms and their sum as `total`, and its gradient to the larger picture, (1, 3, H, W)."""
+        terms, gradient = self.objective.gradient(self.reduction(image))
+        return {n: self.weight * term for n, term in terms.items()}, self.weight * self.reduction.adjoint(gradient)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Objective:
     """The loss of a picture and its gradient.
 
@@ -61,6 +85,7 @@ class Objective:
         check: called between convolutions; stops the work by raising.
         checkpoint: trade time for memory in the backward pass.
         newton_schulz: how the Wasserstein distance takes its root.
+        octave: the smaller picture whose terms are added, if any.
     """
 
     features: Features
@@ -69,13 +94,15 @@ class Objective:
     check: Check | None = None
     checkpoint: bool = False
     newton_schulz: bool = False
+    octave: Octave | None = None
 
     def terms(self, image: Tensor) -> dict[str, Tensor]:
         """Every weighted term of a picture (1, 3, H, W), each ()."""
-        return self.terms_of(self.features(image, self.check, checkpoint=self.checkpoint), image)
+        terms = self.terms_of(self.features(image, self.check, checkpoint=self.checkpoint), image)
+        return _added(terms, self.octave.terms(image)) if self.octave else terms
 
     def terms_of(self, found: Mapping[str, Tensor], image: Tensor) -> dict[str, Tensor]:
-        """Every weighted term of a picture (1, 3, H, W) whose features were found already."""
+        """Every weighted term of a picture (1, 3, H, W) whose features were found already; of no other octave."""
         terms: dict[str, Tensor] = {}
         for layer, target in self.targets.content.items():
             weight = self.weighting.content[layer] * self.targets.demand
@@ -97,13 +124,19 @@ class Objective:
         """Terms of a picture, detached, with their sum as `total`; and the sum's gradient, (1, 3, H, W).
 
         The sum is multiplied by the number of values before the backward pass and the gradient divided by it after,
-        in float32: the gradient of a mean over many pixels would underflow in float16.
+        in float32: the gradient of a mean over many pixels would underflow in float16. One octave is done before the
+        next begins, so that they do not share the memory.
         """
         image = image.detach().requires_grad_()
-        terms = self.terms(image)
+        terms = self.terms_of(self.features(image, self.check, checkpoint=self.checkpoint), image)
         total = torch.stack(list(terms.values())).sum()
         (gradient,) = torch.autograd.grad(total * image.numel(), image)
-        return {name: term.detach() for name, term in terms.items()} | {TOTAL: total.detach()}, gradient / image.numel()
+        found, gradient = {name: term.detach() for name, term in terms.items()}, gradient / image.numel()
+        found[TOTAL] = total.detach()
+        if self.octave is None:
+            return found, gradient
+        coarser, pull = self.octave.gradient(image.detach())
+        return _added(found, coarser), gradient + pull
 
     def _style(self, features: Tensor, target: StyleTarget) -> Tensor:
         if isinstance(target, Moments):
@@ -112,3 +145,7 @@ class Objective:
         if height * width < channels:
             return losses.wasserstein_distance_of_few(features, target, newton_schulz=self.newton_schulz)
         return losses.wasserstein_distance(losses.moments(features), target, newton_schulz=self.newton_schulz)
+
+
+def _added(terms: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: term + others[name] for name, term in terms.items()}

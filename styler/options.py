@@ -104,6 +104,13 @@ class Options:
     smoothness: float = knob(
         0.23, "weight of the total variation, over the root of the painting's own", group="Objective", low=0, high=1e6
     )
+    octaves: float = knob(
+        1.0,
+        "weight of how the picture looks half as large, and again half, down to 256 pixels; 0 looks at one size alone",
+        group="Objective",
+        low=0,
+        high=100,
+    )
     pooling: str = knob(
         "mixed",
         "pooling of the network: smooth, as trained, or smooth in its first two blocks",

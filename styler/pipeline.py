@@ -13,11 +13,12 @@ from torch import Tensor
 from styler import devices, memory, optimise, plan, targets
 from styler.errors import DeviceError, OutOfMemory, UsageError
 from styler.job import Input, Job, Stopped, final_report, first_picture, refined, report, source_of, start_of
-from styler.objective import Objective
+from styler.objective import Objective, Octave
 from styler.options import Options
 from styler.pace import Pace
-from styler.plan import Repeat
+from styler.plan import Repeat, Scale
 from styler.progress import Clock, Progress, Result
+from styler.resize import Reduction
 from styler.targets import Source
 from styler.vgg import backbones
 from styler.vgg.features import Features
@@ -232,21 +233,36 @@ class Painter:
 
     def _optimise(self, job: Job, index: int, image: Tensor, span: optimise.Span) -> Iterator[optimise.Step]:
         options, scale = job.options, job.plan[index]
-        features = self.features(options, sketch=scale.sketch)
-        size = (scale.width, scale.height)
-        objective = Objective(
-            features,
-            targets.compute(features, job.content, job.styles, size, options, self._styles, job.check),
-            targets.weighting(options, features.network),
-            check=job.check,
-            checkpoint=job.checkpoint,
-            newton_schulz=self.device.type != "cpu",
-        )
+        objective = self._objective(job, scale)
         if scale.optimizer == "lbfgs":
             yield from optimise.lbfgs(objective, image, span)
         else:
             rate = options.learning_rate * (GENTLE if plan.ends_a_sketch(job.plan, index) else 1.0)
             yield from optimise.adam(objective, image, span, rate)
+
+    def _objective(self, job: Job, scale: Scale) -> Objective:
+        """What is minimised at a scale; its octaves are scales of their own."""
+        options, size = job.options, (scale.width, scale.height)
+        features = self.features(options, sketch=scale.sketch)
+        key = (features.sha256, size)
+        if key not in job.targets:
+            job.targets[key] = targets.compute(
+                features, job.content, job.styles, size, options, self._styles, job.check
+            )
+        octave = None
+        if scale.octaves:
+            half = scale.halved()
+            reduction = Reduction(size, (half.width, half.height), self.device)
+            octave = Octave(self._objective(job, half), reduction, options.octaves)
+        return Objective(
+            features,
+            job.targets[key],
+            targets.weighting(options, features.network),
+            check=job.check,
+            checkpoint=job.checkpoint,
+            newton_schulz=self.device.type != "cpu",
+            octave=octave,
+        )
 
 
 def stream(

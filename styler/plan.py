@@ -12,6 +12,11 @@ SKETCH_COST = 0.45
 and .4 at 512, on a CPU."""
 
 
+COARSEST_OCTAVE = 256
+"""Long side of the smallest picture that a larger one is also looked at as. There the deepest layers see most of the
+picture at once, so that what is coarser still needs no look of its own."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scale:
     """One size of the picture and the work to be done there."""
@@ -26,11 +31,19 @@ class Scale:
     """Evaluations that Adam's rate is laid out for, where the work ends before them; 0 where it does not."""
     sketch: bool = False
     """Whether the slim network looks, in place of the backbone."""
+    octaves: int = 0
+    """How often the picture is looked at once more, each time half as large."""
 
     @property
     def work(self) -> float:
         """Of one evaluation: pixels that the backbone looks at in that time."""
-        return self.width * self.height * (SKETCH_COST if self.sketch else 1.0)
+        seen = sum(0.25**octave for octave in range(self.octaves + 1))
+        return self.width * self.height * seen * (SKETCH_COST if self.sketch else 1.0)
+
+    def halved(self) -> "Scale":
+        """The next octave, as a scale of its own."""
+        size = fitted(self.width, self.height, max(self.width, self.height) // 2)
+        return dataclasses.replace(self, width=size[0], height=size[1], octaves=self.octaves - 1)
 
     def after(self, steps: int) -> "Scale":
         """The scale as it was realised, with so many evaluations made. L-BFGS does not care how many were planned."""
@@ -66,10 +79,11 @@ def make(options: Options, width: int, height: int, min_side: int) -> Plan:
     """Scales from coarse to fine, each twice the one before, the last being the size asked for.
 
     Where there is to be a sketch, the slim network has all scales but the last for itself, and there its share; it
-    makes more evaluations in the same time. The full network has the last word.
+    makes more evaluations in the same time. The full network has the last word. Without a sketch, large scales look at
+    the picture in smaller octaves too; a sketch is too short to paint over what smaller scales have found.
 
     Args:
-        options: size, steps, taper, first_size, optimizer, sketch and strength are read.
+        options: size, steps, taper, first_size, optimizer, sketch, octaves and strength are read.
         width: of the content, in pixels.
         height: likewise.
         min_side: what the network needs on the short side.
@@ -105,8 +119,17 @@ def make(options: Options, width: int, height: int, min_side: int) -> Plan:
         if share:
             scales.append(Scale(*size, max(1, round(share * steps / SKETCH_COST)), optimizer, sketch=True))
         if share < 1:
-            scales.append(Scale(*size, max(1, round((1 - share) * steps)), optimizer))
+            also = octaves(size, COARSEST_OCTAVE, min_side) if options.octaves and not options.sketched else 0
+            scales.append(Scale(*size, max(1, round((1 - share) * steps)), optimizer, octaves=also))
     return tuple(scales)
+
+
+def octaves(size: tuple[int, int], long_side: int, min_side: int) -> int:
+    """How often a picture (width, height) can be made half as large, to no less than that long and short side."""
+    count, side = 0, max(size) // 2
+    while side >= long_side and min(fitted(*size, side)) >= min_side:
+        count, side = count + 1, side // 2
+    return count
 
 
 def refit(repeat: Repeat, width: int, height: int, min_side: int = 1, *, sketched: bool = True) -> Plan:
@@ -129,7 +152,8 @@ def refit(repeat: Repeat, width: int, height: int, min_side: int = 1, *, sketche
         side = max(1, round(share * max(scale.width, scale.height)))
         size = (width, height) if is_final else fitted(width, height, side)
         if min(size) >= min_side:
-            scales.append(dataclasses.replace(scale, width=size[0], height=size[1], sketch=scale.sketch and sketched))
+            sketch, also = scale.sketch and sketched, min(scale.octaves, octaves(size, 1, min_side))
+            scales.append(dataclasses.replace(scale, width=size[0], height=size[1], sketch=sketch, octaves=also))
     if repeat.plan and not scales:
         raise ImageError(
             f"Nothing of the plan can be repeated at {width}×{height} pixels, since the network needs {min_side} on "
@@ -146,7 +170,7 @@ def ends_a_sketch(plan: Plan, index: int) -> bool:
 
 
 def units(plan: Plan) -> float:
-    """Work of a plan: one unit is one evaluation at the final size; smaller sizes count by area."""
+    """Work of a plan: one unit is one look of the backbone at the final size; smaller sizes and octaves count less."""
     if not plan:
         return 0.0
     return sum(scale.steps * scale.work for scale in plan) / (plan[-1].width * plan[-1].height)

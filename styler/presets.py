@@ -50,6 +50,7 @@ LOOKS = {
             "style_layers": ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu4_3", "relu5_1"),
             "layer_weights": (1.0,),
             "smoothness": 0.0,
+            "octaves": 0.0,
             "pooling": "average",
         },
     ),

@@ -30,7 +30,7 @@ class Result:
     losses: Mapping[str, float]
     """Terms of the picture that is returned, as far as it was evaluated; empty at strength 0."""
     units: float
-    """Work done: one unit is one evaluation at the final size."""
+    """Work done: one unit is one evaluation at the final size, of that octave alone."""
     seconds: float
     scale_seconds: tuple[float, ...]
     """Seconds spent at each scale of the plan."""

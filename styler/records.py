@@ -154,7 +154,7 @@ def _is_scale(value: Any) -> bool:
     """A scale's own fields and no others, so that `Scale` takes them."""
     return (
         isinstance(value, dict)
-        and value.keys() | {"sketch"} == _SCALE.keys()  # which is younger than the others
+        and value.keys() | {"sketch", "octaves"} == _SCALE.keys()  # which are younger than the others
         and all(_SCALE[name](part) for name, part in value.items())
     )
 
@@ -167,6 +167,7 @@ _SCALE: dict[str, Callable[[Any], bool]] = {
     "optimizer": lambda value: value in ("adam", "lbfgs"),
     "planned": _number(0),
     "sketch": _is(bool),
+    "octaves": _number(0, 16),
 }
 _FIELDS: dict[str, Callable[[Any], bool]] = {
     "schema": _number(1),

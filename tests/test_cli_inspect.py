@@ -201,6 +201,7 @@ def test_a_painting_that_was_stopped_carries_its_settings_and_is_repeated_exactl
         "optimizer": "adam",
         "planned": 6,
         "sketch": False,
+        "octaves": 0,
     }
     capsys.readouterr()
     assert main(["inspect", "a.partial.png"]) == 0

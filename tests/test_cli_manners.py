@@ -60,7 +60,9 @@ def test_json_tells_everything_about_a_painting(folder: Path, use_tiny: None, ca
     assert (found["output"], found["content"], found["styles"]) == ("photo.painting.png", RUN[1], [RUN[2]])
     assert (found["width"], found["height"]) == (64, 48)
     assert found["options"] == Options(size=64, first_size=64, steps=2, device="cpu", seed=3).to_dict()
-    assert found["plan"] == [{"width": 64, "height": 48, "steps": 2, "optimizer": "adam", "sketch": False}]
+    assert found["plan"] == [
+        {"width": 64, "height": 48, "steps": 2, "optimizer": "adam", "sketch": False, "octaves": 0}
+    ]
     assert (found["evaluations"], found["units"], found["stopped"]) == (2, 2, False)
     assert found["losses"]["total"] > 0
     assert found["seconds"] > 0

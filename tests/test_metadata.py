@@ -26,7 +26,7 @@ Array = NDArray[np.float32]
 FORMATS = ("png", "jpeg", "webp", "avif", "tiff")
 PIXELS = np.full((48, 64, 3), 0.5, np.float32)
 CONTENT, STYLE, OTHER = (Picture(PIXELS, sha256=digit * 64) for digit in "abc")
-PLAN = (Scale(32, 24, 6, "lbfgs", sketch=True), Scale(64, 48, 3, "adam", planned=8))
+PLAN = (Scale(32, 24, 6, "lbfgs", sketch=True), Scale(64, 48, 3, "adam", planned=8, octaves=1))
 
 
 def result(**changes: Any) -> Result:
@@ -64,12 +64,12 @@ def test_a_record_comes_back_from_every_format(format_: str, record: Record) -> 
     assert read(encode(PIXELS, format=format_, text=metadata.text(record))) == record
 
 
-def test_a_record_from_before_there_were_sketches_is_read(record: Record) -> None:
+def test_a_record_from_before_there_were_sketches_and_octaves_is_read(record: Record) -> None:
     for scale in record["plan"]:
-        del scale["sketch"]
+        del scale["sketch"], scale["octaves"]
     found = metadata.repeat(read(stored(record)))
     assert found is not None
-    assert [scale.sketch for scale in found.plan] == [False, False]
+    assert [(scale.sketch, scale.octaves) for scale in found.plan] == [(False, 0), (False, 0)]
 
 
 def test_a_record_says_what_was_done(record: Record) -> None:
@@ -95,7 +95,7 @@ def test_settings_are_a_layer_that_gives_the_same_options_but_for_the_machine(re
 
 
 def test_every_setting_that_a_plan_is_made_from_has_it_made_anew() -> None:
-    from_plan = {"size", "time", "patience", "steps", "taper", "sketch", "first_size", "optimizer"}
+    from_plan = {"size", "time", "patience", "steps", "taper", "sketch", "octaves", "first_size", "optimizer"}
     assert set(PLANNING) == from_plan | {"preset"}
 
 

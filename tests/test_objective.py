@@ -1,5 +1,6 @@
 """The loss of a picture: its terms, its gradient, and that half precision does not lose it."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,8 +11,9 @@ from torch import Tensor
 
 from styler import losses, targets
 from styler.color import chroma, coarse_chroma
-from styler.objective import Objective, Targets, Weighting
+from styler.objective import Objective, Octave, Targets, Weighting
 from styler.options import Options
+from styler.resize import Reduction
 from styler.targets import Source, StyleCache
 from styler.vgg.features import Features
 from styler.vgg.weights import Weights
@@ -134,6 +136,22 @@ def test_scaling_the_loss_changes_nothing_in_single_precision(make: Make, pictur
     image.requires_grad_()
     (expected,) = torch.autograd.grad(summed(objective.terms(image)), image)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_an_octave_adds_what_the_smaller_picture_costs_and_its_gradient(make: Make, picture: Picture) -> None:
+    alone, smaller, image = make(48, Options()), make(24, Options()), picture(48, 48, 3)
+    reduction = Reduction((48, 48), (24, 24), image.device)
+    both = dataclasses.replace(alone, octave=Octave(smaller, reduction, 0.7))
+    found, gradient = both.gradient(image)
+    ours, theirs = alone.gradient(image)[0], smaller.gradient(reduction(image))[0]
+    for name, term in found.items():
+        torch.testing.assert_close(term, ours[name] + 0.7 * theirs[name])
+    image.requires_grad_()
+    terms = both.terms(image)
+    assert [*terms, "total"] == [*found]
+    torch.testing.assert_close(summed(terms).detach(), found["total"])
+    (expected,) = torch.autograd.grad(summed(terms), image)
+    torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
 
 
 def test_the_picture_that_is_given_is_left_as_it_is(make: Make, picture: Picture) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 import styler
-from styler import devices, images, optimise, plan
+from styler import devices, images, optimise, plan, targets
 from styler.color import coarse_chroma, recolored
 from styler.errors import DeviceError, ImageError, OptionError, OutOfMemory, StylerError, UsageError
 from styler.losses import Moments
@@ -589,6 +589,40 @@ def test_a_sketch_is_looked_at_by_the_slim_network(
     assert np.array_equal(again.pixels, result.pixels)
     other = Painter(device="cpu").stylize(content, style, options.replace(pooling="max"), repeat=result.repeat)
     assert not any(scale.sketch for scale in other.plan)
+
+
+def test_a_larger_scale_looks_at_the_smaller_ones_too(
+    monkeypatch: pytest.MonkeyPatch, tiny: Weights, content: Array, style: Array
+) -> None:
+    monkeypatch.setattr(plan, "COARSEST_OCTAVE", 32)
+    made, looked = [], []
+    compute, forward = targets.compute, Features.forward
+
+    def computed(*given: Any) -> Any:
+        made.append(given[3])
+        return compute(*given)
+
+    def noted(self: Features, image: Tensor, *given: Any, **settings: Any) -> dict[str, Tensor]:
+        if torch.is_grad_enabled():
+            looked.append(image.shape[-1])
+        return forward(self, image, *given, **settings)
+
+    monkeypatch.setattr(targets, "compute", computed)
+    monkeypatch.setattr(Features, "forward", noted)
+    painter = Painter(device="cpu", weights=tiny)
+    options = FAST.replace(optimizer="adam", steps=2, taper=1.0)
+    result = painter.stylize(content, style, options)
+    assert [(scale.width, scale.octaves) for scale in result.plan] == [(32, 0), (64, 1)]
+    assert looked == [32, 32, 64, 32, 64, 32]
+    assert made == [(32, 32), (64, 64)], "no target is computed twice"
+    assert result.units == 2 * 0.25 + 2 * 1.25
+    again = painter.stylize(content, style, options, repeat=result.repeat)
+    assert np.array_equal(again.pixels, result.pixels)
+    alone = painter.stylize(content, style, options.replace(octaves=0.0))
+    assert [scale.octaves for scale in alone.plan] == [0, 0]
+    assert not np.array_equal(alone.pixels, result.pixels)
+    one = painter.stylize(content, style, options.replace(first_size=64))
+    assert [(scale.width, scale.octaves) for scale in one.plan] == [(64, 1)], "also where no smaller one was painted"
 
 
 def test_paintings_at_the_same_time_do_not_meet(painter: Painter, pixels: Pixels, style: Array) -> None:

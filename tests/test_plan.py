@@ -35,8 +35,30 @@ def test_the_plan_of_a_common_picture() -> None:
     assert plan.make(Options(steps=100, taper=0.5, optimizer="mixed"), 800, 600, 16) == (
         Scale(128, 96, 100, "lbfgs"),
         Scale(256, 192, 50, "adam"),
-        Scale(512, 384, 25, "adam"),
+        Scale(512, 384, 25, "adam", octaves=1),
     )
+
+
+@pytest.mark.parametrize(
+    ("size", "octaves"), [(256, 0), (511, 0), (512, 1), (1023, 1), (1024, 2), (2048, 3), (8192, 5)]
+)
+def test_a_picture_is_also_looked_at_half_as_large_down_to_256_pixels(size: int, octaves: int) -> None:
+    last = plan.make(Options(size=size, first_size=8192), 800, 600, 16)[-1]
+    assert (last.octaves, plan.make(Options(size=size, octaves=0.0), 800, 600, 16)[-1].octaves) == (octaves, 0)
+    looks = sum(0.25**octave for octave in range(octaves + 1))
+    assert plan.units((last,)) == pytest.approx(last.steps * looks)
+    for _ in range(octaves):
+        last = last.halved()
+    assert max(last.width, last.height) == size >> octaves
+    assert last.octaves == 0
+
+
+def test_an_octave_is_no_narrower_than_the_network_needs() -> None:
+    assert plan.make(Options(size=1024, first_size=8192), 1024, 200, 16)[-1].octaves == 2
+    assert plan.make(Options(size=1024, first_size=8192), 1024, 200, 64)[-1].octaves == 1
+    repeat = Repeat(plan.make(Options(size=1024), 800, 600, 16), 1024, 768)
+    assert [scale.octaves for scale in plan.refit(repeat, 1024, 768, 16)] == [0, 0, 1, 2]
+    assert [scale.octaves for scale in plan.refit(repeat, 64, 48, 16)] == [0, 1], "at 32 and at 64 pixels"
 
 
 def test_a_sketch_is_made_by_the_slim_network_and_the_full_one_has_the_last_word() -> None:
@@ -48,7 +70,8 @@ def test_a_sketch_is_made_by_the_slim_network_and_the_full_one_has_the_last_word
         Scale(512, 384, 33, "adam", sketch=True),
         Scale(512, 384, 10, "adam"),
     )
-    assert plan.units(found) == pytest.approx(plan.units(plan.make(options.replace(sketch=0.0), 800, 600, 16)), abs=0.2)
+    alone = plan.make(options.replace(sketch=0.0, octaves=0.0), 800, 600, 16)
+    assert plan.units(found) == pytest.approx(plan.units(alone), abs=0.2)
     assert [plan.ends_a_sketch(found, index) for index in range(4)] == [False, False, False, True]
     assert not plan.ends_a_sketch((found[1], found[3]), 1)
     assert plan.make(options.replace(steps=1), 800, 600, 16)[-1].steps == 1

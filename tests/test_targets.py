@@ -13,7 +13,7 @@ from styler.errors import OptionError
 from styler.losses import Moments, WassersteinTarget
 from styler.objective import Targets
 from styler.options import Options
-from styler.resize import resized
+from styler.resize import Reduction, resized
 from styler.targets import Source, StyleCache
 from styler.vgg.features import Features
 from styler.vgg.weights import Weights
@@ -65,6 +65,17 @@ def test_resizing_keeps_the_range_and_the_mean(picture: Picture) -> None:
 def test_resizing_to_its_own_size_gives_the_picture_itself(picture: Picture) -> None:
     image = picture(20, 30)
     assert resized(image, 30, 20) is image
+
+
+@pytest.mark.parametrize("size", [(30, 20), (31, 17), (8, 64)])
+def test_a_reduction_is_the_same_by_products_and_so_is_its_gradient(picture: Picture, size: tuple[int, int]) -> None:
+    image = picture(64, 64, 2)
+    reduction = Reduction((64, 64), size, image.device)
+    small = reduction(image.requires_grad_())
+    torch.testing.assert_close(small.clamp(0, 1), resized(image, *size), rtol=0, atol=1e-6)
+    weights = picture(size[1], size[0], 3)
+    (expected,) = torch.autograd.grad((small * weights).sum(), image)
+    torch.testing.assert_close(reduction.adjoint(weights), expected)
 
 
 def test_shrinking_does_not_alias() -> None:

@@ -47,7 +47,7 @@ class Forecast:
     timed: tuple[int, int] | None
     """Width and height of the evaluation that was timed; None when there is nothing to paint."""
     evaluation: float
-    """Seconds of one evaluation at the final size, about."""
+    """Seconds of one evaluation at the final size, of that octave alone, about."""
 
     @property
     def seconds(self) -> float:
@@ -97,6 +97,7 @@ def _small(options: Options, size: tuple[int, int], min_side: int, device: str, 
         steps=2,
         optimizer="adam",
         sketch=0.0,
+        octaves=0.0,
         time=0.0,
         checkpoint="on" if checkpoint else "off",
     )

@@ -53,8 +53,8 @@ def _settings(record: "Record") -> Iterator[tuple[str, str]]:
 def _work(record: "Record") -> Iterator[tuple[str, str]]:
     for scale, seconds in zip(record["plan"], record["scale_seconds"], strict=False):
         planned = f" of {scale['planned']}" if scale["planned"] else ""
-        whose = " by the slim network" if scale.get("sketch") else ""
-        made = f"{scale['steps']}{planned} steps of {scale['optimizer']}{whose} in {seconds:.1f} s"
+        manner = report.manner(scale.get("sketch", False), scale.get("octaves", 0))
+        made = f"{scale['steps']}{planned} steps of {scale['optimizer']}{manner} in {seconds:.1f} s"
         yield f"{scale['width']}×{scale['height']}", made
     total = f"{record['evaluations']}, the work of {record['units']:.1f} at the final size"
     yield "evaluations", total

@@ -196,16 +196,21 @@ def plan(scales: "Plan", options: Options | None = None) -> str:
         parts = ", ".join(f"{s.width}×{s.height}" for s in scales)
         return f"Plan: {parts}, as many steps as fit into {clock(options.time)}."
     parts = ", ".join(
-        f"{s.width}×{s.height} {s.steps} steps of {s.optimizer}{' by the slim network' * s.sketch}" for s in scales
+        f"{s.width}×{s.height} {s.steps} steps of {s.optimizer}{manner(s.sketch, s.octaves)}" for s in scales
     )
     steps = sum(s.steps for s in scales)
     most = "at most " if options and options.patience else ""
     return f"Plan: {parts}; {most}{steps} evaluations, the work of {units(scales):.1f} at the final size."
 
 
+def manner(sketch: bool, octaves: int) -> str:
+    """Who looks at a scale, and in how many octaves, where it is not the backbone in one."""
+    return " by the slim network" * sketch + (f" in {octaves + 1} octaves" if octaves else "")
+
+
 def scales(plan: "Plan") -> list[dict[str, Any]]:
     """The plan for a program."""
-    names = ("width", "height", "steps", "optimizer", "sketch")
+    names = ("width", "height", "steps", "optimizer", "sketch", "octaves")
     return [{name: getattr(scale, name) for name in names} for scale in plan]
 
 
