@@ -189,7 +189,7 @@ def test_a_dry_run_tells_everything_and_writes_nothing(folder: Path, use_tiny: N
         r"^Style +'painting\.png', 64×48$",
         r"^Output +'new/a\.jpg', 512×384$",
         r"^Device +cpu, precision float32$",
-        r"^Plan +128×96 72 steps of lbfgs, .*, 512×384 79 steps of adam; 227 evaluations, the work of [\d.]+ ",
+        r"^Plan +128×96 72 steps of lbfgs, .*, 512×384 79 steps of adam in 2 octaves; 227 evaluations, the work of ",
         r"^Memory +about [\d.]+ GB of the [\d.]+ GB that are free, without checkpointing$",
         r"^Time +about \d+:\d\d: an estimate from one evaluation at 256×192$",
     ):

@@ -53,6 +53,8 @@ DIALS: Mapping[str, Sequence[Any]] = {
     "preset": tuple(PRESETS),
     "size": (256, 512, 1024),
 }
+STEP = (40, 60)
+"""Strengths that sizes of one picture are to be nearer than."""
 GREY = 0.06
 """Chroma below which a pixel has no hue."""
 COLUMNS = ("style", "structure", "noise", "speckle", "step", "hue")
@@ -135,6 +137,22 @@ def table(dial: str, found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> 
     return "\n".join(lines) + "\n"
 
 
+def alike(
+    out: Path, pairs: Sequence[tuple[str, str]], pictures: Mapping[str, Mapping[str, Tensor]], preset: str
+) -> str:
+    """How far the sizes of a pair are apart, at 256 px, as shares of the way from strength 40 to 60."""
+    steps, _ = rows(out, "strength", STEP, pairs, preset, 256)
+    judge, lines = StyleJudge(), []
+    for pair, sizes in pictures.items():
+        step = steps[pair][str(STEP[1])]["step"]
+        shares = (
+            f"{one} and {other} px {judge.distance(quality.to_image(a), quality.to_image(b)) / step:.2f}"
+            for (one, a), (other, b) in itertools.combinations(sizes.items(), 2)
+        )
+        lines.append(f"{pair}: strengths {STEP[0]} and {STEP[1]} are {step:.2f} apart; of that, " + ", ".join(shares))
+    return "\n".join(lines) + "\n"
+
+
 def curve(dial: str, found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Image.Image:
     """Style distance and structure along the dial, a line for each pair."""
     wide, high, edge = 420, 300, 40
@@ -179,9 +197,10 @@ def main() -> None:
     side = min(256, 2048 // max(map(len, pictures.values())))
     quality.sheet(pictures, side).save(args.out / f"{args.dial}.png")
     curve(args.dial, found).save(args.out / f"{args.dial}-curve.png")
-    (args.out / f"{args.dial}.md").write_text(table(args.dial, found))
+    told = table(args.dial, found) + (alike(args.out, pairs, pictures, args.preset) if args.dial == "size" else "")
+    (args.out / f"{args.dial}.md").write_text(told)
     (args.out / f"{args.dial}.json").write_text(json.dumps(found, indent=1))
-    print(table(args.dial, found))
+    print(told)
 
 
 if __name__ == "__main__":
