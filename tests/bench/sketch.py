@@ -48,7 +48,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--images", type=Path, help="with folders contents and styles in it")
     args = parser.parse_args()
-    options = [Options.of(preset=args.preset, size=args.size, sketch=share) for share in (0.0, *args.shares)]
+    settings = {"preset": args.preset, "size": args.size, "octaves": 0.0}  # one objective for all
+    options = [Options.of(**settings, sketch=share) for share in (0.0, *args.shares)]
     painter, scores = Painter(), Scores(options[0])
     for each in options:  # nobody's first painting waits for the network
         painter.ready(each)

@@ -45,6 +45,7 @@ def reference_options(size: int) -> Options:
         layer_weights=tuple(reference.STYLE_WEIGHTS.values()),
         content_weight=reference.CONTENT_WEIGHTS["relu4_2"],
         smoothness=reference.SMOOTHNESS,
+        octaves=0.0,
         pooling="max",
     )
 
