@@ -134,6 +134,7 @@ def ask_for(page: Page, **settings: Any) -> None:
     """Set options under Advanced."""
     if not page.locator("#option-steps").is_visible():
         page.click("#advanced > button")
+        page.locator("#option-pooling").wait_for()  # the last one: controls appear one after another
     for name, value in settings.items():
         page.fill(f"#option-{name} input", str(value))
         page.press(f"#option-{name} input", "Tab")
