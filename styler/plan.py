@@ -10,8 +10,6 @@ from styler.options import Options, knobs
 SKETCH_COST = 0.45
 """What an evaluation by the slim network costs, beside one by the full one: .43 to .47 at 128 and 256 pixels,
 and .4 at 512, on a CPU."""
-
-
 COARSEST_OCTAVE = 256
 """Long side of the smallest picture that a larger one is also looked at as. There the deepest layers see most of the
 picture at once, so that what is coarser still needs no look of its own."""
