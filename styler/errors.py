@@ -14,6 +14,8 @@ Each message is one sentence for a person: what failed, which file, why, and wha
 once; anything else that escapes is a bug of ours. This module does not know how errors are shown.
 """
 
+import os
+
 
 class StylerError(Exception):
     """The root: one sentence a person can act on, and the exit code of the command line."""
@@ -55,3 +57,14 @@ class DeviceError(StylerError):
 
 class OutOfMemory(DeviceError):
     """The picture does not fit in the memory there is; the sentence names a size that would."""
+
+
+def quote_name(name: str | os.PathLike[str]) -> str:
+    r"""Give `name` in quotes, safe to show: control characters, line breaks and undecodable bytes become `\x…`."""
+    return "'" + "".join(c if c.isprintable() else _escape(c) for c in os.fspath(name)) + "'"
+
+
+def _escape(character: str) -> str:
+    # Bytes of a name that are not UTF-8 reach Python as lone surrogates U+DC80 to U+DCFF, which no terminal can print.
+    code = ord(character)
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else character.encode("unicode_escape").decode()

@@ -43,7 +43,7 @@ def encoded(
     if content.alpha is not None:
         whole = torch.from_numpy(content.alpha)[None, None]  # (1, 1, H, W)
         alpha = resized(whole, result.pixels.shape[1], result.pixels.shape[0])[0, 0].numpy()  # (H, W)
-    return images.encode(
+    return images.encode_image(
         result.pixels,
         alpha=alpha,
         format=kind,

@@ -84,7 +84,7 @@ class Job:
 def source_of(given: Input) -> Source:
     """A picture in any of the forms people have, as a tensor on the CPU."""
     if isinstance(given, str | os.PathLike):
-        given = images.read(given)
+        given = images.read_image(given)
     pixels = given.pixels if isinstance(given, Picture) else np.asarray(given)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
         raise UsageError(f"A picture has the shape (height, width, 3); this array has {pixels.shape}.")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from styler import images, records
 from styler.errors import ImageError
-from styler.images.sources import Source, shown
+from styler.images.read import Readable, describe_source
 from styler.options import STARTS, Options, resolve
 from styler.plan import Repeat, Scale
 from styler.records import FILE, SCHEMA, Record
@@ -80,13 +80,13 @@ def version() -> str:
         return "not installed"
 
 
-def read(source: Source, *, name: str | None = None) -> Record:
+def read(source: Readable, *, name: str | None = None) -> Record:
     """The record in a picture, every part of it checked.
 
     Raises:
         ImageError: the picture cannot be read, or carries no record, a damaged one or one of a newer program.
     """
-    return of(images.read_text(source, name=name), shown(source, name))
+    return of(images.read_text(source, name=name), describe_source(source, name))
 
 
 def of(texts: Mapping[str, str], called: str) -> Record:

@@ -34,7 +34,7 @@ def png(width: int, height: int, *chunks: bytes, depth: int = 8) -> bytes:
 def refusal(source: Any, **settings: Any) -> str:
     """Read, and return the sentence of the refusal after checking that it is one."""
     with pytest.raises(ImageError) as caught:
-        images.read(source, **settings)
+        images.read_image(source, **settings)
     sentence = str(caught.value)
     assert re.fullmatch(r"Cannot read (the picture|'.*'): [^\n]*[^.\s]\.", sentence), sentence
     assert "; " in sentence, f"says what to do: {sentence}"

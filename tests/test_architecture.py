@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "styler"
 
 ORDER = (
-    *("errors", "environment", "templates", "knob", "presets", "options", "config", "plan"),
+    *("errors", "environment", "knob", "presets", "options", "config", "plan"),
     *("images", "records", "metadata", "library"),
     *("devices", "resize", "vgg.family", "vgg.info", "vgg.pooling", "vgg.rescale", "vgg.weights"),
     *("vgg.block", "vgg.features", "vgg.checkpoints"),
@@ -65,7 +65,7 @@ def module(path: Path) -> str:
 
 
 def place(name: str) -> str | None:
-    """The entry of `ORDER` that a module belongs to: `images` for `images.deep`."""
+    """The entry of `ORDER` that a module belongs to: `images` for `images.decode`."""
     return next((entry for entry in ORDER if name == entry or name.startswith(f"{entry}.")), None)
 
 
@@ -189,7 +189,7 @@ def test_importing_styler_loads_nothing_heavy() -> None:
 
 
 def test_pictures_are_read_without_torch() -> None:
-    assert not fresh("import styler.images; from styler.images import deep, extras") & {"torch", "torchvision"}
+    assert not fresh("import styler.images; from styler.images import child, files") & {"torch", "torchvision"}
 
 
 def test_the_command_line_starts_without_torch() -> None:

@@ -28,7 +28,7 @@ def by_picture(told: list[Event]) -> dict[str, list[str]]:
 @pytest.fixture
 def folder(tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], use_tiny: None) -> Path:
     for seed, name in enumerate(("photos/a.png", "photos/b.png", "x.png")):
-        images.write(tmp_path / name, images.encode(pixels(48, 64, seed)))
+        images.write_file(tmp_path / name, images.encode_image(pixels(48, 64, seed)))
     return tmp_path
 
 

@@ -23,7 +23,8 @@ from torch import Tensor
 from styler import images
 from styler.batch import cluster as cluster_of
 from styler.batch.folder import stylize_folder
-from styler.batch.work import Cluster, Event, Tools
+from styler.batch.tools import Cluster, Tools
+from styler.batch.work import Event
 from styler.cli import main
 from styler.errors import ImageError, StylerError, UsageError
 from styler.options import Options
@@ -60,8 +61,8 @@ def folder(
     """The working folder, with five photos and a painting."""
     monkeypatch.setattr(backbones, "load", lambda _name: slim)
     for seed, name in enumerate(("a", "b", "c", "d", "e")):
-        images.write(tmp_path / "photos" / f"{name}.png", images.encode(pixels(48, 64, seed)))
-    images.write(tmp_path / "x.png", images.encode(pixels(48, 64, 9)))
+        images.write_file(tmp_path / "photos" / f"{name}.png", images.encode_image(pixels(48, 64, seed)))
+    images.write_file(tmp_path / "x.png", images.encode_image(pixels(48, 64, 9)))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -101,7 +102,7 @@ def deadly(victims: dict[str, tuple[Path, int]]) -> Callable[..., images.Picture
         if marks and len([*marks.iterdir()]) < times:
             (marks / str(os.getpid())).touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return images.read(data, name=name)
+        return images.read_image(data, name=name)
 
     return decode
 
@@ -111,7 +112,7 @@ def test_pictures_are_those_of_the_local_engine(folder: Path, cluster: None, cap
     there, here = [*painted(folder, "there")], [*painted(folder, "here", tools=Tools())]
     assert ends(there) == ends(here) == dict.fromkeys(NAMES, "done") | {"f.x.png": "failed"}
     for name in NAMES:
-        ours, theirs = (images.read(folder / out / name).pixels for out in ("here", "there"))
+        ours, theirs = (images.read_image(folder / out / name).pixels for out in ("here", "there"))
         assert (ours == theirs).all()
     (why,) = (event.text for event in there if event.kind == "failed")
     assert why == "Cannot read 'photos/f.png': it is text, not a picture; check that this is the file you mean."
@@ -187,4 +188,4 @@ def test_the_command_starts_and_ends_a_cluster_of_its_own(folder: Path, capfd: p
 
 def test_bytes_of_a_missing_file_are_refused_as_reading_refuses_it(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"^Cannot read '.*gone.png': there is no such file; check the name"):
-        images.fetched(tmp_path / "gone.png")
+        images.fetch_image_bytes(tmp_path / "gone.png")

@@ -17,7 +17,8 @@ from styler.batch import discover
 from styler.batch.discover import Rules
 from styler.batch.folder import stylize_folder
 from styler.batch.shelf import DiskShelf
-from styler.batch.work import Event, Tools
+from styler.batch.tools import Tools
+from styler.batch.work import Event
 from styler.errors import DeviceError, NothingMatched, StylerError
 from styler.images import Picture
 from styler.options import Options
@@ -35,7 +36,7 @@ def folder(
     """The working folder, with four photos and two paintings; the network is tiny."""
     names = ("photos/a.png", "photos/b.png", "photos/c.png", "photos/d.png", "art/x.png", "art/y.png")
     for seed, name in enumerate(names):
-        images.write(tmp_path / name, images.encode(pixels(48, 64, seed)))
+        images.write_file(tmp_path / name, images.encode_image(pixels(48, 64, seed)))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -49,7 +50,7 @@ def test_the_next_picture_is_read_and_the_last_encoded_while_the_device_works(
     def reading(path: Path) -> Picture:
         if path.name == "b.png":
             read.set()
-        return images.read(path)
+        return images.read_image(path)
 
     def encoded(*given: Any, **named: Any) -> bytes:
         assert painted.wait(PATIENCE), "the first picture is encoded only before the second is painted"
@@ -88,7 +89,7 @@ def test_a_worker_for_each_device_makes_the_same_pictures(folder: Path) -> None:
     two = [*stylize_folder("photos", "art/x.png", "two", OPTIONS, tools=Tools(devices=("cpu", "cpu")))]
     assert by_picture(one) == by_picture(two)
     for path in (folder / "one").glob("*.png"):
-        assert (images.read(path).pixels == images.read(folder / "two" / path.name).pixels).all()
+        assert (images.read_image(path).pixels == images.read_image(folder / "two" / path.name).pixels).all()
     assert threading.active_count() == before, "no thread is left behind"
 
 
@@ -126,7 +127,7 @@ def forwards(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 def test_a_resumed_run_computes_no_statistics_that_are_kept(
     folder: Path, monkeypatch: pytest.MonkeyPatch, pixels: Callable[..., NDArray[np.float32]]
 ) -> None:
-    images.write(folder / "art" / "x.png", images.encode(pixels(60, 60, 5)), overwrite=True)
+    images.write_file(folder / "art" / "x.png", images.encode_image(pixels(60, 60, 5)), overwrite=True)
     options = OPTIONS.replace(size=128, first_size=64)
     tools = Tools(shelf=DiskShelf(folder / "kept"))
     seen = forwards(monkeypatch)
@@ -138,7 +139,7 @@ def test_a_resumed_run_computes_no_statistics_that_are_kept(
     [*stylize_folder("photos", "art/x.png", "out", options, tools=tools)]
     assert seen
     assert (60, 60) not in seen
-    ours, before = images.read(folder / "out" / "a.x.png").pixels, images.read(whole).pixels
+    ours, before = images.read_image(folder / "out" / "a.x.png").pixels, images.read_image(whole).pixels
     assert (ours == before).all()
 
 

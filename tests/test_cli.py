@@ -38,7 +38,7 @@ assert "numpy" not in sys.modules or tokens[1] == "nothing-there"
 def folder(tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder, with a photo, a painting, a text and a folder in it."""
     for seed, name in enumerate(("photo.png", "painting.png")):
-        images.write(tmp_path / name, images.encode(pixels(48, 64, seed)))
+        images.write_file(tmp_path / name, images.encode_image(pixels(48, 64, seed)))
     (tmp_path / "text.jpg").write_text("no picture at all")
     (tmp_path / "there.png").write_bytes(b"somebody's work")
     (tmp_path / "album").mkdir()

@@ -28,7 +28,7 @@ def folder(
 ) -> Path:
     """The working folder, with three photos and two paintings; the network is tiny."""
     for seed, name in enumerate(("photos/a1.png", "photos/a2.png", "photos/sub/a1.png", "art/x.png", "art/y.png")):
-        images.write(tmp_path / name, images.encode(pixels(48, 64, seed)))
+        images.write_file(tmp_path / name, images.encode_image(pixels(48, 64, seed)))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -54,13 +54,13 @@ def test_every_photo_is_painted_in_every_style(folder: Path, capsys: Capture) ->
     assert out.splitlines() == [f"out/{name}" for name in names]
     assert made(folder) == {*names, *INDEX}
     assert re.fullmatch(r"styler: 6 done, 0 failed, 0 skipped in [\d.]+ s \([\d.]+ s each\)\.\n", err)
-    assert images.read("out/sub/a1.y.png").width == 64
+    assert images.read_image("out/sub/a1.y.png").width == 64
 
 
 def test_a_picture_is_the_one_that_run_makes(folder: Path) -> None:
     assert paint("photos", "art/x.png", "-o", "out", "-q", "--seed", "3") == 0
     assert main(["run", "photos/a2.png", "art/x.png", *TINY, "--seed", "3", "-o", "one.png", "-q"]) == 0
-    assert (images.read("out/a2.x.png").pixels == images.read("one.png").pixels).all()
+    assert (images.read_image("out/a2.x.png").pixels == images.read_image("one.png").pixels).all()
 
 
 def test_blend_zip_format_and_names(folder: Path) -> None:
@@ -146,7 +146,7 @@ def test_what_is_there_already_is_never_replaced_unasked(folder: Path, capsys: C
     assert "1 file that this batch did not make is where pictures would go ('a1.x.png')" in capsys.readouterr().err
     assert {path.name for path in (folder / "out").iterdir()} == {"a1.x.png", "index.html"}
     assert paint("photos", "art/x.png", "-o", "out", "--overwrite") == 0
-    assert images.read("out/a1.x.png").width == 64
+    assert images.read_image("out/a1.x.png").width == 64
     assert (folder / "out" / "index.html").read_bytes() == b"somebody's page"
     assert "'out/index.html' is not of this batch, or was changed since, and stays as it is." in capsys.readouterr().err
 
@@ -260,7 +260,7 @@ def test_the_index_shows_content_style_and_result(folder: Path) -> None:
     assert "<figcaption>a&lt;b&gt;&amp;.x.png</figcaption>" in page
     assert 'href="a%3Cb%3E%26.x.png"' in page
     assert "bad.x.png: Cannot read &#x27;photos/bad.png&#x27;" in page
-    sheet = images.read("out/contact-sheet.jpg")
+    sheet = images.read_image("out/contact-sheet.jpg")
     assert (sheet.width, sheet.height) == (3 * 248 + 8, 3 * 272 + 8)
     result = sheet.pixels[38:218, 504:744]  # the third picture of the first row, in the middle of its cell
     assert result.std() > 0.02
@@ -293,6 +293,6 @@ def test_the_manifest_has_a_schema_and_the_hashes(folder: Path) -> None:
     assert [line["state"] for line in lines] == ["run", "writing", "done", "index", "index"]
     assert {line["schema"] for line in lines} == {1}
     writing = lines[1]
-    assert writing["content"]["sha256"] == images.read("photos/a1.png").sha256
-    assert writing["sha256"] == images.read("out/a1.x.png").sha256
+    assert writing["content"]["sha256"] == images.read_image("photos/a1.png").sha256
+    assert writing["sha256"] == images.read_image("out/a1.x.png").sha256
     assert writing["settings"] == lines[0]["settings"]

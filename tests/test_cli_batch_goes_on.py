@@ -34,7 +34,7 @@ def folder(
 ) -> Path:
     """The working folder, with three photos and a painting; the network is tiny."""
     for seed, name in enumerate(("photos/a.png", "photos/b.png", "photos/c.png", "x.png")):
-        images.write(tmp_path / name, images.encode(pixels(48, 64, seed)))
+        images.write_file(tmp_path / name, images.encode_image(pixels(48, 64, seed)))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -177,7 +177,7 @@ def test_a_full_disk_keeps_the_picture_elsewhere_and_says_so(
         "Cannot write 'out/b.x.png': the disk is full; make room or choose another folder; the picture is kept as "
         f"'{spare}/b.x.png'."
     ]
-    assert images.read(spare / "b.x.png").width == 64
+    assert images.read_image(spare / "b.x.png").width == 64
     assert states()["c.x.png"] == "done"
     monkeypatch.undo()
     monkeypatch.chdir(folder)

@@ -22,7 +22,7 @@ def folder(
 ) -> Path:
     """The working folder, with three photos, one of them in a folder, and a painting; the network is tiny."""
     for seed, name in enumerate(("photos/a.png", "photos/b.png", "photos/sub/c.png", "x.png")):
-        images.write(tmp_path / name, images.encode(pixels(48, 64, seed)))
+        images.write_file(tmp_path / name, images.encode_image(pixels(48, 64, seed)))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -135,4 +135,4 @@ def test_a_disk_that_is_full_costs_one_picture(
         "styler: error: Cannot write 'out/a.x.png': the disk is full; make room or choose another folder; the picture "
         f"is kept as '{spare}/a.x.png'.\n"
     )
-    assert images.read(spare / "a.x.png").width == 64
+    assert images.read_image(spare / "a.x.png").width == 64

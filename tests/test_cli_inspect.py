@@ -36,7 +36,7 @@ def folder(
     """The working folder, with a photo and two paintings of telling names; the network is tiny."""
     for seed, name in enumerate(("holiday.png", "monet.png", "other.png")):
         exif = {"artist": "Ada Lovelace", "copyright": "© Ada Lovelace", "make": "Kodak"} if seed == 0 else {}
-        images.write(tmp_path / name, images.encode(pixels(64, 64, seed), metadata=exif))
+        images.write_file(tmp_path / name, images.encode_image(pixels(64, 64, seed), metadata=exif))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -54,7 +54,7 @@ def again(source: str, output: str, *tokens: str) -> int:
 
 
 def same(one: str, other: str) -> bool:
-    return np.array_equal(images.read(one).pixels, images.read(other).pixels)
+    return np.array_equal(images.read_image(one).pixels, images.read_image(other).pixels)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.avif", "a.tiff"])
@@ -63,7 +63,7 @@ def test_every_format_carries_the_settings_and_no_name(name: str, folder: Path) 
     record = metadata.read(name)
     assert record["options"]["steps"] == 4
     assert [record["content"], *record["styles"], record["init"]] == [
-        images.read(given).sha256 for given in ("holiday.png", "monet.png", "other.png")
+        images.read_image(given).sha256 for given in ("holiday.png", "monet.png", "other.png")
     ]
     data = (folder / name).read_bytes()
     words = ["holiday", "monet", "other", str(folder), folder.name, "Ada Lovelace", "Kodak"]
@@ -78,7 +78,7 @@ def test_metadata_is_left_out_or_kept_when_asked(folder: Path) -> None:
     assert main(["inspect", "bare.png"]) == 1
     assert not Image.open("bare.png").getexif()
     assert paint("holiday.png", "monet.png", "-o", "kept.png", "--keep-metadata") == 0
-    kept = images.read("kept.png").metadata
+    kept = images.read_image("kept.png").metadata
     assert kept == {"artist": "Ada Lovelace", "copyright": "© Ada Lovelace", "make": "Kodak"}
     assert metadata.read("kept.png")
 
@@ -224,7 +224,12 @@ def test_inspect_shows_everything_to_a_person_and_to_a_program(capsys: Capture) 
     assert main(["inspect", "a.png"]) == 0
     shown, err = capsys.readouterr()
     assert err == ""
-    for wanted in ("64×64, made by styler ", "preset            draft", "32×32  ", images.read("holiday.png").sha256):
+    for wanted in (
+        "64×64, made by styler ",
+        "preset            draft",
+        "32×32  ",
+        images.read_image("holiday.png").sha256,
+    ):
         assert wanted in shown
     assert "  styler run CONTENT STYLE --size 64 --preset draft --steps 4 --first-size 32 --device cpu\n" in shown
     assert main(["inspect", "a.png", "--json"]) == 0
@@ -258,7 +263,7 @@ def test_inspect_loads_no_torch(folder: Path) -> None:
 def test_what_cannot_be_is_one_sentence(tokens: str, code: int, said: str, folder: Path, capsys: Capture) -> None:
     assert paint("holiday.png", "monet.png", "-o", "a.png") == 0
     deep = '{"schema":1,"plan":' + "[" * 50_000
-    images.write("hostile.png", images.encode(np.ones((64, 64, 3), np.float32), text={"styler": deep}))
+    images.write_file("hostile.png", images.encode_image(np.ones((64, 64, 3), np.float32), text={"styler": deep}))
     before = sorted(path.name for path in folder.iterdir())
     capsys.readouterr()
     assert main(tokens.split()) == code

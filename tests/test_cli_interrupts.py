@@ -37,7 +37,7 @@ def signals_heard() -> Iterator[None]:
 @pytest.fixture
 def folder(tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch) -> Path:
     for seed, name in enumerate(sorted(INPUTS)):
-        images.write(tmp_path / name, images.encode(pixels(48, 64, seed)))
+        images.write_file(tmp_path / name, images.encode_image(pixels(48, 64, seed)))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -89,7 +89,7 @@ def test_the_whole_program_keeps_the_best_picture_so_far(number: signal.Signals,
     last = err.splitlines()[-1]
     assert re.fullmatch(r"styler: Stopped at 64×48, step \d+ of 100000; kept as 'photo.painting.partial.png'\.", last)
     assert names(folder) == {*INPUTS, "photo.painting.partial.png"}
-    assert images.read(folder / "photo.painting.partial.png").width == 64
+    assert images.read_image(folder / "photo.painting.partial.png").width == 64
 
 
 def test_the_first_signal_keeps_the_picture_beside_the_output(
@@ -137,7 +137,7 @@ def test_a_signal_after_the_last_step_does_not_cost_the_picture(
     monkeypatch.setattr(os, "fsync", flush)
     assert main([*RUN, "-q"]) == 0
     assert capsys.readouterr().out == "photo.painting.png\n"
-    assert images.read("photo.painting.png").width == 64
+    assert images.read_image("photo.painting.png").width == 64
 
 
 def test_a_signal_before_the_first_step_leaves_nothing(

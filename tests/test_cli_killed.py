@@ -38,7 +38,7 @@ sys.exit(main(tokens))
 """
 """Runs styler, and has signals arrive when a certain function is called."""
 
-READING, LOADING, STEPPING = "styler.images.read", "styler.vgg.backbones.load", "styler.optimise.adam"
+READING, LOADING, STEPPING = "styler.images.read_image", "styler.vgg.backbones.load", "styler.optimise.adam"
 ENCODING, FLUSHING, RENAMING = "styler.images.encode", "os.fsync", "os.replace"
 INT, TERM, KILL = signal.SIGINT, signal.SIGTERM, signal.SIGKILL
 
@@ -47,8 +47,8 @@ INT, TERM, KILL = signal.SIGINT, signal.SIGTERM, signal.SIGKILL
 def folder(tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "work"
     for seed, name in enumerate(sorted(INPUTS)):
-        images.write(folder / name, images.encode(pixels(48, 64, seed)))
-    images.write(folder / "old.png", images.encode(pixels(20, 20, 9)))
+        images.write_file(folder / name, images.encode_image(pixels(48, 64, seed)))
+    images.write_file(folder / "old.png", images.encode_image(pixels(20, 20, 9)))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(folder)
     return folder
@@ -85,7 +85,7 @@ def test_whenever_a_signal_comes_a_file_is_the_old_or_the_new_one(
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
     assert done.returncode == code, done.stderr
     found = (folder / "old.png").read_bytes()
-    assert (images.read(found).width == 64) if "new" in after else (found == old)
+    assert (images.read_image(found).width == 64) if "new" in after else (found == old)
     temporary = names(folder) - INPUTS - {"old.png"}
     assert len(temporary) == ("temporary" in after)
     assert all(re.fullmatch(r"\.styler-[0-9a-f]+\.tmp", name) for name in temporary)

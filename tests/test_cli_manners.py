@@ -31,7 +31,7 @@ Capture = pytest.CaptureFixture[str]
 def folder(tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder, with a photo and a painting in it."""
     for seed, name in enumerate(("photo.png", "painting.png")):
-        images.write(tmp_path / name, images.encode(pixels(48, 64, seed)))
+        images.write_file(tmp_path / name, images.encode_image(pixels(48, 64, seed)))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -31,7 +31,7 @@ def folder(
     """The working folder, with a photo and a painting in it; temporary files and locks lie beside it."""
     folder = tmp_path / "work"
     for seed, name in enumerate(("photo.png", "painting.png")):
-        images.write(folder / name, images.encode(pixels(48, 64, seed)))
+        images.write_file(folder / name, images.encode_image(pixels(48, 64, seed)))
     for variable, name in (("XDG_CACHE_HOME", "cache"), ("TMPDIR", "temporary")):
         (tmp_path / name).mkdir()
         monkeypatch.setenv(variable, str(tmp_path / name))
@@ -88,7 +88,7 @@ def test_a_picture_on_standard_output_is_the_only_thing_there(folder: Path, monk
         monkeypatch.setattr(sys, "stdout", out)
         assert paint("photo.png", "painting.png", *flag) == 0
         assert out.getvalue() == ""
-        assert images.read(out.bytes.getvalue()).width == 64
+        assert images.read_image(out.bytes.getvalue()).width == 64
         assert Image.open(io.BytesIO(out.bytes.getvalue())).format == "PNG"
     assert names(folder) == before
 
@@ -199,7 +199,7 @@ def test_16_bit_keeps_every_tone_of_grey_and_colour_at_strength_0(name: str, fol
 
 
 def test_strength_0_gives_the_photo_back_bit_for_bit(painter: Painter) -> None:
-    photo, style = images.read("photo.png"), images.read("painting.png")
+    photo, style = images.read_image("photo.png"), images.read_image("painting.png")
     assert np.array_equal(painter.stylize(photo, style, Options(strength=0, size="original")).pixels, photo.pixels)
 
 
@@ -209,7 +209,7 @@ def test_alpha_comes_back_exactly_at_the_same_size(name: str, depth: int, folder
     stored = np.random.default_rng(0).integers(0, top + 1, (48, 64, 4)).astype(np.uint8 if depth == 8 else np.uint16)
     (folder / "cut.png").write_bytes(imagecodecs.png_encode(stored))
     assert paint("cut.png", "painting.png", "-o", name, "--bit-depth", str(depth)) == 0
-    alpha = images.read(name).alpha
+    alpha = images.read_image(name).alpha
     assert alpha is not None
     assert np.array_equal(np.rint(alpha * top), stored[..., 3])
 
@@ -219,9 +219,9 @@ COLORS = [("red", (1, 0, 0)), ("#0080ff", (0, 128 / 255, 1)), ("hsl(0,0%,0%)", (
 
 @pytest.mark.parametrize(("color", "seen"), COLORS)
 def test_the_background_is_what_transparency_is_painted_on(color: str, seen: tuple[float, ...], folder: Path) -> None:
-    images.write("clear.png", images.encode(np.ones((48, 64, 3)), alpha=np.zeros((48, 64))))
+    images.write_file("clear.png", images.encode_image(np.ones((48, 64, 3)), alpha=np.zeros((48, 64))))
     assert paint("clear.png", "painting.png", "--background", color, "-o", "a.jpg", with_=SAME) == 0
-    assert np.abs(images.read("a.jpg").pixels - np.array(seen)).max() < 0.02
+    assert np.abs(images.read_image("a.jpg").pixels - np.array(seen)).max() < 0.02
 
 
 WRONG = [
@@ -260,7 +260,7 @@ def test_on_a_full_disk_the_picture_is_kept_in_the_temporary_folder(folder: Path
     said = error(capsys)
     found = re.search(r"the disk is full; .*; the picture is kept as '(.*/temporary/photo\.painting\.png)'\.$", said)
     assert found, said
-    assert images.read(found[1]).width == 64
+    assert images.read_image(found[1]).width == 64
     assert Path("/dev/full").is_char_device()
     assert names(folder) == {"photo.png", "painting.png"}
 
@@ -309,7 +309,7 @@ def test_a_pipe_gets_the_picture_and_stays(folder: Path) -> None:
     os.mkfifo("pipe.png")
     reader = os.open("pipe.png", os.O_RDONLY | os.O_NONBLOCK)
     assert paint("photo.png", "painting.png", "-o", "pipe.png") == 0
-    assert images.read(os.read(reader, 1 << 20)).width == 64
+    assert images.read_image(os.read(reader, 1 << 20)).width == 64
     os.close(reader)
     assert Path("pipe.png").is_fifo()
 

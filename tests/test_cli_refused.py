@@ -35,7 +35,7 @@ def folder(tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypat
     """The working folder, with a photo and a painting in it."""
     folder = tmp_path / "work"
     for seed, name in enumerate(("photo.png", "painting.png")):
-        images.write(folder / name, images.encode(pixels(48, 64, seed)))
+        images.write_file(folder / name, images.encode_image(pixels(48, 64, seed)))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(folder)
     return folder
@@ -234,7 +234,7 @@ def test_weights_that_were_tampered_with_are_refused(
 def painted(*tokens: str) -> images.Picture:
     """Paint, and return the picture, which is finite."""
     assert main(["run", *TINY, *tokens, "-o", "out.png"]) == 0
-    picture = images.read("out.png")
+    picture = images.read_image("out.png")
     assert np.isfinite(picture.pixels).all()
     return picture
 
@@ -281,7 +281,7 @@ def test_an_odd_picture_is_painted(
 
 def test_what_libraries_print_about_damage_is_not_heard(folder: Path, use_tiny: None, capfd: Capture) -> None:
     (folder / "fax.tif").write_bytes(fax())
-    images.read("fax.tif")
+    images.read_image("fax.tif")
     assert capfd.readouterr().err, "it does print"
     assert painted("photo.png", "fax.tif", "-q").width == 64
     assert capfd.readouterr() == ("out.png\n", "")
@@ -302,7 +302,7 @@ def test_a_phone_photo_comes_out_upright(folder: Path, use_tiny: None) -> None:
 
 def test_the_photo_can_be_the_style_and_a_style_can_be_tiny(folder: Path, use_tiny: None) -> None:
     assert painted("photo.png", "photo.png").width == 64
-    images.write("small.png", images.encode(images.read("painting.png").pixels[:16, :16]))
+    images.write_file("small.png", images.encode_image(images.read_image("painting.png").pixels[:16, :16]))
     assert painted("photo.png", "small.png", "--overwrite").width == 64
 
 

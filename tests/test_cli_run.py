@@ -26,7 +26,7 @@ def folder(
 ) -> Path:
     """The working folder, with a photo and two paintings in it; the network is tiny."""
     for seed, name in enumerate(("photo.png", "painting.png", "other.png")):
-        images.write(tmp_path / name, images.encode(pixels(48, 64, seed)))
+        images.write_file(tmp_path / name, images.encode_image(pixels(48, 64, seed)))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -41,12 +41,12 @@ def test_the_whole_program_paints_and_prints_the_path_alone(
     script = shutil.which("styler", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     assert script, "install the package first: pip install -e ."
     for seed, name in enumerate(("photo.png", "painting.png")):
-        images.write(tmp_path / name, images.encode(pixels(48, 64, seed)))
+        images.write_file(tmp_path / name, images.encode_image(pixels(48, 64, seed)))
     tokens = [script, "run", "photo.png", "painting.png", *TINY]
     done = subprocess.run(tokens, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=200)
     assert (done.returncode, done.stdout) == (0, "photo.painting.png\n")
     assert re.fullmatch(r"Scale 1 of 1: 64×48, step 1 of 2, loss [\d.e-]+, \d+:\d\d left\n", done.stderr)
-    painted = images.read(tmp_path / "photo.painting.png")
+    painted = images.read_image(tmp_path / "photo.painting.png")
     assert (painted.width, painted.height) == (64, 48)
 
 
@@ -65,13 +65,13 @@ def test_a_bundled_photo_is_painted_into_the_working_folder(folder: Path, capsys
 
 
 def test_every_picture_is_read_once_and_within_the_limits_given(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, seen = images.read, []
+    read, seen = images.read_image, []
 
     def counted(source: object, **given: object) -> images.Picture:
         seen.append((str(source), given["max_pixels"], given["background"]))
         return read(source, **given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(images, "read", counted)
+    monkeypatch.setattr(images, "read_image", counted)
     limits = (5000, (1, 0, 0))
     flags = ["--init", "start.png", "--max-pixels", "5000", "--background", "red"]
     shutil.copy("photo.png", "start.png")
@@ -88,7 +88,7 @@ def test_an_output_that_exists_is_replaced_only_when_asked(folder: Path, capsys:
     assert out.read_bytes() == b"old"
     assert paint("photo.png", "painting.png", "-o", "out.png", "--overwrite") == 0
     assert capsys.readouterr().out == "out.png\n"
-    assert images.read(out).width == 64
+    assert images.read_image(out).width == 64
 
 
 @pytest.mark.parametrize(("terminal", "drawn"), [("xterm", True), ("dumb", False)])
@@ -119,7 +119,7 @@ def test_the_log_tells_what_was_decided_and_how_it_went(folder: Path, capsys: Ca
 
 def test_warnings_are_lines_on_stderr_unless_quiet(folder: Path, capsys: Capture) -> None:
     clear = np.zeros((48, 64), np.float32)
-    images.write("clear.png", images.encode(np.ones((48, 64, 3), np.float32), alpha=clear))
+    images.write_file("clear.png", images.encode_image(np.ones((48, 64, 3), np.float32), alpha=clear))
     assert paint("clear.png", "painting.png") == 0
     assert "styler: warning: About 'clear.png': it is wholly transparent" in capsys.readouterr().err
     assert paint("clear.png", "painting.png", "-q") == 0
@@ -145,15 +145,15 @@ def test_notes_about_the_painting_are_lines_on_stderr(
 def test_alpha_comes_back_at_the_size_of_the_picture(folder: Path, pixels: Callable[..., NDArray[np.float32]]) -> None:
     alpha = np.zeros((96, 128), np.float32)
     alpha[:, 64:] = 1
-    images.write("cut.png", images.encode(pixels(96, 128), alpha=alpha))
+    images.write_file("cut.png", images.encode_image(pixels(96, 128), alpha=alpha))
     assert paint("cut.png", "painting.png", "-q", "-o", "cut-out.png") == 0
-    found = images.read("cut-out.png").alpha
+    found = images.read_image("cut-out.png").alpha
     assert found is not None
     assert found.shape == (48, 64)
     assert (found[:, :30] == 0).all()
     assert (found[:, 34:] == 1).all()
     assert paint("cut.png", "painting.png", "-q", "-o", "cut-out.jpg") == 0
-    assert images.read("cut-out.jpg").alpha is None
+    assert images.read_image("cut-out.jpg").alpha is None
 
 
 @pytest.mark.parametrize(("name", "magic"), [("a.jpg", b"\xff\xd8"), ("a.webp", b"RIFF"), ("a.tiff", b"II*")])
@@ -190,7 +190,7 @@ def test_two_runs_that_choose_the_same_name_both_keep_their_picture(
 ) -> None:
     offered = iter([Path("a.png"), Path("a-2.png")])
     (folder / "a.png").write_bytes(b"the other run was faster")
-    monkeypatch.setattr(images, "free_name", lambda _path: next(offered))
+    monkeypatch.setattr(images, "find_free_name", lambda _path: next(offered))
     assert outputs.write_free(Path("a.png"), b"ours") == Path("a-2.png")
     assert (folder / "a.png").read_bytes() == b"the other run was faster"
     assert (folder / "a-2.png").read_bytes() == b"ours"

@@ -25,7 +25,7 @@ FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch) -> Path:
     for seed, name in enumerate(("photo.png", "painting.png")):
-        images.write(tmp_path / name, images.encode(pixels(48, 64, seed)))
+        images.write_file(tmp_path / name, images.encode_image(pixels(48, 64, seed)))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -43,7 +43,7 @@ STDERR = ["2>&-", "<&- 2>&-", pytest.param("2>/dev/full", marks=FULL)]
 def test_words_that_cannot_be_said_cost_no_picture(redirected: str, folder: Path) -> None:
     done = started(RUN, redirected)
     assert (done.returncode, done.stdout, done.stderr) == (0, "out.png\n", "")
-    assert images.read("out.png").width == 64
+    assert images.read_image("out.png").width == 64
     assert {path.name for path in folder.iterdir()} == {"photo.png", "painting.png", "out.png"}
 
 
@@ -53,14 +53,14 @@ def test_a_reader_of_the_log_who_leaves_costs_no_picture() -> None:
     done = subprocess.run(RUN, stdout=subprocess.PIPE, stderr=writer, text=True, check=False, timeout=100)
     os.close(writer)
     assert (done.returncode, done.stdout) == (0, "out.png\n")
-    assert images.read("out.png").width == 64
+    assert images.read_image("out.png").width == 64
 
 
 def test_an_answer_into_a_closed_stream_is_one_sentence_and_the_picture_is_there() -> None:
     done = started(["-q" if word == "-v" else word for word in RUN], ">&-")
     assert done.returncode == 1
     assert re.fullmatch(r"styler: error: The picture is saved as 'out\.png', but [^\n]* closed; [^\n]*\n", done.stderr)
-    assert images.read("out.png").width == 64
+    assert images.read_image("out.png").width == 64
     assert started(RUN, ">&- 2>&- <&-").returncode == 2, "it exists already"
 
 

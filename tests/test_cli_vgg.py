@@ -30,7 +30,7 @@ def folder(
     """The working folder, with pictures, and the tiny network as every backbone."""
     for kind in ("contents", "styles"):
         for seed in range(2):
-            images.write(tmp_path / "pictures" / kind / f"{seed}.png", images.encode(pixels(64, 72, seed)))
+            images.write_file(tmp_path / "pictures" / kind / f"{seed}.png", images.encode_image(pixels(64, 72, seed)))
     (tmp_path / "own.safetensors").write_bytes(quantize.quantize(tiny, "float32"))
     monkeypatch.setattr(backbones, "cache_folder", lambda: tmp_path / "cache")
     monkeypatch.setattr(slim, "MULTIPLE", 1)

@@ -45,7 +45,7 @@ def convolutions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
 def bundled(long_side: int) -> Tensor:
     """A photograph that comes with styler, (1, 3, H, W)."""
-    found = torch.from_numpy(images.read(library.contents()["cat"]).pixels).permute(2, 0, 1)[None]
+    found = torch.from_numpy(images.read_image(library.contents()["cat"]).pixels).permute(2, 0, 1)[None]
     scale = long_side / max(found.shape[-2:])
     return resized(found.contiguous(), round(found.shape[-1] * scale), round(found.shape[-2] * scale))
 

@@ -69,7 +69,7 @@ PNG = saved(RGB, "PNG")
     ],
 )
 def test_common_formats_keep_their_colours(form: str, settings: dict[str, Any], tolerance: float) -> None:
-    picture = images.read(saved(RGB, form, **settings))
+    picture = images.read_image(saved(RGB, form, **settings))
     assert picture.pixels.dtype == np.float32
     assert (picture.height, picture.width) == (H, W)
     assert np.abs(picture.pixels - colours() / 255).max() <= tolerance + 1e-6
@@ -80,7 +80,7 @@ def test_common_formats_keep_their_colours(form: str, settings: dict[str, Any], 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "RGBX", "CMYK"])
 def test_every_mode_is_painted_as_what_it_shows(mode: str) -> None:
     source = RGB.convert(mode)
-    picture = images.read(saved(source, "PNG" if mode in ("1", "P") else "TIFF"))
+    picture = images.read_image(saved(source, "PNG" if mode in ("1", "P") else "TIFF"))
     assert np.abs(picture.pixels - np.asarray(source.convert("RGB")) / 255).max() <= STEP + 1e-6
 
 
@@ -88,7 +88,7 @@ def test_lab_is_painted() -> None:
     srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
     stored = ImageCms.profileToProfile(RGB, srgb, lab, outputMode="LAB")
     assert stored is not None
-    picture = images.read(saved(stored, "TIFF"))
+    picture = images.read_image(saved(stored, "TIFF"))
     assert np.abs(picture.pixels - colours() / 255).mean() < 0.02  # 8-bit Lab is coarse where colours are strong
     assert picture.warnings == ()
 
@@ -96,16 +96,21 @@ def test_lab_is_painted() -> None:
 def test_name_and_junk_do_not_matter_content_does(tmp_path: Path) -> None:
     path = tmp_path / "really a jpeg.png"
     path.write_bytes(saved(RGB, "JPEG", quality=95, subsampling=0) + b"trailing junk" * 99)
-    assert np.abs(images.read(path).pixels - colours() / 255).max() < 0.03
+    assert np.abs(images.read_image(path).pixels - colours() / 255).max() < 0.03
     path.write_bytes(PNG + b"junk")
-    assert np.array_equal(images.read(str(path)).pixels, images.read(PNG).pixels)
+    assert np.array_equal(images.read_image(str(path)).pixels, images.read_image(PNG).pixels)
 
 
 def test_path_stream_and_bytes_are_the_same_picture(tmp_path: Path) -> None:
     path = tmp_path / "a\nb\udcff.png"
     path.write_bytes(PNG)
     with path.open("rb") as stream:
-        sources = [images.read(path), images.read(stream), images.read(bytearray(PNG)), images.read(io.BytesIO(PNG))]
+        sources = [
+            images.read_image(path),
+            images.read_image(stream),
+            images.read_image(bytearray(PNG)),
+            images.read_image(io.BytesIO(PNG)),
+        ]
     assert len({picture.sha256 for picture in sources}) == 1
     assert len({picture.pixels.tobytes() for picture in sources}) == 1
 
@@ -116,26 +121,28 @@ def test_exif_orientation_comes_out_upright(orientation: int) -> None:
     stored = RGB if orientation == 1 else RGB.transpose(Image.Transpose(stored_as[orientation]))
     block = exif(_274=orientation)
     for data in (saved(stored, "PNG", exif=block), saved(stored, "TIFF", exif=block)):
-        assert np.array_equal(images.read(data).pixels, images.read(PNG).pixels)
+        assert np.array_equal(images.read_image(data).pixels, images.read_image(PNG).pixels)
     alpha = Image.fromarray(colours()[..., 0])
     turned = alpha if orientation == 1 else alpha.transpose(Image.Transpose(stored_as[orientation]))
     stored = stored.copy()
     stored.putalpha(turned)
-    picture = images.read(saved(stored, "PNG", exif=block))
+    picture = images.read_image(saved(stored, "PNG", exif=block))
     assert picture.alpha is not None
     assert np.array_equal(picture.alpha * 255, colours()[..., 0])
 
 
 def test_upright_phone_photo() -> None:
     lying = RGB.transpose(Image.Transpose.ROTATE_90)  # as a sensor held upright stores it; EXIF 6 says: turn clockwise
-    picture = images.read(saved(lying, "JPEG", quality=95, subsampling=0, exif=exif(_274=6)))
+    picture = images.read_image(saved(lying, "JPEG", quality=95, subsampling=0, exif=exif(_274=6)))
     assert (picture.height, picture.width) == (H, W)
     assert np.abs(picture.pixels - colours() / 255).max() < 0.03
 
 
 @pytest.mark.parametrize("value", [0, 9, 99, 65535])
 def test_unknown_orientation_is_ignored(value: int) -> None:
-    assert np.array_equal(images.read(saved(RGB, "PNG", exif=exif(_274=value))).pixels, images.read(PNG).pixels)
+    assert np.array_equal(
+        images.read_image(saved(RGB, "PNG", exif=exif(_274=value))).pixels, images.read_image(PNG).pixels
+    )
 
 
 @pytest.mark.parametrize(
@@ -143,7 +150,7 @@ def test_unknown_orientation_is_ignored(value: int) -> None:
 )
 def test_broken_exif_is_no_reason_to_refuse(block: bytes) -> None:
     for data in (saved(RGB, "JPEG", exif=block), with_chunk(PNG, b"eXIf", block[6:])):
-        assert images.read(data, name="p").height in (H, W)
+        assert images.read_image(data, name="p").height in (H, W)
 
 
 def test_only_the_whitelist_of_exif_is_kept() -> None:
@@ -151,7 +158,7 @@ def test_only_the_whitelist_of_exif_is_kept() -> None:
     block[0x010F], block[0x0110], block[0x8298], block[0x0131] = "Leica\0", "M 11", "© Zoë".encode(), "software"
     block.get_ifd(0x8769)[0x9003] = "2024:05:06 07:08:09"
     block.get_ifd(0x8825)[1] = "N"
-    metadata = images.read(saved(RGB, "JPEG", exif=block.tobytes())).metadata
+    metadata = images.read_image(saved(RGB, "JPEG", exif=block.tobytes())).metadata
     wanted = {"make": "Leica", "model": "M 11", "copyright": "© Zoë", "date": "2024:05:06 07:08:09"}
     assert dict(metadata) == wanted
 
@@ -160,7 +167,7 @@ def test_alpha_is_composited_and_kept() -> None:
     alpha = colours()[..., 1]
     rgba = Image.fromarray(np.dstack([colours(), alpha]))
     for form, settings in (("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True, "exact": True})):
-        picture = images.read(saved(rgba, form, **settings), background=(1, 0, 0.5))
+        picture = images.read_image(saved(rgba, form, **settings), background=(1, 0, 0.5))
         assert picture.alpha is not None
         assert np.array_equal(picture.alpha, alpha / np.float32(255))
         share = alpha[..., None] / 255
@@ -170,11 +177,11 @@ def test_alpha_is_composited_and_kept() -> None:
 
 def test_opaque_alpha_is_no_alpha_and_no_alpha_at_all_is_said() -> None:
     opaque = Image.fromarray(np.dstack([colours(), np.full((H, W), 255, np.uint8)]))
-    picture = images.read(saved(opaque, "PNG"))
+    picture = images.read_image(saved(opaque, "PNG"))
     assert picture.alpha is None
-    assert np.array_equal(picture.pixels, images.read(PNG).pixels)
+    assert np.array_equal(picture.pixels, images.read_image(PNG).pixels)
     clear = Image.fromarray(np.dstack([colours(), np.zeros((H, W), np.uint8)]))
-    picture = images.read(saved(clear, "PNG"), name="clear.png")
+    picture = images.read_image(saved(clear, "PNG"), name="clear.png")
     assert (picture.pixels == 1).all()
     assert "clear.png" in picture.warnings[0]
     assert "transparent" in picture.warnings[0]
@@ -195,7 +202,7 @@ def test_transparent_colours_of_png_become_alpha(kind: str) -> None:
         data = saved(Image.fromarray(grey.astype(bool)), "PNG", transparency=0)
     else:
         data = saved(image, "PNG", transparency=0)
-    picture = images.read(data)
+    picture = images.read_image(data)
     assert picture.alpha is not None
     assert np.array_equal(picture.alpha, grey)
 
@@ -205,7 +212,7 @@ def test_of_several_pictures_the_first_is_taken_and_said(form: str) -> None:
     second = Image.new("RGB", RGB.size, "red")
     settings: dict[str, Any] = {"lossless": True} if form == "WEBP" else {}
     data = saved(RGB, form, save_all=True, append_images=[second], **settings)
-    picture = images.read(data, name="moving")
+    picture = images.read_image(data, name="moving")
     tolerance = {"GIF": 0.2, "AVIF": 0.2}.get(form, 0)
     assert np.abs(picture.pixels - colours() / 255).max() <= tolerance + 1e-6
     assert picture.warnings == ("About 'moving': it holds more than one picture, of which the first was taken.",)
@@ -223,7 +230,7 @@ def test_a_missing_extra_is_named(module: str, extra: str, data: bytes, monkeypa
     for name in [module, *(name for name in sys.modules if name.startswith(f"{module}."))]:
         monkeypatch.setitem(sys.modules, name, None)  # it may be installed, and loaded already
     with pytest.raises(ImageError, match=r"pip install 'styler\[") as caught:
-        images.read(data, name="phone.bin")
+        images.read_image(data, name="phone.bin")
     assert extra in str(caught.value)
 
 
@@ -231,7 +238,7 @@ def test_heic_with_the_extra_installed() -> None:
     heif = pytest.importorskip("pillow_heif", reason="the extra styler[heif] is not installed")
     stream = io.BytesIO()
     heif.from_pillow(RGB).save(stream, quality=95)
-    assert np.abs(images.read(stream.getvalue()).pixels - colours() / 255).max() < 0.08
+    assert np.abs(images.read_image(stream.getvalue()).pixels - colours() / 255).max() < 0.08
 
 
 def test_heic_of_a_turned_phone_is_upright_once() -> None:
@@ -242,7 +249,7 @@ def test_heic_of_a_turned_phone_is_upright_once() -> None:
     photo.info["exif"] = exif.tobytes()
     photo.save(stream, quality=95)
     assert b"irot" in stream.getvalue()
-    found = images.read(stream.getvalue()).pixels
+    found = images.read_image(stream.getvalue()).pixels
     upright = np.rot90(colours() / 255, -1)
     assert found.shape == upright.shape
     assert np.abs(found - upright).max() < 0.08
@@ -253,32 +260,32 @@ def test_jpeg_xl_with_the_extra_installed(size: tuple[int, int]) -> None:
     pytest.importorskip("pillow_jxl", reason="the extra styler[jxl] is not installed")
     image = RGB.resize(size)
     data = bytes(imagecodecs.jpegxl_encode(np.asarray(image), lossless=True))
-    assert np.array_equal(images.read(data).pixels, np.asarray(image) / np.float32(255))
+    assert np.array_equal(images.read_image(data).pixels, np.asarray(image) / np.float32(255))
     with pytest.raises(ImageError, match=f"{size[0]} × {size[1]} px"):
-        images.read(data, max_pixels=256)
+        images.read_image(data, max_pixels=256)
 
 
 @pytest.mark.parametrize("size", [(60, 40), (64, 64), (16, 24), (40, 520), (300, 200), (1024, 16), (3000, 20)])
 def test_jpeg_xl_size_is_known_before_decoding(size: tuple[int, int]) -> None:
-    from styler.images import extras
+    from styler.images import decode
 
     plain = bytes(imagecodecs.jpegxl_encode(np.zeros((size[1], size[0], 3), np.uint8)))
     boxed = bytes(imagecodecs.jpegxl_encode(np.zeros((size[1], size[0], 3), np.uint8), usecontainer=True))
-    assert extras.jxl_size(plain) == extras.jxl_size(boxed) == size
+    assert decode.read_jxl_size(plain) == decode.read_jxl_size(boxed) == size
 
 
 def test_warnings_of_the_libraries_stay_inside() -> None:
     big = with_chunk(PNG, b"acTL", b"\0" * 8)  # Pillow warns: invalid APNG
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        images.read(big)
-        images.read(saved(RGB.convert("P"), "PNG", transparency=b"\x80" * 200))
+        images.read_image(big)
+        images.read_image(saved(RGB.convert("P"), "PNG", transparency=b"\x80" * 200))
     assert caught == []
 
 
 def test_pillows_own_pixel_limit_is_neither_used_nor_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    assert images.read(PNG).width == W
+    assert images.read_image(PNG).width == W
     assert Image.MAX_IMAGE_PIXELS == 100
 
 
@@ -287,5 +294,5 @@ def test_read_is_the_same_from_many_threads() -> None:
 
     sources: list[bytes] = [PNG, saved(RGB, "WEBP", lossless=True), saved(RGB, "TIFF")] * 8
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda data: images.read(data).pixels.tobytes(), sources))
-    assert set(found) == {images.read(PNG).pixels.tobytes()}
+        found = list(pool.map(lambda data: images.read_image(data).pixels.tobytes(), sources))
+    assert set(found) == {images.read_image(PNG).pixels.tobytes()}

@@ -26,7 +26,7 @@ POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such 
 
 def png(side: int = 40, seed: int = 0) -> bytes:
     noise = np.random.default_rng(seed).random((side, side, 4))
-    return images.encode(noise[..., :3], alpha=noise[..., 3], text={"a": "b"}, metadata={"make": "x"})
+    return images.encode_image(noise[..., :3], alpha=noise[..., 3], text={"a": "b"}, metadata={"make": "x"})
 
 
 def bomb(side: int) -> bytes:
@@ -44,8 +44,8 @@ def decoder() -> Iterator[Decoder]:
 
 def test_it_is_what_read_returns(decoder: Decoder) -> None:
     pid = decoder.pid
-    for data in (png(), bomb(20), images.encode(np.zeros((16, 300, 3), np.float32), format="jpeg")):
-        there, here = decoder.read(data, background=(0, 1, 0)), images.read(data, background=(0, 1, 0))
+    for data in (png(), bomb(20), images.encode_image(np.zeros((16, 300, 3), np.float32), format="jpeg")):
+        there, here = decoder.read(data, background=(0, 1, 0)), images.read_image(data, background=(0, 1, 0))
         assert np.array_equal(there.pixels, here.pixels)
         assert (there.alpha is None) == (here.alpha is None)
         assert there.alpha is None or np.array_equal(there.alpha, here.alpha if here.alpha is not None else -1)
@@ -60,7 +60,7 @@ REFUSED = {"empty": b"", "page": b"<html>", "cut": png()[:300], "small": png(8),
 def test_it_refuses_in_the_words_of_read(decoder: Decoder, data: bytes) -> None:
     pid = decoder.pid
     with pytest.raises(ImageError) as here:
-        images.read(data, name="a\nb.png", max_pixels=50_000_000)
+        images.read_image(data, name="a\nb.png", max_pixels=50_000_000)
     with pytest.raises(ImageError) as there:
         decoder.read(data, name="a\nb.png")
     assert str(there.value) == str(here.value)
@@ -144,7 +144,7 @@ def test_threads_each_get_their_own_picture(decoder: Decoder) -> None:
     for thread in threads:
         thread.join()
     for seed in range(8):
-        assert np.array_equal(found[seed].pixels, images.read(png(seed=seed)).pixels)
+        assert np.array_equal(found[seed].pixels, images.read_image(png(seed=seed)).pixels)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system tells what a process has loaded")

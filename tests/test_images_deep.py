@@ -57,14 +57,14 @@ DEEP_COLOUR = {
 
 @pytest.mark.parametrize("data", DEEP_GREY.values(), ids=DEEP_GREY.keys())
 def test_every_tone_of_16_bit_grey_is_kept(data: bytes) -> None:
-    picture = images.read(data)
+    picture = images.read_image(data)
     assert np.array_equal(picture.pixels * 65535, np.repeat(TONES[..., None], 3, -1).astype(np.float32))
     assert picture.warnings == ()
 
 
 @pytest.mark.parametrize("data", DEEP_COLOUR.values(), ids=DEEP_COLOUR.keys())
 def test_every_tone_of_16_bit_rgb_is_kept(data: bytes) -> None:
-    assert np.array_equal(np.rint(images.read(data).pixels * 65535), COLOURS)
+    assert np.array_equal(np.rint(images.read_image(data).pixels * 65535), COLOURS)
 
 
 def test_16_bit_alpha_is_kept_and_premultiplied_colours_are_restored() -> None:
@@ -74,19 +74,19 @@ def test_16_bit_alpha_is_kept_and_premultiplied_colours_are_restored() -> None:
         bytes(imagecodecs.png_encode(straight)),
         tiff(straight, photometric="rgb", extrasamples=["unassalpha"]),
     ):
-        picture = images.read(data, background=(0, 0, 0))
+        picture = images.read_image(data, background=(0, 0, 0))
         assert picture.alpha is not None
         assert np.array_equal(picture.alpha * 65535, alpha.astype(np.float32))
         assert np.abs(picture.pixels - COLOURS / 65535 * (alpha / 65535)[..., None]).max() < 1e-6
     half = np.full((32, 32, 4), 32768, np.uint16)
-    picture = images.read(tiff(half, photometric="rgb", extrasamples=["assocalpha"]), background=(1, 1, 1))
+    picture = images.read_image(tiff(half, photometric="rgb", extrasamples=["assocalpha"]), background=(1, 1, 1))
     assert np.abs(picture.pixels - 1).max() < 1e-4  # white at half cover, over white
-    grey_alpha = images.read(bytes(imagecodecs.png_encode(np.dstack([TONES, alpha]))))
+    grey_alpha = images.read_image(bytes(imagecodecs.png_encode(np.dstack([TONES, alpha]))))
     assert grey_alpha.alpha is not None
 
 
 def test_a_transparent_16_bit_colour_becomes_alpha() -> None:
-    picture = images.read(with_chunk(DEEP_GREY["PNG"], b"tRNS", struct.pack(">H", 1000)))
+    picture = images.read_image(with_chunk(DEEP_GREY["PNG"], b"tRNS", struct.pack(">H", 1000)))
     assert picture.alpha is not None
     assert np.array_equal(picture.alpha, TONES != 1000)
 
@@ -94,7 +94,7 @@ def test_a_transparent_16_bit_colour_becomes_alpha() -> None:
 def test_12_bit_tiff_uses_its_full_scale() -> None:
     stored = np.arange(4096, dtype=np.uint16).reshape(64, 64)
     packed = tiff(stored, bitspersample=12)
-    assert np.abs(images.read(packed).pixels[..., 0] - stored / 4095).max() < 1e-6
+    assert np.abs(images.read_image(packed).pixels[..., 0] - stored / 4095).max() < 1e-6
 
 
 def test_first_page_and_orientation_of_a_deep_tiff() -> None:
@@ -102,7 +102,7 @@ def test_first_page_and_orientation_of_a_deep_tiff() -> None:
     with tifffile.TiffWriter(stream) as writer:
         writer.write(COLOURS[:100], photometric="rgb", extratags=[(274, 3, 1, 6, True)], metadata=None)
         writer.write(COLOURS[:50], photometric="rgb", metadata=None)
-    picture = images.read(stream.getvalue(), name="scan")
+    picture = images.read_image(stream.getvalue(), name="scan")
     assert np.array_equal(np.rint(picture.pixels * 65535), np.rot90(COLOURS[:100], -1))
     assert picture.warnings == ("About 'scan': it holds more than one picture, of which the first was taken.",)
 
@@ -112,12 +112,12 @@ def test_values_that_are_no_numbers_are_refused(bad: float) -> None:
     stored = np.zeros((20, 20, 3), np.float32)
     stored[3, 4, 1] = bad
     with pytest.raises(ImageError, match=r"^Cannot read 'x\.tif': some of its values are not finite .*\.$"):
-        images.read(tiff(stored, photometric="rgb"), name="x.tif")
+        images.read_image(tiff(stored, photometric="rgb"), name="x.tif")
 
 
 def test_float_values_over_1_keep_their_drawing_and_it_is_said() -> None:
     stored = np.linspace(-5, 255, 400, dtype=np.float32).reshape(20, 20)
-    picture = images.read(tiff(stored))
+    picture = images.read_image(tiff(stored))
     assert np.abs(picture.pixels[..., 0] - np.maximum(stored, 0) / 255).max() < 1e-6
     assert "255" in picture.warnings[0]
 
@@ -125,7 +125,7 @@ def test_float_values_over_1_keep_their_drawing_and_it_is_said() -> None:
 @pytest.mark.parametrize("dtype", [np.int16, np.complex64])
 def test_signed_and_complex_values_are_refused(dtype: type) -> None:
     with pytest.raises(ImageError, match="signed or complex"):
-        images.read(tiff(np.zeros((20, 20), dtype)))
+        images.read_image(tiff(np.zeros((20, 20), dtype)))
 
 
 @pytest.mark.parametrize("extra", [{50706: b"\1\4\0\0"}, {}])
@@ -138,7 +138,7 @@ def test_camera_raw_in_a_tiff_is_named(extra: dict[int, bytes]) -> None:
         if not extra:
             writer.write(np.zeros((40, 40, 3), np.uint8), photometric="rgb")
     with pytest.raises(ImageError, match="raw camera data"):
-        images.read(stream.getvalue())
+        images.read_image(stream.getvalue())
 
 
 # Profiles
@@ -188,22 +188,22 @@ def test_an_embedded_rgb_profile_is_converted_in_8_and_in_16_bit() -> None:
         tiff(deep, photometric="rgb", iccprofile=icc),
         tiff(flat, photometric="rgb", iccprofile=icc),
     ):
-        picture = images.read(data)
+        picture = images.read_image(data)
         assert np.abs(picture.pixels - wanted).max() < 0.5 / 255
         assert picture.warnings == ()
 
 
 @pytest.mark.parametrize("icc", [ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()])
 def test_an_srgb_profile_changes_nothing(icc: bytes) -> None:
-    picture = images.read(tiff(COLOURS, photometric="rgb", iccprofile=icc))
+    picture = images.read_image(tiff(COLOURS, photometric="rgb", iccprofile=icc))
     assert np.array_equal(np.rint(picture.pixels * 65535), COLOURS)
 
 
 @pytest.mark.parametrize("icc", [b"garbage", bytes(128), wide_gamut()[:200], odd_inks()])
 def test_a_broken_or_foreign_profile_is_ignored_and_said(icc: bytes) -> None:
     eight = Image.fromarray((COLOURS >> 8).astype(np.uint8))
-    plain = images.read(saved(eight, "PNG"))
-    picture = images.read(saved(eight, "PNG", icc_profile=icc), name="odd.png")
+    plain = images.read_image(saved(eight, "PNG"))
+    picture = images.read_image(saved(eight, "PNG", icc_profile=icc), name="odd.png")
     assert np.array_equal(picture.pixels, plain.pixels)
     assert picture.warnings == ("About 'odd.png': its colour profile is broken or does not fit, and was ignored.",)
 
@@ -211,9 +211,9 @@ def test_a_broken_or_foreign_profile_is_ignored_and_said(icc: bytes) -> None:
 def test_grey_profiles_and_rgb_profiles_on_grey() -> None:
     grey = Image.fromarray((TONES >> 8).astype(np.uint8).T.copy())
     linear = bytes(imagecodecs.cms_profile("gray", gamma=1.0))
-    picture = images.read(saved(grey, "PNG", icc_profile=linear))
+    picture = images.read_image(saved(grey, "PNG", icc_profile=linear))
     assert np.abs(picture.pixels - encoded(np.asarray(grey) / 255)[..., None]).max() < 1e-4
-    rgb_on_grey = images.read(saved(grey, "PNG", icc_profile=wide_gamut()))
+    rgb_on_grey = images.read_image(saved(grey, "PNG", icc_profile=wide_gamut()))
     assert rgb_on_grey.warnings == ()
     assert np.ptp(rgb_on_grey.pixels, axis=-1).max() < 0.01
 
@@ -231,7 +231,7 @@ def test_cmyk_shows_its_inks(ink: str) -> None:
     adobe = saved(image, "JPEG", quality=100)  # inverted, as Adobe has it
     assert b"Adobe" in adobe
     for data in (adobe, saved(image, "TIFF"), tiff(deep, photometric="separated")):
-        assert np.abs(images.read(data).pixels - SEEN[ink]).max() < 0.02
+        assert np.abs(images.read_image(data).pixels - SEEN[ink]).max() < 0.02
 
 
 def test_cmyk_jpeg_that_lost_its_adobe_marker_is_the_same_picture() -> None:
@@ -239,7 +239,7 @@ def test_cmyk_jpeg_that_lost_its_adobe_marker_is_the_same_picture() -> None:
     at = adobe.index(b"\xff\xee")
     length = int.from_bytes(adobe[at + 2 : at + 4], "big")
     stripped = adobe[:at] + adobe[at + 2 + length :]  # as browsers show it; strippers of metadata make such files
-    assert np.array_equal(images.read(stripped).pixels, images.read(adobe).pixels)
+    assert np.array_equal(images.read_image(stripped).pixels, images.read_image(adobe).pixels)
 
 
 @pytest.mark.parametrize(("ink", "seen"), [("white", (1, 1, 1)), ("cyan", (0, 0, 1)), ("yellow", (0, 0, 0))])
@@ -251,6 +251,6 @@ def test_a_cmyk_profile_decides_what_inks_look_like(ink: str, seen: tuple[int, i
         saved(image, "TIFF", icc_profile=odd_inks()),
         tiff(deep, photometric="separated", iccprofile=odd_inks()),
     ):
-        picture = images.read(data)
+        picture = images.read_image(data)
         assert picture.warnings == ()
         assert np.abs(picture.pixels - seen).max() < 0.06

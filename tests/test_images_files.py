@@ -39,7 +39,7 @@ def listing(folder: Path) -> set[str]:
 
 def test_writing_makes_folders_and_leaves_only_the_file(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "a.png"
-    assert images.write(path, DATA) == path
+    assert images.write_file(path, DATA) == path
     assert path.read_bytes() == DATA
     assert listing(path.parent) == {"a.png"}
     umask = os.umask(0)
@@ -51,11 +51,11 @@ def test_nothing_is_overwritten_unless_asked(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(b"old")
     path.chmod(0o640)
-    assert "exists already" in refusal(images.write, path, DATA)
+    assert "exists already" in refusal(images.write_file, path, DATA)
     assert "exists already" in refusal(images.check_output, path)
     assert path.read_bytes() == b"old"
     images.check_output(path, overwrite=True)
-    images.write(path, DATA, overwrite=True)
+    images.write_file(path, DATA, overwrite=True)
     assert path.read_bytes() == DATA
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     assert listing(tmp_path) == {"a.png"}
@@ -79,9 +79,9 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
         monkeypatch.setattr(Path, "replace", fail)
     if isinstance(problem, KeyboardInterrupt):
         with pytest.raises(KeyboardInterrupt):
-            images.write(path, DATA, overwrite=step == "replace")
+            images.write_file(path, DATA, overwrite=step == "replace")
     else:
-        assert "disk is full" in refusal(images.write, path, DATA, overwrite=step == "replace")
+        assert "disk is full" in refusal(images.write_file, path, DATA, overwrite=step == "replace")
     monkeypatch.undo()
     assert listing(tmp_path) == ({"a.png"} if step == "replace" else set())
     assert step != "replace" or path.read_bytes() == b"old"
@@ -92,9 +92,9 @@ def test_without_hard_links_it_is_written_all_the_same(tmp_path: Path, monkeypat
         raise OSError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", no_links)
-    images.write(tmp_path / "a.png", DATA)
+    images.write_file(tmp_path / "a.png", DATA)
     assert (tmp_path / "a.png").read_bytes() == DATA
-    assert "exists already" in refusal(images.write, tmp_path / "a.png", b"other")
+    assert "exists already" in refusal(images.write_file, tmp_path / "a.png", b"other")
     assert listing(tmp_path) == {"a.png"}
 
 
@@ -105,7 +105,7 @@ def test_of_many_threads_writing_one_name_exactly_one_wins(tmp_path: Path) -> No
     def attempt(number: int) -> int | None:
         start.wait()
         try:
-            images.write(path, bytes([number]) * 100_000)
+            images.write_file(path, bytes([number]) * 100_000)
         except OutputError:
             return None
         return number
@@ -119,19 +119,19 @@ def test_of_many_threads_writing_one_name_exactly_one_wins(tmp_path: Path) -> No
 
 def test_threads_overwriting_one_name_never_tear_it(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
-    images.write(path, b"\0" * 100_000)
+    images.write_file(path, b"\0" * 100_000)
     done = threading.Event()
 
     def overwrite(number: int) -> None:
         for _ in range(10):
-            images.write(path, bytes([number]) * 100_000, overwrite=True)
+            images.write_file(path, bytes([number]) * 100_000, overwrite=True)
 
     def watch() -> None:
         while not done.is_set():
             seen = path.read_bytes()
             assert len(seen) == 100_000
             assert len(set(seen)) == 1
-            images.sweep(tmp_path)  # and a sweep beside them takes nothing away
+            images.remove_stale_files(tmp_path)  # and a sweep beside them takes nothing away
 
     with ThreadPoolExecutor(5) as pool:
         watcher = pool.submit(watch)
@@ -145,25 +145,25 @@ def test_threads_overwriting_one_name_never_tear_it(tmp_path: Path) -> None:
 def test_a_link_stays_a_link_and_its_target_is_written(tmp_path: Path) -> None:
     link = tmp_path / "link.png"
     link.symlink_to("real.png")
-    images.write(link, DATA)
+    images.write_file(link, DATA)
     assert link.is_symlink()
     assert (tmp_path / "real.png").read_bytes() == DATA
-    assert "exists already" in refusal(images.write, link, b"other")
-    images.write(link, b"other", overwrite=True)
+    assert "exists already" in refusal(images.write_file, link, b"other")
+    images.write_file(link, b"other", overwrite=True)
     assert (tmp_path / "real.png").read_bytes() == b"other"
 
 
 @POSIX
 def test_devices_and_pipes_are_written_to_and_never_replaced(tmp_path: Path) -> None:
     images.check_output("/dev/null")
-    images.write("/dev/null", DATA)
+    images.write_file("/dev/null", DATA)
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     images.check_output(pipe)
     with ThreadPoolExecutor(1) as pool:
         reader = pool.submit(pipe.read_bytes)
-        images.write(pipe, DATA * 100)
+        images.write_file(pipe, DATA * 100)
         assert reader.result(10) == DATA * 100
     assert stat.S_ISFIFO(pipe.stat().st_mode)
     assert listing(tmp_path) == {"pipe"}
@@ -171,7 +171,7 @@ def test_devices_and_pipes_are_written_to_and_never_replaced(tmp_path: Path) -> 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_a_full_disk_is_a_sentence() -> None:
-    assert "disk is full" in refusal(images.write, "/dev/full", DATA)
+    assert "disk is full" in refusal(images.write_file, "/dev/full", DATA)
     assert stat.S_ISCHR(Path("/dev/full").stat().st_mode)
 
 
@@ -188,7 +188,7 @@ def test_what_cannot_be_written_is_known_before_any_work(tmp_path: Path) -> None
         "null\0.png": "no file can have this name",
     }.items():
         assert said in refusal(images.check_output, f"{tmp_path}/{name}")
-        assert said in refusal(images.write, f"{tmp_path}/{name}", DATA)
+        assert said in refusal(images.write_file, f"{tmp_path}/{name}", DATA)
     assert "its name has no extension; end the name in one of .png, .jpg" in refusal(
         images.check_output, tmp_path / "a"
     )
@@ -199,7 +199,7 @@ def test_what_cannot_be_written_is_known_before_any_work(tmp_path: Path) -> None
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which nobody, not even root, can write")
 def test_an_unwritable_folder_is_known_before_any_work() -> None:
     refusal(images.check_output, "/proc/a.png")
-    refusal(images.write, "/proc/a.png", DATA)
+    refusal(images.write_file, "/proc/a.png", DATA)
     refusal(images.check_output, "/proc/new/folder/a.png")
 
 
@@ -213,7 +213,7 @@ def test_no_permission_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(os, "open", deny)
         monkeypatch.setattr("tempfile.TemporaryFile", deny)
     assert "no permission" in refusal(images.check_output, tmp_path / "a.png")
-    assert "no permission" in refusal(images.write, tmp_path / "a.png", DATA)
+    assert "no permission" in refusal(images.write_file, tmp_path / "a.png", DATA)
 
 
 def test_checking_changes_nothing(tmp_path: Path) -> None:
@@ -224,19 +224,19 @@ def test_checking_changes_nothing(tmp_path: Path) -> None:
 
 def test_odd_names_are_written_and_shown_on_one_line(tmp_path: Path) -> None:
     path = tmp_path / "line\nbreak\udcff -x.png"
-    images.write(path, DATA)
+    images.write_file(path, DATA)
     assert path.read_bytes() == DATA
-    assert r"line\nbreak\xff -x.png" in refusal(images.write, path, DATA)
+    assert r"line\nbreak\xff -x.png" in refusal(images.write_file, path, DATA)
 
 
 def test_free_name_counts_before_the_extension(tmp_path: Path) -> None:
     path = tmp_path / "a b.png"
-    assert images.free_name(path) == path
+    assert images.find_free_name(path) == path
     path.touch()
     (tmp_path / "a b-2.png").symlink_to("dangling")
-    assert images.free_name(str(path)) == tmp_path / "a b-3.png"
+    assert images.find_free_name(str(path)) == tmp_path / "a b-3.png"
     (tmp_path / "folder").mkdir()
-    assert images.free_name(tmp_path / "folder") == tmp_path / "folder-2"
+    assert images.find_free_name(tmp_path / "folder") == tmp_path / "folder-2"
 
 
 @pytest.mark.parametrize(
@@ -251,13 +251,13 @@ def test_free_name_counts_before_the_extension(tmp_path: Path) -> None:
     ],
 )
 def test_the_extension_decides_the_format(name: str, format_: str) -> None:
-    assert images.format_of(name) == format_
-    assert images.format_of(Path("folder.x") / name) == format_
+    assert images.find_format(name) == format_
+    assert images.find_format(Path("folder.x") / name) == format_
 
 
 @pytest.mark.parametrize("name", ["a", "a.", ".png", "a.bmp", "a.png.", "folder.png/a", "a.b\nc"])
 def test_any_other_extension_lists_the_known_ones(name: str) -> None:
-    assert ".png, .jpg, .webp, .avif, .tif." in refusal(images.format_of, name)
+    assert ".png, .jpg, .webp, .avif, .tif." in refusal(images.find_format, name)
 
 
 @POSIX
@@ -274,11 +274,11 @@ def test_a_killed_run_leaves_one_temporary_file_and_the_next_sweeps_it(tmp_path:
         assert process.stdout.readline() == "written\n"
         (name,) = listing(tmp_path)
         assert re.fullmatch(r"\.styler-[0-9a-f]+\.tmp", name)
-        images.sweep(tmp_path)
+        images.remove_stale_files(tmp_path)
         assert listing(tmp_path) == {name}, "its owner is alive"
         process.send_signal(signal.SIGKILL)
         process.wait()
-    images.sweep(tmp_path)
+    images.remove_stale_files(tmp_path)
     assert listing(tmp_path) == set()
 
 
@@ -291,6 +291,6 @@ def test_sweeping_takes_only_stale_files_of_ours(tmp_path: Path) -> None:
     (tmp_path / ".styler-folder.tmp").mkdir()
     (tmp_path / "styler-x.tmp").write_bytes(b"x")
     (tmp_path / "a.png").write_bytes(b"x")
-    images.sweep(tmp_path)
-    images.sweep(tmp_path / "missing")
+    images.remove_stale_files(tmp_path)
+    images.remove_stale_files(tmp_path / "missing")
     assert listing(tmp_path) == {".styler-young.tmp", ".styler-folder.tmp", "styler-x.tmp", "a.png"}

@@ -45,7 +45,7 @@ def bomb(side: int) -> bytes:
 def test_a_bomb_is_refused_exactly_when_it_is_over_the_limit() -> None:
     data = bomb(2000)
     assert len(data) < 10_000
-    assert images.read(data, max_pixels=4_000_000).pixels.shape == (2000, 2000, 3)
+    assert images.read_image(data, max_pixels=4_000_000).pixels.shape == (2000, 2000, 3)
     assert "2000 × 2000 px" in refusal(data, max_pixels=3_999_999)
     assert "limit of 250 megapixels" in refusal(png(20000, 20000, chunk(b"IDAT", b"")))
 
@@ -77,7 +77,7 @@ def test_a_tiff_strip_that_unpacks_to_much_more_is_no_way_around_the_limit() -> 
     data[counts.offset + 8 : counts.offset + 12] = struct.pack("<I", len(strip))
     tracemalloc.start()
     try:
-        images.read(bytes(data))
+        images.read_image(bytes(data))
     except ImageError:
         assert True  # either is fine: the picture, or a refusal
     peak = tracemalloc.get_traced_memory()[1]
@@ -97,7 +97,7 @@ def test_80_megabytes_of_text_are_refused(name: bytes) -> None:
 def test_what_is_too_small_to_paint_is_refused(size: tuple[int, int]) -> None:
     data = saved("PNG", Image.new("RGB", size))
     assert f"{size[0]} × {size[1]} px" in refusal(data)
-    assert images.read(data, min_side=1).width == size[0]
+    assert images.read_image(data, min_side=1).width == size[0]
 
 
 def test_more_bytes_than_the_limit_are_refused_and_not_read(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_more_bytes_than_the_limit_are_refused_and_not_read(tmp_path: Path) -> N
     path.write_bytes(data)
     for source in (data, path):
         assert "limit of 1,000 bytes" in refusal(source, max_bytes=1000)
-    assert images.read(path, max_bytes=len(data)).width == 64
+    assert images.read_image(path, max_bytes=len(data)).width == 64
     stream = Endless(data)
     assert "limit" in refusal(cast("BinaryIO", stream), max_bytes=5_000_000)
     assert stream.given < 8_000_000
@@ -144,7 +144,7 @@ def test_memory_that_is_not_there_is_a_sentence_too(monkeypatch: pytest.MonkeyPa
     def out_of_memory(*args: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("styler.images.colour.to_srgb", out_of_memory)
+    monkeypatch.setattr("styler.images.color.convert_to_srgb", out_of_memory)
     assert "more memory than there is" in refusal(saved("PNG"))
 
 
@@ -158,9 +158,9 @@ def seeds() -> list[bytes]:
         saved("TIFF", compression="tiff_lzw"),
         saved("PNG", small.convert("P"), transparency=b"\0\x80"),
         saved("JPEG", small.convert("CMYK")),
-        images.encode(floats, bit_depth=16, text={"styler": "{}"}, metadata={"make": "x"}),
-        images.encode(floats, format="tiff", bit_depth=16),
-        images.encode(floats, format="jpeg", text={"styler": "{}"}, metadata={"date": "x"}),
+        images.encode_image(floats, bit_depth=16, text={"styler": "{}"}, metadata={"make": "x"}),
+        images.encode_image(floats, format="tiff", bit_depth=16),
+        images.encode_image(floats, format="jpeg", text={"styler": "{}"}, metadata={"date": "x"}),
     ]
 
 
@@ -174,7 +174,7 @@ def test_any_mutation_is_a_picture_or_an_image_error(seeds: list[bytes], data: s
         mutated[at] = data.draw(st.sampled_from([0, 1, 127, 128, 255]) | st.integers(0, 255))
     picture, sentence = None, "."
     try:
-        picture = images.read(bytes(mutated), max_pixels=1_000_000)
+        picture = images.read_image(bytes(mutated), max_pixels=1_000_000)
     except ImageError as refused:
         sentence = str(refused)
     assert sentence.isprintable()

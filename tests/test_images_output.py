@@ -24,36 +24,39 @@ METADATA = {"make": "Leica", "model": "M ñ", "artist": "Ünal", "copyright": "�
 
 @pytest.mark.parametrize("format_", ["png", "tiff"])
 def test_16_bit_is_exact_to_its_last_step_and_rounded_once(format_: str) -> None:
-    back = images.read(images.encode(PIXELS, format=format_, bit_depth=16)).pixels
+    back = images.read_image(images.encode_image(PIXELS, format=format_, bit_depth=16)).pixels
     assert np.array_equal(back, np.rint(PIXELS.astype(np.float64) * 65535).astype(np.float32) / np.float32(65535))
     tones = np.arange(65536, dtype=np.float32).reshape(256, 256, 1).repeat(3, -1) / np.float32(65535)
-    assert np.array_equal(images.read(images.encode(tones, format=format_, bit_depth=16)).pixels, tones)
+    assert np.array_equal(images.read_image(images.encode_image(tones, format=format_, bit_depth=16)).pixels, tones)
 
 
 @pytest.mark.parametrize("format_", ["png", "tiff"])
 def test_8_bit_is_the_nearest_of_256(format_: str) -> None:
-    back = images.read(images.encode(PIXELS, format=format_)).pixels
+    back = images.read_image(images.encode_image(PIXELS, format=format_)).pixels
     assert np.abs(back - PIXELS).max() <= 0.5 / 255 + 1e-6
-    assert np.array_equal(images.encode(back, format=format_), images.encode(PIXELS, format=format_))
+    assert np.array_equal(images.encode_image(back, format=format_), images.encode_image(PIXELS, format=format_))
 
 
 @pytest.mark.parametrize(("format_", "tolerance"), [("jpeg", 0.02), ("webp", 0.1), ("avif", 0.03)])
 def test_lossy_formats_are_close(format_: str, tolerance: float) -> None:
-    assert np.abs(images.read(images.encode(SMALL, format=format_)).pixels - SMALL).max() < tolerance
+    assert np.abs(images.read_image(images.encode_image(SMALL, format=format_)).pixels - SMALL).max() < tolerance
 
 
 def test_jpeg_keeps_colour_at_full_resolution() -> None:
     checks = np.indices((32, 32)).sum(0) % 2
     red_blue = np.stack([checks, checks * 0, 1 - checks], -1).astype(np.float32)
-    assert np.abs(images.read(images.encode(red_blue, format="jpeg", quality=100)).pixels - red_blue).max() < 0.05
+    assert (
+        np.abs(images.read_image(images.encode_image(red_blue, format="jpeg", quality=100)).pixels - red_blue).max()
+        < 0.05
+    )
 
 
 def test_values_outside_are_clipped_and_no_numbers_are_refused() -> None:
     wild = SMALL * 3 - 1
-    assert np.array_equal(images.encode(wild), images.encode(np.clip(wild, 0, 1)))
+    assert np.array_equal(images.encode_image(wild), images.encode_image(np.clip(wild, 0, 1)))
     wild[3, 4, 1] = np.nan
     with pytest.raises(OutputError, match="not finite"):
-        images.encode(wild)
+        images.encode_image(wild)
 
 
 @pytest.mark.parametrize("depth", [8, 16])
@@ -61,9 +64,9 @@ def test_values_outside_are_clipped_and_no_numbers_are_refused() -> None:
 def test_alpha_comes_back_exactly_where_the_format_has_it(format_: str, depth: int) -> None:
     if depth == 16 and format_ not in ("png", "tiff"):
         with pytest.raises(OptionError, match=r"^The bit depth is 16; in \w+ it can be 8\.$"):
-            images.encode(SMALL, format=format_, bit_depth=16)
+            images.encode_image(SMALL, format=format_, bit_depth=16)
         return
-    picture = images.read(images.encode(SMALL, alpha=ALPHA, format=format_, bit_depth=depth))
+    picture = images.read_image(images.encode_image(SMALL, alpha=ALPHA, format=format_, bit_depth=depth))
     if format_ == "jpeg":
         assert picture.alpha is None
         assert np.abs(picture.pixels - SMALL).max() < 0.02
@@ -74,15 +77,15 @@ def test_alpha_comes_back_exactly_where_the_format_has_it(format_: str, depth: i
 
 @pytest.mark.parametrize("format_", ["png", "webp", "tiff"])
 def test_colours_under_full_transparency_survive(format_: str) -> None:
-    data = images.encode(SMALL, alpha=np.zeros_like(ALPHA), format=format_, quality=100)
+    data = images.encode_image(SMALL, alpha=np.zeros_like(ALPHA), format=format_, quality=100)
     stored = np.asarray(Image.open(io.BytesIO(data)).convert("RGBA"))[..., :3]
     assert np.abs(stored / 255 - SMALL).max() < 0.1
 
 
 @pytest.mark.parametrize("format_", FORMATS)
 def test_every_format_says_that_it_is_srgb_in_the_same_bytes_each_time(format_: str) -> None:
-    data = images.encode(SMALL, format=format_)
-    assert images.encode(SMALL.copy(), format=format_) == data
+    data = images.encode_image(SMALL, format=format_)
+    assert images.encode_image(SMALL.copy(), format=format_) == data
     with Image.open(io.BytesIO(data)) as image:
         assert image.getexif().get(0x0112, 1) == 1
         if format_ == "png":
@@ -98,13 +101,13 @@ def test_texts_and_kept_fields_come_back_and_nothing_else_is_written(format_: st
     if depth == 16 and format_ not in ("png", "tiff"):
         return
     private = {"gps": "52.5 N", "serial": "12345"}
-    data = images.encode(SMALL, format=format_, bit_depth=depth, text=TEXT, metadata=METADATA | private)
+    data = images.encode_image(SMALL, format=format_, bit_depth=depth, text=TEXT, metadata=METADATA | private)
     assert images.read_text(data) == TEXT
-    kept = dict(images.read(data).metadata)
+    kept = dict(images.read_image(data).metadata)
     assert kept == {k: v for k, v in METADATA.items() if format_ != "tiff" or k != "date"}
     assert b"12345" not in data
     assert b"52.5" not in data
-    assert images.read_text(images.encode(SMALL, format=format_, bit_depth=depth)) == {}
+    assert images.read_text(images.encode_image(SMALL, format=format_, bit_depth=depth)) == {}
 
 
 def test_texts_of_others_are_not_taken_for_ours() -> None:
@@ -118,8 +121,8 @@ def test_texts_of_others_are_not_taken_for_ours() -> None:
 def test_more_text_than_a_jpeg_holds_is_refused_and_a_png_holds_it() -> None:
     text = {"styler": "x" * 100_000}
     with pytest.raises(OutputError, match=r"longer than a JPEG can hold.*\.$"):
-        images.encode(SMALL, format="jpeg", text=text)
-    assert images.read_text(images.encode(SMALL, text=text)) == text
+        images.encode_image(SMALL, format="jpeg", text=text)
+    assert images.read_text(images.encode_image(SMALL, text=text)) == text
 
 
 @pytest.mark.parametrize(
@@ -133,21 +136,21 @@ def test_more_text_than_a_jpeg_holds_is_refused_and_a_png_holds_it() -> None:
 )
 def test_settings_that_do_not_exist(settings: dict[str, Any], error: type[Exception], said: str) -> None:
     with pytest.raises(error) as caught:
-        images.encode(SMALL, **settings)
+        images.encode_image(SMALL, **settings)
     assert str(caught.value) == said
 
 
 @pytest.mark.parametrize("shape", [(20, 20), (20, 20, 4), (0, 20, 3), (1, 3, 20, 20)])
 def test_what_has_no_shape_of_a_picture_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(OutputError, match="shape"):
-        images.encode(np.zeros(shape, np.float32))
+        images.encode_image(np.zeros(shape, np.float32))
 
 
 def test_a_side_too_long_for_the_format_is_refused() -> None:
     long: NDArray[np.float32] = np.zeros((16, 16384, 3), np.float32)
     with pytest.raises(OutputError, match="at most 16383 px"):
-        images.encode(long, format="webp")
-    assert images.read(images.encode(long)).width == 16384
+        images.encode_image(long, format="webp")
+    assert images.read_image(images.encode_image(long)).width == 16384
 
 
 def test_importing_is_cheap_and_never_brings_torch() -> None:

@@ -59,14 +59,14 @@ def test_postscript_never_reaches_ghostscript(monkeypatch: pytest.MonkeyPatch) -
 TRUNCATED = {
     "JPEG": saved("JPEG"),
     "PNG": saved("PNG"),
-    "16-bit PNG": images.encode(np.asarray(NOISE, np.float32) / 255, bit_depth=16),
+    "16-bit PNG": images.encode_image(np.asarray(NOISE, np.float32) / 255, bit_depth=16),
     "WEBP": saved("WEBP", quality=95),
     "lossless WEBP": saved("WEBP", lossless=True),
     "GIF": saved("GIF"),
     "AVIF": saved("AVIF"),
     "BMP": saved("BMP"),
     "TIFF": saved("TIFF", compression="tiff_lzw"),
-    "16-bit TIFF": images.encode(np.asarray(NOISE, np.float32) / 255, format="tiff", bit_depth=16),
+    "16-bit TIFF": images.encode_image(np.asarray(NOISE, np.float32) / 255, format="tiff", bit_depth=16),
 }
 
 
@@ -162,12 +162,12 @@ def test_an_interrupt_is_not_taken_for_damage(monkeypatch: pytest.MonkeyPatch) -
     def interrupt(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("styler.images.colour.to_srgb", interrupt)
+    monkeypatch.setattr("styler.images.color.convert_to_srgb", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        images.read(saved("PNG"))
+        images.read_image(saved("PNG"))
 
 
 def test_the_cause_is_kept_for_those_who_ask() -> None:
     with pytest.raises(ImageError) as caught:
-        images.read(TRUNCATED["JPEG"][:900])
+        images.read_image(TRUNCATED["JPEG"][:900])
     assert isinstance(caught.value.__cause__, OSError)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from styler import images, metadata
 from styler.cli.flags import Flags, given
 from styler.errors import ImageError
-from styler.images import Picture, encode
+from styler.images import Picture, encode_image
 from styler.metadata import LOCAL, PLANNING, command, differences, read
 from styler.options import Options, resolve
 from styler.plan import Repeat, Scale
@@ -49,7 +49,7 @@ def result(**changes: Any) -> Result:
 
 def stored(record: Any, format_: str = "png") -> bytes:
     """A picture with anything at all where the record belongs."""
-    return encode(
+    return encode_image(
         PIXELS, format=format_, text={metadata.KEY: record if isinstance(record, str) else json.dumps(record)}
     )
 
@@ -61,7 +61,7 @@ def record() -> Record:
 
 @pytest.mark.parametrize("format_", FORMATS)
 def test_a_record_comes_back_from_every_format(format_: str, record: Record) -> None:
-    assert read(encode(PIXELS, format=format_, text=metadata.text(record))) == record
+    assert read(encode_image(PIXELS, format=format_, text=metadata.text(record))) == record
 
 
 def test_a_record_from_before_there_were_sketches_and_octaves_is_read(record: Record) -> None:
@@ -124,7 +124,7 @@ def test_a_picture_file_to_start_from_is_a_hash_and_must_be_given_again(tmp_path
     record = metadata.record(result(options=options), CONTENT, [STYLE], OTHER)
     assert (record["options"]["init"], record["init"]) == ("file", "c" * 64)
     assert "secret" not in json.dumps(record)
-    assert "init" not in metadata.settings(read(encode(PIXELS, text=metadata.text(record))))
+    assert "init" not in metadata.settings(read(encode_image(PIXELS, text=metadata.text(record))))
     assert command(record) == "styler run CONTENT STYLE --init START"
     assert metadata.command_again(record) == "styler run --from FILE CONTENT STYLE --init START"
     assert differences(record, CONTENT, [STYLE], OTHER) == []
@@ -232,11 +232,11 @@ def test_no_field_is_believed(field: str, value: Any, record: Record) -> None:
 
 
 def test_a_picture_without_settings_says_so(tmp_path: Path) -> None:
-    path = images.write(tmp_path / "plain.png", encode(PIXELS))
+    path = images.write_file(tmp_path / "plain.png", encode_image(PIXELS))
     with pytest.raises(ImageError, match=r"^There are no settings in '.*plain\.png'; "):
         read(path)
     with pytest.raises(ImageError, match="no settings in the picture"):
-        read(encode(PIXELS, format="jpeg", text={"Software": "another"}))
+        read(encode_image(PIXELS, format="jpeg", text={"Software": "another"}))
     with pytest.raises(ImageError, match="it is text"):
         read(b"styler: {}")
     with pytest.raises(ImageError, match="no such file"):

@@ -650,7 +650,7 @@ def test_a_picture_may_come_in_any_form(painter: Painter, style: Array, tmp_path
     Image.fromarray(data).save(path)
     floats = data.astype(np.float32) / np.float32(255)
     expected = painter.stylize(data, style, FAST).pixels
-    for given in (path, str(path), images.read(path), floats, floats.astype(np.float64), floats[::-1][::-1]):
+    for given in (path, str(path), images.read_image(path), floats, floats.astype(np.float64), floats[::-1][::-1]):
         assert np.array_equal(painter.stylize(given, (style,), FAST).pixels, expected)
     assert np.array_equal(painter.stylize(data, [style], FAST).pixels, expected)
 

@@ -14,7 +14,7 @@ import pytest
 
 from styler.cli import main
 from styler.cli.flags import name_of, shown
-from styler.images import encode, write
+from styler.images import encode_image, write_file
 from styler.knob import describe_range
 from styler.options import Options, knobs
 from styler.presets import LOOKS, PRESETS, Bundle
@@ -71,9 +71,9 @@ def commands() -> list[list[str]]:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pixels: Callable[..., Any]) -> Path:
     """A working folder with the pictures that the README names."""
     for seed, name in enumerate(("photo", "painting", "one", "two")):
-        write(tmp_path / f"{name}.jpg", encode(pixels(48, 64, seed), format="jpeg"))
+        write_file(tmp_path / f"{name}.jpg", encode_image(pixels(48, 64, seed), format="jpeg"))
     for seed, name in enumerate(("photos/one.jpg", "photos/deep/two.jpg", "paintings/one.jpg", "paintings/two.jpg")):
-        write(tmp_path / name, encode(pixels(48, 64, seed), format="jpeg"))
+        write_file(tmp_path / name, encode_image(pixels(48, 64, seed), format="jpeg"))
     (tmp_path / "list.txt").write_text("photo.jpg\nphotos\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -47,7 +47,7 @@ def visit(studio: Studio) -> Visit:
 
 
 def upload(path: Path, pixels: NDArray[np.float32], **more: Any) -> Upload:
-    path.write_bytes(images.encode(pixels, **more))
+    path.write_bytes(images.encode_image(pixels, **more))
     return Upload(path, path.name)
 
 
@@ -149,7 +149,7 @@ def test_a_painting_is_shown_as_it_grows_and_then_kept(studio: Studio, page: Par
     assert painted.png.name == "my-photo.art.png"
     record = metadata.read(painted.png)
     assert (record["width"], record["height"], record["evaluations"]) == (64, 48, 3)
-    assert images.read(painted.jpeg).pixels.shape == images.read(painted.before).pixels.shape == (48, 64, 3)
+    assert images.read_image(painted.jpeg).pixels.shape == images.read_image(painted.before).pixels.shape == (48, 64, 3)
     assert seen[-1][page.png] == gr.update(value=str(painted.png))
     assert "<polyline" in seen[-1][page.losses]
     assert "copy the command" in seen[-1][page.used]
@@ -161,7 +161,7 @@ def test_the_photos_transparency_comes_back(studio: Studio, visit: Visit, order:
     photo = upload(order.content.path, pixels(48, 64), alpha=alpha)
     *_, painted = studio.paint(visit, Order(content=photo, styles=order.styles, options=SMALL))
     assert isinstance(painted, Painted)
-    found = images.read(painted.png).alpha
+    found = images.read_image(painted.png).alpha
     assert found is not None
     assert np.abs(found - alpha).max() < 0.01
 

@@ -47,7 +47,7 @@ def photos(tmp_path: Path, pixels: Made) -> list[Upload]:
     """Two of one name, and one that is damaged."""
     found = []
     for seed, name in enumerate(("a/holiday.png", "b/holiday.png", "bad.jpg")):
-        path = images.write(tmp_path / Path(name).with_suffix(".png"), images.encode(pixels(48, 64, seed)))
+        path = images.write_file(tmp_path / Path(name).with_suffix(".png"), images.encode_image(pixels(48, 64, seed)))
         found.append(Upload(path, Path(name).name))
     found[2].path.write_bytes(b"no picture")
     return found

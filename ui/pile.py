@@ -14,12 +14,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from styler import images
 from styler.batch import index
 from styler.batch.discover import Rules, natural
 from styler.batch.folder import stylize_folder
-from styler.batch.work import Event, Tools
-from styler.errors import UsageError
+from styler.batch.tools import Tools
+from styler.batch.work import Event
+from styler.errors import UsageError, quote_name
 from styler.images import Picture
 from styler.options import Options
 from ui.studio import Studio
@@ -141,7 +141,7 @@ def _linked(uploads: Sequence[Upload], folder: Path) -> list[str]:
         taken.add(name.lower())
         names.append(name)
         if not upload.path.is_file():
-            raise UsageError(f"{images.quoted(upload.name)} is no longer on the server; choose it once more.")
+            raise UsageError(f"{quote_name(upload.name)} is no longer on the server; choose it once more.")
         try:
             os.link(upload.path, folder / name)
         except OSError:  # another disk, or one without links

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from styler import finish, images, library, metadata
-from styler.errors import StylerError
+from styler.errors import StylerError, quote_name
 from styler.images import Picture
 from styler.images.child import Decoder
 from styler.options import Options
@@ -101,7 +101,7 @@ class Studio:
         def work() -> None:
             try:
                 painter = self.painter()
-                content, style = (images.read(found()[name]) for found, name in SAMPLES)
+                content, style = (images.read_image(found()[name]) for found, name in SAMPLES)
                 for _ in painter.stream(content, style, Options().replace(steps=1, size=Options().first_size)):
                     pass
             except StylerError as problem:
@@ -129,7 +129,7 @@ class Studio:
             ImageError: nothing is stored in it.
         """
         texts = self.decoder.read_text(self._bytes(upload), name=upload.name)
-        return metadata.of(texts, images.quoted(upload.name))
+        return metadata.of(texts, quote_name(upload.name))
 
     def paint(self, visit: Visit, order: Order) -> Generator[Progress | Painted, None, None]:
         """Paint, reporting a few times a second; the last is the picture, unless it was discarded before it began.
@@ -172,15 +172,15 @@ class Studio:
         if not path.exists():
             order = painted.order
             inputs = [self.picture(upload) for upload in (order.content, *order.styles)]
-            start = images.read(order.start) if order.start else None
+            start = images.read_image(order.start) if order.start else None
             data = finish.encoded(painted.result, inputs[0], inputs[1:], start, kind=kind, bit_depth=16)
-            images.write(path, data, overwrite=True)
+            images.write_file(path, data, overwrite=True)
         return path
 
     def _bytes(self, upload: Upload) -> bytes:
         with suppress(FileNotFoundError):
             return upload.path.read_bytes()
-        raise StylerError(f"{images.quoted(upload.name)} is no longer on the server; choose it once more.")
+        raise StylerError(f"{quote_name(upload.name)} is no longer on the server; choose it once more.")
 
 
 def _kept(
@@ -193,7 +193,7 @@ def _kept(
 ) -> Painted:
     """The picture written to the visitor's folder, in the forms that the page offers."""
     height, width = result.pixels.shape[:2]
-    start = images.read(order.start) if order.start else None
+    start = images.read_image(order.start) if order.start else None
     encode = partial(finish.encoded, result, content, styles, start)
     folder = visit.next_folder()
     np.save(folder / "pixels.npy", result.pixels)
@@ -201,8 +201,8 @@ def _kept(
     painted = Painted(
         order=order,
         record=metadata.record(result, content, styles, start),
-        png=images.write(folder / f"{name}.png", encode()),
-        jpeg=images.write(folder / f"{name}.jpg", encode(kind="jpeg")),
+        png=images.write_file(folder / f"{name}.png", encode()),
+        jpeg=images.write_file(folder / f"{name}.jpg", encode(kind="jpeg")),
         before=_photo(content, folder / "photo.jpg", (width, height)),
         curve=curve,
         notes=(*result.notes, *content.warnings),

@@ -42,7 +42,7 @@ def painted(folder: Path, painter: Painter, content: str, style: str, **settings
     path = folder / (".".join([content, style, *named]) + ".png")
     if not path.exists():
         result = painter.stylize(library.contents()[content], library.styles()[style], Options.of(**settings))
-        images.write(path, images.encode(result.pixels))
+        images.write_file(path, images.encode_image(result.pixels))
     return Image.open(path).convert("RGB")
 
 

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from styler.batch import places
-from styler.errors import ImageError, NothingMatched, StylerError, UsageError
-from styler.images import quoted
+from styler.errors import ImageError, NothingMatched, StylerError, UsageError, quote_name
 
 PICTURES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif", ".avif"),
@@ -101,7 +100,7 @@ def find(given: str, rules: Rules, named: Find, what: str) -> Listing:
     listing.inputs = sorted(unique.values(), key=lambda found: natural(found.relative))
     if not listing.inputs:
         why = " ".join(listing.problems) or _advice(given, rules)
-        raise NothingMatched(f"{what} {quoted(given)} has no picture to paint: {why}")
+        raise NothingMatched(f"{what} {quote_name(given)} has no picture to paint: {why}")
     return listing
 
 
@@ -126,7 +125,7 @@ def _spread(given: str, rules: Rules, named: Find, listing: Listing) -> None:
     elif Path(given).is_dir():
         if rules.without and os.path.realpath(given) == rules.without:
             raise UsageError(
-                f"The pictures in {quoted(given)} would be painted into that very folder; give another one with -o."
+                f"The pictures in {quote_name(given)} would be painted into that very folder; give another one with -o."
             )
         root = given.rstrip("/" + os.sep) or given
         for path in _walk(root, rules, listing):
@@ -172,7 +171,7 @@ def _listed(name: str, rules: Rules, named: Find, listing: Listing) -> None:
     try:
         text = Path(name).read_bytes()
     except OSError as problem:
-        raise StylerError(f"Cannot read the list {quoted(name)}: {problem.strerror}; check the name.") from problem
+        raise StylerError(f"Cannot read the list {quote_name(name)}: {problem.strerror}; check the name.") from problem
     lines = text.split(b"\0") if b"\0" in text else [line.rstrip(b"\r") for line in text.split(b"\n")]
     whole = Listing(problems=listing.problems)
     for line in map(os.fsdecode, lines):
@@ -259,7 +258,7 @@ def _entries(folder: str, rules: Rules, listing: Listing) -> Iterator["os.DirEnt
         entries = sorted(os.scandir(folder or "."), key=lambda entry: entry.name)
     except OSError as problem:
         listing.problems.append(
-            f"Cannot list the folder {quoted(folder)}: {problem.strerror}; change its permissions or leave it out."
+            f"Cannot list the folder {quote_name(folder)}: {problem.strerror}; change its permissions or leave it out."
         )
         return
     for entry in entries:

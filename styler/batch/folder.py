@@ -9,7 +9,8 @@ from styler import library
 from styler.batch import index, ledger
 from styler.batch.discover import Rules
 from styler.batch.prepare import Request, prepare
-from styler.batch.work import Event, Tools, events
+from styler.batch.tools import Tools
+from styler.batch.work import Event, events
 from styler.options import Options
 
 

@@ -18,7 +18,7 @@ from styler import images
 from styler.batch import ledger, thumbs
 from styler.batch.ledger import Ledger
 from styler.batch.prepare import Batch
-from styler.images import quoted
+from styler.errors import quote_name
 
 PAGE, SHEET = "index.html", "contact-sheet.jpg"
 MOST_ROWS, MOST_ON_SHEET = 5000, 60
@@ -60,12 +60,12 @@ def write(batch: Batch, book: Ledger) -> list[str]:
     for name, data in made.items():
         place = batch.out / name
         if os.path.lexists(place) and not _is_ours(place, book.past.index.get(name)):
-            notes.append(f"{quoted(place)} is not of this batch, or was changed since, and stays as it is.")
+            notes.append(f"{quote_name(place)} is not of this batch, or was changed since, and stays as it is.")
             continue
         hashes[name] = hashlib.sha256(data).hexdigest()
         if hashes[name] != book.past.index.get(name) or not place.exists():
             book.add(ledger.INDEX, files={name: hashes[name]})
-            images.write(place, data, overwrite=True)
+            images.write_file(place, data, overwrite=True)
     return notes
 
 
@@ -107,7 +107,7 @@ def _link(name: str) -> str:
 
 
 def _text(name: str) -> str:
-    return html.escape(quoted(name)[1:-1])
+    return html.escape(quote_name(name)[1:-1])
 
 
 def sheet(out: Path, done: Sequence[tuple[str, dict[str, Any]]]) -> bytes:
@@ -124,7 +124,7 @@ def sheet(out: Path, done: Sequence[tuple[str, dict[str, Any]]]) -> bytes:
         inputs = [entry["content"], *entry["styles"]][: columns - 1]
         for column, sha256 in enumerate([*(it["sha256"] for it in inputs), entry["sha256"]]):
             _paste(whole, thumbs.path(out, sha256), GAP + column * (cell + GAP), top, cell)
-        draw.text((GAP, top + cell + 2), _fitted(quoted(name)[1:-1], font, width - 2 * GAP), "black", font)
+        draw.text((GAP, top + cell + 2), _fitted(quote_name(name)[1:-1], font, width - 2 * GAP), "black", font)
     stream = BytesIO()
     whole.save(stream, "JPEG", quality=88)
     return stream.getvalue()

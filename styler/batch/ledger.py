@@ -14,8 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from styler.errors import OutputError, StylerError
-from styler.images import quoted
+from styler.errors import OutputError, StylerError, quote_name
 
 SCHEMA = 1
 FOLDER, FILE = ".styler", "manifest.jsonl"
@@ -85,7 +84,7 @@ def read(out: Path) -> Past:
         return past
     except OSError as problem:
         raise StylerError(
-            f"Cannot read the manifest {quoted(file)}: {problem.strerror}; make it readable, or give another folder."
+            f"Cannot read the manifest {quote_name(file)}: {problem.strerror}; make it readable, or give another folder."
         ) from problem
     return past
 
@@ -98,9 +97,9 @@ def _parsed(line: bytes, number: int, file: Path) -> dict[str, Any]:
             return dict(found)
     except (ValueError, TypeError, KeyError, RecursionError) as problem:
         raise StylerError(
-            f"Line {number} of the manifest {quoted(file)} is damaged; restore it, or give another folder with -o."
+            f"Line {number} of the manifest {quote_name(file)} is damaged; restore it, or give another folder with -o."
         ) from problem
-    raise StylerError(f"The manifest {quoted(file)} is of a newer version of styler; update styler.")
+    raise StylerError(f"The manifest {quote_name(file)} is of a newer version of styler; update styler.")
 
 
 class Ledger:
@@ -159,6 +158,6 @@ class Ledger:
 
     def _unwritable(self, problem: OSError) -> ManifestError:
         return ManifestError(
-            f"Cannot write the manifest {quoted(self._file)} ({problem.strerror}); make room or give another folder, "
+            f"Cannot write the manifest {quote_name(self._file)} ({problem.strerror}); make room or give another folder, "
             "then give the same command again."
         )

@@ -9,11 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from styler import templates
 from styler.batch import places
 from styler.batch.discover import Input
-from styler.errors import UsageError
-from styler.images import quoted
+from styler.errors import UsageError, quote_name
+from styler.images.files import fill_template
 
 Couple = tuple[Input, tuple[Input, ...]]
 """A content and its styles, which are more than one where they are blended."""
@@ -94,9 +93,11 @@ def named(
 def _filled(couple: Couple, template: str, ending: str, seed: int) -> str:
     content, styles = couple
     values = {"content": content.stem, "style": _label([it.stem for it in styles]), "seed": str(seed), "ext": ending}
-    name = templates.fill(template, values, "--name")
+    name = fill_template(template, values, "--name")
     if not name or name.endswith("/") or any(part in ("", ".", "..") for part in name.split("/")):
-        raise UsageError(f"--name makes {quoted(name)}, which is no name in the folder; use no '..' and no empty part.")
+        raise UsageError(
+            f"--name makes {quote_name(name)}, which is no name in the folder; use no '..' and no empty part."
+        )
     return name
 
 
@@ -151,8 +152,8 @@ def _refuse_meetings(found: Sequence[Couple], names: Iterable[str]) -> None:
     for index, name in enumerate(names):
         other = first.setdefault(folded(name), index)
         if other != index:
-            one, two = (" × ".join(quoted(it.path) for it in (found[i][0], *found[i][1])) for i in (other, index))
+            one, two = (" × ".join(quote_name(it.path) for it in (found[i][0], *found[i][1])) for i in (other, index))
             raise UsageError(
-                f"--name gives {one} and {two} the same name {quoted(name)}, or one that differs by case alone; put "
+                f"--name gives {one} and {two} the same name {quote_name(name)}, or one that differs by case alone; put "
                 "{content} and {style} in it, or leave it out for names that are unique."
             )

@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from styler.errors import ImageError, StylerError
-from styler.images import quoted
+from styler.errors import ImageError, StylerError, quote_name
 
 IN_PROCESS = "memory://"
 """Files that no other process sees."""
@@ -62,13 +61,13 @@ def load(path: str) -> bytes:
     try:
         if (system.size(path) or 0) > LARGEST:
             raise ImageError(
-                f"Cannot read {quoted(path)}: it holds more than the limit of {LARGEST:,} bytes; use a smaller file."
+                f"Cannot read {quote_name(path)}: it holds more than the limit of {LARGEST:,} bytes; use a smaller file."
             )
         return bytes(system.cat_file(path))
     except FileNotFoundError as problem:
-        raise ImageError(f"Cannot read {quoted(path)}: there is no such file; check the URL.") from problem
+        raise ImageError(f"Cannot read {quote_name(path)}: there is no such file; check the URL.") from problem
     except OSError as problem:
-        raise ImageError(f"Cannot read {quoted(path)}: {problem}; check the URL and your rights.") from problem
+        raise ImageError(f"Cannot read {quote_name(path)}: {problem}; check the URL and your rights.") from problem
 
 
 def spelt(url: str) -> str:
@@ -102,7 +101,7 @@ def walked(url: str, *, deep: bool) -> Iterator[str]:
         found = system.find(top, maxdepth=None if deep else 1)
     except OSError as problem:
         raise StylerError(
-            f"Cannot list the folder {quoted(url)}: {problem}; check the URL and your rights."
+            f"Cannot list the folder {quote_name(url)}: {problem}; check the URL and your rights."
         ) from problem
     for path in found:
         below = path[len(top) :].strip("/")
@@ -120,7 +119,7 @@ def matching(pattern: str) -> list[str]:
     try:
         return [str(system.unstrip_protocol(found)) for found in system.glob(path) if not system.isdir(found)]
     except OSError as problem:
-        raise StylerError(f"Cannot list {quoted(pattern)}: {problem}; check the URL and your rights.") from problem
+        raise StylerError(f"Cannot list {quote_name(pattern)}: {problem}; check the URL and your rights.") from problem
 
 
 def _system(url: str) -> tuple[Any, str]:
@@ -131,6 +130,6 @@ def _system(url: str) -> tuple[Any, str]:
         system, path = fsspec.core.url_to_fs(url)
     except (ValueError, ImportError) as problem:
         raise StylerError(
-            f"Cannot open {quoted(url)} ({problem}); install what fsspec needs for it, or give a path."
+            f"Cannot open {quote_name(url)} ({problem}); install what fsspec needs for it, or give a path."
         ) from problem
     return system, str(path)

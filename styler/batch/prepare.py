@@ -14,8 +14,7 @@ from styler.batch.discover import Find, Rules
 from styler.batch.ledger import Past
 from styler.batch.pairs import Pair
 from styler.batch.resume import Files, Standing
-from styler.errors import OptionError, UsageError
-from styler.images import quoted
+from styler.errors import OptionError, UsageError, quote_name
 from styler.options import STARTS, Options
 from styler.plan import Repeat
 
@@ -82,7 +81,7 @@ def prepare(request: Request, past: Past, find_content: Find, find_style: Find) 
     """
     out = request.out
     if os.path.lexists(out) and not out.is_dir():
-        raise UsageError(f"The output {quoted(out)} is a file; a batch needs a folder: give another name with -o.")
+        raise UsageError(f"The output {quote_name(out)} is a file; a batch needs a folder: give another name with -o.")
     _check_depth(request)
     rules = _without(request.rules, out)
     contents = discover.find(request.contents, rules, find_content, "CONTENTS")
@@ -149,14 +148,14 @@ def _check_outputs(found: list[Pair], request: Request) -> None:
     for pair in found:
         folder, _, name = pair.output.rpartition("/")
         ending = name.rpartition(".")[2]
-        if ending not in endings and images.format_of(out / pair.output) != ENDINGS[request.format]:
+        if ending not in endings and images.find_format(out / pair.output) != ENDINGS[request.format]:
             raise UsageError(
-                f"--name makes {quoted(pair.output)}, but --format is {request.format}; end the template in {{ext}}, "
+                f"--name makes {quote_name(pair.output)}, but --format is {request.format}; end the template in {{ext}}, "
                 "or give the format it names."
             )
         if os.path.join(real, pair.output) in inputs:  # noqa: PTH118 - very many
             raise UsageError(
-                f"The output {quoted(out / pair.output)} is one of the inputs; give another folder with -o."
+                f"The output {quote_name(out / pair.output)} is one of the inputs; give another folder with -o."
             )
         endings.add(ending)
         if folder not in folders:

@@ -41,7 +41,7 @@ from styler.batch.actor import LOOK, Actor
 from styler.batch.tools import Cluster
 from styler.batch.worker import AT_ONCE, Orders, Report, Task
 from styler.errors import StylerError
-from styler.images import Picture, fetched
+from styler.images import Picture, fetch_image_bytes
 from styler.pipeline import Painter
 from styler.vgg import backbones
 
@@ -188,7 +188,7 @@ class Ray:
         """The bytes of a file, in Ray's store if others want them too."""
         if path in self._sent:
             return self._sent[path]
-        data = fetched(path)
+        data = fetch_image_bytes(path)
         if not keep:
             return data
         while len(self._sent) >= STYLES_SENT:

@@ -14,8 +14,7 @@ from typing import Any
 from styler.batch import ledger, places
 from styler.batch.ledger import Past
 from styler.batch.pairs import Key, Pair
-from styler.errors import UsageError
-from styler.images import quoted
+from styler.errors import UsageError, quote_name
 from styler.metadata import LOCAL
 
 MACHINE = (*LOCAL, "threads")
@@ -156,12 +155,12 @@ def _changed(
         told = [f"{name} was {_typed(before.get(name))} and is {_typed(settings[name])}" for name in names[:SHOWN]]
         return ", ".join(told) or "the settings"
     if not files.is_same(pair.content.path, entry["content"]):
-        return f"the content {quoted(pair.content.path)}"
+        return f"the content {quote_name(pair.content.path)}"
     if len(pair.styles) != len(entry["styles"]):
         return "the number of styles"
     for style, recorded in zip(pair.styles, entry["styles"], strict=True):
         if not files.is_same(style.path, recorded):
-            return f"the style {quoted(style.path)}"
+            return f"the style {quote_name(style.path)}"
     return ""
 
 
@@ -179,11 +178,11 @@ def _refuse(foreign: Sequence[str], changed: Sequence[tuple[str, str]]) -> None:
         name, why = changed[0]
         what = "1 picture was" if len(changed) == 1 else f"{len(changed)} pictures were"
         raise UsageError(
-            f"{what} made from other inputs or settings than these, such as {quoted(name)} (changed: {why}); "
+            f"{what} made from other inputs or settings than these, such as {quote_name(name)} (changed: {why}); "
             "have them made anew with --overwrite, or give another folder with -o."
         )
     if foreign:
-        names = ", ".join(map(quoted, foreign[:SHOWN])) + (" …" if len(foreign) > SHOWN else "")
+        names = ", ".join(map(quote_name, foreign[:SHOWN])) + (" …" if len(foreign) > SHOWN else "")
         what = "1 file that this batch did not make is" if len(foreign) == 1 else f"{len(foreign)} files are"
         raise UsageError(
             f"{what} where pictures would go ({names}); replace them with --overwrite, or give another folder with -o."

@@ -67,7 +67,7 @@ class DiskShelf:
         tensors = {f"{name}.mean": moments.mean.cpu().contiguous() for name, moments in found.items()}
         tensors |= {f"{name}.second": moments.second.cpu().contiguous() for name, moments in found.items()}
         try:
-            images.write(self._place(key, device), save(tensors), overwrite=True)
+            images.write_file(self._place(key, device), save(tensors), overwrite=True)
             self._tidy()
         except (OutputError, OSError):  # a cache that cannot be written: they are computed again next time
             return

@@ -27,7 +27,7 @@ def made(pixels: NDArray[np.floating]) -> bytes:
     image = Image.fromarray(np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8))
     image.thumbnail((SIDE, SIDE))
     small = np.asarray(image, np.float32) / 255  # (h, w, 3)
-    return images.encode(small, format="jpeg", quality=85)
+    return images.encode_image(small, format="jpeg", quality=85)
 
 
 def keep(out: Path, sha256: str, data: bytes) -> None:
@@ -43,4 +43,4 @@ def keep(out: Path, sha256: str, data: bytes) -> None:
     """
     place = path(out, sha256)
     if not place.is_file():
-        images.write(place, data, overwrite=True)
+        images.write_file(place, data, overwrite=True)

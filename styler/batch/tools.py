@@ -35,9 +35,9 @@ class Cluster:
 class Tools:
     """How the pictures are read, painted and written."""
 
-    read: Callable[[Path], Picture] = images.read
+    read: Callable[[Path], Picture] = images.read_image
     """Reads a file on this machine."""
-    decode: Callable[..., Picture] = images.read
+    decode: Callable[..., Picture] = images.read_image
     """Reads bytes, called `name`, on whatever machine; it can be sent there."""
     keep: Keep = lambda write, _name, _encode: write()
     settings: bool = True

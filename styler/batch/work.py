@@ -93,7 +93,7 @@ def events(
         todo=len(batch.standing.todo),
     )
     for folder in {(batch.out / pair.output).parent for pair in batch.standing.todo}:
-        images.sweep(folder)
+        images.remove_stale_files(folder)
     desk = _Desk(batch, book, tools, _engine(batch, tools), limit)
     told = False
     try:
@@ -272,7 +272,7 @@ class _Desk:
             for sha256, data in made.small.items():
                 thumbs.keep(out, sha256, data)
             self._book.add(ledger.WRITING, **picture.facts, sha256=made.sha256)
-            return images.write(place, made.data, overwrite=request.overwrite)
+            return images.write_file(place, made.data, overwrite=request.overwrite)
 
         self._tools.keep(write, place, partial(_encoded, made.data, ENDINGS[request.format]))
 
@@ -281,5 +281,5 @@ def _encoded(data: bytes, kind: str, wanted: str) -> bytes:
     """A picture that is made in one format, in another."""
     if wanted == kind:
         return data
-    picture = images.read(data)
-    return images.encode(picture.pixels, alpha=picture.alpha, format=wanted, text=images.read_text(data))
+    picture = images.read_image(data)
+    return images.encode_image(picture.pixels, alpha=picture.alpha, format=wanted, text=images.read_text(data))

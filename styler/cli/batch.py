@@ -25,7 +25,7 @@ from styler.options import resolve
 if TYPE_CHECKING:
     from styler.batch.ledger import Past
     from styler.batch.prepare import Batch, Request
-    from styler.batch.work import Tools
+    from styler.batch.tools import Tools
 
 Contents = Annotated[FileName | None, Parameter(help="photos: a file, a folder, 'a pattern', @list.txt, or a name")]
 Styles = Annotated[FileName | None, Parameter(help="paintings, likewise")]
@@ -204,7 +204,7 @@ def _left_out(prepared: "Batch") -> list[str]:
 
 def _tools(ends: ExitStack, reading: inputs.Reading, keeping: replay.Keeping, going: Going, where: Where) -> "Tools":
     """What the pictures are read and written with; `ends` closes what has to be."""
-    from styler.batch.work import Tools
+    from styler.batch.tools import Tools
     from styler.cli import outputs
 
     cluster, inside = where.cluster(), replay.inside(keeping)

@@ -54,7 +54,7 @@ def _forecast(batch: "Batch", read: "Callable[[str], Picture]", where: Where) ->
 
 
 def _lines(batch: "Batch", found: "Forecast | None", disk: float | None, free: int, where: Where) -> list[str]:
-    from styler.images import quoted
+    from styler.errors import quote_name
 
     now = batch.standing
     rows = [("Pictures", f"{len(now.todo)} to paint, {len(now.done)} done, {len(now.failed)} failed before")]
@@ -73,8 +73,8 @@ def _lines(batch: "Batch", found: "Forecast | None", disk: float | None, free: i
             ("Disk", f"about {disk / 1e6:.1f} MB of the {free / 1e9:.1f} GB that are free"),
         ]
     plan = [
-        " × ".join(quoted(it.path) for it in (pair.content, *pair.styles))
-        + f" → {quoted(os.fspath(batch.out / pair.output))}"
+        " × ".join(quote_name(it.path) for it in (pair.content, *pair.styles))
+        + f" → {quote_name(os.fspath(batch.out / pair.output))}"
         for pair in now.todo
     ]
     return ["A dry run: nothing is painted or written.", *answers.columns(rows), *plan]

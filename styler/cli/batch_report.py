@@ -163,9 +163,9 @@ def _lines(tally: Tally, where: Any) -> Tell:
 
 
 def _told(pair: "Pair") -> str:
-    from styler.images import quoted
+    from styler.errors import quote_name
 
-    return quoted(pair.output)
+    return quote_name(pair.output)
 
 
 def _opening(tally: Tally) -> None:
@@ -250,11 +250,11 @@ def status(out: Path, *, json: bool) -> int:
         NothingMatched: there is none.
     """
     from styler.batch import ledger
-    from styler.images import quoted
+    from styler.errors import quote_name
 
     past = ledger.read(out)
     if not past.runs:
-        raise NothingMatched(f"There is no batch in {quoted(out)}; give the folder that it was told with -o.")
+        raise NothingMatched(f"There is no batch in {quote_name(out)}; give the folder that it was told with -o.")
     states = {name: entry["state"] for name, entry in past.entries.items()}
     there = {name for name in states if (out / name).is_file()}
     done = sum(state != ledger.FAILED and name in there for name, state in states.items())
@@ -268,5 +268,5 @@ def status(out: Path, *, json: bool) -> int:
     else:
         also = f" ({gone} that were done are no longer there)" if gone else ""
         total = f"{done} done, {len(failures)} failed, {left} left{also}; the last run began {past.runs[-1]['time']}."
-        answers.lines([total, *(f"failed: {quoted(name)}: {sentence}" for name, sentence in failures.items())])
+        answers.lines([total, *(f"failed: {quote_name(name)}: {sentence}" for name, sentence in failures.items())])
     return 3 if failures else 0

@@ -135,7 +135,7 @@ def _self_test() -> Facts:
     painter = Painter.of(options)
     losses = [
         progress.result.losses["total"] if progress.result else progress.loss
-        for progress in painter.stream(images.read(photo), images.read(painting), options)
+        for progress in painter.stream(images.read_image(photo), images.read_image(painting), options)
     ]
     if not losses[-1] < losses[0]:
         raise StylerError(

@@ -120,13 +120,13 @@ def _timed(
 def lines(found: Forecast, names: Sequence[str], pictures: "Sequence[Picture]", output: str) -> list[str]:
     """A forecast for a person; `names` and `pictures` are the content and the styles, in this order."""
     from styler.cli.answers import columns
-    from styler.images import quoted
+    from styler.errors import quote_name
 
-    inputs = [f"{quoted(name)}, {it.width}×{it.height}" for name, it in zip(names, pictures, strict=True)]
+    inputs = [f"{quote_name(name)}, {it.width}×{it.height}" for name, it in zip(names, pictures, strict=True)]
     rows = [
         ("Content", inputs[0]),
         *(("Style", style) for style in inputs[1:]),
-        ("Output", f"{quoted(output)}, {found.size[0]}×{found.size[1]}"),
+        ("Output", f"{quote_name(output)}, {found.size[0]}×{found.size[1]}"),
         ("Device", f"{found.device}, precision {found.precision}"),
         ("Plan", report.plan(found.plan).removeprefix("Plan: ")),
     ]

@@ -69,12 +69,12 @@ def located(name: str, find: Callable[[str], Path], bundled: Mapping[str, Path],
         return Path(name)
     if os.path.lexists(path):
         return path
-    from styler.images import quoted
+    from styler.errors import quote_name
 
     close = difflib.get_close_matches(name, bundled, 1)
     hint = f"did you mean '{close[0]}'? The" if close else "the"
     raise ImageError(
-        f"Cannot read {quoted(name)}: there is no such file; {hint} {kind} that come with styler are "
+        f"Cannot read {quote_name(name)}: there is no such file; {hint} {kind} that come with styler are "
         f"{', '.join(bundled)}."
     )
 
@@ -92,7 +92,7 @@ def reader(reading: Reading) -> "Callable[[Path], Picture]":
 
         given, name = (path, None) if str(path) != streams.STREAM else (streams.source(), streams.INPUT)
         with _muted():
-            return images.read(given, name=name, background=background, max_pixels=limit)
+            return images.read_image(given, name=name, background=background, max_pixels=limit)
 
     return read
 
@@ -117,7 +117,7 @@ def decoder(reading: Reading) -> "Callable[..., Picture]":
     """What decodes bytes, called `name`, in whatever process it is sent to."""
     from styler import images
 
-    return partial(images.read, background=_colour(reading.background), max_pixels=_count(reading.max_pixels))
+    return partial(images.read_image, background=_colour(reading.background), max_pixels=_count(reading.max_pixels))
 
 
 def apart(reading: Reading, ends: ExitStack) -> "tuple[Callable[[Path], Picture], Callable[..., Picture]]":
@@ -139,7 +139,7 @@ def apart(reading: Reading, ends: ExitStack) -> "tuple[Callable[[Path], Picture]
         return child.read(data, name=name, background=background, max_pixels=limit)
 
     def read(path: Path) -> "Picture":
-        return decode(images.fetched(path), name=str(path))
+        return decode(images.fetch_image_bytes(path), name=str(path))
 
     return read, decode
 

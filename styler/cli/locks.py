@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from styler.errors import OutputError
+from styler.errors import OutputError, quote_name
 
 
 @contextmanager
@@ -37,14 +37,12 @@ def held(path: Path | None) -> Iterator[None]:
 def _locked(file: Path, path: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
-    from styler import images
-
     lock, note = FileLock(file, blocking=False), file.with_suffix(".txt")
     try:
         lock.acquire()
     except Timeout as problem:  # before OSError, which it is too
         raise OutputError(
-            f"Another run of styler{_who(note)} is writing {images.quoted(path)}; wait for it, or give another name "
+            f"Another run of styler{_who(note)} is writing {quote_name(path)}; wait for it, or give another name "
             "with -o."
         ) from problem
     except (OSError, NotImplementedError):  # another user's file, perhaps, or a file system without locks

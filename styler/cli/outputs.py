@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from styler import images, templates
+from styler import images
 from styler.cli import streams
 from styler.cli.writing import Writing
-from styler.errors import OptionError, OutputError, UsageError
+from styler.errors import OptionError, OutputError, UsageError, quote_name
+from styler.images.files import fill_template
 
 Encode = Callable[[str], bytes]
 """From the name of a format to the picture's bytes in it."""
@@ -55,7 +56,7 @@ def filled(asked: str, content: Path, styles: Iterable[Path], seed: int, extensi
     """
     values = {"content": _stem(content), "style": "+".join(map(_stem, styles)), "seed": str(seed), "ext": extension}
 
-    return templates.fill(asked, values, "-o")
+    return fill_template(asked, values, "-o")
 
 
 def target(
@@ -79,19 +80,19 @@ def target(
     extension = asked.extension or "png"
     default = default_name(content, styles, extension, bundled=bundled)
     if asked.output == streams.STREAM:
-        path, made_up, kind = None, None, images.format_of(default)
+        path, made_up, kind = None, None, images.find_format(default)
     else:
         name = None if asked.output is None else filled(asked.output, content, styles, seed, extension)
         made_up = default if name is None else Path(name) / default.name if _is_folder(name) else None
-        path = Path(name) if name is not None and made_up is None else images.free_name(made_up or default)
+        path = Path(name) if name is not None and made_up is None else images.find_free_name(made_up or default)
         kind = check(path, [content, *styles, *others], default, overwrite=asked.overwrite)
-        if asked.extension and kind != images.format_of(default):
+        if asked.extension and kind != images.find_format(default):
             raise UsageError(
-                f"The name {images.quoted(path)} and --format {extension} contradict each other; leave one of them out."
+                f"The name {quote_name(path)} and --format {extension} contradict each other; leave one of them out."
             )
     if int(asked.bit_depth) not in images.FORMATS[kind].depths:
         raise OptionError(
-            f"The output {images.quoted(path or streams.OUTPUT)} is {images.FORMATS[kind].shown}, which has no "
+            f"The output {quote_name(path or streams.OUTPUT)} is {images.FORMATS[kind].shown}, which has no "
             f"{asked.bit_depth} bit; choose PNG or TIFF, by a name that ends in .png or .tif or by --format."
         )
     beside = default if path is None or images.is_special(path) else path
@@ -110,14 +111,14 @@ def check(path: Path, inputs: Iterable[Path], default: Path, *, overwrite: bool)
     if not path.name:
         raise UsageError("The name of the output is empty; give one with -o.")
     if any(_same(path, given) for given in inputs):
-        raise UsageError(f"The output {images.quoted(path)} is one of the inputs; give it another name with -o.")
+        raise UsageError(f"The output {quote_name(path)} is one of the inputs; give it another name with -o.")
     if _holds(path.is_file) and not overwrite:
-        raise UsageError(f"{images.quoted(path)} exists already; give another name with -o, or --overwrite.")
+        raise UsageError(f"{quote_name(path)} exists already; give another name with -o, or --overwrite.")
     images.check_output(path, overwrite=overwrite)
     try:
-        return images.format_of(path)
+        return images.find_format(path)
     except OutputError:  # a device or a pipe: nothing else passes the check without a known extension
-        return images.format_of(default)
+        return images.find_format(default)
 
 
 def save(place: Target, encode: Encode) -> Path | None:
@@ -132,7 +133,7 @@ def save(place: Target, encode: Encode) -> Path | None:
         if place.made_up:
             return write_free(place.made_up, data)
         if place.path:
-            return images.write(place.path, data, overwrite=place.overwrite)
+            return images.write_file(place.path, data, overwrite=place.overwrite)
         streams.put(data, needed=True)
         return None
 
@@ -154,9 +155,9 @@ def save_partial(place: Target, encode: Encode) -> Path:
 def write_free(path: Path, data: bytes) -> Path:
     """Write under the first free name of `path`, `path-2` …, even if other runs take names meanwhile."""
     while True:
-        free = images.free_name(path)
+        free = images.find_free_name(path)
         try:
-            return images.write(free, data)
+            return images.write_file(free, data)
         except OutputError:
             if not os.path.lexists(free):
                 raise
@@ -164,7 +165,7 @@ def write_free(path: Path, data: bytes) -> Path:
 
 def announce(path: Path) -> None:
     """Put the path on stdout, byte for byte, whatever the encoding of the terminal."""
-    streams.put(os.fsencode(path) + b"\n", f"The picture is saved as {images.quoted(path)}, but standard output")
+    streams.put(os.fsencode(path) + b"\n", f"The picture is saved as {quote_name(path)}, but standard output")
 
 
 def kept_anyway(write: Callable[[], Path | None], name: Path, encode: Encode) -> Path | None:
@@ -177,7 +178,7 @@ def kept_anyway(write: Callable[[], Path | None], name: Path, encode: Encode) ->
             kept = write_free(Path(tempfile.gettempdir()) / f"{name.stem}.png", encode("png"))
         except (OutputError, OSError) as second:
             raise OutputError(f"{said}; nor could it be kept in the temporary folder ({second}).") from problem
-        raise OutputError(f"{said}; the picture is kept as {images.quoted(kept)}.") from problem
+        raise OutputError(f"{said}; the picture is kept as {quote_name(kept)}.") from problem
 
 
 def _stem(path: Path) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from styler.cli.flags import OUTPUT
-from styler.errors import UsageError
+from styler.errors import UsageError, quote_name
 
 if TYPE_CHECKING:
     from styler.images import Picture
@@ -77,12 +77,12 @@ def before(keeping: Keeping, asked: Mapping[str, Any]) -> Before:
     """
     if keeping.source is None:
         return Before()
-    from styler import images, metadata, records
+    from styler import metadata, records
 
     record = metadata.read(keeping.source)
     if record["options"]["init"] == records.FILE and "init" not in asked:
         raise UsageError(
-            f"What made {images.quoted(keeping.source)} began with a picture file; give that file with --init FILE."
+            f"What made {quote_name(keeping.source)} began with a picture file; give that file with --init FILE."
         )
     anew = any(name in asked for name in metadata.PLANNING)
     return Before(record, None if anew else metadata.repeat(record))

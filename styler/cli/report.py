@@ -175,13 +175,13 @@ def clock(seconds: float) -> str:
 
 def decisions(resolved: Resolved, content: "Picture", styles: "Iterable[Picture]", output: str | Path) -> list[str]:
     """What is known before the network is loaded, in lines."""
-    from styler.images import quoted
+    from styler.errors import quote_name
 
     values = resolved.options.to_dict()
     chosen = [f"{name} {values[name]} ({origin})" for name, origin in resolved.origins.items() if origin != "default"]
     sizes = ", ".join(f"{style.width}×{style.height}" for style in styles)
     return [
-        f"Content {content.width}×{content.height}, style {sizes}; the picture goes to {quoted(output)}.",
+        f"Content {content.width}×{content.height}, style {sizes}; the picture goes to {quote_name(output)}.",
         "Settings: " + (", ".join(chosen) or "the defaults") + ".",
     ]
 

@@ -17,7 +17,7 @@ from styler.cli import answers, dry_run, inputs, interrupts, locks, replay, repo
 from styler.cli.answers import Json
 from styler.cli.dry_run import DryRun
 from styler.cli.flags import NOT_GIVEN, OUTPUT, FileName, Settings, given
-from styler.errors import UsageError
+from styler.errors import UsageError, quote_name
 from styler.options import STARTS, Options, resolve
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def _painted(job: _Job, watch: interrupts.Watch, show: report.Show, log: report.
     """Load the network and paint; the last report, which carries the result."""
     from styler import images
 
-    images.sweep(job.target.beside.parent)
+    images.remove_stale_files(job.target.beside.parent)
     with report.timed(timing, "Loaded PyTorch"):
         from styler import devices
         from styler.pipeline import Painter
@@ -185,7 +185,6 @@ def _painted(job: _Job, watch: interrupts.Watch, show: report.Show, log: report.
 
 def _finished(job: _Job, last: "Progress", tell: report.Say, log: report.Say, timing: report.Say) -> Path | None:
     """Write the picture, or what there is of an interrupted one; where it is, or None if there is nothing to keep."""
-    from styler import images
     from styler.cli import outputs
 
     result = last.result
@@ -205,7 +204,7 @@ def _finished(job: _Job, last: "Progress", tell: report.Say, log: report.Say, ti
         kept = outputs.save_partial(job.target, partial(_encoded, job, result))
         width, height = last.size
         step = f"step {last.step} of {last.steps}"
-        report.complain(f"Stopped at {width}×{height}, {step}; kept as {images.quoted(kept)}.")
+        report.complain(f"Stopped at {width}×{height}, {step}; kept as {quote_name(kept)}.")
         return kept
     with report.timed(timing, "Wrote the picture"):
         return outputs.save(job.target, partial(_encoded, job, result))

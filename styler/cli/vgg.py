@@ -157,7 +157,7 @@ def quantize(
         data = _quantized(Path(network), crops.pictures(Path(images) if images else None))
     else:
         data = forms.quantize(backbones.load(network), to)
-    path = pictures.write(target, data, overwrite=overwrite)
+    path = pictures.write_file(target, data, overwrite=overwrite)
     _written(path, {"form": to, "bytes": len(data)}, json=json)
     return 0
 

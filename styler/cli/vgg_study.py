@@ -89,7 +89,7 @@ def slim(
         state = target.with_name(target.name + ".state")
         found = _distilled(found, teacher, pictures, settings, devices.choose(device), state)
     data = slimming.dumped(found)
-    path = files.write(target, data, overwrite=overwrite)
+    path = files.write_file(target, data, overwrite=overwrite)
     target.with_name(target.name + ".state").unlink(missing_ok=True)
     kept = {conv.name: conv.outputs for conv in found.convs}
     if json:

@@ -1,29 +1,27 @@
 """Pictures: bytes ⇄ float arrays. One way in, one way out, for every front end.
 
-    read    ─► sources (bytes, safely) ─► kinds (what is it?) ─► decode · deep · extras ─► colour ─► Picture
-    encode  ─► bytes, sRGB-tagged      ─► write (all or nothing)
+    read   ─► detect (which format?) ─► decode (samples as stored) ─► color (sRGB) ─► Picture
+    encode ─► bytes, tagged as sRGB  ─► files (written whole or not at all)
 
 Works with numpy and Pillow and never imports torch, so that a process which only decodes starts in a quarter of a
 second. Knows nothing about options, networks or the meaning of the texts it stores in a picture.
 """
 
-from styler.images.encode import FORMATS, encode
-from styler.images.files import check_output, format_of, free_name, is_special, sweep, write
-from styler.images.picture import Picture, fetched, read, read_text
-from styler.images.sources import quoted
+from styler.images.encode import FORMATS, encode_image
+from styler.images.files import check_output, find_format, find_free_name, is_special, remove_stale_files, write_file
+from styler.images.read import Picture, fetch_image_bytes, read_image, read_text
 
 __all__ = [
     "FORMATS",
     "Picture",
     "check_output",
-    "encode",
-    "fetched",
-    "format_of",
-    "free_name",
+    "encode_image",
+    "fetch_image_bytes",
+    "find_format",
+    "find_free_name",
     "is_special",
-    "quoted",
-    "read",
+    "read_image",
     "read_text",
-    "sweep",
-    "write",
+    "remove_stale_files",
+    "write_file",
 ]

@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from styler.errors import ImageError
-from styler.images.picture import Picture, read, read_text
-from styler.images.sources import shown
+from styler.images.read import Picture, describe_source, read_image, read_text
 
 _LENGTH = struct.Struct("<Q")
 _READY = b"+"
@@ -99,7 +98,7 @@ class Decoder:
                 late = f"decoding it takes longer than {self.seconds:g} seconds; make it smaller or save it again"
                 crash = "its data are so damaged that the decoder crashed; download or export it again"
                 why = late if isinstance(problem, _TooLong) else crash
-                raise ImageError(f"Cannot read {shown(data, name)}: {why}.") from problem
+                raise ImageError(f"Cannot read {describe_source(data, name)}: {why}.") from problem
             except BaseException:  # an interruption: whatever is under way must not be taken for the next answer
                 self._replace()
                 raise
@@ -172,11 +171,11 @@ def _send(stream: IO[bytes], data: bytes) -> None:
 
 
 def _receive(stream: IO[bytes]) -> bytes:
-    size = _LENGTH.unpack(_exactly(stream, _LENGTH.size))[0]
-    return _exactly(stream, size)
+    size = _LENGTH.unpack(_read_exactly(stream, _LENGTH.size))[0]
+    return _read_exactly(stream, size)
 
 
-def _exactly(stream: IO[bytes], size: int) -> bytes:
+def _read_exactly(stream: IO[bytes], size: int) -> bytes:
     data = stream.read(size)
     if len(data) < size:
         raise EOFError
@@ -194,7 +193,7 @@ def _receive_array(stream: IO[bytes], shape: list[int]) -> NDArray[np.float32]:
     return array
 
 
-def _limit(memory: int) -> None:
+def _limit_memory(memory: int) -> None:
     """Allow so many bytes more than the program itself takes, where the system has such limits."""
     if sys.platform == "win32":
         return
@@ -207,11 +206,11 @@ def _limit(memory: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
-def serve(memory: int) -> None:
+def serve_decoder(memory: int) -> None:
     """Decode what comes on standard input, one picture after another, until it is closed."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # libraries that print shall not do so between the answers
-    _limit(memory)
+    _limit_memory(memory)
     while True:
         answers.write(_READY)
         answers.flush()
@@ -221,7 +220,7 @@ def serve(memory: int) -> None:
             if asked.pop("text", False):
                 _send(answers, json.dumps({"text": read_text(data, **asked)}).encode())
                 continue
-            picture = read(data, **asked)
+            picture = read_image(data, **asked)
         except EOFError:
             return
         except ImageError as refusal:
@@ -244,4 +243,4 @@ def serve(memory: int) -> None:
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]))
+    serve_decoder(int(sys.argv[1]))

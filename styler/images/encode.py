@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from styler.errors import OptionError, OutputError
 from styler.images import exif
-from styler.images.decode import hush
-from styler.images.raw import Array
+from styler.images.decode import Array, silence_decoders
 
 Floats = NDArray[np.floating[Any]]
 
@@ -43,7 +42,7 @@ class Format:
     max_side: int = 2**31 - 1
 
 
-def encode(
+def encode_image(
     pixels: Floats,
     *,
     alpha: Floats | None = None,
@@ -74,7 +73,7 @@ def encode(
     _check(chosen, pixels, bit_depth, quality)
     if not chosen.has_alpha:
         alpha = None
-    hush()
+    silence_decoders()
     try:
         stored = _integers(pixels, alpha, bit_depth)  # (H, W, 3 or 4)
         return chosen.write(stored, _Extras(quality, text or {}, metadata or {}))
@@ -118,7 +117,7 @@ def _png(stored: Array, extras: _Extras) -> bytes:
 
     plain = bytes(imagecodecs.png_encode(stored, level=6))
     chunks = [_chunk(b"sRGB", b"\0")]  # perceptual intent
-    if block := exif.build({}, extras.metadata):
+    if block := exif.build_exif({}, extras.metadata):
         chunks.append(_chunk(b"eXIf", block.removeprefix(b"Exif\0\0")))
     for key, value in extras.text.items():
         if not (1 <= len(key) <= 79 and key.isascii() and key.isprintable()):
@@ -136,7 +135,7 @@ def _chunk(name: bytes, content: bytes) -> bytes:
 def _tiff(stored: Array, extras: _Extras) -> bytes:
     import tifffile
 
-    from styler.images.colour import srgb_profile
+    from styler.images.color import make_srgb_profile
 
     kept = [
         (exif.KEPT[k], _ASCII, None, str(v).encode("utf-8") + b"\0", True)
@@ -151,7 +150,7 @@ def _tiff(stored: Array, extras: _Extras) -> bytes:
         extrasamples=["unassalpha"] if stored.shape[-1] == 4 else None,
         compression="zlib",
         predictor=True,
-        iccprofile=srgb_profile(),
+        iccprofile=make_srgb_profile(),
         description=json.dumps(dict(extras.text)) if extras.text else None,
         software=False,
         metadata=None,
@@ -166,13 +165,13 @@ def _with_pillow(name: str, **settings: Any) -> Callable[[Array, _Extras], bytes
     def write(stored: Array, extras: _Extras) -> bytes:
         from PIL import Image
 
-        from styler.images.colour import srgb_profile
+        from styler.images.color import make_srgb_profile
 
-        block = exif.build(extras.text, extras.metadata)
+        block = exif.build_exif(extras.text, extras.metadata)
         if name == "JPEG" and len(block) > 65533:
             raise ValueError("its settings and metadata are longer than a JPEG can hold")
         stream = BytesIO()
-        options = {"quality": extras.quality, "icc_profile": srgb_profile(), **settings}
+        options = {"quality": extras.quality, "icc_profile": make_srgb_profile(), **settings}
         if name == "AVIF" and stored.shape[-1] == 4:
             options |= {"codec": "aom", "advanced": {"a:lossless": "1"}}  # alpha exactly, as every other format has it
         Image.fromarray(stored).save(stream, name, exif=block, **options)

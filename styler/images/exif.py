@@ -24,16 +24,16 @@ _LONGEST = 1000  # characters of one kept field
 BROKEN = (OSError, ValueError, SyntaxError, RuntimeError, LookupError, TypeError, ArithmeticError, struct.error)
 
 
-def read(image: Image.Image) -> tuple[Any, dict[str, str], list[str]]:
+def read_exif(image: Image.Image) -> tuple[Any, dict[str, str], list[str]]:
     """Return the orientation as stored, the kept fields, and what was wrong, if anything."""
     try:
         exif = image.getexif()
-        return exif.get(ORIENTATION, 1), whitelisted(exif, exif.get_ifd(EXIF_IFD)), []
+        return exif.get(ORIENTATION, 1), select_tags(exif, exif.get_ifd(EXIF_IFD)), []
     except BROKEN:
         return 1, {}, ["its EXIF data are broken and were ignored"]
 
 
-def whitelisted(tags: Mapping[int, Any], exif_tags: Mapping[int, Any]) -> dict[str, str]:
+def select_tags(tags: Mapping[int, Any], exif_tags: Mapping[int, Any]) -> dict[str, str]:
     """Pick the kept fields as printable text."""
     found = {name: tags.get(code) for name, code in KEPT.items()}
     found |= {name: exif_tags.get(code) for name, code in KEPT_IN_EXIF_IFD.items()}
@@ -47,7 +47,7 @@ def _clean(value: str) -> str:
     return "".join(c for c in value if c.isprintable())[:_LONGEST].strip()
 
 
-def build(text: Mapping[str, str], metadata: Mapping[str, Any]) -> bytes:
+def build_exif(text: Mapping[str, str], metadata: Mapping[str, Any]) -> bytes:
     """Make an EXIF block of the kept fields of `metadata`, with `text` as JSON in its UserComment."""
     exif = Image.Exif()
     details = exif.get_ifd(EXIF_IFD)
@@ -61,18 +61,18 @@ def build(text: Mapping[str, str], metadata: Mapping[str, Any]) -> bytes:
     return exif.tobytes() if text or metadata else b""
 
 
-def read_text(image: Image.Image) -> dict[str, str]:
+def read_exif_text(image: Image.Image) -> dict[str, str]:
     """Find what `build` was given as `text`: in the UserComment, or in a TIFF's ImageDescription."""
     try:
         exif = image.getexif()
         comment = exif.get_ifd(EXIF_IFD).get(USER_COMMENT)
         stored = comment.removeprefix(_ASCII) if isinstance(comment, bytes) else exif.get(IMAGE_DESCRIPTION, "")
-        return parsed(stored)
+        return parse_text(stored)
     except BROKEN:
         return {}
 
 
-def parsed(stored: str | bytes) -> dict[str, str]:
+def parse_text(stored: str | bytes) -> dict[str, str]:
     """Undo `json.dumps`; anyone else's comment, which is no such JSON, holds no text of ours."""
     try:
         found = json.loads(stored)

@@ -5,19 +5,19 @@ Does not know what is in the bytes.
 
 import errno
 import os
+import re
 import secrets
 import stat
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
-from styler.errors import OutputError
+from styler.errors import OutputError, UsageError, quote_name
 from styler.images.encode import FORMATS
-from styler.images.sources import quoted
 
 if sys.platform != "win32":
     import fcntl
@@ -29,7 +29,7 @@ _SURELY_OLD = 86400.0  # seconds after which a temporary file is stale where loc
 StrPath = str | os.PathLike[str]
 
 
-def format_of(path: StrPath) -> str:
+def find_format(path: StrPath) -> str:
     """Return the format that the extension of `path` stands for, a key of `FORMATS`.
 
     Raises:
@@ -40,11 +40,13 @@ def format_of(path: StrPath) -> str:
         if extension in known.extensions:
             return name
     choices = ", ".join(known.extensions[0] for known in FORMATS.values())
-    problem = f"pictures of kind {quoted(extension)} are not written here" if extension else "its name has no extension"
-    raise OutputError(f"Cannot write {quoted(path)}: {problem}; end the name in one of {choices}.")
+    problem = (
+        f"pictures of kind {quote_name(extension)} are not written here" if extension else "its name has no extension"
+    )
+    raise OutputError(f"Cannot write {quote_name(path)}: {problem}; end the name in one of {choices}.")
 
 
-def free_name(path: StrPath) -> Path:
+def find_free_name(path: StrPath) -> Path:
     """Return `path` if nothing is there, else the first free one of `path-2`, `path-3`, … (before the extension).
 
     Free at this moment only: `write` still refuses if another program takes the name meanwhile.
@@ -74,8 +76,8 @@ def check_output(path: StrPath, *, overwrite: bool = False) -> None:
     with _as_output_error(path):
         if is_special(path):
             return
-        target = _target(path, overwrite=overwrite)
-        format_of(path)
+        target = _resolve_target(path, overwrite=overwrite)
+        find_format(path)
         folder = next(parent for parent in target.absolute().parents if os.path.lexists(parent))
         if not folder.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "", str(folder))
@@ -84,7 +86,7 @@ def check_output(path: StrPath, *, overwrite: bool = False) -> None:
             pass
 
 
-def write(path: StrPath, data: bytes, *, overwrite: bool = False) -> Path:
+def write_file(path: StrPath, data: bytes, *, overwrite: bool = False) -> Path:
     """Write `data` to `path` whole or not at all, and return the path. Missing folders are made.
 
     A new file appears under its name complete and flushed to the disk; one that is replaced is there, old or new, at
@@ -98,22 +100,22 @@ def write(path: StrPath, data: bytes, *, overwrite: bool = False) -> Path:
             with Path(path).open("wb", buffering=0) as stream:
                 _write_all(stream.fileno(), data)
             return Path(path)
-        target = _target(path, overwrite=overwrite)
+        target = _resolve_target(path, overwrite=overwrite)
         target.parent.mkdir(parents=True, exist_ok=True)
         _write_beside(target, data, overwrite=overwrite)
     return Path(path)
 
 
-def sweep(folder: StrPath) -> None:
+def remove_stale_files(folder: StrPath) -> None:
     """Remove the temporary files that killed runs left in `folder`; those of runs still alive are locked, and stay."""
     with suppress(OSError):  # a folder that cannot be listed has nothing that can be swept
         for entry in list(os.scandir(folder)):
             if entry.name.startswith(_PREFIX) and entry.name.endswith(_SUFFIX):
                 with suppress(OSError):  # another run was faster, or it is not ours to remove
-                    _sweep_one(Path(entry.path))
+                    _remove_if_stale(Path(entry.path))
 
 
-def _sweep_one(path: Path) -> None:
+def _remove_if_stale(path: Path) -> None:
     file = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0))
     try:
         status = os.fstat(file)
@@ -137,7 +139,7 @@ def _lock(file: int) -> bool:
     return True
 
 
-def _target(path: StrPath, *, overwrite: bool) -> Path:
+def _resolve_target(path: StrPath, *, overwrite: bool) -> Path:
     """Return the file to make or replace: where `path` is a link, what it points to, so that the link stays.
 
     Raises:
@@ -215,10 +217,10 @@ def _as_output_error(path: StrPath) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as problem:
-        raise OutputError(f"Cannot write {quoted(path)}: {_why(problem)}.") from problem
+        raise OutputError(f"Cannot write {quote_name(path)}: {_explain_os_error(problem)}.") from problem
 
 
-def _why(problem: OSError | ValueError) -> str:
+def _explain_os_error(problem: OSError | ValueError) -> str:
     if not isinstance(problem, OSError):
         return "no file can have this name; choose another"  # a null byte in it
     reasons = {
@@ -235,3 +237,29 @@ def _why(problem: OSError | ValueError) -> str:
     }
     said = problem.strerror or str(problem)
     return reasons.get(problem.errno or 0, f"the system says “{said}”; choose another folder")
+
+
+def fill_template(template: str, values: Mapping[str, str], flag: str) -> str:
+    """A template with its fields filled in; `{{` and `}}` are braces.
+
+    Args:
+        template: such as `{content}-{seed}.{ext}`.
+        values: of every field there is.
+        flag: what the template was given by, for the sentence.
+
+    Raises:
+        UsageError: there is no such field.
+    """
+
+    def value(found: "re.Match[str]") -> str:
+        if found[0] in ("{{", "}}"):
+            return found[0][0]
+        if found[1] not in values:
+            known = ", ".join(f"{{{name}}}" for name in values)
+            raise UsageError(f"{flag} has no field {found[0]}; it can have {known}, and {{{{ for a brace.")
+        return values[found[1]]
+
+    return _FIELD.sub(value, template)
+
+
+_FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")

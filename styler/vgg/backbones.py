@@ -235,7 +235,7 @@ def _bundled_pictures() -> list[Tensor]:
     """The photos and the one real painting, as for the embedded weights; made pictures are no natural ones."""
     found = []
     for path in (*library.contents().values(), library.styles()["starry-night"]):
-        pixels = images.read(path).pixels
+        pixels = images.read_image(path).pixels
         image = torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous()
         found.append(resized(image, *fitted(pixels.shape[1], pixels.shape[0], 256)))
     return found

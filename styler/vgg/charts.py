@@ -44,4 +44,4 @@ def write(image: Image.Image, path: Path, *, overwrite: bool) -> Path:
         raise OptionError(f"'{path}' is to be a drawing, which is written as PNG; let its name end in .png.")
     stream = io.BytesIO()
     image.save(stream, "PNG")
-    return images.write(path, stream.getvalue(), overwrite=overwrite)
+    return images.write_file(path, stream.getvalue(), overwrite=overwrite)

@@ -97,7 +97,7 @@ def compare(
                 judge.score(row, pair, picture)
                 theirs = picture if theirs is None else theirs
                 if keep is not None:
-                    images.write(keep / f"{pair[0]}.{Path(one.name).name}.png", _png(picture), overwrite=True)
+                    images.write_file(keep / f"{pair[0]}.{Path(one.name).name}.png", _png(picture), overwrite=True)
             assert theirs is not None
             _look(one, row, found[0], theirs, options, len(pairs))
             if one.weights is not None:

@@ -49,7 +49,7 @@ def tensor(path: Path, long_side: int) -> Tensor:
     Raises:
         ImageError: it cannot be read.
     """
-    image = torch.from_numpy(images.read(path).pixels).permute(2, 0, 1)[None].contiguous()
+    image = torch.from_numpy(images.read_image(path).pixels).permute(2, 0, 1)[None].contiguous()
     height, width = image.shape[-2:]
     ratio = min(1.0, long_side / max(height, width))
     return resized(image, max(1, round(width * ratio)), max(1, round(height * ratio)))

@@ -199,7 +199,7 @@ def distil(
         with torch.enable_grad():
             step = _learn(student, optimizer, scaler, _batch(lessons, number, settings.seed), number + 1)
         if state is not None and ((number + 1) % SAVE_EVERY == 0 or number + 1 == settings.steps):
-            images.write(state, state_file.saved(key, number + 1, student, optimizer), overwrite=True)
+            images.write_file(state, state_file.saved(key, number + 1, student, optimizer), overwrite=True)
         yield step, lambda: student.weights(beginning)
 
 

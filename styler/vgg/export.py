@@ -138,7 +138,7 @@ def export(
             f"The ONNX model gives another {worst} than torch (relative error {errors[worst]:.1e}, at most {limit:g} "
             "is let pass), so it was not written; try another form."
         )
-    return Exported(images.write(output, data, overwrite=overwrite), len(data), errors)
+    return Exported(images.write_file(output, data, overwrite=overwrite), len(data), errors)
 
 
 def _exported(features: Features) -> bytes:

@@ -52,6 +52,6 @@ def import_(path: Path, name: str, *, convention: str = "auto", overwrite: bool 
     except OSError as error:
         raise OutputError(f"'{kept.parent}' cannot be made ({error.strerror}); make it, or free the place.") from error
     with FileLock(kept.with_suffix(".lock")):
-        images.write(kept, data, overwrite=True)
-        images.write(record, (hashlib.sha256(data).hexdigest() + "\n").encode(), overwrite=True)
+        images.write_file(kept, data, overwrite=True)
+        images.write_file(record, (hashlib.sha256(data).hexdigest() + "\n").encode(), overwrite=True)
     return found

@@ -98,7 +98,7 @@ def rows(out: Path, dial: str, values: Sequence[Any], pairs: Sequence[tuple[str,
             kept = out / f"{content}.{style}.{dial}.{value}.{preset}.{wanted.size}.png"
             if not kept.exists():
                 painted = painter.stylize(library.contents()[content], [*paths], wanted).pixels
-                images.write(kept, images.encode(painted))
+                images.write_file(kept, images.encode_image(painted))
             picture = quality.to_tensor(Image.open(kept))
             side = max(picture.shape)
             small = reference.fitted(picture, 256)

@@ -68,12 +68,12 @@ def main() -> None:
     pictures = int(sys.argv[1]) if len(sys.argv) > 1 else 500
     pixels = np.random.default_rng(0).random((96, 128, 3), np.float32).repeat(8, 0).repeat(8, 1)  # (768, 1024, 3)
     pixels += np.random.default_rng(1).normal(0, 0.02, pixels.shape).astype(np.float32)
-    data, small = images.encode(pixels.clip(0, 1)), thumbs.made(pixels)
+    data, small = images.encode_image(pixels.clip(0, 1)), thumbs.made(pixels)
     with tempfile.TemporaryDirectory(dir=sys.argv[2] if len(sys.argv) > 2 else None) as name:
         folder = Path(name)
         for number in range(pictures):
-            images.write(folder / "photos" / str(number // 1000) / f"{number}.jpg", b"")
-        images.write(folder / "x.jpg", b"")
+            images.write_file(folder / "photos" / str(number // 1000) / f"{number}.jpg", b"")
+        images.write_file(folder / "x.jpg", b"")
         with (
             mock.patch.object(work, "_engine", return_value=Instant(data, small)),
             mock.patch("styler.batch.index.write", return_value=[]),

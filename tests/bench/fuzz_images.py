@@ -31,7 +31,7 @@ from PIL import Image
 
 from styler import images
 from styler.errors import ImageError
-from styler.images.kinds import Refusal, kind_of
+from styler.images.detect import Refusal, detect_kind
 
 MAX_PIXELS = 50_000_000
 CPU_SECONDS, WALL_SECONDS = 5.0, 30.0
@@ -126,8 +126,8 @@ def made() -> dict[str, bytes]:
                 continue
             found[f"made-{mode}.{form.lower()}"] = stream.getvalue()
     for form in ("png", "tiff"):
-        deep = images.encode(noise[..., :3], alpha=noise[..., 3], format=form, bit_depth=16)
-        large = images.encode(
+        deep = images.encode_image(noise[..., :3], alpha=noise[..., 3], format=form, bit_depth=16)
+        large = images.encode_image(
             np.zeros((7070, 7070, 3), np.float32), alpha=np.zeros((7070, 7070)), format=form, bit_depth=16
         )
         found |= {f"made-deep.{form}": deep, f"made-large.{form}": large}
@@ -182,7 +182,7 @@ def mended(data: bytes) -> bytes:
 def decode(data: bytes) -> str:
     """`picture`, `refused` or the fault."""
     try:
-        picture = images.read(data, max_pixels=MAX_PIXELS, min_side=1)
+        picture = images.read_image(data, max_pixels=MAX_PIXELS, min_side=1)
     except ImageError as refusal:
         sentence = str(refusal)
         return "refused" if sentence.isprintable() and sentence.endswith(".") else f"sentence {sentence!r}"
@@ -208,7 +208,7 @@ def child(pipe: Connection) -> None:
 def named(data: bytes) -> str:
     """The kind of a picture, or that it is none."""
     try:
-        return kind_of(data[:4096])
+        return detect_kind(data[:4096])
     except Refusal:
         return "no picture"
 

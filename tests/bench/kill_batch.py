@@ -107,7 +107,7 @@ def main() -> int:
         areas = np.random.default_rng(0).random((pictures, 12, 16, 3), np.float32)
         for number, area in enumerate(areas):
             pixels = np.repeat(np.repeat(area, 8, 0), 8, 1)  # (96, 128, 3)
-            images.write(folder / "photos" / f"{number}.png", images.encode(pixels))
+            images.write_file(folder / "photos" / f"{number}.png", images.encode_image(pixels))
         assert started(folder, "whole").poll(wait=True) == 0
         done, batch, redone, torn, missing, most = 0, 0, 0, 0, 0, 0
         while done < kills:
@@ -122,7 +122,7 @@ def main() -> int:
                 if not path.exists():
                     missing += 1
                     continue
-                same = images.read(path).pixels == images.read(folder / "whole" / path.name).pixels
+                same = images.read_image(path).pixels == images.read_image(folder / "whole" / path.name).pixels
                 torn += not same.all()
             left = [path for path in (folder / out).rglob("*") if path.name.endswith(".tmp")]
             missing += len(left)

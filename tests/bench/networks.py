@@ -55,7 +55,7 @@ def made(path: Path, make: Callable[[], bytes]) -> Path:
     """The file, made if it is not there."""
     if not path.exists():
         print(f"making {path.name}", flush=True)
-        images.write(path, make())
+        images.write_file(path, make())
     return path
 
 

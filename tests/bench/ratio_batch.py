@@ -55,10 +55,10 @@ def main() -> None:
         (folder / "runs").mkdir()
         known = [*library.contents().values()]
         for number in range(pictures):
-            picture = images.read(known[number % len(known)])
+            picture = images.read_image(known[number % len(known)])
             shift = number // len(known) * 16
-            images.write(
-                folder / "photos" / f"{number}.jpg", images.encode(picture.pixels[shift:, shift:], format="jpeg")
+            images.write_file(
+                folder / "photos" / f"{number}.jpg", images.encode_image(picture.pixels[shift:, shift:], format="jpeg")
             )
 
         def run(number: int) -> tuple[float, float]:

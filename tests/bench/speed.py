@@ -52,7 +52,7 @@ def reference_options(size: int) -> Options:
 
 def tensor(path: Path) -> Tensor:
     """A picture as (1, 3, H, W)."""
-    return torch.from_numpy(images.read(path).pixels).permute(2, 0, 1)[None].contiguous()
+    return torch.from_numpy(images.read_image(path).pixels).permute(2, 0, 1)[None].contiguous()
 
 
 def reference_file(features: Features, content: Path, style: Path, size: int) -> Path:
@@ -99,7 +99,7 @@ def ours(painter: Painter, content: Path, style: Path, size: int, goal: float) -
     """Our schedule on the same objective: when it reaches the goal, what it ends with, when the first preview came."""
     found: dict[str, Any] = {"units_to_goal": None, "seconds_to_goal": None}
     result: Result | None = None
-    photo, painting = images.read(content), images.read(style)  # decoding is not painting
+    photo, painting = images.read_image(content), images.read_image(style)  # decoding is not painting
     began = time.perf_counter()
     for progress in _plainly(painter.stream(photo, painting, reference_options(size))):
         if "first_preview" not in found:

@@ -39,7 +39,7 @@ def client(site: Site, tmp_path: Path) -> Iterator[Client]:
 
 @pytest.fixture
 def photo(tmp_path: Path, pixels: Pixels) -> Path:
-    return images.write(tmp_path / "holiday.png", images.encode(pixels(90, 120)))
+    return images.write_file(tmp_path / "holiday.png", images.encode_image(pixels(90, 120)))
 
 
 def wait_for(job: Any, code: Status) -> None:

@@ -19,7 +19,7 @@ GRADIOS_OWN = {
 
 @pytest.fixture
 def photo(tmp_path: Path, pixels: Pixels) -> Path:
-    return images.write(tmp_path / "holiday.png", images.encode(pixels(90, 120)))
+    return images.write_file(tmp_path / "holiday.png", images.encode_image(pixels(90, 120)))
 
 
 def states(page: Page, photo: Path) -> Any:

@@ -21,7 +21,7 @@ LONG: dict[str, Any] = {"steps": 20_000}
 
 @pytest.fixture
 def photo(tmp_path: Path, pixels: Pixels) -> Path:
-    return images.write(tmp_path / "holiday.png", images.encode(pixels(90, 120)))
+    return images.write_file(tmp_path / "holiday.png", images.encode_image(pixels(90, 120)))
 
 
 def downloaded(page: Any, button: str, folder: Path) -> Path:
@@ -53,12 +53,12 @@ def test_a_picture_is_watched_stopped_compared_and_taken_home(
     assert main(["inspect", str(png), "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert (record["width"], record["height"], record["stopped"]) == (128, 96, True)
-    assert images.read(downloaded(page, "#jpeg", tmp_path)).width == 128
+    assert images.read_image(downloaded(page, "#jpeg", tmp_path)).width == 128
     page.click("#deeper")
     for kind in ("png", "tiff"):
-        deep = images.read(downloaded(page, f"#deep-{kind}", tmp_path))
+        deep = images.read_image(downloaded(page, f"#deep-{kind}", tmp_path))
         assert len(np.unique(deep.pixels)) > 256  # more tones than 8 bit has
-        assert np.abs(deep.pixels - images.read(png).pixels).max() < 0.6 / 255
+        assert np.abs(deep.pixels - images.read_image(png).pixels).max() < 0.6 / 255
 
 
 def test_losses_history_continue_and_another_seed(visitor: Visitor, photo: Path) -> None:
@@ -174,7 +174,7 @@ def test_keys_paint_and_stop_and_a_late_setting_says_so(visitor: Visitor, photo:
 
 
 def test_two_paintings_are_mixed_by_weight(visitor: Visitor, photo: Path, tmp_path: Path, pixels: Pixels) -> None:
-    own = images.write(tmp_path / "mine.png", images.encode(pixels(80, 80, 5)))
+    own = images.write_file(tmp_path / "mine.png", images.encode_image(pixels(80, 80, 5)))
     page = visitor()
     choose(page, photo)
     page.set_input_files("#own input[type=file]", own)
@@ -189,7 +189,7 @@ def test_two_paintings_are_mixed_by_weight(visitor: Visitor, photo: Path, tmp_pa
 def test_many_pictures_fill_the_gallery_and_a_bad_one_fails_alone(
     visitor: Visitor, photo: Path, tmp_path: Path, pixels: Pixels
 ) -> None:
-    other = images.write(tmp_path / "other.png", images.encode(pixels(70, 80, 3)))
+    other = images.write_file(tmp_path / "other.png", images.encode_image(pixels(70, 80, 3)))
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"\x89PNG\r\n\x1a\n and then nothing")
     page = visitor()
@@ -210,7 +210,7 @@ def test_many_pictures_fill_the_gallery_and_a_bad_one_fails_alone(
             "holiday.starry-night.png",
             "other.starry-night.png",
         ]
-        assert images.read(pack.read("other.starry-night.png")).width == 64
+        assert images.read_image(pack.read("other.starry-night.png")).width == 64
 
 
 def test_a_batch_stops_and_keeps_what_is_done(visitor: Visitor, photo: Path, site: Site) -> None:

@@ -12,7 +12,7 @@ from ui.server import Serving
 
 
 def test_the_real_network_paints_what_is_taken_home(browser: Browser, tmp_path: Path, pixels: Pixels) -> None:
-    photo = images.write(tmp_path / "holiday.png", images.encode(pixels(96, 128)))
+    photo = images.write_file(tmp_path / "holiday.png", images.encode_image(pixels(96, 128)))
     with served(Serving()) as site:
         context = browser.new_context()
         context.set_default_timeout(PATIENCE)
@@ -29,5 +29,5 @@ def test_the_real_network_paints_what_is_taken_home(browser: Browser, tmp_path: 
     record = metadata.read(tmp_path / "painted.png")
     assert record["evaluations"] == 4
     assert record["weights_sha256"] != "0" * 64  # the tiny network's
-    painted = images.read(tmp_path / "painted.png").pixels
-    assert np.abs(painted - images.read(photo).pixels).mean() > 0.02
+    painted = images.read_image(tmp_path / "painted.png").pixels
+    assert np.abs(painted - images.read_image(photo).pixels).mean() > 0.02

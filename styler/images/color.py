@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from styler.images.raw import Array, Raw, strips
+from styler.images.decode import Array, Raw, iter_strips
 
 Floats = NDArray[np.float32]
 
@@ -21,37 +21,37 @@ _SIGNATURES = {b"GRAY": "gray", b"RGB ": "rgb", b"CMYK": "cmyk"}  # bytes 16 to 
 _SAME = 128
 
 
-def to_srgb(raw: Raw) -> Floats:
+def convert_to_srgb(raw: Raw) -> Floats:
     """Return (H, W, 3) sRGB in [0, 1], upright, and take the samples from `raw`, so that their memory comes free.
 
     A profile that cannot be used is ignored, and `raw.warnings` says so.
     """
-    convert = _by_profile(raw.samples, raw.icc) if raw.icc else _plain
+    convert = _make_converter(raw.samples, raw.icc) if raw.icc else _convert_plain
     if convert is None:
         raw.warnings.append("its colour profile is broken or does not fit, and was ignored")
-        convert = _plain
-    samples, raw.samples = upright(raw.samples, raw.orientation), raw.samples[:0].copy()
+        convert = _convert_plain
+    samples, raw.samples = rotate_upright(raw.samples, raw.orientation), raw.samples[:0].copy()
     height, width = samples.shape[:2]
     pixels = np.empty((height, width, 3), np.float32)
-    for rows in strips(height, width):
+    for rows in iter_strips(height, width):
         pixels[rows] = convert(samples[rows])
     return pixels
 
 
-def _plain(samples: Array) -> Floats:
+def _convert_plain(samples: Array) -> Floats:
     """Convert (H, W, C) without a profile to (H, W, 3), or to (H, W, 1) where that is all there is."""
-    pixels = normalised(samples)
+    pixels = normalize(samples)
     return (1 - pixels[..., :3]) * (1 - pixels[..., 3:]) if pixels.shape[-1] == 4 else pixels
 
 
-def normalised(samples: Array) -> Floats:
+def normalize(samples: Array) -> Floats:
     """Divide integers by their full scale; float32 is in [0, 1] already. In rows one after another, whatever was."""
     if samples.dtype.kind == "f":
         return np.ascontiguousarray(samples, dtype=np.float32)
     return np.divide(samples, np.iinfo(samples.dtype).max, dtype=np.float32, order="C")
 
 
-def _by_profile(samples: Array, icc: bytes) -> Callable[[Array], Floats] | None:
+def _make_converter(samples: Array, icc: bytes) -> Callable[[Array], Floats] | None:
     """Make what converts (H, W, C) with the profile `icc`; None if that cannot be done."""
     import imagecodecs
 
@@ -65,11 +65,11 @@ def _by_profile(samples: Array, icc: bytes) -> Callable[[Array], Floats] | None:
             samples = np.rint(samples * np.float32(65535)).astype(np.uint16)
         if space != described:
             samples = np.repeat(samples, 3, axis=-1)
-        return normalised(_transform(samples, icc, described))
+        return normalize(_transform(samples, icc, described))
 
     try:
         if described == "rgb" and _is_srgb(icc):
-            return _plain
+            return _convert_plain
         convert(samples[:1, :1])
     except imagecodecs.CmsError:
         return None
@@ -87,7 +87,7 @@ def _transform(samples: Array, icc: bytes, space: str) -> Array:
     converted: Array = imagecodecs.cms_transform(
         np.ascontiguousarray(samples),
         icc,
-        srgb_profile(),
+        make_srgb_profile(),
         colorspace=space,
         outcolorspace="rgb",
         outdtype="uint16",
@@ -103,7 +103,7 @@ def _is_srgb(icc: bytes) -> bool:
     return bool(np.abs(_transform(grid, icc, "rgb").astype(int) - grid).max() <= _SAME)
 
 
-def srgb_profile() -> bytes:
+def make_srgb_profile() -> bytes:
     """Return an sRGB profile, the same bytes at any time of day."""
     from PIL import ImageCms
 
@@ -112,7 +112,7 @@ def srgb_profile() -> bytes:
     return profile[:24] + made + profile[36:]
 
 
-def upright(array: Array, orientation: Any) -> Array:
+def rotate_upright(array: Array, orientation: Any) -> Array:
     """Turn (H, W, …) as EXIF's orientation 1 to 8 asks, so that row 0 is the top, as a view; others are ignored."""
     if orientation in (5, 6, 7, 8):
         array = array.swapaxes(0, 1)
@@ -125,7 +125,7 @@ def upright(array: Array, orientation: Any) -> Array:
 
 def composite(pixels: Floats, alpha: Floats, background: tuple[float, float, float]) -> None:
     """Lay `pixels` (H, W, 3), in place, over `background` by `alpha` (H, W); where that is 1 they stay, exactly."""
-    for rows in strips(*alpha.shape):
+    for rows in iter_strips(*alpha.shape):
         share = alpha[rows][..., None]  # (h, W, 1)
         pixels[rows] *= share
         pixels[rows] += (1 - share) * np.asarray(background, np.float32)

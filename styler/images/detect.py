@@ -61,7 +61,7 @@ _ADVICE = {
 }
 
 
-def kind_of(head: bytes) -> str:
+def detect_kind(head: bytes) -> str:
     """Name the kind of picture that begins with `head` (4096 bytes are enough): "jpeg", "png", … "jxl".
 
     Raises:
