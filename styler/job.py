@@ -22,7 +22,7 @@ from styler.plan import Plan, Scale
 from styler.progress import Clock, Pixels, Progress, Result
 from styler.resize import resized
 from styler.targets import Source
-from styler.vgg.features import Features
+from styler.vgg.model import Features
 
 Input = str | os.PathLike[str] | Picture | Pixels
 """A file, a decoded picture, or (H, W, 3) sRGB: floats in [0, 1] or bytes."""

@@ -9,8 +9,8 @@ import torch
 
 from styler import devices
 from styler.errors import OutOfMemory
-from styler.vgg import family
-from styler.vgg.features import Features
+from styler.vgg import arch
+from styler.vgg.model import Features
 
 OVERHEAD = 1.15
 """Measured peak over the estimate of the activations: convolutions have workspaces, allocators round up."""
@@ -26,7 +26,7 @@ PLENTY = 2.0
 def estimate(features: Features, size: tuple[int, int], *, checkpoint: bool) -> float:
     """Peak memory in bytes of one evaluation at `size` (width, height)."""
     pixels = size[0] * size[1]
-    activations = family.activation_bytes(
+    activations = arch.estimate_activation_bytes(
         features.network, features.layers, pixels, checkpoint=checkpoint, widths=features.widths
     )
     half = 1.0 if features.precision is torch.float32 else 0.75  # statistics and losses stay in float32

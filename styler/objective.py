@@ -13,8 +13,7 @@ from styler import losses
 from styler.color import chroma, coarse_chroma
 from styler.losses import Moments, WassersteinTarget
 from styler.resize import Reduction
-from styler.vgg.block import Check
-from styler.vgg.features import Features
+from styler.vgg.model import Check, Features
 
 StyleTarget = Moments | WassersteinTarget
 """Moments are compared by the Gram distance, Wasserstein targets by theirs."""

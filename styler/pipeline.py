@@ -20,8 +20,8 @@ from styler.plan import Repeat, Scale
 from styler.progress import Clock, Progress, Result
 from styler.resize import Reduction
 from styler.targets import Source
-from styler.vgg import backbones
-from styler.vgg.features import Features
+from styler.vgg import registry
+from styler.vgg.model import Features
 from styler.vgg.weights import SLIM, Weights
 
 GENTLE = 0.5
@@ -55,7 +55,7 @@ class Painter:
     ) -> None:
         self.device = devices.choose(device)
         self.precision = devices.precision(self.device, precision)
-        self._networks = {backbone: backbones.load(backbone) if weights is None else weights}
+        self._networks = {backbone: registry.load_backbone(backbone) if weights is None else weights}
         self._features: dict[tuple[str, tuple[str, ...], str], Features] = {}
         self._styles = targets.StyleCache()
         devices.prepare(self.device)
@@ -91,7 +91,7 @@ class Painter:
         """
         backbone = SLIM if sketch else options.backbone
         if backbone not in self._networks:
-            self._networks[backbone] = backbones.load(backbone)
+            self._networks[backbone] = registry.load_backbone(backbone)
         weights = self._networks[backbone]
         layers = (*targets.content_layers(options, weights.network), *targets.style_layers(options, weights.network))
         key = (backbone, layers, options.pooling)

@@ -19,9 +19,8 @@ from styler.losses import Moments
 from styler.objective import Targets, Weighting
 from styler.options import Options
 from styler.resize import resized
-from styler.vgg import family
-from styler.vgg.block import Check
-from styler.vgg.features import Features
+from styler.vgg import arch
+from styler.vgg.model import Check, Features
 
 COLOR_WEIGHT = 100.0
 """Weight of that term at `keep_color` 1."""
@@ -67,7 +66,7 @@ def style_layers(options: Options, network: str) -> dict[str, float]:
     total = math.fsum(weights) or 1.0
     shares: dict[str, float] = {}
     for layer, weight in zip(options.style_layers, weights, strict=True):
-        name = family.nearest(layer, network) if default else family.canonical(layer, network)
+        name = arch.nearest_layer(layer, network) if default else arch.canonical_layer(layer, network)
         shares[name] = shares.get(name, 0.0) + weight / total
     return shares
 
@@ -78,7 +77,7 @@ def content_layers(options: Options, network: str) -> tuple[str, ...]:
     Raises:
         OptionError: the network has no such layer.
     """
-    return tuple(dict.fromkeys(family.canonical(layer, network) for layer in options.content_layers))
+    return tuple(dict.fromkeys(arch.canonical_layer(layer, network) for layer in options.content_layers))
 
 
 def pull(strength: float) -> float:

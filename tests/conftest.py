@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from styler.pipeline import Painter
-from styler.vgg import backbones, family, rescale
+from styler.vgg import arch, model, registry
 from styler.vgg import weights as weights_module
-from styler.vgg.pooling import KINDS
+from styler.vgg.arch import POOLINGS
 from styler.vgg.weights import Weights
 
 TINY = ((4, 1), (6, 2), (6, 2), (8, 3), (8, 1))
@@ -69,29 +69,29 @@ def pixels() -> Pixels:
 def tiny() -> Iterator[Weights]:
     """Seeded weights of a network named `tiny`, for RGB in [0, 1], rescaled over made pictures."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(family.NETWORKS, "tiny", TINY)
+        patch.setitem(arch.NETWORKS, "tiny", TINY)
         generator = torch.Generator().manual_seed(7)
         kernels: dict[str, Tensor] = {}
-        for conv in family.convolutions("tiny"):
+        for conv in arch.list_convolutions("tiny"):
             spread = math.sqrt(2 / (9 * conv.inputs))
             shape = (conv.outputs, conv.inputs, 3, 3)
             kernels[f"{conv.name}.weight"] = spread * torch.randn(shape, generator=generator)
             kernels[f"{conv.name}.bias"] = 0.1 * torch.rand(conv.outputs, generator=generator)
         over = [_picture(64, 80, seed) for seed in range(3)]
-        means = {way: rescale.mean_activations(kernels, "tiny", way, over) for way in KINDS}
+        means = {way: model.compute_mean_activations(kernels, "tiny", way, over) for way in POOLINGS}
         yield Weights("tiny", "0" * 64, kernels, means, {"network": "tiny", "convention": "rgb"})
 
 
 @pytest.fixture(scope="session")
 def vgg16() -> Weights:
     """The embedded weights."""
-    return backbones.load(weights_module.EMBEDDED)
+    return registry.load_backbone(weights_module.EMBEDDED)
 
 
 @pytest.fixture
 def use_tiny(monkeypatch: pytest.MonkeyPatch, tiny: Weights) -> None:
     """Every painter made from here on looks through the tiny network."""
-    monkeypatch.setattr(backbones, "load", lambda _name: tiny)
+    monkeypatch.setattr(registry, "load_backbone", lambda _name: tiny)
 
 
 @pytest.fixture

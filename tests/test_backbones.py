@@ -20,8 +20,8 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from styler import library
 from styler.errors import OptionError, WeightsError
-from styler.vgg import backbones, checkpoints, family, weights
-from styler.vgg.features import Features
+from styler.vgg import arch, importers, registry, weights
+from styler.vgg.model import Features
 from styler.vgg.weights import Weights
 
 State = dict[str, Tensor]
@@ -65,13 +65,13 @@ def states(models: dict[bool, nn.Sequential]) -> dict[bool, State]:
 @pytest.fixture(autouse=True)
 def few_pictures(monkeypatch: pytest.MonkeyPatch, picture: Callable[..., Tensor]) -> None:
     """Rescaling constants over two small pictures; the bundled ones would take seconds."""
-    monkeypatch.setattr(backbones, "_bundled_pictures", lambda: [picture(48, 32, 1), picture(32, 48, 2)])
+    monkeypatch.setattr(registry, "_load_bundled_pictures", lambda: [picture(48, 32, 1), picture(32, 48, 2)])
 
 
 @pytest.fixture
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """An empty folder for fetched weights."""
-    monkeypatch.setattr(backbones, "cache_folder", lambda: tmp_path / "cache" / "weights")
+    monkeypatch.setattr(registry, "weights_cache", lambda: tmp_path / "cache" / "weights")
     return tmp_path / "cache" / "weights"
 
 
@@ -102,7 +102,7 @@ def one_sentence(caught: pytest.ExceptionInfo[Exception]) -> str:
 def read(data: bytes, folder: Path) -> Weights:
     path = folder / "converted.safetensors"
     path.write_bytes(data)
-    return weights.read(path)
+    return weights.read_weights(path)
 
 
 @pytest.mark.parametrize("normalised", [False, True])
@@ -115,7 +115,7 @@ def test_a_converted_network_computes_what_torchvision_s_does(
 ) -> None:
     """Away from the border, where this project repeats the picture and torchvision pads with zeros."""
     layer, position = LAYER[normalised]
-    converted = backbones.converted(states[normalised], "vgg11", source="made", sha256="0")
+    converted = registry.convert_state_dict(states[normalised], "vgg11", source="made", sha256="0")
     found = read(converted, tmp_path)
     image = picture(128, 128, 3)
     mean, spread = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -130,7 +130,7 @@ def test_a_converted_network_computes_what_torchvision_s_does(
 def test_the_comparison_sees_a_swapped_channel_order(
     models: dict[bool, nn.Sequential], states: dict[bool, State], picture: Callable[..., Tensor], tmp_path: Path
 ) -> None:
-    found = read(backbones.converted(states[False], "vgg11", source="made", sha256="0"), tmp_path)
+    found = read(registry.convert_state_dict(states[False], "vgg11", source="made", sha256="0"), tmp_path)
     image = picture(64, 64, 3)
     right, wrong = (Features(found, ["relu4_2"])(x)["relu4_2"] for x in (image, image.flip(1)))
     assert (right - wrong).norm() > 0.1 * right.norm()
@@ -152,30 +152,32 @@ def test_folding_batch_norm_is_exact() -> None:
     norm = nn.BatchNorm2d(6).eval()
     norm.load_state_dict({name.removeprefix("bn."): value for name, value in state.items()}, strict=False)
     expected = norm(nn.functional.conv2d(image, kernel, bias, padding=1))
-    folded = nn.functional.conv2d(image, *checkpoints.fold_batch_norm(kernel, bias, state, "bn"), padding=1)
+    folded = nn.functional.conv2d(image, *importers.fold_batch_norm(kernel, bias, state, "bn"), padding=1)
     torch.testing.assert_close(folded, expected, rtol=1e-5, atol=1e-5)
-    assert norm.eps == checkpoints.BATCH_NORM_EPSILON
+    assert norm.eps == importers.BATCH_NORM_EPSILON
 
 
 def test_a_converted_file_says_where_it_comes_from_and_is_rescaled(states: dict[bool, State], tmp_path: Path) -> None:
-    found = read(backbones.converted(states[True], "vgg11", source="vgg11_bn-made.pth", sha256="ab" * 32), tmp_path)
+    found = read(
+        registry.convert_state_dict(states[True], "vgg11", source="vgg11_bn-made.pth", sha256="ab" * 32), tmp_path
+    )
     assert found.info["source"] == {"file": "vgg11_bn-made.pth", "sha256": "ab" * 32}
     assert found.network == "vgg11"
     assert set(found.mean_activation) == {"max", "average", "mixed"}
-    assert set(found.kernels) == {f"{c.name}.{p}" for c in family.convolutions("vgg11") for p in ("weight", "bias")}
+    assert set(found.kernels) == {f"{c.name}.{p}" for c in arch.list_convolutions("vgg11") for p in ("weight", "bias")}
 
 
 @pytest.mark.parametrize("network", ["vgg13", "vgg16", "vgg19"])
 def test_the_state_of_another_network_is_refused(states: dict[bool, State], network: str) -> None:
     with pytest.raises(WeightsError, match=f"is no {network}") as caught:
-        backbones.converted(states[False], network, source="vgg11-made.pth", sha256="0")
+        registry.convert_state_dict(states[False], network, source="vgg11-made.pth", sha256="0")
     assert "vgg11-made.pth" in one_sentence(caught)
 
 
 def test_a_state_without_its_running_statistics_is_refused(states: dict[bool, State]) -> None:
     state = {name: value for name, value in states[True].items() if name != "features.1.running_mean"}
     with pytest.raises(WeightsError, match="running_mean") as caught:
-        backbones.converted(state, "vgg11", source="made.pth", sha256="0")
+        registry.convert_state_dict(state, "vgg11", source="made.pth", sha256="0")
     one_sentence(caught)
 
 
@@ -183,15 +185,15 @@ def test_a_backbone_is_fetched_once_and_kept(
     monkeypatch: pytest.MonkeyPatch, cache: Path, offered: str, checkpoint: Path
 ) -> None:
     fetched: list[str] = []
-    download = backbones.download
+    download = registry.download_checkpoint
 
     def counted(url: str, path: Path) -> None:
         fetched.append(url)
         download(url, path)
 
-    monkeypatch.setattr(backbones, "download", counted)
-    first = backbones.load("vgg11")
-    second = backbones.load("vgg11")
+    monkeypatch.setattr(registry, "download_checkpoint", counted)
+    first = registry.load_backbone("vgg11")
+    second = registry.load_backbone("vgg11")
     assert fetched == [offered]
     assert first.sha256 == second.sha256
     assert first.info["source"] == {
@@ -204,27 +206,27 @@ def test_a_backbone_is_fetched_once_and_kept(
 
 
 def test_a_kept_file_that_was_altered_is_refused(cache: Path, offered: str) -> None:
-    backbones.load("vgg11")
+    registry.load_backbone("vgg11")
     path = cache / "vgg11.safetensors"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(WeightsError, match="altered") as caught:
-        backbones.load("vgg11")
+        registry.load_backbone("vgg11")
     assert str(path) in one_sentence(caught)
 
 
 def test_many_who_need_it_at_once_fetch_it_once(monkeypatch: pytest.MonkeyPatch, cache: Path, offered: str) -> None:
     fetched: list[str] = []
-    download = backbones.download
+    download = registry.download_checkpoint
 
     def counted(url: str, path: Path) -> None:
         fetched.append(url)
         download(url, path)
 
-    monkeypatch.setattr(backbones, "download", counted)
+    monkeypatch.setattr(registry, "download_checkpoint", counted)
     found: list[Weights] = []
-    threads = [threading.Thread(target=lambda: found.append(backbones.load("vgg11"))) for _ in range(3)]
+    threads = [threading.Thread(target=lambda: found.append(registry.load_backbone("vgg11"))) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -239,13 +241,13 @@ def test_other_bytes_than_the_name_promises_are_refused(checkpoint: Path, tmp_pa
     wrong.write_bytes(checkpoint.read_bytes()[:5000])
     target = tmp_path / "got.pth"
     with pytest.raises(WeightsError, match="vgg16") as caught:
-        backbones.download(wrong.as_uri(), target)
+        registry.download_checkpoint(wrong.as_uri(), target)
     one_sentence(caught)
     assert not target.exists()
 
 
 def test_the_right_bytes_are_taken(checkpoint: Path, tmp_path: Path) -> None:
-    backbones.download(checkpoint.as_uri(), tmp_path / "got.pth")
+    registry.download_checkpoint(checkpoint.as_uri(), tmp_path / "got.pth")
     assert (tmp_path / "got.pth").read_bytes() == checkpoint.read_bytes()
 
 
@@ -275,7 +277,7 @@ def test_without_network_one_sentence_names_the_embedded_default(
 ) -> None:
     monkeypatch.setattr("torch.hub.urlopen", failure)
     with pytest.raises(WeightsError, match=r"vgg16 that comes with styler") as caught:
-        backbones.load("vgg19")
+        registry.load_backbone("vgg19")
     one_sentence(caught)
     assert not (cache / "vgg19.safetensors").exists()
 
@@ -312,7 +314,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.mark.parametrize("name", ["absent-00000000.pth", "cut-00000000.pth"])
 def test_a_dead_link_and_a_cut_transfer_are_refused(server: str, tmp_path: Path, name: str) -> None:
     with pytest.raises(WeightsError, match=name) as caught:
-        backbones.download(f"{server}/{name}", tmp_path / "got.pth")
+        registry.download_checkpoint(f"{server}/{name}", tmp_path / "got.pth")
     one_sentence(caught)
     if isinstance(cause := caught.value.__cause__, urllib.error.HTTPError):
         cause.close()  # it holds the connection
@@ -322,19 +324,19 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch, offered: str, tmp_path: Path
 ) -> None:
     (tmp_path / "a file").write_text("in the way")
-    monkeypatch.setattr(backbones, "cache_folder", lambda: tmp_path / "a file" / "weights")
+    monkeypatch.setattr(registry, "weights_cache", lambda: tmp_path / "a file" / "weights")
     with pytest.raises(WeightsError, match="a file") as caught:
-        backbones.load("vgg11")
+        registry.load_backbone("vgg11")
     one_sentence(caught)
 
 
 def test_an_unknown_backbone_is_refused_with_the_names_there_are() -> None:
     with pytest.raises(OptionError, match="vgg17") as caught:
-        backbones.load("vgg17")
-    assert all(name in str(caught.value) for name in backbones.NAMES)
+        registry.load_backbone("vgg17")
+    assert all(name in str(caught.value) for name in registry.BACKBONES)
 
 
-@pytest.mark.parametrize(("name", "found"), list(backbones.FROM_TORCHVISION.items()))
+@pytest.mark.parametrize(("name", "found"), list(registry.FROM_TORCHVISION.items()))
 def test_torchvision_has_every_backbone_and_names_it_with_its_hash(name: str, found: tuple[str, str]) -> None:
     network, enum = found
     url = torchvision.models.get_weight(f"{enum}.IMAGENET1K_V1").url
@@ -360,7 +362,7 @@ def test_a_malicious_checkpoint_is_refused_and_not_run(tmp_path: Path) -> None:
     for save in (lambda thing: torch.save(thing, path), lambda thing: path.write_bytes(pickle.dumps(thing, 2))):
         save({"features.0.weight": Malicious(mark)})
         with pytest.raises(WeightsError, match=r"vgg11\.pth") as caught:
-            backbones.read_checkpoint(path)
+            registry.read_checkpoint(path)
         one_sentence(caught)
     assert not mark.exists()
 
@@ -370,7 +372,7 @@ def test_a_checkpoint_of_more_than_tensors_is_refused(tmp_path: Path, thing: Any
     path = tmp_path / "vgg11.pth"
     torch.save(thing, path)
     with pytest.raises(WeightsError, match="more than tensors") as caught:
-        backbones.read_checkpoint(path)
+        registry.read_checkpoint(path)
     one_sentence(caught)
 
 
@@ -387,9 +389,9 @@ def test_a_cache_that_may_not_be_looked_into_is_one_sentence(monkeypatch: pytest
 
     monkeypatch.setattr(os, "stat", deny(real_stat))
     monkeypatch.setattr(Path, "mkdir", deny(real_mkdir))
-    assert not backbones.is_kept("vgg11")
+    assert not registry.is_cached("vgg11")
     with pytest.raises(WeightsError, match="cannot be fetched or kept") as caught:
-        backbones.load("vgg11")
+        registry.load_backbone("vgg11")
     one_sentence(caught)
 
 
@@ -399,18 +401,18 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, checkpoint: Path, cut:
     for data in (checkpoint.read_bytes()[:cut], b"<html>not found</html>"[:cut], b"\x80\x02" + b"." * cut):
         path.write_bytes(data)
         with pytest.raises(WeightsError, match=r"vgg11\.pth") as caught:
-            backbones.read_checkpoint(path)
+            registry.read_checkpoint(path)
         one_sentence(caught)
 
 
 def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     torch.save({"a": torch.arange(3.0)}, tmp_path / "a.pth")
-    torch.testing.assert_close(backbones.read_checkpoint(tmp_path / "a.pth"), {"a": torch.arange(3.0)})
+    torch.testing.assert_close(registry.read_checkpoint(tmp_path / "a.pth"), {"a": torch.arange(3.0)})
 
 
 def test_rescaling_is_over_the_photos_and_the_real_painting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    found = backbones._bundled_pictures()
+    found = registry._load_bundled_pictures()
     assert len(found) == len(library.contents()) + 1
     for image in found:
         assert image.shape[:2] == (1, 3)

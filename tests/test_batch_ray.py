@@ -28,7 +28,7 @@ from styler.batch.work import Event
 from styler.cli import main
 from styler.errors import ImageError, StylerError, UsageError
 from styler.options import Options
-from styler.vgg import backbones, family
+from styler.vgg import arch, registry
 from styler.vgg.weights import Weights
 
 ray = pytest.importorskip("ray", reason="the ray extra is not installed")
@@ -44,7 +44,7 @@ def slim() -> Weights:
     generator = torch.Generator().manual_seed(7)
     kernels: dict[str, Tensor] = {}
     inputs = 3
-    for conv in family.convolutions("vgg16"):
+    for conv in arch.list_convolutions("vgg16"):
         outputs = 4 + 2 * conv.block
         kernels[f"{conv.name}.weight"] = (2 / (9 * inputs)) ** 0.5 * torch.randn(
             (outputs, inputs, 3, 3), generator=generator
@@ -59,7 +59,7 @@ def folder(
     tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch, slim: Weights
 ) -> Path:
     """The working folder, with five photos and a painting."""
-    monkeypatch.setattr(backbones, "load", lambda _name: slim)
+    monkeypatch.setattr(registry, "load_backbone", lambda _name: slim)
     for seed, name in enumerate(("a", "b", "c", "d", "e")):
         images.write_file(tmp_path / "photos" / f"{name}.png", images.encode_image(pixels(48, 64, seed)))
     images.write_file(tmp_path / "x.png", images.encode_image(pixels(48, 64, 9)))

@@ -22,7 +22,7 @@ from styler.batch.work import Event
 from styler.errors import DeviceError, NothingMatched, StylerError
 from styler.images import Picture
 from styler.options import Options
-from styler.vgg.features import Features
+from styler.vgg.model import Features
 
 OPTIONS = Options(size=64, first_size=64, steps=3, device="cpu", threads=1)
 PATIENCE = 120.0

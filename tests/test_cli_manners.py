@@ -488,7 +488,7 @@ def test_the_doctor_tells_what_is_broken_and_fails(
         def altered(_name: str) -> None:
             raise StylerError("The weights file is altered.")
 
-        monkeypatch.setattr("styler.vgg.backbones.load", altered)
+        monkeypatch.setattr("styler.vgg.registry.load_backbone", altered)
     elif broken == "loss":
         monkeypatch.setattr("styler.optimise.adam", no_progress)
     elif broken == "settings":

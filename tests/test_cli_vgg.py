@@ -12,8 +12,9 @@ from PIL import Image
 
 from styler import images
 from styler.cli import main
-from styler.vgg import backbones, crops, lessons, peak, quantize, slim
+from styler.vgg import registry
 from styler.vgg.weights import Weights
+from styler.workshop import crops, distill, memory, quantize, slim
 
 Capture = pytest.CaptureFixture[str]
 VERBS = ("info", "import", "quantize", "export", "slim", "compare", "diagnose")
@@ -31,11 +32,11 @@ def folder(
     for kind in ("contents", "styles"):
         for seed in range(2):
             images.write_file(tmp_path / "pictures" / kind / f"{seed}.png", images.encode_image(pixels(64, 72, seed)))
-    (tmp_path / "own.safetensors").write_bytes(quantize.quantize(tiny, "float32"))
-    monkeypatch.setattr(backbones, "cache_folder", lambda: tmp_path / "cache")
+    (tmp_path / "own.safetensors").write_bytes(quantize.quantize_network(tiny, "float32"))
+    monkeypatch.setattr(registry, "weights_cache", lambda: tmp_path / "cache")
     monkeypatch.setattr(slim, "MULTIPLE", 1)
-    monkeypatch.setattr(lessons, "SIDE", 32)
-    monkeypatch.setattr(peak, "measured", lambda *_given: 1e6)
+    monkeypatch.setattr(distill, "LESSON_SIDE", 32)
+    monkeypatch.setattr(memory, "measure_peak_memory", lambda *_given: 1e6)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -111,7 +112,7 @@ def test_export_writes_a_model_and_says_how_near_it_is(
     said = capsys.readouterr().err
     assert "--onnx=b.onnx" in said
     assert "TensorRT 10" in said
-    monkeypatch.setattr("styler.vgg.export.CALIBRATION_SIDE", 48)
+    monkeypatch.setattr("styler.workshop.export.CALIBRATION_SIDE", 48)
     assert run("quantize", "a.onnx", "-o", "a8.onnx", "--images", "pictures") == 0
     assert run("quantize", "a.onnx", "--to", "float16", "-o", "a16.onnx") == 2
     monkeypatch.setitem(sys.modules, "onnx", None)
@@ -153,4 +154,4 @@ def test_diagnose_tells_what_each_layer_sees(folder: Path, capsys: Capture) -> N
 
 
 def test_pictures_of_a_folder_are_found_in_folders_too(folder: Path) -> None:
-    assert len(crops.paths(folder / "pictures")) == 4
+    assert len(crops.find_pictures(folder / "pictures")) == 4

@@ -8,8 +8,8 @@ import torchvision
 from torch import nn
 
 from styler.errors import OptionError
-from styler.vgg import family
-from styler.vgg.features import Features
+from styler.vgg import arch
+from styler.vgg.model import Features
 from styler.vgg.weights import Weights
 
 TRUE = ("vgg11", "vgg13", "vgg16", "vgg19")
@@ -20,16 +20,16 @@ def test_the_table_is_that_of_torchvision(network: str) -> None:
     with torch.device("meta"):
         model = getattr(torchvision.models, network)(weights=None)
     theirs = [(m.in_channels, m.out_channels) for m in model.features if isinstance(m, nn.Conv2d)]
-    assert [(conv.inputs, conv.outputs) for conv in family.convolutions(network)] == theirs
+    assert [(conv.inputs, conv.outputs) for conv in arch.list_convolutions(network)] == theirs
 
 
 @pytest.mark.parametrize(("network", "count"), [("vgg11", 8), ("vgg13", 10), ("vgg16", 13), ("vgg19", 16)])
 def test_the_number_in_a_network_s_name_counts_its_convolutions_and_three_more(network: str, count: int) -> None:
-    assert len(family.convolutions(network)) == count == int(network.removeprefix("vgg")) - 3
+    assert len(arch.list_convolutions(network)) == count == int(network.removeprefix("vgg")) - 3
 
 
 def test_layers_are_named_as_in_the_literature() -> None:
-    assert family.layer_names("vgg16") == (
+    assert arch.list_layers("vgg16") == (
         *("relu1_1", "relu1_2", "relu2_1", "relu2_2", "relu3_1", "relu3_2", "relu3_3"),
         *("relu4_1", "relu4_2", "relu4_3", "relu5_1", "relu5_2", "relu5_3"),
     )
@@ -37,45 +37,49 @@ def test_layers_are_named_as_in_the_literature() -> None:
 
 @pytest.mark.parametrize("name", ["relu4_2", "conv4_2", "Conv4_2", " RELU4_2 "])
 def test_conv4_2_means_its_rectified_output(name: str) -> None:
-    assert family.canonical(name, "vgg16") == "relu4_2"
+    assert arch.canonical_layer(name, "vgg16") == "relu4_2"
 
 
 @pytest.mark.parametrize("name", ["relu6_1", "conv4_9", "20", "", "relu"])
 def test_an_unknown_layer_is_refused_with_the_names_there_are(name: str) -> None:
     with pytest.raises(OptionError) as caught:
-        family.canonical(name, "vgg11")
+        arch.canonical_layer(name, "vgg11")
     assert f"'{name}'" in str(caught.value)
-    assert all(layer in str(caught.value) for layer in family.layer_names("vgg11"))
+    assert all(layer in str(caught.value) for layer in arch.list_layers("vgg11"))
 
 
 def test_an_unknown_network_is_refused_with_the_names_there_are() -> None:
     with pytest.raises(OptionError, match="'resnet50' is no VGG network") as caught:
-        family.convolutions("resnet50")
+        arch.list_convolutions("resnet50")
     assert all(network in str(caught.value) for network in TRUE)
 
 
 def test_a_layer_that_a_shallow_network_lacks_becomes_the_last_of_its_block() -> None:
-    assert family.nearest("relu4_3", "vgg11") == "relu4_2"
-    assert family.nearest("relu1_2", "vgg11") == "relu1_1"
-    assert family.nearest("relu4_3", "vgg16") == "relu4_3"
+    assert arch.nearest_layer("relu4_3", "vgg11") == "relu4_2"
+    assert arch.nearest_layer("relu1_2", "vgg11") == "relu1_1"
+    assert arch.nearest_layer("relu4_3", "vgg16") == "relu4_3"
 
 
 def test_nothing_beyond_the_last_layer_is_needed() -> None:
-    assert [conv.name for conv in family.until("vgg11", ["relu3_1", "relu1_1"])] == ["conv1_1", "conv2_1", "conv3_1"]
-    assert family.until("vgg16", []) == ()
+    assert [conv.name for conv in arch.convolutions_until("vgg11", ["relu3_1", "relu1_1"])] == [
+        "conv1_1",
+        "conv2_1",
+        "conv3_1",
+    ]
+    assert arch.convolutions_until("vgg16", []) == ()
 
 
 def test_strides_double_from_block_to_block() -> None:
-    assert {conv.block: conv.stride for conv in family.convolutions("vgg19")} == {1: 1, 2: 2, 3: 4, 4: 8, 5: 16}
+    assert {conv.block: conv.stride for conv in arch.list_convolutions("vgg19")} == {1: 1, 2: 2, 3: 4, 4: 8, 5: 16}
 
 
 def test_an_output_sees_just_its_receptive_field(tiny: Weights) -> None:
     ones = OrderedDict((name, torch.ones_like(kernel) / kernel[0].numel()) for name, kernel in tiny.kernels.items())
     weights = Weights("tiny", "", ones, {}, {})
-    layers = family.layer_names("tiny")
+    layers = arch.list_layers("tiny")
     image = torch.ones((1, 3, 320, 320), requires_grad=True)
     found = Features(weights, layers, "average")(image)
-    for conv in family.convolutions("tiny"):
+    for conv in arch.list_convolutions("tiny"):
         maps = found[conv.layer]
         middle = maps.shape[-1] // 2
         (gradient,) = torch.autograd.grad(maps[0, 0, middle, middle], image, retain_graph=True)
@@ -85,7 +89,7 @@ def test_an_output_sees_just_its_receptive_field(tiny: Weights) -> None:
 
 
 def test_receptive_fields_of_vgg16_are_those_of_the_literature() -> None:
-    fields = {conv.layer: conv.receptive_field for conv in family.convolutions("vgg16")}
+    fields = {conv.layer: conv.receptive_field for conv in arch.list_convolutions("vgg16")}
     assert fields["relu1_1"] == 3
     assert fields["relu2_1"] == 10
     assert fields["relu4_2"] == 76
@@ -93,9 +97,9 @@ def test_receptive_fields_of_vgg16_are_those_of_the_literature() -> None:
 
 
 def test_operations_of_vgg16_are_those_of_a_hand_count() -> None:
-    assert family.flops("vgg16", ["relu1_1"], 256 * 256) == 2 * 9 * 3 * 64 * 256 * 256
-    assert family.flops("vgg16", ["relu5_1"], 256 * 256) == pytest.approx(37.7e9, rel=5e-3)
-    assert family.flops("vgg16", ["relu5_1"], 512 * 512) == 4 * family.flops("vgg16", ["relu5_1"], 256 * 256)
+    assert arch.count_flops("vgg16", ["relu1_1"], 256 * 256) == 2 * 9 * 3 * 64 * 256 * 256
+    assert arch.count_flops("vgg16", ["relu5_1"], 256 * 256) == pytest.approx(37.7e9, rel=5e-3)
+    assert arch.count_flops("vgg16", ["relu5_1"], 512 * 512) == 4 * arch.count_flops("vgg16", ["relu5_1"], 256 * 256)
 
 
 @pytest.mark.parametrize("pooling", ["max", "average", "mixed"])
@@ -107,21 +111,21 @@ def test_the_estimate_of_memory_holds_what_the_backward_pass_keeps(tiny: Weights
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    layers = family.layer_names("tiny")
+    layers = arch.list_layers("tiny")
     features = Features(tiny, layers, pooling)
     own = {buffer.untyped_storage().data_ptr() for buffer in features.buffers()}
     image = torch.rand((1, 3, 128, 128), requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         found = features(image)
     measured = sum(size for address, size in kept.items() if address not in own)
-    estimate = family.activation_bytes("tiny", layers, 128 * 128)
+    estimate = arch.estimate_activation_bytes("tiny", layers, 128 * 128)
     assert found
     assert measured < estimate < 2.5 * measured
 
 
 def test_checkpointing_is_estimated_to_take_less_and_memory_to_grow_with_the_picture() -> None:
     for network in TRUE:
-        plain = family.activation_bytes(network, ["relu5_1"], 512 * 512)
-        assert family.activation_bytes(network, ["relu5_1"], 512 * 512, checkpoint=True) < plain
-        assert family.activation_bytes(network, ["relu5_1"], 1024 * 1024) == pytest.approx(4 * plain)
-        assert family.activation_bytes(network, ["relu2_1"], 512 * 512) < plain
+        plain = arch.estimate_activation_bytes(network, ["relu5_1"], 512 * 512)
+        assert arch.estimate_activation_bytes(network, ["relu5_1"], 512 * 512, checkpoint=True) < plain
+        assert arch.estimate_activation_bytes(network, ["relu5_1"], 1024 * 1024) == pytest.approx(4 * plain)
+        assert arch.estimate_activation_bytes(network, ["relu2_1"], 512 * 512) < plain

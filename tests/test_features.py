@@ -14,9 +14,9 @@ from styler import images, library
 from styler.errors import ImageError, OptionError
 from styler.options import Options, knobs
 from styler.resize import resized
-from styler.vgg import family, rescale
-from styler.vgg.features import Features
-from styler.vgg.pooling import DEFAULT, KINDS
+from styler.vgg import arch, model
+from styler.vgg.arch import DEFAULT_POOLING, POOLINGS
+from styler.vgg.model import Features
 from styler.vgg.weights import Weights
 
 Picture = Callable[..., Tensor]
@@ -76,7 +76,7 @@ def worst_difference(found: dict[str, Tensor], expected: dict[str, Tensor], vgg1
     return max(differences)
 
 
-@pytest.mark.parametrize("pooling", KINDS)
+@pytest.mark.parametrize("pooling", POOLINGS)
 def test_the_embedded_network_sees_rgb_as_its_authors_meant_it(vgg16: Weights, pooling: str) -> None:
     image = bundled(96)
     expected = straightforward(image, CHECKED, pooling)
@@ -138,7 +138,7 @@ def test_nothing_is_computed_beyond_the_last_layer_asked_for(
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (17, 31), (16, 77), (33, 47), (65, 100)])
 def test_any_size_goes_down_to_the_stride_of_the_last_layer(tiny: Weights, height: int, width: int) -> None:
     found = Features(tiny, ALL)(torch.rand(1, 3, height, width))
-    for conv in family.until("tiny", ALL):
+    for conv in arch.convolutions_until("tiny", ALL):
         assert found[conv.layer].shape == (1, conv.outputs, height // conv.stride, width // conv.stride)
 
 
@@ -165,7 +165,7 @@ def test_features_lie_channels_last(tiny: Weights, picture: Picture) -> None:
         assert maps.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("pooling", KINDS)
+@pytest.mark.parametrize("pooling", POOLINGS)
 def test_rescaling_changes_nothing_but_the_scale_of_each_channel(tiny: Weights, picture: Picture, pooling: str) -> None:
     plain = Weights("tiny", "", tiny.kernels, {}, {})
     image = picture(48, 64, 9)
@@ -175,7 +175,7 @@ def test_rescaling_changes_nothing_but_the_scale_of_each_channel(tiny: Weights, 
         torch.testing.assert_close(scaled[layer] * constants, raw[layer], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("pooling", KINDS)
+@pytest.mark.parametrize("pooling", POOLINGS)
 def test_over_the_pictures_it_was_rescaled_by_every_filter_s_mean_is_1(
     tiny: Weights, picture: Picture, pooling: str
 ) -> None:
@@ -191,15 +191,15 @@ def test_over_the_pictures_it_was_rescaled_by_every_filter_s_mean_is_1(
 
 
 def test_a_filter_that_never_fires_is_divided_by_a_share_of_its_layer_s_mean() -> None:
-    found = rescale.floored(torch.tensor([0.0, 1e-9, 1.0, 3.0]))
+    found = model._floor_means(torch.tensor([0.0, 1e-9, 1.0, 3.0]))
     torch.testing.assert_close(found, torch.tensor([0.05, 0.05, 1.0, 3.0]), rtol=1e-6, atol=0)
 
 
 def test_rescaling_counts_every_picture_alike_whatever_its_size(tiny: Weights, picture: Picture) -> None:
     kernels = {**tiny.kernels, "conv1_1.bias": torch.ones(4)}  # so that no filter is held at its floor
     small, large = picture(32, 32, 4), picture(96, 96, 5)
-    separate = [rescale.mean_activations(kernels, "tiny", "max", [image])["conv1_1"] for image in (small, large)]
-    both = rescale.mean_activations(kernels, "tiny", "max", [small, large])["conv1_1"]
+    separate = [model.compute_mean_activations(kernels, "tiny", "max", [image])["conv1_1"] for image in (small, large)]
+    both = model.compute_mean_activations(kernels, "tiny", "max", [small, large])["conv1_1"]
     torch.testing.assert_close(both, (separate[0] + separate[1]) / 2)
 
 
@@ -217,8 +217,8 @@ def test_constants_for_another_pooling_are_not_taken(tiny: Weights) -> None:
 
 
 def test_the_kinds_of_pooling_are_the_option_s() -> None:
-    assert knobs()["pooling"].choices == KINDS
-    assert Options().pooling == DEFAULT
+    assert knobs()["pooling"].choices == POOLINGS
+    assert Options().pooling == DEFAULT_POOLING
 
 
 def test_average_pooling_is_not_max_pooling(tiny: Weights, picture: Picture) -> None:
@@ -233,7 +233,7 @@ def test_average_pooling_is_not_max_pooling(tiny: Weights, picture: Picture) -> 
     assert (most["relu2_1"] - mean["relu2_1"]).norm() > 0.01 * mean["relu2_1"].norm()
 
 
-@pytest.mark.parametrize("pooling", KINDS)
+@pytest.mark.parametrize("pooling", POOLINGS)
 def test_checkpointing_gives_the_same_features_and_the_same_gradient(
     tiny: Weights, picture: Picture, convolutions: list[tuple[int, ...]], pooling: str
 ) -> None:

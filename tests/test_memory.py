@@ -7,7 +7,7 @@ import torch
 
 from styler import devices, memory
 from styler.errors import OutOfMemory
-from styler.vgg.features import Features
+from styler.vgg.model import Features
 from styler.vgg.weights import Weights
 
 CPU = torch.device("cpu")

@@ -15,7 +15,7 @@ from styler.objective import Objective, Octave, Targets, Weighting
 from styler.options import Options
 from styler.resize import Reduction
 from styler.targets import Source, StyleCache
-from styler.vgg.features import Features
+from styler.vgg.model import Features
 from styler.vgg.weights import Weights
 
 Picture = Callable[..., Tensor]

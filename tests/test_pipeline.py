@@ -26,8 +26,8 @@ from styler.options import Options
 from styler.pipeline import Painter
 from styler.progress import Progress, Result
 from styler.resize import resized
-from styler.vgg import backbones
-from styler.vgg.features import Features
+from styler.vgg import registry
+from styler.vgg.model import Features
 from styler.vgg.weights import Weights
 
 Array = NDArray[Any]
@@ -547,7 +547,7 @@ def test_the_options_of_each_painting_say_which_network_looks(
         read.append(name)
         return {"vgg16": tiny, "other": other}[name]
 
-    monkeypatch.setattr(backbones, "load", load)
+    monkeypatch.setattr(registry, "load_backbone", load)
     painter = Painter(device="cpu")
     found = [painter.stylize(content, style, FAST.replace(backbone=name)) for name in ("other", "vgg16", "other")]
     assert [result.weights_sha256 for result in found] == [other.sha256, tiny.sha256, other.sha256]
@@ -561,7 +561,7 @@ def test_a_sketch_is_looked_at_by_the_slim_network(
     monkeypatch: pytest.MonkeyPatch, tiny: Weights, content: Array, style: Array
 ) -> None:
     slim = dataclasses.replace(tiny, sha256="1" * 64, kernels={name: 1.5 * part for name, part in tiny.kernels.items()})
-    monkeypatch.setattr(backbones, "load", {"vgg16": tiny, "vgg16-slim": slim}.__getitem__)
+    monkeypatch.setattr(registry, "load_backbone", {"vgg16": tiny, "vgg16-slim": slim}.__getitem__)
     looked: list[str] = []
     forward = Features.forward
 
@@ -579,11 +579,11 @@ def test_a_sketch_is_looked_at_by_the_slim_network(
         (64, 2, False),
     ]
     assert "".join(looked) == 13 * "1" + 2 * "0"
-    monkeypatch.setattr(backbones, "load", {"vgg16": tiny}.__getitem__)
+    monkeypatch.setattr(registry, "load_backbone", {"vgg16": tiny}.__getitem__)
     Painter(device="cpu").ready(FAST)
     with pytest.raises(KeyError, match="vgg16-slim"):
         Painter(device="cpu").ready(options)
-    monkeypatch.setattr(backbones, "load", {"vgg16": tiny, "vgg16-slim": slim}.__getitem__)
+    monkeypatch.setattr(registry, "load_backbone", {"vgg16": tiny, "vgg16-slim": slim}.__getitem__)
     assert result.weights_sha256 == tiny.sha256
     again = Painter(device="cpu").stylize(content, style, options, repeat=result.repeat)
     assert np.array_equal(again.pixels, result.pixels)

@@ -15,7 +15,7 @@ from styler.objective import Targets
 from styler.options import Options
 from styler.resize import Reduction, resized
 from styler.targets import Source, StyleCache
-from styler.vgg.features import Features
+from styler.vgg.model import Features
 from styler.vgg.weights import Weights
 
 Picture = Callable[..., Tensor]

@@ -359,7 +359,7 @@ def test_the_weights_trouble_is_told_to_who_asks(monkeypatch: pytest.MonkeyPatch
     def missing(_name: str) -> None:
         raise StylerError("The weights are gone.")
 
-    monkeypatch.setattr("styler.vgg.backbones.load", missing)
+    monkeypatch.setattr("styler.vgg.registry.load_backbone", missing)
     studio = Studio()
     try:
         studio.warm()

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from styler.errors import OptionError, StylerError, WeightsError
-from styler.vgg import export, tensorrt
-from styler.vgg.features import Features
-from styler.vgg.pooling import DEFAULT
+from styler.vgg.arch import DEFAULT_POOLING
+from styler.vgg.model import Features
 from styler.vgg.weights import Weights
+from styler.workshop import export
 
 pytest.importorskip("onnxscript", reason="export needs onnx, onnxscript and onnxruntime")
 
@@ -24,29 +24,29 @@ Picture = Callable[..., Tensor]
 
 
 @pytest.fixture(scope="module")
-def exported(tiny: Weights, tmp_path_factory: pytest.TempPathFactory) -> export.Exported:
-    return export.export(tiny, LAYERS, tmp_path_factory.mktemp("onnx") / "tiny.onnx")
+def exported(tiny: Weights, tmp_path_factory: pytest.TempPathFactory) -> export.ExportResult:
+    return export.export_onnx(tiny, LAYERS, tmp_path_factory.mktemp("onnx") / "tiny.onnx")
 
 
-def test_onnx_agrees_with_torch_to_1e_4_on_every_layer_at_three_sizes(exported: export.Exported) -> None:
+def test_onnx_agrees_with_torch_to_1e_4_on_every_layer_at_three_sizes(exported: export.ExportResult) -> None:
     assert exported.errors.keys() == set(LAYERS)
-    assert len(export.CHECKED) == 3
+    assert len(export.CHECKED_SIZES) == 3
     assert max(exported.errors.values()) < 1e-4
 
 
 @pytest.mark.parametrize("size", [(16, 16), (40, 72), (97, 65)])
 def test_height_and_width_are_free(
-    size: tuple[int, int], exported: export.Exported, tiny: Weights, picture: Picture
+    size: tuple[int, int], exported: export.ExportResult, tiny: Weights, picture: Picture
 ) -> None:
     image = picture(*size)
-    session = export.opened(exported.path.read_bytes())
-    found = session.run(list(LAYERS), {export.INPUT: image.numpy()})
-    for layer, maps in Features(tiny, LAYERS, DEFAULT)(image).items():
+    session = export.open_session(exported.path.read_bytes())
+    found = session.run(list(LAYERS), {export.INPUT_NAME: image.numpy()})
+    for layer, maps in Features(tiny, LAYERS, DEFAULT_POOLING)(image).items():
         torch.testing.assert_close(torch.from_numpy(found[LAYERS.index(layer)]), maps, rtol=1e-4, atol=1e-4)
 
 
-def test_fp16_is_half_as_large_and_near(tiny: Weights, exported: export.Exported, tmp_path: Path) -> None:
-    half = export.export(tiny, LAYERS, tmp_path / "half.onnx", form="fp16")
+def test_fp16_is_half_as_large_and_near(tiny: Weights, exported: export.ExportResult, tmp_path: Path) -> None:
+    half = export.export_onnx(tiny, LAYERS, tmp_path / "half.onnx", form="fp16")
     assert half.bytes < exported.bytes
     assert max(half.errors.values()) < export.TOLERANCE["fp16"]
 
@@ -58,15 +58,15 @@ def test_int8_has_8_bit_kernels_and_sees_the_pictures_it_was_calibrated_on(
 
     monkeypatch.setattr(export, "CALIBRATION_SIDE", 64)
     image = picture(64, 64, 1)
-    made = export.export(tiny, LAYERS, tmp_path / "int8.onnx", form="int8", pictures=[image])
+    made = export.export_onnx(tiny, LAYERS, tmp_path / "int8.onnx", form="int8", pictures=[image])
     data = made.path.read_bytes()
     kinds = [item.data_type for item in onnx.load_model_from_string(data).graph.initializer if len(item.dims) == 4]
     assert kinds == [onnx.TensorProto.INT8] * 9
-    found = export.opened(data).run(["relu3_1"], {export.INPUT: image.numpy()})[0]
-    expected = Features(tiny, ["relu3_1"], DEFAULT)(image)["relu3_1"]
+    found = export.open_session(data).run(["relu3_1"], {export.INPUT_NAME: image.numpy()})[0]
+    expected = Features(tiny, ["relu3_1"], DEFAULT_POOLING)(image)["relu3_1"]
     assert torch.cosine_similarity(torch.from_numpy(found).flatten(), expected.flatten(), dim=0) > 0.98
     with pytest.raises(OptionError, match="--images"):
-        export.export(tiny, LAYERS, tmp_path / "none.onnx", form="int8")
+        export.export_onnx(tiny, LAYERS, tmp_path / "none.onnx", form="int8")
 
 
 def test_a_model_that_does_not_agree_is_not_written(
@@ -74,7 +74,7 @@ def test_a_model_that_does_not_agree_is_not_written(
 ) -> None:
     monkeypatch.setattr(export, "TOLERANCE", {"fp32": 0.0})
     with pytest.raises(WeightsError, match="not written"):
-        export.export(tiny, ["relu1_1"], tmp_path / "a.onnx")
+        export.export_onnx(tiny, ["relu1_1"], tmp_path / "a.onnx")
     assert not (tmp_path / "a.onnx").exists()
 
 
@@ -83,12 +83,12 @@ def test_without_the_extra_the_sentence_says_how_to_get_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(StylerError, match=r"pip install 'styler\[onnx\]'"):
-        export.export(tiny, LAYERS, tmp_path / "a.onnx")
+        export.export_onnx(tiny, LAYERS, tmp_path / "a.onnx")
 
 
 def test_a_damaged_model_is_not_quantised(picture: Picture) -> None:
     with pytest.raises(WeightsError, match="export it again"):
-        export.quantized(b"no model", [picture(64, 64)])
+        export.quantize_onnx(b"no model", [picture(64, 64)])
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_trtexec_gets_model_engine_and_shapes_and_no_precision(stand_in: Path, tmp_path: Path) -> None:
-    engine = tensorrt.build(tmp_path / "a.onnx", tmp_path / "a.engine", "fp16")
+    engine = export.build_engine(tmp_path / "a.onnx", tmp_path / "a.engine", "fp16")
     assert engine.read_bytes() == b"engine"
     said = json.loads(stand_in.read_text())
     assert said == [
@@ -124,7 +124,7 @@ def test_trtexec_gets_model_engine_and_shapes_and_no_precision(stand_in: Path, t
 
 
 def test_version_10_takes_flags_for_the_precision() -> None:
-    later, ten = tensorrt.commands(Path("a.onnx"), Path("a.engine"), "int8")
+    later, ten = export.format_trtexec_commands(Path("a.onnx"), Path("a.engine"), "int8")
     assert later.startswith("TensorRT 11")
     assert "--int8" not in later
     assert ten.endswith("--int8 --fp16")
@@ -132,10 +132,10 @@ def test_version_10_takes_flags_for_the_precision() -> None:
 
 def test_what_trtexec_says_when_it_fails_is_passed_on(stand_in: Path, tmp_path: Path) -> None:
     with pytest.raises(StylerError, match="no such device"):
-        tensorrt.build(tmp_path / "a.onnx", tmp_path / "fails.engine")
+        export.build_engine(tmp_path / "a.onnx", tmp_path / "fails.engine")
 
 
 def test_without_trtexec_the_command_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(StylerError, match=r"trtexec --onnx=.*a\.onnx --saveEngine=.*a\.engine --minShapes"):
-        tensorrt.build(tmp_path / "a.onnx", tmp_path / "a.engine")
+        export.build_engine(tmp_path / "a.onnx", tmp_path / "a.engine")

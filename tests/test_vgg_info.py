@@ -7,24 +7,25 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from styler.errors import OptionError
-from styler.vgg import charts, family
-from styler.vgg.info import NAMES, Row, info, plain
+from styler.vgg import arch
+from styler.workshop import plots
+from styler.workshop.info import NETWORK_NAMES, LayerInfo, describe_network, info_to_json
 
 MIB = 2**20
 
 
-def rows(name: str, size: int = 224) -> dict[str, Row]:
-    return {row.name: row for row in info(name, size).rows}
+def rows(name: str, size: int = 224) -> dict[str, LayerInfo]:
+    return {row.name: row for row in describe_network(name, size).rows}
 
 
 def test_vgg16_has_138_4_million_parameters_and_15_5_gmac_at_224() -> None:
-    total = info("vgg16", 224).total(classifier=True)
+    total = describe_network("vgg16", 224).total(classifier=True)
     assert round(total.parameters / 1e6, 1) == 138.4
     assert round(total.flops / 2e9, 1) == 15.5
 
 
 def test_the_first_convolutions_of_blocks_1_to_4_cost_what_is_published() -> None:
-    found = [conv for conv in family.convolutions("vgg16") if conv.index == 1][:4]
+    found = [conv for conv in arch.list_convolutions("vgg16") if conv.index == 1][:4]
     assert [conv.parameters - conv.outputs for conv in found] == [1_728, 73_728, 294_912, 1_179_648]
     assert [rows("vgg16")[conv.name].bytes / MIB for conv in found] == [12.25, 6.125, 3.0625, 1.53125]
 
@@ -34,20 +35,20 @@ def test_stacked_3x3_see_what_one_larger_kernel_does_with_fewer_weights() -> Non
     two, three = 2 * 9 * width**2, 3 * 9 * width**2
     assert rows("vgg16")["conv1_2"].receptive_field == 5
     assert two * 25 == 18 * 25 * width**2  # 18/25
-    stack = {conv.name: conv.receptive_field for conv in family.convolutions("vgg16")}
+    stack = {conv.name: conv.receptive_field for conv in arch.list_convolutions("vgg16")}
     before = rows("vgg16")["pool2"].receptive_field
     assert (stack["conv3_3"] - before) // 4 + 1 == 7
     assert round(three / (49 * width**2), 2) == 0.55
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("vgg16c")])
+@pytest.mark.parametrize("name", [name for name in NETWORK_NAMES if not name.startswith("vgg16c")])
 def test_parameters_are_those_of_torchvisions_modules(name: str) -> None:
 
     with torch.device("meta"):
         theirs = getattr(torchvision.models, name.replace("-bn", "_bn"))(weights=None)
     expected = [module for module in theirs.modules() if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d)]
     total = sum(parameter.numel() for module in expected for parameter in module.parameters())
-    assert info(name).total(classifier=True).parameters == total
+    assert describe_network(name).total(classifier=True).parameters == total
 
 
 def test_configuration_c_has_1x1_convolutions_that_see_no_more() -> None:
@@ -55,7 +56,7 @@ def test_configuration_c_has_1x1_convolutions_that_see_no_more() -> None:
     for block in (3, 4, 5):
         assert found[f"conv{block}_3"].kernel == "1×1"
         assert found[f"conv{block}_3"].receptive_field == found[f"conv{block}_2"].receptive_field
-    assert round(info("vgg16c").total(classifier=True).parameters / 1e6) == 134  # the paper's table 2
+    assert round(describe_network("vgg16c").total(classifier=True).parameters / 1e6) == 134  # the paper's table 2
 
 
 def test_flops_are_those_torch_counts() -> None:
@@ -64,19 +65,19 @@ def test_flops_are_those_torch_counts() -> None:
         theirs = torchvision.models.vgg11(weights=None)
         with FlopCounterMode(display=False) as counter:
             theirs(torch.rand(1, 3, 224, 224))
-    assert counter.get_total_flops() == info("vgg11").total(classifier=True).flops
+    assert counter.get_total_flops() == describe_network("vgg11").total(classifier=True).flops
 
 
 @pytest.mark.parametrize(("name", "size", "said"), [("vgg12", 224, "vgg11"), ("vgg16", 31, "32")])
 def test_what_there_is_not_is_a_sentence(name: str, size: int, said: str) -> None:
     with pytest.raises(OptionError, match=said):
-        info(name, size)
+        describe_network(name, size)
 
 
 def test_the_drawing_has_a_row_for_every_layer_and_the_json_every_number() -> None:
-    found = info("vgg19-bn", 256)
-    image = charts.of_info(found)
+    found = describe_network("vgg19-bn", 256)
+    image = plots.plot_info(found)
     assert image.height > len(found.rows) * 15
-    layers = plain(found)["layers"]
+    layers = info_to_json(found)["layers"]
     assert isinstance(layers, list)
     assert len(layers) == len(found.rows)

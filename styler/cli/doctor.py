@@ -88,16 +88,16 @@ def _devices() -> Facts:
 
 def _weights() -> Facts:
     """The embedded weights and those in the cache, by name, each read and checked against its hash."""
-    from styler.vgg import backbones, weights
+    from styler.vgg import registry, weights
 
-    kept = [name for name in backbones.FROM_TORCHVISION if backbones.is_kept(name)]
-    return {name: backbones.load(name).sha256 for name in (*weights.SHA256, *kept)}
+    kept = [name for name in registry.FROM_TORCHVISION if registry.is_cached(name)]
+    return {name: registry.load_backbone(name).sha256 for name in (*weights.SHA256, *kept)}
 
 
 def _cache() -> Facts:
-    from styler.vgg import backbones
+    from styler.vgg import registry
 
-    folder = backbones.cache_folder()
+    folder = registry.weights_cache()
     return {"folder": str(folder), "bytes": sum(_bytes(path) for path in folder.rglob("*"))}
 
 

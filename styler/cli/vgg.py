@@ -66,16 +66,18 @@ def info(
     json: Json = False,
 ) -> int:
     """Show every layer of a network of the family, and what it costs."""
-    from styler.vgg import info as table
+    from styler.workshop import info as table
 
-    found = table.info(name, size)
+    found = table.describe_network(name, size)
     if plot is not None:
-        from styler.vgg import charts
+        from styler.workshop import plots
 
-        _picture(charts.of_info(found), plot, overwrite=overwrite)
+        _picture(plots.plot_info(found), plot, overwrite=overwrite)
     totals = [found.total(classifier=False), found.total(classifier=True)]
     if json:
-        answers.document({"network": found.name, "configuration": found.letter, "size": size, **table.plain(found)})
+        answers.document(
+            {"network": found.name, "configuration": found.letter, "size": size, **table.info_to_json(found)}
+        )
         return 0
     head = f"{found.name} (configuration {found.letter}), a picture of {size}×{size}"
     names = ("layer", "kernel", "channels", "output", "parameters", "MFLOP", "MiB", "sees")
@@ -114,11 +116,11 @@ def import_(
     json: Json = False,
 ) -> int:
     """Check weights of your own and keep them under a name, for --backbone."""
-    from styler.vgg import backbones
-    from styler.vgg.importing import import_ as kept
+    from styler.vgg import registry
+    from styler.vgg.registry import import_backbone as kept
 
     found = kept(Path(file), name, convention=convention, overwrite=overwrite)
-    path = backbones.files(name)[0]
+    path = registry.cached_paths(name)[0]
     if json:
         layers = list(found.layers)
         facts = {"name": name, "network": found.network, "layers": layers, "sha256": found.sha256}
@@ -145,8 +147,9 @@ def quantize(
 ) -> int:
     """Store a network in fewer bytes; it is expanded when loaded. An ONNX model is made to compute in int8."""
     from styler import images as pictures
-    from styler.vgg import backbones, crops
-    from styler.vgg import quantize as forms
+    from styler.vgg import registry
+    from styler.workshop import crops
+    from styler.workshop import quantize as forms
 
     suffix = ".onnx" if network.endswith(".onnx") else ".safetensors"
     target = Path(output) if output else Path(f"{Path(network).stem}.{to}{suffix}")
@@ -154,22 +157,22 @@ def quantize(
     if suffix == ".onnx":
         if to != "int8":
             raise OptionError("An ONNX model is quantised to int8 here; for fp16 export it with --fp16.")
-        data = _quantized(Path(network), crops.pictures(Path(images) if images else None))
+        data = _quantized(Path(network), crops.load_pictures(Path(images) if images else None))
     else:
-        data = forms.quantize(backbones.load(network), to)
+        data = forms.quantize_network(registry.load_backbone(network), to)
     path = pictures.write_file(target, data, overwrite=overwrite)
     _written(path, {"form": to, "bytes": len(data)}, json=json)
     return 0
 
 
 def _quantized(model: Path, pictures: Any) -> bytes:
-    from styler.vgg.export import quantized
+    from styler.workshop.export import quantize_onnx
 
     try:
         data = model.read_bytes()
     except OSError as error:
         raise WeightsError(f"The model '{model}' cannot be read ({error.strerror}); check its name.") from error
-    return quantized(data, pictures)
+    return quantize_onnx(data, pictures)
 
 
 def export(
@@ -188,30 +191,31 @@ def export(
 ) -> int:
     """Write a network as ONNX, for RGB in 0 to 1 of any size, checked against torch."""
     from styler.options import Options
-    from styler.vgg import backbones, crops, family
-    from styler.vgg import export as exporter
-    from styler.vgg import tensorrt as engines
+    from styler.vgg import arch, registry
+    from styler.workshop import crops
+    from styler.workshop import export as engines
+    from styler.workshop import export as exporter
 
     if fp16 and int8:
         raise OptionError("--fp16 and --int8 exclude each other; take one.")
     form = "fp16" if fp16 else "int8" if int8 else "fp32"
-    exporter.require()
+    exporter.require_onnx()
     target = Path(output) if output else Path(f"{Path(network).stem}.onnx")
     check_free(target, overwrite=overwrite)
-    weights = backbones.load(network)
+    weights = registry.load_backbone(network)
     wanted = [part for part in layers.split(",") if part] or [
-        family.nearest(layer, weights.network) for layer in Options().style_layers
+        arch.nearest_layer(layer, weights.network) for layer in Options().style_layers
     ]
-    calibration = crops.pictures(Path(images) if images else None) if int8 else ()
-    made = exporter.export(
+    calibration = crops.load_pictures(Path(images) if images else None) if int8 else ()
+    made = exporter.export_onnx(
         weights, wanted, target, form=form, pooling=pooling, pictures=calibration, overwrite=overwrite
     )
     facts: dict[str, Any] = {"form": form, "bytes": made.bytes, "errors": dict(made.errors)}
     if tensorrt:
         engine = made.path.with_suffix(".engine")
-        for line in engines.commands(made.path, engine, form):
+        for line in engines.format_trtexec_commands(made.path, engine, form):
             report.say(report.console(), line)
-        facts["engine"] = str(engines.build(made.path, engine, form))
+        facts["engine"] = str(engines.build_engine(made.path, engine, form))
     for layer, error in made.errors.items():
         report.say(report.console(), f"{layer}: relative error {error:.1e}")
     _written(made.path, facts, json=json)
@@ -226,6 +230,6 @@ def _written(path: Path, facts: dict[str, Any], *, json: bool) -> None:
 
 
 def _picture(image: Any, path: FileName, *, overwrite: bool) -> None:
-    from styler.vgg import charts
+    from styler.workshop import plots
 
-    charts.write(image, Path(path), overwrite=overwrite)
+    plots.write_plot(image, Path(path), overwrite=overwrite)

@@ -15,8 +15,8 @@ from styler.errors import OptionError, OutputError, UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from styler.vgg.distil import Settings
     from styler.vgg.weights import Weights
+    from styler.workshop.distill import DistillSettings
 
 Backbone = Annotated[str, Parameter(help="a backbone by name, or a file of weights")]
 Images = Annotated[
@@ -63,17 +63,18 @@ def slim(
     """Make a network of fewer channels that paints nearly as the full one does."""
     from styler import devices
     from styler import images as files
-    from styler.vgg import backbones, crops, distil
-    from styler.vgg import slim as slimming
+    from styler.vgg import registry
+    from styler.workshop import crops, distill
+    from styler.workshop import slim as slimming
 
     for name, value in (("looks", looks), ("distill_steps", distill_steps + 1), ("freeze", freeze + 1)):
         if value < 1:
             raise OptionError(f"{name} is too small; see 'styler vgg slim --help'.")
     where, target = report.console(), Path(output)
     check_free(target, overwrite=overwrite)
-    teacher = backbones.load(network)
-    pictures = crops.pictures(Path(images) if images else None)
-    found = slimming.slim(
+    teacher = registry.load_backbone(network)
+    pictures = crops.load_pictures(Path(images) if images else None)
+    found = slimming.slim_network(
         teacher,
         keep,
         pictures,
@@ -83,12 +84,12 @@ def slim(
         say=lambda line: report.say(where, line),
     )
     if from_scratch:
-        found = distil.kaiming(found, seed)
+        found = distill.reinitialize(found, seed)
     if distill_steps:
-        settings = distil.Settings(steps=distill_steps, seed=seed, freeze=freeze, batch_norm=batch_norm)
+        settings = distill.DistillSettings(steps=distill_steps, seed=seed, freeze=freeze, batch_norm=batch_norm)
         state = target.with_name(target.name + ".state")
         found = _distilled(found, teacher, pictures, settings, devices.choose(device), state)
-    data = slimming.dumped(found)
+    data = slimming.dump_network(found)
     path = files.write_file(target, data, overwrite=overwrite)
     target.with_name(target.name + ".state").unlink(missing_ok=True)
     kept = {conv.name: conv.outputs for conv in found.convs}
@@ -100,13 +101,18 @@ def slim(
 
 
 def _distilled(
-    beginning: "Weights", teacher: "Weights", pictures: "list[Tensor]", settings: "Settings", device: Any, state: Path
+    beginning: "Weights",
+    teacher: "Weights",
+    pictures: "list[Tensor]",
+    settings: "DistillSettings",
+    device: Any,
+    state: Path,
 ) -> "Weights":
-    from styler.vgg import distil
+    from styler.workshop import distill
 
     where = report.console()
     found = beginning
-    for step, weights in distil.distil(beginning, teacher, pictures, settings, device=device, state=state):
+    for step, weights in distill.distill(beginning, teacher, pictures, settings, device=device, state=state):
         last = step.number == settings.steps
         if step.number % TOLD_EVERY == 0 or last:
             missed = f"gradient {step.gradient:.1%}, features {step.features:.1%}, Gram {step.gram:.1%} missed"
@@ -140,15 +146,15 @@ def compare(
 ) -> int:
     """Tell which network to take: what each costs, and how well it paints by A's judgement. Answers in Markdown."""
     from styler.options import Options
-    from styler.vgg import charts
-    from styler.vgg import compare as comparison
-    from styler.vgg import rows as told
+    from styler.workshop import compare as comparison
+    from styler.workshop import compare as told
+    from styler.workshop import plots
 
     if a.endswith(".onnx"):
         raise UsageError("A must have gradients, which an ONNX model has not; name a backbone or a file of weights.")
     where = report.console()
-    chosen = comparison.pairs(Path(images) if images else None, pairs, 2 * size)
-    rows = comparison.compare(
+    chosen = comparison.load_pairs(Path(images) if images else None, pairs, 2 * size)
+    rows = comparison.compare_networks(
         [a, b, *more],
         chosen,
         Options(size=size, steps=steps),
@@ -157,11 +163,11 @@ def compare(
         say=lambda line: report.say(where, line),
     )
     if plot is not None:
-        charts.write(charts.of_comparison(rows), Path(plot), overwrite=overwrite)
+        plots.write_plot(plots.plot_comparison(rows), Path(plot), overwrite=overwrite)
     if json:
-        answers.document({"networks": told.as_json(rows)})
+        answers.document({"networks": told.scores_to_json(rows)})
     else:
-        answers.lines(told.table(rows))
+        answers.lines(told.format_table(rows))
     return 0
 
 
@@ -180,17 +186,18 @@ def diagnose(
     json: Json = False,
 ) -> int:
     """Show what each layer sees and what pulls at the picture, and say what is wrong."""
-    from styler.vgg import backbones, charts, crops, weights
-    from styler.vgg import diagnose as study
+    from styler.vgg import registry, weights
+    from styler.workshop import crops, plots
+    from styler.workshop import diagnose as study
 
     paths = [library.find_content(str(content)), library.find_style(str(style)), *([Path(result)] if result else [])]
-    photo, painting, *painted = (crops.tensor(path, size) for path in paths)
-    networks = backbones.load(backbone), backbones.load(weights.EMBEDDED)
-    found = study.diagnose(*networks, photo, painting, painted[0] if painted else None)
+    photo, painting, *painted = (crops.load_picture(path, size) for path in paths)
+    networks = registry.load_backbone(backbone), registry.load_backbone(weights.EMBEDDED)
+    found = study.diagnose_network(*networks, photo, painting, painted[0] if painted else None)
     if sheet is not None:
-        charts.write(found.sheet, Path(sheet), overwrite=overwrite)
+        plots.write_plot(found.sheet, Path(sheet), overwrite=overwrite)
     if json:
-        answers.document(study.plain(found))
+        answers.document(study.diagnosis_to_json(found))
         return 0
     names = [*found.layers[0].similarity]
     rows = [("layer", *names, "dead", "saturated")]

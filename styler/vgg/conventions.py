@@ -18,28 +18,28 @@ import torch
 from torch import Tensor
 
 from styler.resize import resized
-from styler.vgg import family
-from styler.vgg.features import Features
-from styler.vgg.weights import IMAGENET_MEAN_RGB, Weights, for_rgb
+from styler.vgg import arch
+from styler.vgg.model import Features
+from styler.vgg.weights import IMAGENET_MEAN_RGB, Weights, fold_convention
 
-LAYERS = ("relu2_1", "relu3_1")
-SIDE = 96
+COMPARED_LAYERS = ("relu2_1", "relu3_1")
+COMPARED_SIDE = 96
 """Short side at which pictures are compared, in pixels."""
 MARGIN = 0.01
 """Another way must agree better by so much before a network is called misread."""
-ALIKE = 0.004
+TIE = 0.004
 """Ways that agree so nearly alike are not told apart: the one with the fewest mistakes is meant."""
-STRANGER = 0.25
+MIN_AGREEMENT = 0.25
 """Below this agreement a network is not one that was trained on photographs of things."""
 WRONG_ORDER = "its channels are in the wrong order: RGB and BGR are swapped"
 TOO_SMALL = "it wants pictures in 0 to 255 and is given 0 to 1"
 TOO_LARGE = "it wants pictures in 0 to 1 and is given 0 to 255"
 NO_MEAN = "the mean colour that it was trained without is not subtracted"
-TWICE = "the mean colour is subtracted twice"
+MEAN_TWICE = "the mean colour is subtracted twice"
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ConventionVerdict:
     """What a comparison found."""
 
     agreement: float
@@ -53,7 +53,7 @@ class Verdict:
     def sentence(self) -> str:
         """For a person."""
         seen = f"It agrees to {self.agreement:.2f} with the embedded network"
-        if self.best < STRANGER:
+        if self.best < MIN_AGREEMENT:
             return f"{seen}, whatever the convention: this is no network trained on photographs, or it is damaged."
         if not self.mistakes:
             return f"{seen}: order of channels and normalisation are right."
@@ -63,7 +63,7 @@ class Verdict:
         )
 
 
-def check(weights: Weights, sure: Weights, pictures: Iterable[Tensor]) -> Verdict:
+def check_convention(weights: Weights, sure: Weights, pictures: Iterable[Tensor]) -> ConventionVerdict:
     """Look for mistakes in how a network was loaded.
 
     Args:
@@ -71,37 +71,37 @@ def check(weights: Weights, sure: Weights, pictures: Iterable[Tensor]) -> Verdic
         sure: one that is beyond it: the embedded one.
         pictures: a few colourful ones, each (1, 3, H, W).
     """
-    looked = [_small(picture) for picture in pictures]
-    theirs = _rows(sure, looked)
+    looked = [_shrink(picture) for picture in pictures]
+    theirs = _collect_features(sure, looked)
     mean = torch.tensor(IMAGENET_MEAN_RGB).reshape(1, 3, 1, 1)
     found: dict[tuple[str, ...], float] = {}
     for swapped in (False, True):
         for scale, wrong_scale in ((1.0, ""), (255.0, TOO_SMALL), (1 / 255, TOO_LARGE)):
-            for shift, wrong_mean in ((0.0, ""), (-1.0, NO_MEAN), (1.0, TWICE)):
+            for shift, wrong_mean in ((0.0, ""), (-1.0, NO_MEAN), (1.0, MEAN_TWICE)):
                 changed = [(x + shift * mean) * scale for x in looked]
                 changed = [x.flip(1) for x in changed] if swapped else changed
                 mistakes = (WRONG_ORDER if swapped else "", wrong_scale, wrong_mean)
-                found[tuple(filter(None, mistakes))] = agreement(_rows(weights, changed), theirs)
+                found[tuple(filter(None, mistakes))] = measure_agreement(_collect_features(weights, changed), theirs)
     most = max(found.values())
-    best = min((way for way in found if found[way] >= most - ALIKE), key=len)
+    best = min((way for way in found if found[way] >= most - TIE), key=len)
     if found[best] < found[()] + MARGIN:
         best = ()
-    return Verdict(found[()], found[best], best)
+    return ConventionVerdict(found[()], found[best], best)
 
 
-def guess(network: str, kernels: Mapping[str, Tensor], sure: Weights, pictures: Iterable[Tensor]) -> str:
+def guess_convention(network: str, kernels: Mapping[str, Tensor], sure: Weights, pictures: Iterable[Tensor]) -> str:
     """The convention, of those styler knows, in which a network agrees best with one that is surely right."""
-    looked = [_small(picture) for picture in pictures]
-    theirs = _rows(sure, looked)
+    looked = [_shrink(picture) for picture in pictures]
+    theirs = _collect_features(sure, looked)
     found = {}
     for convention in ("caffe", "torchvision", "rgb"):
-        first = for_rgb(kernels["conv1_1.weight"], kernels["conv1_1.bias"], convention)
+        first = fold_convention(kernels["conv1_1.weight"], kernels["conv1_1.bias"], convention)
         read = {**kernels, "conv1_1.weight": first[0], "conv1_1.bias": first[1]}
-        found[convention] = agreement(_rows(Weights(network, "", read, {}, {}), looked), theirs)
+        found[convention] = measure_agreement(_collect_features(Weights(network, "", read, {}, {}), looked), theirs)
     return max(found, key=lambda convention: found[convention])
 
 
-def agreement(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
+def measure_agreement(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
     """Linear centred kernel alignment of two networks' layers, each (N, C), the mean over layers: 0 to 1."""
     found = []
     for a, b in zip(ours, theirs, strict=True):
@@ -113,15 +113,15 @@ def agreement(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
 
 
 @torch.no_grad()
-def _rows(weights: Weights, pictures: Iterable[Tensor]) -> list[Tensor]:
+def _collect_features(weights: Weights, pictures: Iterable[Tensor]) -> list[Tensor]:
     """Features of all positions of all pictures, by layer, each (N, C)."""
-    layers = [family.nearest(layer, weights.network) for layer in LAYERS]
+    layers = [arch.nearest_layer(layer, weights.network) for layer in COMPARED_LAYERS]
     features = Features(weights, layers, weights.pooling or "max")
     maps = [features(picture) for picture in pictures]
     return [torch.cat([found[layer][0].flatten(1).T for found in maps]) for layer in features.layers]
 
 
-def _small(picture: Tensor) -> Tensor:
+def _shrink(picture: Tensor) -> Tensor:
     height, width = picture.shape[-2:]
-    ratio = SIDE / min(height, width)
+    ratio = COMPARED_SIDE / min(height, width)
     return resized(picture, round(width * ratio), round(height * ratio))

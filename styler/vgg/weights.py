@@ -21,8 +21,8 @@ from safetensors.torch import load as parse_safetensors
 from torch import Tensor
 
 from styler.errors import OptionError, WeightsError
-from styler.vgg import family
-from styler.vgg.pooling import KINDS
+from styler.vgg import arch
+from styler.vgg.arch import POOLINGS
 
 EMBEDDED, SLIM = "vgg16", "vgg16-slim"
 SHA256 = {
@@ -53,9 +53,9 @@ class Weights:
     readouts: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
-    def convs(self) -> tuple[family.Conv, ...]:
+    def convs(self) -> tuple[arch.Conv, ...]:
         """The convolutions there are, first to last."""
-        convs = family.convolutions(self.network, self.widths)
+        convs = arch.list_convolutions(self.network, self.widths)
         return tuple(conv for conv in convs if f"{conv.name}.weight" in self.kernels)
 
     @property
@@ -91,7 +91,7 @@ class Weights:
         basis, root = torch.linalg.qr(readout.double())
         return (basis / scale).float(), (root * scale).float()
 
-    def rescaled(self, conv: family.Conv, pooling: str) -> tuple[Tensor, Tensor]:
+    def rescaled(self, conv: arch.Conv, pooling: str) -> tuple[Tensor, Tensor]:
         """Kernel (O, I, 3, 3) and bias (O,) of a convolution whose inputs and outputs all have mean activation 1."""
         kernel, bias = self.kernels[f"{conv.name}.weight"], self.kernels[f"{conv.name}.bias"]
         if not self.mean_activation:  # a slim network was made from one that was rescaled
@@ -101,7 +101,7 @@ class Weights:
                 f"These weights of {self.network} have no constants for {pooling} pooling; import or fetch them again, "
                 f"or take --pooling {next(iter(self.mean_activation))}."
             )
-        names = [c.name for c in family.convolutions(self.network)]
+        names = [c.name for c in arch.list_convolutions(self.network)]
         position = names.index(conv.name)
         ours = means[conv.name]
         if position:
@@ -109,7 +109,7 @@ class Weights:
         return kernel / ours[:, None, None, None], bias / ours
 
 
-def read(path: Path, *, sha256: str | None = None) -> Weights:
+def read_weights(path: Path, *, sha256: str | None = None) -> Weights:
     """Read and verify a weights file of ours.
 
     Args:
@@ -126,10 +126,10 @@ def read(path: Path, *, sha256: str | None = None) -> Weights:
             f"The weights file '{path}' cannot be read ({error.strerror}); "
             "install styler again or choose another --backbone."
         ) from error
-    return parse(data, path, sha256=sha256)
+    return parse_weights(data, path, sha256=sha256)
 
 
-def parse(data: bytes, path: Path, *, sha256: str | None = None) -> Weights:
+def parse_weights(data: bytes, path: Path, *, sha256: str | None = None) -> Weights:
     """Verify the bytes of a weights file of ours; `path` is how a refusal names it.
 
     Raises:
@@ -143,9 +143,9 @@ def parse(data: bytes, path: Path, *, sha256: str | None = None) -> Weights:
             "so that it is fetched anew."
         )
     try:
-        tensors = expanded(parse_safetensors(data))
+        tensors = dequantize(parse_safetensors(data))
         info = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["styler"])
-        return _weights(tensors, info, digest)
+        return _build_weights(tensors, info, digest)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(
             f"The file '{path}' holds no VGG weights that styler can use ({error}); "
@@ -153,7 +153,7 @@ def parse(data: bytes, path: Path, *, sha256: str | None = None) -> Weights:
         ) from error
 
 
-def expanded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def dequantize(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors stored as 8-bit whole numbers, times their scale of each output channel, `conv1_1.weight.scale` (O,)."""
     found = {}
     for name, tensor in tensors.items():
@@ -169,33 +169,33 @@ def expanded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def _weights(tensors: Mapping[str, Tensor], info: Mapping[str, Any], digest: str) -> Weights:
+def _build_weights(tensors: Mapping[str, Tensor], info: Mapping[str, Any], digest: str) -> Weights:
     network, widths = info["network"], tuple(info.get("widths", ()))
-    if network not in family.NETWORKS:
+    if network not in arch.NETWORKS:
         raise ValueError(f"its network is '{network}'")
     if not all(isinstance(width, int) and width > 0 for width in widths):
         raise ValueError(f"its widths are {widths}")
-    if widths and info.get("pooling") not in KINDS:
+    if widths and info.get("pooling") not in POOLINGS:
         raise ValueError(f"its pooling is '{info.get('pooling')}'")
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise ValueError(f"{name} is not finite")
-    kernels = _kernels(tensors, network, widths)
-    kernel, bias = for_rgb(kernels["conv1_1.weight"], kernels["conv1_1.bias"], info["convention"])
+    kernels = _collect_kernels(tensors, network, widths)
+    kernel, bias = fold_convention(kernels["conv1_1.weight"], kernels["conv1_1.bias"], info["convention"])
     kernels |= {"conv1_1.weight": kernel, "conv1_1.bias": bias}
-    readouts = _readouts(tensors, network, widths)
-    means = _means(tensors)
+    readouts = _collect_readouts(tensors, network, widths)
+    means = _collect_means(tensors)
     for pooling, of in means.items():
-        for conv in family.convolutions(network):
+        for conv in arch.list_convolutions(network):
             if f"{conv.name}.weight" in kernels and not _is_mean(of.get(conv.name), conv):
                 raise ValueError(f"mean_activation.{pooling}.{conv.name} is missing or no mean activation")
     return Weights(network, digest, kernels, means, info, widths, readouts)
 
 
-def _kernels(tensors: Mapping[str, Tensor], network: str, widths: tuple[int, ...]) -> dict[str, Tensor]:
+def _collect_kernels(tensors: Mapping[str, Tensor], network: str, widths: tuple[int, ...]) -> dict[str, Tensor]:
     """The convolutions, of the right shapes, as stored."""
     kernels: dict[str, Tensor] = {}
-    for conv in family.convolutions(network, widths):
+    for conv in arch.list_convolutions(network, widths):
         if f"{conv.name}.weight" not in tensors:
             break  # pruned: the file ends where painting ends
         kernel, bias = tensors[f"{conv.name}.weight"].float(), tensors[f"{conv.name}.bias"].float()
@@ -207,7 +207,7 @@ def _kernels(tensors: Mapping[str, Tensor], network: str, widths: tuple[int, ...
     return kernels
 
 
-def _means(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+def _collect_means(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """Constants for rescaling, by pooling and convolution."""
     means: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -217,10 +217,10 @@ def _means(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     return means
 
 
-def _readouts(tensors: Mapping[str, Tensor], network: str, widths: tuple[int, ...]) -> dict[str, Tensor]:
+def _collect_readouts(tensors: Mapping[str, Tensor], network: str, widths: tuple[int, ...]) -> dict[str, Tensor]:
     """`readout.relu2_1` (C, k) of every layer of a slim network that is narrower than the full one's."""
     found: dict[str, Tensor] = {}
-    for slim, full in zip(family.convolutions(network, widths), family.convolutions(network), strict=False):
+    for slim, full in zip(arch.list_convolutions(network, widths), arch.list_convolutions(network), strict=False):
         if slim.outputs == full.outputs:
             continue
         readout = tensors.get(f"readout.{slim.layer}")
@@ -230,12 +230,12 @@ def _readouts(tensors: Mapping[str, Tensor], network: str, widths: tuple[int, ..
     return found
 
 
-def _is_mean(means: Tensor | None, conv: family.Conv) -> bool:
+def _is_mean(means: Tensor | None, conv: arch.Conv) -> bool:
     """Whether these are mean activations of every filter: (O,), above 0."""
     return means is not None and means.shape == (conv.outputs,) and bool((means > 0).all())
 
 
-def for_rgb(kernel: Tensor, bias: Tensor, convention: str) -> tuple[Tensor, Tensor]:
+def fold_convention(kernel: Tensor, bias: Tensor, convention: str) -> tuple[Tensor, Tensor]:
     """Fold an input convention into the first convolution, so that it takes RGB in [0, 1].
 
     `caffe` networks were trained on BGR in 0 to 255 minus a mean; `torchvision` ones on RGB in [0, 1], minus a mean,

@@ -29,7 +29,7 @@ from torch import Tensor
 from styler import Options, Painter, images, library
 from styler.color import chroma
 from styler.presets import LOOKS, PRESETS
-from styler.vgg import chart
+from styler.workshop import plots
 
 PAIRS = (
     ("astronaut", "starry-night"),
@@ -161,22 +161,22 @@ def curve(dial: str, found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> 
     for panel, (key, most) in enumerate((("style", None), ("structure", 1.0))):
         left = panel * (wide + edge) + edge
         top = most or max(scored[key] for settings in found.values() for scored in settings.values())
-        chart.text(draw, (left, 4), f"{key} along {dial}")
-        draw.line((left, 24, left, high, left + wide - edge, high), fill=chart.FAINT)
-        chart.text(draw, (left - 4, 24), f"{top:.2f}", "ra", 11)
+        plots.draw_text(draw, (left, 4), f"{key} along {dial}")
+        draw.line((left, 24, left, high, left + wide - edge, high), fill=plots.FAINT)
+        plots.draw_text(draw, (left - 4, 24), f"{top:.2f}", "ra", 11)
         for number, (pair, settings) in enumerate(found.items()):
             across = np.linspace(left, left + wide - edge, len(settings))
             line = [
                 (x, high - (high - 24) * max(0.0, scored[key]) / top)
                 for x, scored in zip(across, settings.values(), strict=True)
             ]
-            draw.line(line, fill=chart.COLOURS[number % len(chart.COLOURS)], width=2)
+            draw.line(line, fill=plots.COLOURS[number % len(plots.COLOURS)], width=2)
             if not panel:
                 y = high + 24 + 16 * number
-                draw.line((left, y + 6, left + 24, y + 6), fill=chart.COLOURS[number % len(chart.COLOURS)], width=3)
-                chart.text(draw, (left + 30, y), pair, size=11)
+                draw.line((left, y + 6, left + 24, y + 6), fill=plots.COLOURS[number % len(plots.COLOURS)], width=3)
+                plots.draw_text(draw, (left + 30, y), pair, size=11)
         for x, value in zip(across, settings, strict=True):
-            chart.text(draw, (x, high + 4), value, "ma", 11)
+            plots.draw_text(draw, (x, high + 4), value, "ma", 11)
     return page
 
 

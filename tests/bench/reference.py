@@ -15,7 +15,7 @@ from torch import Tensor
 
 from styler import losses
 from styler.objective import TOTAL, Objective, Targets, Weighting
-from styler.vgg.features import Features
+from styler.vgg.model import Features
 
 STYLE_WEIGHTS = {"relu1_1": 256.0, "relu2_1": 64.0, "relu3_1": 16.0, "relu4_1": 4.0, "relu5_1": 1.0}
 CONTENT_WEIGHTS = {"relu4_2": 0.015}

@@ -17,21 +17,22 @@ from quality import to_image
 from reference import fitted
 
 from styler import Options, Painter, Result
-from styler.vgg import backbones, compare, weights
-from styler.vgg.rows import Row
+from styler.vgg import registry, weights
+from styler.workshop import compare
+from styler.workshop.compare import NetworkScore
 
 
 class Scores:
     """What a painting of a pair is worth."""
 
     def __init__(self, options: Options) -> None:
-        self._full, self._other = compare.Judge(backbones.load(weights.EMBEDDED), options), StyleJudge()
+        self._full, self._other = compare.Judge(registry.load_backbone(weights.EMBEDDED), options), StyleJudge()
 
-    def of(self, pair: compare.Pair, result: Result) -> tuple[float, ...]:
+    def of(self, pair: compare.PicturePair, result: Result) -> tuple[float, ...]:
         """Objective, held-out distance of style, that of another network, and structure kept."""
         name, _, style = pair
         picture = torch.from_numpy(result.pixels).permute(2, 0, 1)[None].contiguous()
-        row = Row("", 0, 0)
+        row = NetworkScore("", 0, 0)
         self._full.score(row, pair, picture)
         painting = to_image(fitted(style, max(picture.shape[-2:]), upwards=False))
         distance = self._other.distance(to_image(picture), painting)
@@ -55,7 +56,7 @@ def main() -> None:
         painter.ready(each)
     print("| pair | sketch | evaluations | seconds | objective | held-out | style | structure |")
     print("|---|---|---|---:|---:|---:|---:|---:|")
-    for pair in compare.pairs(args.images, args.pairs, 2 * args.size):
+    for pair in compare.load_pairs(args.images, args.pairs, 2 * args.size):
         content, style = (np.ascontiguousarray(image[0].permute(1, 2, 0).numpy()) for image in pair[1:])
         results: dict[float, list[Result]] = {}
         for _ in range(args.rounds):

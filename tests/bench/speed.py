@@ -28,8 +28,8 @@ from torch import Tensor
 from styler import Options, Painter, images, library, targets
 from styler.objective import Targets
 from styler.progress import Progress, Result
-from styler.vgg import family
-from styler.vgg.features import Features
+from styler.vgg import arch
+from styler.vgg.model import Features
 
 WITHIN = 1.02
 """Share of the reference's final J that counts as having reached it."""
@@ -133,7 +133,7 @@ def evaluation(painter: Painter, side: int, rounds: int = 5) -> dict[str, float]
     """
     options = Options.of(size=side, first_size=side, steps=rounds + 1, optimizer="adam")
     features = painter.features(options)
-    work = 2 * family.flops(features.network, features.layers, side * side)
+    work = 2 * arch.count_flops(features.network, features.layers, side * side)
     pixels = np.random.default_rng(0).random((side, side, 3), dtype=np.float32)
     shares, seconds, last = [], [], None
     for progress in painter.stream(pixels, pixels[::-1], options):

@@ -15,7 +15,7 @@ import uvicorn
 from playwright.sync_api import Browser, Page, sync_playwright
 from playwright.sync_api import TimeoutError as Unseen
 
-from styler.vgg import backbones
+from styler.vgg import registry
 from styler.vgg.weights import Weights
 from ui import server
 from ui.server import Serving
@@ -72,7 +72,7 @@ def served(serving: Serving) -> Iterator[Site]:
 def site(tiny: Weights) -> Iterator[Site]:
     """The page with the tiny network; one may wait while another is painted for."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backbones, "load", lambda _name: tiny)
+        patch.setattr(registry, "load_backbone", lambda _name: tiny)
         with served(Serving(queue=1, max_upload=2_000_000)) as site:
             yield site
 

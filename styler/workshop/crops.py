@@ -20,7 +20,7 @@ LONG_SIDE = 1024
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".avif")
 
 
-def pictures(folder: Path | None, long_side: int = LONG_SIDE) -> list[Tensor]:
+def load_pictures(folder: Path | None, long_side: int = LONG_SIDE) -> list[Tensor]:
     """Every picture of a folder, or without one the photos and paintings that come with styler, each (1, 3, H, W).
 
     Raises:
@@ -28,10 +28,10 @@ def pictures(folder: Path | None, long_side: int = LONG_SIDE) -> list[Tensor]:
         ImageError: one cannot be read.
     """
     bundled = [*library.contents().values(), *library.styles().values()]
-    return [tensor(path, long_side) for path in (bundled if folder is None else paths(folder))]
+    return [load_picture(path, long_side) for path in (bundled if folder is None else find_pictures(folder))]
 
 
-def paths(folder: Path) -> list[Path]:
+def find_pictures(folder: Path) -> list[Path]:
     """Every picture in a folder and in those in it, by name.
 
     Raises:
@@ -43,7 +43,7 @@ def paths(folder: Path) -> list[Path]:
     return found
 
 
-def tensor(path: Path, long_side: int) -> Tensor:
+def load_picture(path: Path, long_side: int) -> Tensor:
     """A picture, at most so long, (1, 3, H, W) in [0, 1].
 
     Raises:
@@ -55,46 +55,46 @@ def tensor(path: Path, long_side: int) -> Tensor:
     return resized(image, max(1, round(width * ratio)), max(1, round(height * ratio)))
 
 
-def crop(sources: Sequence[Tensor], side: int, generator: torch.Generator) -> Tensor:
+def sample_crop(sources: Sequence[Tensor], side: int, generator: torch.Generator) -> Tensor:
     """A random look at a random picture, (1, 3, side, side) in [0, 1].
 
     Of any scale between the whole picture and its pixels as they are, mirrored or not, at times in other colours,
     mixed with another look, or grainy.
     """
-    found = _look(sources, side, generator)
-    if _chance(generator) < 0.25:
-        found = found.lerp(_look(sources, side, generator), 0.15 + 0.7 * _chance(generator))
-    if _chance(generator) < 0.2:
-        found = found + 0.15 * _chance(generator) * torch.randn(found.shape, generator=generator)
+    found = _sample_view(sources, side, generator)
+    if _random(generator) < 0.25:
+        found = found.lerp(_sample_view(sources, side, generator), 0.15 + 0.7 * _random(generator))
+    if _random(generator) < 0.2:
+        found = found + 0.15 * _random(generator) * torch.randn(found.shape, generator=generator)
     return found.clamp(0, 1)
 
 
-def _look(sources: Sequence[Tensor], side: int, generator: torch.Generator) -> Tensor:
-    source = sources[_below(len(sources), generator)]
+def _sample_view(sources: Sequence[Tensor], side: int, generator: torch.Generator) -> Tensor:
+    source = sources[_random_index(len(sources), generator)]
     short = min(source.shape[-2:])
-    reach = round(side * max(1.0, short / side) ** _chance(generator))  # of the crop in the source, log-uniform
+    reach = round(side * max(1.0, short / side) ** _random(generator))  # of the crop in the source, log-uniform
     reach = min(reach, short)
-    top, left = (_below(length - reach + 1, generator) for length in source.shape[-2:])
+    top, left = (_random_index(length - reach + 1, generator) for length in source.shape[-2:])
     found = resized(source[..., top : top + reach, left : left + reach], side, side)
-    if _chance(generator) < 0.5:
+    if _random(generator) < 0.5:
         found = found.flip(-1)
-    return _recoloured(found, generator) if _chance(generator) < 0.5 else found
+    return _jitter_colors(found, generator) if _random(generator) < 0.5 else found
 
 
-def _recoloured(image: Tensor, generator: torch.Generator) -> Tensor:
+def _jitter_colors(image: Tensor, generator: torch.Generator) -> Tensor:
     """Other brightness, contrast, saturation and tint; now and then other channels altogether."""
-    if _chance(generator) < 0.2:
+    if _random(generator) < 0.2:
         image = image[:, torch.randperm(3, generator=generator)]
     grey = image.mean(dim=1, keepdim=True)
-    image = grey + (image - grey) * (1.8 * _chance(generator))
+    image = grey + (image - grey) * (1.8 * _random(generator))
     gain = 0.7 + 0.6 * torch.rand((1, 3, 1, 1), generator=generator)
-    image = ((image - 0.5) * (0.6 + 0.8 * _chance(generator)) + 0.5) * gain
-    return (image + 0.3 * (_chance(generator) - 0.5)).clamp(0, 1)
+    image = ((image - 0.5) * (0.6 + 0.8 * _random(generator)) + 0.5) * gain
+    return (image + 0.3 * (_random(generator) - 0.5)).clamp(0, 1)
 
 
-def _chance(generator: torch.Generator) -> float:
+def _random(generator: torch.Generator) -> float:
     return float(torch.rand((), generator=generator))
 
 
-def _below(bound: int, generator: torch.Generator) -> int:
+def _random_index(bound: int, generator: torch.Generator) -> int:
     return int(torch.randint(bound, (), generator=generator))

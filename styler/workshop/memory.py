@@ -12,11 +12,11 @@ import psutil
 
 from styler.errors import StylerError
 
-EVERY = 0.002
+SAMPLE_SECONDS = 0.002
 """Seconds between two looks at the resident memory."""
 
 
-def measured(name: str, pooling: str, layers: Sequence[str], size: tuple[int, int]) -> float:
+def measure_peak_memory(name: str, pooling: str, layers: Sequence[str], size: tuple[int, int]) -> float:
     """Bytes beyond the resting program in one forward and backward pass at a size (height, width).
 
     Raises:
@@ -24,7 +24,7 @@ def measured(name: str, pooling: str, layers: Sequence[str], size: tuple[int, in
     """
     arguments = [name, pooling, ",".join(layers), *map(str, size)]
     done = subprocess.run(  # noqa: S603 - our own module
-        [sys.executable, "-m", "styler.vgg.peak", *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "styler.workshop.memory", *arguments], capture_output=True, text=True, check=False
     )
     if done.returncode:
         said = done.stderr.strip().splitlines()[-1:] or ["it said nothing"]
@@ -36,17 +36,17 @@ def main() -> None:
     """Measure and print."""
     import torch
 
-    from styler.vgg import backbones
-    from styler.vgg.features import Features
+    from styler.vgg import registry
+    from styler.vgg.model import Features
 
     name, pooling, layers, height, width = sys.argv[1:]
-    features = Features(backbones.load(name), layers.split(","), pooling)
+    features = Features(registry.load_backbone(name), layers.split(","), pooling)
     image = torch.rand((1, 3, int(height), int(width)), requires_grad=True)
     process, done, most = psutil.Process(), threading.Event(), [0]
     resting = process.memory_info().rss
 
     def watch() -> None:
-        while not done.wait(EVERY):
+        while not done.wait(SAMPLE_SECONDS):
             most[0] = max(most[0], process.memory_info().rss)
 
     watcher = threading.Thread(target=watch, daemon=True)

@@ -22,9 +22,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from styler.errors import OptionError
-from styler.vgg import crops, family
-from styler.vgg.pooling import DEFAULT, pooled
+from styler.vgg import arch
+from styler.vgg.arch import DEFAULT_POOLING
+from styler.vgg.model import apply_pooling
 from styler.vgg.weights import Weights
+from styler.workshop import crops
 
 MULTIPLE = 8
 """Widths are multiples of it, as convolution kernels like them."""
@@ -35,35 +37,35 @@ RIDGE = 1e-4
 POSITIONS = 1500
 """Of each crop's map at most so many are fitted: neighbours tell the same."""
 
-Report = Callable[[str], None]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
     """What of a network is kept."""
 
-    convs: tuple[family.Conv, ...]
+    convs: tuple[arch.Conv, ...]
     """The slim ones."""
     kept: Mapping[str, Tensor]
     """Indices of the channels kept, by convolution."""
 
 
-def width(channels: int, keep: float) -> int:
+def slim_width(channels: int, keep: float) -> int:
     """How many of so many channels are kept."""
     return min(channels, max(1, MULTIPLE * round(keep * channels / MULTIPLE) or min(channels, MULTIPLE)))
 
 
 @torch.no_grad()
-def slim(
+def slim_network(
     teacher: Weights,
     keep: float,
     pictures: Sequence[Tensor],
     *,
-    pooling: str = DEFAULT,
+    pooling: str = DEFAULT_POOLING,
     looks: int = 160,
     side: int = 192,
     seed: int = 0,
-    say: Report = lambda _line: None,
+    say: Say = lambda _line: None,
 ) -> Weights:
     """Choose channels and refit the convolutions; deterministic for a seed at an equal number of threads.
 
@@ -85,10 +87,10 @@ def slim(
     if teacher.widths:
         raise OptionError("This network is slim already; take the full one.")
     generator = torch.Generator().manual_seed(seed)
-    looked = [crops.crop(pictures, side, generator) for _ in range(looks)]
+    looked = [crops.sample_crop(pictures, side, generator) for _ in range(looks)]
     convs = teacher.convs
-    widths = (convs[0].outputs, *(width(conv.outputs, keep) for conv in convs[1:]))
-    slimmed = family.convolutions(teacher.network, widths)
+    widths = (convs[0].outputs, *(slim_width(conv.outputs, keep) for conv in convs[1:]))
+    slimmed = arch.list_convolutions(teacher.network, widths)
     theirs = [F.pad(image, (1, 1, 1, 1), mode="replicate") for image in looked]
     ours = list(theirs)
     kernels: dict[str, Tensor] = {}
@@ -96,20 +98,20 @@ def slim(
     before = torch.arange(3)
     for position, (full, conv) in enumerate(zip(convs, slimmed, strict=True)):
         kernel, bias = teacher.rescaled(full, pooling)
-        inputs = _pooled(theirs, full, pooling)
-        raw = [_convolved(x, kernel, bias, full) for x in inputs]  # each (1, C, H, W), not rectified
+        inputs = _pool_all(theirs, full, pooling)
+        raw = [_convolve(x, kernel, bias, full) for x in inputs]  # each (1, C, H, W), not rectified
         theirs = [x.clamp(min=0).half() for x in raw]
         following = teacher.rescaled(convs[position + 1], pooling)[0] if position + 1 < len(convs) else None
-        chosen = choose(_second_moment(theirs), conv.outputs, following)
-        inputs = _pooled(ours, full, pooling)
+        chosen = choose_channels(_second_moment(theirs), conv.outputs, following)
+        inputs = _pool_all(ours, full, pooling)
         if torch.equal(before, torch.arange(full.inputs)):  # all there is came through: the convolution is kept
             fitted = (kernel[chosen], bias[chosen])
         else:
-            fitted = refit(inputs, [x[:, chosen] for x in raw], conv, generator)
+            fitted = refit_convolution(inputs, [x[:, chosen] for x in raw], conv, generator)
         kernels |= {f"{conv.name}.weight": fitted[0], f"{conv.name}.bias": fitted[1]}
-        ours = [_convolved(x, *fitted, conv).clamp(min=0).half() for x in inputs]
+        ours = [_convolve(x, *fitted, conv).clamp(min=0).half() for x in inputs]
         if conv.outputs < full.outputs:
-            readouts[conv.layer], error = read_out(ours, theirs)
+            readouts[conv.layer], error = fit_readout(ours, theirs)
             say(f"{conv.layer}: {conv.outputs} of {full.outputs} channels, {error:.1%} of the features missed")
         before = chosen
     info = {
@@ -123,14 +125,14 @@ def slim(
     return Weights(teacher.network, "", kernels, {}, info, widths, readouts)
 
 
-def dumped(weights: Weights, dtype: torch.dtype = torch.float16) -> bytes:
+def dump_network(weights: Weights, dtype: torch.dtype = torch.float16) -> bytes:
     """A slim network as the bytes of a weights file."""
     tensors = {**weights.kernels, **{f"readout.{layer}": readout for layer, readout in weights.readouts.items()}}
     stored = {name: tensor.detach().to(dtype).contiguous() for name, tensor in tensors.items()}
     return save(stored, {"styler": json.dumps(weights.info)})
 
 
-def choose(second: Tensor, count: int, following: Tensor | None) -> Tensor:
+def choose_channels(second: Tensor, count: int, following: Tensor | None) -> Tensor:
     """The channels, sorted, from which the others can best be told, counted by what depends on them.
 
     Greedy: each time the channel that explains most of what is left. What is left of the channels' second moment is
@@ -162,8 +164,8 @@ def choose(second: Tensor, count: int, following: Tensor | None) -> Tensor:
     return torch.tensor(sorted(chosen))
 
 
-def refit(
-    inputs: Sequence[Tensor], wanted: Sequence[Tensor], conv: family.Conv, generator: torch.Generator
+def refit_convolution(
+    inputs: Sequence[Tensor], wanted: Sequence[Tensor], conv: arch.Conv, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Kernel and bias that give, from the slim network's maps, what the full network's convolution gives.
 
@@ -180,11 +182,11 @@ def refit(
         rows = torch.cat([rows[some], torch.ones((len(some), 1))], dim=1)
         normal += rows.T @ rows
         right += rows.T @ targets[some]
-    solution = _ridge(normal, right)
+    solution = _solve_ridge(normal, right)
     return solution[:-1].T.reshape(conv.shape).float().contiguous(), solution[-1].float()
 
 
-def read_out(ours: Iterable[Tensor], theirs: Sequence[Tensor]) -> tuple[Tensor, float]:
+def fit_readout(ours: Iterable[Tensor], theirs: Sequence[Tensor]) -> tuple[Tensor, float]:
     """The linear map (C, k) from slim to full features, and the share of their energy that it misses."""
     normal, right, energy = torch.zeros(()), torch.zeros(()), 0.0
     for x, y in zip(ours, theirs, strict=True):
@@ -193,23 +195,23 @@ def read_out(ours: Iterable[Tensor], theirs: Sequence[Tensor]) -> tuple[Tensor, 
         normal = normal + scale * (rows @ rows.T).double()
         right = right + scale * (rows @ targets.T).double()
         energy += scale * float(targets.square().sum())
-    solution = _ridge(normal, right)  # (k, C)
+    solution = _solve_ridge(normal, right)  # (k, C)
     missed = energy - 2 * float((solution * right).sum()) + float((solution * (normal @ solution)).sum())
     return solution.T.float().contiguous(), missed / energy
 
 
-def _ridge(normal: Tensor, right: Tensor) -> Tensor:
+def _solve_ridge(normal: Tensor, right: Tensor) -> Tensor:
     normal = normal + RIDGE * normal.diagonal().mean() * torch.eye(len(normal), dtype=normal.dtype)
     return torch.cholesky_solve(right, torch.linalg.cholesky(normal))
 
 
-def _pooled(maps: Sequence[Tensor], conv: family.Conv, pooling: str) -> list[Tensor]:
+def _pool_all(maps: Sequence[Tensor], conv: arch.Conv, pooling: str) -> list[Tensor]:
     if not conv.opens_block:
         return [*maps]
-    return [pooled(x.float(), conv.block - 1, pooling).to(x.dtype) for x in maps]
+    return [apply_pooling(x.float(), conv.block - 1, pooling).to(x.dtype) for x in maps]
 
 
-def _convolved(x: Tensor, kernel: Tensor, bias: Tensor, conv: family.Conv) -> Tensor:
+def _convolve(x: Tensor, kernel: Tensor, bias: Tensor, conv: arch.Conv) -> Tensor:
     padding = 0 if conv.name == "conv1_1" else conv.kernel // 2
     return F.conv2d(x.float().contiguous(memory_format=torch.channels_last), kernel, bias, padding=padding)
 
