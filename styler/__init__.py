@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Any
 from styler import environment
 
 if TYPE_CHECKING:
+    from styler.engine.painter import Painter, stream, stylize
+    from styler.engine.result import Progress, Result
     from styler.errors import StylerError
     from styler.options import Options
-    from styler.pipeline import Painter, stream, stylize
-    from styler.progress import Progress, Result
 
 _HOMES = {
     "Options": "styler.options",
-    "Painter": "styler.pipeline",
-    "Progress": "styler.progress",
-    "Result": "styler.progress",
+    "Painter": "styler.engine.painter",
+    "Progress": "styler.engine.result",
+    "Result": "styler.engine.result",
     "StylerError": "styler.errors",
-    "stream": "styler.pipeline",
-    "stylize": "styler.pipeline",
+    "stream": "styler.engine.painter",
+    "stylize": "styler.engine.painter",
 }
 
 __all__ = ["Options", "Painter", "Progress", "Result", "StylerError", "stream", "stylize"]
@@ -36,7 +36,7 @@ __all__ = ["Options", "Painter", "Progress", "Result", "StylerError", "stream", 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'styler' has no attribute '{name}'")
-    environment.prepare()  # before torch can load
+    environment.prepare_process()  # before torch can load
     return getattr(import_module(_HOMES[name]), name)
 
 

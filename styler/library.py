@@ -8,11 +8,11 @@ from pathlib import Path
 
 from styler.errors import StylerError
 
-PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
+BUNDLED_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
 @cache
-def root() -> Path:
+def assets_root() -> Path:
     """The folder of the assets: inside the installed package, or beside it in a checkout.
 
     Raises:
@@ -25,30 +25,30 @@ def root() -> Path:
     raise StylerError(f"The assets of styler are missing beside '{package}'; install styler again.")
 
 
-def styles() -> dict[str, Path]:
+def list_styles() -> dict[str, Path]:
     """The bundled styles, by name."""
     return _pictures("styles")
 
 
-def contents() -> dict[str, Path]:
+def list_contents() -> dict[str, Path]:
     """The bundled photographs, by name."""
     return _pictures("contents")
 
 
 def find_style(name: str) -> Path:
     """A style as a person gives it: a file, or the name of a bundled one if there is no such file."""
-    return Path(name) if Path(name).exists() else styles().get(name, Path(name))
+    return Path(name) if Path(name).exists() else list_styles().get(name, Path(name))
 
 
 def find_content(name: str) -> Path:
     """A content as a person gives it: a file, or the name of a bundled one if there is no such file."""
-    return Path(name) if Path(name).exists() else contents().get(name, Path(name))
+    return Path(name) if Path(name).exists() else list_contents().get(name, Path(name))
 
 
-def credits() -> dict[str, str]:  # noqa: A001 - nobody needs the interpreter's
+def read_credits() -> dict[str, str]:
     """What every asset shows, by whom, and under which licence, by file name: from the tables of the credits."""
     found = {}
-    for line in (root() / "CREDITS.md").read_text(encoding="utf-8").splitlines():
+    for line in (assets_root() / "CREDITS.md").read_text(encoding="utf-8").splitlines():
         cells = [cell.strip().strip("`") for cell in line.strip().strip("|").split("|")]
         if len(cells) == 6 and "/" in cells[0]:
             name, what, author, _source, licence, _hash = cells
@@ -57,4 +57,6 @@ def credits() -> dict[str, str]:  # noqa: A001 - nobody needs the interpreter's
 
 
 def _pictures(kind: str) -> dict[str, Path]:
-    return {path.stem: path for path in sorted((root() / kind).iterdir()) if path.suffix.lower() in PICTURES}
+    return {
+        path.stem: path for path in sorted((assets_root() / kind).iterdir()) if path.suffix.lower() in BUNDLED_SUFFIXES
+    }

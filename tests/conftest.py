@@ -2,7 +2,7 @@
 
 from styler import environment
 
-environment.prepare()  # before torch is loaded: tests share their cores with whatever else runs
+environment.prepare_process()  # before torch is loaded: tests share their cores with whatever else runs
 
 import math
 import os
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from styler.pipeline import Painter
+from styler.engine.painter import Painter
 from styler.vgg import arch, model, registry
 from styler.vgg import weights as weights_module
 from styler.vgg.arch import POOLINGS

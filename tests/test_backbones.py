@@ -413,7 +413,7 @@ def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path) -> None:
 def test_rescaling_is_over_the_photos_and_the_real_painting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     found = registry._load_bundled_pictures()
-    assert len(found) == len(library.contents()) + 1
+    assert len(found) == len(library.list_contents()) + 1
     for image in found:
         assert image.shape[:2] == (1, 3)
         assert max(image.shape[-2:]) == 256

@@ -12,13 +12,14 @@ import torch
 from numpy.typing import NDArray
 from test_batch_folder import by_picture
 
-from styler import finish, images, losses
+from styler import images, save
 from styler.batch import discover
 from styler.batch.discover import Rules
 from styler.batch.folder import stylize_folder
 from styler.batch.shelf import DiskShelf
 from styler.batch.tools import Tools
 from styler.batch.work import Event
+from styler.engine import losses
 from styler.errors import DeviceError, NothingMatched, StylerError
 from styler.images import Picture
 from styler.options import Options
@@ -45,7 +46,7 @@ def test_the_next_picture_is_read_and_the_last_encoded_while_the_device_works(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read, painted = threading.Event(), threading.Event()
-    real = finish.encoded
+    real = save.encode_result
 
     def reading(path: Path) -> Picture:
         if path.name == "b.png":
@@ -56,7 +57,7 @@ def test_the_next_picture_is_read_and_the_last_encoded_while_the_device_works(
         assert painted.wait(PATIENCE), "the first picture is encoded only before the second is painted"
         return real(*given, **named)
 
-    monkeypatch.setattr(finish, "encoded", encoded)
+    monkeypatch.setattr(save, "encode_result", encoded)
     told: list[Event] = []
     for event in stylize_folder("photos", "art/x.png", "out", OPTIONS, tools=Tools(read=reading)):
         told.append(event)

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from styler import images, library
 from styler.cli import main
 from styler.cli.flags import Flags, given, name_of
+from styler.engine.painter import Painter
 from styler.errors import OptionError
-from styler.options import Options, resolve
-from styler.pipeline import Painter
+from styler.options import Options, resolve_options
 
 PROBE = """
 import sys
@@ -123,7 +123,7 @@ def test_typing_every_default_gives_the_default_options() -> None:
     typed = {}
     for name, value in Options().to_dict().items():
         typed[name] = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-    assert resolve(("flag", given(Flags(**typed)))).options == Options()
+    assert resolve_options(("flag", given(Flags(**typed)))).options == Options()
 
 
 def test_a_flag_that_is_not_given_is_no_setting() -> None:
@@ -134,7 +134,7 @@ def test_a_flag_that_is_not_given_is_no_setting() -> None:
 @pytest.mark.parametrize("text", ["12x", "nan", "inf", "1e9", "", "0x40", "64.5"])
 def test_a_size_that_is_none_is_refused_by_name(text: str) -> None:
     with pytest.raises(OptionError, match=r"^size is "):
-        resolve(("flag", given(Flags(size=text))))
+        resolve_options(("flag", given(Flags(size=text))))
 
 
 REFUSALS = [

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from styler import images, targets
+from styler import images
 from styler.batch import ledger
 from styler.cli import batch_report, locks, main
+from styler.engine import targets
+from styler.engine.painter import Painter
 from styler.options import Options
-from styler.pipeline import Painter
 
 TINY = ["--size", "64", "--first-size", "64", "--steps", "2", "--device", "cpu"]
 Capture = pytest.CaptureFixture[str]

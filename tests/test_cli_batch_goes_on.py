@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from styler import images
 from styler.batch import ledger
 from styler.cli import main
+from styler.engine.painter import Painter
 from styler.errors import DeviceError, OutOfMemory
 from styler.images import files
 from styler.options import Options
-from styler.pipeline import Painter
 
 TINY = ["--size", "64", "--first-size", "64", "--steps", "2", "--device", "cpu", "-q"]
 Capture = pytest.CaptureFixture[str]

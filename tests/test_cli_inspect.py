@@ -12,10 +12,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from styler import images, metadata
+from styler import images, provenance
 from styler.cli import main
-from styler.pipeline import Painter
-from styler.progress import Progress
+from styler.engine.painter import Painter
+from styler.engine.result import Progress
 
 TINY = ["--size", "64", "--first-size", "32", "--steps", "4", "--device", "cpu"]
 Capture = pytest.CaptureFixture[str]
@@ -60,7 +60,7 @@ def same(one: str, other: str) -> bool:
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.avif", "a.tiff"])
 def test_every_format_carries_the_settings_and_no_name(name: str, folder: Path) -> None:
     assert paint("holiday.png", "monet.png", "--init", str(folder / "other.png"), "-o", name) == 0
-    record = metadata.read(name)
+    record = provenance.read_record(name)
     assert record["options"]["steps"] == 4
     assert [record["content"], *record["styles"], record["init"]] == [
         images.read_image(given).sha256 for given in ("holiday.png", "monet.png", "other.png")
@@ -80,7 +80,7 @@ def test_metadata_is_left_out_or_kept_when_asked(folder: Path) -> None:
     assert paint("holiday.png", "monet.png", "-o", "kept.png", "--keep-metadata") == 0
     kept = images.read_image("kept.png").metadata
     assert kept == {"artist": "Ada Lovelace", "copyright": "© Ada Lovelace", "make": "Kodak"}
-    assert metadata.read("kept.png")
+    assert provenance.read_record("kept.png")
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tiff"])
@@ -92,7 +92,7 @@ def test_from_on_the_same_inputs_gives_the_same_pixels(name: str, folder: Path, 
     out, err = capsys.readouterr()
     assert (out, err) == (f"again-{name}\n", "")
     assert same(name, f"again-{name}")
-    first, second = metadata.read(name), metadata.read(f"again-{name}")
+    first, second = provenance.read_record(name), provenance.read_record(f"again-{name}")
     assert first["options"] == second["options"]
     assert first["plan"] == second["plan"]
     assert first["losses"] == second["losses"]
@@ -135,18 +135,18 @@ def test_the_command_that_inspect_prints_gives_the_same_pixels(folder: Path, cap
 
 def test_flags_override_and_those_of_the_plan_have_it_made_anew(folder: Path) -> None:
     assert paint("holiday.png", "monet.png", "-o", "a.png") == 0
-    first = metadata.read("a.png")
+    first = provenance.read_record("a.png")
     assert again("a.png", "b.png", "--strength", "80", "--seed", "9", "-q") == 0
-    second = metadata.read("b.png")
+    second = provenance.read_record("b.png")
     assert second["plan"] == first["plan"]
     assert second["options"] == {**first["options"], "strength": 80, "seed": 9, "threads": first["threads"]}
     assert not same("a.png", "b.png")
     assert again("a.png", "c.png", "--steps", "2", "-q") == 0
-    assert [scale["steps"] for scale in metadata.read("c.png")["plan"]] == [2, 2]
+    assert [scale["steps"] for scale in provenance.read_record("c.png")["plan"]] == [2, 2]
     assert again("a.png", "d.png", "--size", "96", "--preset", "draft", "-q") == 0
-    assert (metadata.read("d.png")["width"], metadata.read("d.png")["options"]["steps"]) == (96, 20)
+    assert (provenance.read_record("d.png")["width"], provenance.read_record("d.png")["options"]["steps"]) == (96, 20)
     assert again("a.png", "e.png", "--strength", "0", "-q") == 0
-    assert metadata.read("e.png")["plan"] == []
+    assert provenance.read_record("e.png")["plan"] == []
     assert again("e.png", "f.png", "--strength", "50", "-q") == 0
     assert same("a.png", "f.png"), "there was no plan to repeat, so it is made"
 
@@ -192,7 +192,7 @@ def test_a_painting_that_was_stopped_carries_its_settings_and_is_repeated_exactl
     with monkeypatch.context() as patch:
         patch.setattr(Painter, "stream", stopping)
         paint("holiday.png", "monet.png", "--taper", "1.5", "--optimizer", "mixed", "-o", "a.png")
-    record = metadata.read("a.partial.png")
+    record = provenance.read_record("a.partial.png")
     assert record["stopped"]
     assert record["plan"][-1] == {
         "width": 64,
@@ -211,10 +211,10 @@ def test_a_painting_that_was_stopped_carries_its_settings_and_is_repeated_exactl
     assert again("a.partial.png", "b.png") == 0
     assert "That painting was stopped, and is repeated as far as it went" in capsys.readouterr().err
     assert same("a.partial.png", "b.png")
-    assert not metadata.read("b.png")["stopped"]
+    assert not provenance.read_record("b.png")["stopped"]
     assert again("a.partial.png", "c.png", "--steps", "4") == 0
     assert "stopped" not in capsys.readouterr().err
-    assert metadata.read("c.png")["plan"][-1]["steps"] == 6
+    assert provenance.read_record("c.png")["plan"][-1]["steps"] == 6
 
 
 @pytest.mark.usefixtures("folder")
@@ -234,7 +234,7 @@ def test_inspect_shows_everything_to_a_person_and_to_a_program(capsys: Capture) 
     assert "  styler run CONTENT STYLE --size 64 --preset draft --steps 4 --first-size 32 --device cpu\n" in shown
     assert main(["inspect", "a.png", "--json"]) == 0
     out, err = capsys.readouterr()
-    assert (json.loads(out), err) == (metadata.read("a.png"), "")
+    assert (json.loads(out), err) == (provenance.read_record("a.png"), "")
     assert out.count("\n") == 1
 
 

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from styler import images
 from styler.cli import main
 from styler.cli.interrupts import Interrupted, watched
+from styler.engine.painter import Painter
 from styler.options import Options
-from styler.pipeline import Painter
-from styler.plan import Repeat
+from styler.schedule import Replay
 
 RUN = ["run", "photo.png", "painting.png", "--size", "64", "--first-size", "64", "--device", "cpu", "--steps", "5"]
 INPUTS = {"photo.png", "painting.png"}
@@ -54,7 +54,7 @@ def signals_at(painter: Painter, monkeypatch: pytest.MonkeyPatch) -> SignalsAt:
             styles: list[object],
             options: Options,
             stop: threading.Event,
-            *rest: Repeat | images.Picture | None,
+            *rest: Replay | images.Picture | None,
         ) -> object:
             for number in arrivals.get(0, []):
                 signal.raise_signal(number)

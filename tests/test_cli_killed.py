@@ -38,7 +38,11 @@ sys.exit(main(tokens))
 """
 """Runs styler, and has signals arrive when a certain function is called."""
 
-READING, LOADING, STEPPING = "styler.images.read_image", "styler.vgg.registry.load_backbone", "styler.optimise.adam"
+READING, LOADING, STEPPING = (
+    "styler.images.read_image",
+    "styler.vgg.registry.load_backbone",
+    "styler.engine.optimizers.adam",
+)
 ENCODING, FLUSHING, RENAMING = "styler.images.encode", "os.fsync", "os.replace"
 INT, TERM, KILL = signal.SIGINT, signal.SIGTERM, signal.SIGKILL
 

@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 
 from styler import config, images, library
 from styler.cli import doctor, main
+from styler.engine.painter import Painter
 from styler.errors import StylerError
-from styler.options import Options
-from styler.pipeline import Painter
-from styler.presets import LOOKS, PRESETS
+from styler.options import LOOKS, PRESETS, Options
 
 TINY = ["--size", "64", "--first-size", "64", "--steps", "2", "--device", "cpu"]
 RUN = ["run", "photo.png", "painting.png"]
@@ -226,7 +225,7 @@ def test_a_dry_run_takes_every_request(asked: list[str], folder: Path, use_tiny:
 def test_a_dry_run_refuses_what_the_run_would(
     asked: list[str], folder: Path, use_tiny: None, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("styler.devices.free_memory", lambda _device: 400_000_000)
+    monkeypatch.setattr("styler.engine.device.free_memory", lambda _device: 400_000_000)
     tokens = [*RUN, "--device", "cpu", "-q", "--layer-weights", "1", *asked]
     code = main(tokens)
     said = capsys.readouterr().err
@@ -419,14 +418,14 @@ def test_config_shows_every_value_and_its_origin(
     rows = [re.split("  +", line) for line in capsys.readouterr().out.splitlines()]
     assert ["size", "99", "flag"] in rows
     assert ["taper", "0.33", "styler.toml (preset draft)"] in rows
-    assert rows[-1] == [f"Files: styler.toml (read), {config.files()[0]} (not there)."]
+    assert rows[-1] == [f"Files: styler.toml (read), {config.config_paths()[0]} (not there)."]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such permissions")
 def test_a_folder_of_settings_that_may_not_be_looked_into_has_none_for_us(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hidden = str(config.files()[0])
+    hidden = str(config.config_paths()[0])
     for name in ("stat", "lstat"):
         real = getattr(os, name)
 
@@ -459,7 +458,10 @@ def test_presets_and_looks_are_listed_with_flags_that_make_them(capsys: Capture)
 def test_styles_and_photos_are_listed_with_their_credit(capsys: Capture) -> None:
     assert main(["styles", "--json"]) == 0
     found = answer(capsys)
-    assert (list(found["styles"]), list(found["contents"])) == (list(library.styles()), list(library.contents()))
+    assert (list(found["styles"]), list(found["contents"])) == (
+        list(library.list_styles()),
+        list(library.list_contents()),
+    )
     for picture in [*found["styles"].values(), *found["contents"].values()]:
         assert Path(picture["path"]).is_file()
         assert picture["credit"]
@@ -490,7 +492,7 @@ def test_the_doctor_tells_what_is_broken_and_fails(
 
         monkeypatch.setattr("styler.vgg.registry.load_backbone", altered)
     elif broken == "loss":
-        monkeypatch.setattr("styler.optimise.adam", no_progress)
+        monkeypatch.setattr("styler.engine.optimizers.adam", no_progress)
     elif broken == "settings":
         (folder / "styler.toml").write_text("size = ")
     else:
@@ -509,8 +511,8 @@ def test_the_doctor_tells_what_is_broken_and_fails(
 
 def no_progress(objective: Any, image: Any, span: Any, _rate: float) -> Any:
     """An optimiser that does not move."""
-    from styler.optimise import Step
+    from styler.engine.optimizers import OptimizerStep
 
     for _ in range(span.steps):
         losses, _gradient = objective.gradient(image)
-        yield Step(losses, image, image, losses, image.new_zeros(()))
+        yield OptimizerStep(losses, image, image, losses, image.new_zeros(()))

@@ -15,8 +15,8 @@ from PIL import Image
 
 from styler import images
 from styler.cli import locks, main
+from styler.engine.painter import Painter
 from styler.options import Options
-from styler.pipeline import Painter
 
 TINY = ["--size", "64", "--first-size", "64", "--steps", "1", "--device", "cpu", "-q"]
 SAME = ["--strength", "0", "--size", "original", "--device", "cpu", "-q"]

@@ -23,7 +23,7 @@ from PIL import Image
 
 from styler import images, library
 from styler.cli import main
-from styler.pipeline import Painter
+from styler.engine.painter import Painter
 
 TINY = ["--size", "64", "--first-size", "64", "--steps", "1", "--device", "cpu"]
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
@@ -220,13 +220,13 @@ SPOILT: dict[str, Callable[[bytes, Path], bytes]] = {
 def test_weights_that_were_tampered_with_are_refused(
     spoil: Callable[[bytes, Path], bytes], folder: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good = library.root()
+    good = library.assets_root()
     made = folder.parent / "assets"
     for name in ("weights", "contents", "styles"):
         (made / name).mkdir(parents=True)
     weights = spoil((good / "weights" / "vgg16.safetensors").read_bytes(), folder)
     (made / "weights" / "vgg16.safetensors").write_bytes(weights)
-    monkeypatch.setattr(library, "root", lambda: made)
+    monkeypatch.setattr(library, "assets_root", lambda: made)
     assert re.search("altered|truncated", refused(capfd, folder, "photo.png", "painting.png", "-q"))
     assert not (folder / "run").exists()
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from styler import images
 from styler.cli import main, outputs
-from styler.pipeline import Painter
+from styler.engine.painter import Painter
 
 TINY = ["--size", "64", "--first-size", "64", "--steps", "2", "--device", "cpu"]
 Capture = pytest.CaptureFixture[str]

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from styler.color import SPREAD_FLOOR, chroma, coarse_chroma, recolored
+from styler.engine.color import VARIANCE_FLOOR, transfer_colors
+from styler.engine.losses import chroma, coarse_chroma
 
 Picture = Callable[..., Tensor]
 
@@ -53,31 +54,31 @@ def test_coarse_chroma_takes_sizes_that_do_not_divide(picture: Picture) -> None:
 
 def test_recolored_has_the_mean_and_the_covariance_of_the_content(picture: Picture) -> None:
     style, content = muted(picture(32, 40, 1)), muted(picture(20, 24, 2), 0.1)
-    found = recolored(style, content, 1.0)
+    found = transfer_colors(style, content, 1.0)
     assert found.shape == style.shape
     mean, covariance = statistics(found)
     wanted, spread = statistics(content)
     torch.testing.assert_close(mean, wanted, rtol=0, atol=1e-4)
-    torch.testing.assert_close(covariance, spread, rtol=0.02, atol=2 * SPREAD_FLOOR)
+    torch.testing.assert_close(covariance, spread, rtol=0.02, atol=2 * VARIANCE_FLOOR)
 
 
 def test_an_amount_of_0_changes_nothing_and_half_goes_half_the_way(picture: Picture) -> None:
     style, content = muted(picture(16, 16, 1)), muted(picture(16, 16, 2))
-    torch.testing.assert_close(recolored(style, content, 0.0), style, rtol=0, atol=0)
-    whole, half = recolored(style, content, 1.0), recolored(style, content, 0.5)
+    torch.testing.assert_close(transfer_colors(style, content, 0.0), style, rtol=0, atol=0)
+    whole, half = transfer_colors(style, content, 1.0), transfer_colors(style, content, 0.5)
     torch.testing.assert_close(half, (style + whole) / 2)
 
 
 def test_a_picture_with_its_own_colours_stays_as_it_is(picture: Picture) -> None:
     style = picture(24, 24, 1)
-    torch.testing.assert_close(recolored(style, style, 1.0), style, rtol=0, atol=1e-3)
+    torch.testing.assert_close(transfer_colors(style, style, 1.0), style, rtol=0, atol=1e-3)
 
 
 def test_the_move_is_the_shortest_there_is(picture: Picture) -> None:
     """Its matrix is symmetric and positive, as of every optimal transport between Gaussians."""
     style, content = muted(picture(32, 32, 1)), muted(picture(32, 32, 2))
     ours = (style - style.mean(dim=(2, 3), keepdim=True))[0].flatten(1)
-    moved = recolored(style, content, 1.0)
+    moved = transfer_colors(style, content, 1.0)
     theirs = (moved - moved.mean(dim=(2, 3), keepdim=True))[0].flatten(1)
     matrix = torch.linalg.lstsq(ours.T.double(), theirs.T.double()).solution.T
     torch.testing.assert_close(matrix, matrix.T, rtol=0, atol=1e-3)
@@ -91,7 +92,7 @@ def test_pictures_without_colours_stay_pictures(picture: Picture, style: str, co
         "grey": picture(16, 16, 2)[:, :1].expand(1, 3, 16, 16),
         "flat": flat(0.2, 0.5, 0.7, 16),
     }
-    found = recolored(kinds[style], kinds[content], 1.0)
+    found = transfer_colors(kinds[style], kinds[content], 1.0)
     assert found.isfinite().all()
     assert found.min() >= 0
     assert found.max() <= 1
@@ -100,4 +101,4 @@ def test_pictures_without_colours_stay_pictures(picture: Picture, style: str, co
 
 def test_a_grey_content_makes_a_grey_style(picture: Picture) -> None:
     grey = picture(16, 16, 2)[:, :1].expand(1, 3, 16, 16)
-    assert chroma(recolored(picture(16, 16, 1), grey, 1.0)).abs().max() < 0.02
+    assert chroma(transfer_colors(picture(16, 16, 1), grey, 1.0)).abs().max() < 0.02

@@ -7,7 +7,7 @@ import pytest
 
 from styler import config
 from styler.errors import OptionError, StylerError
-from styler.options import Options, resolve
+from styler.options import Options, resolve_options
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path
     work.mkdir()
     monkeypatch.chdir(work)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
-    user, here = config.files()
+    user, here = config.config_paths()
     user.parent.mkdir(parents=True)
     return user, here
 
@@ -25,9 +25,9 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path
 def test_every_field_has_a_variable_that_takes_what_the_flag_takes() -> None:
     typed = {}
     for name, value in Options().to_dict().items():
-        typed[config.variable(name)] = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-    found = config.load(typed)
-    assert resolve(*found.layers).options == Options()
+        typed[config.variable_name(name)] = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    found = config.load_config(typed)
+    assert resolve_options(*found.layers).options == Options()
     assert set(found.layers[-1][1]) == {name for name, value in Options().to_dict().items() if value != []}
 
 
@@ -35,7 +35,7 @@ def test_the_folder_beats_the_user_and_the_environment_beats_both(folders: tuple
     user, here = folders
     user.write_text("size = 100\nseed = 1\nbrush = 2")
     here.write_text("size = 200\nseed = 2")
-    resolved = resolve(*config.load({"STYLER_SIZE": "300"}).layers, ("flag", {"strength": 9}))
+    resolved = resolve_options(*config.load_config({"STYLER_SIZE": "300"}).layers, ("flag", {"strength": 9}))
     assert (resolved.options.size, resolved.options.seed, resolved.options.brush) == (300, 2, 2)
     origins = [resolved.origins[name] for name in ("size", "seed", "brush", "strength", "taper")]
     assert origins == ["environment", "styler.toml", str(user), "flag", "default"]
@@ -45,14 +45,14 @@ def test_a_preset_ranks_below_the_fields_beside_it_and_above_weaker_layers(folde
     user, here = folders
     user.write_text("steps = 11\ntaper = 0.5")
     here.write_text('preset = "draft"\nsteps = 22')
-    resolved = resolve(*config.load({}).layers)
+    resolved = resolve_options(*config.load_config({}).layers)
     assert (resolved.options.steps, resolved.options.taper) == (22, 0.33)
     assert resolved.origins["taper"] == "styler.toml (preset draft)"
 
 
 def test_a_verb_has_a_table_of_its_own_that_counts_for_it_alone(folders: tuple[Path, Path]) -> None:
     folders[1].write_text('size = 200\nseed = 5\n[batch]\nsize = 300\npreset = "draft"')
-    resolved = [resolve(*config.load({}, verb).layers).options for verb in ("", "batch")]
+    resolved = [resolve_options(*config.load_config({}, verb).layers).options for verb in ("", "batch")]
     assert [(options.size, options.seed, options.preset) for options in resolved] == [
         (200, 5, "standard"),
         (300, 5, "draft"),
@@ -62,17 +62,17 @@ def test_a_verb_has_a_table_of_its_own_that_counts_for_it_alone(folders: tuple[P
 def test_an_unknown_setting_in_a_verbs_own_table_is_refused(folders: tuple[Path, Path]) -> None:
     folders[1].write_text("[batch]\nsiez = 300")
     with pytest.raises(OptionError, match="siez"):
-        config.load({}, "batch")
+        config.load_config({}, "batch")
 
 
 def test_tables_of_other_verbs_are_passed_over(folders: tuple[Path, Path]) -> None:
     folders[1].write_text("size = 200\n[batch]\nworkers = 3\n[ui]\nport = 1")
-    assert config.read(folders[1]) == {"size": 200}
+    assert config.read_config_file(folders[1]) == {"size": 200}
 
 
 def test_a_file_may_begin_with_a_byte_order_mark_and_hold_lists(folders: tuple[Path, Path]) -> None:
     folders[1].write_bytes(b'\xef\xbb\xbfsize = "original"\nstyle_weights = [2, 1.5]\ncontent_layers = ["relu3_1"]')
-    options = resolve(*config.load({}).layers).options
+    options = resolve_options(*config.load_config({}).layers).options
     assert (options.size, options.style_weights, options.content_layers) == ("original", (2, 1.5), ("relu3_1",))
 
 
@@ -101,7 +101,7 @@ def test_a_wrong_file_is_refused_in_one_sentence_that_names_it(
 ) -> None:
     folders[1].write_text(text)
     with pytest.raises(OptionError) as caught:
-        config.load({})
+        config.load_config({})
     assert str(caught.value).startswith(said)
     assert "\n" not in str(caught.value)
 
@@ -109,19 +109,19 @@ def test_a_wrong_file_is_refused_in_one_sentence_that_names_it(
 def test_bytes_that_are_no_text_are_no_toml(folders: tuple[Path, Path]) -> None:
     folders[1].write_bytes(b"size = \xff\xfe")
     with pytest.raises(OptionError, match="no valid TOML"):
-        config.load({})
+        config.load_config({})
 
 
 def test_what_is_no_file_is_refused_without_waiting(folders: tuple[Path, Path]) -> None:
     folders[1].mkdir()
     with pytest.raises(StylerError, match="it is no file; move it away") as caught:
-        config.load({})
+        config.load_config({})
     assert caught.value.exit_code == 1
     if hasattr(os, "mkfifo"):
         folders[1].rmdir()
         os.mkfifo(folders[1])
         with pytest.raises(StylerError, match="it is no file"):
-            config.load({})
+            config.load_config({})
 
 
 def test_a_file_that_cannot_be_read_is_named(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +132,7 @@ def test_a_file_that_cannot_be_read_is_named(folders: tuple[Path, Path], monkeyp
 
     monkeypatch.setattr(Path, "read_bytes", refused)
     with pytest.raises(StylerError, match=r"^Cannot read the settings in 'styler.toml': Permission denied; make it"):
-        config.load({})
+        config.load_config({})
 
 
 @pytest.mark.parametrize(
@@ -146,17 +146,17 @@ def test_a_file_that_cannot_be_read_is_named(folders: tuple[Path, Path], monkeyp
 )
 def test_a_wrong_variable_is_refused_by_name(name: str, text: str, said: str) -> None:
     with pytest.raises(OptionError) as caught:
-        config.load({name: text})
+        config.load_config({name: text})
     assert str(caught.value).startswith(said)
 
 
 def test_an_empty_variable_is_none_and_a_misspelt_one_is_told() -> None:
-    found = config.load({"STYLER_SIZE": "", "STYLER_SIEZ": "64", "STYLER_XYZZY": "1", "SIZE": "64"})
+    found = config.load_config({"STYLER_SIZE": "", "STYLER_SIEZ": "64", "STYLER_XYZZY": "1", "SIZE": "64"})
     assert [dict(settings) for _, settings in found.layers] == [{}]
     assert found.warnings == ("The variable STYLER_SIEZ is no setting; did you mean STYLER_SIZE?",)
 
 
 def test_layers_that_only_fit_together_are_merged_before_they_are_judged(folders: tuple[Path, Path]) -> None:
     folders[1].write_text('style_layers = ["relu1_1", "relu2_1"]')
-    layers = config.load({"STYLER_LAYER_WEIGHTS": "2,1"}).layers
-    assert resolve(*layers).options.layer_weights == (2, 1)
+    layers = config.load_config({"STYLER_LAYER_WEIGHTS": "2,1"}).layers
+    assert resolve_options(*layers).options.layer_weights == (2, 1)

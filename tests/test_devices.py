@@ -6,7 +6,16 @@ import psutil
 import pytest
 import torch
 
-from styler import devices
+from styler.engine import device
+from styler.engine.device import (
+    choose_device,
+    choose_precision,
+    describe_device,
+    free_memory,
+    is_out_of_memory,
+    prepare_device,
+    release_memory,
+)
 from styler.errors import DeviceError
 
 CPU = torch.device("cpu")
@@ -25,48 +34,48 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_auto_is_the_cpu_where_there_is_nothing_else(nothing_but_a_cpu: None) -> None:
-    assert devices.choose("auto") == CPU
-    assert devices.choose(" CPU ") == CPU
+    assert choose_device("auto") == CPU
+    assert choose_device(" CPU ") == CPU
 
 
 def test_auto_is_cuda_then_mps(monkeypatch: pytest.MonkeyPatch, two_gpus: None) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert devices.choose("auto") == torch.device("cuda", 0)
+    assert choose_device("auto") == torch.device("cuda", 0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert devices.choose("auto") == torch.device("mps")
-    assert devices.choose("mps") == torch.device("mps")
+    assert choose_device("auto") == torch.device("mps")
+    assert choose_device("mps") == torch.device("mps")
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:1", "mps"])
 def test_an_absent_device_is_refused_and_not_replaced(nothing_but_a_cpu: None, name: str) -> None:
     with pytest.raises(DeviceError, match="--device cpu"):
-        devices.choose(name)
+        choose_device(name)
 
 
 def test_gpus_are_counted_from_0(two_gpus: None) -> None:
-    assert devices.choose("cuda") == torch.device("cuda", 0)
-    assert devices.choose("cuda:1") == torch.device("cuda", 1)
+    assert choose_device("cuda") == torch.device("cuda", 0)
+    assert choose_device("cuda:1") == torch.device("cuda", 1)
     with pytest.raises(DeviceError, match="no GPU 2; this machine has 2"):
-        devices.choose("cuda:2")
+        choose_device("cuda:2")
 
 
 @pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "cuda:-1", "cuda:1.0", "cpu:0", "mps:0", "cuda:0:1", "cuda:²"])
 def test_an_unknown_device_is_refused_with_the_list(two_gpus: None, name: str) -> None:
     with pytest.raises(DeviceError, match=r"auto, cpu, cuda, cuda:N or mps") as caught:
-        devices.choose(name)
+        choose_device(name)
     assert f"'{name}'" in str(caught.value)
 
 
 def test_auto_precision_is_single_on_a_cpu_and_half_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert devices.precision(CPU, "auto") is torch.float32
-    assert devices.precision(torch.device("mps"), "auto") is torch.float16
+    assert choose_precision(CPU, "auto") is torch.float32
+    assert choose_precision(torch.device("mps"), "auto") is torch.float16
     for supported, expected in ((True, torch.bfloat16), (False, torch.float16)):
 
         def told(including_emulation: bool = True, supported: bool = supported) -> bool:
             return supported and not including_emulation
 
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", told)
-        assert devices.precision(torch.device("cuda"), "auto") is expected
+        assert choose_precision(torch.device("cuda"), "auto") is expected
 
 
 @pytest.mark.parametrize(
@@ -74,12 +83,12 @@ def test_auto_precision_is_single_on_a_cpu_and_half_on_a_gpu(monkeypatch: pytest
 )
 def test_a_precision_that_is_asked_for_is_taken_everywhere(name: str, dtype: torch.dtype) -> None:
     for device in ("cpu", "cuda", "mps"):
-        assert devices.precision(torch.device(device), name) is dtype
+        assert choose_precision(torch.device(device), name) is dtype
 
 
 def test_free_memory_is_that_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "CGROUP_LIMITS", ())
-    found = devices.free_memory(CPU)
+    monkeypatch.setattr(device, "CGROUP_LIMITS", ())
+    found = free_memory(CPU)
     assert 0 < found <= psutil.virtual_memory().total
 
 
@@ -89,34 +98,34 @@ def test_free_memory_is_no_more_than_the_control_group_leaves(
 ) -> None:
     (tmp_path / "max").write_text(limit)
     (tmp_path / "current").write_text(used)
-    monkeypatch.setattr(devices, "CGROUP_LIMITS", ((str(tmp_path / "max"), str(tmp_path / "current")),))
-    assert devices.free_memory(CPU) == expected
+    monkeypatch.setattr(device, "CGROUP_LIMITS", ((str(tmp_path / "max"), str(tmp_path / "current")),))
+    assert free_memory(CPU) == expected
 
 
 def test_a_control_group_without_limit_limits_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "max").write_text("max\n")
     absent = str(tmp_path / "absent")
-    monkeypatch.setattr(devices, "CGROUP_LIMITS", ((str(tmp_path / "max"), absent), (absent, absent)))
-    assert devices.free_memory(CPU) > 1_000_000
+    monkeypatch.setattr(device, "CGROUP_LIMITS", ((str(tmp_path / "max"), absent), (absent, absent)))
+    assert free_memory(CPU) > 1_000_000
 
 
 def test_what_pytorch_says_when_memory_runs_out_is_known() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60)
-    assert devices.is_out_of_memory(caught.value)
-    assert devices.is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
-    assert devices.is_out_of_memory(MemoryError())
-    assert devices.is_out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"))
+    assert is_out_of_memory(caught.value)
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"))
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes do not match"), ValueError("out of memory"), OSError(12, "x")])
 def test_other_errors_are_not_taken_for_it(error: Exception) -> None:
-    assert not devices.is_out_of_memory(error)
+    assert not is_out_of_memory(error)
 
 
 def test_a_cpu_needs_no_preparation_and_describes_itself() -> None:
     before = torch.backends.cudnn.benchmark
-    devices.prepare(CPU)
-    devices.release(CPU)
+    prepare_device(CPU)
+    release_memory(CPU)
     assert torch.backends.cudnn.benchmark == before
-    assert devices.describe(CPU) == "cpu"
+    assert describe_device(CPU) == "cpu"

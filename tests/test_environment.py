@@ -35,7 +35,7 @@ def held(keep: bool, **more: str) -> list[float]:
 
 @pytest.fixture
 def gnu() -> None:
-    if environment._of_allocator("mallopt") is None:
+    if environment._find_malloc_function("mallopt") is None:
         pytest.skip("this system's allocator is not GNU's")
 
 
@@ -55,5 +55,5 @@ def test_what_a_user_has_told_the_allocator_counts(gnu: None) -> None:
 
 def test_a_users_own_spin_count_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")
-    environment.prepare()
+    environment.prepare_process()
     assert os.environ["GOMP_SPINCOUNT"] == "7"

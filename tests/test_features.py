@@ -12,8 +12,8 @@ from torch import Tensor
 
 from styler import images, library
 from styler.errors import ImageError, OptionError
-from styler.options import Options, knobs
-from styler.resize import resized
+from styler.options import Options, list_options
+from styler.resample import resize
 from styler.vgg import arch, model
 from styler.vgg.arch import DEFAULT_POOLING, POOLINGS
 from styler.vgg.model import Features
@@ -45,14 +45,14 @@ def convolutions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
 def bundled(long_side: int) -> Tensor:
     """A photograph that comes with styler, (1, 3, H, W)."""
-    found = torch.from_numpy(images.read_image(library.contents()["cat"]).pixels).permute(2, 0, 1)[None]
+    found = torch.from_numpy(images.read_image(library.list_contents()["cat"]).pixels).permute(2, 0, 1)[None]
     scale = long_side / max(found.shape[-2:])
-    return resized(found.contiguous(), round(found.shape[-1] * scale), round(found.shape[-2] * scale))
+    return resize(found.contiguous(), round(found.shape[-1] * scale), round(found.shape[-2] * scale))
 
 
 def straightforward(image: Tensor, layers: tuple[str, ...], pooling: str) -> dict[str, Tensor]:
     """VGG-16 as its authors trained it: BGR in 0 to 255, minus the mean colour; nothing folded, nothing rescaled."""
-    stored = load_file(library.root() / "weights" / "vgg16.safetensors")
+    stored = load_file(library.assets_root() / "weights" / "vgg16.safetensors")
     x = 255 * image.flip(1) - torch.tensor([103.939, 116.779, 123.68]).reshape(1, 3, 1, 1)
     x = F.pad(x, (1, 1, 1, 1), mode="replicate")
     found = {}
@@ -217,7 +217,7 @@ def test_constants_for_another_pooling_are_not_taken(tiny: Weights) -> None:
 
 
 def test_the_kinds_of_pooling_are_the_option_s() -> None:
-    assert knobs()["pooling"].choices == POOLINGS
+    assert list_options()["pooling"].choices == POOLINGS
     assert Options().pooling == DEFAULT_POOLING
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from styler import losses
-from styler.losses import Moments
+from styler.engine import losses
+from styler.engine.losses import Moments
 
 ROUNDING = 1e-5
 """Of distances that would be 0 in exact arithmetic, where the loss of unlike pictures is about 1."""
@@ -41,10 +41,10 @@ def square_root(matrix: Tensor) -> Tensor:
 
 def test_a_layer_is_at_distance_0_from_itself() -> None:
     features = maps(12, 20, 24)
-    ours = losses.moments(features)
+    ours = losses.compute_moments(features)
     assert losses.content_loss(features, features) == 0
     assert losses.gram_distance(ours, ours) == 0
-    target = losses.wasserstein_target(ours)
+    target = losses.prepare_wasserstein_target(ours)
     assert abs(float(losses.wasserstein_distance(ours, target))) < ROUNDING
     assert abs(float(losses.wasserstein_distance(ours, target, newton_schulz=True))) < ROUNDING
 
@@ -55,28 +55,28 @@ def test_identity_holds_for_a_layer_with_more_channels_than_positions() -> None:
     In float32 the root of what rounding leaves of the smallest eigenvalues remains, and Newton–Schulz has not quite
     reached them after its steps: tolerances are shares of the distance of two unlike layers.
     """
-    ours, theirs = (losses.moments(maps(64, 5, 5, seed=seed, dtype=torch.float64)) for seed in (1, 2))
-    target = losses.wasserstein_target(ours)
+    ours, theirs = (losses.compute_moments(maps(64, 5, 5, seed=seed, dtype=torch.float64)) for seed in (1, 2))
+    target = losses.prepare_wasserstein_target(ours)
     apart = float(losses.wasserstein_distance(theirs, target))
     assert abs(float(losses.wasserstein_distance(ours, target))) < 1e-6 * apart
     single = Moments(ours.mean.float(), ours.second.float())
-    goal = losses.wasserstein_target(single)
+    goal = losses.prepare_wasserstein_target(single)
     assert abs(float(losses.wasserstein_distance(single, goal))) < 0.01 * apart
     assert abs(float(losses.wasserstein_distance(single, goal, newton_schulz=True))) < 0.05 * apart
 
 
 def test_unlike_layers_are_apart() -> None:
     ours, theirs = maps(12, 20, 24, seed=1), maps(12, 20, 24, seed=2)
-    a, b = losses.moments(ours), losses.moments(theirs)
+    a, b = losses.compute_moments(ours), losses.compute_moments(theirs)
     assert losses.content_loss(ours, theirs) > 0.05
     assert losses.gram_distance(a, b) > 0.05
-    assert losses.wasserstein_distance(a, losses.wasserstein_target(b)) > 0.05
+    assert losses.wasserstein_distance(a, losses.prepare_wasserstein_target(b)) > 0.05
 
 
 def test_moments_are_the_mean_and_the_second_moment() -> None:
     features = maps(5, 6, 7, dtype=torch.float64)
     rows = features[0].flatten(1)  # (C, N)
-    found = losses.moments(features)
+    found = losses.compute_moments(features)
     torch.testing.assert_close(found.mean, rows.mean(dim=1))
     torch.testing.assert_close(found.second, rows @ rows.T / 42)
     floor = losses.COVARIANCE_FLOOR * torch.eye(5, dtype=torch.float64)
@@ -86,7 +86,10 @@ def test_moments_are_the_mean_and_the_second_moment() -> None:
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_the_layout_in_memory_changes_no_statistics(layout: torch.memory_format) -> None:
     features = maps(6, 9, 11)
-    found, expected = losses.moments(features.contiguous(memory_format=layout)), losses.moments(features)
+    found, expected = (
+        losses.compute_moments(features.contiguous(memory_format=layout)),
+        losses.compute_moments(features),
+    )
     torch.testing.assert_close(found.second, expected.second)
     torch.testing.assert_close(found.mean, expected.mean)
 
@@ -95,7 +98,7 @@ def test_the_layout_in_memory_changes_no_statistics(layout: torch.memory_format)
 def test_half_precision_is_widened_before_the_product(dtype: torch.dtype) -> None:
     """300² does not fit in float16."""
     features = torch.full((1, 3, 4, 4), 300.0, dtype=dtype)
-    found = losses.moments(features)
+    found = losses.compute_moments(features)
     assert found.second.dtype is torch.float32
     assert (found.second == 90_000).all()
     assert losses.content_loss(features, torch.zeros_like(features)) == 90_000
@@ -111,7 +114,9 @@ def test_the_gram_distance_is_the_formula_of_gatys_computed_literally() -> None:
             goal = sum(float(theirs[0, i].flatten()[k] * theirs[0, j].flatten()[k]) for k in range(positions))
             total += (gram - goal) ** 2
     expected = total / (4 * channels**2 * positions**2)
-    assert float(losses.gram_distance(losses.moments(ours), losses.moments(theirs))) == pytest.approx(expected)
+    assert float(losses.gram_distance(losses.compute_moments(ours), losses.compute_moments(theirs))) == pytest.approx(
+        expected
+    )
 
 
 def test_between_diagonal_gaussians_the_wasserstein_distance_has_a_closed_form() -> None:
@@ -120,7 +125,7 @@ def test_between_diagonal_gaussians_the_wasserstein_distance_has_a_closed_form()
     spreads = 0.1 + torch.rand((2, 9), generator=generator, dtype=torch.float64)
     expected = ((means[0] - means[1]).square() + (spreads[0] - spreads[1]).square()).mean()
     ours = gaussian(means[0], torch.diag(spreads[0].square()))
-    target = losses.wasserstein_target(gaussian(means[1], torch.diag(spreads[1].square())))
+    target = losses.prepare_wasserstein_target(gaussian(means[1], torch.diag(spreads[1].square())))
     torch.testing.assert_close(losses.wasserstein_distance(ours, target), expected)
     by_products = losses.wasserstein_distance(ours, target, newton_schulz=True)
     torch.testing.assert_close(by_products, expected, rtol=1e-4, atol=0)
@@ -131,22 +136,22 @@ def test_between_any_gaussians_the_wasserstein_distance_is_that_of_olkin_and_puk
     zero, one = torch.zeros(7, dtype=torch.float64), torch.ones(7, dtype=torch.float64)
     root = square_root(b)
     expected = 1 + torch.trace(a + b - 2 * square_root(root @ a @ root)) / 7
-    found = losses.wasserstein_distance(gaussian(zero, a), losses.wasserstein_target(gaussian(one, b)))
+    found = losses.wasserstein_distance(gaussian(zero, a), losses.prepare_wasserstein_target(gaussian(one, b)))
     torch.testing.assert_close(found, expected)
 
 
 def test_the_wasserstein_distance_is_the_same_both_ways() -> None:
-    ours, theirs = losses.moments(maps(8, 20, 20, seed=1)), losses.moments(maps(8, 20, 20, seed=2))
-    there = losses.wasserstein_distance(ours, losses.wasserstein_target(theirs))
-    torch.testing.assert_close(there, losses.wasserstein_distance(theirs, losses.wasserstein_target(ours)))
+    ours, theirs = losses.compute_moments(maps(8, 20, 20, seed=1)), losses.compute_moments(maps(8, 20, 20, seed=2))
+    there = losses.wasserstein_distance(ours, losses.prepare_wasserstein_target(theirs))
+    torch.testing.assert_close(there, losses.wasserstein_distance(theirs, losses.prepare_wasserstein_target(ours)))
 
 
 @pytest.mark.parametrize("channels", [4, 32, 128])
 def test_eigenvalues_and_newton_schulz_agree(channels: int) -> None:
     ours = maps(channels, 24, 24, seed=1).requires_grad_()
-    target = losses.wasserstein_target(losses.moments(maps(channels, 24, 24, seed=2)))
-    slow = losses.wasserstein_distance(losses.moments(ours), target)
-    fast = losses.wasserstein_distance(losses.moments(ours), target, newton_schulz=True)
+    target = losses.prepare_wasserstein_target(losses.compute_moments(maps(channels, 24, 24, seed=2)))
+    slow = losses.wasserstein_distance(losses.compute_moments(ours), target)
+    fast = losses.wasserstein_distance(losses.compute_moments(ours), target, newton_schulz=True)
     torch.testing.assert_close(fast, slow, rtol=1e-2, atol=1e-4)
     one, other = (torch.autograd.grad(distance, ours)[0].flatten() for distance in (slow, fast))
     assert torch.cosine_similarity(one, other, dim=0) > 0.999
@@ -158,9 +163,9 @@ def test_fewer_positions_than_channels_are_compared_by_a_smaller_matrix(
     dtype: torch.dtype, newton_schulz: bool
 ) -> None:
     ours = maps(40, 4, 5, seed=1, dtype=dtype).requires_grad_()
-    target = losses.wasserstein_target(losses.moments(maps(40, 24, 24, seed=2, dtype=dtype)))
-    small = losses.wasserstein_distance_of_few(ours, target, newton_schulz=newton_schulz)
-    whole = losses.wasserstein_distance(losses.moments(ours.double()), target)
+    target = losses.prepare_wasserstein_target(losses.compute_moments(maps(40, 24, 24, seed=2, dtype=dtype)))
+    small = losses.wasserstein_distance_of_few_positions(ours, target, newton_schulz=newton_schulz)
+    whole = losses.wasserstein_distance(losses.compute_moments(ours.double()), target)
     assert small.dtype is dtype
     torch.testing.assert_close(small.double(), whole.double(), rtol=1e-2, atol=1e-4)
     one, other = (torch.autograd.grad(distance, ours)[0].flatten() for distance in (small, whole))
@@ -170,10 +175,10 @@ def test_fewer_positions_than_channels_are_compared_by_a_smaller_matrix(
 
 def test_few_positions_are_at_distance_0_from_themselves_and_their_gradient_is_finite() -> None:
     ours, theirs = (maps(64, 5, 5, seed=seed).requires_grad_() for seed in (1, 2))
-    target = losses.wasserstein_target(losses.moments(ours.detach()))
-    apart = losses.wasserstein_distance_of_few(theirs, target).item()
+    target = losses.prepare_wasserstein_target(losses.compute_moments(ours.detach()))
+    apart = losses.wasserstein_distance_of_few_positions(theirs, target).item()
     for newton_schulz, close in ((False, 1e-5), (True, 0.05)):
-        distance = losses.wasserstein_distance_of_few(ours, target, newton_schulz=newton_schulz)
+        distance = losses.wasserstein_distance_of_few_positions(ours, target, newton_schulz=newton_schulz)
         assert abs(distance.item()) < close * apart
         (gradient,) = torch.autograd.grad(distance, ours)
         assert gradient.isfinite().all()
@@ -181,28 +186,30 @@ def test_few_positions_are_at_distance_0_from_themselves_and_their_gradient_is_f
 
 def test_the_target_remembers_the_root_and_the_trace() -> None:
     covariance = positive(6, 4)
-    target = losses.wasserstein_target(gaussian(torch.zeros(6, dtype=torch.float64), covariance))
+    target = losses.prepare_wasserstein_target(gaussian(torch.zeros(6, dtype=torch.float64), covariance))
     torch.testing.assert_close(target.root @ target.root, covariance)
     torch.testing.assert_close(target.trace, torch.trace(covariance))
 
 
 def gram(features: Tensor) -> Tensor:
-    return losses.gram_distance(losses.moments(features), losses.moments(maps(4, 3, 4, seed=9, dtype=torch.float64)))
+    return losses.gram_distance(
+        losses.compute_moments(features), losses.compute_moments(maps(4, 3, 4, seed=9, dtype=torch.float64))
+    )
 
 
 def wasserstein(features: Tensor) -> Tensor:
-    target = losses.wasserstein_target(losses.moments(maps(4, 6, 7, seed=9, dtype=torch.float64)))
-    return losses.wasserstein_distance(losses.moments(features), target)
+    target = losses.prepare_wasserstein_target(losses.compute_moments(maps(4, 6, 7, seed=9, dtype=torch.float64)))
+    return losses.wasserstein_distance(losses.compute_moments(features), target)
 
 
 def wasserstein_by_products(features: Tensor) -> Tensor:
-    target = losses.wasserstein_target(losses.moments(maps(4, 6, 7, seed=9, dtype=torch.float64)))
-    return losses.wasserstein_distance(losses.moments(features), target, newton_schulz=True)
+    target = losses.prepare_wasserstein_target(losses.compute_moments(maps(4, 6, 7, seed=9, dtype=torch.float64)))
+    return losses.wasserstein_distance(losses.compute_moments(features), target, newton_schulz=True)
 
 
 def wasserstein_of_few(features: Tensor) -> Tensor:
-    target = losses.wasserstein_target(losses.moments(maps(4, 6, 7, seed=9, dtype=torch.float64)))
-    return losses.wasserstein_distance_of_few(features[:, :, :1, :3], target)
+    target = losses.prepare_wasserstein_target(losses.compute_moments(maps(4, 6, 7, seed=9, dtype=torch.float64)))
+    return losses.wasserstein_distance_of_few_positions(features[:, :, :1, :3], target)
 
 
 def content(features: Tensor) -> Tensor:
@@ -210,7 +217,7 @@ def content(features: Tensor) -> Tensor:
 
 
 def both_moments(features: Tensor) -> Tensor:
-    found = losses.moments(features)
+    found = losses.compute_moments(features)
     return torch.cat([found.mean, found.second.flatten()])
 
 
@@ -236,8 +243,8 @@ def test_gradients_are_those_of_finite_differences(function: Callable[[Tensor], 
 def test_gradients_of_eigenvalues_stay_finite_at_the_target_itself() -> None:
     """A singular covariance at the minimum, where the derivative of a plain square root would be infinite."""
     features = maps(16, 2, 3).requires_grad_()
-    ours = losses.moments(features)
-    target = losses.wasserstein_target(Moments(*(part.detach() for part in ours)))
+    ours = losses.compute_moments(features)
+    target = losses.prepare_wasserstein_target(Moments(*(part.detach() for part in ours)))
     (gradient,) = torch.autograd.grad(losses.wasserstein_distance(ours, target), features)
     assert gradient.isfinite().all()
 
@@ -245,11 +252,11 @@ def test_gradients_of_eigenvalues_stay_finite_at_the_target_itself() -> None:
 def test_a_picture_of_twice_the_size_has_the_same_losses() -> None:
     ours, theirs = maps(6, 8, 10, seed=1), maps(6, 8, 10, seed=2)
     twice, both = ours.tile(1, 1, 2, 2), theirs.tile(1, 1, 2, 2)
-    target = losses.moments(theirs)
+    target = losses.compute_moments(theirs)
     torch.testing.assert_close(losses.content_loss(twice, both), losses.content_loss(ours, theirs))
-    a, b = losses.moments(twice), losses.moments(ours)
+    a, b = losses.compute_moments(twice), losses.compute_moments(ours)
     torch.testing.assert_close(losses.gram_distance(a, target), losses.gram_distance(b, target))
-    goal = losses.wasserstein_target(target)
+    goal = losses.prepare_wasserstein_target(target)
     torch.testing.assert_close(losses.wasserstein_distance(a, goal), losses.wasserstein_distance(b, goal))
 
 
@@ -275,14 +282,14 @@ def test_total_variation_is_0_on_a_flat_picture_and_the_same_in_every_direction(
 
 def test_a_blend_is_the_statistics_of_the_pooled_positions() -> None:
     ours, theirs = maps(5, 4, 6, seed=1), maps(5, 4, 12, seed=2)
-    pooled = losses.moments(torch.cat([ours, theirs], dim=-1))
-    blended = losses.blend([losses.moments(ours), losses.moments(theirs)], [2.0, 4.0])
+    pooled = losses.compute_moments(torch.cat([ours, theirs], dim=-1))
+    blended = losses.blend_moments([losses.compute_moments(ours), losses.compute_moments(theirs)], [2.0, 4.0])
     torch.testing.assert_close(blended.mean, pooled.mean)
     torch.testing.assert_close(blended.second, pooled.second)
 
 
 def test_a_blend_with_one_weight_only_is_that_style() -> None:
-    ours, theirs = losses.moments(maps(5, 4, 6, seed=1)), losses.moments(maps(5, 4, 6, seed=2))
-    blended = losses.blend([ours, theirs], [0.0, 3.0])
+    ours, theirs = losses.compute_moments(maps(5, 4, 6, seed=1)), losses.compute_moments(maps(5, 4, 6, seed=2))
+    blended = losses.blend_moments([ours, theirs], [0.0, 3.0])
     torch.testing.assert_close(blended.second, theirs.second)
     torch.testing.assert_close(blended.mean, theirs.mean)

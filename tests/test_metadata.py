@@ -12,15 +12,22 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from styler import images, metadata
+from styler import images, provenance
 from styler.cli.flags import Flags, given
+from styler.engine.result import Result
 from styler.errors import ImageError
 from styler.images import Picture, encode_image
-from styler.metadata import LOCAL, PLANNING, command, differences, read
-from styler.options import Options, resolve
-from styler.plan import Repeat, Scale
-from styler.progress import Result
-from styler.records import SCHEMA, Record
+from styler.options import Options, resolve_options
+from styler.provenance import (
+    MACHINE_OPTIONS,
+    RECORD_SCHEMA,
+    SCHEDULE_OPTIONS,
+    Record,
+    compare_inputs,
+    format_command,
+    read_record,
+)
+from styler.schedule import Replay, Scale
 
 Array = NDArray[np.float32]
 FORMATS = ("png", "jpeg", "webp", "avif", "tiff")
@@ -50,57 +57,60 @@ def result(**changes: Any) -> Result:
 def stored(record: Any, format_: str = "png") -> bytes:
     """A picture with anything at all where the record belongs."""
     return encode_image(
-        PIXELS, format=format_, text={metadata.KEY: record if isinstance(record, str) else json.dumps(record)}
+        PIXELS, format=format_, text={provenance.RECORD_KEY: record if isinstance(record, str) else json.dumps(record)}
     )
 
 
 @pytest.fixture
 def record() -> Record:
-    return metadata.record(result(), CONTENT, [STYLE])
+    return provenance.make_record(result(), CONTENT, [STYLE])
 
 
 @pytest.mark.parametrize("format_", FORMATS)
 def test_a_record_comes_back_from_every_format(format_: str, record: Record) -> None:
-    assert read(encode_image(PIXELS, format=format_, text=metadata.text(record))) == record
+    assert read_record(encode_image(PIXELS, format=format_, text=provenance.record_to_text(record))) == record
 
 
 def test_a_record_from_before_there_were_sketches_and_octaves_is_read(record: Record) -> None:
     for scale in record["plan"]:
         del scale["sketch"], scale["octaves"]
-    found = metadata.repeat(read(stored(record)))
+    found = provenance.replay_from_record(read_record(stored(record)))
     assert found is not None
     assert [(scale.sketch, scale.octaves) for scale in found.plan] == [(False, 0), (False, 0)]
 
 
 def test_a_record_says_what_was_done(record: Record) -> None:
-    assert record["schema"] == SCHEMA
+    assert record["schema"] == RECORD_SCHEMA
     assert record["options"] == result().options.to_dict()
     assert (record["content"], record["styles"], record["init"]) == ("a" * 64, ["b" * 64], "")
     assert (record["width"], record["height"]) == (64, 48)
     assert (record["evaluations"], record["units"], record["seconds"]) == (9, 4.5, 1.235)
     assert record["losses"] == {"content relu4_2": 0.1, "total": 1 / 3}
-    assert metadata.repeat(record) == result().repeat == Repeat(PLAN, 64, 48)
-    assert metadata.repeat(metadata.record(result(plan=(), scale_seconds=()), CONTENT, [STYLE])) is None
+    assert provenance.replay_from_record(record) == result().repeat == Replay(PLAN, 64, 48)
+    assert (
+        provenance.replay_from_record(provenance.make_record(result(plan=(), scale_seconds=()), CONTENT, [STYLE]))
+        is None
+    )
 
 
 def test_settings_are_a_layer_that_gives_the_same_options_but_for_the_machine(record: Record) -> None:
     options = result(options=result().options.replace(device="cuda:1", precision="bf16", checkpoint="on", threads=0))
-    record = metadata.record(options, CONTENT, [STYLE])
-    settings = metadata.settings(record)
-    assert not set(settings) & set(LOCAL)
+    record = provenance.make_record(options, CONTENT, [STYLE])
+    settings = provenance.settings_from_record(record)
+    assert not set(settings) & set(MACHINE_OPTIONS)
     assert settings["threads"] == 2, "as it was, though it was not asked for"
-    assert resolve(("--from", settings)).options == result().options
-    again = resolve(("--from", settings), ("flag", {"preset": "fine", "strength": 10})).options
+    assert resolve_options(("--from", settings)).options == result().options
+    again = resolve_options(("--from", settings), ("flag", {"preset": "fine", "strength": 10})).options
     assert (again.steps, again.strength, again.distance) == (160, 10, "gram")
 
 
 def test_every_setting_that_a_plan_is_made_from_has_it_made_anew() -> None:
     from_plan = {"size", "time", "patience", "steps", "taper", "sketch", "octaves", "first_size", "optimizer"}
-    assert set(PLANNING) == from_plan | {"preset"}
+    assert set(SCHEDULE_OPTIONS) == from_plan | {"preset"}
 
 
 def test_the_command_that_made_it_gives_the_same_options(record: Record) -> None:
-    assert command(record) == (
+    assert format_command(record) == (
         "styler run CONTENT STYLE --size 64 --preset draft --look gatys --strength 70 --seed 4294967295 --threads 2"
     )
     odd = Options.of(
@@ -111,56 +121,61 @@ def test_the_command_that_made_it_gives_the_same_options(record: Record) -> None
         layer_weights=(1e-3, 2, 3, 4, 5, 1e9),
         size="original",
     )
-    words = shlex.split(command(metadata.record(result(options=odd), CONTENT, [STYLE, OTHER])))
+    words = shlex.split(format_command(provenance.make_record(result(options=odd), CONTENT, [STYLE, OTHER])))
     assert words[:5] == ["styler", "run", "CONTENT", "STYLE1", "STYLE2"]
     pairs = dict(zip(words[5::2], words[6::2], strict=True))
     typed = Flags(**{flag.removeprefix("--").replace("-", "_"): value for flag, value in pairs.items()})
-    assert resolve(("flag", given(typed))).options == odd
-    assert command(metadata.record(result(options=Options()), CONTENT, [STYLE])) == "styler run CONTENT STYLE"
+    assert resolve_options(("flag", given(typed))).options == odd
+    assert (
+        format_command(provenance.make_record(result(options=Options()), CONTENT, [STYLE]))
+        == "styler run CONTENT STYLE"
+    )
 
 
 def test_a_picture_file_to_start_from_is_a_hash_and_must_be_given_again(tmp_path: Path) -> None:
     options = Options(init=str(tmp_path / "secret.png"))
-    record = metadata.record(result(options=options), CONTENT, [STYLE], OTHER)
+    record = provenance.make_record(result(options=options), CONTENT, [STYLE], OTHER)
     assert (record["options"]["init"], record["init"]) == ("file", "c" * 64)
     assert "secret" not in json.dumps(record)
-    assert "init" not in metadata.settings(read(encode_image(PIXELS, text=metadata.text(record))))
-    assert command(record) == "styler run CONTENT STYLE --init START"
-    assert metadata.command_again(record) == "styler run --from FILE CONTENT STYLE --init START"
-    assert differences(record, CONTENT, [STYLE], OTHER) == []
-    assert len(differences(record, CONTENT, [STYLE], STYLE)) == 1
+    assert "init" not in provenance.settings_from_record(
+        read_record(encode_image(PIXELS, text=provenance.record_to_text(record)))
+    )
+    assert format_command(record) == "styler run CONTENT STYLE --init START"
+    assert provenance.format_replay_command(record) == "styler run --from FILE CONTENT STYLE --init START"
+    assert compare_inputs(record, CONTENT, [STYLE], OTHER) == []
+    assert len(compare_inputs(record, CONTENT, [STYLE], STYLE)) == 1
 
 
 def test_inputs_that_differ_are_named(record: Record) -> None:
-    assert differences(record, CONTENT, [STYLE]) == []
-    assert differences(record, STYLE, [OTHER]) == [
+    assert compare_inputs(record, CONTENT, [STYLE]) == []
+    assert compare_inputs(record, STYLE, [OTHER]) == [
         "The content is another file than it was then.",
         "The style is another file than it was then.",
     ]
-    assert differences(record, CONTENT, [STYLE, OTHER]) == ["The number of styles was 1 then, and is 2 now."]
-    two = metadata.record(result(), CONTENT, [STYLE, OTHER])
-    assert differences(two, CONTENT, [STYLE, CONTENT]) == ["Style 2 is another file than it was then."]
-    assert differences(two, Picture(PIXELS), [STYLE, OTHER]) == [], "pixels of no file cannot be told apart"
+    assert compare_inputs(record, CONTENT, [STYLE, OTHER]) == ["The number of styles was 1 then, and is 2 now."]
+    two = provenance.make_record(result(), CONTENT, [STYLE, OTHER])
+    assert compare_inputs(two, CONTENT, [STYLE, CONTENT]) == ["Style 2 is another file than it was then."]
+    assert compare_inputs(two, Picture(PIXELS), [STYLE, OTHER]) == [], "pixels of no file cannot be told apart"
 
 
 def test_a_machine_that_differs_is_told(record: Record) -> None:
-    assert metadata.changes(record, result()) == []
+    assert provenance.compare_machine(record, result()) == []
     other = result(threads=3, device="cuda:0", precision="bfloat16", weights_sha256="e" * 64)
-    assert len(metadata.changes(record, other)) == 4
+    assert len(provenance.compare_machine(record, other)) == 4
 
 
 def test_a_newer_program_s_additions_are_left_out_and_its_settings_refused(record: Record) -> None:
-    assert read(stored({**record, "mood": "blue"})) == record
+    assert read_record(stored({**record, "mood": "blue"})) == record
     options = {**record["options"], "texture": 3}
     with pytest.raises(ImageError, match=r"have 'texture', which this version does not know; update styler\.$"):
-        read(stored({**record, "options": options}))
+        read_record(stored({**record, "options": options}))
     with pytest.raises(ImageError, match=r"newer version \(schema 2; this one reads 1\); update styler\.$"):
-        read(stored({"schema": SCHEMA + 1, "options": "of another shape"}))
+        read_record(stored({"schema": RECORD_SCHEMA + 1, "options": "of another shape"}))
 
 
 def test_settings_that_an_older_program_did_not_know_have_their_defaults(record: Record) -> None:
     options = {name: value for name, value in record["options"].items() if name not in ("brush", "init")}
-    assert read(stored({**record, "options": options})) == record
+    assert read_record(stored({**record, "options": options})) == record
 
 
 HOSTILE: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -210,7 +225,7 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], Any]] = {
 def test_a_hostile_record_is_one_sentence(how: str, format_: str, record: Record) -> None:
     data = stored(HOSTILE[how](copy.deepcopy(dict(record))), format_)
     with pytest.raises(ImageError) as caught:
-        read(data, name="picture.png")
+        read_record(data, name="picture.png")
     said = str(caught.value)
     assert "The settings in 'picture.png' are damaged (" in said
     assert said.endswith("; use the original file.")
@@ -223,28 +238,28 @@ def test_a_hostile_record_is_one_sentence(how: str, format_: str, record: Record
 def test_no_field_is_believed(field: str, value: Any, record: Record) -> None:
     """Whatever stands in a field, it is refused or harmless."""
     try:
-        found = read(stored({**record, field: value}))
+        found = read_record(stored({**record, field: value}))
     except ImageError:
         return
-    assert isinstance(command(found), str)
-    assert resolve(("--from", metadata.settings(found))).options
-    metadata.repeat(found)
+    assert isinstance(format_command(found), str)
+    assert resolve_options(("--from", provenance.settings_from_record(found))).options
+    provenance.replay_from_record(found)
 
 
 def test_a_picture_without_settings_says_so(tmp_path: Path) -> None:
     path = images.write_file(tmp_path / "plain.png", encode_image(PIXELS))
     with pytest.raises(ImageError, match=r"^There are no settings in '.*plain\.png'; "):
-        read(path)
+        read_record(path)
     with pytest.raises(ImageError, match="no settings in the picture"):
-        read(encode_image(PIXELS, format="jpeg", text={"Software": "another"}))
+        read_record(encode_image(PIXELS, format="jpeg", text={"Software": "another"}))
     with pytest.raises(ImageError, match="it is text"):
-        read(b"styler: {}")
+        read_record(b"styler: {}")
     with pytest.raises(ImageError, match="no such file"):
-        read(tmp_path / "missing.png")
+        read_record(tmp_path / "missing.png")
 
 
 def test_a_record_has_a_check_for_every_field_and_a_scale_too() -> None:
-    from styler.records import _FIELDS, _SCALE
+    from styler.provenance import _FIELDS, _SCALE
 
     assert list(_FIELDS) == list(Record.__annotations__)
     assert list(_SCALE) == [field.name for field in dataclasses.fields(Scale)]

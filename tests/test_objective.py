@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from styler import losses, targets
-from styler.color import chroma, coarse_chroma
-from styler.objective import Objective, Octave, Targets, Weighting
+from styler.engine import losses, targets
+from styler.engine.losses import chroma, coarse_chroma
+from styler.engine.objective import HalfSizeCopy, Objective, Targets, TermWeights
+from styler.engine.targets import SourceImage, StyleCache
 from styler.options import Options
-from styler.resize import Reduction
-from styler.targets import Source, StyleCache
+from styler.resample import Downsample
 from styler.vgg.model import Features
 from styler.vgg.weights import Weights
 
@@ -27,13 +27,13 @@ def make(tiny: Weights, picture: Picture) -> Make:
     """`make(size, options, precision)`: an objective on the tiny network, its targets in single precision."""
 
     def made(size: int, options: Options, precision: torch.dtype = torch.float32, **settings: Any) -> Objective:
-        layers = (*targets.content_layers(options, "tiny"), *targets.style_layers(options, "tiny"))
-        content, style = Source.of(picture(size, size, 1)), Source.of(picture(size, size, 2))
-        goal = targets.compute(
+        layers = (*targets.resolve_content_layers(options, "tiny"), *targets.resolve_style_layers(options, "tiny"))
+        content, style = SourceImage.of(picture(size, size, 1)), SourceImage.of(picture(size, size, 2))
+        goal = targets.compute_targets(
             Features(tiny, layers, options.pooling), content, [style], (size, size), options, StyleCache()
         )
         features = Features(tiny, layers, options.pooling, precision)
-        return Objective(features, goal, targets.weighting(options, "tiny"), **settings)
+        return Objective(features, goal, targets.compute_term_weights(options, "tiny"), **settings)
 
     return made
 
@@ -73,7 +73,7 @@ def test_a_term_is_its_loss_times_its_weight(make: Make, picture: Picture) -> No
     torch.testing.assert_close(terms["content relu4_2"], weights.content["relu4_2"] * goal.demand * content)
     style = goal.style["relu3_1"]
     assert isinstance(style, losses.Moments)
-    distance = losses.gram_distance(losses.moments(found["relu3_1"]), style)
+    distance = losses.gram_distance(losses.compute_moments(found["relu3_1"]), style)
     torch.testing.assert_close(terms["style relu3_1"], weights.style["relu3_1"] * distance)
     grain = losses.total_variation(image) + weights.calm * losses.total_variation(chroma(image))
     assert weights.calm > 0
@@ -93,9 +93,9 @@ def test_the_picture_that_is_both_content_and_style_has_loss_0(
     """To the rounding of eigenvalues in float32; another picture's loss is hundreds of times that."""
     options = Options(distance=distance, smoothness=0.0, strength=50)
     features = Features(tiny, (*options.content_layers, *options.style_layers), options.pooling)
-    source, other = Source.of(picture(64, 64, 1)), picture(64, 64, 2)
-    goal = targets.compute(features, source, [source], (64, 64), options, StyleCache())
-    objective = Objective(features, goal, targets.weighting(options, "tiny"))
+    source, other = SourceImage.of(picture(64, 64, 1)), picture(64, 64, 2)
+    goal = targets.compute_targets(features, source, [source], (64, 64), options, StyleCache())
+    objective = Objective(features, goal, targets.compute_term_weights(options, "tiny"))
     assert abs(float(objective.gradient(source.image)[0]["total"])) <= tolerance
     assert float(objective.gradient(other)[0]["total"]) > 0.05
 
@@ -140,8 +140,8 @@ def test_scaling_the_loss_changes_nothing_in_single_precision(make: Make, pictur
 
 def test_an_octave_adds_what_the_smaller_picture_costs_and_its_gradient(make: Make, picture: Picture) -> None:
     alone, smaller, image = make(48, Options()), make(24, Options()), picture(48, 48, 3)
-    reduction = Reduction((48, 48), (24, 24), image.device)
-    both = dataclasses.replace(alone, octave=Octave(smaller, reduction, 0.7))
+    reduction = Downsample((48, 48), (24, 24), image.device)
+    both = dataclasses.replace(alone, octave=HalfSizeCopy(smaller, reduction, 0.7))
     found, gradient = both.gradient(image)
     ours, theirs = alone.gradient(image)[0], smaller.gradient(reduction(image))[0]
     for name, term in found.items():
@@ -223,7 +223,7 @@ def test_color_pulls_the_areas_and_not_the_strokes() -> None:
     checks = ((torch.arange(32)[:, None] + torch.arange(32)[None, :]) % 2 * 2 - 1) * 0.2
     strokes = content + checks * torch.tensor([1.0, -1.0, 1.0]).reshape(1, 3, 1, 1)
     tinted = content + torch.tensor([0.2, 0.0, 0.0]).reshape(1, 3, 1, 1)
-    weighting = Weighting(content={}, style={}, color=1.0)
+    weighting = TermWeights(content={}, style={}, color=1.0)
     objective = Objective(Nothing(), Targets({}, {}, coarse_chroma(content)), weighting)  # type: ignore[arg-type]
     assert float(objective.terms(strokes)["color"]) < 1e-10
     assert float(objective.terms(tinted)["color"]) > 1e-3

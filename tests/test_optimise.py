@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from styler import optimise
-from styler.objective import Objective
-from styler.optimise import Span, Step
+from styler.engine import optimizers
+from styler.engine.objective import Objective
+from styler.engine.optimizers import IterationSpan, OptimizerStep
 
-Optimiser = Callable[[Objective, Tensor, Span], Iterator[Step]]
+Optimiser = Callable[[Objective, Tensor, IterationSpan], Iterator[OptimizerStep]]
 Losses = dict[str, Tensor]
 
 
@@ -50,11 +50,11 @@ class Bowl:
         return float((self.steepness * (image - self.goal).square()).mean())
 
 
-def adam(objective: Objective, image: Tensor, span: Span) -> Iterator[Step]:
-    return optimise.adam(objective, image, span, 0.05)
+def adam(objective: Objective, image: Tensor, span: IterationSpan) -> Iterator[OptimizerStep]:
+    return optimizers.adam(objective, image, span, 0.05)
 
 
-both = pytest.mark.parametrize("optimiser", [adam, optimise.lbfgs])
+both = pytest.mark.parametrize("optimiser", [adam, optimizers.lbfgs])
 failures = pytest.mark.parametrize(("what", "value"), [("loss", math.nan), ("loss", math.inf), ("gradient", math.nan)])
 
 
@@ -68,8 +68,8 @@ def start() -> Tensor:
     return torch.full((1, 3, 4, 4), 0.5)
 
 
-def run(optimiser: Optimiser, bowl: Bowl, steps: int, image: Tensor | None = None) -> list[Step]:
-    return list(optimiser(cast(Objective, bowl), start() if image is None else image, Span(steps)))
+def run(optimiser: Optimiser, bowl: Bowl, steps: int, image: Tensor | None = None) -> list[OptimizerStep]:
+    return list(optimiser(cast(Objective, bowl), start() if image is None else image, IterationSpan(steps)))
 
 
 @both
@@ -98,7 +98,7 @@ def test_every_step_of_adam_reports_the_picture_that_was_evaluated() -> None:
 
 def test_every_step_of_lbfgs_reports_the_picture_that_was_kept() -> None:
     bowl = Bowl(goal())
-    steps = run(optimise.lbfgs, bowl, 20)
+    steps = run(optimizers.lbfgs, bowl, 20)
     kept = [bowl.loss(step.image) for step in steps]
     assert [float(step.losses["total"]) for step in steps] == pytest.approx(kept)
     assert kept == sorted(kept, reverse=True)
@@ -117,9 +117,9 @@ def test_adam_makes_just_as_many_even_at_the_minimum() -> None:
 
 
 def test_lbfgs_ends_early_where_nothing_helps() -> None:
-    assert len(run(optimise.lbfgs, Bowl(start()), 50)) < 5
+    assert len(run(optimizers.lbfgs, Bowl(start()), 50)) < 5
     corner = Bowl(torch.full((1, 3, 4, 4), 2.0))
-    assert len(run(optimise.lbfgs, corner, 500, torch.ones(1, 3, 4, 4))) < 50
+    assert len(run(optimizers.lbfgs, corner, 500, torch.ones(1, 3, 4, 4))) < 50
     assert all(bool((image == 1).all()) for image in corner.seen)
 
 
@@ -181,7 +181,7 @@ def test_lbfgs_takes_a_trial_that_is_not_finite_for_one_that_did_not_help(
     what: str, value: float, bad: set[int]
 ) -> None:
     bowl = Bowl(goal(), bad, what, value)
-    steps = run(optimise.lbfgs, bowl, 60)
+    steps = run(optimizers.lbfgs, bowl, 60)
     for count, step in enumerate(steps):
         assert step.image.isfinite().all()
         assert float(step.recovered) == sum(at <= count for at in bad)
@@ -192,33 +192,33 @@ def test_lbfgs_takes_a_trial_that_is_not_finite_for_one_that_did_not_help(
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_lbfgs_that_starts_where_nothing_is_finite_says_so(what: str) -> None:
-    steps = run(optimise.lbfgs, Bowl(goal(), set(range(10)), what), 10)
+    steps = run(optimizers.lbfgs, Bowl(goal(), set(range(10)), what), 10)
     torch.testing.assert_close(steps[-1].best, start(), rtol=0, atol=0)
     assert float(steps[-1].recovered) == len(steps)
 
 
 def test_no_step_of_lbfgs_is_larger_than_can_be_trusted() -> None:
     bowl = Bowl(10 * goal())
-    run(optimise.lbfgs, bowl, 30)
+    run(optimizers.lbfgs, bowl, 30)
     moves = [after - before for before, after in itertools.pairwise(bowl.seen)]
-    assert max(float(move.abs().max()) for move in moves) <= optimise.LARGEST_MOVE + 1e-6
-    assert float(moves[0].square().mean().sqrt()) <= optimise.FIRST_RMS_MOVE + 1e-6
+    assert max(float(move.abs().max()) for move in moves) <= optimizers.MAX_MOVE + 1e-6
+    assert float(moves[0].square().mean().sqrt()) <= optimizers.FIRST_RMS_MOVE + 1e-6
 
 
 def test_lbfgs_needs_fewer_evaluations_than_there_are_pixels() -> None:
     bowl = Bowl(goal())
-    run(optimise.lbfgs, bowl, 40)
+    run(optimizers.lbfgs, bowl, 40)
     assert min(bowl.loss(image) for image in bowl.seen) < 1e-6
 
 
 def test_the_rate_is_flat_and_then_a_cosine() -> None:
-    shares = [optimise.flat_then_cosine(step, 100) for step in range(101)]
+    shares = [optimizers.scale_rate(step, 100) for step in range(101)]
     assert shares[:51] == [1.0] * 51
     assert shares[75] == pytest.approx(0.5)
     assert shares[100] == pytest.approx(0.0)
     assert all(before >= after for before, after in itertools.pairwise(shares))
     assert shares[99] > 0
-    assert optimise.flat_then_cosine(0, 1) == 1.0
+    assert optimizers.scale_rate(0, 1) == 1.0
 
 
 class NoWaiting(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -255,7 +255,7 @@ def test_adam_reads_no_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: Tensor, *_: Any) -> None:
         raise AssertionError("read a tensor")
 
-    stepping = adam(cast(Objective, Bowl(goal(), {3})), start(), Span(8))
+    stepping = adam(cast(Objective, Bowl(goal(), {3})), start(), IterationSpan(8))
     with monkeypatch.context() as patch:
         for name in ("item", "__float__", "__bool__", "__int__", "tolist", "numpy", "cpu"):
             patch.setattr(Tensor, name, refuse)
@@ -265,4 +265,4 @@ def test_adam_reads_no_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_lbfgs_waits_once_for_an_evaluation() -> None:
     bowl = Bowl(goal())
-    assert reads(optimise.lbfgs, bowl, 20) <= len(bowl.seen)
+    assert reads(optimizers.lbfgs, bowl, 20) <= len(bowl.seen)

@@ -8,11 +8,9 @@ from typing import Any
 import pytest
 
 from styler.errors import OptionError
-from styler.knob import describe_range
-from styler.options import Options, knobs, resolve
-from styler.presets import LOOKS, PRESETS
+from styler.options import LOOKS, PRESETS, Options, describe_range, list_options, resolve_options
 
-KNOBS = knobs()
+KNOBS = list_options()
 NUMBERS = [name for name, knob in KNOBS.items() if knob.low is not None]
 LISTS = [field.name for field in dataclasses.fields(Options) if isinstance(field.default, tuple)]
 WORDS = [name for name, knob in KNOBS.items() if knob.choices]
@@ -51,7 +49,7 @@ def test_the_defaults_are_valid_and_are_those_of_the_default_preset_and_look() -
     plain = Options()
     assert plain.preset == "standard"
     assert plain.look == "plain"
-    assert resolve(("flags", {"preset": plain.preset, "look": plain.look})).options == plain
+    assert resolve_options(("flags", {"preset": plain.preset, "look": plain.look})).options == plain
     assert Options.of() == plain
 
 
@@ -185,7 +183,7 @@ def test_options_survive_json(found: Options) -> None:
 
 
 def test_a_stronger_layer_wins_and_origins_say_which() -> None:
-    found = resolve(("file", {"size": 256, "seed": 1}), ("flags", {"size": 128}))
+    found = resolve_options(("file", {"size": 256, "seed": 1}), ("flags", {"size": 128}))
     assert (found.options.size, found.options.seed) == (128, 1)
     assert (found.origins["size"], found.origins["seed"], found.origins["brush"]) == ("flags", "file", "default")
     assert set(found.origins) == set(KNOBS)
@@ -193,7 +191,7 @@ def test_a_stronger_layer_wins_and_origins_say_which() -> None:
 
 def test_a_preset_ranks_below_its_own_layer_s_fields_and_above_weaker_layers() -> None:
     draft = PRESETS["draft"].values
-    found = resolve(("file", {"steps": 7, "taper": 0.5}), ("flags", {"preset": "draft", "taper": 0.9}))
+    found = resolve_options(("file", {"steps": 7, "taper": 0.5}), ("flags", {"preset": "draft", "taper": 0.9}))
     assert found.options.steps == draft["steps"]
     assert found.options.taper == 0.9
     assert found.options.preset == "draft"
@@ -202,7 +200,7 @@ def test_a_preset_ranks_below_its_own_layer_s_fields_and_above_weaker_layers() -
 
 
 def test_a_preset_does_not_outrank_stronger_layers() -> None:
-    found = resolve(("file", {"preset": "draft"}), ("flags", {"steps": 7}))
+    found = resolve_options(("file", {"preset": "draft"}), ("flags", {"steps": 7}))
     assert found.options.steps == 7
     assert found.options.taper == PRESETS["draft"].values["taper"]
     assert found.origins["taper"] == "file (preset draft)"
@@ -211,7 +209,7 @@ def test_a_preset_does_not_outrank_stronger_layers() -> None:
 @pytest.mark.parametrize(("kind", "bundles", "weaker"), [("preset", PRESETS, "draft"), ("look", LOOKS, "gatys")])
 def test_the_default_preset_or_look_undoes_a_weaker_one(kind: str, bundles: dict[str, Any], weaker: str) -> None:
     default = getattr(Options(), kind)
-    found = resolve(("file", {kind: weaker}), ("flags", {kind: default}))
+    found = resolve_options(("file", {kind: weaker}), ("flags", {kind: default}))
     assert found.options == Options()
     assert all(found.origins[name] == f"flags ({kind} {default})" for name in bundles[weaker].values)
 
@@ -240,7 +238,7 @@ def test_the_gatys_look_is_the_recipe_of_the_paper() -> None:
 
 def test_an_unknown_setting_is_refused_with_a_guess_or_the_list() -> None:
     with pytest.raises(OptionError, match="no setting 'strenght'; did you mean 'strength'"):
-        resolve(("flags", {"strenght": 50}))
+        resolve_options(("flags", {"strenght": 50}))
     with pytest.raises(OptionError, match="no setting 'zzz'; the settings are size, preset"):
         Options.of(zzz=1)
 
@@ -249,11 +247,11 @@ def test_an_unknown_setting_is_refused_with_a_guess_or_the_list() -> None:
 @pytest.mark.parametrize("value", ["drafty", "", 3, None, ["draft"]])
 def test_an_unknown_preset_or_look_is_refused_with_the_list(kind: str, value: Any) -> None:
     with pytest.raises(OptionError) as caught:
-        resolve(("file", {kind: value}))
+        resolve_options(("file", {kind: value}))
     assert all(choice in str(caught.value) for choice in KNOBS[kind].choices)
 
 
 def test_resolving_nothing_gives_the_defaults() -> None:
-    found = resolve()
+    found = resolve_options()
     assert found.options == Options()
     assert set(found.origins.values()) == {"default"}

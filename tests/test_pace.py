@@ -11,59 +11,60 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from styler import pace, plan
+from styler import schedule
+from styler.engine import budget
+from styler.engine.budget import Budget
+from styler.engine.objective import Objective
+from styler.engine.painter import Painter
+from styler.engine.result import Clock, Result
 from styler.errors import OptionError
-from styler.objective import Objective
 from styler.options import Options
-from styler.pace import Pace
-from styler.pipeline import Painter
-from styler.plan import Plan, Scale
-from styler.progress import Clock, Result
+from styler.schedule import Scale, Schedule
 
 Array = NDArray[Any]
-ASKED = plan.make(Options(size=512), 512, 384, 16)
+ASKED = schedule.build_schedule(Options(size=512), 512, 384, 16)
 """Three scales."""
 SPEED = 5e-6
 """Seconds of an evaluation for each pixel: 0.06 s, 0.25 s and 0.98 s."""
 
 
-def taken(scales: Plan) -> float:
+def taken(scales: Schedule) -> float:
     """Seconds of a plan, with the beginning of every scale but the first."""
-    begun = sum(scale.work for scale in scales[1:]) * pace.SETUP
+    begun = sum(scale.work for scale in scales[1:]) * budget.SETUP_ITERATIONS
     return SPEED * (begun + sum(scale.steps * scale.work for scale in scales))
 
 
 @pytest.mark.parametrize("seconds", [5.0, 30.0, 60.0, 1000.0])
 def test_a_plan_fills_the_time(seconds: float) -> None:
-    fitted = pace.fitted(ASKED, seconds, SPEED)
+    fitted = budget.fit_schedule(ASKED, seconds, SPEED)
     assert taken(fitted) == pytest.approx(seconds, abs=SPEED * sum(scale.work for scale in fitted) / 2)
 
 
 def test_more_time_is_more_work_at_every_scale() -> None:
-    plans = [pace.fitted(ASKED, seconds, SPEED) for seconds in (30.0, 60.0, 120.0)]
+    plans = [budget.fit_schedule(ASKED, seconds, SPEED) for seconds in (30.0, 60.0, 120.0)]
     for shorter, longer in itertools.pairwise(plans):
         assert all(less.steps < more.steps for less, more in zip(shorter, longer, strict=True))
 
 
 def test_the_time_of_the_preset_is_its_plan() -> None:
-    fitted = pace.fitted(ASKED, taken(ASKED) + SPEED * ASKED[0].work, SPEED)
+    fitted = budget.fit_schedule(ASKED, taken(ASKED) + SPEED * ASKED[0].work, SPEED)
     for ours, preset in zip(fitted, ASKED, strict=True):
         assert ours.steps == pytest.approx(preset.steps, rel=0.03)
 
 
 def test_scales_that_would_hardly_be_begun_are_left_out() -> None:
-    assert [scale.width for scale in pace.fitted(ASKED, 4.0, SPEED)] == [128, 256]
-    assert [scale.width for scale in pace.fitted(ASKED, 0.001, SPEED)] == [128]
-    assert pace.fitted(ASKED, 0.001, SPEED)[0].steps == 1
+    assert [scale.width for scale in budget.fit_schedule(ASKED, 4.0, SPEED)] == [128, 256]
+    assert [scale.width for scale in budget.fit_schedule(ASKED, 0.001, SPEED)] == [128]
+    assert budget.fit_schedule(ASKED, 0.001, SPEED)[0].steps == 1
 
 
 @pytest.mark.parametrize("seconds", [0.5, 10.0, 50.0])
 def test_what_adam_has_done_stays_what_it_is(seconds: float) -> None:
     done = 21
-    (fitted, *_) = pace.fitted(ASKED[1:], seconds, SPEED, index=0, done=done)
+    (fitted, *_) = budget.fit_schedule(ASKED[1:], seconds, SPEED, index=0, done=done)
     assert fitted.steps >= 2 * (done - 1)
     late = (Scale(64, 64, 30, "adam"),)
-    assert pace.fitted(late, seconds, SPEED, index=0, done=20) == late
+    assert budget.fit_schedule(late, seconds, SPEED, index=0, done=20) == late
 
 
 class Machine:
@@ -79,7 +80,7 @@ class Machine:
             return gradient(objective, image)
 
         monkeypatch.setattr(Objective, "gradient", timed)
-        monkeypatch.setattr("styler.progress.time.perf_counter", lambda: self.now)
+        monkeypatch.setattr("styler.engine.result.time.perf_counter", lambda: self.now)
 
 
 @pytest.mark.parametrize("optimizer", ["mixed", "adam", "lbfgs"])
@@ -118,10 +119,10 @@ def test_too_little_time_still_gives_a_picture_of_the_size_asked_for(
     assert [(scale.width, scale.steps) for scale in result.plan] == [(32, 1)]
 
 
-def watched(losses: Callable[[int], float], scale: Scale, patience: int) -> tuple[Plan, int]:
+def watched(losses: Callable[[int], float], scale: Scale, patience: int) -> tuple[Schedule, int]:
     """The plan of one scale once it is done, and the evaluations that were made, for a loss at each."""
-    scales: Plan = (scale,)
-    keeping = Pace(Options(patience=patience), scales, Clock(scales))
+    scales: Schedule = (scale,)
+    keeping = Budget(Options(patience=patience), scales, Clock(scales))
     done = 0
     while done < scales[0].steps:
         done += 1

@@ -17,15 +17,16 @@ from PIL import Image
 from torch import Tensor
 
 import styler
-from styler import devices, images, optimise, plan, targets
-from styler.color import coarse_chroma, recolored
+from styler import images, schedule
+from styler.engine import device, optimizers, targets
+from styler.engine.color import transfer_colors
+from styler.engine.losses import Moments, coarse_chroma
+from styler.engine.objective import Objective
+from styler.engine.painter import Painter
+from styler.engine.result import Progress, Result
 from styler.errors import DeviceError, ImageError, OptionError, OutOfMemory, StylerError, UsageError
-from styler.losses import Moments
-from styler.objective import Objective
 from styler.options import Options
-from styler.pipeline import Painter
-from styler.progress import Progress, Result
-from styler.resize import resized
+from styler.resample import resize
 from styler.vgg import registry
 from styler.vgg.model import Features
 from styler.vgg.weights import Weights
@@ -290,7 +291,7 @@ def test_above_50_the_first_picture_and_the_detail_are_less_and_less_the_content
 
     for strength in (50, 100):  # but a start that was chosen is left as it is
         found = painter.stylize(content, style, STILL.replace(strength=strength, init="style")).pixels
-        start = resized(torch.from_numpy(style).permute(2, 0, 1)[None], 64, 64)[0].permute(1, 2, 0).numpy()
+        start = resize(torch.from_numpy(style).permute(2, 0, 1)[None], 64, 64)[0].permute(1, 2, 0).numpy()
         assert np.corrcoef(found.ravel(), start.ravel())[0, 1] > 0.95
 
     still = STILL.replace(first_size=32, init="noise")
@@ -300,7 +301,7 @@ def test_above_50_the_first_picture_and_the_detail_are_less_and_less_the_content
     bands = {}
     for name, picture in (("content", content), ("style", style)):
         whole = torch.from_numpy(picture).permute(2, 0, 1)[None]
-        bands[name] = (resized(whole, 64, 64) - resized(resized(whole, 32, 32), 64, 64))[0].permute(1, 2, 0).numpy()
+        bands[name] = (resize(whole, 64, 64) - resize(resize(whole, 32, 32), 64, 64))[0].permute(1, 2, 0).numpy()
     apart = large[100] - large[50]  # what both were enlarged from is the same but for one small step
     assert np.corrcoef(apart.ravel(), (bands["style"] - bands["content"]).ravel())[0, 1] > 0.9
 
@@ -362,7 +363,7 @@ def test_numbers_only_grow(painter: Painter, content: Array, style: Array, optim
         assert before.seconds <= after.seconds
         assert (before.scale, before.step) <= (after.scale, after.step)
     for report in reports:
-        assert report.plan == plan.make(FAST.replace(optimizer=optimizer), 64, 64, 16)
+        assert report.plan == schedule.build_schedule(FAST.replace(optimizer=optimizer), 64, 64, 16)
         assert report.step <= report.steps
         assert report.units <= report.total_units + 1e-9
         assert report.eta is not None
@@ -375,8 +376,8 @@ def test_numbers_only_grow(painter: Painter, content: Array, style: Array, optim
 def test_a_scale_that_ends_early_is_counted_as_it_was(
     monkeypatch: pytest.MonkeyPatch, painter: Painter, content: Array, style: Array
 ) -> None:
-    lbfgs = optimise.lbfgs
-    monkeypatch.setattr(optimise, "lbfgs", lambda *args: itertools.islice(lbfgs(*args), 2))
+    lbfgs = optimizers.lbfgs
+    monkeypatch.setattr(optimizers, "lbfgs", lambda *args: itertools.islice(lbfgs(*args), 2))
     reports = list(painter.stream(content, style, FAST.replace(optimizer="mixed")))
     result = complete(reports[-1].result)
     assert [scale.steps for scale in result.plan] == [2, 3]
@@ -405,7 +406,7 @@ def test_the_painter_and_the_module_paint_alike(use_tiny: None, painter: Painter
 
 def test_without_options_the_defaults_are_taken(painter: Painter, content: Array, style: Array) -> None:
     first = next(painter.stream(content, style))
-    assert first.plan == plan.make(Options(), 64, 64, 16)
+    assert first.plan == schedule.build_schedule(Options(), 64, 64, 16)
 
 
 # How it ends
@@ -594,9 +595,9 @@ def test_a_sketch_is_looked_at_by_the_slim_network(
 def test_a_larger_scale_looks_at_the_smaller_ones_too(
     monkeypatch: pytest.MonkeyPatch, tiny: Weights, content: Array, style: Array
 ) -> None:
-    monkeypatch.setattr(plan, "COARSEST_OCTAVE", 32)
+    monkeypatch.setattr(schedule, "COARSEST_COPY", 32)
     made, looked = [], []
-    compute, forward = targets.compute, Features.forward
+    compute, forward = targets.compute_targets, Features.forward
 
     def computed(*given: Any) -> Any:
         made.append(given[3])
@@ -607,7 +608,7 @@ def test_a_larger_scale_looks_at_the_smaller_ones_too(
             looked.append(image.shape[-1])
         return forward(self, image, *given, **settings)
 
-    monkeypatch.setattr(targets, "compute", computed)
+    monkeypatch.setattr(targets, "compute_targets", computed)
     monkeypatch.setattr(Features, "forward", noted)
     painter = Painter(device="cpu", weights=tiny)
     options = FAST.replace(optimizer="adam", steps=8, taper=1.0)
@@ -782,7 +783,7 @@ def test_keeping_colour_keeps_the_photo_s(painter: Painter, content: Array, styl
         found = painter.stylize(content, orange, FAST.replace(keep_color=keep, steps=40, strength=100)).pixels
         away.append(float((chroma(found) - chroma(content)).abs().mean()))
     ours, theirs = (torch.from_numpy(picture).permute(2, 0, 1)[None] for picture in (content, orange))
-    repainted = (coarse_chroma(recolored(ours, theirs, 1.0)) - chroma(content)).abs().mean()
+    repainted = (coarse_chroma(transfer_colors(ours, theirs, 1.0)) - chroma(content)).abs().mean()
     assert away[1] == pytest.approx(float(repainted) / 2, rel=0.1)
     assert away[2] < 0.2 * away[0]
 
@@ -826,7 +827,7 @@ def test_the_network_is_made_once_for_the_same_layers(painter: Painter) -> None:
 def test_a_picture_that_cannot_fit_is_refused_before_any_work(
     monkeypatch: pytest.MonkeyPatch, painter: Painter, content: Array, style: Array, passes: list[tuple[int, int]]
 ) -> None:
-    monkeypatch.setattr(devices, "free_memory", lambda _device: 400_000_000)
+    monkeypatch.setattr(device, "free_memory", lambda _device: 400_000_000)
     with pytest.raises(OutOfMemory, match=r"8192×8192.*--size \d+"):
         painter.stylize(content, style, FAST.replace(size=8192))
     assert passes == []

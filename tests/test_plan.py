@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from styler import plan
+from styler import schedule
 from styler.errors import ImageError
+from styler.geometry import fit_size
 from styler.options import Options
-from styler.plan import Repeat, Scale
+from styler.schedule import Replay, Scale
 
 
-def sizes(found: plan.Plan) -> list[tuple[int, int]]:
+def sizes(found: schedule.Schedule) -> list[tuple[int, int]]:
     return [(scale.width, scale.height) for scale in found]
 
 
@@ -21,7 +22,7 @@ def sizes(found: plan.Plan) -> list[tuple[int, int]]:
     [(512, 4000, 3000), (513, 300, 900), (64, 64, 64), (8192, 100, 101), (333, 1000, 321), (1000, 640, 200)],
 )
 def test_scales_double_up_to_the_size_asked_for(size: int, width: int, height: int) -> None:
-    found = plan.make(Options(size=size), width, height, 16)
+    found = schedule.build_schedule(Options(size=size), width, height, 16)
     sides = [max(scale.width, scale.height) for scale in found]
     assert sides[-1] == size
     assert all(after // 2 == before for before, after in itertools.pairwise(sides))
@@ -32,7 +33,7 @@ def test_scales_double_up_to_the_size_asked_for(size: int, width: int, height: i
 
 
 def test_the_plan_of_a_common_picture() -> None:
-    assert plan.make(Options(steps=100, taper=0.5, optimizer="mixed"), 800, 600, 16) == (
+    assert schedule.build_schedule(Options(steps=100, taper=0.5, optimizer="mixed"), 800, 600, 16) == (
         Scale(128, 96, 100, "lbfgs"),
         Scale(256, 192, 50, "adam"),
         Scale(512, 384, 25, "adam", octaves=1),
@@ -43,10 +44,13 @@ def test_the_plan_of_a_common_picture() -> None:
     ("size", "octaves"), [(256, 0), (511, 0), (512, 1), (1023, 1), (1024, 2), (2048, 3), (8192, 5)]
 )
 def test_a_picture_is_also_looked_at_half_as_large_down_to_256_pixels(size: int, octaves: int) -> None:
-    last = plan.make(Options(size=size, first_size=8192), 800, 600, 16)[-1]
-    assert (last.octaves, plan.make(Options(size=size, octaves=0.0), 800, 600, 16)[-1].octaves) == (octaves, 0)
+    last = schedule.build_schedule(Options(size=size, first_size=8192), 800, 600, 16)[-1]
+    assert (last.octaves, schedule.build_schedule(Options(size=size, octaves=0.0), 800, 600, 16)[-1].octaves) == (
+        octaves,
+        0,
+    )
     looks = sum(0.25**octave for octave in range(octaves + 1))
-    assert plan.units((last,)) == pytest.approx(last.steps * looks)
+    assert schedule.count_units((last,)) == pytest.approx(last.steps * looks)
     for _ in range(octaves):
         last = last.halved()
     assert max(last.width, last.height) == size >> octaves
@@ -54,75 +58,77 @@ def test_a_picture_is_also_looked_at_half_as_large_down_to_256_pixels(size: int,
 
 
 def test_an_octave_is_no_narrower_than_the_network_needs() -> None:
-    assert plan.make(Options(size=1024, first_size=8192), 1024, 200, 16)[-1].octaves == 2
-    assert plan.make(Options(size=1024, first_size=8192), 1024, 200, 64)[-1].octaves == 1
-    repeat = Repeat(plan.make(Options(size=1024), 800, 600, 16), 1024, 768)
-    assert [scale.octaves for scale in plan.refit(repeat, 1024, 768, 16)] == [0, 0, 1, 2]
-    assert [scale.octaves for scale in plan.refit(repeat, 64, 48, 16)] == [0, 1], "at 32 and at 64 pixels"
+    assert schedule.build_schedule(Options(size=1024, first_size=8192), 1024, 200, 16)[-1].octaves == 2
+    assert schedule.build_schedule(Options(size=1024, first_size=8192), 1024, 200, 64)[-1].octaves == 1
+    repeat = Replay(schedule.build_schedule(Options(size=1024), 800, 600, 16), 1024, 768)
+    assert [scale.octaves for scale in schedule.refit_schedule(repeat, 1024, 768, 16)] == [0, 0, 1, 2]
+    assert [scale.octaves for scale in schedule.refit_schedule(repeat, 64, 48, 16)] == [0, 1], "at 32 and at 64 pixels"
 
 
 def test_a_sketch_is_made_by_the_slim_network_and_the_full_one_has_the_last_word() -> None:
     options = Options(steps=100, taper=0.5, sketch=0.6)
-    found = plan.make(options, 800, 600, 16)
+    found = schedule.build_schedule(options, 800, 600, 16)
     assert found == (
         Scale(128, 96, 222, "lbfgs", sketch=True),
         Scale(256, 192, 111, "adam", sketch=True),
         Scale(512, 384, 33, "adam", sketch=True),
         Scale(512, 384, 10, "adam"),
     )
-    alone = plan.make(options.replace(sketch=0.0, octaves=0.0), 800, 600, 16)
-    assert plan.units(found) == pytest.approx(plan.units(alone), abs=0.2)
-    assert [plan.ends_a_sketch(found, index) for index in range(4)] == [False, False, False, True]
-    assert not plan.ends_a_sketch((found[1], found[3]), 1)
-    assert plan.make(options.replace(steps=1), 800, 600, 16)[-1].steps == 1
+    alone = schedule.build_schedule(options.replace(sketch=0.0, octaves=0.0), 800, 600, 16)
+    assert schedule.count_units(found) == pytest.approx(schedule.count_units(alone), abs=0.2)
+    assert [schedule.follows_sketch(found, index) for index in range(4)] == [False, False, False, True]
+    assert not schedule.follows_sketch((found[1], found[3]), 1)
+    assert schedule.build_schedule(options.replace(steps=1), 800, 600, 16)[-1].steps == 1
 
 
 @pytest.mark.parametrize("changed", [{"backbone": "vgg19"}, {"pooling": "max"}, {"time": 60.0}])
 def test_there_is_no_sketch_where_the_slim_network_cannot_stand_in(changed: dict[str, Any]) -> None:
     options = Options(**changed)
-    assert plan.make(options.replace(sketch=0.6), 800, 600, 16) == plan.make(options, 800, 600, 16)
+    assert schedule.build_schedule(options.replace(sketch=0.6), 800, 600, 16) == schedule.build_schedule(
+        options, 800, 600, 16
+    )
 
 
 def test_a_sketch_is_repeated_only_where_the_slim_network_can_stand_in() -> None:
-    repeat = Repeat(plan.make(Options(sketch=0.6), 800, 600, 16), 512, 384)
-    assert plan.refit(repeat, 512, 384) == repeat.plan
-    assert not any(scale.sketch for scale in plan.refit(repeat, 512, 384, sketched=False))
+    repeat = Replay(schedule.build_schedule(Options(sketch=0.6), 800, 600, 16), 512, 384)
+    assert schedule.refit_schedule(repeat, 512, 384) == repeat.plan
+    assert not any(scale.sketch for scale in schedule.refit_schedule(repeat, 512, 384, sketched=False))
 
 
 def test_the_first_scale_is_no_smaller_than_asked_for() -> None:
-    assert sizes(plan.make(Options(first_size=256), 100, 100, 16)) == [(256, 256), (512, 512)]
-    assert sizes(plan.make(Options(first_size=257), 100, 100, 16)) == [(512, 512)]
-    assert sizes(plan.make(Options(first_size=8192), 100, 100, 16)) == [(512, 512)]
-    assert sizes(plan.make(Options(first_size=32), 100, 100, 16))[0] == (32, 32)
+    assert sizes(schedule.build_schedule(Options(first_size=256), 100, 100, 16)) == [(256, 256), (512, 512)]
+    assert sizes(schedule.build_schedule(Options(first_size=257), 100, 100, 16)) == [(512, 512)]
+    assert sizes(schedule.build_schedule(Options(first_size=8192), 100, 100, 16)) == [(512, 512)]
+    assert sizes(schedule.build_schedule(Options(first_size=32), 100, 100, 16))[0] == (32, 32)
 
 
 def test_a_narrow_picture_starts_where_its_short_side_has_room_for_the_network() -> None:
-    found = plan.make(Options(size=1024), 1024, 100, 16)
+    found = schedule.build_schedule(Options(size=1024), 1024, 100, 16)
     assert sizes(found) == [(512, 50), (1024, 100)]
     assert all(min(size) >= 2 * 16 for size in sizes(found))
 
 
 def test_the_original_size_is_just_that() -> None:
-    found = plan.make(Options(size="original"), 701, 333, 16)
+    found = schedule.build_schedule(Options(size="original"), 701, 333, 16)
     assert sizes(found)[-1] == (701, 333)
-    assert plan.final_size(Options(size="original"), 701, 333) == (701, 333)
-    assert plan.final_size(Options(size=100), 701, 333) == (100, 48)
+    assert schedule.compute_result_size(Options(size="original"), 701, 333) == (701, 333)
+    assert schedule.compute_result_size(Options(size=100), 701, 333) == (100, 48)
 
 
 def test_a_narrower_result_than_the_network_needs_is_refused_with_a_size_that_would_do() -> None:
     with pytest.raises(ImageError, match=r"64×6 pixels.* needs 16 on the short side") as caught:
-        plan.make(Options(size=64), 1000, 100, 16)
+        schedule.build_schedule(Options(size=64), 1000, 100, 16)
     found = re.search(r"--size of at least (\d+)", str(caught.value))
     assert found
     needed = int(found[1])
-    assert min(sizes(plan.make(Options(size=needed), 1000, 100, 16))[-1]) == 16
+    assert min(sizes(schedule.build_schedule(Options(size=needed), 1000, 100, 16))[-1]) == 16
     with pytest.raises(ImageError):
-        plan.make(Options(size=needed - 10), 1000, 100, 16)
+        schedule.build_schedule(Options(size=needed - 10), 1000, 100, 16)
 
 
 def test_no_size_is_advised_that_cannot_be_asked_for() -> None:
     with pytest.raises(ImageError) as caught:
-        plan.make(Options(size=8192), 10_000, 10, 16)
+        schedule.build_schedule(Options(size=8192), 10_000, 10, 16)
     found = re.search(r"--size of at least (\d+)", str(caught.value))
     assert found is None or int(found[1]) <= 8192
 
@@ -130,12 +136,12 @@ def test_no_size_is_advised_that_cannot_be_asked_for() -> None:
 @pytest.mark.parametrize(("width", "height"), [(16, 15), (3, 400)])
 def test_an_original_that_is_too_narrow_is_refused_too(width: int, height: int) -> None:
     with pytest.raises(ImageError, match=f"{width}×{height}"):
-        plan.make(Options(size="original"), width, height, 16)
+        schedule.build_schedule(Options(size="original"), width, height, 16)
 
 
 def test_strength_0_has_nothing_to_do() -> None:
-    assert plan.make(Options(strength=0), 800, 600, 16) == ()
-    assert plan.units(()) == 0
+    assert schedule.build_schedule(Options(strength=0), 800, 600, 16) == ()
+    assert schedule.count_units(()) == 0
 
 
 @pytest.mark.parametrize(
@@ -149,46 +155,49 @@ def test_strength_0_has_nothing_to_do() -> None:
     ],
 )
 def test_the_optimizer_of_each_scale(optimizer: str, size: int, expected: list[str]) -> None:
-    found = plan.make(Options(optimizer=optimizer, size=size), 100, 100, 16)
+    found = schedule.build_schedule(Options(optimizer=optimizer, size=size), 100, 100, 16)
     assert [scale.optimizer for scale in found] == expected
 
 
 @pytest.mark.parametrize(("taper", "expected"), [(1.0, [10, 10, 10]), (0.01, [10, 1, 1]), (2.0, [10, 20, 40])])
 def test_every_scale_gets_its_share_of_steps_and_one_at_least(taper: float, expected: list[int]) -> None:
-    found = plan.make(Options(steps=10, taper=taper), 100, 100, 16)
+    found = schedule.build_schedule(Options(steps=10, taper=taper), 100, 100, 16)
     assert [scale.steps for scale in found] == expected
 
 
 def test_a_unit_is_one_evaluation_at_the_final_size() -> None:
     found = (Scale(100, 50, 8, "lbfgs"), Scale(200, 100, 3, "adam"))
     assert found[0].work == 5000
-    assert plan.units(found) == 8 / 4 + 3
-    assert plan.units((Scale(200, 100, 10, "adam", sketch=True), *found[1:])) == 10 * plan.SKETCH_COST + 3
+    assert schedule.count_units(found) == 8 / 4 + 3
+    assert schedule.count_units((Scale(200, 100, 10, "adam", sketch=True), *found[1:])) == 10 * schedule.SKETCH_COST + 3
 
 
 def test_a_plan_can_be_followed_at_another_size() -> None:
-    found = plan.make(Options(steps=10), 800, 600, 16)
-    repeat = Repeat(found, 512, 384)
-    assert plan.refit(repeat, 512, 384) == found
-    assert sizes(plan.refit(repeat, 1024, 768)) == [(256, 192), (512, 384), (1024, 768)]
-    assert sizes(plan.refit(repeat, 150, 300)) == [(38, 75), (75, 150), (150, 300)]
-    for before, after in zip(found, plan.refit(repeat, 150, 300), strict=True):
+    found = schedule.build_schedule(Options(steps=10), 800, 600, 16)
+    repeat = Replay(found, 512, 384)
+    assert schedule.refit_schedule(repeat, 512, 384) == found
+    assert sizes(schedule.refit_schedule(repeat, 1024, 768)) == [(256, 192), (512, 384), (1024, 768)]
+    assert sizes(schedule.refit_schedule(repeat, 150, 300)) == [(38, 75), (75, 150), (150, 300)]
+    for before, after in zip(found, schedule.refit_schedule(repeat, 150, 300), strict=True):
         assert (before.steps, before.optimizer) == (after.steps, after.optimizer)
-    assert plan.refit(Repeat((), 512, 384), 512, 384) == ()
+    assert schedule.refit_schedule(Replay((), 512, 384), 512, 384) == ()
 
 
 def test_a_plan_that_ended_early_keeps_its_scales_at_another_size() -> None:
     ended = (Scale(128, 96, 10, "lbfgs"), Scale(256, 192, 3, "adam", planned=8))
-    repeat = Repeat(ended, 512, 384)
-    assert plan.refit(repeat, 512, 384) == ended
-    assert plan.refit(repeat, 1024, 768) == (Scale(256, 192, 10, "lbfgs"), Scale(512, 384, 3, "adam", planned=8))
+    repeat = Replay(ended, 512, 384)
+    assert schedule.refit_schedule(repeat, 512, 384) == ended
+    assert schedule.refit_schedule(repeat, 1024, 768) == (
+        Scale(256, 192, 10, "lbfgs"),
+        Scale(512, 384, 3, "adam", planned=8),
+    )
 
 
 def test_scales_that_have_become_too_narrow_for_the_network_are_left_out() -> None:
-    repeat = Repeat((Scale(128, 128, 10, "lbfgs"), Scale(256, 256, 8, "adam")), 256, 256)
-    assert sizes(plan.refit(repeat, 256, 30, 16)) == [(256, 30)]
+    repeat = Replay((Scale(128, 128, 10, "lbfgs"), Scale(256, 256, 8, "adam")), 256, 256)
+    assert sizes(schedule.refit_schedule(repeat, 256, 30, 16)) == [(256, 30)]
     with pytest.raises(ImageError, match=r"repeated at 256×15 pixels"):
-        plan.refit(repeat, 256, 15, 16)
+        schedule.refit_schedule(repeat, 256, 15, 16)
 
 
 def test_a_scale_that_was_cut_short_remembers_what_was_planned() -> None:
@@ -203,6 +212,6 @@ def test_a_scale_that_was_cut_short_remembers_what_was_planned() -> None:
 
 @pytest.mark.parametrize(("width", "height", "side"), [(1, 100_000, 512), (100_000, 1, 64), (3, 2, 3)])
 def test_a_fitted_picture_has_its_long_side_and_no_side_of_0(width: int, height: int, side: int) -> None:
-    found = plan.fitted(width, height, side)
+    found = fit_size(width, height, side)
     assert max(found) == side
     assert min(found) >= 1

@@ -15,9 +15,7 @@ import pytest
 from styler.cli import main
 from styler.cli.flags import name_of, shown
 from styler.images import encode_image, write_file
-from styler.knob import describe_range
-from styler.options import Options, knobs
-from styler.presets import LOOKS, PRESETS, Bundle
+from styler.options import LOOKS, PRESETS, Bundle, Options, describe_range, list_options
 
 README = Path(__file__).parent.parent / "README.md"
 TINY = ["--size", "64", "--steps", "1", "--first-size", "64"]
@@ -26,7 +24,7 @@ TINY = ["--size", "64", "--steps", "1", "--first-size", "64"]
 def option_table() -> str:
     """Every option with its meaning, range and default."""
     rows = ["| flag | meaning | range | default |", "|---|---|---|---|"]
-    for name, knob in knobs().items():
+    for name, knob in list_options().items():
         default = shown(getattr(Options(), name))
         limits = ", ".join(knob.choices) or (describe_range(knob) if knob.low is not None else "–")
         rows.append(f"| `{name_of(name)}` | {knob.help} | {limits} | {f'`{default}`' if default else '–'} |")

@@ -13,10 +13,9 @@ import pytest
 from fastapi import FastAPI
 from numpy.typing import NDArray
 
-from styler import images, library, metadata
+from styler import images, library, provenance
 from styler.errors import OptionError, StylerError, UsageError
-from styler.options import Options, knobs
-from styler.presets import LOOKS, PRESETS
+from styler.options import LOOKS, PRESETS, Options, list_options
 from ui import app, controls, handlers, line, parts, show
 from ui.parts import Parts
 from ui.studio import Studio
@@ -77,13 +76,13 @@ def test_the_controls_of_a_fresh_page_say_the_default_options(page: Parts) -> No
 
 
 def test_every_option_has_a_control_or_is_left_out_on_purpose() -> None:
-    assert sorted((*controls.NAMES, *controls.LEFT_OUT)) == sorted(knobs())
+    assert sorted((*controls.NAMES, *controls.LEFT_OUT)) == sorted(list_options())
 
 
 @pytest.mark.parametrize("name", controls.NAMES)
 def test_a_control_explains_itself_in_the_words_of_the_option(page: Parts, name: str) -> None:
     info = str(getattr(page.options[name], "info"))  # noqa: B009 - not every component has one
-    assert knobs()[name].help in info
+    assert list_options()[name].help in info
     assert f"--{name.replace('_', '-')}" in info
 
 
@@ -120,7 +119,7 @@ def test_an_order_is_what_was_chosen(tmp_path: Path) -> None:
     mine = Upload(tmp_path / "x.png", "x.png")
     assert handlers.order(values(content=mine, strength=70)).content == mine
     assert handlers.order(values(sample="cat", strength=70)).options == Options(strength=70)
-    assert handlers.order(values(sample="cat")).content.path == library.contents()["cat"]
+    assert handlers.order(values(sample="cat")).content.path == library.list_contents()["cat"]
     own = [str(tmp_path / "one.png"), str(tmp_path / "two.png")]
     mixed = handlers.order(values(sample="cat", own=own, also=["starry-night"], weights=[1, 2, 0.5, 1]))
     assert [style.name for style in mixed.styles] == ["one.png", "two.png", "starry-night.jpg"]
@@ -147,7 +146,7 @@ def test_a_painting_is_shown_as_it_grows_and_then_kept(studio: Studio, page: Par
     assert all("step" in text_of(changes, page) for changes in (seen[1], *live))
     (painted,) = visit.painted
     assert painted.png.name == "my-photo.art.png"
-    record = metadata.read(painted.png)
+    record = provenance.read_record(painted.png)
     assert (record["width"], record["height"], record["evaluations"]) == (64, 48, 3)
     assert images.read_image(painted.jpeg).pixels.shape == images.read_image(painted.before).pixels.shape == (48, 64, 3)
     assert seen[-1][page.png] == gr.update(value=str(painted.png))
@@ -173,8 +172,8 @@ def test_stop_keeps_the_best_so_far_at_full_size(studio: Studio, page: Parts, vi
     threading.Timer(0.1, visit.stop.set).start()
     *_, last = work
     assert "Stopped" in text_of(last, page)
-    assert metadata.read(visit.painted[0].png)["width"] == 128
-    assert metadata.read(visit.painted[0].png)["stopped"]
+    assert provenance.read_record(visit.painted[0].png)["width"] == 128
+    assert provenance.read_record(visit.painted[0].png)["stopped"]
 
 
 def test_discard_keeps_nothing(studio: Studio, page: Parts, visit: Visit, order: Order) -> None:

@@ -54,7 +54,7 @@ def photos(tmp_path: Path, pixels: Made) -> list[Upload]:
 
 
 def styles(*names: str) -> list[Upload]:
-    return [Upload(library.styles()[name], f"{name}.jpg") for name in names]
+    return [Upload(library.list_styles()[name], f"{name}.jpg") for name in names]
 
 
 def test_every_photo_in_every_painting_with_an_archive(studio: Studio, visit: Visit, photos: list[Upload]) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from styler import losses
+from styler.engine import losses
 from styler.errors import OptionError, WeightsError
 from styler.vgg import weights
 from styler.vgg.arch import DEFAULT_POOLING
@@ -64,10 +64,10 @@ def test_the_metric_gives_the_losses_of_the_readout(slimmed: Weights, picture: P
         full = [torch.einsum("ck,nkhw->nchw", expansion, maps[layer]) for maps in (a, b)]
         assert full[0].shape[1] == len(readout)
         torch.testing.assert_close(losses.content_loss(a[layer], b[layer]), losses.content_loss(*full))
-        slim_moments, full_moments = ([losses.moments(x) for x in xs] for xs in ((a[layer], b[layer]), full))
+        slim_moments, full_moments = ([losses.compute_moments(x) for x in xs] for xs in ((a[layer], b[layer]), full))
         torch.testing.assert_close(losses.gram_distance(*slim_moments), losses.gram_distance(*full_moments))
         distances = [
-            losses.wasserstein_distance(ours, losses.wasserstein_target(theirs))
+            losses.wasserstein_distance(ours, losses.prepare_wasserstein_target(theirs))
             for ours, theirs in (slim_moments, full_moments)
         ]
         torch.testing.assert_close(*distances, rtol=2e-2, atol=1e-4)  # the covariances' floor differs

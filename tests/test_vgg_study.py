@@ -124,7 +124,7 @@ def test_a_sound_network_has_no_problems_and_a_swapped_one_is_told(vgg16: Weight
 def _bundled() -> list[Path]:
     from styler import library
 
-    return [library.contents()["citrus"], library.styles()["starry-night"]]
+    return [library.list_contents()["citrus"], library.list_styles()["starry-night"]]
 
 
 def test_dead_and_saturated_channels_and_gradients_out_of_measure_are_named(

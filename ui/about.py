@@ -17,14 +17,14 @@ PAIR = ("bridge", "starry-night")
 @cache
 def page() -> str:
     """The text with its picture."""
-    items = "".join(f"<li>{escape(credit)}</li>" for credit in library.credits().values())
+    items = "".join(f"<li>{escape(credit)}</li>" for credit in library.read_credits().values())
     text = (FOLDER / "about.html").read_text(encoding="utf-8")
     return text.replace("{figure}", _figure()).replace("{credits}", items)
 
 
 def _figure() -> str:
     """Photo and painting become the picture."""
-    photo, painting = library.contents()[PAIR[0]], library.styles()[PAIR[1]]
+    photo, painting = library.list_contents()[PAIR[0]], library.list_styles()[PAIR[1]]
     cells = [
         _cell(photo, "A photo of a bridge at night", "what is where?"),
         '<span aria-hidden="true">+</span>',

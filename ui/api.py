@@ -12,8 +12,7 @@ from gradio.events import api
 
 from styler import config, library
 from styler.errors import StylerError, UsageError
-from styler.options import STARTS, Options, knobs
-from styler.presets import LOOKS, PRESETS
+from styler.options import INIT_CHOICES, LOOKS, PRESETS, Options, list_options
 from ui import controls
 from ui.line import PAINTER
 from ui.parts import MOST_STYLES
@@ -23,7 +22,7 @@ from ui.visits import Order, Painted, Upload, Visit
 NAME = "stylize"
 FOLLOWING = {name for bundles in (PRESETS, LOOKS) for bundle in bundles.values() for name in bundle.values}
 """Options that follow from preset and look unless they are given."""
-OPTIONS = tuple(name for name in knobs() if name in {"style_weights", *controls.NAMES})
+OPTIONS = tuple(name for name in list_options() if name in {"style_weights", *controls.NAMES})
 Answer = dict[str, Any]
 
 
@@ -101,18 +100,18 @@ def order(studio: Studio, content: Any, style: Any, styles: Any, *values: Any) -
     if not isinstance(more, list) or len(more) >= MOST_STYLES:
         raise UsageError(f"styles is no list of up to {MOST_STYLES - 1} further paintings; give one.")
     given = {name: value for name, value in zip(OPTIONS, values, strict=True) if value not in (None, "")}
-    if given.get("init", STARTS[0]) not in STARTS:  # a path would be read on the server
-        raise UsageError(f"init is '{given['init']}'; it can be {', '.join(STARTS)}.")
+    if given.get("init", INIT_CHOICES[0]) not in INIT_CHOICES:  # a path would be read on the server
+        raise UsageError(f"init is '{given['init']}'; it can be {', '.join(INIT_CHOICES)}.")
     options = Options.of(**{name: _typed(name, value) for name, value in given.items()})
-    paintings = [_upload(studio, it, library.styles(), "style") for it in (style, *more)]
+    paintings = [_upload(studio, it, library.list_styles(), "style") for it in (style, *more)]
     return Order(
-        content=_upload(studio, content, library.contents(), "content"), styles=tuple(paintings), options=options
+        content=_upload(studio, content, library.list_contents(), "content"), styles=tuple(paintings), options=options
     )
 
 
 def _typed(name: str, value: Any) -> Any:
     """A value as the option takes it: lists may come as text, as they stand in a flag."""
-    return config.from_text(name, value) if isinstance(value, str) and name in knobs() else value
+    return config.parse_value(name, value) if isinstance(value, str) and name in list_options() else value
 
 
 def _upload(studio: Studio, given: Any, named: Mapping[str, Path], what: str) -> Upload:

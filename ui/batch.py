@@ -75,7 +75,7 @@ def asked(
     """
     if len(own or ()) > MOST_OWN:
         raise UsageError(f"There are {len(own or ())} paintings of your own; choose {MOST_OWN} at most.")
-    bundled = [library.styles()[name] for name in styles or ()]
+    bundled = [library.list_styles()[name] for name in styles or ()]
     photos = [Upload(Path(path), Path(path).name) for path in contents or ()]
     return photos, [Upload(path, path.name) for path in (*bundled, *map(Path, own or ()))]
 

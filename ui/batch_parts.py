@@ -38,7 +38,7 @@ def layout(most_styles: int, style: str) -> Parts:
         with gr.Column(scale=0, min_width=340, elem_classes=["choices"]):
             contents = _files("Your photos", 150, "batch-contents")
             styles = gr.CheckboxGroup(
-                [*library.styles()],
+                [*library.list_styles()],
                 value=[style],
                 label="Paint them like",
                 elem_id="batch-style",

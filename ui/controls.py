@@ -13,16 +13,14 @@ from gradio.components import Component
 
 from styler import config
 from styler.errors import OptionError
-from styler.knob import describe_range
-from styler.options import STARTS, Options, knobs, resolve
-from styler.presets import LOOKS, PRESETS, Bundle
+from styler.options import INIT_CHOICES, LOOKS, PRESETS, Bundle, Options, describe_range, list_options, resolve_options
 
 MAIN = ("preset", "strength", "brush", "keep_color")
 """What everybody sees."""
 FIRST = ("size", "look", "seed", "init")
 """What comes first of the rest."""
-LEFT_OUT = ("style_weights", "backbone", *(name for name, knob in knobs().items() if knob.group == "Machine"))
-ADVANCED = (*FIRST, *(name for name in knobs() if name not in {*MAIN, *FIRST, *LEFT_OUT}))
+LEFT_OUT = ("style_weights", "backbone", *(name for name, knob in list_options().items() if knob.group == "Machine"))
+ADVANCED = (*FIRST, *(name for name in list_options() if name not in {*MAIN, *FIRST, *LEFT_OUT}))
 NAMES = (*MAIN, *ADVANCED)
 BATCH = (*MAIN, "size", "look", "seed")
 """What is asked for many pictures at once; the rest follows from preset and look."""
@@ -43,7 +41,7 @@ def label(name: str) -> str:
 
 def explanation(name: str) -> str:
     """What one reads on hover: the field's help, what it can be, and the flag for those who will script it."""
-    knob = knobs()[name]
+    knob = list_options()[name]
     limits = f"{describe_range(knob)}; " if knob.low is not None else ""
     choices = "".join(f" {choice}: {bundle.help}." for choice, bundle in BUNDLES.get(name, {}).items())
     return f"{knob.help} ({limits}--{name.replace('_', '-')}).{choices}"
@@ -52,7 +50,7 @@ def explanation(name: str) -> str:
 def control(name: str, default: Any, place: str = "option") -> Component:
     """The control of a field; `place` tells those of one field apart."""
     field = next(field for field in dataclasses.fields(Options) if field.name == name)
-    knob = knobs()[name]
+    knob = list_options()[name]
     common: dict[str, Any] = {
         "label": label(name),
         "info": explanation(name),
@@ -62,7 +60,7 @@ def control(name: str, default: Any, place: str = "option") -> Component:
         "interactive": True,
     }
     if name == "init":
-        return gr.Radio([*STARTS], **common)
+        return gr.Radio([*INIT_CHOICES], **common)
     if name == "size":
         return gr.Dropdown(
             [*map(str, SIZES), *typing.get_args(typing.get_args(field.type)[1])], allow_custom_value=True, **common
@@ -101,8 +99,8 @@ def options_of(values: Iterable[Any], style_weights: tuple[float, ...] = ()) -> 
         OptionError: one is empty or out of its range.
     """
     given = {name: _typed(name, value) for name, value in zip(NAMES, values, strict=True)}
-    if given["init"] not in STARTS:  # a path would be read on the server
-        raise OptionError(f"init is '{given['init']}'; it can be {', '.join(STARTS)}.")
+    if given["init"] not in INIT_CHOICES:  # a path would be read on the server
+        raise OptionError(f"init is '{given['init']}'; it can be {', '.join(INIT_CHOICES)}.")
     return Options(**given, style_weights=style_weights)
 
 
@@ -119,9 +117,9 @@ def bundled(kind: str, name: str, values: Iterable[Any]) -> list[Any]:
     """What all controls hold once a preset or a look is chosen: its fields change, others stay."""
     held = dict(zip(NAMES, values, strict=True))
     fields = {kind, *(field for bundle in BUNDLES[kind].values() for field in bundle.values)}
-    found = dict(zip(NAMES, of_options(resolve((kind, {kind: name})).options), strict=True))
+    found = dict(zip(NAMES, of_options(resolve_options((kind, {kind: name})).options), strict=True))
     return [found[field] if field in fields else held[field] for field in NAMES]
 
 
 def _typed(name: str, value: Any) -> Any:
-    return config.from_text(name, value.strip()) if isinstance(value, str) else value
+    return config.parse_value(name, value.strip()) if isinstance(value, str) else value

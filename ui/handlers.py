@@ -10,9 +10,9 @@ from typing import Any
 
 import gradio as gr
 
-from styler import library, metadata
+from styler import library, provenance
 from styler.errors import StylerError, UsageError
-from styler.options import knobs, resolve
+from styler.options import list_options, resolve_options
 from ui import controls, show
 from ui.parts import MOST_STYLES, Parts, invitation
 from ui.studio import Studio
@@ -37,7 +37,7 @@ def chosen_styles(style: str | None, own: Sequence[str] | None, also: Sequence[s
     mine = [Upload(Path(path), Path(path).name) for path in own or ()]
     names = [style] if style and not mine else []
     names += [name for name in also or () if name not in names]
-    found = (*mine, *(Upload(library.styles()[name], library.styles()[name].name) for name in names))
+    found = (*mine, *(Upload(library.list_styles()[name], library.list_styles()[name].name) for name in names))
     if not found:
         raise UsageError("Choose a painting, or upload one of your own.")
     if len(found) > MOST_STYLES:
@@ -55,7 +55,7 @@ def chosen_content(content: Upload | None, sample: str | None) -> Upload:
         return content
     if not sample:
         raise UsageError("Choose a photo first: drop one on the page, or take one of ours.")
-    return Upload(library.contents()[sample], library.contents()[sample].name)
+    return Upload(library.list_contents()[sample], library.list_contents()[sample].name)
 
 
 def order(values: Sequence[Any]) -> Order:
@@ -163,7 +163,7 @@ def further(visit: Visit) -> Order:
     """
     last = _in_view(visit)
     side = max(last.record["width"], last.record["height"])
-    lowest = int(knobs()["first_size"].low or 1)
+    lowest = int(list_options()["first_size"].low or 1)
     options = last.order.options.replace(first_size=max(lowest, side), optimizer="lbfgs", sketch=0.0)
     return replace(last.order, options=options, start=last.png)
 
@@ -175,7 +175,7 @@ def once_more(visit: Visit) -> Order:
         UsageError: there is none.
     """
     last = _in_view(visit)
-    highest = int(knobs()["seed"].high or 0)
+    highest = int(list_options()["seed"].high or 0)
     seed = last.order.options.seed + 1 if last.order.options.seed < highest else 0
     return replace(last.order, options=last.order.options.replace(seed=seed))
 
@@ -244,7 +244,7 @@ def take_settings(studio: Studio, parts: Parts, visit: Visit, source: str | None
     visit.uses(Upload(Path(source), name))
     try:
         record = studio.settings(Upload(Path(source), name))
-        options = resolve(("picture", metadata.settings(record))).options
+        options = resolve_options(("picture", provenance.settings_from_record(record))).options
     except StylerError as problem:
         return {parts.status: show.failed(str(problem))}
     values = dict(zip(controls.NAMES, controls.of_options(options), strict=True))

@@ -107,11 +107,11 @@ def _choices() -> dict[str, Any]:
         elem_id="content",
         placeholder="Drop a photo, paste one, or click to choose",
     )
-    sample = gr.Radio([*library.contents()], label="or one of ours", elem_id="sample", elem_classes=["pictures"])
+    sample = gr.Radio([*library.list_contents()], label="or one of ours", elem_id="sample", elem_classes=["pictures"])
     style = gr.Radio(
-        [*library.styles()], value=DEFAULT_STYLE, label="Paint it like", elem_id="style", elem_classes=["pictures"]
+        [*library.list_styles()], value=DEFAULT_STYLE, label="Paint it like", elem_id="style", elem_classes=["pictures"]
     )
-    credit = gr.HTML(show.credit([library.styles()[DEFAULT_STYLE].name]), elem_id="credit")
+    credit = gr.HTML(show.credit([library.list_styles()[DEFAULT_STYLE].name]), elem_id="credit")
     own = gr.File(
         label=f"or a painting of your own (up to {MOST_STYLES})",
         file_count="multiple",
@@ -121,9 +121,13 @@ def _choices() -> dict[str, Any]:
         elem_classes=["drop"],
     )
     own_shown = gr.HTML("", elem_id="own-shown")
-    with gr.Accordion("Mix it with others", open=False, visible=len(library.styles()) > 1, elem_id="mix"):
+    with gr.Accordion("Mix it with others", open=False, visible=len(library.list_styles()) > 1, elem_id="mix"):
         also = gr.CheckboxGroup(
-            [*library.styles()], label="Others to mix in", show_label=False, elem_id="also", elem_classes=["pictures"]
+            [*library.list_styles()],
+            label="Others to mix in",
+            show_label=False,
+            elem_id="also",
+            elem_classes=["pictures"],
         )
     weights = [
         gr.Slider(0, 4, value=1, step=0.1, buttons=[], label=f"Painting {index + 1}", visible=False)
@@ -202,7 +206,10 @@ def invitation() -> str:
 def pictures_css() -> str:
     """The bundled pictures as the faces of their buttons."""
     rules = []
-    for kinds, found in ((["sample"], library.contents()), (["style", "also", "batch-style"], library.styles())):
+    for kinds, found in (
+        (["sample"], library.list_contents()),
+        (["style", "also", "batch-style"], library.list_styles()),
+    ):
         for index, path in enumerate(found.values(), start=1):
             faces = ", ".join(f"#{kind} label:nth-of-type({index})" for kind in kinds)
             rules.append(f'{faces} {{ background-image: url("{show.file_address(path)}"); }}')

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from styler import library, metadata
-from styler.progress import Pixels, Progress
-from styler.records import Record
+from styler import library, provenance
+from styler.engine.result import Pixels, Progress
+from styler.provenance import Record
 from ui.visits import Painted
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def used(painted: Painted) -> str:
 
 def command(record: Record) -> str:
     """The command that makes the picture."""
-    return metadata.command(record)
+    return provenance.format_command(record)
 
 
 def thumbs(pictures: Iterable[tuple[str, str]]) -> str:
@@ -142,7 +142,7 @@ def rows(found: Iterable["Row"]) -> str:
 
 def credit(names: Iterable[str]) -> str:
     """What the bundled paintings are, and whose."""
-    known = library.credits()
+    known = library.read_credits()
     lines = "<br>".join(escape(known[name]) for name in names if name in known)
     return f'<p class="credit">{lines}</p>' if lines else ""
 

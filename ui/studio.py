@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from styler import finish, images, library, metadata
+from styler import images, library, provenance, save
+from styler.engine.painter import Painter
+from styler.engine.result import Progress, Result
 from styler.errors import StylerError, quote_name
 from styler.images import Picture
 from styler.images.child import Decoder
 from styler.options import Options
-from styler.pipeline import Painter
-from styler.progress import Progress, Result
-from styler.records import Record
+from styler.provenance import Record
 from ui.steps import Bench
 from ui.visits import Order, Painted, Upload, Visit, Visits
 
@@ -31,7 +31,7 @@ PAUSE = 0.2
 """Seconds between two live pictures."""
 POINTS = 400
 """Of the chart at most."""
-SAMPLES = ((library.contents, "astronaut"), (library.styles, "starry-night"))
+SAMPLES = ((library.list_contents, "astronaut"), (library.list_styles, "starry-night"))
 """What is painted to warm up."""
 
 
@@ -129,7 +129,7 @@ class Studio:
             ImageError: nothing is stored in it.
         """
         texts = self.decoder.read_text(self._bytes(upload), name=upload.name)
-        return metadata.of(texts, quote_name(upload.name))
+        return provenance.find_record(texts, quote_name(upload.name))
 
     def paint(self, visit: Visit, order: Order) -> Generator[Progress | Painted, None, None]:
         """Paint, reporting a few times a second; the last is the picture, unless it was discarded before it began.
@@ -173,7 +173,7 @@ class Studio:
             order = painted.order
             inputs = [self.picture(upload) for upload in (order.content, *order.styles)]
             start = images.read_image(order.start) if order.start else None
-            data = finish.encoded(painted.result, inputs[0], inputs[1:], start, kind=kind, bit_depth=16)
+            data = save.encode_result(painted.result, inputs[0], inputs[1:], start, kind=kind, bit_depth=16)
             images.write_file(path, data, overwrite=True)
         return path
 
@@ -194,13 +194,13 @@ def _kept(
     """The picture written to the visitor's folder, in the forms that the page offers."""
     height, width = result.pixels.shape[:2]
     start = images.read_image(order.start) if order.start else None
-    encode = partial(finish.encoded, result, content, styles, start)
+    encode = partial(save.encode_result, result, content, styles, start)
     folder = visit.next_folder()
     np.save(folder / "pixels.npy", result.pixels)
     name = f"{order.content.stem}.{'+'.join(style.stem for style in order.styles)}"
     painted = Painted(
         order=order,
-        record=metadata.record(result, content, styles, start),
+        record=provenance.make_record(result, content, styles, start),
         png=images.write_file(folder / f"{name}.png", encode()),
         jpeg=images.write_file(folder / f"{name}.jpg", encode(kind="jpeg")),
         before=_photo(content, folder / "photo.jpg", (width, height)),

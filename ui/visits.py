@@ -16,9 +16,9 @@ from pathlib import Path
 
 import psutil
 
+from styler.engine.result import Result
 from styler.options import Options
-from styler.progress import Result
-from styler.records import Record
+from styler.provenance import Record
 
 PREFIX = "styler-ui-"
 OLDEST = 24 * 3600.0

@@ -41,7 +41,7 @@ def painted(folder: Path, painter: Painter, content: str, style: str, **settings
     named = [f"{name}-{value}" for name, value in settings.items()]
     path = folder / (".".join([content, style, *named]) + ".png")
     if not path.exists():
-        result = painter.stylize(library.contents()[content], library.styles()[style], Options.of(**settings))
+        result = painter.stylize(library.list_contents()[content], library.list_styles()[style], Options.of(**settings))
         images.write_file(path, images.encode_image(result.pixels))
     return Image.open(path).convert("RGB")
 
@@ -80,7 +80,7 @@ def hero(folder: Path, painter: Painter) -> Image.Image:
         wide = (result.width - GAP) // 2
         sources = [
             ImageOps.fit(Image.open(path).convert("RGB"), (wide, SMALL))
-            for path in (library.contents()[content], library.styles()[style])
+            for path in (library.list_contents()[content], library.list_styles()[style])
         ]
         columns.append(stack([result, row(sources)]))
     return row(columns)

@@ -15,11 +15,11 @@ from styler import environment
 from styler.batch import places
 from styler.batch.shelf import DiskShelf
 from styler.batch.worker import Orders, Report, Task, Worker
+from styler.engine.painter import Painter
+from styler.engine.result import Pixels, Progress
 from styler.errors import DeviceError
 from styler.images import Picture
 from styler.options import Options
-from styler.pipeline import Painter
-from styler.progress import Pixels, Progress
 from styler.vgg.weights import Weights
 
 LOOK = 1.0
@@ -30,7 +30,7 @@ class Actor:
     """A worker in a process of Ray's, which can be started again and then knows nothing."""
 
     def __init__(self) -> None:
-        environment.prepare()  # what the process inherits is not all of it
+        environment.prepare_process()  # what the process inherits is not all of it
         self._halt, self._lock = threading.Event(), threading.Lock()
         self._said: list[Report] = []
         self._due = 0.0

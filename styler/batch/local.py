@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from styler.batch.worker import AT_ONCE, Orders, Read, Report, Task, Worker
+from styler.engine.painter import Painter
+from styler.engine.targets import StatsStore
 from styler.options import Options
-from styler.pipeline import Painter
-from styler.targets import Shelf
 
 PATIENCE = 5.0
 """Seconds that ending waits for threads, which look between convolutions whether they shall."""
@@ -45,7 +45,7 @@ class Local:
         StylerError: a device is absent, or the network cannot be loaded.
     """
 
-    def __init__(self, orders: Orders, read: Read, shelf: Shelf | None, chosen: Sequence[str] = ()) -> None:
+    def __init__(self, orders: Orders, read: Read, shelf: StatsStore | None, chosen: Sequence[str] = ()) -> None:
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._inbox: queue.SimpleQueue[_Said | None] = queue.SimpleQueue()
         self._halt = threading.Event()

@@ -15,8 +15,8 @@ from styler.batch.ledger import Past
 from styler.batch.pairs import Pair
 from styler.batch.resume import Files, Standing
 from styler.errors import OptionError, UsageError, quote_name
-from styler.options import STARTS, Options
-from styler.plan import Repeat
+from styler.options import INIT_CHOICES, Options
+from styler.schedule import Replay
 
 ENDINGS = {"png": "png", "jpg": "jpeg", "webp": "webp", "avif": "avif", "tiff": "tiff"}
 """Ends of names, and the formats that they stand for."""
@@ -41,7 +41,7 @@ class Request:
     """Whether what failed before is tried again."""
     more: dict[str, Any] = field(default_factory=dict)
     """Settings beside the options that the pixels depend on."""
-    repeat: Repeat | None = None
+    repeat: Replay | None = None
     """The work of an earlier picture, in place of the plan that the options ask for."""
 
 
@@ -100,7 +100,12 @@ def prepare(request: Request, past: Past, find_content: Find, find_style: Find) 
     _check_outputs(found, request)
     files = Files()
     settings = resume.settings_of(
-        request.options.to_dict(), files, STARTS, bit_depth=request.bit_depth, **request.more, **_work(request.repeat)
+        request.options.to_dict(),
+        files,
+        INIT_CHOICES,
+        bit_depth=request.bit_depth,
+        **request.more,
+        **_work(request.repeat),
     )
     standing = resume.standing(found, past, out, settings, files, overwrite=request.overwrite, retry=request.retry)
     return Batch(
@@ -114,7 +119,7 @@ def prepare(request: Request, past: Past, find_content: Find, find_style: Find) 
     )
 
 
-def _work(repeat: Repeat | None) -> dict[str, Any]:
+def _work(repeat: Replay | None) -> dict[str, Any]:
     return {"repeat": repr(repeat)} if repeat else {}
 
 

@@ -40,9 +40,9 @@ from styler.batch import places
 from styler.batch.actor import LOOK, Actor
 from styler.batch.tools import Cluster
 from styler.batch.worker import AT_ONCE, Orders, Report, Task
+from styler.engine.painter import Painter
 from styler.errors import StylerError
 from styler.images import Picture, fetch_image_bytes
-from styler.pipeline import Painter
 from styler.vgg import registry
 
 RESTARTS = 20
@@ -92,7 +92,9 @@ class Ray:
             self._shared = (self._ray.put(cluster_of.for_a_worker(orders, needs)), decode, self._ray.put(weights))
             self._shelve = shelve
             needs |= {"max_restarts": RESTARTS, "max_concurrency": AT_ONCE + 1}  # a thread to look with
-            remote = self._ray.remote(Actor).options(runtime_env={"env_vars": environment.SETTINGS}, **needs)
+            remote = self._ray.remote(Actor).options(
+                runtime_env={"env_vars": environment.ENVIRONMENT_SETTINGS}, **needs
+            )
             self._hands = [self._asked(_Hand(remote.remote())) for _ in range(count)]
         except BaseException:
             self._end()

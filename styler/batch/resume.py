@@ -15,9 +15,9 @@ from styler.batch import ledger, places
 from styler.batch.ledger import Past
 from styler.batch.pairs import Key, Pair
 from styler.errors import UsageError, quote_name
-from styler.metadata import LOCAL
+from styler.provenance import MACHINE_OPTIONS
 
-MACHINE = (*LOCAL, "threads")
+MACHINE = (*MACHINE_OPTIONS, "threads")
 """Settings that ask for no other picture."""
 SHOWN = 3
 """Names in a sentence on many."""

@@ -16,9 +16,10 @@ from platformdirs import user_cache_path
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from styler import devices, images
+from styler import images
+from styler.engine.device import describe_device
+from styler.engine.losses import Moments
 from styler.errors import OutputError
-from styler.losses import Moments
 
 FORM = 1
 """Goes up when statistics are computed in another way."""
@@ -73,7 +74,7 @@ class DiskShelf:
             return
 
     def _place(self, key: str, device: torch.device) -> Path:
-        where = (platform.node(), platform.machine(), devices.describe(device), torch.get_num_threads())
+        where = (platform.node(), platform.machine(), describe_device(device), torch.get_num_threads())
         whole = repr((FORM, torch.__version__, where, key))
         return self.folder / f"{hashlib.sha256(whole.encode('utf-8', 'backslashreplace')).hexdigest()}{ENDING}"
 

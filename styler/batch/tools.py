@@ -11,8 +11,8 @@ from typing import Protocol
 from styler import images
 from styler.batch.shelf import DiskShelf
 from styler.batch.worker import Report, Task
+from styler.engine.targets import StatsStore
 from styler.images import Picture
-from styler.targets import Shelf
 
 Encode = Callable[[str], bytes]
 Keep = Callable[[Callable[[], Path | None], Path, Encode], Path | None]
@@ -49,7 +49,7 @@ class Tools:
     """A worker for each, such as `cuda:0`, `cuda:1`; one worker on the options' device when empty."""
     cluster: Cluster | None = None
     """Paint there instead, by Ray."""
-    shelf: Shelf | None = field(default_factory=DiskShelf)
+    shelf: StatsStore | None = field(default_factory=DiskShelf)
     """Where statistics of styles outlive the run; on a cluster each machine has its own."""
 
 

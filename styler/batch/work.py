@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from styler import images, metadata
+from styler import images, provenance
 from styler.batch import ledger, places, thumbs
 from styler.batch.ledger import Ledger
 from styler.batch.pairs import Pair
@@ -23,10 +23,10 @@ from styler.batch.prepare import ENDINGS, Batch
 from styler.batch.resume import digest
 from styler.batch.tools import Cluster, Engine, Tools
 from styler.batch.worker import Made, Orders, Report, Task
+from styler.engine.result import Progress
 from styler.errors import StylerError, UsageError
 from styler.images import Picture
-from styler.options import STARTS
-from styler.progress import Progress
+from styler.options import INIT_CHOICES
 
 __all__ = ["Cluster", "Event", "Tools", "events"]
 
@@ -86,7 +86,7 @@ def events(
         return
     book.add(
         ledger.RUN,
-        version=metadata.version(),
+        version=provenance.get_version(),
         settings=digest(batch.settings),
         options=batch.settings,
         pairs=len(batch.pairs),
@@ -117,7 +117,7 @@ def _engine(batch: Batch, tools: Tools) -> Engine:
         settings=tools.settings,
         keep_metadata=tools.keep_metadata,
         small=tools.small,
-        start=None if init in STARTS else _read(tools, init, None),
+        start=None if init in INIT_CHOICES else _read(tools, init, None),
     )
     if tools.cluster is None:
         from styler.batch.local import Local

@@ -13,15 +13,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from styler import devices, finish
+from styler import save
 from styler.batch import thumbs
 from styler.batch.hand import Hand
+from styler.engine.device import release_memory
+from styler.engine.painter import Painter
+from styler.engine.result import Progress, Result
 from styler.errors import DeviceError, OutOfMemory, StylerError
 from styler.images import Picture
 from styler.options import Options
-from styler.pipeline import Painter
-from styler.plan import Repeat
-from styler.progress import Progress, Result
+from styler.schedule import Replay
 
 AT_ONCE = 2
 """Pictures that a worker has in its hands: one on the device, and one before or after its turn."""
@@ -35,7 +36,7 @@ class Orders:
     kind: str
     """The format, a key of `images.FORMATS`."""
     bit_depth: int = 8
-    repeat: Repeat | None = None
+    repeat: Replay | None = None
     settings: bool = True
     keep_metadata: bool = False
     small: bool = True
@@ -213,7 +214,7 @@ class Worker:
         """Encode."""
         orders, result = self.orders, work.result
         assert result is not None
-        data = finish.encoded(
+        data = save.encode_result(
             result,
             work.content,
             work.styles,
@@ -272,7 +273,7 @@ class _Work:
 def _another_way(problem: DeviceError, options: Options, painter: Painter) -> tuple[Options, str] | None:
     """Options under which a failed painting may succeed, in words too; None if there are none."""
     if isinstance(problem, OutOfMemory):
-        devices.release(painter.device)
+        release_memory(painter.device)
         return (options.replace(checkpoint="on"), "checkpointing") if options.checkpoint == "auto" else None
     if str(painter.precision) != "torch.float32":
         return options.replace(precision="fp32"), "precision fp32"

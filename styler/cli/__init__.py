@@ -23,7 +23,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
     Args:
         tokens: the arguments; those of the process when not given.
     """
-    environment.prepare()
+    environment.prepare_process()
     streams.opened()
     try:
         from styler.cli.app import execute

@@ -73,7 +73,7 @@ def _app(console: Console) -> App:
         console=console,
         suppress_keyboard_interrupt=False,
     )
-    about = usage.about_run(library.contents(), library.styles())
+    about = usage.about_run(library.list_contents(), library.list_styles())
     app.command(run, name="run", sort_key=0, help=about, usage=usage.RUN, version_flags=[])
     app["run"]["--help"].group = flags.OUTPUT
     app.command(batch, name="batch", sort_key=1, usage=usage.BATCH, version_flags=[], help_epilogue=usage.BATCH_CODES)
@@ -96,9 +96,9 @@ def _app(console: Console) -> App:
 
 
 def _version() -> str:
-    from styler import metadata
+    from styler import provenance
 
-    return f"styler {metadata.version()}"
+    return f"styler {provenance.get_version()}"
 
 
 def _explained(error: CycloptsError) -> str:

@@ -20,7 +20,7 @@ from styler.cli.flags import NOT_GIVEN, PICTURE, FileName, Settings, given
 from styler.cli.run import Debug, Keeping, NoProgress, Quiet, Reading, Verbose
 from styler.cli.writing import BitDepth, Overwrite
 from styler.errors import UsageError
-from styler.options import resolve
+from styler.options import resolve_options
 
 if TYPE_CHECKING:
     from styler.batch.ledger import Past
@@ -69,10 +69,10 @@ def batch(
     console = report.console()
     log = partial(report.say, console) if verbose or debug else _silent
     with interrupts.watched() as watch, ExitStack() as ends:
-        found = config.load(verb="batch", own=OWN)
+        found = config.load_config(verb="batch", own=OWN)
         where.check(device="device" in given(flags))
         before = replay.before(keeping, given(flags))
-        resolved = resolve(*found.layers, *before.layers, ("flag", given(flags)))
+        resolved = resolve_options(*found.layers, *before.layers, ("flag", given(flags)))
         out = _checked(contents, styles, more, output, going)
         inputs.reader(reading)  # is there such a colour?
         if not dry_run:
@@ -190,8 +190,8 @@ def _prepared(request: "Request", *, overwrite: bool, retry: bool) -> "tuple[Pas
     return past, prepare(
         request,
         past,
-        lambda name: inputs.located(name, library.find_content, library.contents(), "photos"),
-        lambda name: inputs.located(name, library.find_style, library.styles(), "paintings"),
+        lambda name: inputs.located(name, library.find_content, library.list_contents(), "photos"),
+        lambda name: inputs.located(name, library.find_style, library.list_styles(), "paintings"),
     )
 
 

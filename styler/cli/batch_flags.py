@@ -143,6 +143,6 @@ def from_files(app: App, commands: tuple[str, ...], arguments: ArgumentCollectio
     Raises:
         StylerError: a file cannot be read, or has an unknown setting.
     """
-    for path in reversed(config.files()):
-        found = {name.replace("_", "-"): value for name, value in config.own(path, "batch", OWN).items()}
+    for path in reversed(config.config_paths()):
+        found = {name.replace("_", "-"): value for name, value in config.read_command_flags(path, "batch", OWN).items()}
         Dict(found, source=str(path), use_commands_as_keys=False)(app, commands, arguments)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from styler.cli import answers, dry_run, report
 from styler.cli.batch_flags import Where
 from styler.errors import ImageError
-from styler.options import STARTS
+from styler.options import INIT_CHOICES
 
 if TYPE_CHECKING:
     from styler.batch.prepare import Batch
@@ -42,7 +42,7 @@ def _forecast(batch: "Batch", read: "Callable[[str], Picture]", where: Where) ->
     options = batch.request.options
     if where.listed:
         options = options.replace(device=where.listed[0])
-    start = None if options.init in STARTS else read(options.init)
+    start = None if options.init in INIT_CHOICES else read(options.init)
     for pair in batch.standing.todo:
         try:
             content, styles = read(pair.content.path), [read(style.path) for style in pair.styles]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from styler.batch.pairs import Pair
     from styler.batch.prepare import Batch
     from styler.batch.work import Event
-    from styler.progress import Progress
+    from styler.engine.result import Progress
 
 Tell = Callable[["Event"], None]
 

@@ -15,7 +15,7 @@ from styler import config
 from styler.cli import answers
 from styler.cli.answers import Json
 from styler.errors import StylerError
-from styler.options import Options, resolve
+from styler.options import Options, resolve_options
 
 EXTRAS = {"heif": "pillow_heif", "jxl": "pillow_jxl"}
 """Modules of the optional extras that `run` can use."""
@@ -46,10 +46,10 @@ def doctor(*, json: Json = False) -> int:
 
 
 def _program() -> Facts:
-    from styler import metadata
+    from styler import provenance
 
     return {
-        "styler": metadata.version(),
+        "styler": provenance.get_version(),
         "python": platform.python_version(),
         "system": platform.platform(terse=True),
         "processors": os.cpu_count(),
@@ -63,10 +63,10 @@ def _torch() -> Facts:
 
 
 def _settings() -> Facts:
-    found = config.load()
-    changed = resolve(*found.layers).origins
+    found = config.load_config()
+    changed = resolve_options(*found.layers).origins
     return {
-        "files": [str(path) for path in config.files() if config.is_there(path)],
+        "files": [str(path) for path in config.config_paths() if config.is_readable(path)],
         "set": [name for name, origin in changed.items() if origin != "default"],
         "warnings": list(found.warnings),
     }
@@ -76,14 +76,14 @@ def _devices() -> Facts:
     """Every device, by name, with the bytes that are free."""
     import torch
 
-    from styler import devices
+    from styler.engine.device import choose_device, describe_device, free_memory
 
     names = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     if torch.backends.mps.is_available():
         names.append("mps")
-    found = [devices.choose(name) for name in names]
-    free = {devices.describe(device): f"{devices.free_memory(device) / 1e9:.1f} GB free" for device in found}
-    return {"chosen": str(devices.choose(_options().device)), **free}
+    found = [choose_device(name) for name in names]
+    free = {describe_device(device): f"{free_memory(device) / 1e9:.1f} GB free" for device in found}
+    return {"chosen": str(choose_device(_options().device)), **free}
 
 
 def _weights() -> Facts:
@@ -126,11 +126,11 @@ def _self_test() -> Facts:
         StylerError: the loss did not fall.
     """
     from styler import images, library
-    from styler.pipeline import Painter
+    from styler.engine.painter import Painter
 
     wanted = _options()
     options = Options(size=64, first_size=64, steps=5, device=wanted.device, precision=wanted.precision)
-    photo, painting = next(iter(library.contents().values())), next(iter(library.styles().values()))
+    photo, painting = next(iter(library.list_contents().values())), next(iter(library.list_styles().values()))
     began = time.perf_counter()
     painter = Painter.of(options)
     losses = [
@@ -165,7 +165,7 @@ CHECKS: Mapping[str, Callable[[], Facts]] = {
 def _options() -> Options:
     """What is set by files and environment; the defaults when that is broken, which another check tells."""
     try:
-        return resolve(*config.load().layers).options
+        return resolve_options(*config.load_config().layers).options
     except StylerError:
         return Options()
 

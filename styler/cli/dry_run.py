@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from styler import plan
+from styler import schedule
 from styler.cli import report
 from styler.cli.flags import OUTPUT
 from styler.options import Options
-from styler.plan import Plan
+from styler.schedule import Schedule
 
 if TYPE_CHECKING:
+    from styler.engine.painter import Painter
     from styler.images import Picture
-    from styler.pipeline import Painter
 
 DryRun = Annotated[
     bool, Parameter(group=OUTPUT, negative=(), help="say what would be done, at what cost, and do nothing")
@@ -38,7 +38,7 @@ class Forecast:
     size: tuple[int, int]
     device: str
     precision: str
-    plan: Plan
+    plan: Schedule
     checkpoint: bool
     memory: float
     """Bytes at the peak, about."""
@@ -52,7 +52,7 @@ class Forecast:
     @property
     def seconds(self) -> float:
         """Of the whole plan, about."""
-        return self.evaluation * plan.units(self.plan)
+        return self.evaluation * schedule.count_units(self.plan)
 
 
 def forecast(options: Options, content: "Picture", styles: "list[Picture]", start: "Picture | None") -> Forecast:
@@ -61,27 +61,28 @@ def forecast(options: Options, content: "Picture", styles: "list[Picture]", star
     Raises:
         StylerError: whatever would end the painting before its first evaluation.
     """
-    from styler import devices, memory, pace
-    from styler.pipeline import Painter
+    from styler.engine import budget
+    from styler.engine.device import describe_device, estimate_memory, free_memory, needs_checkpoint
+    from styler.engine.painter import Painter
 
     painter = Painter.of(options)
     painter.ready(options)
     features = painter.features(options)
-    scales = plan.make(options, content.width, content.height, features.min_side)
-    size = plan.final_size(options, content.width, content.height)
-    checkpoint = bool(scales) and memory.needs_checkpoint(features, size, options.checkpoint, painter.device)
+    scales = schedule.build_schedule(options, content.width, content.height, features.min_side)
+    size = schedule.compute_result_size(options, content.width, content.height)
+    checkpoint = bool(scales) and needs_checkpoint(features, size, options.checkpoint, painter.device)
     small = _small(options, size, features.min_side, painter.device.type, checkpoint=checkpoint)
     seconds, timed = _timed(painter, small, content, styles, start)
     if timed and options.time:
-        scales = pace.fitted(scales, options.time, seconds / math.prod(timed))
+        scales = budget.fit_schedule(scales, options.time, seconds / math.prod(timed))
     return Forecast(
         size=size,
-        device=devices.describe(painter.device),
+        device=describe_device(painter.device),
         precision=str(painter.precision).removeprefix("torch."),
         plan=scales,
         checkpoint=checkpoint,
-        memory=memory.estimate(features, size, checkpoint=checkpoint) if scales else 0.0,
-        free=devices.free_memory(painter.device),
+        memory=estimate_memory(features, size, checkpoint=checkpoint) if scales else 0.0,
+        free=free_memory(painter.device),
         timed=timed,
         evaluation=seconds * math.prod(size) / math.prod(timed) if timed else 0.0,
     )
@@ -152,7 +153,7 @@ def document(found: Forecast, options: Options) -> Mapping[str, Any]:
         "precision": found.precision,
         "plan": report.scales(found.plan),
         "evaluations": sum(scale.steps for scale in found.plan),
-        "units": plan.units(found.plan),
+        "units": schedule.count_units(found.plan),
         "checkpoint": found.checkpoint,
         "estimated_memory_bytes": round(found.memory),
         "free_memory_bytes": round(found.free),

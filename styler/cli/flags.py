@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Group, Parameter
 
 from styler import config
-from styler.knob import Knob, describe_range
-from styler.options import Options
-from styler.presets import LOOKS, PRESETS
+from styler.options import LOOKS, PRESETS, Options, OptionSpec, describe_range
 
 GROUPS = {
     name: Group(name, sort_key=order)
@@ -33,11 +31,11 @@ def name_of(field: str) -> str:
 def given(flags: Any) -> dict[str, Any]:
     """The settings that were given as flags, in the types of their fields where the text allows."""
     found = {field.name: getattr(flags, field.name) for field in dataclasses.fields(Options)}
-    return {name: config.from_text(name, text) for name, text in found.items() if text is not None}
+    return {name: config.parse_value(name, text) for name, text in found.items() if text is not None}
 
 
 def _flag(field: "dataclasses.Field[Any]") -> tuple[str, Any, Any]:
-    knob: Knob = field.metadata["knob"]
+    knob: OptionSpec = field.metadata["knob"]
     parameter = Parameter(
         name=name_of(field.name),
         help=_help(field, knob),
@@ -48,7 +46,7 @@ def _flag(field: "dataclasses.Field[Any]") -> tuple[str, Any, Any]:
     return field.name, Annotated[str | None, parameter], None
 
 
-def _help(field: "dataclasses.Field[Any]", knob: Knob) -> str:
+def _help(field: "dataclasses.Field[Any]", knob: OptionSpec) -> str:
     """The field's help, what it can be, and its default."""
     several = typing.get_origin(field.type) is tuple
     bundles = _BUNDLES.get(field.name, {})
@@ -71,7 +69,7 @@ def shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _metavar(kind: Any, knob: Knob) -> str:
+def _metavar(kind: Any, knob: OptionSpec) -> str:
     if typing.get_origin(kind) is tuple:
         return "NAME,..." if typing.get_args(kind)[0] is str else "N,..."
     if kind is str or knob.choices:

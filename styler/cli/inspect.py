@@ -10,7 +10,7 @@ from styler.cli import flags, report, streams
 from styler.cli.flags import FileName
 
 if TYPE_CHECKING:
-    from styler.records import Record
+    from styler.provenance import Record
 
 File = Annotated[FileName, Parameter(help="a picture that styler made, or - for standard input")]
 AsJson = Annotated[bool, Parameter(name="--json", group=flags.OUTPUT, negative=(), help="as one JSON object")]
@@ -21,9 +21,13 @@ LABELS = 18
 
 def inspect(file: File, /, *, as_json: AsJson = False) -> int:
     """Print the settings inside a picture and the command that made it."""
-    from styler import metadata
+    from styler import provenance
 
-    record = metadata.read(streams.source(), name=streams.INPUT) if file == streams.STREAM else metadata.read(file)
+    record = (
+        provenance.read_record(streams.source(), name=streams.INPUT)
+        if file == streams.STREAM
+        else provenance.read_record(file)
+    )
     printed = json.dumps(record) if as_json else "\n".join(_lines(record))
     streams.put(printed.encode("utf-8") + b"\n", "The settings were read, but standard output")
     return 0
@@ -31,7 +35,7 @@ def inspect(file: File, /, *, as_json: AsJson = False) -> int:
 
 def _lines(record: "Record") -> Iterator[str]:
     """Everything a person may want to know, the commands last."""
-    from styler import metadata
+    from styler import provenance
 
     yield f"{record['width']}×{record['height']}, made by styler {record['version']}" + (
         ", stopped before it was done" if record["stopped"] else ""
@@ -40,9 +44,9 @@ def _lines(record: "Record") -> Iterator[str]:
         yield f"\n{title}:"
         yield from (f"  {name:{LABELS}}{value}" for name, value in rows)
     yield "\nMade by:"
-    yield f"  {metadata.command(record)}"
+    yield f"  {provenance.format_command(record)}"
     yield "\nTo do it again:"
-    yield f"  {metadata.command_again(record)}"
+    yield f"  {provenance.format_replay_command(record)}"
 
 
 def _settings(record: "Record") -> Iterator[tuple[str, str]]:

@@ -8,8 +8,7 @@ from styler import library
 from styler.cli import answers
 from styler.cli.answers import Json
 from styler.cli.flags import name_of, shown
-from styler.options import resolve
-from styler.presets import LOOKS, PRESETS, Bundle, Value
+from styler.options import LOOKS, PRESETS, Bundle, Value, resolve_options
 
 
 def presets(*, json: Json = False) -> int:
@@ -31,8 +30,8 @@ def presets(*, json: Json = False) -> int:
 
 def pictures(*, json: Json = False) -> int:
     """List the paintings and photos that come with styler."""
-    kinds = {"styles": library.styles(), "contents": library.contents()}
-    credit = library.credits()
+    kinds = {"styles": library.list_styles(), "contents": library.list_contents()}
+    credit = library.read_credits()
     if json:
         answers.document(
             {
@@ -58,5 +57,5 @@ def _described(kind: str, bundles: Mapping[str, Bundle]) -> dict[str, Any]:
 
 def _values(kind: str, bundles: Mapping[str, Bundle], name: str) -> dict[str, Value]:
     """What a bundle sets; the default one sets what the others would change."""
-    options = resolve(("presets", {kind: name})).options
+    options = resolve_options(("presets", {kind: name})).options
     return {field: getattr(options, field) for bundle in bundles.values() for field in bundle.values}

@@ -13,10 +13,10 @@ from styler.cli.flags import OUTPUT
 from styler.errors import UsageError, quote_name
 
 if TYPE_CHECKING:
+    from styler.engine.result import Result
     from styler.images import Picture
-    from styler.plan import Repeat
-    from styler.progress import Result
-    from styler.records import Record
+    from styler.provenance import Record
+    from styler.schedule import Replay
 
 LAYER = "--from"
 """What the settings of the earlier picture are called as a layer."""
@@ -58,14 +58,14 @@ class Before:
     """An earlier picture's settings, and the work to be repeated; both None when there is no such picture."""
 
     record: "Record | None" = None
-    repeat: "Repeat | None" = None
+    repeat: "Replay | None" = None
 
     @property
     def layers(self) -> list[tuple[str, Mapping[str, Any]]]:
         """For `options.resolve`."""
-        from styler import metadata
+        from styler import provenance
 
-        return [(LAYER, metadata.settings(self.record))] if self.record else []
+        return [(LAYER, provenance.settings_from_record(self.record))] if self.record else []
 
 
 def before(keeping: Keeping, asked: Mapping[str, Any]) -> Before:
@@ -77,24 +77,24 @@ def before(keeping: Keeping, asked: Mapping[str, Any]) -> Before:
     """
     if keeping.source is None:
         return Before()
-    from styler import metadata, records
+    from styler import provenance
 
-    record = metadata.read(keeping.source)
-    if record["options"]["init"] == records.FILE and "init" not in asked:
+    record = provenance.read_record(keeping.source)
+    if record["options"]["init"] == provenance.INIT_FILE and "init" not in asked:
         raise UsageError(
             f"What made {quote_name(keeping.source)} began with a picture file; give that file with --init FILE."
         )
-    anew = any(name in asked for name in metadata.PLANNING)
-    return Before(record, None if anew else metadata.repeat(record))
+    anew = any(name in asked for name in provenance.SCHEDULE_OPTIONS)
+    return Before(record, None if anew else provenance.replay_from_record(record))
 
 
 def inputs(earlier: Before, content: "Picture", styles: "list[Picture]", start: "Picture | None") -> list[str]:
     """Sentences on which inputs are others than they were, and on work that was not finished then."""
-    from styler import metadata
+    from styler import provenance
 
     if not earlier.record:
         return []
-    found = metadata.differences(earlier.record, content, styles, start)
+    found = provenance.compare_inputs(earlier.record, content, styles, start)
     if earlier.record["stopped"] and earlier.repeat:
         found.append("That painting was stopped, and is repeated as far as it went; --steps has it done in full.")
     return found
@@ -102,9 +102,9 @@ def inputs(earlier: Before, content: "Picture", styles: "list[Picture]", start: 
 
 def machine(earlier: Before, result: "Result") -> list[str]:
     """Sentences on what was different here, so that the pixels may be."""
-    from styler import metadata
+    from styler import provenance
 
-    return metadata.changes(earlier.record, result) if earlier.record else []
+    return provenance.compare_machine(earlier.record, result) if earlier.record else []
 
 
 def inside(keeping: Keeping) -> dict[str, bool]:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from styler.options import Options, Resolved
+from styler.options import Options, ResolvedOptions
 
 if TYPE_CHECKING:
+    from styler.engine.result import Progress, Result
     from styler.images import Picture
-    from styler.plan import Plan
-    from styler.progress import Progress, Result
+    from styler.schedule import Schedule
 
 Show = Callable[["Progress"], None]
 Say = Callable[[str], None]
@@ -173,7 +173,9 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def decisions(resolved: Resolved, content: "Picture", styles: "Iterable[Picture]", output: str | Path) -> list[str]:
+def decisions(
+    resolved: ResolvedOptions, content: "Picture", styles: "Iterable[Picture]", output: str | Path
+) -> list[str]:
     """What is known before the network is loaded, in lines."""
     from styler.errors import quote_name
 
@@ -186,9 +188,9 @@ def decisions(resolved: Resolved, content: "Picture", styles: "Iterable[Picture]
     ]
 
 
-def plan(scales: "Plan", options: Options | None = None) -> str:
+def plan(scales: "Schedule", options: Options | None = None) -> str:
     """The plan in a line; with options that change it on the way, what they do to it."""
-    from styler.plan import units
+    from styler.schedule import count_units
 
     if not scales:
         return "Plan: nothing to paint at strength 0."
@@ -200,7 +202,7 @@ def plan(scales: "Plan", options: Options | None = None) -> str:
     )
     steps = sum(s.steps for s in scales)
     most = "at most " if options and options.patience else ""
-    return f"Plan: {parts}; {most}{steps} evaluations, the work of {units(scales):.1f} at the final size."
+    return f"Plan: {parts}; {most}{steps} evaluations, the work of {count_units(scales):.1f} at the final size."
 
 
 def manner(sketch: bool, octaves: int) -> str:
@@ -208,7 +210,7 @@ def manner(sketch: bool, octaves: int) -> str:
     return " by the slim network" * sketch + (f" in {octaves + 1} octaves" if octaves else "")
 
 
-def scales(plan: "Plan") -> list[dict[str, Any]]:
+def scales(plan: "Schedule") -> list[dict[str, Any]]:
     """The plan for a program."""
     names = ("width", "height", "steps", "optimizer", "sketch", "octaves")
     return [{name: getattr(scale, name) for name in names} for scale in plan]

@@ -18,12 +18,12 @@ from styler.cli.answers import Json
 from styler.cli.dry_run import DryRun
 from styler.cli.flags import NOT_GIVEN, OUTPUT, FileName, Settings, given
 from styler.errors import UsageError, quote_name
-from styler.options import STARTS, Options, resolve
+from styler.options import INIT_CHOICES, Options, resolve_options
 
 if TYPE_CHECKING:
     from styler.cli.outputs import Target
+    from styler.engine.result import Progress, Result
     from styler.images import Picture
-    from styler.progress import Progress, Result
 
 Content = Annotated[
     FileName, Parameter(help="a photo, or the name of one that comes with styler, or - for standard input")
@@ -94,9 +94,9 @@ def run(
     tell = _silent if quiet else speak
     log, timing = speak if verbose or debug else _silent, speak if verbose > 1 or debug else _silent
     with interrupts.watched() as watch, ExitStack() as ends:
-        found = config.load()
+        found = config.load_config()
         before = replay.before(keeping, given(flags))
-        resolved = resolve(*found.layers, *before.layers, ("flag", given(flags)))  # weakest first
+        resolved = resolve_options(*found.layers, *before.layers, ("flag", given(flags)))  # weakest first
         with report.timed(timing, "Read the pictures"):
             job = _prepared(names, resolved.options, place, reading, keeping, before)
         warnings = [*found.warnings, *(each for picture in (job.content, *job.styles) for each in picture.warnings)]
@@ -143,9 +143,9 @@ def _prepared(
     if options.init == streams.STREAM:
         raise UsageError("The picture to start from cannot come from standard input; name a file with --init.")
     read = inputs.reader(reading)
-    photo = inputs.located(names[0], library.find_content, library.contents(), "photos")
-    paintings = [inputs.located(name, library.find_style, library.styles(), "paintings") for name in names[1:]]
-    start = None if options.init in STARTS else Path(options.init)
+    photo = inputs.located(names[0], library.find_content, library.list_contents(), "photos")
+    paintings = [inputs.located(name, library.find_style, library.list_styles(), "paintings") for name in names[1:]]
+    start = None if options.init in INIT_CHOICES else Path(options.init)
     others = [path for path in (start, Path(keeping.source) if keeping.source else None) if path]
     bundled = photo != Path(names[0])
     target = outputs.target(place, photo, paintings, others, options.seed, bundled=bundled)
@@ -167,11 +167,11 @@ def _painted(job: _Job, watch: interrupts.Watch, show: report.Show, log: report.
 
     images.remove_stale_files(job.target.beside.parent)
     with report.timed(timing, "Loaded PyTorch"):
-        from styler import devices
-        from styler.pipeline import Painter
+        from styler.engine.device import describe_device
+        from styler.engine.painter import Painter
     with report.timed(timing, "Loaded the network"):
         painter = Painter.of(job.options)
-    log(f"Device {devices.describe(painter.device)}, precision {str(painter.precision).removeprefix('torch.')}.")
+    log(f"Device {describe_device(painter.device)}, precision {str(painter.precision).removeprefix('torch.')}.")
     watch.begin()
     last = None
     for progress in painter.stream(job.content, [*job.styles], job.options, watch.stop, job.before.repeat, job.start):
@@ -222,10 +222,10 @@ def _answered(written: Path | None, result: "Result", told: Mapping[str, Any], *
 
 def _encoded(job: _Job, result: "Result", kind: str) -> bytes:
     """The picture in a format, as the flags want it."""
-    from styler import finish
+    from styler import save
 
     how = replay.inside(job.keeping)
-    return finish.encoded(result, job.content, job.styles, job.start, kind=kind, bit_depth=job.bit_depth, **how)
+    return save.encode_result(result, job.content, job.styles, job.start, kind=kind, bit_depth=job.bit_depth, **how)
 
 
 def _silent(_text: str) -> None:

@@ -50,7 +50,7 @@ def ui(
     if root_path and not re.fullmatch(r"(/[\w.~-]+)+", root_path):
         raise UsageError(f"--root-path is '{root_path}'; it can be a path such as /styler.")
     who, most = _login(auth), _bytes(max_upload)
-    environment.prepare()
+    environment.prepare_process()
     from ui import server
 
     serving = server.Serving(

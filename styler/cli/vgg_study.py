@@ -61,8 +61,8 @@ def slim(
     json: Json = False,
 ) -> int:
     """Make a network of fewer channels that paints nearly as the full one does."""
-    from styler import devices
     from styler import images as files
+    from styler.engine.device import choose_device
     from styler.vgg import registry
     from styler.workshop import crops, distill
     from styler.workshop import slim as slimming
@@ -88,7 +88,7 @@ def slim(
     if distill_steps:
         settings = distill.DistillSettings(steps=distill_steps, seed=seed, freeze=freeze, batch_norm=batch_norm)
         state = target.with_name(target.name + ".state")
-        found = _distilled(found, teacher, pictures, settings, devices.choose(device), state)
+        found = _distilled(found, teacher, pictures, settings, choose_device(device), state)
     data = slimming.dump_network(found)
     path = files.write_file(target, data, overwrite=overwrite)
     target.with_name(target.name + ".state").unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from styler.resize import resized
+from styler.resample import resize
 from styler.vgg import arch
 from styler.vgg.model import Features
 from styler.vgg.weights import IMAGENET_MEAN_RGB, Weights, fold_convention
@@ -124,4 +124,4 @@ def _collect_features(weights: Weights, pictures: Iterable[Tensor]) -> list[Tens
 def _shrink(picture: Tensor) -> Tensor:
     height, width = picture.shape[-2:]
     ratio = COMPARED_SIDE / min(height, width)
-    return resized(picture, round(width * ratio), round(height * ratio))
+    return resize(picture, round(width * ratio), round(height * ratio))

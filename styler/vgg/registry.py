@@ -22,8 +22,8 @@ from torch import Tensor
 
 from styler import images, library
 from styler.errors import OptionError, OutputError, WeightsError
-from styler.plan import fitted
-from styler.resize import resized
+from styler.geometry import fit_size
+from styler.resample import resize
 from styler.vgg import arch, conventions, importers, model, weights
 from styler.vgg.arch import POOLINGS
 from styler.vgg.importers import fold_batch_norm
@@ -77,7 +77,7 @@ def load_backbone(name: str) -> Weights:
 
 def embedded_path(name: str) -> Path:
     """The file of a network that comes with styler."""
-    return library.root() / "weights" / f"{name}.safetensors"
+    return library.assets_root() / "weights" / f"{name}.safetensors"
 
 
 def is_valid_name(name: str) -> bool:
@@ -236,10 +236,10 @@ def _convolutions(state: Mapping[str, Tensor], network: str, source: str) -> dic
 def _load_bundled_pictures() -> list[Tensor]:
     """The photos and the one real painting, as for the embedded weights; made pictures are no natural ones."""
     found = []
-    for path in (*library.contents().values(), library.styles()["starry-night"]):
+    for path in (*library.list_contents().values(), library.list_styles()["starry-night"]):
         pixels = images.read_image(path).pixels
         image = torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous()
-        found.append(resized(image, *fitted(pixels.shape[1], pixels.shape[0], 256)))
+        found.append(resize(image, *fit_size(pixels.shape[1], pixels.shape[0], 256)))
     return found
 
 

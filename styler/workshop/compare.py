@@ -17,12 +17,20 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from styler import images, library, losses
+from styler import images, library
+from styler.engine import losses
+from styler.engine.objective import TOTAL, Objective
+from styler.engine.painter import Painter
+from styler.engine.targets import (
+    SourceImage,
+    StyleCache,
+    compute_targets,
+    compute_term_weights,
+    resolve_content_layers,
+    resolve_style_layers,
+)
 from styler.errors import WeightsError
-from styler.objective import TOTAL, Objective
 from styler.options import Options
-from styler.pipeline import Painter
-from styler.targets import Source, StyleCache, compute, content_layers, style_layers, weighting
 from styler.vgg import arch, registry, weights
 from styler.vgg.model import Features
 from styler.vgg.weights import Weights
@@ -229,7 +237,7 @@ def load_pairs(folder: Path | None, count: int, long_side: int) -> list[PictureP
         ImageError: one cannot be read.
     """
     if folder is None:
-        chosen = [(library.contents()[content], library.styles()[style]) for content, style in DEFAULT_PAIRS]
+        chosen = [(library.list_contents()[content], library.list_styles()[style]) for content, style in DEFAULT_PAIRS]
     else:
         contents, styles = (crops.find_pictures(folder / name) for name in ("contents", "styles"))
         chosen = [(content, styles[i % len(styles)]) for i, content in enumerate(contents)]
@@ -341,7 +349,7 @@ def _compare_features(
 ) -> None:
     """How near the features are, on a painted picture."""
     assert first.weights is not None
-    layers = list(style_layers(options, first.weights.network))
+    layers = list(resolve_style_layers(options, first.weights.network))
     ours = one.features(layers, options.pooling)(picture)
     for layer, (cosine, gram) in measure_similarity(ours, first.features(layers, options.pooling)(picture)).items():
         row.cosine[layer] = row.cosine.get(layer, 0.0) + cosine / pairs
@@ -366,11 +374,13 @@ def _compare_gradients(
 
 def build_objective(network: Weights, options: Options, content: Tensor, style: Tensor) -> Objective:
     """The objective of a picture of the content's size."""
-    wanted = (*content_layers(options, network.network), *style_layers(options, network.network))
+    wanted = (*resolve_content_layers(options, network.network), *resolve_style_layers(options, network.network))
     features = Features(network, wanted, options.pooling)
     size = (content.shape[-1], content.shape[-2])
-    targets = compute(features, Source.of(content), [Source.of(style.contiguous())], size, options, StyleCache())
-    return Objective(features, targets, weighting(options, network.network))
+    targets = compute_targets(
+        features, SourceImage.of(content), [SourceImage.of(style.contiguous())], size, options, StyleCache()
+    )
+    return Objective(features, targets, compute_term_weights(options, network.network))
 
 
 class Judge:
@@ -393,14 +403,14 @@ class Judge:
         with torch.no_grad():
             ours, theirs = self.held_out(picture), self.held_out(painting)
             row.held_out[name] = sum(
-                float(losses.wasserstein_distance(losses.moments(ours[layer]), _target(theirs[layer])))
+                float(losses.wasserstein_distance(losses.compute_moments(ours[layer]), _target(theirs[layer])))
                 for layer in self.held_out.layers
             )
         row.structure[name] = measure_structure(picture, content)
 
 
 def _target(maps: Tensor) -> losses.WassersteinTarget:
-    return losses.wasserstein_target(losses.moments(maps))
+    return losses.prepare_wasserstein_target(losses.compute_moments(maps))
 
 
 def measure_structure(picture: Tensor, content: Tensor) -> float:

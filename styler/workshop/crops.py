@@ -13,7 +13,7 @@ from torch import Tensor
 
 from styler import images, library
 from styler.errors import NothingMatched
-from styler.resize import resized
+from styler.resample import resize
 
 LONG_SIDE = 1024
 """Pictures are kept at most so long: a network sees no more of them."""
@@ -27,7 +27,7 @@ def load_pictures(folder: Path | None, long_side: int = LONG_SIDE) -> list[Tenso
         NothingMatched: there are none.
         ImageError: one cannot be read.
     """
-    bundled = [*library.contents().values(), *library.styles().values()]
+    bundled = [*library.list_contents().values(), *library.list_styles().values()]
     return [load_picture(path, long_side) for path in (bundled if folder is None else find_pictures(folder))]
 
 
@@ -52,7 +52,7 @@ def load_picture(path: Path, long_side: int) -> Tensor:
     image = torch.from_numpy(images.read_image(path).pixels).permute(2, 0, 1)[None].contiguous()
     height, width = image.shape[-2:]
     ratio = min(1.0, long_side / max(height, width))
-    return resized(image, max(1, round(width * ratio)), max(1, round(height * ratio)))
+    return resize(image, max(1, round(width * ratio)), max(1, round(height * ratio)))
 
 
 def sample_crop(sources: Sequence[Tensor], side: int, generator: torch.Generator) -> Tensor:
@@ -75,7 +75,7 @@ def _sample_view(sources: Sequence[Tensor], side: int, generator: torch.Generato
     reach = round(side * max(1.0, short / side) ** _random(generator))  # of the crop in the source, log-uniform
     reach = min(reach, short)
     top, left = (_random_index(length - reach + 1, generator) for length in source.shape[-2:])
-    found = resized(source[..., top : top + reach, left : left + reach], side, side)
+    found = resize(source[..., top : top + reach, left : left + reach], side, side)
     if _random(generator) < 0.5:
         found = found.flip(-1)
     return _jitter_colors(found, generator) if _random(generator) < 0.5 else found

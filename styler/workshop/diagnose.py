@@ -13,11 +13,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from styler import losses
-from styler.objective import Objective
+from styler.engine import losses
+from styler.engine.objective import Objective
+from styler.engine.targets import (
+    SourceImage,
+    StyleCache,
+    compute_targets,
+    compute_term_weights,
+    resolve_content_layers,
+    resolve_style_layers,
+)
 from styler.options import Options
-from styler.resize import resized
-from styler.targets import Source, StyleCache, compute, content_layers, style_layers, weighting
+from styler.resample import resize
 from styler.vgg import conventions
 from styler.vgg.model import Features
 from styler.vgg.weights import Weights
@@ -79,9 +86,9 @@ def diagnose_network(
     """
     options = options or Options()
     height, width = content.shape[-2:]
-    pictures = {"content": content, "style": resized(style, width, height)}
+    pictures = {"content": content, "style": resize(style, width, height)}
     if result is not None:
-        pictures["result"] = resized(result, width, height)
+        pictures["result"] = resize(result, width, height)
     features = Features(weights, weights.layers, weights.pooling or options.pooling)
     with torch.no_grad():
         seen = {name: features(picture) for name, picture in pictures.items()}
@@ -116,11 +123,11 @@ def _measure_gradients(
 ) -> dict[str, float]:
     """Norm of each term's gradient to the result, or to the content without one."""
     network = weights.network
-    wanted = (*content_layers(options, network), *style_layers(options, network))
+    wanted = (*resolve_content_layers(options, network), *resolve_style_layers(options, network))
     features = Features(weights, wanted, options.pooling)
     size = (content.shape[-1], content.shape[-2])
-    targets = compute(features, Source.of(content), [Source.of(style)], size, options, StyleCache())
-    objective = Objective(features, targets, weighting(options, network))
+    targets = compute_targets(features, SourceImage.of(content), [SourceImage.of(style)], size, options, StyleCache())
+    objective = Objective(features, targets, compute_term_weights(options, network))
     image = pictures.get("result", pictures["content"]).detach().clone().requires_grad_()
     terms = objective.terms(image)
     return {
@@ -166,7 +173,7 @@ def _draw_sheet(
     rows: list[tuple[str, list[tuple[str, NDArray[np.uint8]]]]] = [
         ("pictures", [(name, _pixels(picture)) for name, picture in pictures.items()])
     ]
-    for layer in style_layers(options, network):
+    for layer in resolve_style_layers(options, network):
         maps = {name: found[layer] for name, found in seen.items() if layer in found}
         if not maps:
             continue
@@ -178,7 +185,7 @@ def _draw_sheet(
             for name, found in maps.items()
         ]
         for name, found in maps.items():
-            gram = losses.moments(found).second[:GRAM_SIDE, :GRAM_SIDE]
+            gram = losses.compute_moments(found).second[:GRAM_SIDE, :GRAM_SIDE]
             cells.append((f"Gram, {name}", plots.map_heat(gram.abs().add(1e-6).log().numpy())))
         rows.append((layer, cells))
     return plots.draw_sheet(rows, 112)

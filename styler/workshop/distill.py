@@ -22,10 +22,17 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from styler import images
+from styler.engine.objective import Objective
+from styler.engine.targets import (
+    SourceImage,
+    StyleCache,
+    compute_targets,
+    compute_term_weights,
+    resolve_content_layers,
+    resolve_style_layers,
+)
 from styler.errors import WeightsError
-from styler.objective import Objective
 from styler.options import Options
-from styler.targets import Source, StyleCache, compute, content_layers, style_layers, weighting
 from styler.vgg import arch
 from styler.vgg.arch import DEFAULT_POOLING
 from styler.vgg.model import Features, apply_pooling
@@ -80,8 +87,8 @@ class Lessons:
     ) -> None:
         self.options = Options(pooling=pooling)
         wanted = (
-            *content_layers(self.options, teacher.network),
-            *style_layers(self.options, teacher.network),
+            *resolve_content_layers(self.options, teacher.network),
+            *resolve_style_layers(self.options, teacher.network),
         )
         self.features = Features(teacher, wanted, pooling).to(device)
         self.layers = [layer for layer in self.features.layers if layer in layers]
@@ -100,9 +107,11 @@ class Lessons:
     def _paint(self, number: int) -> list[Lesson]:
         """Paint for a few steps and take notes."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
-        content, style = (Source.of(crops.sample_crop(self.pictures, LESSON_SIDE, generator)) for _ in range(2))
-        targets = compute(self.features, content, [style], (LESSON_SIDE, LESSON_SIDE), self.options, StyleCache())
-        objective = Objective(self.features, targets, weighting(self.options, self.features.network))
+        content, style = (SourceImage.of(crops.sample_crop(self.pictures, LESSON_SIDE, generator)) for _ in range(2))
+        targets = compute_targets(
+            self.features, content, [style], (LESSON_SIDE, LESSON_SIDE), self.options, StyleCache()
+        )
+        objective = Objective(self.features, targets, compute_term_weights(self.options, self.features.network))
         image = content.image.to(self.features.device)
         first, second = torch.zeros_like(image), torch.zeros_like(image)
         found = []

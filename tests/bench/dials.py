@@ -27,8 +27,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from styler import Options, Painter, images, library
-from styler.color import chroma
-from styler.presets import LOOKS, PRESETS
+from styler.engine.losses import chroma
+from styler.options import LOOKS, PRESETS
 from styler.workshop import plots
 
 PAIRS = (
@@ -92,17 +92,17 @@ def rows(out: Path, dial: str, values: Sequence[Any], pairs: Sequence[tuple[str,
         pair, before = f"{content} × {style}", None
         found[pair], pictures[pair] = {}, {}
         other = OTHER if style != OTHER else "woodcut"
-        paths = [library.styles()[name] for name in ((style, other) if dial == "blend" else (style,))]
+        paths = [library.list_styles()[name] for name in ((style, other) if dial == "blend" else (style,))]
         for value in values:
             wanted = options(dial, value, preset, size)
             kept = out / f"{content}.{style}.{dial}.{value}.{preset}.{wanted.size}.png"
             if not kept.exists():
-                painted = painter.stylize(library.contents()[content], [*paths], wanted).pixels
+                painted = painter.stylize(library.list_contents()[content], [*paths], wanted).pixels
                 images.write_file(kept, images.encode_image(painted))
             picture = quality.to_tensor(Image.open(kept))
             side = max(picture.shape)
             small = reference.fitted(picture, 256)
-            photo = quality.fitted(library.contents()[content], side)
+            photo = quality.fitted(library.list_contents()[content], side)
             scored = quality.score(judge, picture, photo, quality.fitted(paths[0], side))
             scored["step"] = (
                 judge.distance(quality.to_image(small), quality.to_image(before)) if before is not None else 0.0

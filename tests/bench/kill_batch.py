@@ -134,6 +134,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    environment.prepare()
+    environment.prepare_process()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     sys.exit(main())

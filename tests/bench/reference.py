@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from styler import losses
-from styler.objective import TOTAL, Objective, Targets, Weighting
+from styler.engine import losses
+from styler.engine.objective import TOTAL, Objective, Targets, TermWeights
 from styler.vgg.model import Features
 
 STYLE_WEIGHTS = {"relu1_1": 256.0, "relu2_1": 64.0, "relu3_1": 16.0, "relu4_1": 4.0, "relu5_1": 1.0}
@@ -52,14 +52,16 @@ def fitted(image: Tensor, long_side: int, *, upwards: bool = True) -> Tensor:
 def objective(features: Features, content: Tensor, style: Tensor) -> Objective:
     """J for a content of the picture's size and a style (1, 3, H, W)."""
     with torch.no_grad():
-        statistics = {layer: losses.moments(maps) for layer, maps in features(style).items() if layer in STYLE_WEIGHTS}
+        statistics = {
+            layer: losses.compute_moments(maps) for layer, maps in features(style).items() if layer in STYLE_WEIGHTS
+        }
         targets = Targets(
             {layer: features(content)[layer] for layer in CONTENT_WEIGHTS},
-            {layer: losses.wasserstein_target(statistics[layer]) for layer in STYLE_WEIGHTS},
+            {layer: losses.prepare_wasserstein_target(statistics[layer]) for layer in STYLE_WEIGHTS},
         )
     total = sum(STYLE_WEIGHTS.values())
     shares = {layer: weight / total for layer, weight in STYLE_WEIGHTS.items()}
-    return Objective(features, targets, Weighting(content=CONTENT_WEIGHTS, style=shares, smoothness=SMOOTHNESS))
+    return Objective(features, targets, TermWeights(content=CONTENT_WEIGHTS, style=shares, smoothness=SMOOTHNESS))
 
 
 def scales(end: int) -> list[int]:

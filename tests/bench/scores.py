@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from styler.color import chroma
+from styler.engine.losses import chroma
 
 LUMA = (0.299, 0.587, 0.114)
 

@@ -25,9 +25,10 @@ from platformdirs import user_cache_path
 from scores import speckle
 from torch import Tensor
 
-from styler import Options, Painter, images, library, targets
-from styler.objective import Targets
-from styler.progress import Progress, Result
+from styler import Options, Painter, images, library
+from styler.engine import targets
+from styler.engine.objective import Targets
+from styler.engine.result import Progress, Result
 from styler.vgg import arch
 from styler.vgg.model import Features
 
@@ -86,7 +87,7 @@ def painted_reference(features: Features, content: Path, style: Path, size: int)
 
 def _plainly(steps: Iterator[Progress]) -> Iterator[Progress]:
     """A painting by Reference A's own objective: without what our weights follow from, and calmer chroma."""
-    compute = targets.compute
+    compute = targets.compute_targets
 
     def plain(*args: Any) -> Targets:
         return dataclasses.replace(compute(*args), demand=1.0, roughness=1.0)
@@ -147,8 +148,8 @@ def evaluation(painter: Painter, side: int, rounds: int = 5) -> dict[str, float]
 
 def pairs(args: argparse.Namespace) -> Iterator[tuple[Path, Path]]:
     """Contents with styles, in turn."""
-    contents = sorted(args.contents.iterdir()) if args.contents else list(library.contents().values())
-    styles = sorted(args.styles.iterdir()) if args.styles else list(library.styles().values())
+    contents = sorted(args.contents.iterdir()) if args.contents else list(library.list_contents().values())
+    styles = sorted(args.styles.iterdir()) if args.styles else list(library.list_styles().values())
     for index in range(min(args.pairs, len(contents))):
         yield contents[index], styles[index % len(styles)]
 

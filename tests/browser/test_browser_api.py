@@ -17,7 +17,7 @@ from gradio_client.exceptions import AppError
 from gradio_client.utils import QueueError, Status
 
 from browser.conftest import Site
-from styler import images, metadata
+from styler import images, provenance
 from styler.errors import UsageError
 from styler.options import Options
 from ui import api
@@ -51,12 +51,12 @@ def wait_for(job: Any, code: Status) -> None:
 
 def test_a_program_gets_the_png_with_its_settings(client: Client, photo: Path) -> None:
     got = client.predict(handle_file(photo), "woodcut", strength=70, seed=4, **SHORT)
-    record = metadata.read(got)
+    record = provenance.read_record(got)
     assert (record["width"], record["height"]) == (64, 48)
     assert record["options"] == Options.of(strength=70, seed=4, steps=2, size=64, first_size=64).to_dict()
     two = client.predict("cat", handle_file(photo), styles=["mosaic"], style_weights="1, 3", preset="draft", **SHORT)
-    assert metadata.read(two)["options"]["style_weights"] == [1, 3]
-    assert metadata.read(two)["options"]["taper"] == Options.of(preset="draft").taper
+    assert provenance.read_record(two)["options"]["style_weights"] == [1, 3]
+    assert provenance.read_record(two)["options"]["taper"] == Options.of(preset="draft").taper
 
 
 def test_every_parameter_is_an_option_and_is_documented(client: Client) -> None:
@@ -92,7 +92,7 @@ def test_the_readmes_lines_run(site: Site, photo: Path, monkeypatch: pytest.Monk
     names: dict[str, Any] = {}
     small = code.replace("http://127.0.0.1:7860/", site.address).replace("strength=70", "strength=70, size=64, steps=2")
     exec(compile(small, "README.md", "exec"), names)
-    assert metadata.read(names["picture"])["options"]["strength"] == 70
+    assert provenance.read_record(names["picture"])["options"]["strength"] == 70
     names["client"].close()
 
 

@@ -7,7 +7,7 @@ from conftest import Pixels
 from playwright.sync_api import Browser
 
 from browser.conftest import PATIENCE, choose, paint, said, served
-from styler import images, metadata
+from styler import images, provenance
 from ui.server import Serving
 
 
@@ -26,7 +26,7 @@ def test_the_real_network_paints_what_is_taken_home(browser: Browser, tmp_path: 
             page.click("#png")
         download.value.save_as(tmp_path / "painted.png")
         context.close()
-    record = metadata.read(tmp_path / "painted.png")
+    record = provenance.read_record(tmp_path / "painted.png")
     assert record["evaluations"] == 4
     assert record["weights_sha256"] != "0" * 64  # the tiny network's
     painted = images.read_image(tmp_path / "painted.png").pixels

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from styler import losses
-from styler.color import chroma, coarse_chroma
-from styler.losses import Moments, WassersteinTarget
-from styler.resize import Reduction
+from styler.engine import losses
+from styler.engine.losses import Moments, WassersteinTarget, chroma, coarse_chroma
+from styler.resample import Downsample
 from styler.vgg.model import Check, Features
 
 StyleTarget = Moments | WassersteinTarget
@@ -39,7 +38,7 @@ class Targets:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Weighting:
+class TermWeights:
     """How much each term counts."""
 
     content: Mapping[str, float]
@@ -51,7 +50,7 @@ class Weighting:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Octave:
+class HalfSizeCopy:
     """The same picture made half as large, which is looked at too.
 
     The network sees some 200 pixels at a time. In a large picture that is a detail, and what was found at smaller
@@ -60,7 +59,7 @@ class Octave:
 
     objective: "Objective"
     """Of the smaller picture, with the same terms."""
-    reduction: Reduction
+    reduction: Downsample
     weight: float
 
     def terms(self, image: Tensor) -> dict[str, Tensor]:
@@ -89,16 +88,16 @@ class Objective:
 
     features: Features
     targets: Targets
-    weighting: Weighting
+    weighting: TermWeights
     check: Check | None = None
     checkpoint: bool = False
     newton_schulz: bool = False
-    octave: Octave | None = None
+    octave: HalfSizeCopy | None = None
 
     def terms(self, image: Tensor) -> dict[str, Tensor]:
         """Every weighted term of a picture (1, 3, H, W), each ()."""
         terms = self.terms_of(self.features(image, self.check, checkpoint=self.checkpoint), image)
-        return _added(terms, self.octave.terms(image)) if self.octave else terms
+        return _add_terms(terms, self.octave.terms(image)) if self.octave else terms
 
     def terms_of(self, found: Mapping[str, Tensor], image: Tensor) -> dict[str, Tensor]:
         """Every weighted term of a picture (1, 3, H, W) whose features were found already; of no other octave."""
@@ -135,16 +134,16 @@ class Objective:
         if self.octave is None:
             return found, gradient
         coarser, pull = self.octave.gradient(image.detach())
-        return _added(found, coarser), gradient + pull
+        return _add_terms(found, coarser), gradient + pull
 
     def _style(self, features: Tensor, target: StyleTarget) -> Tensor:
         if isinstance(target, Moments):
-            return losses.gram_distance(losses.moments(features), target)
+            return losses.gram_distance(losses.compute_moments(features), target)
         _, channels, height, width = features.shape
         if height * width < channels:
-            return losses.wasserstein_distance_of_few(features, target, newton_schulz=self.newton_schulz)
-        return losses.wasserstein_distance(losses.moments(features), target, newton_schulz=self.newton_schulz)
+            return losses.wasserstein_distance_of_few_positions(features, target, newton_schulz=self.newton_schulz)
+        return losses.wasserstein_distance(losses.compute_moments(features), target, newton_schulz=self.newton_schulz)
 
 
-def _added(terms: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _add_terms(terms: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: term + others[name] for name, term in terms.items()}

@@ -4,6 +4,7 @@ Does not know what is computed there.
 """
 
 import gc
+import math
 import re
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import psutil
 import torch
 
 from styler import environment
-from styler.errors import DeviceError
+from styler.errors import DeviceError, OutOfMemory
+from styler.vgg import arch
+from styler.vgg.model import Features
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -21,7 +24,7 @@ CGROUP_LIMITS = (
 )
 
 
-def choose(name: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
     """The device of that name; `auto` is CUDA, else MPS, else the CPU.
 
     Raises:
@@ -46,7 +49,7 @@ def choose(name: str) -> torch.device:
     return torch.device(kind, int(index or 0)) if kind == "cuda" else torch.device(kind)
 
 
-def precision(device: torch.device, name: str) -> torch.dtype:
+def choose_precision(device: torch.device, name: str) -> torch.dtype:
     """The precision of the convolutions; `auto` is bfloat16 where a GPU has it, else float16, and float32 on CPUs."""
     if name != "auto":
         return PRECISIONS[name]
@@ -77,7 +80,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
 
 
-def release(device: torch.device) -> None:
+def release_memory(device: torch.device) -> None:
     """Give cached memory back, before or after it has run out."""
     gc.collect()
     environment.return_memory()
@@ -87,18 +90,85 @@ def release(device: torch.device) -> None:
         torch.mps.empty_cache()
 
 
-def keep_memory(device: torch.device, keep: bool) -> None:
+def keep_freed_memory(device: torch.device, keep: bool) -> None:
     """Whether memory that is freed stays at hand; GPUs have PyTorch's own cache, which always does that."""
     if device.type == "cpu":
         environment.keep_memory(keep)
 
 
-def describe(device: torch.device) -> str:
+def describe_device(device: torch.device) -> str:
     """The device as a person knows it, such as `cuda:0 (NVIDIA H100)`."""
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
 
 
-def prepare(device: torch.device) -> None:
+def prepare_device(device: torch.device) -> None:
     """Settings of the process that make the device fast; they change no result."""
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # the few sizes of a plan repeat many times
+
+
+ACTIVATION_OVERHEAD = 1.15
+"""Measured peak over the estimate of the activations: convolutions have workspaces, allocators round up."""
+FIXED_BYTES = 300e6
+"""Network, statistics, eigenvalues and the rest, whatever the size of the picture."""
+USABLE_SHARE = 0.9
+"""Share of the free memory that may be planned with."""
+
+AMPLE_FACTOR = 2.0
+"""Free memory over the estimate: what is kept at hand is cut up, and was measured at up to 1.4 times the estimate."""
+
+
+def estimate_memory(features: Features, size: tuple[int, int], *, checkpoint: bool) -> float:
+    """Peak memory in bytes of one evaluation at `size` (width, height)."""
+    pixels = size[0] * size[1]
+    activations = arch.estimate_activation_bytes(
+        features.network, features.layers, pixels, checkpoint=checkpoint, widths=features.widths
+    )
+    half = 1.0 if features.precision is torch.float32 else 0.75  # statistics and losses stay in float32
+    return FIXED_BYTES + ACTIVATION_OVERHEAD * half * activations
+
+
+def needs_checkpoint(features: Features, size: tuple[int, int], wanted: str, device: torch.device) -> bool:
+    """Decide on activation checkpointing: `on`, `off`, or `auto` by the memory there is.
+
+    Raises:
+        OutOfMemory: the picture cannot fit either way; the sentence names the size that would.
+    """
+    free, needed = USABLE_SHARE * free_memory(device), estimate_memory(features, size, checkpoint=False)
+    if needed > free:  # what earlier pictures had may still be at hand, which is not free for the system
+        release_memory(device)
+        free = USABLE_SHARE * free_memory(device)
+    if wanted != "on" and needed <= free:
+        return False
+    if wanted != "off" and estimate_memory(features, size, checkpoint=True) <= free:
+        return True
+    raise OutOfMemory(advise_smaller(features, size, device, checkpoint=wanted != "off"))
+
+
+def has_ample_memory(features: Features, size: tuple[int, int], device: torch.device) -> bool:
+    """Whether a picture leaves so much room that memory need not be returned between two evaluations."""
+    return AMPLE_FACTOR * estimate_memory(features, size, checkpoint=False) <= USABLE_SHARE * free_memory(device)
+
+
+def find_largest_side(
+    features: Features, size: tuple[int, int], device: torch.device, *, checkpoint: bool = True
+) -> int:
+    """The longest side, in steps of 32 pixels, of a picture in the proportion of `size` that fits."""
+    free = USABLE_SHARE * free_memory(device) - FIXED_BYTES
+    needed = estimate_memory(features, size, checkpoint=checkpoint) - FIXED_BYTES
+    return max(0, int(max(size) * math.sqrt(max(0.0, free) / needed)) // 32 * 32)
+
+
+def advise_smaller(features: Features, size: tuple[int, int], device: torch.device, *, checkpoint: bool = True) -> str:
+    """The sentence for a picture that does not fit.
+
+    The size it names is well below the one that failed, even if memory is free again by now.
+    """
+    needed = estimate_memory(features, size, checkpoint=checkpoint)
+    side = min(find_largest_side(features, size, device, checkpoint=checkpoint), max(size) * 3 // 4 // 32 * 32)
+    way = f"take --size {side}" if side >= 64 else "close other programs"
+    more = "" if checkpoint else ", or let --checkpoint be auto"
+    return (
+        f"A picture of {size[0]}×{size[1]} needs about {needed / 1e9:.1f} GB, but {device} has "
+        f"{free_memory(device) / 1e9:.1f} GB free; {way}{more}."
+    )

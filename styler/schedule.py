@@ -5,12 +5,13 @@ import math
 from dataclasses import dataclass
 
 from styler.errors import ImageError
-from styler.options import Options, knobs
+from styler.geometry import count_halvings, fit_size
+from styler.options import Options, list_options
 
 SKETCH_COST = 0.45
 """What an evaluation by the slim network costs, beside one by the full one: .43 to .47 at 128 and 256 pixels,
 and .4 at 512, on a CPU."""
-COARSEST_OCTAVE = 256
+COARSEST_COPY = 256
 """Long side of the smallest picture that a larger one is also looked at as. There the deepest layers see most of the
 picture at once, so that what is coarser still needs no look of its own."""
 
@@ -40,7 +41,7 @@ class Scale:
 
     def halved(self) -> "Scale":
         """The next octave, as a scale of its own."""
-        size = fitted(self.width, self.height, max(self.width, self.height) // 2)
+        size = fit_size(self.width, self.height, max(self.width, self.height) // 2)
         return dataclasses.replace(self, width=size[0], height=size[1], octaves=self.octaves - 1)
 
     def after(self, steps: int) -> "Scale":
@@ -50,30 +51,24 @@ class Scale:
         return dataclasses.replace(self, steps=steps, planned=planned if is_cut else 0)
 
 
-Plan = tuple[Scale, ...]
+Schedule = tuple[Scale, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Repeat:
+class Replay:
     """What was done for a result of some size, which a painting that was stopped never reached; to be done again."""
 
-    plan: Plan
+    plan: Schedule
     width: int
     height: int
 
 
-def fitted(width: int, height: int, long_side: int) -> tuple[int, int]:
-    """Width and height in the same proportion with the given long side, each at least 1."""
-    ratio = long_side / max(width, height)
-    return max(1, round(width * ratio)), max(1, round(height * ratio))
-
-
-def final_size(options: Options, width: int, height: int) -> tuple[int, int]:
+def compute_result_size(options: Options, width: int, height: int) -> tuple[int, int]:
     """Width and height of the result for a content of that size."""
-    return (width, height) if options.size == "original" else fitted(width, height, options.size)
+    return (width, height) if options.size == "original" else fit_size(width, height, options.size)
 
 
-def make(options: Options, width: int, height: int, min_side: int) -> Plan:
+def build_schedule(options: Options, width: int, height: int, min_side: int) -> Schedule:
     """Scales from coarse to fine, each twice the one before, the last being the size asked for.
 
     Where there is to be a sketch, the slim network has all scales but the last for itself, and there its share; it
@@ -92,10 +87,10 @@ def make(options: Options, width: int, height: int, min_side: int) -> Plan:
     Raises:
         ImageError: the result would be too narrow for the network; the sentence names the size that would do.
     """
-    end = final_size(options, width, height)
+    end = compute_result_size(options, width, height)
     if min(end) < min_side:
         needed = math.ceil(min_side * max(width, height) / min(width, height))
-        way = f"give a --size of at least {needed} or " if needed <= (knobs()["size"].high or needed) else ""
+        way = f"give a --size of at least {needed} or " if needed <= (list_options()["size"].high or needed) else ""
         raise ImageError(
             f"The result would be {end[0]}×{end[1]} pixels, but the network needs {min_side} on the short side; "
             f"{way}crop the picture."
@@ -103,12 +98,12 @@ def make(options: Options, width: int, height: int, min_side: int) -> Plan:
     if options.strength == 0:
         return ()
     sides = [max(end)]
-    while sides[0] // 2 >= options.first_size and min(fitted(*end, sides[0] // 2)) >= 2 * min_side:
+    while sides[0] // 2 >= options.first_size and min(fit_size(*end, sides[0] // 2)) >= 2 * min_side:
         sides.insert(0, sides[0] // 2)
     scales = []
     for index, side in enumerate(sides):
         is_last = side == sides[-1]
-        size = end if is_last else fitted(*end, side)
+        size = end if is_last else fit_size(*end, side)
         steps = options.steps * options.taper**index
         first = index == 0 and len(sides) > 1
         by_lbfgs = options.optimizer == "lbfgs" or (options.optimizer == "mixed" and first)
@@ -117,20 +112,12 @@ def make(options: Options, width: int, height: int, min_side: int) -> Plan:
         if share:
             scales.append(Scale(*size, max(1, round(share * steps / SKETCH_COST)), optimizer, sketch=True))
         if share < 1:
-            also = octaves(size, COARSEST_OCTAVE, min_side) if options.octaves and not options.sketched else 0
+            also = count_halvings(size, COARSEST_COPY, min_side) if options.octaves and not options.sketched else 0
             scales.append(Scale(*size, max(1, round((1 - share) * steps)), optimizer, octaves=also))
     return tuple(scales)
 
 
-def octaves(size: tuple[int, int], long_side: int, min_side: int) -> int:
-    """How often a picture (width, height) can be made half as large, to no less than that long and short side."""
-    count, side = 0, max(size) // 2
-    while side >= long_side and min(fitted(*size, side)) >= min_side:
-        count, side = count + 1, side // 2
-    return count
-
-
-def refit(repeat: Repeat, width: int, height: int, min_side: int = 1, *, sketched: bool = True) -> Plan:
+def refit_schedule(repeat: Replay, width: int, height: int, min_side: int = 1, *, sketched: bool = True) -> Schedule:
     """The same work for a result of another size: scales keep their share of the final size, steps and optimiser.
 
     Args:
@@ -148,9 +135,9 @@ def refit(repeat: Repeat, width: int, height: int, min_side: int = 1, *, sketche
     for scale in repeat.plan:
         is_final = (scale.width, scale.height) == (repeat.width, repeat.height)
         side = max(1, round(share * max(scale.width, scale.height)))
-        size = (width, height) if is_final else fitted(width, height, side)
+        size = (width, height) if is_final else fit_size(width, height, side)
         if min(size) >= min_side:
-            sketch, also = scale.sketch and sketched, min(scale.octaves, octaves(size, 1, min_side))
+            sketch, also = scale.sketch and sketched, min(scale.octaves, count_halvings(size, 1, min_side))
             scales.append(dataclasses.replace(scale, width=size[0], height=size[1], sketch=sketch, octaves=also))
     if repeat.plan and not scales:
         raise ImageError(
@@ -160,14 +147,14 @@ def refit(repeat: Repeat, width: int, height: int, min_side: int = 1, *, sketche
     return tuple(scales)
 
 
-def ends_a_sketch(plan: Plan, index: int) -> bool:
+def follows_sketch(plan: Schedule, index: int) -> bool:
     """Whether the full network goes on at a scale where the slim one has sketched."""
     before, scale = plan[index - 1], plan[index]
     is_larger = (before.width, before.height) != (scale.width, scale.height)
     return index > 0 and before.sketch and not scale.sketch and not is_larger
 
 
-def units(plan: Plan) -> float:
+def count_units(plan: Schedule) -> float:
     """Work of a plan: one unit is one look of the backbone at the final size; smaller sizes and octaves count less."""
     if not plan:
         return 0.0

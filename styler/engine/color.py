@@ -4,33 +4,14 @@ Pure functions on tensors.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-CELL = 16
-"""Pixels on a side of the cells of coarse chroma."""
-
-SPREAD_FLOOR = 1e-5
+VARIANCE_FLOOR = 1e-5
 """Added to the variances of colours, in squared units of the picture's range: a grey picture has none in two
 directions."""
 
 
-def chroma(image: Tensor) -> Tensor:
-    """Blue and red differences of ITU-R BT.601, (1, 2, H, W) in [−½, ½], of an RGB image (1, 3, H, W)."""
-    red, green, blue = image[:, 0], image[:, 1], image[:, 2]
-    luma = 0.299 * red + 0.587 * green + 0.114 * blue
-    return torch.stack([(blue - luma) / 1.772, (red - luma) / 1.402], dim=1)
-
-
-def coarse_chroma(image: Tensor) -> Tensor:
-    """Chroma averaged over square cells, (1, 2, ⌈H/16⌉, ⌈W/16⌉): colours of areas, not of strokes.
-
-    Cells at the right and the lower edge may be smaller.
-    """
-    return F.avg_pool2d(chroma(image), CELL, ceil_mode=True)
-
-
-def recolored(style: Tensor, content: Tensor, amount: float) -> Tensor:
+def transfer_colors(style: Tensor, content: Tensor, amount: float) -> Tensor:
     """The style (1, 3, H, W) with its mean colour and colour covariance moved by `amount` in [0, 1] to the content's.
 
     The map is the optimal transport between two Gaussians, x ↦ A (x − μ_s) + μ_c with A = Σ_s^−½ (Σ_s^½ Σ_c Σ_s^½)^½
@@ -42,18 +23,18 @@ def recolored(style: Tensor, content: Tensor, amount: float) -> Tensor:
     """
     ours, theirs = style[0].flatten(1), content[0].flatten(1)  # (3, N)
     mean, target = ours.mean(dim=1, keepdim=True), theirs.mean(dim=1, keepdim=True)
-    root, inverse = _roots(_covariance(ours))
-    middle, _ = _roots(root @ _covariance(theirs) @ root)
+    root, inverse = _square_roots(_covariance(ours))
+    middle, _ = _square_roots(root @ _covariance(theirs) @ root)
     moved = inverse @ middle @ inverse @ (ours - mean) + target
     return torch.lerp(ours, moved, amount).clamp(0, 1).reshape(style.shape)
 
 
 def _covariance(colors: Tensor) -> Tensor:
-    return torch.cov(colors) + SPREAD_FLOOR * torch.eye(3, dtype=colors.dtype, device=colors.device)  # (3, 3)
+    return torch.cov(colors) + VARIANCE_FLOOR * torch.eye(3, dtype=colors.dtype, device=colors.device)  # (3, 3)
 
 
-def _roots(matrix: Tensor) -> tuple[Tensor, Tensor]:
+def _square_roots(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Square root and inverse square root of a symmetric positive definite matrix (3, 3)."""
     values, vectors = torch.linalg.eigh(matrix)
-    root = values.clamp(min=SPREAD_FLOOR**2).sqrt()
+    root = values.clamp(min=VARIANCE_FLOOR**2).sqrt()
     return (vectors * root) @ vectors.T, (vectors / root) @ vectors.T

@@ -11,6 +11,7 @@ Knows tensors only: no network, no options, no pictures.
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
@@ -38,7 +39,7 @@ class Moments(NamedTuple):
         return self.second - torch.outer(self.mean, self.mean) + floor
 
 
-class _Moments(torch.autograd.Function):
+class _MomentsFunction(torch.autograd.Function):
     """Mean and second moment with one product forward and one backward.
 
     Autograd on F Fᵀ would multiply twice in the backward pass. dL/dF = (gS + gSᵀ) F / N + gμ / N.
@@ -56,26 +57,26 @@ class _Moments(torch.autograd.Function):
         return torch.addmm(g_mean / len(rows), rows, (g_second + g_second.T) / len(rows))  # (N, C)
 
 
-def moments(features: Tensor) -> Moments:
+def compute_moments(features: Tensor) -> Moments:
     """Mean and second moment of a layer over all positions.
 
     Args:
         features: (1, C, H, W); of half precision, they are widened before the product.
     """
-    return Moments(*_Moments.apply(_rows(features)))
+    return Moments(*_MomentsFunction.apply(_flatten_positions(features)))
 
 
-def _rows(features: Tensor) -> Tensor:
+def _flatten_positions(features: Tensor) -> Tensor:
     """Every position's channels, (N, C), at least float32; a view if the features lie channels-last."""
-    return _wide(features).permute(0, 2, 3, 1).reshape(-1, features.shape[1])
+    return _widen(features).permute(0, 2, 3, 1).reshape(-1, features.shape[1])
 
 
-def _wide(features: Tensor) -> Tensor:
+def _widen(features: Tensor) -> Tensor:
     """The features in float32, or in float64 if they are."""
     return features if features.dtype is torch.float64 else features.float()
 
 
-def blend(statistics: list[Moments], weights: list[float]) -> Moments:
+def blend_moments(statistics: list[Moments], weights: list[float]) -> Moments:
     """Statistics of a mixture: the weighted mean of μ and of S, as if the pictures' positions had been pooled."""
     total = sum(weights)
     mean = sum((w / total) * s.mean for s, w in zip(statistics, weights, strict=True))
@@ -91,7 +92,7 @@ def content_loss(features: Tensor, target: Tensor) -> Tensor:
     Source: Gatys, Ecker and Bethge, "A Neural Algorithm of Artistic Style", 2015, equation 1, with a mean in place of
         half the sum.
     """
-    wide = _wide(features)
+    wide = _widen(features)
     return (wide - target.to(wide)).square().mean()  # mse_loss would write a gradient that is not channels-last
 
 
@@ -118,7 +119,7 @@ class WassersteinTarget(NamedTuple):
     """tr Σ with it, ()."""
 
 
-def wasserstein_target(statistics: Moments) -> WassersteinTarget:
+def prepare_wasserstein_target(statistics: Moments) -> WassersteinTarget:
     """Prepare a target: the square root of its covariance by eigenvalues, in float64 on the CPU (MPS has neither)."""
     covariance = statistics.covariance()
     values, vectors = torch.linalg.eigh(covariance.double().cpu())
@@ -151,7 +152,9 @@ def wasserstein_distance(ours: Moments, target: WassersteinTarget, *, newton_sch
     return (ours.mean - target.mean).square().mean() + (spread / len(root)).to(ours.mean)
 
 
-def wasserstein_distance_of_few(features: Tensor, target: WassersteinTarget, *, newton_schulz: bool = False) -> Tensor:
+def wasserstein_distance_of_few_positions(
+    features: Tensor, target: WassersteinTarget, *, newton_schulz: bool = False
+) -> Tensor:
     """The same distance for a layer of fewer positions than channels, as all deep layers of small pictures are, ().
 
     With X the N positions less their mean, Σ = Xᵀ X / N, and Σ_t^½ Σ Σ_t^½ and X Σ_t Xᵀ / N have the same
@@ -163,7 +166,7 @@ def wasserstein_distance_of_few(features: Tensor, target: WassersteinTarget, *, 
         target: a prepared target.
         newton_schulz: as in `wasserstein_distance`.
     """
-    rows = _rows(features)
+    rows = _flatten_positions(features)
     if len(rows) <= PRECISE_CHANNELS and not newton_schulz:
         rows = rows.double()
     mean = rows.mean(dim=0)
@@ -216,3 +219,22 @@ def total_variation(image: Tensor) -> Tensor:
     falling = (image[..., 1:, 1:] - image[..., :-1, :-1]).square().mean()
     rising = (image[..., 1:, :-1] - image[..., :-1, 1:]).square().mean()
     return 2 * (straight / 3 + (falling + rising) / 12)
+
+
+def chroma(image: Tensor) -> Tensor:
+    """Blue and red differences of ITU-R BT.601, (1, 2, H, W) in [−½, ½], of an RGB image (1, 3, H, W)."""
+    red, green, blue = image[:, 0], image[:, 1], image[:, 2]
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue
+    return torch.stack([(blue - luma) / 1.772, (red - luma) / 1.402], dim=1)
+
+
+def coarse_chroma(image: Tensor) -> Tensor:
+    """Chroma averaged over square cells, (1, 2, ⌈H/16⌉, ⌈W/16⌉): colours of areas, not of strokes.
+
+    Cells at the right and the lower edge may be smaller.
+    """
+    return F.avg_pool2d(chroma(image), CHROMA_CELL, ceil_mode=True)
+
+
+CHROMA_CELL = 16
+"""Pixels on a side of the cells of coarse chroma."""

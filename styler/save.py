@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 import torch
 
-from styler import images, metadata
+from styler import images, provenance
+from styler.engine.result import Result
 from styler.images import Picture
-from styler.progress import Result
-from styler.resize import resized
+from styler.resample import resize
 
 
-def encoded(
+def encode_result(
     result: Result,
     content: Picture,
     styles: Sequence[Picture],
@@ -42,12 +42,12 @@ def encoded(
     alpha = None
     if content.alpha is not None:
         whole = torch.from_numpy(content.alpha)[None, None]  # (1, 1, H, W)
-        alpha = resized(whole, result.pixels.shape[1], result.pixels.shape[0])[0, 0].numpy()  # (H, W)
+        alpha = resize(whole, result.pixels.shape[1], result.pixels.shape[0])[0, 0].numpy()  # (H, W)
     return images.encode_image(
         result.pixels,
         alpha=alpha,
         format=kind,
         bit_depth=bit_depth,
-        text=metadata.text(metadata.record(result, content, styles, start)) if settings else {},
+        text=provenance.record_to_text(provenance.make_record(result, content, styles, start)) if settings else {},
         metadata=content.metadata if keep_metadata else {},
     )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from styler.options import Options
-from styler.plan import Plan, Repeat, Scale
+from styler.schedule import Replay, Scale, Schedule
 
 Pixels = NDArray[Any]
 """(H, W, 3), sRGB; float32 in [0, 1] where this project makes them."""
@@ -25,7 +25,7 @@ class Result:
     pixels: Pixels
     """(H, W, 3), sRGB in [0, 1], at the size asked for."""
     options: Options
-    plan: Plan
+    plan: Schedule
     """The plan as it was realised: evaluations that were made, scales that were reached."""
     losses: Mapping[str, float]
     """Terms of the picture that is returned, as far as it was evaluated; empty at strength 0."""
@@ -55,16 +55,16 @@ class Result:
         return self.plan[-1] if self.plan else None
 
     @property
-    def repeat(self) -> Repeat:
+    def repeat(self) -> Replay:
         """What to give to `Painter.stream` for the same work once more."""
-        return Repeat(self.plan, self.pixels.shape[1], self.pixels.shape[0])
+        return Replay(self.plan, self.pixels.shape[1], self.pixels.shape[0])
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Progress:
     """Where a painting stands after an evaluation. Reading `losses`, `loss` or `preview()` waits for the device."""
 
-    plan: Plan
+    plan: Schedule
     scale: int
     """Index of the scale in work, from 0."""
     step: int
@@ -114,7 +114,7 @@ class Progress:
 class Clock:
     """Seconds since the start, and how long the rest of a plan will take."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Schedule) -> None:
         self.start = time.perf_counter()
         self.total = sum(scale.steps * scale.work for scale in plan)
         self.done = 0.0

@@ -13,31 +13,31 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from styler import losses
-from styler.color import coarse_chroma, recolored
-from styler.losses import Moments
-from styler.objective import Targets, Weighting
+from styler.engine import losses
+from styler.engine.color import transfer_colors
+from styler.engine.losses import Moments, coarse_chroma
+from styler.engine.objective import Targets, TermWeights
 from styler.options import Options
-from styler.resize import resized
+from styler.resample import resize
 from styler.vgg import arch
 from styler.vgg.model import Check, Features
 
 COLOR_WEIGHT = 100.0
 """Weight of that term at `keep_color` 1."""
-CALM = 1.5
+CHROMA_SMOOTHNESS = 1.5
 """How much more smoothness means for chroma: coloured speckle is what one sees first, and no painting has it."""
-EVENNESS = 0.75
+MIX_EXPONENT = 0.75
 """Exponent of the mixture below strength 50."""
-LEAST_DEMAND = 0.25
+MIN_CONTENT_SCALE = 0.25
 """Of a style that is nearly the content already."""
-SMOOTHEST = 0.03
+MIN_ROUGHNESS = 0.03
 """Roughness that even a flat style is taken to have. Paintings have 0.06 to 0.2 at 256 pixels."""
-STYLES_KEPT = 32
+MAX_CACHED_STYLES = 32
 """Statistics of this many styles, sizes and settings are kept: at most 5 MB each."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Source:
+class SourceImage:
     """A picture to learn from, on the CPU, and what tells it from others."""
 
     image: Tensor
@@ -45,14 +45,14 @@ class Source:
     digest: str
 
     @classmethod
-    def of(cls, image: Tensor) -> "Source":
+    def of(cls, image: Tensor) -> "SourceImage":
         """A source named by its own pixels."""
         return cls(
             image, hashlib.blake2b(image.numpy().tobytes(), digest_size=16).hexdigest() + str(tuple(image.shape))
         )
 
 
-def style_layers(options: Options, network: str) -> dict[str, float]:
+def resolve_style_layers(options: Options, network: str) -> dict[str, float]:
     """Style layers and their shares, which sum to 1.
 
     A default layer that the network is too shallow to have becomes the last of its block; one asked for by name is an
@@ -71,7 +71,7 @@ def style_layers(options: Options, network: str) -> dict[str, float]:
     return shares
 
 
-def content_layers(options: Options, network: str) -> tuple[str, ...]:
+def resolve_content_layers(options: Options, network: str) -> tuple[str, ...]:
     """Content layers by this project's names.
 
     Raises:
@@ -80,39 +80,39 @@ def content_layers(options: Options, network: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(arch.canonical_layer(layer, network) for layer in options.content_layers))
 
 
-def pull(strength: float) -> float:
+def style_mix(strength: float) -> float:
     """How far the statistics asked for lie from the content's own (0) to the style's (1), for a strength in 0…100.
 
     Up to 50 the style asked for is a mixture of both, so that 0 asks for nothing; from 50 on it is the style's, and
     the content lets go. The exponent makes the steps look even: half of a mixture is less than half of a manner.
     """
-    return float(min(1.0, strength / 50) ** EVENNESS)
+    return float(min(1.0, strength / 50) ** MIX_EXPONENT)
 
 
-def abandon(strength: float) -> float:
+def content_release(strength: float) -> float:
     """How far the content has been let go, for a strength in 0…100: 0 up to 50, 1 at 100."""
     return max(0.0, strength / 50 - 1)
 
 
-def hold(strength: float) -> float:
+def content_falloff(strength: float) -> float:
     """How much the content's weight is multiplied by, for a strength in 0…100: 1 up to 50, then down to 1/30 at 100."""
-    return math.exp(-math.log(30) * abandon(strength))
+    return math.exp(-math.log(30) * content_release(strength))
 
 
-def weighting(options: Options, network: str) -> Weighting:
+def compute_term_weights(options: Options, network: str) -> TermWeights:
     """The weight of every term."""
-    layers = content_layers(options, network)
-    content = options.content_weight * hold(options.strength) / max(1, len(layers))
-    return Weighting(
+    layers = resolve_content_layers(options, network)
+    content = options.content_weight * content_falloff(options.strength) / max(1, len(layers))
+    return TermWeights(
         content=dict.fromkeys(layers, content),
-        style=style_layers(options, network),
-        smoothness=options.smoothness * pull(options.strength),
-        calm=CALM,
+        style=resolve_style_layers(options, network),
+        smoothness=options.smoothness * style_mix(options.strength),
+        calm=CHROMA_SMOOTHNESS,
         color=COLOR_WEIGHT * options.keep_color,
     )
 
 
-class Shelf(Protocol):
+class StatsStore(Protocol):
     """A place where statistics outlive the process."""
 
     def get(self, key: str, device: torch.device) -> Mapping[str, Moments] | None:
@@ -129,14 +129,14 @@ class StyleCache:
         shelf: where they are looked for before they are computed, and put afterwards.
     """
 
-    def __init__(self, shelf: Shelf | None = None) -> None:
+    def __init__(self, shelf: StatsStore | None = None) -> None:
         self._kept: OrderedDict[Hashable, Mapping[str, Moments]] = OrderedDict()
         self._shelf = shelf
 
     def statistics(
         self,
         features: Features,
-        source: Source,
+        source: SourceImage,
         size: tuple[int, int],
         check: Check | None,
         shelve: bool = True,
@@ -155,19 +155,19 @@ class StyleCache:
             shelf = self._shelf if shelve else None
             found = shelf.get(repr(key), features.device) if shelf else None
             if found is None:
-                image = resized(source.image, *size).to(features.device)
+                image = resize(source.image, *size).to(features.device)
                 with torch.no_grad():
-                    found = {layer: losses.moments(maps) for layer, maps in features(image, check).items()}
+                    found = {layer: losses.compute_moments(maps) for layer, maps in features(image, check).items()}
                 if shelf:
                     shelf.put(repr(key), features.device, found)
             self._kept[key] = found
-            if len(self._kept) > STYLES_KEPT:
+            if len(self._kept) > MAX_CACHED_STYLES:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
         return self._kept[key]
 
 
-def style_size(source: Source, long_side: int, brush: float, min_side: int) -> tuple[int, int]:
+def compute_style_size(source: SourceImage, long_side: int, brush: float, min_side: int) -> tuple[int, int]:
     """Width and height at which a style is looked at, for a picture of that long side.
 
     As long as the picture, but never enlarged; then `brush` times that, since a style seen twice as large is painted
@@ -179,12 +179,12 @@ def style_size(source: Source, long_side: int, brush: float, min_side: int) -> t
     return round(width * ratio), round(height * ratio)
 
 
-def roughness(style: Source, size: tuple[int, int]) -> float:
+def measure_roughness(style: SourceImage, size: tuple[int, int]) -> float:
     """The root of the total variation of a style at a size (width, height), in units of the picture's range."""
-    return max(SMOOTHEST, float(losses.total_variation(resized(style.image, *size)).sqrt()))
+    return max(MIN_ROUGHNESS, float(losses.total_variation(resize(style.image, *size)).sqrt()))
 
 
-def _kept_color(image: Tensor, content: Source, style: Source, keep: float) -> Tensor:
+def _compute_color_target(image: Tensor, content: SourceImage, style: SourceImage, keep: float) -> Tensor:
     """Coarse chroma that is asked for: the content's own, in the style's colours as far as these are not given up.
 
     Args:
@@ -196,45 +196,45 @@ def _kept_color(image: Tensor, content: Source, style: Source, keep: float) -> T
     own = coarse_chroma(image)
     if keep == 1:
         return own
-    repainted = resized(recolored(content.image, style.image, 1.0), image.shape[-1], image.shape[-2])
+    repainted = resize(transfer_colors(content.image, style.image, 1.0), image.shape[-1], image.shape[-2])
     return torch.lerp(coarse_chroma(repainted.to(image.device)), own, keep)
 
 
-def compute(
+def compute_targets(
     features: Features,
-    content: Source,
-    styles: list[Source],
+    content: SourceImage,
+    styles: list[SourceImage],
     size: tuple[int, int],
     options: Options,
     cache: StyleCache,
     check: Check | None = None,
 ) -> Targets:
     """The targets of a scale of `size` (width, height)."""
-    image = resized(content.image, *size).to(features.device)  # (1, 3, H, W)
+    image = resize(content.image, *size).to(features.device)  # (1, 3, H, W)
     with torch.no_grad():
         ours = features(image, check)
-    wanted = content_layers(options, features.network)
-    layers = style_layers(options, features.network)
+    wanted = resolve_content_layers(options, features.network)
+    layers = resolve_style_layers(options, features.network)
     painted = styles[0]
     if options.keep_color:
-        styles = [Source.of(recolored(style.image, content.image, options.keep_color)) for style in styles]
-    sizes = [style_size(style, max(size), options.brush, features.min_side) for style in styles]
+        styles = [SourceImage.of(transfer_colors(style.image, content.image, options.keep_color)) for style in styles]
+    sizes = [compute_style_size(style, max(size), options.brush, features.min_side) for style in styles]
     shelve = not options.keep_color  # or the styles are those of this content alone
     found = [cache.statistics(features, style, at, check, shelve) for style, at in zip(styles, sizes, strict=True)]
     shares = list(options.style_weights) or [1.0] * len(styles)
-    share = pull(options.strength)
+    share = style_mix(options.strength)
     demand = torch.zeros((), device=features.device)
     targets = {}
     for layer, weight in layers.items():
-        mixed = losses.blend([statistics[layer] for statistics in found], shares)
+        mixed = losses.blend_moments([statistics[layer] for statistics in found], shares)
         mean = ours[layer].mean(dim=(0, 2, 3), dtype=mixed.mean.dtype)  # (C,)
         demand = demand + weight * (mean - mixed.mean).square().mean()
         if share < 1:
-            mixed = losses.blend([losses.moments(ours[layer]), mixed], [1 - share, share])
-        targets[layer] = losses.wasserstein_target(mixed) if options.distance == "moments" else mixed
-    color = _kept_color(image, content, painted, options.keep_color) if options.keep_color else None
-    grains = [roughness(style, at) for style, at in zip(styles, sizes, strict=True)]
+            mixed = losses.blend_moments([losses.compute_moments(ours[layer]), mixed], [1 - share, share])
+        targets[layer] = losses.prepare_wasserstein_target(mixed) if options.distance == "moments" else mixed
+    color = _compute_color_target(image, content, painted, options.keep_color) if options.keep_color else None
+    grains = [measure_roughness(style, at) for style, at in zip(styles, sizes, strict=True)]
     grain = sum(part * rough for part, rough in zip(shares, grains, strict=True)) / sum(shares)
     return Targets(
-        {layer: ours[layer] for layer in wanted}, targets, color, demand.clamp(min=LEAST_DEMAND).sqrt(), grain
+        {layer: ours[layer] for layer in wanted}, targets, color, demand.clamp(min=MIN_CONTENT_SCALE).sqrt(), grain
     )

@@ -1,0 +1,1 @@
+"""The engine: losses, targets, objective, optimizers, and the painter that runs them."""
