@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from styler.batch import discover, pairs
-from styler.batch.discover import Input, Rules
+from styler.batch import discover, plan
+from styler.batch.discover import BatchInput, SelectionRules
 from styler.errors import ImageError, NothingMatched, StylerError, UsageError
 
 
@@ -31,7 +31,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def found(given: str, named: Callable[[str], Path] = unknown, **rules: object) -> list[str]:
-    listing = discover.find(given, Rules(**rules), named, "CONTENTS")  # type: ignore[arg-type]
+    listing = discover.find_inputs(given, SelectionRules(**rules), named, "CONTENTS")  # type: ignore[arg-type]
     return [it.relative for it in listing.inputs]
 
 
@@ -67,7 +67,7 @@ def test_patterns_are_ours_to_spread_and_a_file_of_that_very_name_comes_first(tr
 
 def test_a_list_names_files_folders_and_patterns(tree: Path) -> None:
     (tree / "list.txt").write_text("# mine\np/img1.png\r\n\nq\np/sub/*.png\nnot/there.jpg\np/img1.png\n")
-    listing = discover.find("@list.txt", Rules(), unknown, "CONTENTS")
+    listing = discover.find_inputs("@list.txt", SelectionRules(), unknown, "CONTENTS")
     assert [os.path.relpath(it.path) for it in listing.inputs] == [
         *("not/there.jpg", "p/img1.png", "p/sub/img1.png", "q/a.jpg")
     ]
@@ -83,7 +83,7 @@ def test_links_are_followed_only_when_asked_and_loops_end(tree: Path) -> None:
     (tree / "p" / "sub" / "loop").symlink_to(tree / "p")
     (tree / "p" / "other").symlink_to(tree / "q")
     (tree / "p" / "dangling.jpg").symlink_to(tree / "gone.jpg")
-    listing = discover.find("p", Rules(recursive=True), unknown, "CONTENTS")
+    listing = discover.find_inputs("p", SelectionRules(recursive=True), unknown, "CONTENTS")
     assert listing.links == 3
     assert "other/a.jpg" not in [it.relative for it in listing.inputs]
     followed = found("p", recursive=True, follow=True)
@@ -103,7 +103,7 @@ def test_a_folder_that_cannot_be_listed_is_told_and_the_rest_is_taken(
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    listing = discover.find("p", Rules(recursive=True), unknown, "CONTENTS")
+    listing = discover.find_inputs("p", SelectionRules(recursive=True), unknown, "CONTENTS")
     assert listing.problems == [
         "Cannot list the folder 'p/sub': Permission denied; change its permissions or leave it out."
     ]
@@ -132,13 +132,15 @@ def test_what_is_no_file_may_be_a_name(tree: Path) -> None:
     assert found("starry", lambda name: Path("/styles") / f"{name}.jpg") == ["starry.jpg"]
 
 
-A, B, C = Input("p/a.jpg", "a.jpg"), Input("p/a.png", "a.png"), Input("p/s/a.jpg", "s/a.jpg")
-X, Y = Input("x.jpg", "x.jpg"), Input("y.jpg", "y.jpg")
+A, B, C = BatchInput("p/a.jpg", "a.jpg"), BatchInput("p/a.png", "a.png"), BatchInput("p/s/a.jpg", "s/a.jpg")
+X, Y = BatchInput("x.jpg", "x.jpg"), BatchInput("y.jpg", "y.jpg")
 
 
-def outputs(contents: list[Input], styles: list[Input], template: str | None = None, **how: bool) -> list[str]:
-    found = pairs.couples(contents, styles, **how)
-    return [pair.output for pair in pairs.named(found, template, "png", 7)]
+def outputs(
+    contents: list[BatchInput], styles: list[BatchInput], template: str | None = None, **how: bool
+) -> list[str]:
+    found = plan.pair_inputs(contents, styles, **how)
+    return [pair.output for pair in plan.name_outputs(found, template, "png", 7)]
 
 
 def test_every_content_is_paired_with_every_style_style_by_style() -> None:
@@ -153,17 +155,17 @@ def test_every_content_is_paired_with_every_style_style_by_style() -> None:
 
 def test_made_names_get_what_makes_them_unique_and_no_more() -> None:
     assert outputs([A, B, C], [X]) == ["a.jpg.x.png", "a.png.x.png", "s/a.x.png"]
-    assert outputs([A], [X, Input("x.png", "x.png")]) == ["a.x.jpg.png", "a.x.png.png"]
-    upper = Input("p/A.JPG", "A.JPG")
+    assert outputs([A], [X, BatchInput("x.png", "x.png")]) == ["a.x.jpg.png", "a.x.png.png"]
+    upper = BatchInput("p/A.JPG", "A.JPG")
     assert outputs([A, upper], [X]) == ["a.jpg.x.jpg-2.png", "A.JPG.x.jpg-3.png"]
-    composed, split = Input("é.jpg", "é.jpg"), Input("e\u0301.jpg", "e\u0301.jpg")
-    assert len(set(map(pairs.folded, outputs([composed, split], [X])))) == 2
+    composed, split = BatchInput("é.jpg", "é.jpg"), BatchInput("e\u0301.jpg", "e\u0301.jpg")
+    assert len(set(map(plan.fold_name, outputs([composed, split], [X])))) == 2
 
 
 def test_names_of_earlier_runs_stay_when_a_namesake_comes() -> None:
-    found = pairs.couples([A, B], [X])
-    kept = {pairs.key(found[0]): "a.x.png"}
-    assert [pair.output for pair in pairs.named(found, None, "png", 0, kept)] == ["a.x.png", "a.png.x.png"]
+    found = plan.pair_inputs([A, B], [X])
+    kept = {plan.pair_key(found[0]): "a.x.png"}
+    assert [pair.output for pair in plan.name_outputs(found, None, "png", 0, kept)] == ["a.x.png", "a.png.x.png"]
 
 
 def test_a_template_names_everything_below_the_mirrored_folder() -> None:
@@ -174,11 +176,11 @@ def test_a_template_names_everything_below_the_mirrored_folder() -> None:
     ("contents", "template"),
     [
         ([A, B], "{content}.{ext}"),
-        ([A, Input("p/A.JPG", "A.JPG")], "{content}.{ext}"),
+        ([A, BatchInput("p/A.JPG", "A.JPG")], "{content}.{ext}"),
         ([A, B], "same.{ext}"),
     ],
 )
-def test_a_template_under_which_two_meet_is_refused(contents: list[Input], template: str) -> None:
+def test_a_template_under_which_two_meet_is_refused(contents: list[BatchInput], template: str) -> None:
     with pytest.raises(UsageError, match=r"^--name gives 'p/a\.jpg' × 'x\.jpg' and 'p/.*the same name '.*case alone"):
         outputs(contents, [X], template)
 
@@ -192,10 +194,10 @@ def test_a_template_leads_nowhere_else(template: str) -> None:
 
 
 def test_many_pairs_are_named_in_seconds_and_megabytes() -> None:
-    contents = [Input(f"photos/{n // 1000}/img{n}.jpg", f"{n // 1000}/img{n}.jpg") for n in range(20_000)]
+    contents = [BatchInput(f"photos/{n // 1000}/img{n}.jpg", f"{n // 1000}/img{n}.jpg") for n in range(20_000)]
     tracemalloc.start()
     began = time.process_time()
-    made = pairs.named(pairs.couples(contents, [X]), None, "png", 0)
+    made = plan.name_outputs(plan.pair_inputs(contents, [X]), None, "png", 0)
     seconds, (_, peak) = time.process_time() - began, tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(made) == 20_000

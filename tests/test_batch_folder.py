@@ -9,15 +9,14 @@ import pytest
 from numpy.typing import NDArray
 
 from styler import images
-from styler.batch.folder import stylize_folder
-from styler.batch.work import Event
+from styler.batch.runner import BatchEvent, stylize_folder
 from styler.errors import UsageError
 from styler.options import Options
 
 OPTIONS = Options(size=64, first_size=64, steps=3, device="cpu")
 
 
-def by_picture(told: list[Event]) -> dict[str, list[str]]:
+def by_picture(told: list[BatchEvent]) -> dict[str, list[str]]:
     """The kinds of the events of each picture, in order; how two pictures' lie among each other is left to chance."""
     found: dict[str, list[str]] = {}
     for event in told:
@@ -51,7 +50,7 @@ def test_everything_that_happens_is_an_event(folder: Path) -> None:
 
 def test_stop_drops_the_picture_in_work_from_another_thread(folder: Path) -> None:
     stop = threading.Event()
-    told: list[Event] = []
+    told: list[BatchEvent] = []
     for event in stylize_folder(folder / "photos", folder / "x.png", folder / "out", OPTIONS, stop=stop):
         told.append(event)
         if [event.kind for event in told].count("progress") == 4:

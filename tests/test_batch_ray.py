@@ -21,10 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from styler import images
-from styler.batch import cluster as cluster_of
-from styler.batch.folder import stylize_folder
-from styler.batch.tools import Cluster, Tools
-from styler.batch.work import Event
+from styler.batch import ray as cluster_of
+from styler.batch.runner import BatchEvent, stylize_folder
+from styler.batch.worker import BatchContext, ClusterConfig
 from styler.cli import main
 from styler.errors import ImageError, StylerError, UsageError
 from styler.options import Options
@@ -34,7 +33,7 @@ from styler.vgg.weights import Weights
 ray = pytest.importorskip("ray", reason="the ray extra is not installed")
 
 OPTIONS = Options(size=64, first_size=64, steps=3, device="cpu", threads=1)
-CLUSTER = Cluster(address="local", cpus_per_worker=1, cpus=2)
+CLUSTER = ClusterConfig(address="local", cpus_per_worker=1, cpus=2)
 NAMES = ["a.x.png", "b.x.png", "c.x.png", "d.x.png", "e.x.png"]
 
 
@@ -70,18 +69,18 @@ def folder(
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """A cluster that the batches find and leave; one of them starts its own."""
-    connected, ours = cluster_of.connected(CLUSTER)
+    connected, ours = cluster_of.connect_cluster(CLUSTER)
     assert (connected, ours) == (ray, True)
     yield
     ray.shutdown()
 
 
-def painted(folder: Path, out: str, **more: Any) -> Iterator[Event]:
-    tools = more.pop("tools", Tools(cluster=CLUSTER))
+def painted(folder: Path, out: str, **more: Any) -> Iterator[BatchEvent]:
+    tools = more.pop("tools", BatchContext(cluster=CLUSTER))
     yield from stylize_folder("photos", "x.png", folder / out, more.pop("options", OPTIONS), tools=tools, **more)
 
 
-def ends(told: list[Event]) -> dict[str, str]:
+def ends(told: list[BatchEvent]) -> dict[str, str]:
     return {event.pair.output: event.kind for event in told if event.kind in ("done", "failed", "stopped")}
 
 
@@ -109,7 +108,7 @@ def deadly(victims: dict[str, tuple[Path, int]]) -> Callable[..., images.Picture
 
 def test_pictures_are_those_of_the_local_engine(folder: Path, cluster: None, capfd: pytest.CaptureFixture[str]) -> None:
     (folder / "photos" / "f.png").write_text("no picture")
-    there, here = [*painted(folder, "there")], [*painted(folder, "here", tools=Tools())]
+    there, here = [*painted(folder, "there")], [*painted(folder, "here", tools=BatchContext())]
     assert ends(there) == ends(here) == dict.fromkeys(NAMES, "done") | {"f.x.png": "failed"}
     for name in NAMES:
         ours, theirs = (images.read_image(folder / out / name).pixels for out in ("here", "there"))
@@ -128,7 +127,9 @@ def test_workers_that_die_cost_no_picture_but_one_that_they_die_of(
     """The photos are at URLs here, which the workers open themselves."""
     for name in ("b.png", "e.png"):
         (folder / name).mkdir()
-    tools = Tools(cluster=CLUSTER, decode=deadly({"b.png": (folder / "b.png", 1), "e.png": (folder / "e.png", 9)}))
+    tools = BatchContext(
+        cluster=CLUSTER, decode=deadly({"b.png": (folder / "b.png", 1), "e.png": (folder / "e.png", 9)})
+    )
     asked = (f"file://{folder}/photos", f"file://{folder}/x.png", folder / "out", OPTIONS.replace(steps=30))
     told = [*stylize_folder(*asked, tools=tools)]
     assert ends(told) == dict.fromkeys(NAMES, "done") | {"e.x.png": "failed"}
@@ -159,9 +160,9 @@ def test_what_is_wrong_with_every_picture_is_told_at_once(folder: Path, cluster:
     with pytest.raises(StylerError, match="relu9_9"):
         next(painted(folder, "out", options=OPTIONS.replace(style_layers=("relu9_9",), layer_weights=(1,))))
     with pytest.raises(UsageError, match="No machine of the cluster has 64 processors for a worker"):
-        next(painted(folder, "out", tools=Tools(cluster=replace(CLUSTER, cpus_per_worker=64))))
+        next(painted(folder, "out", tools=BatchContext(cluster=replace(CLUSTER, cpus_per_worker=64))))
     with pytest.raises(UsageError, match="What is at memory:// no other process sees"):
-        next(stylize_folder("memory://photos/a.png", "x.png", "out", OPTIONS, tools=Tools(cluster=CLUSTER)))
+        next(stylize_folder("memory://photos/a.png", "x.png", "out", OPTIONS, tools=BatchContext(cluster=CLUSTER)))
 
 
 def test_the_command_starts_and_ends_a_cluster_of_its_own(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:

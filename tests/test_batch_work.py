@@ -14,11 +14,10 @@ from test_batch_folder import by_picture
 
 from styler import images, save
 from styler.batch import discover
-from styler.batch.discover import Rules
-from styler.batch.folder import stylize_folder
-from styler.batch.shelf import DiskShelf
-from styler.batch.tools import Tools
-from styler.batch.work import Event
+from styler.batch.discover import SelectionRules
+from styler.batch.runner import BatchEvent, stylize_folder
+from styler.batch.stats_store import DiskStatsStore
+from styler.batch.worker import BatchContext
 from styler.engine import losses
 from styler.errors import DeviceError, NothingMatched, StylerError
 from styler.images import Picture
@@ -58,8 +57,8 @@ def test_the_next_picture_is_read_and_the_last_encoded_while_the_device_works(
         return real(*given, **named)
 
     monkeypatch.setattr(save, "encode_result", encoded)
-    told: list[Event] = []
-    for event in stylize_folder("photos", "art/x.png", "out", OPTIONS, tools=Tools(read=reading)):
+    told: list[BatchEvent] = []
+    for event in stylize_folder("photos", "art/x.png", "out", OPTIONS, tools=BatchContext(read=reading)):
         told.append(event)
         if event.kind == "progress" and event.pair.output == "a.x.png":
             assert read.wait(PATIENCE), "the second picture is read only after the first is painted"
@@ -87,7 +86,7 @@ def test_no_more_than_two_pictures_of_a_worker_are_painted_and_not_written(
 def test_a_worker_for_each_device_makes_the_same_pictures(folder: Path) -> None:
     assert threading.active_count() == (before := threading.active_count())
     one = [*stylize_folder("photos", "art/x.png", "one", OPTIONS)]
-    two = [*stylize_folder("photos", "art/x.png", "two", OPTIONS, tools=Tools(devices=("cpu", "cpu")))]
+    two = [*stylize_folder("photos", "art/x.png", "two", OPTIONS, tools=BatchContext(devices=("cpu", "cpu")))]
     assert by_picture(one) == by_picture(two)
     for path in (folder / "one").glob("*.png"):
         assert (images.read_image(path).pixels == images.read_image(folder / "two" / path.name).pixels).all()
@@ -97,7 +96,7 @@ def test_a_worker_for_each_device_makes_the_same_pictures(folder: Path) -> None:
 def test_two_devices_work_at_the_same_time(folder: Path) -> None:
     begun: set[str] = set()
     most = 0
-    for event in stylize_folder("photos", "art/x.png", "out", OPTIONS, tools=Tools(devices=("cpu", "cpu"))):
+    for event in stylize_folder("photos", "art/x.png", "out", OPTIONS, tools=BatchContext(devices=("cpu", "cpu"))):
         if event.kind == "progress":
             begun.add(event.pair.output)
         if event.progress and event.progress.step == event.progress.steps:
@@ -108,7 +107,7 @@ def test_two_devices_work_at_the_same_time(folder: Path) -> None:
 
 def test_an_absent_device_is_told_before_any_work(folder: Path) -> None:
     with pytest.raises(DeviceError, match="There is no device 'gpu'"):
-        next(stylize_folder("photos", "art/x.png", "out", OPTIONS, tools=Tools(devices=("cpu", "gpu"))))
+        next(stylize_folder("photos", "art/x.png", "out", OPTIONS, tools=BatchContext(devices=("cpu", "gpu"))))
 
 
 def forwards(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
@@ -130,7 +129,7 @@ def test_a_resumed_run_computes_no_statistics_that_are_kept(
 ) -> None:
     images.write_file(folder / "art" / "x.png", images.encode_image(pixels(60, 60, 5)), overwrite=True)
     options = OPTIONS.replace(size=128, first_size=64)
-    tools = Tools(shelf=DiskShelf(folder / "kept"))
+    tools = BatchContext(shelf=DiskStatsStore(folder / "kept"))
     seen = forwards(monkeypatch)
     assert len(by_picture([*stylize_folder("photos", "art/x.png", "out", options, tools=tools)])) == 4
     assert seen.count((60, 60)) == 1, "of a style that is smaller than either scale, for all photos"
@@ -145,8 +144,8 @@ def test_a_resumed_run_computes_no_statistics_that_are_kept(
 
 
 def test_statistics_of_recoloured_styles_are_not_kept(folder: Path) -> None:
-    shelf = DiskShelf(folder / "kept")
-    [*stylize_folder("photos", "art/x.png", "out", OPTIONS.replace(keep_color=1), tools=Tools(shelf=shelf))]
+    shelf = DiskStatsStore(folder / "kept")
+    [*stylize_folder("photos", "art/x.png", "out", OPTIONS.replace(keep_color=1), tools=BatchContext(shelf=shelf))]
     assert not shelf.folder.exists()
 
 
@@ -162,7 +161,7 @@ def test_a_shelf_gives_what_was_put_there_and_drops_the_longest_unused(
     tmp_path: Path, found: dict[str, losses.Moments]
 ) -> None:
     cpu = torch.device("cpu")
-    shelf = DiskShelf(tmp_path / "kept", room=1500)
+    shelf = DiskStatsStore(tmp_path / "kept", room=1500)
     assert shelf.get("one", cpu) is None
     shelf.put("one", cpu, found)
     again = shelf.get("one", cpu)
@@ -179,7 +178,7 @@ def test_a_shelf_gives_what_was_put_there_and_drops_the_longest_unused(
 
 
 def test_a_damaged_file_on_a_shelf_is_as_if_it_were_not_there(tmp_path: Path, found: dict[str, losses.Moments]) -> None:
-    cpu, shelf = torch.device("cpu"), DiskShelf(tmp_path)
+    cpu, shelf = torch.device("cpu"), DiskStatsStore(tmp_path)
     shelf.put("one", cpu, found)
     (file,) = tmp_path.iterdir()
     for data in (b"", b"no tensors", file.read_bytes()[:-3]):
@@ -191,7 +190,11 @@ def test_a_damaged_file_on_a_shelf_is_as_if_it_were_not_there(tmp_path: Path, fo
 
 def test_a_shelf_that_cannot_be_written_costs_nothing_but_time(folder: Path) -> None:
     (folder / "kept").write_text("no folder")
-    told = [*stylize_folder("photos", "art/x.png", "out", OPTIONS, tools=Tools(shelf=DiskShelf(folder / "kept")))]
+    told = [
+        *stylize_folder(
+            "photos", "art/x.png", "out", OPTIONS, tools=BatchContext(shelf=DiskStatsStore(folder / "kept"))
+        )
+    ]
     assert {event.kind for event in told} == {"started", "progress", "done"}
 
 
@@ -213,28 +216,30 @@ def store(folder: Path) -> str:
 @pytest.mark.parametrize(
     ("given", "rules", "places"),
     [
-        ("", Rules(), ["a.png"]),
-        ("/", Rules(recursive=True), ["a.png", "deep/b.png"]),
-        ("", Rules(recursive=True, exclude=("deep",)), ["a.png"]),
-        ("/a.png", Rules(), ["a.png"]),
-        ("/**/*.png", Rules(exclude=(".*",)), ["a.png", "deep/b.png"]),
-        ("/deep/*.png", Rules(), ["b.png"]),
+        ("", SelectionRules(), ["a.png"]),
+        ("/", SelectionRules(recursive=True), ["a.png", "deep/b.png"]),
+        ("", SelectionRules(recursive=True, exclude=("deep",)), ["a.png"]),
+        ("/a.png", SelectionRules(), ["a.png"]),
+        ("/**/*.png", SelectionRules(exclude=(".*",)), ["a.png", "deep/b.png"]),
+        ("/deep/*.png", SelectionRules(), ["b.png"]),
     ],
 )
-def test_urls_are_files_folders_and_patterns_too(given: str, rules: Rules, places: list[str], store: str) -> None:
-    listing = discover.find(store + given, rules, unknown, "CONTENTS")
+def test_urls_are_files_folders_and_patterns_too(
+    given: str, rules: SelectionRules, places: list[str], store: str
+) -> None:
+    listing = discover.find_inputs(store + given, rules, unknown, "CONTENTS")
     assert [it.relative for it in listing.inputs] == places
     assert all(it.path.startswith("memory://") for it in listing.inputs)
 
 
 def test_what_is_at_urls_is_painted_remembered_and_read_again_only_when_changed(folder: Path, store: str) -> None:
     asked = (store, "memory://shop/a.png", "out", OPTIONS)
-    told = [*stylize_folder(*asked, rules=Rules(recursive=True))]
+    told = [*stylize_folder(*asked, rules=SelectionRules(recursive=True))]
     assert {event.pair.output: event.kind for event in told} == {"a.a.png": "done", "deep/b.a.png": "done"}
-    assert [*stylize_folder(*asked, rules=Rules(recursive=True))] == []
+    assert [*stylize_folder(*asked, rules=SelectionRules(recursive=True))] == []
     fsspec.filesystem("memory").pipe("/shop/deep/b.png", (folder / "photos" / "c.png").read_bytes())
     with pytest.raises(StylerError, match="changed: the content 'memory://"):
-        next(stylize_folder(*asked, rules=Rules(recursive=True)))
+        next(stylize_folder(*asked, rules=SelectionRules(recursive=True)))
 
 
 def test_what_is_not_there_or_cannot_be_opened_is_told(folder: Path) -> None:

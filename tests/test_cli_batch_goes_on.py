@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 from styler import images
-from styler.batch import ledger
+from styler.batch import manifest
 from styler.cli import main
 from styler.engine.painter import Painter
 from styler.errors import DeviceError, OutOfMemory
@@ -43,16 +43,16 @@ def paint(*tokens: str) -> int:
     return main(["batch", "photos", "x.png", "-o", "out", *TINY, *tokens])
 
 
-def manifest() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in ledger.path(Path("out")).read_text().splitlines()]
+def manifest_lines() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in manifest.manifest_path(Path("out")).read_text().splitlines()]
 
 
 def states() -> dict[str, str]:
-    return {line["output"]: line["state"] for line in manifest() if "output" in line}
+    return {line["output"]: line["state"] for line in manifest_lines() if "output" in line}
 
 
 def errors() -> list[str]:
-    return [line["error"] for line in manifest() if line["state"] == "failed"]
+    return [line["error"] for line in manifest_lines() if line["state"] == "failed"]
 
 
 def test_bad_files_fail_with_their_sentences_and_the_rest_goes_on(folder: Path, capsys: Capture) -> None:
@@ -83,12 +83,12 @@ def test_a_failure_is_listed_again_and_tried_again_only_when_asked_or_mended(fol
     err = capsys.readouterr().err
     assert re.search(r"^styler: 2 done, 1 failed, 0 skipped in [\d.]+ s \([\d.]+ s each\)\.$", err, re.MULTILINE)
     assert "styler: failed: b.x.png: Cannot read 'photos/b.png': it is empty; download or copy it again." in err
-    lines = len(manifest())
+    lines = len(manifest_lines())
     assert main(args) == 3
     err = capsys.readouterr().err
     assert "0 done, 1 failed, 2 skipped" in err
     assert "1 of the failures is of an earlier run; --retry-failed tries it again." in err
-    assert len(manifest()) == lines
+    assert len(manifest_lines()) == lines
     assert main([*args, "--retry-failed"]) == 3
     assert len(errors()) == 2
     (folder / "photos" / "b.png").write_bytes(whole)
@@ -206,7 +206,7 @@ def test_a_manifest_that_cannot_be_written_ends_the_batch(
 
 def test_a_torn_last_line_is_as_if_it_were_not_there(folder: Path, capsys: Capture) -> None:
     assert paint("--no-index") == 0
-    file = ledger.path(Path("out"))
+    file = manifest.manifest_path(Path("out"))
     whole = file.read_bytes()
     file.write_bytes(whole[:-20])  # `done` of the last picture, whose bytes are known from the line before
     capsys.readouterr()
@@ -218,7 +218,7 @@ def test_a_torn_last_line_is_as_if_it_were_not_there(folder: Path, capsys: Captu
 
 def test_a_picture_that_was_about_to_be_written_is_made_again(folder: Path, capsys: Capture) -> None:
     assert paint("--no-index") == 0
-    file = ledger.path(Path("out"))
+    file = manifest.manifest_path(Path("out"))
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(b"".join(lines[:-1]))
     (folder / "out" / "c.x.png").unlink()
@@ -241,7 +241,7 @@ def test_a_picture_that_was_about_to_be_written_is_made_again(folder: Path, caps
 )
 def test_a_damaged_or_newer_manifest_is_left_alone(line: bytes, sentence: str, folder: Path, capsys: Capture) -> None:
     assert paint("--no-index") == 0
-    file = ledger.path(Path("out"))
+    file = manifest.manifest_path(Path("out"))
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(b"".join([lines[0], line, *lines[1:]]))
     before = file.read_bytes()
@@ -318,5 +318,5 @@ def test_the_index_stays_ours_after_every_run(folder: Path, capsys: Capture) -> 
     assert paint() == 0
     second = (folder / "out" / "index.html").read_bytes()
     assert first != second
-    recorded = [line["files"]["index.html"] for line in manifest() if "index.html" in line.get("files", {})]
+    recorded = [line["files"]["index.html"] for line in manifest_lines() if "index.html" in line.get("files", {})]
     assert recorded[-1] == hashlib.sha256(second).hexdigest()

@@ -82,8 +82,8 @@ def test_auto_precision_is_single_on_a_cpu_and_half_on_a_gpu(monkeypatch: pytest
     ("name", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
 )
 def test_a_precision_that_is_asked_for_is_taken_everywhere(name: str, dtype: torch.dtype) -> None:
-    for device in ("cpu", "cuda", "mps"):
-        assert choose_precision(torch.device(device), name) is dtype
+    for kind in ("cpu", "cuda", "mps"):
+        assert choose_precision(torch.device(kind), name) is dtype
 
 
 def test_free_memory_is_that_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,11 +14,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from styler.batch import index
-from styler.batch.discover import Rules, natural
-from styler.batch.folder import stylize_folder
-from styler.batch.tools import Tools
-from styler.batch.work import Event
+from styler.batch import report
+from styler.batch.discover import SelectionRules, natural_key
+from styler.batch.runner import BatchEvent, stylize_folder
+from styler.batch.worker import BatchContext
 from styler.errors import UsageError, quote_name
 from styler.images import Picture
 from styler.options import Options
@@ -90,8 +89,8 @@ def paint(
             pile.folder / "out",
             options,
             stop=stop,
-            tools=Tools(read=read),
-            rules=Rules(include=("*",)),
+            tools=BatchContext(read=read),
+            rules=SelectionRules(include=("*",)),
         ):
             _told(pile, event)
             pile.left = _left(pile, event, time.monotonic() - began)
@@ -125,7 +124,7 @@ def _gathered(visit: Visit, contents: Sequence[Upload], styles: Sequence[Upload]
     shutil.rmtree(visit.folder, ignore_errors=True)  # the batch before
     folder = visit.next_folder("batch")
     names = [_linked(uploads, folder / kind) for kind, uploads in (("contents", contents), ("styles", styles))]
-    contents_, styles_ = (sorted(found, key=natural) for found in names)  # as they will be painted
+    contents_, styles_ = (sorted(found, key=natural_key) for found in names)  # as they will be painted
     rows = {(content, style): Row(content, style) for style in styles_ for content in contents_}
     return Pile(folder, rows)
 
@@ -157,7 +156,7 @@ def _candidates(stem: str, ending: str) -> Generator[str, None, None]:
         number += 1
 
 
-def _told(pile: Pile, event: Event) -> None:
+def _told(pile: Pile, event: BatchEvent) -> None:
     """Note in its row what happened to a picture."""
     row = pile.rows[event.pair.content.name, event.pair.styles[0].name]
     if event.kind == "started":
@@ -171,7 +170,7 @@ def _told(pile: Pile, event: Event) -> None:
         pile.views.append((_view(pile, event), f"{Path(row.content).stem} × {Path(row.style).stem}"))
 
 
-def _view(pile: Pile, event: Event) -> Path:
+def _view(pile: Pile, event: BatchEvent) -> Path:
     """A finished picture, small enough for a gallery."""
     path = pile.folder / "views" / f"{len(pile.views) + 1}.jpg"
     path.parent.mkdir(exist_ok=True)
@@ -182,7 +181,7 @@ def _view(pile: Pile, event: Event) -> Path:
     return path
 
 
-def _left(pile: Pile, event: Event, seconds: float) -> float | None:
+def _left(pile: Pile, event: BatchEvent, seconds: float) -> float | None:
     """Seconds that the rest takes, going by what is done."""
     done = pile.count("done") + sum(row.share for row in pile.rows.values() if row.state == "painting")
     rest = pile.count("waiting") + pile.count("painting") + pile.count("done") - done
@@ -197,7 +196,7 @@ def _packed(pile: Pile) -> Path | None:
     found = sorted(path for path in out.glob("*.png")) if out.is_dir() else []
     if not found:
         return None
-    sheet = out / index.SHEET
+    sheet = out / report.CONTACT_SHEET
     archive = pile.folder / "styler.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as pack:  # pictures are packed already
         for path in (*found, *([sheet] if sheet.exists() else [])):

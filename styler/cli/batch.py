@@ -23,9 +23,9 @@ from styler.errors import UsageError
 from styler.options import resolve_options
 
 if TYPE_CHECKING:
-    from styler.batch.ledger import Past
-    from styler.batch.prepare import Batch, Request
-    from styler.batch.tools import Tools
+    from styler.batch.manifest import ManifestHistory
+    from styler.batch.plan import BatchPlan, BatchRequest
+    from styler.batch.worker import BatchContext
 
 Contents = Annotated[FileName | None, Parameter(help="photos: a file, a folder, 'a pattern', @list.txt, or a name")]
 Styles = Annotated[FileName | None, Parameter(help="paintings, likewise")]
@@ -94,7 +94,7 @@ def batch(
         return _worked(prepared, past, tools, watch, going, json=json, quiet=quiet, show=show)
 
 
-def _decisions(prepared: "Batch") -> list[str]:
+def _decisions(prepared: "BatchPlan") -> list[str]:
     """What is known before the network is loaded."""
     now = prepared.standing
     return [
@@ -109,7 +109,7 @@ def _checked(contents: str | None, styles: str | None, more: Sequence[str], outp
     Raises:
         UsageError: something is missing, or there is too much of it.
     """
-    from styler.batch import places
+    from styler.batch import discover
 
     if contents is None or styles is None:
         raise UsageError("CONTENTS and STYLES are needed, in this order; see 'styler batch --help'.")
@@ -124,7 +124,7 @@ def _checked(contents: str | None, styles: str | None, more: Sequence[str], outp
         raise UsageError("A batch reads and writes files, and no -; for one picture take 'styler run'.")
     if going.max_failures is not None and going.max_failures < 1:
         raise UsageError(f"max_failures is {going.max_failures}; it can be a whole number above 0.")
-    if places.is_url(output):
+    if discover.is_url(output):
         return _near(output)
     return Path(output)
 
@@ -152,18 +152,18 @@ def _request(
     reading: inputs.Reading,
     before: replay.Before,
     bit_depth: int,
-) -> "Request":
-    from styler.batch.discover import Rules
-    from styler.batch.prepare import Request
+) -> "BatchRequest":
+    from styler.batch.discover import SelectionRules
+    from styler.batch.plan import BatchRequest
 
     if options.init == streams.STREAM:
         raise UsageError("The picture to start from cannot come from standard input; name a file with --init.")
-    return Request(
+    return BatchRequest(
         contents=contents,
         styles=styles,
         out=out,
         options=options,
-        rules=Rules(
+        rules=SelectionRules(
             recursive=choosing.recursive,
             follow=choosing.follow_symlinks,
             include=tuple(choosing.include),
@@ -179,15 +179,15 @@ def _request(
     )
 
 
-def _prepared(request: "Request", *, overwrite: bool, retry: bool) -> "tuple[Past, Batch]":
+def _prepared(request: "BatchRequest", *, overwrite: bool, retry: bool) -> "tuple[ManifestHistory, BatchPlan]":
     import dataclasses
 
-    from styler.batch import ledger
-    from styler.batch.prepare import prepare
+    from styler.batch import manifest
+    from styler.batch.plan import plan_batch
 
-    past = ledger.read(request.out)
+    past = manifest.read_manifest(request.out)
     request = dataclasses.replace(request, overwrite=overwrite, retry=retry)
-    return past, prepare(
+    return past, plan_batch(
         request,
         past,
         lambda name: inputs.located(name, library.find_content, library.list_contents(), "photos"),
@@ -195,16 +195,18 @@ def _prepared(request: "Request", *, overwrite: bool, retry: bool) -> "tuple[Pas
     )
 
 
-def _left_out(prepared: "Batch") -> list[str]:
+def _left_out(prepared: "BatchPlan") -> list[str]:
     if not prepared.links:
         return []
     links = "1 link was" if prepared.links == 1 else f"{prepared.links} links were"
     return [f"{links} not followed; --follow-symlinks does."]
 
 
-def _tools(ends: ExitStack, reading: inputs.Reading, keeping: replay.Keeping, going: Going, where: Where) -> "Tools":
+def _tools(
+    ends: ExitStack, reading: inputs.Reading, keeping: replay.Keeping, going: Going, where: Where
+) -> "BatchContext":
     """What the pictures are read and written with; `ends` closes what has to be."""
-    from styler.batch.tools import Tools
+    from styler.batch.worker import BatchContext
     from styler.cli import outputs
 
     cluster, inside = where.cluster(), replay.inside(keeping)
@@ -212,7 +214,7 @@ def _tools(ends: ExitStack, reading: inputs.Reading, keeping: replay.Keeping, go
         read, decode = inputs.reader(reading), inputs.decoder(reading)
     else:
         read, decode = inputs.apart(reading, ends)
-    return Tools(
+    return BatchContext(
         read=read,
         decode=decode,
         keep=outputs.kept_anyway,
@@ -225,9 +227,9 @@ def _tools(ends: ExitStack, reading: inputs.Reading, keeping: replay.Keeping, go
 
 
 def _worked(
-    prepared: "Batch",
-    past: "Past",
-    tools: "Tools",
+    prepared: "BatchPlan",
+    past: "ManifestHistory",
+    tools: "BatchContext",
     watch: interrupts.Watch,
     going: Going,
     *,
@@ -236,20 +238,20 @@ def _worked(
     show: bool,
 ) -> int:
     """Paint, tell, and return the exit code."""
-    from styler.batch import index, ledger, work
+    from styler.batch import manifest, report, runner
     from styler.cli import batch_report, outputs
 
     tally = batch_report.Tally(prepared)
-    with ledger.Ledger(prepared.out, past) as book:
+    with manifest.Manifest(prepared.out, past) as book:
         with batch_report.shown(tally, progress=show, json=json) as tell:
-            for event in work.events(prepared, book, tools, watch.stop, going.limit):
+            for event in runner.run_batch(prepared, book, tools, watch.stop, going.limit):
                 if not watch.painting:
                     watch.begin()
                 tally.count(event)
                 tell(event)
                 if event.kind == "done" and not json:
                     outputs.announce(prepared.out / event.pair.output)
-        notes = [] if going.no_index else index.write(prepared, book)
+        notes = [] if going.no_index else report.write_index(prepared, book)
     for note in [] if quiet else notes:
         report.warn(note)
     code = watch.exit_code if watch.stop.is_set() else 3 if tally.failures or prepared.problems else 0

@@ -13,7 +13,7 @@ from styler.cli.inputs import Reading
 from styler.errors import UsageError
 
 if TYPE_CHECKING:
-    from styler.batch.tools import Cluster
+    from styler.batch.worker import ClusterConfig
 
 IN, ON, WHERE = Group("What goes in", sort_key=0.1), Group("How it goes on", sort_key=0.2), Group("Where", sort_key=0.3)
 
@@ -121,13 +121,13 @@ class Where:
         if self.cpus_per_worker is not None and self.cpus_per_worker < 1:
             raise UsageError(f"cpus_per_worker is {self.cpus_per_worker}; it can be a whole number above 0.")
 
-    def cluster(self) -> "Cluster | None":
+    def cluster(self) -> "ClusterConfig | None":
         """Where Ray paints, if it does."""
-        from styler.batch.tools import Cluster
+        from styler.batch.worker import ClusterConfig
 
         if self.engine != "ray":
             return None
-        return Cluster(address=self.ray_address or "auto", cpus_per_worker=self.cpus_per_worker)
+        return ClusterConfig(address=self.ray_address or "auto", cpus_per_worker=self.cpus_per_worker)
 
 
 OTHERS = ("bit_depth", "no_metadata", "keep_metadata", "quiet", "no_progress")

@@ -12,7 +12,7 @@ from styler.errors import ImageError
 from styler.options import INIT_CHOICES
 
 if TYPE_CHECKING:
-    from styler.batch.prepare import Batch
+    from styler.batch.plan import BatchPlan
     from styler.cli.dry_run import Forecast
     from styler.images import Picture
 
@@ -20,7 +20,7 @@ BYTES = {"png": 2.4, "jpg": 0.9, "webp": 0.7, "avif": 0.6, "tiff": 2.6}
 """Of a pixel of a painting in a file, about; twice as many at 16 bit."""
 
 
-def told(batch: "Batch", read: "Callable[[str], Picture]", where: Where, *, json: bool) -> int:
+def told(batch: "BatchPlan", read: "Callable[[str], Picture]", where: Where, *, json: bool) -> int:
     """Say what would be done; return the exit code."""
     found = _forecast(batch, read, where)
     workers = max(1, len(where.listed))
@@ -37,7 +37,7 @@ def told(batch: "Batch", read: "Callable[[str], Picture]", where: Where, *, json
     return 0
 
 
-def _forecast(batch: "Batch", read: "Callable[[str], Picture]", where: Where) -> "Forecast | None":
+def _forecast(batch: "BatchPlan", read: "Callable[[str], Picture]", where: Where) -> "Forecast | None":
     """Of the first picture that can be read, on the first device; None if there is none."""
     options = batch.request.options
     if where.listed:
@@ -53,7 +53,7 @@ def _forecast(batch: "Batch", read: "Callable[[str], Picture]", where: Where) ->
     return None
 
 
-def _lines(batch: "Batch", found: "Forecast | None", disk: float | None, free: int, where: Where) -> list[str]:
+def _lines(batch: "BatchPlan", found: "Forecast | None", disk: float | None, free: int, where: Where) -> list[str]:
     from styler.errors import quote_name
 
     now = batch.standing
@@ -80,7 +80,9 @@ def _lines(batch: "Batch", found: "Forecast | None", disk: float | None, free: i
     return ["A dry run: nothing is painted or written.", *answers.columns(rows), *plan]
 
 
-def _document(batch: "Batch", found: "Forecast | None", disk: float | None, free: int, workers: int) -> dict[str, Any]:
+def _document(
+    batch: "BatchPlan", found: "Forecast | None", disk: float | None, free: int, workers: int
+) -> dict[str, Any]:
     now = batch.standing
     return {
         "dry_run": True,

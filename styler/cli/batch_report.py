@@ -12,12 +12,11 @@ from styler.cli import answers, report
 from styler.errors import NothingMatched
 
 if TYPE_CHECKING:
-    from styler.batch.pairs import Pair
-    from styler.batch.prepare import Batch
-    from styler.batch.work import Event
+    from styler.batch.plan import BatchPlan, Pair
+    from styler.batch.runner import BatchEvent
     from styler.engine.result import Progress
 
-Tell = Callable[["Event"], None]
+Tell = Callable[["BatchEvent"], None]
 
 LINE_SECONDS = 10.0
 """Between two lines where there is no terminal, and between two events of progress."""
@@ -29,7 +28,7 @@ LISTED = 20
 class Tally:
     """How a batch stands, counted from its events."""
 
-    batch: "Batch"
+    batch: "BatchPlan"
     done: int = 0
     failures: "list[tuple[str, str]]" = field(default_factory=list)
     """Names of pictures, and why they failed; those of earlier runs too."""
@@ -56,7 +55,7 @@ class Tally:
         """Since it began."""
         return time.monotonic() - self.began
 
-    def count(self, event: "Event") -> None:
+    def count(self, event: "BatchEvent") -> None:
         """Take in an event."""
         if event.kind in ("started", "progress"):
             self.in_work[event.pair.output] = event.progress
@@ -90,7 +89,7 @@ def shown(tally: Tally, *, progress: bool, json: bool) -> Iterator[Tell]:
     with _progress(tally, where, wanted=progress) as move:
         stream = _streamed() if json else None
 
-        def tell(event: "Event") -> None:
+        def tell(event: "BatchEvent") -> None:
             move(event)
             if event.kind == "failed":
                 report.complain(f"error: {event.text}")
@@ -128,7 +127,7 @@ def _bars(tally: Tally, where: Any) -> Iterator[Tell]:
         ones: dict[str, rich.TaskID] = {}
         due: dict[str, float] = {}
 
-        def move(event: "Event") -> None:
+        def move(event: "BatchEvent") -> None:
             at, name = event.progress, event.pair.output
             bar.update(loading, visible=False)
             if at and time.monotonic() < due.get(name, 0.0):
@@ -151,7 +150,7 @@ def _lines(tally: Tally, where: Any) -> Tell:
     """A line every few seconds."""
     due = time.monotonic() + LINE_SECONDS
 
-    def move(event: "Event") -> None:
+    def move(event: "BatchEvent") -> None:
         nonlocal due
         if event.progress is None or time.monotonic() < due:
             return
@@ -178,7 +177,7 @@ def _streamed() -> Tell:
     """Every event as a line of JSON; progress only every few seconds."""
     due = 0.0
 
-    def tell(event: "Event") -> None:
+    def tell(event: "BatchEvent") -> None:
         nonlocal due
         facts: dict[str, Any] = {"event": event.kind, "output": event.pair.output}
         if event.kind == "started":
@@ -249,17 +248,17 @@ def status(out: Path, *, json: bool) -> int:
     Raises:
         NothingMatched: there is none.
     """
-    from styler.batch import ledger
+    from styler.batch import manifest
     from styler.errors import quote_name
 
-    past = ledger.read(out)
+    past = manifest.read_manifest(out)
     if not past.runs:
         raise NothingMatched(f"There is no batch in {quote_name(out)}; give the folder that it was told with -o.")
     states = {name: entry["state"] for name, entry in past.entries.items()}
     there = {name for name in states if (out / name).is_file()}
-    done = sum(state != ledger.FAILED and name in there for name, state in states.items())
-    gone = sum(state == ledger.DONE and name not in there for name, state in states.items())
-    failures = {name: past.entries[name]["error"] for name, state in states.items() if state == ledger.FAILED}
+    done = sum(state != manifest.FAILED and name in there for name, state in states.items())
+    gone = sum(state == manifest.DONE and name not in there for name, state in states.items())
+    failures = {name: past.entries[name]["error"] for name, state in states.items() if state == manifest.FAILED}
     left = max(0, past.runs[-1]["pairs"] - done - len(failures))
     facts = {"done": done, "failed": len(failures), "left": left, "gone": gone}
     if json:

@@ -102,11 +102,11 @@ def anywhere(reading: Reading) -> "Callable[[str], Picture]":
     near, decode = reader(reading), decoder(reading)
 
     def read(path: str) -> "Picture":
-        from styler.batch import places
+        from styler.batch import discover
 
-        if not places.is_url(path):
+        if not discover.is_url(path):
             return near(Path(path))
-        data = places.load(path)
+        data = discover.load_url(path)
         with _muted():
             return decode(data, name=path)
 

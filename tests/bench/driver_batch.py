@@ -18,10 +18,10 @@ from unittest import mock
 import numpy as np
 
 from styler import images
-from styler.batch import thumbs, work
-from styler.batch.discover import Rules
-from styler.batch.folder import stylize_folder
-from styler.batch.worker import Made, Report, Task
+from styler.batch import report, runner
+from styler.batch.discover import SelectionRules
+from styler.batch.runner import stylize_folder
+from styler.batch.worker import EncodedPicture, PaintTask, WorkerReport
 
 
 class Instant:
@@ -31,17 +31,20 @@ class Instant:
 
     def __init__(self, data: bytes, small: bytes) -> None:
         self._data, self._small = data, small
-        self._said: deque[Report] = deque()
+        self._said: deque[WorkerReport] = deque()
         self._woken = threading.Event()
 
-    def submit(self, task: Task) -> None:
+    def submit(self, task: PaintTask) -> None:
         """Done."""
         data = self._data + task.number.to_bytes(4, "big")
         sha256 = hashlib.sha256(data).hexdigest()
-        made = Made(data, sha256, {sha256: self._small})
-        self._said += [Report(task.number, "started"), Report(task.number, "made", made=made, hashes=("0", "0"))]
+        made = EncodedPicture(data, sha256, {sha256: self._small})
+        self._said += [
+            WorkerReport(task.number, "started"),
+            WorkerReport(task.number, "made", made=made, hashes=("0", "0")),
+        ]
 
-    def poll(self, seconds: float) -> Report | None:
+    def poll(self, seconds: float) -> WorkerReport | None:
         """What is done."""
         if not self._said:
             self._woken.wait(seconds)
@@ -58,7 +61,7 @@ class Instant:
     def stop(self) -> None:
         """Nothing is in work."""
 
-    def close(self) -> list[Report]:
+    def close(self) -> list[WorkerReport]:
         """Nothing is left."""
         return []
 
@@ -68,18 +71,20 @@ def main() -> None:
     pictures = int(sys.argv[1]) if len(sys.argv) > 1 else 500
     pixels = np.random.default_rng(0).random((96, 128, 3), np.float32).repeat(8, 0).repeat(8, 1)  # (768, 1024, 3)
     pixels += np.random.default_rng(1).normal(0, 0.02, pixels.shape).astype(np.float32)
-    data, small = images.encode_image(pixels.clip(0, 1)), thumbs.made(pixels)
+    data, small = images.encode_image(pixels.clip(0, 1)), report.make_thumbnail(pixels)
     with tempfile.TemporaryDirectory(dir=sys.argv[2] if len(sys.argv) > 2 else None) as name:
         folder = Path(name)
         for number in range(pictures):
             images.write_file(folder / "photos" / str(number // 1000) / f"{number}.jpg", b"")
         images.write_file(folder / "x.jpg", b"")
         with (
-            mock.patch.object(work, "_engine", return_value=Instant(data, small)),
-            mock.patch("styler.batch.index.write", return_value=[]),
+            mock.patch.object(runner, "_engine", return_value=Instant(data, small)),
+            mock.patch("styler.batch.report.write_index", return_value=[]),
         ):
             began, used = time.monotonic(), time.process_time()
-            told = stylize_folder(folder / "photos", folder / "x.jpg", folder / "out", rules=Rules(recursive=True))
+            told = stylize_folder(
+                folder / "photos", folder / "x.jpg", folder / "out", rules=SelectionRules(recursive=True)
+            )
             done = sum(event.kind == "done" for event in told)
             clock, used = time.monotonic() - began, time.process_time() - used
         lines = (folder / "out" / ".styler" / "manifest.jsonl").stat().st_size

@@ -100,7 +100,7 @@ def main() -> int:
     """Kill, finish, compare; the exit code."""
     kills, pictures = (int(text) for text in [*sys.argv[1:], "30", "12"][:2])
     chance = random.Random(6)
-    for name in ("styler.cli.app", "styler.cli.batch_report", "styler.batch.work", "styler.batch.local"):
+    for name in ("styler.cli.app", "styler.cli.batch_report", "styler.batch.runner", "styler.batch.runner"):
         importlib.import_module(name)  # and PyTorch with them, once for all
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

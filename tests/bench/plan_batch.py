@@ -13,38 +13,41 @@ import time
 from pathlib import Path
 from unittest import mock
 
-from styler.batch import ledger, prepare, resume
-from styler.batch.discover import Rules
-from styler.batch.prepare import Batch, Request
+from styler.batch import manifest, plan
+from styler.batch.discover import SelectionRules
+from styler.batch.plan import BatchPlan, BatchRequest
 from styler.options import Options
 
 
-def planned(folder: Path) -> tuple[Batch, float, float]:
+def planned(folder: Path) -> tuple[BatchPlan, float, float]:
     """The plan, and seconds of the processor for the manifest and for all."""
     began = time.process_time()
-    past = ledger.read(folder / "out")
+    past = manifest.read_manifest(folder / "out")
     read = time.process_time() - began
-    request = Request(
+    request = BatchRequest(
         contents=str(folder / "photos"),
         styles=str(folder / "style.png"),
         out=folder / "out",
         options=Options(),
-        rules=Rules(recursive=True),
+        rules=SelectionRules(recursive=True),
     )
-    return prepare.prepare(request, past, Path, Path), read, time.process_time() - began
+    return plan.plan_batch(request, past, Path, Path), read, time.process_time() - began
 
 
-def write_manifest(folder: Path, batch: Batch) -> None:
+def write_manifest(folder: Path, batch: BatchPlan) -> None:
     """What a batch that is done leaves: two lines a picture, and the pictures themselves, which are empty here."""
-    settings = resume.digest(batch.settings)
-    with ledger.Ledger(folder / "out", ledger.Past()) as book, mock.patch("os.fsync"):  # it is no bench of the disk
-        book.add(ledger.RUN, settings=settings, options=batch.settings, pairs=len(batch.pairs), todo=len(batch.pairs))
+    settings = plan.hash_settings(batch.settings)
+    with (
+        manifest.Manifest(folder / "out", manifest.ManifestHistory()) as book,
+        mock.patch("os.fsync"),
+    ):  # it is no bench of the disk
+        book.add(manifest.RUN, settings=settings, options=batch.settings, pairs=len(batch.pairs), todo=len(batch.pairs))
         for pair in batch.pairs:
             content = {**batch.files.state(pair.content.path), "sha256": "0" * 64}
             styles = [{**batch.files.state(style.path), "sha256": "0" * 64} for style in pair.styles]
             facts = {"output": pair.output, "settings": settings, "content": content, "styles": styles}
-            book.add(ledger.WRITING, **facts, sha256="0" * 64)
-            book.add(ledger.DONE, output=pair.output, seconds=1.0)
+            book.add(manifest.WRITING, **facts, sha256="0" * 64)
+            book.add(manifest.DONE, output=pair.output, seconds=1.0)
             place = folder / "out" / pair.output
             place.parent.mkdir(parents=True, exist_ok=True)
             place.touch()

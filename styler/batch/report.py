@@ -1,7 +1,4 @@
-"""`index.html` and `contact-sheet.jpg`: content, styles and result of every picture at a glance, from small copies.
-
-Files of these names that this batch did not make stay as they are.
-"""
+"""Small copies of pictures, kept by the hash of what they show, for the index of a batch."""
 
 import hashlib
 import html
@@ -12,18 +9,57 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from styler import images
-from styler.batch import ledger, thumbs
-from styler.batch.ledger import Ledger
-from styler.batch.prepare import Batch
+from styler.batch import manifest
+from styler.batch.manifest import MANIFEST_FOLDER, Manifest
+from styler.batch.plan import BatchPlan
 from styler.errors import quote_name
 
-PAGE, SHEET = "index.html", "contact-sheet.jpg"
-MOST_ROWS, MOST_ON_SHEET = 5000, 60
+THUMBNAIL_SIDE = 240
+"""Pixels of the long side."""
+
+
+def thumbnail_path(out: Path, sha256: str) -> Path:
+    """Where the small copy of what has that hash is."""
+    return out / MANIFEST_FOLDER / "thumbs" / sha256[:2] / f"{sha256}.jpg"
+
+
+def make_thumbnail(pixels: NDArray[np.floating]) -> bytes:
+    """A small copy, JPEG.
+
+    Args:
+        pixels: (H, W, 3), sRGB in [0, 1].
+    """
+    image = Image.fromarray(np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8))
+    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    small = np.asarray(image, np.float32) / 255  # (h, w, 3)
+    return images.encode_image(small, format="jpeg", quality=85)
+
+
+def save_thumbnail(out: Path, sha256: str, data: bytes) -> None:
+    """Keep a small copy, unless there is one.
+
+    Args:
+        out: the folder of the batch.
+        sha256: of the file that it shows.
+        data: what `made` made.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    place = thumbnail_path(out, sha256)
+    if not place.is_file():
+        images.write_file(place, data, overwrite=True)
+
+
+INDEX_PAGE, CONTACT_SHEET = "index.html", "contact-sheet.jpg"
+MAX_ROWS, MAX_SHEET_ROWS = 5000, 60
 """Pictures on the page, and on the sheet, at most: the first ones."""
-GAP, TEXT = 8, 16
+SHEET_GAP, TEXT_HEIGHT = 8, 16
 """Pixels between the pictures of the sheet, and the height of a line of text."""
 
 _HEAD = """<!doctype html>
@@ -42,7 +78,7 @@ figcaption {{ flex-basis: 100%; overflow-wrap: anywhere; }}
 """
 
 
-def write(batch: Batch, book: Ledger) -> list[str]:
+def write_index(batch: BatchPlan, book: Manifest) -> list[str]:
     """Write both; return sentences on what was not replaced.
 
     Raises:
@@ -51,11 +87,11 @@ def write(batch: Batch, book: Ledger) -> list[str]:
     entries = [
         (pair.output, book.past.entries[pair.output]) for pair in batch.pairs if pair.output in book.past.entries
     ]
-    done = [(name, entry) for name, entry in entries if entry["state"] == ledger.DONE]
-    failed = [(name, entry) for name, entry in entries if entry["state"] == ledger.FAILED]
-    made = {PAGE: page(batch.out, len(batch.pairs), done, failed)}
+    done = [(name, entry) for name, entry in entries if entry["state"] == manifest.DONE]
+    failed = [(name, entry) for name, entry in entries if entry["state"] == manifest.FAILED]
+    made = {INDEX_PAGE: make_index_page(batch.out, len(batch.pairs), done, failed)}
     if done:
-        made[SHEET] = sheet(batch.out, done)
+        made[CONTACT_SHEET] = make_contact_sheet(batch.out, done)
     notes, hashes = [], {}
     for name, data in made.items():
         place = batch.out / name
@@ -64,7 +100,7 @@ def write(batch: Batch, book: Ledger) -> list[str]:
             continue
         hashes[name] = hashlib.sha256(data).hexdigest()
         if hashes[name] != book.past.index.get(name) or not place.exists():
-            book.add(ledger.INDEX, files={name: hashes[name]})
+            book.add(manifest.INDEX, files={name: hashes[name]})
             images.write_file(place, data, overwrite=True)
     return notes
 
@@ -73,7 +109,7 @@ def _is_ours(place: Path, recorded: str | None) -> bool:
     return recorded is not None and hashlib.sha256(place.read_bytes()).hexdigest() == recorded
 
 
-def page(
+def make_index_page(
     out: Path,
     total: int,
     done: Sequence[tuple[str, dict[str, Any]]],
@@ -81,50 +117,52 @@ def page(
 ) -> bytes:
     """The page, with links that hold as long as the folder is moved as a whole."""
     counts = f"{len(done)} of {total} done, {len(failed)} failed."
-    if len(done) > MOST_ROWS:
-        counts += f" These are the first {MOST_ROWS}."
-    parts = [_HEAD.format(title=_text(out.absolute().name), counts=counts)]
-    for name, entry in done[:MOST_ROWS]:
+    if len(done) > MAX_ROWS:
+        counts += f" These are the first {MAX_ROWS}."
+    parts = [_HEAD.format(title=_escape_text(out.absolute().name), counts=counts)]
+    for name, entry in done[:MAX_ROWS]:
         inputs = [entry["content"], *entry["styles"]]
-        shown = "".join(_image(out, it["sha256"], os.path.basename(it["path"])) for it in inputs)  # noqa: PTH119
-        link = f'<a href="{_link(name)}">{_image(out, entry["sha256"], name)}</a>'
-        parts.append(f"<figure>{shown}{link}<figcaption>{_text(name)}</figcaption></figure>\n")
-    for name, entry in failed[:MOST_ROWS]:
-        parts.append(f'<p class="failed">{_text(name)}: {_text(entry["error"])}</p>\n')
+        shown = "".join(_image_html(out, it["sha256"], os.path.basename(it["path"])) for it in inputs)  # noqa: PTH119
+        link = f'<a href="{_quote_link(name)}">{_image_html(out, entry["sha256"], name)}</a>'
+        parts.append(f"<figure>{shown}{link}<figcaption>{_escape_text(name)}</figcaption></figure>\n")
+    for name, entry in failed[:MAX_ROWS]:
+        parts.append(f'<p class="failed">{_escape_text(name)}: {_escape_text(entry["error"])}</p>\n')
     return "".join([*parts, "</html>\n"]).encode("utf-8", "backslashreplace")
 
 
-def _image(out: Path, sha256: str, name: str) -> str:
-    place = thumbs.path(out, sha256)
+def _image_html(out: Path, sha256: str, name: str) -> str:
+    place = thumbnail_path(out, sha256)
     if not place.is_file():
-        return f"<span>{_text(name)}</span>"
-    link = _link(place.relative_to(out).as_posix())
-    return f'<img loading="lazy" src="{link}" alt="{_text(name)}" title="{_text(name)}">'
+        return f"<span>{_escape_text(name)}</span>"
+    link = _quote_link(place.relative_to(out).as_posix())
+    return f'<img loading="lazy" src="{link}" alt="{_escape_text(name)}" title="{_escape_text(name)}">'
 
 
-def _link(name: str) -> str:
+def _quote_link(name: str) -> str:
     return quote(os.fsencode(name))
 
 
-def _text(name: str) -> str:
+def _escape_text(name: str) -> str:
     return html.escape(quote_name(name)[1:-1])
 
 
-def sheet(out: Path, done: Sequence[tuple[str, dict[str, Any]]]) -> bytes:
+def make_contact_sheet(out: Path, done: Sequence[tuple[str, dict[str, Any]]]) -> bytes:
     """The sheet: a row of small pictures for each painting, content first, with its name below."""
-    rows = done[:MOST_ON_SHEET]
+    rows = done[:MAX_SHEET_ROWS]
     most = max(len(entry["styles"]) for _, entry in rows)
     columns = min(most, 4) + 2
-    cell = thumbs.SIDE
-    width, high = GAP + columns * (cell + GAP), cell + TEXT + 2 * GAP
-    whole = Image.new("RGB", (width, GAP + high * len(rows)), "white")
+    cell = THUMBNAIL_SIDE
+    width, high = SHEET_GAP + columns * (cell + SHEET_GAP), cell + TEXT_HEIGHT + 2 * SHEET_GAP
+    whole = Image.new("RGB", (width, SHEET_GAP + high * len(rows)), "white")
     draw, font = ImageDraw.Draw(whole), ImageFont.load_default(size=12)
     for index, (name, entry) in enumerate(rows):
-        top = GAP + index * high
+        top = SHEET_GAP + index * high
         inputs = [entry["content"], *entry["styles"]][: columns - 1]
         for column, sha256 in enumerate([*(it["sha256"] for it in inputs), entry["sha256"]]):
-            _paste(whole, thumbs.path(out, sha256), GAP + column * (cell + GAP), top, cell)
-        draw.text((GAP, top + cell + 2), _fitted(quote_name(name)[1:-1], font, width - 2 * GAP), "black", font)
+            _paste(whole, thumbnail_path(out, sha256), SHEET_GAP + column * (cell + SHEET_GAP), top, cell)
+        draw.text(
+            (SHEET_GAP, top + cell + 2), _fit_text(quote_name(name)[1:-1], font, width - 2 * SHEET_GAP), "black", font
+        )
     stream = BytesIO()
     whole.save(stream, "JPEG", quality=88)
     return stream.getvalue()
@@ -140,7 +178,7 @@ def _paste(whole: Image.Image, place: Path, left: int, top: int, cell: int) -> N
         whole.paste(small.convert("RGB"), (left + (cell - small.width) // 2, top + (cell - small.height) // 2))
 
 
-def _fitted(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> str:
+def _fit_text(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> str:
     """As much of the end of a text as fits."""
     while font.getlength(text) > width:
         text = "…" + text[2:]

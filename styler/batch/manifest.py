@@ -14,10 +14,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from styler.batch import discover
 from styler.errors import OutputError, StylerError, quote_name
 
-SCHEMA = 1
-FOLDER, FILE = ".styler", "manifest.jsonl"
+MANIFEST_SCHEMA = 1
+MANIFEST_FOLDER, MANIFEST_FILE = ".styler", "manifest.jsonl"
 
 WRITING, DONE, FAILED = "writing", "done", "failed"
 """States of a picture: its bytes are known and about to be there, they are there, it could not be made."""
@@ -30,7 +31,7 @@ class ManifestError(OutputError):
 
 
 @dataclass(slots=True)
-class Past:
+class ManifestHistory:
     """What a manifest says."""
 
     entries: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -61,24 +62,24 @@ class Past:
                 entry["styles"] = [self._shared.setdefault(tuple(style.values()), style) for style in line["styles"]]
 
 
-def path(out: Path) -> Path:
+def manifest_path(out: Path) -> Path:
     """Where the manifest of a folder is."""
-    return out / FOLDER / FILE
+    return out / MANIFEST_FOLDER / MANIFEST_FILE
 
 
-def read(out: Path) -> Past:
+def read_manifest(out: Path) -> ManifestHistory:
     """What the manifest of a folder says; nothing if there is none.
 
     Raises:
         StylerError: it cannot be read, is damaged, or is of a newer program.
     """
-    past, file = Past(), path(out)
+    past, file = ManifestHistory(), manifest_path(out)
     try:
         with file.open("rb") as stream:
             for number, line in enumerate(stream, start=1):
                 if not line.endswith(b"\n"):  # torn off by a crash
                     break
-                past.add(_parsed(line, number, file))
+                past.add(_parse_line(line, number, file))
                 past.whole += len(line)
     except (FileNotFoundError, NotADirectoryError):
         return past
@@ -89,10 +90,10 @@ def read(out: Path) -> Past:
     return past
 
 
-def _parsed(line: bytes, number: int, file: Path) -> dict[str, Any]:
+def _parse_line(line: bytes, number: int, file: Path) -> dict[str, Any]:
     try:
         found = json.loads(line)
-        if found["schema"] <= SCHEMA:
+        if found["schema"] <= MANIFEST_SCHEMA:
             _ = found["state"] in (RUN, INDEX) or found["output"]
             return dict(found)
     except (ValueError, TypeError, KeyError, RecursionError) as problem:
@@ -102,7 +103,7 @@ def _parsed(line: bytes, number: int, file: Path) -> dict[str, Any]:
     raise StylerError(f"The manifest {quote_name(file)} is of a newer version of styler; update styler.")
 
 
-class Ledger:
+class Manifest:
     """A manifest that is open to be continued; whoever opens it has the folder for itself.
 
     Args:
@@ -113,9 +114,9 @@ class Ledger:
         StylerError: it cannot be written.
     """
 
-    def __init__(self, out: Path, past: Past) -> None:
+    def __init__(self, out: Path, past: ManifestHistory) -> None:
         self.past = past
-        self._file = path(out)
+        self._file = manifest_path(out)
         self._turn = threading.Lock()
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +126,7 @@ class Ledger:
         except OSError as problem:
             raise self._unwritable(problem) from problem
 
-    def __enter__(self) -> "Ledger":
+    def __enter__(self) -> "Manifest":
         return self
 
     def __exit__(
@@ -143,7 +144,12 @@ class Ledger:
             self._add(state, facts)
 
     def _add(self, state: str, facts: Mapping[str, Any]) -> None:
-        line = {"schema": SCHEMA, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "state": state, **facts}
+        line = {
+            "schema": MANIFEST_SCHEMA,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "state": state,
+            **facts,
+        }
         data = json.dumps(line, allow_nan=False, separators=(",", ":")).encode("ascii") + b"\n"
         try:
             if self._stream.write(data) != len(data):
@@ -161,3 +167,32 @@ class Ledger:
             f"Cannot write the manifest {quote_name(self._file)} ({problem.strerror}); make room or give another folder, "
             "then give the same command again."
         )
+
+
+class FileFacts:
+    """Sizes, times and hashes of files, each looked up once."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, dict[str, Any]] = {}
+        self._hashes: dict[str, str] = {}
+
+    def state(self, path: str) -> dict[str, Any]:
+        """Path, size and time of a file, as the manifest has them; without the latter two if it is not there."""
+        if path not in self._states:
+            self._states[path] = {"path": discover.absolute_path(path), **discover.stat_file(path)}
+        return self._states[path]
+
+    def digest(self, path: str) -> str:
+        """SHA-256 of a file; empty if it cannot be read."""
+        if path not in self._hashes:
+            self._hashes[path] = discover.hash_file(path)
+        return self._hashes[path]
+
+    def is_same(self, path: str, recorded: Mapping[str, Any]) -> bool:
+        """Whether a file is what it was."""
+        now = self.state(path)
+        if "size" in now and (now["size"], now["mtime"]) == (recorded.get("size"), recorded.get("mtime")):
+            return True
+        if now.get("size") != recorded.get("size"):
+            return False
+        return self.digest(path) == str(recorded.get("sha256", ""))

@@ -21,19 +21,19 @@ from styler.engine.device import describe_device
 from styler.engine.losses import Moments
 from styler.errors import OutputError
 
-FORM = 1
+STATS_VERSION = 1
 """Goes up when statistics are computed in another way."""
-ROOM = 1_000_000_000
+MAX_STATS_BYTES = 1_000_000_000
 """Bytes that are kept; the longest unused go first."""
-ENDING = ".safetensors"
+STATS_SUFFIX = ".safetensors"
 
 
-def default_folder() -> Path:
+def default_stats_folder() -> Path:
     """Where they are kept unless somebody says otherwise: this user's cache."""
     return user_cache_path("styler") / "statistics"
 
 
-class DiskShelf:
+class DiskStatsStore:
     """Statistics by their key, in a folder.
 
     They are those of this machine, device and number of threads alone, since others may give other last digits, and
@@ -44,8 +44,8 @@ class DiskShelf:
         room: bytes that are kept.
     """
 
-    def __init__(self, folder: Path | None = None, room: int = ROOM) -> None:
-        self.folder = default_folder() if folder is None else folder
+    def __init__(self, folder: Path | None = None, room: int = MAX_STATS_BYTES) -> None:
+        self.folder = default_stats_folder() if folder is None else folder
         self.room = room
 
     def get(self, key: str, device: torch.device) -> Mapping[str, Moments] | None:
@@ -75,11 +75,11 @@ class DiskShelf:
 
     def _place(self, key: str, device: torch.device) -> Path:
         where = (platform.node(), platform.machine(), describe_device(device), torch.get_num_threads())
-        whole = repr((FORM, torch.__version__, where, key))
-        return self.folder / f"{hashlib.sha256(whole.encode('utf-8', 'backslashreplace')).hexdigest()}{ENDING}"
+        whole = repr((STATS_VERSION, torch.__version__, where, key))
+        return self.folder / f"{hashlib.sha256(whole.encode('utf-8', 'backslashreplace')).hexdigest()}{STATS_SUFFIX}"
 
     def _tidy(self) -> None:
-        kept = [(entry.stat(), entry.path) for entry in os.scandir(self.folder) if entry.name.endswith(ENDING)]
+        kept = [(entry.stat(), entry.path) for entry in os.scandir(self.folder) if entry.name.endswith(STATS_SUFFIX)]
         size = sum(status.st_size for status, _ in kept)
         for status, path in sorted(kept, key=lambda it: it[0].st_mtime_ns):
             if size <= self.room:
