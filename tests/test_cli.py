@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from styler import images, library
 from styler.cli import main
-from styler.cli.flags import Flags, given, name_of
+from styler.cli.flags import Flags, flag_name, read_flags
 from styler.engine.painter import Painter
 from styler.errors import OptionError
 from styler.options import Options, resolve_options
@@ -103,7 +103,7 @@ def test_the_ten_options_that_matter_come_first(capsys: pytest.CaptureFixture[st
     page = capsys.readouterr().out
     first = page.split("\nPicture:\n")[1].split("\n\n")[0]
     flags = re.findall(r"^ +(?:-\w, )?(--[\w-]+)", first, re.MULTILINE)
-    picture = [name_of(f.name) for f in dataclasses.fields(Options) if f.metadata["knob"].group == "Picture"]
+    picture = [flag_name(f.name) for f in dataclasses.fields(Options) if f.metadata["knob"].group == "Picture"]
     assert flags == ["--output", *picture]
     assert len(flags) == 10
 
@@ -114,7 +114,7 @@ def test_every_option_has_a_flag_that_shows_its_default(capsys: pytest.CaptureFi
     for field in dataclasses.fields(Options):
         value = getattr(Options(), field.name)
         shown = ",".join(str(item).removesuffix(".0") for item in (value if isinstance(value, tuple) else (value,)))
-        entry = page.split(f" {name_of(field.name)} ", 1)[1].split(" --", 1)[0]
+        entry = page.split(f" {flag_name(field.name)} ", 1)[1].split(" --", 1)[0]
         assert field.metadata["knob"].help in entry
         assert f"default {shown})" in entry if shown else "default" not in entry
 
@@ -123,18 +123,18 @@ def test_typing_every_default_gives_the_default_options() -> None:
     typed = {}
     for name, value in Options().to_dict().items():
         typed[name] = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-    assert resolve_options(("flag", given(Flags(**typed)))).options == Options()
+    assert resolve_options(("flag", read_flags(Flags(**typed)))).options == Options()
 
 
 def test_a_flag_that_is_not_given_is_no_setting() -> None:
-    assert given(Flags()) == {}
-    assert given(Flags(size="original", style_weights="2, 1")) == {"size": "original", "style_weights": (2, 1)}
+    assert read_flags(Flags()) == {}
+    assert read_flags(Flags(size="original", style_weights="2, 1")) == {"size": "original", "style_weights": (2, 1)}
 
 
 @pytest.mark.parametrize("text", ["12x", "nan", "inf", "1e9", "", "0x40", "64.5"])
 def test_a_size_that_is_none_is_refused_by_name(text: str) -> None:
     with pytest.raises(OptionError, match=r"^size is "):
-        resolve_options(("flag", given(Flags(size=text))))
+        resolve_options(("flag", read_flags(Flags(size=text))))
 
 
 REFUSALS = [

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from styler import images
 from styler.batch import manifest
-from styler.cli import batch_report, locks, main
+from styler.cli import batch_report, files, main
 from styler.engine import targets
 from styler.engine.painter import Painter
 from styler.options import Options
@@ -245,7 +245,7 @@ def test_the_status_is_told_from_the_manifest(folder: Path, capsys: Capture) -> 
 
 
 def test_two_batches_do_not_share_a_folder(folder: Path, capsys: Capture) -> None:
-    with locks.held(Path("out")):
+    with files.hold_output(Path("out")):
         assert paint("photos", "art", "-o", "out") == 1
     assert re.search(r"Another run of styler \(process \d+ .*\) is writing 'out'; wait for it", capsys.readouterr().err)
 
@@ -270,7 +270,7 @@ def test_the_index_shows_content_style_and_result(folder: Path) -> None:
 def test_lines_of_progress_tell_the_picture_and_the_whole(
     folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch_report, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(batch_report, "BATCH_LINE_SECONDS", 0.0)
     assert paint("photos", "art/x.png", "-o", "out", "-r") == 0
     lines = capsys.readouterr().err.splitlines()
     assert re.fullmatch(r"0 of 3 done.*; 'a1.x.png': Scale 1 of 1: 64×48, step 1 of 2, loss .*", lines[0])

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from styler import images
 from styler.cli import main
-from styler.cli.interrupts import Interrupted, watched
+from styler.cli.interrupts import Interrupted, watch_signals
 from styler.engine.painter import Painter
 from styler.options import Options
 from styler.schedule import Replay
@@ -171,7 +171,7 @@ def test_a_signal_while_the_network_loads_ends_at_once(
 
 def test_a_signal_that_the_caller_ignores_stays_ignored(signals_heard: None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with watched():
+    with watch_signals():
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
@@ -179,7 +179,7 @@ def test_outside_the_main_thread_no_handler_is_touched() -> None:
     seen: list[object] = []
 
     def elsewhere() -> None:
-        with watched():
+        with watch_signals():
             seen.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=elsewhere)
@@ -202,7 +202,7 @@ def test_an_interruption_that_python_cannot_raise_is_neither_lost_nor_shown(monk
     seen: list[object] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda lost: seen.append(lost.exc_type))
     hook = sys.unraisablehook
-    with watched() as watch:
+    with watch_signals() as watch:
         Dying(lambda: signal.raise_signal(signal.SIGINT))
         Dying(lambda: int("no number"))
         assert seen == [ValueError], "what is no interruption is reported as ever"
@@ -212,7 +212,7 @@ def test_an_interruption_that_python_cannot_raise_is_neither_lost_nor_shown(monk
 
 
 def test_a_lost_interruption_is_noticed_before_painting_begins() -> None:
-    with watched() as watch:
+    with watch_signals() as watch:
         with pytest.raises(Interrupted):
             signal.raise_signal(signal.SIGTERM)
         with pytest.raises(Interrupted, match="Terminated"):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from styler import images
-from styler.cli import locks, main
+from styler.cli import files, main
 from styler.engine.painter import Painter
 from styler.options import Options
 
@@ -315,7 +315,7 @@ def test_a_pipe_gets_the_picture_and_stays(folder: Path) -> None:
 
 
 def test_of_two_runs_with_one_output_the_second_is_told_who_has_it(folder: Path, capsys: Capture) -> None:
-    with locks.held(folder / "a.png"):
+    with files.hold_output(folder / "a.png"):
         assert paint("photo.png", "painting.png", "-o", "./a.png") == 1
         who = rf"Another run of styler \(process {os.getpid()} on .*, since [\d:]+\) is writing 'a\.png'; wait for it"
         assert re.search(who, error(capsys))
@@ -326,7 +326,7 @@ def test_of_two_runs_with_one_output_the_second_is_told_who_has_it(folder: Path,
 
 
 def test_a_lock_of_a_dead_run_holds_nobody_up(folder: Path) -> None:
-    with locks.held(folder / "a.png"):
+    with files.hold_output(folder / "a.png"):
         (lock,) = (folder.parent / "cache" / "styler" / "locks").glob("*.lock")
     lock.touch()
     lock.with_suffix(".txt").write_text("process 1")
@@ -359,10 +359,10 @@ def test_a_folder_of_locks_that_is_another_user_s_is_not_written_in(
     theirs = folder.parent / "temporary" / f"styler-{os.getuid()}"
     theirs.mkdir(mode=0o777)
     os.chown(theirs, 65534, 65534)
-    with locks.held(folder / "a.png"):
+    with files.hold_output(folder / "a.png"):
         assert [*theirs.iterdir()] == []
     os.chown(theirs, os.getuid(), os.getgid())
-    with locks.held(folder / "a.png"):
+    with files.hold_output(folder / "a.png"):
         assert len([*theirs.iterdir()]) == 2
 
 
@@ -370,6 +370,6 @@ def test_where_no_lock_can_be_made_it_is_painted_all_the_same(folder: Path, monk
     (folder.parent / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder.parent / "file"))
     assert paint("photo.png", "painting.png", "-o", "a.png") == 0
-    monkeypatch.setattr("styler.cli.locks._folder", lambda: None)
+    monkeypatch.setattr("styler.cli.files._find_lock_folder", lambda: None)
     assert paint("photo.png", "painting.png", "-o", "b.png") == 0
     assert left(folder) == {"file"}

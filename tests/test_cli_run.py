@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from styler import images
-from styler.cli import main, outputs
+from styler.cli import files, main
 from styler.engine.painter import Painter
 
 TINY = ["--size", "64", "--first-size", "64", "--steps", "2", "--device", "cpu"]
@@ -191,7 +191,7 @@ def test_two_runs_that_choose_the_same_name_both_keep_their_picture(
     offered = iter([Path("a.png"), Path("a-2.png")])
     (folder / "a.png").write_bytes(b"the other run was faster")
     monkeypatch.setattr(images, "find_free_name", lambda _path: next(offered))
-    assert outputs.write_free(Path("a.png"), b"ours") == Path("a-2.png")
+    assert files.write_free(Path("a.png"), b"ours") == Path("a-2.png")
     assert (folder / "a.png").read_bytes() == b"the other run was faster"
     assert (folder / "a-2.png").read_bytes() == b"ours"
 

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from styler import images, provenance
-from styler.cli.flags import Flags, given
+from styler.cli.flags import Flags, read_flags
 from styler.engine.result import Result
 from styler.errors import ImageError
 from styler.images import Picture, encode_image
@@ -125,7 +125,7 @@ def test_the_command_that_made_it_gives_the_same_options(record: Record) -> None
     assert words[:5] == ["styler", "run", "CONTENT", "STYLE1", "STYLE2"]
     pairs = dict(zip(words[5::2], words[6::2], strict=True))
     typed = Flags(**{flag.removeprefix("--").replace("-", "_"): value for flag, value in pairs.items()})
-    assert resolve_options(("flag", given(typed))).options == odd
+    assert resolve_options(("flag", read_flags(typed))).options == odd
     assert (
         format_command(provenance.make_record(result(options=Options()), CONTENT, [STYLE]))
         == "styler run CONTENT STYLE"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from styler.cli import main
-from styler.cli.flags import name_of, shown
+from styler.cli.flags import flag_name, format_value
 from styler.images import encode_image, write_file
 from styler.options import LOOKS, PRESETS, Bundle, Options, describe_range, list_options
 
@@ -25,9 +25,9 @@ def option_table() -> str:
     """Every option with its meaning, range and default."""
     rows = ["| flag | meaning | range | default |", "|---|---|---|---|"]
     for name, knob in list_options().items():
-        default = shown(getattr(Options(), name))
+        default = format_value(getattr(Options(), name))
         limits = ", ".join(knob.choices) or (describe_range(knob) if knob.low is not None else "–")
-        rows.append(f"| `{name_of(name)}` | {knob.help} | {limits} | {f'`{default}`' if default else '–'} |")
+        rows.append(f"| `{flag_name(name)}` | {knob.help} | {limits} | {f'`{default}`' if default else '–'} |")
     return "\n".join(rows)
 
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from styler import environment
-from styler.cli import streams
+from styler.cli import output
 
 INTERRUPTED = 130
 
@@ -24,7 +24,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
         tokens: the arguments; those of the process when not given.
     """
     environment.prepare_process()
-    streams.opened()
+    output.open_closed_streams()
     try:
         from styler.cli.app import execute
 

@@ -12,13 +12,31 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from styler import config, library
-from styler.cli import inputs, interrupts, locks, replay, report, streams
-from styler.cli.answers import Json
-from styler.cli.batch_flags import OWN, Choosing, Going, Where
-from styler.cli.dry_run import DryRun
-from styler.cli.flags import NOT_GIVEN, PICTURE, FileName, Settings, given
-from styler.cli.run import Debug, Keeping, NoProgress, Quiet, Reading, Verbose
-from styler.cli.writing import BitDepth, Overwrite
+from styler.cli import files, interrupts, output, replay, report
+from styler.cli.flags import (
+    BATCH_FLAGS,
+    DEFAULT_INPUT,
+    NO_FLAGS,
+    NO_REPLAY,
+    PICTURE_GROUP,
+    BitDepth,
+    Debug,
+    DryRun,
+    EngineOptions,
+    FileName,
+    InputOptions,
+    Json,
+    NoProgress,
+    Overwrite,
+    Quiet,
+    ReplayOptions,
+    ResumeOptions,
+    SelectionOptions,
+    Settings,
+    Verbose,
+    read_flags,
+)
+from styler.cli.run import InputFlags, ReplayFlags
 from styler.errors import UsageError
 from styler.options import resolve_options
 
@@ -32,10 +50,10 @@ Styles = Annotated[FileName | None, Parameter(help="paintings, likewise")]
 More = Annotated[FileName, Parameter(show=False)]
 Folder = Annotated[
     FileName | None,
-    Parameter(name=("-o", "--output"), group=PICTURE, metavar="FOLDER", help="the folder for the pictures"),
+    Parameter(name=("-o", "--output"), group=PICTURE_GROUP, metavar="FOLDER", help="the folder for the pictures"),
 ]
 
-CHOOSING, GOING, WHERE = Choosing(), Going(), Where()
+CHOOSING, GOING, WHERE = SelectionOptions(), ResumeOptions(), EngineOptions()
 
 
 def batch(
@@ -44,12 +62,12 @@ def batch(
     /,
     *more: More,
     output: Folder = None,
-    choosing: Annotated[Choosing, Parameter(name="*")] = CHOOSING,
-    going: Annotated[Going, Parameter(name="*")] = GOING,
-    where: Annotated[Where, Parameter(name="*")] = WHERE,
-    flags: Settings = NOT_GIVEN,
-    keeping: Keeping = replay.NOTHING,
-    reading: Reading = inputs.READING,
+    choosing: Annotated[SelectionOptions, Parameter(name="*")] = CHOOSING,
+    going: Annotated[ResumeOptions, Parameter(name="*")] = GOING,
+    where: Annotated[EngineOptions, Parameter(name="*")] = WHERE,
+    flags: Settings = NO_FLAGS,
+    keeping: ReplayFlags = NO_REPLAY,
+    reading: InputFlags = DEFAULT_INPUT,
     bit_depth: BitDepth = "8",
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
@@ -65,30 +83,30 @@ def batch(
     if going.status is not None:
         from styler.cli import batch_report
 
-        return batch_report.status(Path(going.status), json=json)
-    console = report.console()
-    log = partial(report.say, console) if verbose or debug else _silent
-    with interrupts.watched() as watch, ExitStack() as ends:
-        found = config.load_config(verb="batch", own=OWN)
-        where.check(device="device" in given(flags))
-        before = replay.before(keeping, given(flags))
-        resolved = resolve_options(*found.layers, *before.layers, ("flag", given(flags)))
+        return batch_report.print_status(Path(going.status), json=json)
+    console = report.make_console()
+    log = partial(report.print_line, console) if verbose or debug else _silent
+    with interrupts.watch_signals() as watch, ExitStack() as ends:
+        found = config.load_config(verb="batch", own=BATCH_FLAGS)
+        where.check(device="device" in read_flags(flags))
+        before = replay.load_earlier(keeping, read_flags(flags))
+        resolved = resolve_options(*found.layers, *before.layers, ("flag", read_flags(flags)))
         out = _checked(contents, styles, more, output, going)
-        inputs.reader(reading)  # is there such a colour?
+        files.make_reader(reading)  # is there such a colour?
         if not dry_run:
-            ends.enter_context(locks.held(out))
+            ends.enter_context(files.hold_output(out))
         request = _request(str(contents), str(styles), out, resolved.options, choosing, reading, before, int(bit_depth))
         past, prepared = _prepared(request, overwrite=overwrite, retry=going.retry_failed)
         for warning in [] if quiet else [*found.warnings, *_left_out(prepared)]:
-            report.warn(warning)
+            report.print_warning(warning)
         for problem in prepared.problems:
-            report.complain(f"error: {problem}")
+            report.print_error(f"error: {problem}")
         for line in _decisions(prepared):
             log(line)
         if dry_run:
-            from styler.cli import batch_plan
+            from styler.cli import batch_report
 
-            return batch_plan.told(prepared, inputs.anywhere(reading), where, json=json)
+            return batch_report.print_plan(prepared, files.make_url_reader(reading), where, json=json)
         show = not (quiet or no_progress)
         tools = _tools(ends, reading, keeping, going, where)
         return _worked(prepared, past, tools, watch, going, json=json, quiet=quiet, show=show)
@@ -103,7 +121,9 @@ def _decisions(prepared: "BatchPlan") -> list[str]:
     ]
 
 
-def _checked(contents: str | None, styles: str | None, more: Sequence[str], output: str | None, going: Going) -> Path:
+def _checked(
+    contents: str | None, styles: str | None, more: Sequence[str], output: str | None, going: ResumeOptions
+) -> Path:
     """Refuse what no batch can be made of; return the folder for the pictures.
 
     Raises:
@@ -120,7 +140,7 @@ def _checked(contents: str | None, styles: str | None, more: Sequence[str], outp
         )
     if output is None:
         raise UsageError("The folder for the pictures is needed; give it with -o FOLDER.")
-    if streams.STREAM in (contents, styles, output):
+    if output.STREAM_NAME in (contents, styles, output):
         raise UsageError("A batch reads and writes files, and no -; for one picture take 'styler run'.")
     if going.max_failures is not None and going.max_failures < 1:
         raise UsageError(f"max_failures is {going.max_failures}; it can be a whole number above 0.")
@@ -148,15 +168,15 @@ def _request(
     styles: str,
     out: Path,
     options: Any,
-    choosing: Choosing,
-    reading: inputs.Reading,
-    before: replay.Before,
+    choosing: SelectionOptions,
+    reading: InputOptions,
+    before: replay.EarlierPicture,
     bit_depth: int,
 ) -> "BatchRequest":
     from styler.batch.discover import SelectionRules
     from styler.batch.plan import BatchRequest
 
-    if options.init == streams.STREAM:
+    if options.init == output.STREAM_NAME:
         raise UsageError("The picture to start from cannot come from standard input; name a file with --init.")
     return BatchRequest(
         contents=contents,
@@ -190,8 +210,8 @@ def _prepared(request: "BatchRequest", *, overwrite: bool, retry: bool) -> "tupl
     return past, plan_batch(
         request,
         past,
-        lambda name: inputs.located(name, library.find_content, library.list_contents(), "photos"),
-        lambda name: inputs.located(name, library.find_style, library.list_styles(), "paintings"),
+        lambda name: files.locate_input(name, library.find_content, library.list_contents(), "photos"),
+        lambda name: files.locate_input(name, library.find_style, library.list_styles(), "paintings"),
     )
 
 
@@ -203,21 +223,21 @@ def _left_out(prepared: "BatchPlan") -> list[str]:
 
 
 def _tools(
-    ends: ExitStack, reading: inputs.Reading, keeping: replay.Keeping, going: Going, where: Where
+    ends: ExitStack, reading: InputOptions, keeping: ReplayOptions, going: ResumeOptions, where: EngineOptions
 ) -> "BatchContext":
     """What the pictures are read and written with; `ends` closes what has to be."""
     from styler.batch.worker import BatchContext
-    from styler.cli import outputs
+    from styler.cli import files
 
-    cluster, inside = where.cluster(), replay.inside(keeping)
+    cluster, inside = where.cluster(), replay.save_options(keeping)
     if cluster:
-        read, decode = inputs.reader(reading), inputs.decoder(reading)
+        read, decode = files.make_reader(reading), files.make_decoder(reading)
     else:
-        read, decode = inputs.apart(reading, ends)
+        read, decode = files.start_decoder(reading, ends)
     return BatchContext(
         read=read,
         decode=decode,
-        keep=outputs.kept_anyway,
+        keep=files.write_or_keep,
         small=not going.no_index,
         devices=where.listed,
         cluster=cluster,
@@ -230,8 +250,8 @@ def _worked(
     prepared: "BatchPlan",
     past: "ManifestHistory",
     tools: "BatchContext",
-    watch: interrupts.Watch,
-    going: Going,
+    watch: interrupts.SignalWatch,
+    going: ResumeOptions,
     *,
     json: bool,
     quiet: bool,
@@ -239,23 +259,23 @@ def _worked(
 ) -> int:
     """Paint, tell, and return the exit code."""
     from styler.batch import manifest, report, runner
-    from styler.cli import batch_report, outputs
+    from styler.cli import batch_report, files
 
     tally = batch_report.Tally(prepared)
     with manifest.Manifest(prepared.out, past) as book:
-        with batch_report.shown(tally, progress=show, json=json) as tell:
+        with batch_report.show_batch(tally, progress=show, json=json) as tell:
             for event in runner.run_batch(prepared, book, tools, watch.stop, going.limit):
                 if not watch.painting:
                     watch.begin()
                 tally.count(event)
                 tell(event)
                 if event.kind == "done" and not json:
-                    outputs.announce(prepared.out / event.pair.output)
+                    files.announce(prepared.out / event.pair.output)
         notes = [] if going.no_index else report.write_index(prepared, book)
     for note in [] if quiet else notes:
         report.warn(note)
     code = watch.exit_code if watch.stop.is_set() else 3 if tally.failures or prepared.problems else 0
-    batch_report.summary(tally, code, stopped=watch.stop.is_set(), json=json, quiet=quiet)
+    batch_report.print_summary(tally, code, stopped=watch.stop.is_set(), json=json, quiet=quiet)
     return code
 
 

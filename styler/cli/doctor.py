@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from styler import config
-from styler.cli import answers
-from styler.cli.answers import Json
+from styler.cli import output
+from styler.cli.flags import Json
 from styler.errors import StylerError
 from styler.options import Options, resolve_options
 
-EXTRAS = {"heif": "pillow_heif", "jxl": "pillow_jxl"}
+EXTRA_MODULES = {"heif": "pillow_heif", "jxl": "pillow_jxl"}
 """Modules of the optional extras that `run` can use."""
-BROKEN = 1
+BROKEN_EXIT = 1
 
 Facts = Mapping[str, Any]
 
@@ -36,16 +36,17 @@ def doctor(*, json: Json = False) -> int:
         except Exception as error:  # noqa: BLE001 - whatever it is, finding it is what this verb is for
             broken.append(f"{name}: {type(error).__name__}: {error}")
     if json:
-        answers.document({"ok": not broken, **facts, "broken": broken})
+        output.print_document({"ok": not broken, **facts, "broken": broken})
     else:
         rows = [
-            (name, ", ".join(f"{key} {_shown(value)}" for key, value in found.items())) for name, found in facts.items()
+            (name, ", ".join(f"{key} {_format_fact(value)}" for key, value in found.items()))
+            for name, found in facts.items()
         ]
-        answers.lines([*answers.columns(rows), "", *(broken or ["Everything works."])])
-    return BROKEN if broken else 0
+        output.print_lines([*output.format_columns(rows), "", *(broken or ["Everything works."])])
+    return BROKEN_EXIT if broken else 0
 
 
-def _program() -> Facts:
+def _check_program() -> Facts:
     from styler import provenance
 
     return {
@@ -56,13 +57,13 @@ def _program() -> Facts:
     }
 
 
-def _torch() -> Facts:
+def _check_torch() -> Facts:
     import torch
 
     return {"version": torch.__version__, "cuda": torch.version.cuda, "threads": torch.get_num_threads()}
 
 
-def _settings() -> Facts:
+def _check_settings() -> Facts:
     found = config.load_config()
     changed = resolve_options(*found.layers).origins
     return {
@@ -72,7 +73,7 @@ def _settings() -> Facts:
     }
 
 
-def _devices() -> Facts:
+def _check_devices() -> Facts:
     """Every device, by name, with the bytes that are free."""
     import torch
 
@@ -83,10 +84,10 @@ def _devices() -> Facts:
         names.append("mps")
     found = [choose_device(name) for name in names]
     free = {describe_device(device): f"{free_memory(device) / 1e9:.1f} GB free" for device in found}
-    return {"chosen": str(choose_device(_options().device)), **free}
+    return {"chosen": str(choose_device(_load_options().device)), **free}
 
 
-def _weights() -> Facts:
+def _check_weights() -> Facts:
     """The embedded weights and those in the cache, by name, each read and checked against its hash."""
     from styler.vgg import registry, weights
 
@@ -94,21 +95,21 @@ def _weights() -> Facts:
     return {name: registry.load_backbone(name).sha256 for name in (*weights.SHA256, *kept)}
 
 
-def _cache() -> Facts:
+def _check_cache() -> Facts:
     from styler.vgg import registry
 
     folder = registry.weights_cache()
-    return {"folder": str(folder), "bytes": sum(_bytes(path) for path in folder.rglob("*"))}
+    return {"folder": str(folder), "bytes": sum(_count_bytes(path) for path in folder.rglob("*"))}
 
 
-def _bytes(path: Path) -> int:
+def _count_bytes(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _extras() -> Facts:
+def _check_extras() -> Facts:
     """Whether each optional extra is installed; one that is and cannot be loaded is broken."""
     found = {}
-    for name, module in EXTRAS.items():
+    for name, module in EXTRA_MODULES.items():
         try:
             importlib.import_module(module)
             found[name] = True
@@ -119,7 +120,7 @@ def _extras() -> Facts:
     return found
 
 
-def _self_test() -> Facts:
+def _run_self_test() -> Facts:
     """Paint a bundled photo with a bundled painting, 64 pixels wide, on the chosen device.
 
     Raises:
@@ -128,7 +129,7 @@ def _self_test() -> Facts:
     from styler import images, library
     from styler.engine.painter import Painter
 
-    wanted = _options()
+    wanted = _load_options()
     options = Options(size=64, first_size=64, steps=5, device=wanted.device, precision=wanted.precision)
     photo, painting = next(iter(library.list_contents().values())), next(iter(library.list_styles().values()))
     began = time.perf_counter()
@@ -151,18 +152,18 @@ def _self_test() -> Facts:
 
 
 CHECKS: Mapping[str, Callable[[], Facts]] = {
-    "program": _program,
-    "torch": _torch,
-    "settings": _settings,
-    "devices": _devices,
-    "weights": _weights,
-    "cache": _cache,
-    "extras": _extras,
-    "self_test": _self_test,
+    "program": _check_program,
+    "torch": _check_torch,
+    "settings": _check_settings,
+    "devices": _check_devices,
+    "weights": _check_weights,
+    "cache": _check_cache,
+    "extras": _check_extras,
+    "self_test": _run_self_test,
 }
 
 
-def _options() -> Options:
+def _load_options() -> Options:
     """What is set by files and environment; the defaults when that is broken, which another check tells."""
     try:
         return resolve_options(*config.load_config().layers).options
@@ -170,7 +171,7 @@ def _options() -> Options:
         return Options()
 
 
-def _shown(value: Any) -> str:
+def _format_fact(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return "yes" if value else "no"
     if isinstance(value, list):

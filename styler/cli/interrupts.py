@@ -24,7 +24,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 @dataclass(slots=True, eq=False)
-class Watch:
+class SignalWatch:
     """What signals have come so far."""
 
     stop: threading.Event = field(default_factory=threading.Event)
@@ -58,12 +58,12 @@ class Watch:
 
 
 @contextmanager
-def watched() -> Iterator[Watch]:
+def watch_signals() -> Iterator[SignalWatch]:
     """Watch for signals until the block ends, then leave their handlers as they were.
 
     Does nothing outside the main thread, and leaves alone a signal that whoever started us wants ignored.
     """
-    watch = Watch()
+    watch = SignalWatch()
     before = {}
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:

@@ -5,11 +5,9 @@ Its flags come as one group, so that a verb takes them by one argument.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from cyclopts import Parameter
-
-from styler.cli.flags import OUTPUT
+from styler.cli.flags import FROM_LAYER, ReplayOptions
 from styler.errors import UsageError, quote_name
 
 if TYPE_CHECKING:
@@ -18,43 +16,9 @@ if TYPE_CHECKING:
     from styler.provenance import Record
     from styler.schedule import Replay
 
-LAYER = "--from"
-"""What the settings of the earlier picture are called as a layer."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Keeping:
-    """What is taken from an earlier picture, and what goes into the new one besides its pixels."""
-
-    source: Annotated[
-        str | None,
-        Parameter(
-            name=LAYER,
-            group=OUTPUT,
-            metavar="FILE",
-            help="paint as this picture, which styler made, was painted; flags override its settings",
-        ),
-    ] = None
-    no_metadata: Annotated[
-        bool,
-        Parameter(name="--no-metadata", group=OUTPUT, negative=(), help="do not write the settings into the picture"),
-    ] = False
-    keep_metadata: Annotated[
-        bool,
-        Parameter(
-            name="--keep-metadata",
-            group=OUTPUT,
-            negative=(),
-            help="copy camera, lens, date, artist and copyright from CONTENT",
-        ),
-    ] = False
-
-
-NOTHING = Keeping()
-
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Before:
+class EarlierPicture:
     """An earlier picture's settings, and the work to be repeated; both None when there is no such picture."""
 
     record: "Record | None" = None
@@ -65,10 +29,10 @@ class Before:
         """For `options.resolve`."""
         from styler import provenance
 
-        return [(LAYER, provenance.settings_from_record(self.record))] if self.record else []
+        return [(FROM_LAYER, provenance.settings_from_record(self.record))] if self.record else []
 
 
-def before(keeping: Keeping, asked: Mapping[str, Any]) -> Before:
+def load_earlier(keeping: ReplayOptions, asked: Mapping[str, Any]) -> EarlierPicture:
     """What there is to take over; a flag that is about the plan has it made anew.
 
     Raises:
@@ -76,7 +40,7 @@ def before(keeping: Keeping, asked: Mapping[str, Any]) -> Before:
         UsageError: the earlier painting began with a picture file, and none is given.
     """
     if keeping.source is None:
-        return Before()
+        return EarlierPicture()
     from styler import provenance
 
     record = provenance.read_record(keeping.source)
@@ -85,10 +49,12 @@ def before(keeping: Keeping, asked: Mapping[str, Any]) -> Before:
             f"What made {quote_name(keeping.source)} began with a picture file; give that file with --init FILE."
         )
     anew = any(name in asked for name in provenance.SCHEDULE_OPTIONS)
-    return Before(record, None if anew else provenance.replay_from_record(record))
+    return EarlierPicture(record, None if anew else provenance.replay_from_record(record))
 
 
-def inputs(earlier: Before, content: "Picture", styles: "list[Picture]", start: "Picture | None") -> list[str]:
+def warn_inputs(
+    earlier: EarlierPicture, content: "Picture", styles: "list[Picture]", start: "Picture | None"
+) -> list[str]:
     """Sentences on which inputs are others than they were, and on work that was not finished then."""
     from styler import provenance
 
@@ -100,13 +66,13 @@ def inputs(earlier: Before, content: "Picture", styles: "list[Picture]", start: 
     return found
 
 
-def machine(earlier: Before, result: "Result") -> list[str]:
+def warn_machine(earlier: EarlierPicture, result: "Result") -> list[str]:
     """Sentences on what was different here, so that the pixels may be."""
     from styler import provenance
 
     return provenance.compare_machine(earlier.record, result) if earlier.record else []
 
 
-def inside(keeping: Keeping) -> dict[str, bool]:
+def save_options(keeping: ReplayOptions) -> dict[str, bool]:
     """What goes into the new picture besides its pixels, as `finish.encoded` takes it."""
     return {"settings": not keeping.no_metadata, "keep_metadata": keeping.keep_metadata}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from styler.images import Picture
     from styler.schedule import Schedule
 
-Show = Callable[["Progress"], None]
+ShowProgress = Callable[["Progress"], None]
 Say = Callable[[str], None]
 
 BAR_SECONDS = 0.1
@@ -31,7 +31,7 @@ LINE_SECONDS = 5.0
 """Between two lines where there is no terminal."""
 
 
-class _Heedless(io.TextIOBase):
+class _SafeStderr(io.TextIOBase):
     """Stderr; that it cannot be written, or that nobody reads it, is no reason to lose a picture."""
 
     def __init__(self) -> None:
@@ -64,17 +64,17 @@ class _Heedless(io.TextIOBase):
         return self.stream.encoding or "utf-8"
 
 
-def console() -> Console:
+def make_console() -> Console:
     """Stderr, for text that is neither wrapped nor decorated."""
-    return Console(file=_Heedless(), markup=False, highlight=False, emoji=False)  # type: ignore[arg-type] # it will do
+    return Console(file=_SafeStderr(), markup=False, highlight=False, emoji=False)  # type: ignore[arg-type] # it will do
 
 
-def say(where: Console, text: str) -> None:
+def print_line(where: Console, text: str) -> None:
     """One line on stderr, above the bar if there is one."""
     where.print(text, soft_wrap=True)
 
 
-def complain(text: str) -> None:
+def print_error(text: str) -> None:
     """One line on stderr that no name can break: whatever cannot be printed is escaped.
 
     Its kind, as in `error: …`, is coloured where the terminal and the environment want colours.
@@ -83,16 +83,16 @@ def complain(text: str) -> None:
     for kind, color in (("error:", "red"), ("warning:", "yellow")):
         if text.startswith(kind):
             line.stylize(color, len("styler: "), len("styler: ") + len(kind))
-    console().print(line, soft_wrap=True)
+    make_console().print(line, soft_wrap=True)
 
 
-def warn(text: str) -> None:
+def print_warning(text: str) -> None:
     """A warning on stderr."""
-    complain(f"warning: {text}")
+    print_error(f"warning: {text}")
 
 
 @contextmanager
-def timed(log: Say, what: str) -> Iterator[None]:
+def log_time(log: Say, what: str) -> Iterator[None]:
     """Log how long something took."""
     began = time.perf_counter()
     yield
@@ -100,19 +100,19 @@ def timed(log: Say, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def shown(where: Console, *, quiet: bool) -> Iterator[Show]:
+def show_progress(where: Console, *, quiet: bool) -> Iterator[ShowProgress]:
     """Give what is to be called with every report of a painting; until the first it is said that something loads."""
     if quiet:
         yield lambda _progress: None
     elif sys.stderr.isatty() and not where.is_dumb_terminal:
-        with _bar(where) as show:
+        with _show_bar(where) as show:
             yield show
     else:
-        yield _lines(where)
+        yield _show_lines(where)
 
 
 @contextmanager
-def _bar(where: Console) -> Iterator[Show]:
+def _show_bar(where: Console) -> Iterator[ShowProgress]:
     from rich import progress as rich
 
     columns = (
@@ -130,17 +130,17 @@ def _bar(where: Console) -> Iterator[Show]:
                 return
             bar.update(
                 task,
-                description=scale(progress),
+                description=format_scale(progress),
                 total=progress.total_units,
                 completed=progress.units,
-                detail=detail(progress),
+                detail=format_detail(progress),
             )
             due = time.monotonic() + BAR_SECONDS
 
         yield show
 
 
-def _lines(where: Console) -> Show:
+def _show_lines(where: Console) -> ShowProgress:
     """A line at the first step of every scale, and every few seconds."""
     due, last = 0.0, -1
 
@@ -148,32 +148,32 @@ def _lines(where: Console) -> Show:
         nonlocal due, last
         if progress.result or (time.monotonic() < due and progress.scale == last):
             return
-        say(where, f"{scale(progress)}, {detail(progress)}")
+        print_line(where, f"{format_scale(progress)}, {format_detail(progress)}")
         due, last = time.monotonic() + LINE_SECONDS, progress.scale
 
     return show
 
 
-def scale(progress: "Progress") -> str:
+def format_scale(progress: "Progress") -> str:
     """`2 of 3: 256×192`."""
     width, height = progress.size
     return f"Scale {progress.scale + 1} of {len(progress.plan)}: {width}×{height}"
 
 
-def detail(progress: "Progress") -> str:
+def format_detail(progress: "Progress") -> str:
     """`step 34 of 80, loss 0.0123, 1:20 left`."""
-    left = "" if progress.eta is None else f", {clock(progress.eta)} left"
+    left = "" if progress.eta is None else f", {format_clock(progress.eta)} left"
     return f"step {progress.step} of {progress.steps}, loss {progress.loss:.4g}{left}"
 
 
-def clock(seconds: float) -> str:
+def format_clock(seconds: float) -> str:
     """Minutes and seconds, with hours where there are any."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def decisions(
+def format_decisions(
     resolved: ResolvedOptions, content: "Picture", styles: "Iterable[Picture]", output: str | Path
 ) -> list[str]:
     """What is known before the network is loaded, in lines."""
@@ -188,7 +188,7 @@ def decisions(
     ]
 
 
-def plan(scales: "Schedule", options: Options | None = None) -> str:
+def format_schedule(scales: "Schedule", options: Options | None = None) -> str:
     """The plan in a line; with options that change it on the way, what they do to it."""
     from styler.schedule import count_units
 
@@ -196,34 +196,34 @@ def plan(scales: "Schedule", options: Options | None = None) -> str:
         return "Plan: nothing to paint at strength 0."
     if options and options.time:
         parts = ", ".join(f"{s.width}×{s.height}" for s in scales)
-        return f"Plan: {parts}, as many steps as fit into {clock(options.time)}."
+        return f"Plan: {parts}, as many steps as fit into {format_clock(options.time)}."
     parts = ", ".join(
-        f"{s.width}×{s.height} {s.steps} steps of {s.optimizer}{manner(s.sketch, s.octaves)}" for s in scales
+        f"{s.width}×{s.height} {s.steps} steps of {s.optimizer}{format_manner(s.sketch, s.octaves)}" for s in scales
     )
     steps = sum(s.steps for s in scales)
     most = "at most " if options and options.patience else ""
     return f"Plan: {parts}; {most}{steps} evaluations, the work of {count_units(scales):.1f} at the final size."
 
 
-def manner(sketch: bool, octaves: int) -> str:
+def format_manner(sketch: bool, octaves: int) -> str:
     """Who looks at a scale, and in how many octaves, where it is not the backbone in one."""
     return " by the slim network" * sketch + (f" in {octaves + 1} octaves" if octaves else "")
 
 
-def scales(plan: "Schedule") -> list[dict[str, Any]]:
+def schedule_to_json(plan: "Schedule") -> list[dict[str, Any]]:
     """The plan for a program."""
     names = ("width", "height", "steps", "optimizer", "sketch", "octaves")
     return [{name: getattr(scale, name) for name in names} for scale in plan]
 
 
-def document(result: "Result") -> dict[str, Any]:
+def result_to_json(result: "Result") -> dict[str, Any]:
     """How a painting went, for a program."""
     height, width = result.pixels.shape[:2]
     return {
         "width": width,
         "height": height,
         "options": result.options.to_dict(),
-        "plan": scales(result.plan),
+        "plan": schedule_to_json(result.plan),
         "evaluations": result.evaluations,
         "units": result.units,
         "losses": result.losses,
@@ -238,7 +238,7 @@ def document(result: "Result") -> dict[str, Any]:
     }
 
 
-def timings(result: "Result") -> list[str]:
+def format_timings(result: "Result") -> list[str]:
     """How long each scale took, in lines."""
     return [
         f"{done.width}×{done.height}: {done.steps} steps in {seconds:.1f} s, {seconds / done.steps:.3f} s each."
@@ -246,7 +246,7 @@ def timings(result: "Result") -> list[str]:
     ]
 
 
-def summary(result: "Result") -> list[str]:
+def format_summary(result: "Result") -> list[str]:
     """How a painting went, in lines."""
     lines = []
     if result.losses:

@@ -3,6 +3,8 @@
 Everything that can be known to be wrong is found out before the network, and torch with it, is loaded.
 """
 
+import math
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,18 +14,34 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from styler import config, library
-from styler.cli import answers, dry_run, inputs, interrupts, locks, replay, report, streams, writing
-from styler.cli.answers import Json
-from styler.cli.dry_run import DryRun
-from styler.cli.flags import NOT_GIVEN, OUTPUT, FileName, Settings, given
+from styler import config, library, schedule
+from styler.cli import files, flags, interrupts, output, replay, report
+from styler.cli.flags import (
+    DEFAULT_INPUT,
+    NO_FLAGS,
+    NO_REPLAY,
+    Debug,
+    DryRun,
+    FileName,
+    InputOptions,
+    Json,
+    NoProgress,
+    Quiet,
+    ReplayOptions,
+    Settings,
+    Verbose,
+    read_flags,
+)
 from styler.errors import UsageError, quote_name
 from styler.options import INIT_CHOICES, Options, resolve_options
+from styler.schedule import Schedule
 
 if TYPE_CHECKING:
-    from styler.cli.outputs import Target
+    from styler.cli.files import OutputTarget
+    from styler.engine.painter import Painter
     from styler.engine.result import Progress, Result
     from styler.images import Picture
+
 
 Content = Annotated[
     FileName, Parameter(help="a photo, or the name of one that comes with styler, or - for standard input")
@@ -31,52 +49,36 @@ Content = Annotated[
 Style = Annotated[
     FileName, Parameter(help="a painting, or the name of one that comes with styler, or - for standard input")
 ]
-More = Annotated[FileName, Parameter(show=False)]
-Keeping = Annotated[replay.Keeping, Parameter(name="*")]
-Reading = Annotated[inputs.Reading, Parameter(name="*")]
-Writing = Annotated[writing.Writing, Parameter(name="*")]
-Quiet = Annotated[
-    bool, Parameter(name=("-q", "--quiet"), group=OUTPUT, negative=(), help="show neither progress nor warnings")
-]
-Verbose = Annotated[
-    int,
-    Parameter(
-        name=("-v", "--verbose"),
-        group=OUTPUT,
-        count=True,
-        help="tell what is decided and how it went; -vv also how long each part took",
-    ),
-]
-NoProgress = Annotated[bool, Parameter(name="--no-progress", group=OUTPUT, negative=(), help="show no progress")]
-Debug = Annotated[
-    bool, Parameter(group=OUTPUT, negative=(), help="as -vv, and show where in the program an error arose")
-]
+MoreStyles = Annotated[FileName, Parameter(show=False)]
+ReplayFlags = Annotated[ReplayOptions, Parameter(name="*")]
+InputFlags = Annotated[InputOptions, Parameter(name="*")]
+OutputFlags = Annotated[flags.OutputOptions, Parameter(name="*")]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Job:
+class _PreparedRun:
     """A painting whose inputs have been read and whose output has been checked."""
 
     options: Options
     content: "Picture"
     styles: "list[Picture]"
-    target: "Target"
+    target: "OutputTarget"
     bit_depth: int
     start: "Picture | None"
     """The picture that `init` names, if it names a file."""
-    keeping: replay.Keeping
-    before: replay.Before
+    keeping: ReplayOptions
+    before: replay.EarlierPicture
 
 
 def run(
     content: Content,
     style: Style,
     /,
-    *styles: More,
-    place: Writing = writing.WRITING,
-    flags: Settings = NOT_GIVEN,
-    keeping: Keeping = replay.NOTHING,
-    reading: Reading = inputs.READING,
+    *styles: MoreStyles,
+    place: OutputFlags = flags.DEFAULT_OUTPUT,
+    flags: Settings = NO_FLAGS,
+    keeping: ReplayFlags = NO_REPLAY,
+    reading: InputFlags = DEFAULT_INPUT,
     dry_run: DryRun = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -88,68 +90,68 @@ def run(
     if quiet and verbose:
         raise UsageError("--quiet and --verbose exclude each other; give one of them.")
     names = (content, style, *styles)
-    streams.check(names, place.output, json=json)
-    where = report.console()
-    speak = partial(report.say, where)
-    tell = _silent if quiet else speak
-    log, timing = speak if verbose or debug else _silent, speak if verbose > 1 or debug else _silent
-    with interrupts.watched() as watch, ExitStack() as ends:
+    output.check_streams(names, place.output, json=json)
+    where = report.make_console()
+    speak = partial(report.print_line, where)
+    tell = _ignore if quiet else speak
+    log, timing = speak if verbose or debug else _ignore, speak if verbose > 1 or debug else _ignore
+    with interrupts.watch_signals() as watch, ExitStack() as ends:
         found = config.load_config()
-        before = replay.before(keeping, given(flags))
-        resolved = resolve_options(*found.layers, *before.layers, ("flag", given(flags)))  # weakest first
-        with report.timed(timing, "Read the pictures"):
-            job = _prepared(names, resolved.options, place, reading, keeping, before)
+        before = replay.load_earlier(keeping, read_flags(flags))
+        resolved = resolve_options(*found.layers, *before.layers, ("flag", read_flags(flags)))  # weakest first
+        with report.log_time(timing, "Read the pictures"):
+            job = _prepare(names, resolved.options, place, reading, keeping, before)
         warnings = [*found.warnings, *(each for picture in (job.content, *job.styles) for each in picture.warnings)]
-        warnings += replay.inputs(before, job.content, job.styles, job.start)
+        warnings += replay.warn_inputs(before, job.content, job.styles, job.start)
         for warning in [] if quiet else warnings:
-            report.warn(warning)
-        for line in report.decisions(resolved, job.content, job.styles, job.target.shown):
+            report.print_warning(warning)
+        for line in report.format_decisions(resolved, job.content, job.styles, job.target.shown):
             log(line)
-        given_names = [streams.unmarked(name) for name in names]
+        given_names = [output.unmark_streams(name) for name in names]
         told = {"content": given_names[0], "styles": given_names[1:], "warnings": warnings}
         if dry_run:
-            return _foretold(job, told, json=json)
-        ends.enter_context(locks.held(job.target.path if not job.target.made_up else None))
-        with report.shown(where, quiet=quiet or no_progress) as show:
-            last = _painted(job, watch, show, log, timing)
-        written = _finished(job, last, tell, log, timing)
+            return _print_forecast(job, told, json=json)
+        ends.enter_context(files.hold_output(job.target.path if not job.target.made_up else None))
+        with report.show_progress(where, quiet=quiet or no_progress) as show:
+            last = _paint(job, watch, show, log, timing)
+        written = _finish(job, last, tell, log, timing)
         assert last.result is not None
-        _answered(written, last.result, told, json=json)
+        _print_answer(written, last.result, told, json=json)
         return watch.exit_code if last.result.stopped else 0
 
 
-def _foretold(job: _Job, told: Mapping[str, Any], *, json: bool) -> int:
+def _print_forecast(job: _PreparedRun, told: Mapping[str, Any], *, json: bool) -> int:
     """Say what would be painted, and paint nothing."""
-    forecast = dry_run.forecast(job.options, job.content, job.styles, job.start)
+    forecast = make_forecast(job.options, job.content, job.styles, job.start)
     if json:
-        answers.document({"output": job.target.shown, **told, **dry_run.document(forecast, job.options)})
+        output.print_document({"output": job.target.shown, **told, **forecast_to_json(forecast, job.options)})
     else:
         names = [told["content"], *told["styles"]]
-        answers.lines(dry_run.lines(forecast, names, [job.content, *job.styles], job.target.shown))
+        output.print_lines(format_forecast(forecast, names, [job.content, *job.styles], job.target.shown))
     return 0
 
 
-def _prepared(
+def _prepare(
     names: Sequence[str],
     options: Options,
-    place: writing.Writing,
-    reading: inputs.Reading,
-    keeping: replay.Keeping,
-    before: replay.Before,
-) -> _Job:
+    place: flags.OutputOptions,
+    reading: InputOptions,
+    keeping: ReplayOptions,
+    before: replay.EarlierPicture,
+) -> _PreparedRun:
     """Everything that is known before the network is loaded; `names` are the content's and the styles'."""
-    from styler.cli import outputs
+    from styler.cli import files
 
-    if options.init == streams.STREAM:
+    if options.init == output.STREAM_NAME:
         raise UsageError("The picture to start from cannot come from standard input; name a file with --init.")
-    read = inputs.reader(reading)
-    photo = inputs.located(names[0], library.find_content, library.list_contents(), "photos")
-    paintings = [inputs.located(name, library.find_style, library.list_styles(), "paintings") for name in names[1:]]
+    read = files.make_reader(reading)
+    photo = files.locate_input(names[0], library.find_content, library.list_contents(), "photos")
+    paintings = [files.locate_input(name, library.find_style, library.list_styles(), "paintings") for name in names[1:]]
     start = None if options.init in INIT_CHOICES else Path(options.init)
     others = [path for path in (start, Path(keeping.source) if keeping.source else None) if path]
     bundled = photo != Path(names[0])
-    target = outputs.target(place, photo, paintings, others, options.seed, bundled=bundled)
-    return _Job(
+    target = files.choose_target(place, photo, paintings, others, options.seed, bundled=bundled)
+    return _PreparedRun(
         options,
         read(photo),
         [read(path) for path in paintings],
@@ -161,72 +163,216 @@ def _prepared(
     )
 
 
-def _painted(job: _Job, watch: interrupts.Watch, show: report.Show, log: report.Say, timing: report.Say) -> "Progress":
+def _paint(
+    job: _PreparedRun, watch: interrupts.SignalWatch, show: report.ShowProgress, log: report.Say, timing: report.Say
+) -> "Progress":
     """Load the network and paint; the last report, which carries the result."""
     from styler import images
 
     images.remove_stale_files(job.target.beside.parent)
-    with report.timed(timing, "Loaded PyTorch"):
+    with report.log_time(timing, "Loaded PyTorch"):
         from styler.engine.device import describe_device
         from styler.engine.painter import Painter
-    with report.timed(timing, "Loaded the network"):
+    with report.log_time(timing, "Loaded the network"):
         painter = Painter.of(job.options)
     log(f"Device {describe_device(painter.device)}, precision {str(painter.precision).removeprefix('torch.')}.")
     watch.begin()
     last = None
     for progress in painter.stream(job.content, [*job.styles], job.options, watch.stop, job.before.repeat, job.start):
         if last is None:
-            log(report.plan(progress.plan, None if job.before.repeat else job.options))
+            log(report.format_schedule(progress.plan, None if job.before.repeat else job.options))
         last = progress
         show(progress)
     assert last is not None
     return last
 
 
-def _finished(job: _Job, last: "Progress", tell: report.Say, log: report.Say, timing: report.Say) -> Path | None:
+def _finish(job: _PreparedRun, last: "Progress", tell: report.Say, log: report.Say, timing: report.Say) -> Path | None:
     """Write the picture, or what there is of an interrupted one; where it is, or None if there is nothing to keep."""
-    from styler.cli import outputs
+    from styler.cli import files
 
     result = last.result
     assert result is not None
     for note in result.notes:
         tell(f"styler: note: {note}")
-    for sentence in replay.machine(job.before, result):
+    for sentence in replay.warn_machine(job.before, result):
         tell(f"styler: note: {sentence}")
-    for line in report.timings(result):
+    for line in report.format_timings(result):
         timing(line)
-    for line in report.summary(result):
+    for line in report.format_summary(result):
         log(line)
     if result.stopped and not result.evaluations:
-        report.complain("Stopped before the first step; nothing was written.")
+        report.print_error("Stopped before the first step; nothing was written.")
         return None
     if result.stopped:
-        kept = outputs.save_partial(job.target, partial(_encoded, job, result))
+        kept = files.save_partial(job.target, partial(_encode, job, result))
         width, height = last.size
         step = f"step {last.step} of {last.steps}"
-        report.complain(f"Stopped at {width}×{height}, {step}; kept as {quote_name(kept)}.")
+        report.print_error(f"Stopped at {width}×{height}, {step}; kept as {quote_name(kept)}.")
         return kept
-    with report.timed(timing, "Wrote the picture"):
-        return outputs.save(job.target, partial(_encoded, job, result))
+    with report.log_time(timing, "Wrote the picture"):
+        return files.save_picture(job.target, partial(_encode, job, result))
 
 
-def _answered(written: Path | None, result: "Result", told: Mapping[str, Any], *, json: bool) -> None:
+def _print_answer(written: Path | None, result: "Result", told: Mapping[str, Any], *, json: bool) -> None:
     """Answer on stdout: with everything, or with the path of a picture that is done."""
-    from styler.cli import outputs
+    from styler.cli import files
 
     if json:
-        answers.document({"output": written and str(written), **told, **report.document(result)})
+        output.print_document({"output": written and str(written), **told, **report.result_to_json(result)})
     elif written and not result.stopped:
-        outputs.announce(written)
+        files.announce(written)
 
 
-def _encoded(job: _Job, result: "Result", kind: str) -> bytes:
+def _encode(job: _PreparedRun, result: "Result", kind: str) -> bytes:
     """The picture in a format, as the flags want it."""
     from styler import save
 
-    how = replay.inside(job.keeping)
+    how = replay.save_options(job.keeping)
     return save.encode_result(result, job.content, job.styles, job.start, kind=kind, bit_depth=job.bit_depth, **how)
 
 
-def _silent(_text: str) -> None:
+def _ignore(_text: str) -> None:
     """Say nothing."""
+
+
+TIMED_SIDES = {"cpu": 256}
+"""Long side of the picture that is timed; where the kind of device is not listed, `WIDE_SIDE`."""
+GPU_TIMED_SIDE = 512
+"""GPUs are not busy below that, and would be thought slower than they are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What a painting would be and cost."""
+
+    size: tuple[int, int]
+    device: str
+    precision: str
+    plan: Schedule
+    checkpoint: bool
+    memory: float
+    """Bytes at the peak, about."""
+    free: float
+    """Bytes there are."""
+    timed: tuple[int, int] | None
+    """Width and height of the evaluation that was timed; None when there is nothing to paint."""
+    evaluation: float
+    """Seconds of one evaluation at the final size, of that octave alone, about."""
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole plan, about."""
+        return self.evaluation * schedule.count_units(self.plan)
+
+
+def make_forecast(options: Options, content: "Picture", styles: "list[Picture]", start: "Picture | None") -> Forecast:
+    """Load the network, ask what `Painter.stream` would ask, and time one evaluation.
+
+    Raises:
+        StylerError: whatever would end the painting before its first evaluation.
+    """
+    from styler.engine import budget
+    from styler.engine.device import describe_device, estimate_memory, free_memory, needs_checkpoint
+    from styler.engine.painter import Painter
+
+    painter = Painter.of(options)
+    painter.ready(options)
+    features = painter.features(options)
+    scales = schedule.build_schedule(options, content.width, content.height, features.min_side)
+    size = schedule.compute_result_size(options, content.width, content.height)
+    checkpoint = bool(scales) and needs_checkpoint(features, size, options.checkpoint, painter.device)
+    small = _shrink_options(options, size, features.min_side, painter.device.type, checkpoint=checkpoint)
+    seconds, timed = _time_iteration(painter, small, content, styles, start)
+    if timed and options.time:
+        scales = budget.fit_schedule(scales, options.time, seconds / math.prod(timed))
+    return Forecast(
+        size=size,
+        device=describe_device(painter.device),
+        precision=str(painter.precision).removeprefix("torch."),
+        plan=scales,
+        checkpoint=checkpoint,
+        memory=estimate_memory(features, size, checkpoint=checkpoint) if scales else 0.0,
+        free=free_memory(painter.device),
+        timed=timed,
+        evaluation=seconds * math.prod(size) / math.prod(timed) if timed else 0.0,
+    )
+
+
+def _shrink_options(
+    options: Options, size: tuple[int, int], min_side: int, device: str, *, checkpoint: bool
+) -> Options:
+    """The same painting in one small scale of two evaluations: the second is timed, the first warms up."""
+    needed = math.ceil(min_side * max(size) / min(size)) + 1
+    side = max(TIMED_SIDES.get(device, GPU_TIMED_SIDE), needed)
+    return options.replace(
+        size=side if side < max(size) else options.size,
+        first_size=8192,
+        steps=2,
+        optimizer="adam",
+        sketch=0.0,
+        octaves=0.0,
+        time=0.0,
+        checkpoint="on" if checkpoint else "off",
+    )
+
+
+def _time_iteration(
+    painter: "Painter", options: Options, content: "Picture", styles: "list[Picture]", start: "Picture | None"
+) -> tuple[float, tuple[int, int] | None]:
+    """Seconds of an evaluation, and its size."""
+    marks: list[float] = []
+    size = None
+    for progress in painter.stream(content, [*styles], options, start=start):
+        if progress.result is None:
+            _ = progress.loss  # reading it waits for the device
+            marks.append(time.perf_counter())
+            size = progress.size
+    return (marks[1] - marks[0], size) if size else (0.0, None)
+
+
+def format_forecast(found: Forecast, names: Sequence[str], pictures: "Sequence[Picture]", output: str) -> list[str]:
+    """A forecast for a person; `names` and `pictures` are the content and the styles, in this order."""
+    from styler.cli.output import format_columns
+    from styler.errors import quote_name
+
+    inputs = [f"{quote_name(name)}, {it.width}×{it.height}" for name, it in zip(names, pictures, strict=True)]
+    rows = [
+        ("Content", inputs[0]),
+        *(("Style", style) for style in inputs[1:]),
+        ("Output", f"{quote_name(output)}, {found.size[0]}×{found.size[1]}"),
+        ("Device", f"{found.device}, precision {found.precision}"),
+        ("Plan", report.format_schedule(found.plan).removeprefix("Plan: ")),
+    ]
+    if found.timed:
+        how = "with" if found.checkpoint else "without"
+        needed, free = found.memory / 1e9, found.free / 1e9
+        width, height = found.timed
+        rows += [
+            ("Memory", f"about {needed:.1f} GB of the {free:.1f} GB that are free, {how} checkpointing"),
+            (
+                "Time",
+                f"about {report.format_clock(found.seconds)}: an estimate from one evaluation at {width}×{height}",
+            ),
+        ]
+    return ["A dry run: nothing is painted or written.", *format_columns(rows)]
+
+
+def forecast_to_json(found: Forecast, options: Options) -> Mapping[str, Any]:
+    """A forecast for a program."""
+    return {
+        "dry_run": True,
+        "width": found.size[0],
+        "height": found.size[1],
+        "options": options.to_dict(),
+        "device": found.device,
+        "precision": found.precision,
+        "plan": report.schedule_to_json(found.plan),
+        "evaluations": sum(scale.steps for scale in found.plan),
+        "units": schedule.count_units(found.plan),
+        "checkpoint": found.checkpoint,
+        "estimated_memory_bytes": round(found.memory),
+        "free_memory_bytes": round(found.free),
+        "estimated_seconds": found.seconds,
+        "estimated_seconds_per_evaluation": found.evaluation,
+    }

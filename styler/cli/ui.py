@@ -8,25 +8,27 @@ from cyclopts import Parameter
 
 from styler import environment
 from styler.cli import report
-from styler.cli.flags import OUTPUT
+from styler.cli.flags import OUTPUT_GROUP
 from styler.errors import UsageError
 
-LOCAL = ("127.0.0.1", "localhost", "::1")
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
-Host = Annotated[str, Parameter(metavar="NAME", help="address to listen at (default 127.0.0.1: this machine alone)")]
-Port = Annotated[int, Parameter(metavar="N", help="port to listen at (default 7860)")]
-RootPath = Annotated[str, Parameter(metavar="PATH", help="where a proxy puts the page, such as /styler")]
-Auth = Annotated[
+HostFlag = Annotated[
+    str, Parameter(metavar="NAME", help="address to listen at (default 127.0.0.1: this machine alone)")
+]
+PortFlag = Annotated[int, Parameter(metavar="N", help="port to listen at (default 7860)")]
+RootPathFlag = Annotated[str, Parameter(metavar="PATH", help="where a proxy puts the page, such as /styler")]
+AuthFlag = Annotated[
     str | None, Parameter(metavar="USER:FILE", help="ask for a name and a password, which is the text in FILE")
 ]
-MaxUpload = Annotated[str, Parameter(metavar="SIZE", help="largest file, such as 25mb (default 25mb)")]
-Queue = Annotated[int, Parameter(metavar="N", help="how many may wait for their turn (default 32)")]
-Open = Annotated[
+MaxUploadFlag = Annotated[str, Parameter(metavar="SIZE", help="largest file, such as 25mb (default 25mb)")]
+QueueFlag = Annotated[int, Parameter(metavar="N", help="how many may wait for their turn (default 32)")]
+OpenFlag = Annotated[
     bool,
     Parameter(
         name="--open",
         negative="--no-open",
-        group=OUTPUT,
+        group=OUTPUT_GROUP,
         help="open a browser on the page; --no-open, the default, does not",
     ),
 ]
@@ -34,13 +36,13 @@ Open = Annotated[
 
 def ui(
     *,
-    host: Host = "127.0.0.1",
-    port: Port = 7860,
-    root_path: RootPath = "",
-    auth: Auth = None,
-    max_upload: MaxUpload = "25mb",
-    queue: Queue = 32,
-    opens: Open = False,
+    host: HostFlag = "127.0.0.1",
+    port: PortFlag = 7860,
+    root_path: RootPathFlag = "",
+    auth: AuthFlag = None,
+    max_upload: MaxUploadFlag = "25mb",
+    queue: QueueFlag = 32,
+    opens: OpenFlag = False,
 ) -> int:
     """Show the page in the browser: upload, watch it being painted, keep what you like."""
     if not 1 <= port <= 65535:
@@ -49,7 +51,7 @@ def ui(
         raise UsageError(f"--queue is {queue}; it can be 1 or more.")
     if root_path and not re.fullmatch(r"(/[\w.~-]+)+", root_path):
         raise UsageError(f"--root-path is '{root_path}'; it can be a path such as /styler.")
-    who, most = _login(auth), _bytes(max_upload)
+    who, most = _read_login(auth), _parse_bytes(max_upload)
     environment.prepare_process()
     from ui import server
 
@@ -57,14 +59,14 @@ def ui(
         host=host, port=port, root_path=root_path, auth=who, max_upload=most, queue=queue, opens=opens
     )
     server.listening(host, port).close()  # a taken port is told before anything is loaded
-    if host not in LOCAL and not auth:
-        report.complain(f"warning: everybody who reaches {host} can use this page; ask for a password with --auth.")
-    report.complain(f"The page is at {serving.address} (Ctrl-C ends it).")
+    if host not in LOCAL_HOSTS and not auth:
+        report.print_error(f"warning: everybody who reaches {host} can use this page; ask for a password with --auth.")
+    report.print_error(f"The page is at {serving.address} (Ctrl-C ends it).")
     server.serve(serving)
     return 0
 
 
-def _login(auth: str | None) -> tuple[str, str] | None:
+def _read_login(auth: str | None) -> tuple[str, str] | None:
     """The user, and the password that stands in the file.
 
     Raises:
@@ -88,7 +90,7 @@ def _login(auth: str | None) -> tuple[str, str] | None:
     return user, password
 
 
-def _bytes(text: str) -> int:
+def _parse_bytes(text: str) -> int:
     found = re.fullmatch(r"([0-9]{1,6})(kb|mb|gb)", text.strip().lower())
     if not found or not int(found[1]):
         raise UsageError(f"--max-upload is '{text}'; it can be a number with kb, mb or gb, such as 25mb.")
