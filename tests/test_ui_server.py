@@ -14,22 +14,22 @@ from fastapi.testclient import TestClient
 
 from styler.cli import main
 from ui import server
-from ui.server import Serving
+from ui.server import ServerConfig
 from ui.studio import Studio
 
 
 @pytest.fixture
 def client(use_tiny: None) -> Iterator[TestClient]:
     """The whole server, with a user and a password."""
-    with TestClient(server.app(Studio(), Serving(auth=("me", "secret"), queue=2))) as client:
+    with TestClient(server.make_server(Studio(), ServerConfig(auth=("me", "secret"), queue=2))) as client:
         yield client
 
 
 @pytest.fixture
-def nothing_served(monkeypatch: pytest.MonkeyPatch) -> list[Serving]:
+def nothing_served(monkeypatch: pytest.MonkeyPatch) -> list[ServerConfig]:
     """What would have been served."""
-    served: list[Serving] = []
-    monkeypatch.setattr(server, "serve", served.append)
+    served: list[ServerConfig] = []
+    monkeypatch.setattr(server, "serve_page", served.append)
     return served
 
 
@@ -53,12 +53,12 @@ def test_it_is_alive_at_once_and_ready_with_its_weights(client: TestClient) -> N
 
 
 def test_it_is_not_ready_without_disk_or_with_a_full_queue(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "LEAST_DISK", 10**30)
+    monkeypatch.setattr(server, "MIN_FREE_DISK", 10**30)
     assert "The disk is almost full." in client.get("/readyz").json()["lacking"]
     page: Any = type("Page", (), {"_queue": type("Queue", (), {"max_size": 2, "__len__": lambda _self: 2})()})()
     studio = Studio()
     try:
-        assert "The queue is full." in server.unready(studio, page)
+        assert "The queue is full." in server.list_unready(studio, page)
     finally:
         studio.close()
 
@@ -95,7 +95,7 @@ def test_a_taken_port_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_another_host_without_a_password_is_warned_of(
-    capsys: pytest.CaptureFixture[str], nothing_served: list[Serving], free_port: int, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], nothing_served: list[ServerConfig], free_port: int, tmp_path: Path
 ) -> None:
     password = tmp_path / "password.txt"
     password.write_text("secret:with colon\n", encoding="utf-8")
@@ -108,10 +108,10 @@ def test_another_host_without_a_password_is_warned_of(
     assert nothing_served[1].auth == ("me", "secret:with colon")
 
 
-def test_what_is_asked_for_is_what_is_served(nothing_served: list[Serving], free_port: int) -> None:
+def test_what_is_asked_for_is_what_is_served(nothing_served: list[ServerConfig], free_port: int) -> None:
     asked = ["--port", str(free_port), "--root-path", "/art", "--max-upload", "3mb", "--queue", "5", "--no-open"]
     assert main(["ui", *asked]) == 0
-    assert nothing_served == [Serving(port=free_port, root_path="/art", max_upload=3_000_000, queue=5)]
+    assert nothing_served == [ServerConfig(port=free_port, root_path="/art", max_upload=3_000_000, queue=5)]
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_what_is_asked_for_is_what_is_served(nothing_served: list[Serving], free
     ],
 )
 def test_wrong_flags_are_refused(
-    flags: list[str], sentence: str, capsys: pytest.CaptureFixture[str], nothing_served: list[Serving]
+    flags: list[str], sentence: str, capsys: pytest.CaptureFixture[str], nothing_served: list[ServerConfig]
 ) -> None:
     assert main(["ui", *flags]) == 2
     assert sentence in capsys.readouterr().err

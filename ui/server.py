@@ -19,20 +19,20 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 
 from styler.errors import StylerError
-from ui.gate import Gate
+from ui.middleware import RequestGuard
 from ui.studio import Studio
 
 if TYPE_CHECKING:
     import gradio as gr
 
-LEAST_DISK = 500_000_000
+MIN_FREE_DISK = 500_000_000
 """Free bytes below which no more is taken on."""
-SWEEPS = 300.0
+CLEANUP_SECONDS = 300.0
 """Seconds between two rounds of the janitor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Serving:
+class ServerConfig:
     """How the page is served."""
 
     host: str = "127.0.0.1"
@@ -54,7 +54,7 @@ class Serving:
         return f"http://{f'[{host}]' if ':' in host and '[' not in host else host}:{self.port}{self.root_path}/"
 
 
-def listening(host: str, port: int) -> socket.socket:
+def open_listener(host: str, port: int) -> socket.socket:
     """A socket that listens there.
 
     Raises:
@@ -76,19 +76,19 @@ def listening(host: str, port: int) -> socket.socket:
     return listener
 
 
-def app(studio: Studio, serving: Serving) -> FastAPI:
+def make_server(studio: Studio, serving: ServerConfig) -> FastAPI:
     """The page with `/healthz` and `/readyz`, on a studio that is closed with it."""
     os.environ["GRADIO_TEMP_DIR"] = str(studio.visits.uploads)  # before Gradio is loaded
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    from ui.app import build
+    from ui.app import build_page
 
-    page = build(studio, serving.queue)
+    page = build_page(studio, serving.queue)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         ended = threading.Event()
         threading.Thread(target=studio.warm, daemon=True).start()
-        threading.Thread(target=_janitor, args=(studio, ended), daemon=True).start()
+        threading.Thread(target=_clean_up, args=(studio, ended), daemon=True).start()
         yield
         ended.set()
         studio.close()
@@ -102,21 +102,21 @@ def app(studio: Studio, serving: Serving) -> FastAPI:
 
     @server.get("/readyz")
     async def readyz() -> JSONResponse:
-        lacking = unready(studio, page)
+        lacking = list_unready(studio, page)
         return JSONResponse(
             {"status": "not ready" if lacking else "ready", "lacking": lacking}, 503 if lacking else 200
         )
 
-    _mounted(server, page, serving)
-    server.add_middleware(Gate, visits=studio.visits, max_upload=serving.max_upload)
+    _mount_page(server, page, serving)
+    server.add_middleware(RequestGuard, visits=studio.visits, max_upload=serving.max_upload)
     return server
 
 
-def _mounted(server: FastAPI, page: "gr.Blocks", serving: Serving) -> None:
+def _mount_page(server: FastAPI, page: "gr.Blocks", serving: ServerConfig) -> None:
     """Put the page on the server, with everything switched off that is asked of, or told to, others."""
     import gradio as gr
 
-    from ui.app import css, head, theme
+    from ui.app import make_css, make_head, make_theme
 
     gr.mount_gradio_app(
         server,
@@ -132,41 +132,44 @@ def _mounted(server: FastAPI, page: "gr.Blocks", serving: Serving) -> None:
         ssr_mode=False,
         pwa=False,
         mcp_server=False,
-        theme=theme(),
-        css=css(),
-        head=head(),
+        theme=make_theme(),
+        css=make_css(),
+        head=make_head(),
     )
 
 
-def unready(studio: Studio, page: "gr.Blocks") -> list[str]:
+def list_unready(studio: Studio, page: "gr.Blocks") -> list[str]:
     """In sentences, why no work can be taken on now."""
-    from ui import line
+    from ui.queue import is_full
 
     lacking = []
     if not studio.is_ready:
         lacking.append(str(studio.trouble) if studio.trouble else "The weights are not loaded yet.")
-    if shutil.disk_usage(studio.visits.root).free < LEAST_DISK:
+    if shutil.disk_usage(studio.visits.root).free < MIN_FREE_DISK:
         lacking.append("The disk is almost full.")
-    if line.is_full(page):
+    if is_full(page):
         lacking.append("The queue is full.")
     return lacking
 
 
-def serve(serving: Serving) -> None:
+def serve_page(serving: ServerConfig) -> None:
     """Serve until somebody interrupts.
 
     Raises:
         StylerError: the port is taken.
     """
-    with listening(serving.host, serving.port) as listener:
+    with open_listener(serving.host, serving.port) as listener:
         config = uvicorn.Config(
-            app(Studio(), serving), log_level="warning", timeout_graceful_shutdown=3, root_path=serving.root_path
+            make_server(Studio(), serving),
+            log_level="warning",
+            timeout_graceful_shutdown=3,
+            root_path=serving.root_path,
         )
         if serving.opens:
             threading.Timer(0.5, webbrowser.open, [serving.address]).start()
         uvicorn.Server(config).run(sockets=[listener])
 
 
-def _janitor(studio: Studio, ended: threading.Event) -> None:
-    while not ended.wait(SWEEPS):
+def _clean_up(studio: Studio, ended: threading.Event) -> None:
+    while not ended.wait(CLEANUP_SECONDS):
         studio.visits.sweep()

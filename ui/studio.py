@@ -22,21 +22,21 @@ from styler.images import Picture
 from styler.images.child import Decoder
 from styler.options import Options
 from styler.provenance import Record
-from ui.steps import Bench
-from ui.visits import Order, Painted, Upload, Visit, Visits
+from ui.queue import PainterThread
+from ui.session import FinishedPicture, PaintRequest, Session, Sessions, Upload
 
 MAX_PIXELS = 50_000_000
 """Of an upload."""
-PAUSE = 0.2
+LIVE_PAUSE = 0.2
 """Seconds between two live pictures."""
-POINTS = 400
+MAX_CHART_POINTS = 400
 """Of the chart at most."""
-SAMPLES = ((library.list_contents, "astronaut"), (library.list_styles, "starry-night"))
+WARMUP_PAIR = ((library.list_contents, "astronaut"), (library.list_styles, "starry-night"))
 """What is painted to warm up."""
 
 
 @dataclass(slots=True, eq=False)
-class Pace:
+class WaitEstimate:
     """How long work takes here, for those who wait."""
 
     mean: float | None = None
@@ -64,10 +64,10 @@ class Studio:
     """What all visitors share: the painter, the decoding child, the bench, and the visits."""
 
     def __init__(self, max_pixels: int = MAX_PIXELS) -> None:
-        self.visits = Visits()
+        self.visits = Sessions()
         self.decoder = Decoder()
-        self.bench = Bench()
-        self.pace = Pace()
+        self.bench = PainterThread()
+        self.pace = WaitEstimate()
         self.max_pixels = max_pixels
         self.trouble: StylerError | None = None
         """Why there is no painter."""
@@ -101,7 +101,7 @@ class Studio:
         def work() -> None:
             try:
                 painter = self.painter()
-                content, style = (images.read_image(found()[name]) for found, name in SAMPLES)
+                content, style = (images.read_image(found()[name]) for found, name in WARMUP_PAIR)
                 for _ in painter.stream(content, style, Options().replace(steps=1, size=Options().first_size)):
                     pass
             except StylerError as problem:
@@ -131,7 +131,7 @@ class Studio:
         texts = self.decoder.read_text(self._bytes(upload), name=upload.name)
         return provenance.find_record(texts, quote_name(upload.name))
 
-    def paint(self, visit: Visit, order: Order) -> Generator[Progress | Painted, None, None]:
+    def paint(self, visit: Session, order: PaintRequest) -> Generator[Progress | FinishedPicture, None, None]:
         """Paint, reporting a few times a second; the last is the picture, unless it was discarded before it began.
 
         Raises:
@@ -149,20 +149,20 @@ class Studio:
                 if last.result is None and time.monotonic() >= due:
                     self.pace.expect(last.eta)
                     yield last
-                    due = time.monotonic() + PAUSE
+                    due = time.monotonic() + LIVE_PAUSE
             assert last is not None
             assert last.result is not None
             if not visit.is_discarded:
-                kept = curve[:: 1 + len(curve) // POINTS]
+                kept = curve[:: 1 + len(curve) // MAX_CHART_POINTS]
                 terms = tuple((count, {name: float(term) for name, term in terms.items()}) for count, terms in kept)
                 self.pace.took(time.monotonic() - began)
-                yield _kept(visit, order, last.result, content, styles, terms)
+                yield _keep_picture(visit, order, last.result, content, styles, terms)
         finally:
             stop.set()  # closed half-way: nothing of it goes on
             visit.is_painting = False
             self.pace.expect(None)
 
-    def deep(self, painted: Painted, kind: str) -> Path:
+    def deep(self, painted: FinishedPicture, kind: str) -> Path:
         """The picture in 16 bit, as `png` or `tiff`, made when it is asked for.
 
         Raises:
@@ -183,14 +183,14 @@ class Studio:
         raise StylerError(f"{quote_name(upload.name)} is no longer on the server; choose it once more.")
 
 
-def _kept(
-    visit: Visit,
-    order: Order,
+def _keep_picture(
+    visit: Session,
+    order: PaintRequest,
     result: Result,
     content: Picture,
     styles: list[Picture],
     curve: tuple[tuple[int, dict[str, float]], ...],
-) -> Painted:
+) -> FinishedPicture:
     """The picture written to the visitor's folder, in the forms that the page offers."""
     height, width = result.pixels.shape[:2]
     start = images.read_image(order.start) if order.start else None
@@ -198,12 +198,12 @@ def _kept(
     folder = visit.next_folder()
     np.save(folder / "pixels.npy", result.pixels)
     name = f"{order.content.stem}.{'+'.join(style.stem for style in order.styles)}"
-    painted = Painted(
+    painted = FinishedPicture(
         order=order,
         record=provenance.make_record(result, content, styles, start),
         png=images.write_file(folder / f"{name}.png", encode()),
         jpeg=images.write_file(folder / f"{name}.jpg", encode(kind="jpeg")),
-        before=_photo(content, folder / "photo.jpg", (width, height)),
+        before=_save_photo(content, folder / "photo.jpg", (width, height)),
         curve=curve,
         notes=(*result.notes, *content.warnings),
         result=replace(result, pixels=np.load(folder / "pixels.npy", mmap_mode="r")),
@@ -212,7 +212,7 @@ def _kept(
     return painted
 
 
-def _photo(content: Picture, path: Path, size: tuple[int, int]) -> Path:
+def _save_photo(content: Picture, path: Path, size: tuple[int, int]) -> Path:
     """The photo as a JPEG of the result's size."""
     whole = Image.fromarray((content.pixels * 255).round().clip(0, 255).astype(np.uint8))
     whole.resize(size, Image.Resampling.LANCZOS).save(path, "JPEG", quality=92, subsampling=0)

@@ -55,14 +55,14 @@ def ui(
     environment.prepare_process()
     from ui import server
 
-    serving = server.Serving(
+    serving = server.ServerConfig(
         host=host, port=port, root_path=root_path, auth=who, max_upload=most, queue=queue, opens=opens
     )
-    server.listening(host, port).close()  # a taken port is told before anything is loaded
+    server.open_listener(host, port).close()  # a taken port is told before anything is loaded
     if host not in LOCAL_HOSTS and not auth:
         report.print_error(f"warning: everybody who reaches {host} can use this page; ask for a password with --auth.")
     report.print_error(f"The page is at {serving.address} (Ctrl-C ends it).")
-    server.serve(serving)
+    server.serve_page(serving)
     return 0
 
 

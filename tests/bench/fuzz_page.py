@@ -17,7 +17,7 @@ import httpx
 from PIL import Image
 from serving import Server, serving
 
-from ui.api import OPTIONS
+from ui.api import API_OPTIONS
 
 WARM = 100
 """Uploads before memory is compared."""
@@ -70,7 +70,7 @@ def mutated(random_: random.Random, data: bytes) -> bytes:
 def stylized(client: httpx.Client, server: Server, endpoint: int, path: str, name: str, session: str) -> str:
     """Ask for a tiny painting of an upload; returns `picture`, or the sentence of the refusal."""
     upload = {"path": path, "orig_name": name, "meta": {"_type": "gradio.FileData"}}
-    values: list[Any] = [upload, "woodcut", None, *(TINY.get(option) for option in OPTIONS)]
+    values: list[Any] = [upload, "woodcut", None, *(TINY.get(option) for option in API_OPTIONS)]
     join = {"data": values, "fn_index": endpoint, "session_hash": session}
     answer = client.post(f"{server.address}gradio_api/queue/join", json=join)
     assert answer.status_code < 500, answer.text

@@ -18,7 +18,7 @@ from playwright.sync_api import TimeoutError as Unseen
 from styler.vgg import registry
 from styler.vgg.weights import Weights
 from ui import server
-from ui.server import Serving
+from ui.server import ServerConfig
 from ui.studio import Studio
 
 FLAGS = (
@@ -50,11 +50,11 @@ class Site:
 
 
 @contextmanager
-def served(serving: Serving) -> Iterator[Site]:
+def served(serving: ServerConfig) -> Iterator[Site]:
     """Serve the page at a free port, in a thread, until the end of the block."""
     studio = Studio()
-    app = server.app(studio, serving)
-    with server.listening("127.0.0.1", 0) as listener:
+    app = server.make_server(studio, serving)
+    with server.open_listener("127.0.0.1", 0) as listener:
         running = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
         thread.start()
@@ -73,7 +73,7 @@ def site(tiny: Weights) -> Iterator[Site]:
     """The page with the tiny network; one may wait while another is painted for."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "load_backbone", lambda _name: tiny)
-        with served(Serving(queue=1, max_upload=2_000_000)) as site:
+        with served(ServerConfig(queue=1, max_upload=2_000_000)) as site:
             yield site
 
 

@@ -21,10 +21,10 @@ from styler import images, provenance
 from styler.errors import UsageError
 from styler.options import Options
 from ui import api
-from ui.gate import Gate
-from ui.steps import Bench
-from ui.studio import Pace
-from ui.visits import Upload
+from ui.middleware import RequestGuard
+from ui.queue import PainterThread
+from ui.session import Upload
+from ui.studio import WaitEstimate
 
 LONG = {"content": "cat", "style": "woodcut", "steps": 20_000, "api_name": "/stylize"}
 SHORT = {"steps": 2, "size": 64, "first_size": 64, "api_name": "/stylize"}
@@ -63,9 +63,9 @@ def test_every_parameter_is_an_option_and_is_documented(client: Client) -> None:
     found = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
     assert list(found) == ["/stylize"]  # what the page does inside is private
     names = [it["parameter_name"] for it in found["/stylize"]["parameters"]]
-    assert names == ["content", "style", "styles", *api.OPTIONS]
+    assert names == ["content", "style", "styles", *api.API_OPTIONS]
     for name in names:
-        assert re.search(rf"^{name}: ", api.description(), re.MULTILINE)
+        assert re.search(rf"^{name}: ", api.describe_endpoint(), re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_the_readmes_lines_run(site: Site, photo: Path, monkeypatch: pytest.Monk
 def test_no_file_of_the_server_but_an_upload_is_read(site: Site, photo: Path) -> None:
     for path in (str(photo), f"{site.studio.visits.uploads}/../../{photo.name}", "x\0y", None, 3):
         with pytest.raises(UsageError, match="content is no uploaded file"):
-            api.order(site.studio, {"path": path}, "woodcut", None, *[None] * len(api.OPTIONS))
+            api.parse_request(site.studio, {"path": path}, "woodcut", None, *[None] * len(api.API_OPTIONS))
 
 
 def test_a_damaged_upload_is_a_sentence_that_names_it(client: Client, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_full_queue_says_so(client: Client, site: Site) -> None:
 def test_a_lost_connection_ends_the_work(site: Site) -> None:
     """A program that is killed says nothing: its stream of news is cut off."""
     join = {
-        "data": ["cat", "woodcut", *[None] * (1 + len(api.OPTIONS))],
+        "data": ["cat", "woodcut", *[None] * (1 + len(api.API_OPTIONS))],
         "fn_index": _endpoint(site),
         "session_hash": "gone",
     }
@@ -176,7 +176,7 @@ def test_what_is_refused_at_the_gate(site: Site, request_: Any, code: int, said:
 
 
 def test_too_many_files_at_once_are_refused(site: Site) -> None:
-    gate = Gate(site.studio, site.studio.visits, max_upload=1000)  # type: ignore[arg-type] # nothing is handed over
+    gate = RequestGuard(site.studio, site.studio.visits, max_upload=1000)  # type: ignore[arg-type] # nothing is handed over
     scope = {"headers": [(b"content-length", b"999999999999")]}
     assert asyncio.run(gate._upload(scope)) == (413, "That is too much at once; send 200 files at most.")
 
@@ -201,7 +201,7 @@ def test_work_goes_on_without_news_and_ends_when_it_is_left() -> None:
 
     async def visit() -> list[int | None]:
         seen = []
-        steps = Bench().steps(work(), stop.set)
+        steps = PainterThread().steps(work(), stop.set)
         async for news in steps:
             seen.append(news)
             if len(seen) == 3:
@@ -217,7 +217,7 @@ def test_work_goes_on_without_news_and_ends_when_it_is_left() -> None:
 
 
 def test_who_waits_is_told_how_long() -> None:
-    pace = Pace()
+    pace = WaitEstimate()
     assert pace.wait(0) is None
     pace.expect(10)
     assert 9 < (pace.wait(0) or 0) <= 10
@@ -228,5 +228,5 @@ def test_who_waits_is_told_how_long() -> None:
 
 def test_uploads_of_the_page_are_read_by_name(site: Site) -> None:
     place = site.studio.visits.uploads / "some" / "x.png"
-    found = api._upload(site.studio, {"path": str(place), "orig_name": "mine.png"}, {}, "content")
+    found = api._resolve_upload(site.studio, {"path": str(place), "orig_name": "mine.png"}, {}, "content")
     assert found == Upload(place.resolve(), "mine.png")

@@ -8,12 +8,12 @@ from playwright.sync_api import Browser
 
 from browser.conftest import PATIENCE, choose, paint, said, served
 from styler import images, provenance
-from ui.server import Serving
+from ui.server import ServerConfig
 
 
 def test_the_real_network_paints_what_is_taken_home(browser: Browser, tmp_path: Path, pixels: Pixels) -> None:
     photo = images.write_file(tmp_path / "holiday.png", images.encode_image(pixels(96, 128)))
-    with served(Serving()) as site:
+    with served(ServerConfig()) as site:
         context = browser.new_context()
         context.set_default_timeout(PATIENCE)
         page = context.new_page()

@@ -20,14 +20,14 @@ from styler.engine.result import Result
 from styler.options import Options
 from styler.provenance import Record
 
-PREFIX = "styler-ui-"
-OLDEST = 24 * 3600.0
+FOLDER_PREFIX = "styler-ui-"
+MAX_AGE = 24 * 3600.0
 """Seconds that a file stays which nobody has touched."""
-LARGEST = 2_000_000_000
+MAX_TOTAL_BYTES = 2_000_000_000
 """Bytes of all files; beyond them the oldest go."""
-YOUNG = 600.0
+MIN_AGE = 600.0
 """Seconds in which a file is never swept: somebody is about to use it."""
-UNUSED = 3600.0
+MAX_UNUSED_AGE = 3600.0
 """Seconds that an upload stays which no open visit has used."""
 
 
@@ -45,7 +45,7 @@ class Upload:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class PaintRequest:
     """What is to be painted."""
 
     content: Upload
@@ -56,10 +56,10 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Painted:
+class FinishedPicture:
     """A picture that was made in this visit."""
 
-    order: Order
+    order: PaintRequest
     record: Record
     png: Path
     """Lossless, with the settings inside."""
@@ -74,7 +74,7 @@ class Painted:
 
 
 @dataclass(slots=True, eq=False)
-class Visit:
+class Session:
     """One browser tab, or its batch."""
 
     folder: Path
@@ -86,7 +86,7 @@ class Visit:
     is_waiting: bool = False
     """For its turn; if that ends without any work, there was no room in the queue."""
     is_painting: bool = False
-    painted: list[Painted] = field(default_factory=list)
+    painted: list[FinishedPicture] = field(default_factory=list)
     shown: int = -1
     """Which of them is looked at."""
     uploads: set[Path] = field(default_factory=set)
@@ -117,30 +117,30 @@ class Visit:
         return Path(tempfile.mkdtemp(prefix=f"{name or len(self.painted) + 1}-", dir=self.folder))
 
 
-class Visits:
+class Sessions:
     """Everybody's, in one temporary folder of this server's own, of a limited size."""
 
-    def __init__(self, largest: int = LARGEST) -> None:
-        sweep_others()
+    def __init__(self, largest: int = MAX_TOTAL_BYTES) -> None:
+        remove_stale_folders()
         self.largest = largest
-        self.root = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
+        self.root = Path(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-"))
         self.uploads, self.made = self.root / "uploads", self.root / "visits"
         self.uploads.mkdir()
         self.made.mkdir()
-        self._open: dict[str, Visit] = {}
+        self._open: dict[str, Session] = {}
         self._lock = threading.Lock()
 
-    def of(self, session: str | None, kind: str = "") -> Visit:
+    def of(self, session: str | None, kind: str = "") -> Session:
         """The visit of a browser tab, or its batch; a new one the first time."""
-        key = _key(session) + (f"-{kind}" if kind else "")
+        key = _session_key(session) + (f"-{kind}" if kind else "")
         with self._lock:
             if key not in self._open:
-                self._open[key] = Visit(self.made / key)
+                self._open[key] = Session(self.made / key)
             return self._open[key]
 
     def leave(self, session: str | None) -> None:
         """The tab is closed: its work stops; its pictures and its uploads go."""
-        key = _key(session)
+        key = _session_key(session)
         with self._lock:
             left = [self._open.pop(name) for name in [*self._open] if name == key or name.startswith(f"{key}-")]
             used = set().union(*(visit.uploads for visit in self._open.values()))
@@ -148,12 +148,12 @@ class Visits:
             visit.discard()
             for path in visit.uploads - used:
                 if path.is_relative_to(self.uploads):  # and not a picture that comes with styler
-                    _remove(path)
+                    _remove_file(path)
         for folder in (self.made / key, *self.made.glob(f"{key}-*")):
             shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
-    def brief(self, session: str | None, kind: str) -> Iterator[Visit]:
+    def brief(self, session: str | None, kind: str) -> Iterator[Session]:
         """A visit for one piece of work; its files stay until the session is left, or the janitor finds them old.
 
         Whoever calls again and again, each time as a new session, is not remembered.
@@ -179,44 +179,44 @@ class Visits:
     def has_room(self, size: int) -> bool:
         """Whether so many bytes fit in what all files may take, if need be after a sweep."""
         for attempt in range(2):
-            if sum(taken for _, taken, _ in _files(self.root, 0.0)) + size <= self.largest:
+            if sum(taken for _, taken, _ in _list_files(self.root, 0.0)) + size <= self.largest:
                 return True
             if not attempt:
                 self.sweep(largest=self.largest - size)
         return False
 
-    def sweep(self, oldest: float = OLDEST, largest: int | None = None) -> None:
+    def sweep(self, oldest: float = MAX_AGE, largest: int | None = None) -> None:
         """Remove files that are old, uploads that nobody uses, and beyond a total the oldest; none that is young."""
         now, total, most = time.time(), 0, self.largest if largest is None else largest
         with self._lock:
             used = set().union(*(visit.uploads for visit in self._open.values()))
-        for age, size, path in sorted(_files(self.root, now)):  # youngest first
+        for age, size, path in sorted(_list_files(self.root, now)):  # youngest first
             total += size
-            limit = UNUSED if path.is_relative_to(self.uploads) and path not in used else oldest
-            if age > YOUNG and (age > min(limit, oldest) or total > most):
-                _remove(path)
+            limit = MAX_UNUSED_AGE if path.is_relative_to(self.uploads) and path not in used else oldest
+            if age > MIN_AGE and (age > min(limit, oldest) or total > most):
+                _remove_file(path)
 
 
-def _key(session: str | None) -> str:
+def _session_key(session: str | None) -> str:
     return re.sub(r"\W", "", session or "") or "nobody"
 
 
-def _remove(path: Path) -> None:
+def _remove_file(path: Path) -> None:
     """A file, and the folder that it was alone in."""
     path.unlink(missing_ok=True)
     with suppress(OSError):  # it was not alone
         path.parent.rmdir()
 
 
-def sweep_others() -> None:
+def remove_stale_folders() -> None:
     """Remove what servers left that are no more."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        number = folder.name.removeprefix(PREFIX).partition("-")[0]
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"):
+        number = folder.name.removeprefix(FOLDER_PREFIX).partition("-")[0]
         if number.isdigit() and not psutil.pid_exists(int(number)):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _files(root: Path, now: float) -> list[tuple[float, int, Path]]:
+def _list_files(root: Path, now: float) -> list[tuple[float, int, Path]]:
     """Age, size and path of every file."""
     found = []
     for folder, _, names in os.walk(root):

@@ -10,18 +10,18 @@ import anyio.to_thread
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ui.visits import Visits
+from ui.session import Sessions
 
-LARGEST_BODY = 1_000_000
+MAX_BODY = 1_000_000
 """Bytes of what is no upload: the values of the controls."""
-UPLOADS_AT_ONCE = 200
+MAX_UPLOADS = 200
 """Files of one request."""
-OUTSIDE = ("http:", "https:", "//")
+REMOTE_PREFIXES = ("http:", "https:", "//")
 
 Refused = tuple[int, str]
 
 
-class Gate:
+class RequestGuard:
     """Stands before the page, as ASGI middleware.
 
     Args:
@@ -30,7 +30,7 @@ class Gate:
         max_upload: bytes of one file.
     """
 
-    def __init__(self, app: ASGIApp, visits: Visits, max_upload: int) -> None:
+    def __init__(self, app: ASGIApp, visits: Sessions, max_upload: int) -> None:
         self.app, self.visits, self.max_upload = app, visits, max_upload
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -40,8 +40,8 @@ class Gate:
             if scope["path"].endswith("/upload") and scope["method"] == "POST":
                 refused = await self._upload(scope)
             elif scope["method"] == "POST":
-                refused, receive = await _looked_into(receive)
-            elif _names_another_host(scope["path"]):
+                refused, receive = await _inspect_body(receive)
+            elif _is_remote_path(scope["path"]):
                 refused = 404, "This server has no files of other hosts."
         if refused:
             await PlainTextResponse(refused[1], refused[0])(scope, receive, send)
@@ -53,32 +53,32 @@ class Gate:
         length = dict(scope["headers"]).get(b"content-length", b"")
         if not length.isdigit():
             return 411, "The upload does not say how long it is; say it in its header."
-        if int(length) > UPLOADS_AT_ONCE * self.max_upload:
-            return 413, f"That is too much at once; send {UPLOADS_AT_ONCE} files at most."
+        if int(length) > MAX_UPLOADS * self.max_upload:
+            return 413, f"That is too much at once; send {MAX_UPLOADS} files at most."
         if not await anyio.to_thread.run_sync(self.visits.has_room, int(length)):
             return 503, "The server has no room for more pictures now; try again in ten minutes."
         return None
 
 
-async def _looked_into(receive: Receive) -> tuple[Refused | None, Receive]:
+async def _inspect_body(receive: Receive) -> tuple[Refused | None, Receive]:
     """The body, read up to its limit, and a way to read it once more."""
     body = b""
     more = True
     while more:
         message = await receive()
         if message["type"] != "http.request":
-            return None, _replaying(receive, message)
+            return None, _replay_body(receive, message)
         body += message.get("body", b"")
         more = message.get("more_body", False)
-        if len(body) > LARGEST_BODY:
-            return (413, f"The request is too large; send {LARGEST_BODY // 1000} kB at most."), receive
+        if len(body) > MAX_BODY:
+            return (413, f"The request is too large; send {MAX_BODY // 1000} kB at most."), receive
     whole: Message = {"type": "http.request", "body": body, "more_body": False}
-    if _asks_outside(body):
+    if _names_remote_file(body):
         return (400, "The request names a file of another host; upload the file itself."), receive
-    return None, _replaying(receive, whole)
+    return None, _replay_body(receive, whole)
 
 
-def _replaying(receive: Receive, first: Message) -> Receive:
+def _replay_body(receive: Receive, first: Message) -> Receive:
     """A way to receive that begins with a message that was received already."""
     waiting = [first]
 
@@ -88,7 +88,7 @@ def _replaying(receive: Receive, first: Message) -> Receive:
     return again
 
 
-def _asks_outside(body: bytes) -> bool:
+def _names_remote_file(body: bytes) -> bool:
     """Whether a file in it is named by an address of another host."""
     try:
         found = json.loads(body)
@@ -101,7 +101,7 @@ def _asks_outside(body: bytes) -> bool:
         item = waiting.pop()
         if isinstance(item, dict):
             path = item.get("path")
-            if isinstance(path, str) and path.strip().lower().startswith(OUTSIDE):
+            if isinstance(path, str) and path.strip().lower().startswith(REMOTE_PREFIXES):
                 return True
             waiting.extend(item.values())
         elif isinstance(item, list):
@@ -109,6 +109,6 @@ def _asks_outside(body: bytes) -> bool:
     return False
 
 
-def _names_another_host(path: str) -> bool:
+def _is_remote_path(path: str) -> bool:
     _, found, name = path.partition("/file=")
-    return "/proxy=" in path or (bool(found) and name.strip().lower().startswith(OUTSIDE))
+    return "/proxy=" in path or (bool(found) and name.strip().lower().startswith(REMOTE_PREFIXES))

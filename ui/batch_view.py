@@ -21,19 +21,19 @@ from styler.batch.worker import BatchContext
 from styler.errors import UsageError, quote_name
 from styler.images import Picture
 from styler.options import Options
+from ui.session import Session, Upload
 from ui.studio import Studio
-from ui.visits import Upload, Visit
 
-MOST = 200
+MAX_BATCH = 200
 """Pictures of one batch."""
-VIEW = 1024
+VIEW_SIDE = 1024
 """Long side of a picture in the gallery, in pixels; the archive has all of them."""
-PAUSE = 0.5
+BATCH_PAUSE = 0.5
 """Seconds between two reports of progress."""
 
 
 @dataclass(slots=True)
-class Row:
+class BatchRow:
     """One picture of the batch, and how it stands."""
 
     content: str
@@ -47,11 +47,11 @@ class Row:
 
 
 @dataclass(slots=True, eq=False)
-class Pile:
+class BatchView:
     """A batch as it stands."""
 
     folder: Path
-    rows: dict[tuple[str, str], Row]
+    rows: dict[tuple[str, str], BatchRow]
     """By the names of content and style."""
     views: list[tuple[Path, str]] = field(default_factory=list)
     """Finished pictures, to look at, and what they are called."""
@@ -65,9 +65,9 @@ class Pile:
         return sum(row.state == state for row in self.rows.values())
 
 
-def paint(
-    studio: Studio, visit: Visit, contents: Sequence[Upload], styles: Sequence[Upload], options: Options
-) -> Generator[Pile, None, None]:
+def paint_batch(
+    studio: Studio, visit: Session, contents: Sequence[Upload], styles: Sequence[Upload], options: Options
+) -> Generator[BatchView, None, None]:
     """Paint every photo in every painting; the pile again and again, in the end with its archive.
 
     Raises:
@@ -76,7 +76,7 @@ def paint(
     stop, began = visit.begin(), time.monotonic()
     visit.uses(*contents, *styles)
     try:
-        pile = _gathered(visit, contents, styles)
+        pile = _gather(visit, contents, styles)
         yield pile
 
         def read(path: Path) -> Picture:
@@ -92,15 +92,15 @@ def paint(
             tools=BatchContext(read=read),
             rules=SelectionRules(include=("*",)),
         ):
-            _told(pile, event)
-            pile.left = _left(pile, event, time.monotonic() - began)
+            _apply_event(pile, event)
+            pile.left = _estimate_left(pile, event, time.monotonic() - began)
             studio.pace.expect(pile.left)
             if event.kind != "progress" or time.monotonic() >= due:
                 yield pile
-                due = time.monotonic() + PAUSE
+                due = time.monotonic() + BATCH_PAUSE
         for row in pile.rows.values():
             row.state = "left" if row.state in {"waiting", "painting"} else row.state
-        pile.archive = _packed(pile)
+        pile.archive = _pack_archive(pile)
         studio.pace.took(time.monotonic() - began)
         yield pile
     finally:
@@ -109,7 +109,7 @@ def paint(
         studio.pace.expect(None)
 
 
-def _gathered(visit: Visit, contents: Sequence[Upload], styles: Sequence[Upload]) -> Pile:
+def _gather(visit: Session, contents: Sequence[Upload], styles: Sequence[Upload]) -> BatchView:
     """The files side by side in folders of their own, under names that are unique.
 
     Raises:
@@ -119,24 +119,24 @@ def _gathered(visit: Visit, contents: Sequence[Upload], styles: Sequence[Upload]
         raise UsageError("Choose photos first: drop them on the page.")
     if not styles:
         raise UsageError("Choose a painting, or upload one of your own.")
-    if len(contents) * len(styles) > MOST:
-        raise UsageError(f"That makes {len(contents) * len(styles)} pictures; choose fewer, up to {MOST}.")
+    if len(contents) * len(styles) > MAX_BATCH:
+        raise UsageError(f"That makes {len(contents) * len(styles)} pictures; choose fewer, up to {MAX_BATCH}.")
     shutil.rmtree(visit.folder, ignore_errors=True)  # the batch before
     folder = visit.next_folder("batch")
-    names = [_linked(uploads, folder / kind) for kind, uploads in (("contents", contents), ("styles", styles))]
+    names = [_link_uploads(uploads, folder / kind) for kind, uploads in (("contents", contents), ("styles", styles))]
     contents_, styles_ = (sorted(found, key=natural_key) for found in names)  # as they will be painted
-    rows = {(content, style): Row(content, style) for style in styles_ for content in contents_}
-    return Pile(folder, rows)
+    rows = {(content, style): BatchRow(content, style) for style in styles_ for content in contents_}
+    return BatchView(folder, rows)
 
 
-def _linked(uploads: Sequence[Upload], folder: Path) -> list[str]:
+def _link_uploads(uploads: Sequence[Upload], folder: Path) -> list[str]:
     """Put links to files into a folder; returns the names they have there."""
     folder.mkdir()
     names: list[str] = []
     taken: set[str] = set()
     for upload in uploads:
         ending = re.sub(r"[^\w.]", "", Path(upload.name).suffix)[:10]
-        name = next(it for it in _candidates(upload.stem, ending) if it.lower() not in taken)
+        name = next(it for it in _candidate_names(upload.stem, ending) if it.lower() not in taken)
         taken.add(name.lower())
         names.append(name)
         if not upload.path.is_file():
@@ -148,7 +148,7 @@ def _linked(uploads: Sequence[Upload], folder: Path) -> list[str]:
     return names
 
 
-def _candidates(stem: str, ending: str) -> Generator[str, None, None]:
+def _candidate_names(stem: str, ending: str) -> Generator[str, None, None]:
     yield f"{stem}{ending}"
     number = 2
     while True:
@@ -156,7 +156,7 @@ def _candidates(stem: str, ending: str) -> Generator[str, None, None]:
         number += 1
 
 
-def _told(pile: Pile, event: BatchEvent) -> None:
+def _apply_event(pile: BatchView, event: BatchEvent) -> None:
     """Note in its row what happened to a picture."""
     row = pile.rows[event.pair.content.name, event.pair.styles[0].name]
     if event.kind == "started":
@@ -167,21 +167,21 @@ def _told(pile: Pile, event: BatchEvent) -> None:
         row.state, row.why = "failed", event.text
     elif event.kind == "done":
         row.state = "done"
-        pile.views.append((_view(pile, event), f"{Path(row.content).stem} × {Path(row.style).stem}"))
+        pile.views.append((_make_view(pile, event), f"{Path(row.content).stem} × {Path(row.style).stem}"))
 
 
-def _view(pile: Pile, event: BatchEvent) -> Path:
+def _make_view(pile: BatchView, event: BatchEvent) -> Path:
     """A finished picture, small enough for a gallery."""
     path = pile.folder / "views" / f"{len(pile.views) + 1}.jpg"
     path.parent.mkdir(exist_ok=True)
     with Image.open(pile.folder / "out" / event.pair.output, formats=("PNG",)) as picture:
         small = picture.convert("RGB")
-        small.thumbnail((VIEW, VIEW), reducing_gap=2.0)
+        small.thumbnail((VIEW_SIDE, VIEW_SIDE), reducing_gap=2.0)
         small.save(path, "JPEG", quality=88)
     return path
 
 
-def _left(pile: Pile, event: BatchEvent, seconds: float) -> float | None:
+def _estimate_left(pile: BatchView, event: BatchEvent, seconds: float) -> float | None:
     """Seconds that the rest takes, going by what is done."""
     done = pile.count("done") + sum(row.share for row in pile.rows.values() if row.state == "painting")
     rest = pile.count("waiting") + pile.count("painting") + pile.count("done") - done
@@ -190,7 +190,7 @@ def _left(pile: Pile, event: BatchEvent, seconds: float) -> float | None:
     return rest * seconds / done
 
 
-def _packed(pile: Pile) -> Path | None:
+def _pack_archive(pile: BatchView) -> Path | None:
     """All finished pictures and the contact sheet in one archive; None if there are none."""
     out = pile.folder / "out"
     found = sorted(path for path in out.glob("*.png")) if out.is_dir() else []

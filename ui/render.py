@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Iterable, Sequence
+from functools import cache
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,17 +14,18 @@ from PIL import Image
 from styler import library, provenance
 from styler.engine.result import Pixels, Progress
 from styler.provenance import Record
-from ui.visits import Painted
+from ui.session import FinishedPicture
 
 if TYPE_CHECKING:
-    from ui.pile import Pile, Row
+    from ui.batch_view import BatchRow, BatchView
 
-LIVE = 1024
+
+LIVE_SIDE = 1024
 """Long side of a live picture, in pixels; the finished one has all of them."""
-THUMB = 160
+THUMBNAIL_SIDE = 160
 
 
-def address(pixels: Pixels, long_side: int = LIVE, quality: int = 80) -> str:
+def encode_data_url(pixels: Pixels, long_side: int = LIVE_SIDE, quality: int = 80) -> str:
     """Pixels as a small JPEG in a data address."""
     picture = Image.fromarray((np.asarray(pixels) * 255).round().clip(0, 255).astype(np.uint8))
     picture.thumbnail((long_side, long_side), reducing_gap=2.0)
@@ -32,13 +34,13 @@ def address(pixels: Pixels, long_side: int = LIVE, quality: int = 80) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
-def file_address(path: Path, long_side: int = THUMB) -> str:
+def encode_file_url(path: Path, long_side: int = THUMBNAIL_SIDE) -> str:
     """A file of our own as a small JPEG in a data address."""
     with Image.open(path) as picture:
-        return address(np.asarray(picture.convert("RGB"), np.float32) / 255, long_side)
+        return encode_data_url(np.asarray(picture.convert("RGB"), np.float32) / 255, long_side)
 
 
-def stage(source: str, width: int, height: int, alt: str, kind: str = "") -> str:
+def render_frame(source: str, width: int, height: int, alt: str, kind: str = "") -> str:
     """The picture in its frame, which has the final proportions."""
     return (
         f'<figure class="frame {kind}" style="--ratio: {width / height:.4f}">'
@@ -46,40 +48,40 @@ def stage(source: str, width: int, height: int, alt: str, kind: str = "") -> str
     )
 
 
-def live(progress: Progress) -> str:
+def render_live_view(progress: Progress) -> str:
     """The picture as it is now."""
     pixels = progress.preview()
     end = progress.plan[-1] if progress.plan else None
     width, height = (end.width, end.height) if end else (pixels.shape[1], pixels.shape[0])
-    return stage(address(pixels), width, height, "The picture as it is now", "working")
+    return render_frame(encode_data_url(pixels), width, height, "The picture as it is now", "working")
 
 
-def status(progress: Progress) -> str:
+def render_progress(progress: Progress) -> str:
     """Where the work stands, as a bar and a line."""
     share = 100 * progress.units / progress.total_units if progress.total_units else 0
     width, height = progress.size
-    left = "" if progress.eta is None else f" · {duration(progress.eta)} left"
+    left = "" if progress.eta is None else f" · {format_duration(progress.eta)} left"
     scale = f"scale {progress.scale + 1} of {len(progress.plan)}, {width}×{height}"
     line = f"{scale} · step {progress.step} of {progress.steps} · loss {progress.loss:.3g}"
-    return _line(f"{line} · {duration(progress.seconds)}{left}", share)
+    return _render_bar(f"{line} · {format_duration(progress.seconds)}{left}", share)
 
 
-def waiting(text: str) -> str:
+def render_waiting(text: str) -> str:
     """Before the first step."""
-    return _line(text, None)
+    return _render_bar(text, None)
 
 
-def said(text: str) -> str:
+def render_message(text: str) -> str:
     """A quiet sentence."""
     return f'<p class="said" role="status">{escape(text)}</p>'
 
 
-def failed(text: str) -> str:
+def render_error(text: str) -> str:
     """What went wrong, in one sentence."""
     return f'<p class="failed" role="alert">{escape(text)}</p>'
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """`12 s`, `3 min 5 s`, `2 h 10 min`."""
     whole = max(0, round(seconds))
     if whole < 60:
@@ -87,7 +89,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def used(painted: Painted) -> str:
+def render_summary(painted: FinishedPicture) -> str:
     """One line on what was used, which copies the command, and what was done differently."""
     record = painted.record
     options = record["options"]
@@ -95,19 +97,19 @@ def used(painted: Painted) -> str:
     ended = "stopped · " if record["stopped"] else ""
     line = (
         f"{styles} · {options['preset']} · strength {options['strength']:g} · {record['width']}×{record['height']} px"
-        f" · seed {options['seed']} · {ended}{duration(record['seconds'])}"
+        f" · seed {options['seed']} · {ended}{format_duration(record['seconds'])}"
     )
     notes = "".join(f'<p class="said">{escape(note)}</p>' for note in painted.notes)
-    button = f'<button type="button" class="copies" data-copy="{escape(command(record))}" title="Copy the command">'
+    button = f'<button type="button" class="copies" data-copy="{escape(format_page_command(record))}" title="Copy the command">'
     return f'<p class="used">{escape(line)} {button}copy the command</button></p>{notes}'
 
 
-def command(record: Record) -> str:
+def format_page_command(record: Record) -> str:
     """The command that makes the picture."""
     return provenance.format_command(record)
 
 
-def thumbs(pictures: Iterable[tuple[str, str]]) -> str:
+def render_thumbnails(pictures: Iterable[tuple[str, str]]) -> str:
     """A row of small pictures: their addresses and names."""
     items = "".join(
         f'<img src="{source}" alt="{escape(name)}" title="{escape(name)}" width="56" height="56">'
@@ -116,42 +118,42 @@ def thumbs(pictures: Iterable[tuple[str, str]]) -> str:
     return f'<div class="thumbs">{items}</div>' if items else ""
 
 
-def heap(pile: "Pile", *, ended: bool) -> str:
+def render_batch_status(pile: "BatchView", *, ended: bool) -> str:
     """How a batch stands, as a bar and a line, or in the end as a sentence."""
     total, done, bad, left = len(pile.rows), pile.count("done"), pile.count("failed"), pile.count("left")
     line = f"{done} of {total} done" + (f", {bad} failed" if bad else "") + (f", {left} not painted" if left else "")
     if ended:
-        return said(f"{line}.")
+        return render_message(f"{line}.")
     share = sum(1.0 if row.state in {"done", "failed"} else row.share for row in pile.rows.values())
-    rest = "" if pile.left is None else f" · about {duration(pile.left)} left"
-    return _line(f"{line}{rest}", 100 * share / total)
+    rest = "" if pile.left is None else f" · about {format_duration(pile.left)} left"
+    return _render_bar(f"{line}{rest}", 100 * share / total)
 
 
-STATES = {"waiting": "waiting", "done": "done", "left": "not painted"}
+ROW_STATES = {"waiting": "waiting", "done": "done", "left": "not painted"}
 
 
-def rows(found: Iterable["Row"]) -> str:
+def render_batch_rows(found: Iterable["BatchRow"]) -> str:
     """A line for every picture of a batch."""
     lines = []
     for row in found:
-        state = STATES.get(row.state, f"painting {100 * row.share:.0f} %" if row.state == "painting" else row.why)
+        state = ROW_STATES.get(row.state, f"painting {100 * row.share:.0f} %" if row.state == "painting" else row.why)
         name = f"{escape(row.content)} <span>×</span> {escape(Path(row.style).stem)}"
         lines.append(f'<li class="{row.state}"><b>{name}</b> <span class="state">{escape(state)}</span></li>')
     return f'<ol class="rows">{"".join(lines)}</ol>' if lines else ""
 
 
-def credit(names: Iterable[str]) -> str:
+def render_credit(names: Iterable[str]) -> str:
     """What the bundled paintings are, and whose."""
     known = library.read_credits()
     lines = "<br>".join(escape(known[name]) for name in names if name in known)
     return f'<p class="credit">{lines}</p>' if lines else ""
 
 
-def losses(curve: Sequence[tuple[int, dict[str, float]]]) -> str:
+def render_losses(curve: Sequence[tuple[int, dict[str, float]]]) -> str:
     """A chart of the loss and its terms, each on a scale of its own logarithm, drawn as SVG."""
     names = [name for name in (curve[-1][1] if curve else {}) if any(terms.get(name, 0) > 0 for _, terms in curve)]
     if not names or curve[-1][0] < 2:
-        return said("There is no loss to show.")
+        return render_message("There is no loss to show.")
     points = {name: [(count, terms[name]) for count, terms in curve if terms.get(name, 0) > 0] for name in names}
     levels = np.log10([value for each in points.values() for _, value in each])
     low, high = float(np.floor(levels.min())), float(np.ceil(levels.max()))
@@ -178,10 +180,43 @@ def losses(curve: Sequence[tuple[int, dict[str, float]]]) -> str:
     )
 
 
-def _line(text: str, share: float | None) -> str:
+def _render_bar(text: str, share: float | None) -> str:
     value = f' aria-valuenow="{share:.0f}"' if share is not None else ""
     kind, width = ("bar", f"{share:.1f}%") if share is not None else ("bar endless", "30%")
     return (
         f'<div class="{kind}" role="progressbar" aria-label="Painting" aria-valuemin="0" aria-valuemax="100"{value}>'
         f'<i style="width: {width}"></i></div><p class="line">{escape(text)}</p>'
     )
+
+
+UI_FOLDER = Path(__file__).parent
+FIGURE_SIDE = 320
+"""Pixels of the pictures that explain."""
+INVITATION_PAIR = ("bridge", "starry-night")
+"""What the picture that invites was made of."""
+
+
+@cache
+def render_about() -> str:
+    """The text with its picture."""
+    items = "".join(f"<li>{escape(credit)}</li>" for credit in library.read_credits().values())
+    text = (UI_FOLDER / "about.html").read_text(encoding="utf-8")
+    return text.replace("{figure}", _render_figure()).replace("{credits}", items)
+
+
+def _render_figure() -> str:
+    """Photo and painting become the picture."""
+    photo, painting = library.list_contents()[INVITATION_PAIR[0]], library.list_styles()[INVITATION_PAIR[1]]
+    cells = [
+        _render_cell(photo, "A photo of a bridge at night", "what is where?"),
+        '<span aria-hidden="true">+</span>',
+        _render_cell(painting, "The Starry Night by Vincent van Gogh", "which colours and strokes?"),
+        '<span aria-hidden="true">→</span>',
+        _render_cell(UI_FOLDER / "invitation.jpg", "The bridge, painted like The Starry Night", "both"),
+    ]
+    return f'<div class="how">{"".join(cells)}</div>'
+
+
+def _render_cell(path: Path, alt: str, caption: str) -> str:
+    image = f'<img src="{encode_file_url(path, FIGURE_SIDE)}" alt="{escape(alt)}">'
+    return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
