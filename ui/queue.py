@@ -6,12 +6,14 @@ Gradio has no public way to ask its queue.
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import gradio as gr
 
 from ui import render
-from ui.studio import Studio
+
+if TYPE_CHECKING:
+    from ui.studio import Studio
 
 PAINTER = "painter"
 """What all heavy events share: one of them runs at a time."""
@@ -50,7 +52,7 @@ def count_ahead(page: gr.Blocks, session: str | None) -> int | None:
     return sessions.index(session) if session in sessions else None
 
 
-def describe_wait(studio: Studio, before: int) -> str:
+def describe_wait(studio: "Studio", before: int) -> str:
     """What somebody is told who waits behind the work in hand and `before` others."""
     seconds = studio.pace.wait(before)
     place = "You are next" if before == 0 else f"You are number {before + 1} in the queue"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from styler import config, library
-from styler.cli import files, interrupts, output, replay, report
+from styler.cli import files, interrupts, replay, report
 from styler.cli.flags import (
     BATCH_FLAGS,
     DEFAULT_INPUT,
@@ -36,6 +36,7 @@ from styler.cli.flags import (
     Verbose,
     read_flags,
 )
+from styler.cli.output import STREAM_NAME
 from styler.cli.run import InputFlags, ReplayFlags
 from styler.errors import UsageError
 from styler.options import resolve_options
@@ -140,7 +141,7 @@ def _checked(
         )
     if output is None:
         raise UsageError("The folder for the pictures is needed; give it with -o FOLDER.")
-    if output.STREAM_NAME in (contents, styles, output):
+    if STREAM_NAME in (contents, styles, output):
         raise UsageError("A batch reads and writes files, and no -; for one picture take 'styler run'.")
     if going.max_failures is not None and going.max_failures < 1:
         raise UsageError(f"max_failures is {going.max_failures}; it can be a whole number above 0.")
@@ -176,7 +177,7 @@ def _request(
     from styler.batch.discover import SelectionRules
     from styler.batch.plan import BatchRequest
 
-    if options.init == output.STREAM_NAME:
+    if options.init == STREAM_NAME:
         raise UsageError("The picture to start from cannot come from standard input; name a file with --init.")
     return BatchRequest(
         contents=contents,
@@ -258,7 +259,8 @@ def _worked(
     show: bool,
 ) -> int:
     """Paint, tell, and return the exit code."""
-    from styler.batch import manifest, report, runner
+    from styler.batch import manifest, runner
+    from styler.batch.report import write_index
     from styler.cli import batch_report, files
 
     tally = batch_report.Tally(prepared)
@@ -271,9 +273,9 @@ def _worked(
                 tell(event)
                 if event.kind == "done" and not json:
                     files.announce(prepared.out / event.pair.output)
-        notes = [] if going.no_index else report.write_index(prepared, book)
+        notes = [] if going.no_index else write_index(prepared, book)
     for note in [] if quiet else notes:
-        report.warn(note)
+        report.print_warning(note)
     code = watch.exit_code if watch.stop.is_set() else 3 if tally.failures or prepared.problems else 0
     batch_report.print_summary(tally, code, stopped=watch.stop.is_set(), json=json, quiet=quiet)
     return code

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from styler import config, library, schedule
-from styler.cli import files, flags, interrupts, output, replay, report
+from styler.cli import files, flags, interrupts, replay, report
 from styler.cli.flags import (
     DEFAULT_INPUT,
     NO_FLAGS,
@@ -32,6 +32,7 @@ from styler.cli.flags import (
     Verbose,
     read_flags,
 )
+from styler.cli.output import STREAM_NAME, check_streams, print_document, print_lines, unmark_streams
 from styler.errors import UsageError, quote_name
 from styler.options import INIT_CHOICES, Options, resolve_options
 from styler.schedule import Schedule
@@ -90,7 +91,7 @@ def run(
     if quiet and verbose:
         raise UsageError("--quiet and --verbose exclude each other; give one of them.")
     names = (content, style, *styles)
-    output.check_streams(names, place.output, json=json)
+    check_streams(names, place.output, json=json)
     where = report.make_console()
     speak = partial(report.print_line, where)
     tell = _ignore if quiet else speak
@@ -107,7 +108,7 @@ def run(
             report.print_warning(warning)
         for line in report.format_decisions(resolved, job.content, job.styles, job.target.shown):
             log(line)
-        given_names = [output.unmark_streams(name) for name in names]
+        given_names = [unmark_streams(name) for name in names]
         told = {"content": given_names[0], "styles": given_names[1:], "warnings": warnings}
         if dry_run:
             return _print_forecast(job, told, json=json)
@@ -124,10 +125,10 @@ def _print_forecast(job: _PreparedRun, told: Mapping[str, Any], *, json: bool) -
     """Say what would be painted, and paint nothing."""
     forecast = make_forecast(job.options, job.content, job.styles, job.start)
     if json:
-        output.print_document({"output": job.target.shown, **told, **forecast_to_json(forecast, job.options)})
+        print_document({"output": job.target.shown, **told, **forecast_to_json(forecast, job.options)})
     else:
         names = [told["content"], *told["styles"]]
-        output.print_lines(format_forecast(forecast, names, [job.content, *job.styles], job.target.shown))
+        print_lines(format_forecast(forecast, names, [job.content, *job.styles], job.target.shown))
     return 0
 
 
@@ -142,7 +143,7 @@ def _prepare(
     """Everything that is known before the network is loaded; `names` are the content's and the styles'."""
     from styler.cli import files
 
-    if options.init == output.STREAM_NAME:
+    if options.init == STREAM_NAME:
         raise UsageError("The picture to start from cannot come from standard input; name a file with --init.")
     read = files.make_reader(reading)
     photo = files.locate_input(names[0], library.find_content, library.list_contents(), "photos")
@@ -219,7 +220,7 @@ def _print_answer(written: Path | None, result: "Result", told: Mapping[str, Any
     from styler.cli import files
 
     if json:
-        output.print_document({"output": written and str(written), **told, **report.result_to_json(result)})
+        print_document({"output": written and str(written), **told, **report.result_to_json(result)})
     elif written and not result.stopped:
         files.announce(written)
 

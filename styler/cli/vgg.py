@@ -9,8 +9,9 @@ from cyclopts import App, Group, Parameter
 from rich.console import Console
 
 from styler import library
-from styler.cli import flags, output, report, usage
+from styler.cli import flags, report, usage
 from styler.cli.flags import OUTPUT_GROUP, FileName, Json
+from styler.cli.output import format_columns, print_document, print_lines
 from styler.errors import OptionError, OutputError, UsageError, WeightsError
 
 if TYPE_CHECKING:
@@ -84,13 +85,13 @@ def info(
         _write_plot(plots.plot_info(found), plot, overwrite=overwrite)
     totals = [found.total(classifier=False), found.total(classifier=True)]
     if json:
-        output.print_document(
+        print_document(
             {"network": found.name, "configuration": found.letter, "size": size, **table.info_to_json(found)}
         )
         return 0
     head = f"{found.name} (configuration {found.letter}), a picture of {size}×{size}"
     names = ("layer", "kernel", "channels", "output", "parameters", "MFLOP", "MiB", "sees")
-    output.print_lines([head, "", *output.format_columns([names, *map(_format_cells, (*found.rows, *totals))])])
+    print_lines([head, "", *format_columns([names, *map(_format_cells, (*found.rows, *totals))])])
     return 0
 
 
@@ -133,12 +134,12 @@ def import_(
     if json:
         layers = list(found.layers)
         facts = {"name": name, "network": found.network, "layers": layers, "sha256": found.sha256}
-        output.print_document({**facts, "convention": found.info["convention"], "output": str(path)})
+        print_document({**facts, "convention": found.info["convention"], "output": str(path)})
         return 0
     where = report.make_console()
     report.print_line(where, f"{found.network} up to {found.layers[-1]}, taken as {found.info['convention']}.")
     report.print_line(where, f"Use it with --backbone {name}.")
-    output.print_lines([str(path)])
+    print_lines([str(path)])
     return 0
 
 
@@ -233,9 +234,9 @@ def export(
 
 def _print_written(path: Path, facts: dict[str, Any], *, json: bool) -> None:
     if json:
-        output.print_document({"output": str(path), **facts})
+        print_document({"output": str(path), **facts})
     else:
-        output.print_lines([str(path)])
+        print_lines([str(path)])
 
 
 def _write_plot(image: Any, path: FileName, *, overwrite: bool) -> None:
@@ -314,9 +315,9 @@ def slim(
     target.with_name(target.name + ".state").unlink(missing_ok=True)
     kept = {conv.name: conv.outputs for conv in found.convs}
     if json:
-        output.print_document({"output": str(path), "bytes": len(data), "channels": kept})
+        print_document({"output": str(path), "bytes": len(data), "channels": kept})
     else:
-        output.print_lines([str(path)])
+        print_lines([str(path)])
     return 0
 
 
@@ -385,9 +386,9 @@ def compare(
     if plot is not None:
         plots.write_plot(plots.plot_comparison(rows), Path(plot), overwrite=overwrite)
     if json:
-        output.print_document({"networks": told.scores_to_json(rows)})
+        print_document({"networks": told.scores_to_json(rows)})
     else:
-        output.print_lines(told.format_table(rows))
+        print_lines(told.format_table(rows))
     return 0
 
 
@@ -417,7 +418,7 @@ def diagnose(
     if sheet is not None:
         plots.write_plot(found.sheet, Path(sheet), overwrite=overwrite)
     if json:
-        output.print_document(study.diagnosis_to_json(found))
+        print_document(study.diagnosis_to_json(found))
         return 0
     names = [*found.layers[0].similarity]
     rows = [("layer", *names, "dead", "saturated")]
@@ -426,7 +427,5 @@ def diagnose(
         rows.append((layer.name, *cosines, f"{layer.dead}/{layer.channels}", str(layer.saturated)))
     pulls = [("term", "norm of its gradient"), *((name, f"{norm:.3g}") for name, norm in found.gradients.items())]
     told = [*found.problems, *([found.convention] if found.convention and not found.problems else [])]
-    output.print_lines(
-        [*output.format_columns(rows), "", *output.format_columns(pulls), "", *(told or ["Nothing is wrong."])]
-    )
+    print_lines([*format_columns(rows), "", *format_columns(pulls), "", *(told or ["Nothing is wrong."])])
     return 0

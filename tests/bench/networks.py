@@ -85,8 +85,8 @@ def networks(out: Path, steps: int) -> list[Path]:
     found += [
         made(
             out / f"full-{name}.safetensors",
-            lambda form=form: quantize.quantize_network(weights.read_weights(full), form),
-        )  # type: ignore[misc]
+            lambda form=form: quantize.quantize_network(weights.read_weights(full), form),  # type: ignore[misc]
+        )
         for form, name in (("float16", "fp16"), ("int8", "8-bit"))
     ]
     found += [
