@@ -38,7 +38,7 @@ def option(
 ) -> Any:
     """A field of `Options` that carries its own documentation."""
     return dataclasses.field(
-        default=default, metadata={"knob": OptionSpec(help, group, low, high, tuple(choices), unit)}
+        default=default, metadata={"spec": OptionSpec(help, group, low, high, tuple(choices), unit)}
     )
 
 
@@ -68,9 +68,9 @@ class Bundle:
 
 
 PRESETS = {
-    "draft": Bundle("seconds: do these two go together?", {"steps": 20, "taper": 0.33, "sketch": 0.6}),
+    "draft": Bundle("seconds: do these two go together?", {"iterations": 20, "taper": 0.33, "sketch": 0.6}),
     "standard": Bundle("the default: a finished picture in minutes on a CPU", {}),
-    "fine": Bundle("the best known quality, for a picture to keep or print", {"steps": 160, "taper": 1.1}),
+    "fine": Bundle("the best known quality, for a picture to keep or print", {"iterations": 160, "taper": 1.1}),
 }
 """Effort: how many evaluations."""
 
@@ -78,19 +78,19 @@ LOOKS = {
     "plain": Bundle("the default: the manner of the painting, as this program does it best", {}),
     "faithful": Bundle(
         "the photo stays what it is, in the painting's touch: portraits, buildings",
-        {"strength": 30.0, "brush": 0.8, "keep_color": 0.5},
+        {"strength": 30.0, "stroke_size": 0.8, "keep_color": 0.5},
     ),
     "bold": Bundle(
         "far from the photo, in large shapes: posters, landscapes",
-        {"strength": 75.0, "brush": 1.6},
+        {"strength": 75.0, "stroke_size": 1.6},
     ),
     "oil": Bundle(
         "thick, calm strokes: oil paintings",
-        {"strength": 55.0, "brush": 1.4, "smoothness": 0.6},
+        {"strength": 55.0, "stroke_size": 1.4, "smoothness": 0.6},
     ),
     "ink": Bundle(
         "crisp lines and clear areas: drawings, prints, woodcuts",
-        {"strength": 60.0, "brush": 0.8, "smoothness": 0.05, "pooling": "max"},
+        {"strength": 60.0, "stroke_size": 0.8, "smoothness": 0.05, "pooling": "max"},
     ),
     "gatys": Bundle(
         "the recipe of Gatys et al. 2015: Gram matrices, conv4_2, equal layers, no smoothing",
@@ -100,7 +100,7 @@ LOOKS = {
             "style_layers": ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu4_3", "relu5_1"),
             "layer_weights": (1.0,),
             "smoothness": 0.0,
-            "octaves": 0.0,
+            "multiscale": 0.0,
             "pooling": "average",
         },
     ),
@@ -129,7 +129,7 @@ class Options:
     preset: str = option("standard", "effort", group="Picture", choices=PRESETS)
     look: str = option("plain", "manner", group="Picture", choices=LOOKS)
     strength: float = option(50.0, "how far to go from the photo to the painting", group="Picture", low=0, high=100)
-    brush: float = option(1.0, "size of the strokes: 2 is twice as large", group="Picture", low=0.25, high=4)
+    stroke_size: float = option(1.0, "size of the strokes: 2 is twice as large", group="Picture", low=0.25, high=4)
     keep_color: float = option(
         0.0, "0 takes the painting's colours, 1 keeps the photo's", group="Picture", low=0, high=1
     )
@@ -154,7 +154,7 @@ class Options:
         low=0,
         high=100_000,
     )
-    steps: int = option(72, "evaluations at the first, smallest scale", group="Effort", low=1, high=100_000)
+    iterations: int = option(72, "evaluations at the first, smallest scale", group="Effort", low=1, high=100_000)
     taper: float = option(1.05, "share of the evaluations that each next scale gets", group="Effort", low=0.01, high=2)
     sketch: float = option(
         0.0,
@@ -175,10 +175,10 @@ class Options:
     )
 
     distance: str = option(
-        "moments",
+        "wasserstein",
         "how styles are compared: Gram matrices, or mean and covariance (Wasserstein)",
         group="Objective",
-        choices=("moments", "gram"),
+        choices=("wasserstein", "gram"),
     )
     content_layers: tuple[str, ...] = option(("relu4_2",), "layers that keep the photo", group="Objective")
     content_weight: float = option(0.0128, "weight of the photo at strength 50", group="Objective", low=0, high=1e9)
@@ -197,7 +197,7 @@ class Options:
     smoothness: float = option(
         0.23, "weight of the total variation, over the root of the painting's own", group="Objective", low=0, high=1e6
     )
-    octaves: float = option(
+    multiscale: float = option(
         1.0,
         "weight of how the picture looks half as large, and again half, down to 256 pixels; 0 looks at one size alone",
         group="Objective",
@@ -306,7 +306,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
 
 def list_options() -> dict[str, OptionSpec]:
     """Every setting's documentation, by name, in order."""
-    return {field.name: field.metadata["knob"] for field in dataclasses.fields(Options)}
+    return {field.name: field.metadata["spec"] for field in dataclasses.fields(Options)}
 
 
 def _default_values(bundles: Mapping[str, Bundle]) -> dict[str, Any]:
@@ -336,7 +336,7 @@ def _explain_choice(name: str, value: object, choices: Iterable[str]) -> str:
 
 def _validate(field: "dataclasses.Field[Any]", value: Any) -> Any:
     """The value in the field's type, or an error made from the field's own table."""
-    limits: OptionSpec = field.metadata["knob"]
+    limits: OptionSpec = field.metadata["spec"]
     if typing.get_origin(field.type) is tuple:
         kind = typing.get_args(field.type)[0]
         if isinstance(value, str) or not isinstance(value, Iterable):

@@ -52,10 +52,10 @@ class Record(TypedDict):
     """Likewise, if `init` was a file."""
     width: int
     height: int
-    plan: list[dict[str, Any]]
-    """As realised: the fields of `Scale`."""
+    schedule: list[dict[str, Any]]
+    """As executed: the fields of `Scale`."""
     stopped: bool
-    evaluations: int
+    iterations: int
     units: float
     losses: dict[str, float]
     seconds: float
@@ -123,9 +123,9 @@ def _validate_record(found: Mapping[str, Any]) -> Record:
         if not fits(found.get(name)):
             raise DamagedRecord(f"'{name}' is missing or wrong")
         checked[name] = found[name]
-    if len(checked["plan"]) != len(checked["scale_seconds"]):
+    if len(checked["schedule"]) != len(checked["scale_seconds"]):
         raise DamagedRecord("'scale_seconds' does not fit the plan")
-    for scale in checked["plan"]:
+    for scale in checked["schedule"]:
         if scale["width"] > checked["width"] or scale["height"] > checked["height"]:
             raise DamagedRecord("a scale is larger than the picture")
     options = options_from_record(checked["options"])
@@ -168,7 +168,7 @@ def _is_scale(value: Any) -> bool:
     """A scale's own fields and no others, so that `Scale` takes them."""
     return (
         isinstance(value, dict)
-        and value.keys() | {"sketch", "octaves"} == _SCALE.keys()  # which are younger than the others
+        and value.keys() | {"sketch", "half_size_copies"} == _SCALE.keys()  # which are younger than the others
         and all(_SCALE[name](part) for name, part in value.items())
     )
 
@@ -177,11 +177,11 @@ _SIDE, _AMOUNT = _number(1), _number(-1e30, 1e30, whole=False)
 _SCALE: dict[str, Callable[[Any], bool]] = {
     "width": _SIDE,
     "height": _SIDE,
-    "steps": _number(1),
+    "iterations": _number(1),
     "optimizer": lambda value: value in ("adam", "lbfgs"),
     "planned": _number(0),
     "sketch": _is(bool),
-    "octaves": _number(0, 16),
+    "half_size_copies": _number(0, 16),
 }
 _FIELDS: dict[str, Callable[[Any], bool]] = {
     "schema": _number(1),
@@ -196,9 +196,9 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "init": _is_hash,
     "width": _SIDE,
     "height": _SIDE,
-    "plan": _list(_is_scale),
+    "schedule": _list(_is_scale),
     "stopped": _is(bool),
-    "evaluations": _number(0),
+    "iterations": _number(0),
     "units": _AMOUNT,
     "losses": _table(_AMOUNT),
     "seconds": _AMOUNT,
@@ -215,14 +215,14 @@ SCHEDULE_OPTIONS = (
     "preset",
     "time",
     "patience",
-    "steps",
+    "iterations",
     "taper",
     "sketch",
-    "octaves",
+    "multiscale",
     "first_size",
     "optimizer",
 )
-"""Settings that ask for another plan than the one that was realised."""
+"""Settings that ask for another plan than the one that was executed."""
 
 
 def make_record(
@@ -253,9 +253,9 @@ def make_record(
         "init": start.sha256 if start else "",
         "width": width,
         "height": height,
-        "plan": [dataclasses.asdict(scale) for scale in result.plan],
+        "schedule": [dataclasses.asdict(scale) for scale in result.schedule],
         "stopped": result.stopped,
-        "evaluations": result.evaluations,
+        "iterations": result.iterations,
         "units": result.units,
         "losses": {name: loss for name, loss in result.losses.items() if math.isfinite(loss)},
         "seconds": round(result.seconds, 3),
@@ -313,7 +313,7 @@ def settings_from_record(record: Record) -> dict[str, Any]:
 
 def replay_from_record(record: Record) -> Replay | None:
     """What was done, for `Painter.stream`; None if nothing was, as at strength 0."""
-    scales = tuple(Scale(**scale) for scale in record["plan"])
+    scales = tuple(Scale(**scale) for scale in record["schedule"])
     return Replay(scales, record["width"], record["height"]) if scales else None
 
 

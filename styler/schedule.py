@@ -22,7 +22,7 @@ class Scale:
 
     width: int
     height: int
-    steps: int
+    iterations: int
     """Evaluations of the objective."""
     optimizer: str
     """`adam` or `lbfgs`."""
@@ -30,25 +30,25 @@ class Scale:
     """Evaluations that Adam's rate is laid out for, where the work ends before them; 0 where it does not."""
     sketch: bool = False
     """Whether the slim network looks, in place of the backbone."""
-    octaves: int = 0
+    half_size_copies: int = 0
     """How often the picture is looked at once more, each time half as large."""
 
     @property
     def work(self) -> float:
         """Of one evaluation: pixels that the backbone looks at in that time."""
-        seen = sum(0.25**octave for octave in range(self.octaves + 1))
+        seen = sum(0.25**octave for octave in range(self.half_size_copies + 1))
         return self.width * self.height * seen * (SKETCH_COST if self.sketch else 1.0)
 
-    def halved(self) -> "Scale":
+    def halve(self) -> "Scale":
         """The next octave, as a scale of its own."""
         size = fit_size(self.width, self.height, max(self.width, self.height) // 2)
-        return dataclasses.replace(self, width=size[0], height=size[1], octaves=self.octaves - 1)
+        return dataclasses.replace(self, width=size[0], height=size[1], half_size_copies=self.half_size_copies - 1)
 
-    def after(self, steps: int) -> "Scale":
-        """The scale as it was realised, with so many evaluations made. L-BFGS does not care how many were planned."""
-        planned = max(self.steps, self.planned)
-        is_cut = self.optimizer == "adam" and steps < planned
-        return dataclasses.replace(self, steps=steps, planned=planned if is_cut else 0)
+    def truncate(self, iterations: int) -> "Scale":
+        """The scale as it was executed, with so many evaluations made. L-BFGS does not care how many were planned."""
+        planned = max(self.iterations, self.planned)
+        is_cut = self.optimizer == "adam" and iterations < planned
+        return dataclasses.replace(self, iterations=iterations, planned=planned if is_cut else 0)
 
 
 Schedule = tuple[Scale, ...]
@@ -58,7 +58,7 @@ Schedule = tuple[Scale, ...]
 class Replay:
     """What was done for a result of some size, which a painting that was stopped never reached; to be done again."""
 
-    plan: Schedule
+    schedule: Schedule
     width: int
     height: int
 
@@ -104,7 +104,7 @@ def build_schedule(options: Options, width: int, height: int, min_side: int) -> 
     for index, side in enumerate(sides):
         is_last = side == sides[-1]
         size = end if is_last else fit_size(*end, side)
-        steps = options.steps * options.taper**index
+        steps = options.iterations * options.taper**index
         first = index == 0 and len(sides) > 1
         by_lbfgs = options.optimizer == "lbfgs" or (options.optimizer == "mixed" and first)
         optimizer = "lbfgs" if by_lbfgs else "adam"
@@ -112,16 +112,16 @@ def build_schedule(options: Options, width: int, height: int, min_side: int) -> 
         if share:
             scales.append(Scale(*size, max(1, round(share * steps / SKETCH_COST)), optimizer, sketch=True))
         if share < 1:
-            also = count_halvings(size, COARSEST_COPY, min_side) if options.octaves and not options.sketched else 0
-            scales.append(Scale(*size, max(1, round((1 - share) * steps)), optimizer, octaves=also))
+            also = count_halvings(size, COARSEST_COPY, min_side) if options.multiscale and not options.sketched else 0
+            scales.append(Scale(*size, max(1, round((1 - share) * steps)), optimizer, half_size_copies=also))
     return tuple(scales)
 
 
-def refit_schedule(repeat: Replay, width: int, height: int, min_side: int = 1, *, sketched: bool = True) -> Schedule:
+def refit_schedule(replay: Replay, width: int, height: int, min_side: int = 1, *, sketched: bool = True) -> Schedule:
     """The same work for a result of another size: scales keep their share of the final size, steps and optimiser.
 
     Args:
-        repeat: what was done, and for which size.
+        replay: what was done, and for which size.
         width: of the new result.
         height: likewise.
         min_side: what the network needs on the short side; scales that have become narrower are left out.
@@ -130,16 +130,18 @@ def refit_schedule(repeat: Replay, width: int, height: int, min_side: int = 1, *
     Raises:
         ImageError: none would be left.
     """
-    share = max(width, height) / max(repeat.width, repeat.height)
+    share = max(width, height) / max(replay.width, replay.height)
     scales = []
-    for scale in repeat.plan:
-        is_final = (scale.width, scale.height) == (repeat.width, repeat.height)
+    for scale in replay.schedule:
+        is_final = (scale.width, scale.height) == (replay.width, replay.height)
         side = max(1, round(share * max(scale.width, scale.height)))
         size = (width, height) if is_final else fit_size(width, height, side)
         if min(size) >= min_side:
-            sketch, also = scale.sketch and sketched, min(scale.octaves, count_halvings(size, 1, min_side))
-            scales.append(dataclasses.replace(scale, width=size[0], height=size[1], sketch=sketch, octaves=also))
-    if repeat.plan and not scales:
+            sketch, also = scale.sketch and sketched, min(scale.half_size_copies, count_halvings(size, 1, min_side))
+            scales.append(
+                dataclasses.replace(scale, width=size[0], height=size[1], sketch=sketch, half_size_copies=also)
+            )
+    if replay.schedule and not scales:
         raise ImageError(
             f"Nothing of the plan can be repeated at {width}×{height} pixels, since the network needs {min_side} on "
             "the short side; ask for a larger size, or for another plan."
@@ -158,4 +160,4 @@ def count_units(plan: Schedule) -> float:
     """Work of a plan: one unit is one look of the backbone at the final size; smaller sizes and octaves count less."""
     if not plan:
         return 0.0
-    return sum(scale.steps * scale.work for scale in plan) / (plan[-1].width * plan[-1].height)
+    return sum(scale.iterations * scale.work for scale in plan) / (plan[-1].width * plan[-1].height)

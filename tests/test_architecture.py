@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "styler"
 
 ORDER = (
-    *("errors", "environment", "knob", "presets", "options", "config", "plan"),
+    *("errors", "environment", "knob", "presets", "options", "config", "schedule"),
     *("images", "records", "metadata", "library"),
     *("devices", "resize", "vgg.family", "vgg.info", "vgg.pooling", "vgg.rescale", "vgg.weights"),
     *("vgg.block", "vgg.features", "vgg.checkpoints"),
@@ -39,7 +39,7 @@ ORDER = (
 """The way of the data: a module imports only what stands before it."""
 
 WITHOUT_TORCH = (
-    *("errors", "environment", "knob", "presets", "options", "config", "plan"),
+    *("errors", "environment", "knob", "presets", "options", "config", "schedule"),
     *("images", "records", "metadata", "library", "vgg.family", "vgg.info"),
 )
 TORCH = {"torch", "torchvision", "safetensors.torch"}
@@ -194,7 +194,7 @@ def fresh(code: str) -> set[str]:
 
 def test_importing_styler_loads_nothing_heavy() -> None:
     assert fresh("import styler, styler.errors, styler.library") == set()
-    assert fresh("from styler import Options, StylerError; Options.of(preset='draft'); import styler.plan") == set()
+    assert fresh("from styler import Options, StylerError; Options.of(preset='draft'); import styler.schedule") == set()
 
 
 def test_pictures_are_read_without_torch() -> None:

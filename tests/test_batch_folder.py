@@ -13,7 +13,7 @@ from styler.batch.runner import BatchEvent, stylize_folder
 from styler.errors import UsageError
 from styler.options import Options
 
-OPTIONS = Options(size=64, first_size=64, steps=3, device="cpu")
+OPTIONS = Options(size=64, first_size=64, iterations=3, device="cpu")
 
 
 def by_picture(told: list[BatchEvent]) -> dict[str, list[str]]:

@@ -32,7 +32,7 @@ from styler.vgg.weights import Weights
 
 ray = pytest.importorskip("ray", reason="the ray extra is not installed")
 
-OPTIONS = Options(size=64, first_size=64, steps=3, device="cpu", threads=1)
+OPTIONS = Options(size=64, first_size=64, iterations=3, device="cpu", threads=1)
 CLUSTER = ClusterConfig(address="local", cpus_per_worker=1, cpus=2)
 NAMES = ["a.x.png", "b.x.png", "c.x.png", "d.x.png", "e.x.png"]
 
@@ -130,7 +130,7 @@ def test_workers_that_die_cost_no_picture_but_one_that_they_die_of(
     tools = BatchContext(
         cluster=CLUSTER, decode=deadly({"b.png": (folder / "b.png", 1), "e.png": (folder / "e.png", 9)})
     )
-    asked = (f"file://{folder}/photos", f"file://{folder}/x.png", folder / "out", OPTIONS.replace(steps=30))
+    asked = (f"file://{folder}/photos", f"file://{folder}/x.png", folder / "out", OPTIONS.replace(iterations=30))
     told = [*stylize_folder(*asked, tools=tools)]
     assert ends(told) == dict.fromkeys(NAMES, "done") | {"e.x.png": "failed"}
     assert [len([*(folder / name).iterdir()]) for name in ("b.png", "e.png")] == [1, 3]
@@ -145,7 +145,7 @@ def test_workers_that_die_cost_no_picture_but_one_that_they_die_of(
 def test_stop_drops_what_is_in_work_and_a_second_run_goes_on(folder: Path, cluster: None) -> None:
     stop = threading.Event()
     told = []
-    for event in painted(folder, "out", options=OPTIONS.replace(steps=2000), stop=stop):
+    for event in painted(folder, "out", options=OPTIONS.replace(iterations=2000), stop=stop):
         told.append(event)
         if event.kind == "progress":
             stop.set()
@@ -170,7 +170,7 @@ def test_the_command_starts_and_ends_a_cluster_of_its_own(folder: Path, capfd: p
         ray.shutdown()
     heard = signal.getsignal(signal.SIGTERM)
     cpus = str(max(1, (os.cpu_count() or 1) // 2))
-    tokens = ["--size", "64", "--first-size", "64", "--steps", "2", "--threads", "1", "--device", "cpu"]
+    tokens = ["--size", "64", "--first-size", "64", "--iterations", "2", "--threads", "1", "--device", "cpu"]
     more = ["--engine", "ray", "--ray-address", "local", "--cpus-per-worker", cpus]
     assert main(["batch", "photos", "x.png", "-o", "out", *tokens, *more, "--no-progress"]) == 0
     out, err = capfd.readouterr()

@@ -24,7 +24,7 @@ from styler.images import Picture
 from styler.options import Options
 from styler.vgg.model import Features
 
-OPTIONS = Options(size=64, first_size=64, steps=3, device="cpu", threads=1)
+OPTIONS = Options(size=64, first_size=64, iterations=3, device="cpu", threads=1)
 PATIENCE = 120.0
 """Seconds after which a test no longer believes that something will come."""
 
@@ -99,7 +99,7 @@ def test_two_devices_work_at_the_same_time(folder: Path) -> None:
     for event in stylize_folder("photos", "art/x.png", "out", OPTIONS, tools=BatchContext(devices=("cpu", "cpu"))):
         if event.kind == "progress":
             begun.add(event.pair.output)
-        if event.progress and event.progress.step == event.progress.steps:
+        if event.progress and event.progress.iteration == event.progress.iterations:
             begun.discard(event.pair.output)
         most = max(most, len(begun))
     assert most == 2

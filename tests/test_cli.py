@@ -103,7 +103,7 @@ def test_the_ten_options_that_matter_come_first(capsys: pytest.CaptureFixture[st
     page = capsys.readouterr().out
     first = page.split("\nPicture:\n")[1].split("\n\n")[0]
     flags = re.findall(r"^ +(?:-\w, )?(--[\w-]+)", first, re.MULTILINE)
-    picture = [flag_name(f.name) for f in dataclasses.fields(Options) if f.metadata["knob"].group == "Picture"]
+    picture = [flag_name(f.name) for f in dataclasses.fields(Options) if f.metadata["spec"].group == "Picture"]
     assert flags == ["--output", *picture]
     assert len(flags) == 10
 
@@ -115,7 +115,7 @@ def test_every_option_has_a_flag_that_shows_its_default(capsys: pytest.CaptureFi
         value = getattr(Options(), field.name)
         shown = ",".join(str(item).removesuffix(".0") for item in (value if isinstance(value, tuple) else (value,)))
         entry = page.split(f" {flag_name(field.name)} ", 1)[1].split(" --", 1)[0]
-        assert field.metadata["knob"].help in entry
+        assert field.metadata["spec"].help in entry
         assert f"default {shown})" in entry if shown else "default" not in entry
 
 

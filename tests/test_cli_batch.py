@@ -19,7 +19,7 @@ from styler.engine import targets
 from styler.engine.painter import Painter
 from styler.options import Options
 
-TINY = ["--size", "64", "--first-size", "64", "--steps", "2", "--device", "cpu"]
+TINY = ["--size", "64", "--first-size", "64", "--iterations", "2", "--device", "cpu"]
 Capture = pytest.CaptureFixture[str]
 
 
@@ -92,12 +92,26 @@ def test_one_painter_computes_a_style_once_a_scale_for_all_photos(
 
     monkeypatch.setattr(Painter, "of", of)
     monkeypatch.setattr(targets.StyleCache, "statistics", statistics)
-    assert main(["batch", "photos", "art", "-r", "-o", "out", "-q", "--size", "128", "--steps", "2"]) == 0
+    assert main(["batch", "photos", "art", "-r", "-o", "out", "-q", "--size", "128", "--iterations", "2"]) == 0
     assert len(asked) == 1
     assert computed == [(64, 48), (64, 48)], "one scale, two styles, whatever the number of photos"
     asked.clear()
-    two = ["batch", "photos", "art", "-r", "-o", "two", "-q", "--size", "128", "--first-size", "64", "--steps", "2"]
-    assert main([*two, "--brush", "2"]) == 0
+    two = [
+        "batch",
+        "photos",
+        "art",
+        "-r",
+        "-o",
+        "two",
+        "-q",
+        "--size",
+        "128",
+        "--first-size",
+        "64",
+        "--iterations",
+        "2",
+    ]
+    assert main([*two, "--stroke-size", "2"]) == 0
     assert len(computed) - 2 == 2 * len(set(computed[2:])), "each scale's size once for each style"
 
 

@@ -24,7 +24,7 @@ from styler.errors import DeviceError, OutOfMemory
 from styler.images import files
 from styler.options import Options
 
-TINY = ["--size", "64", "--first-size", "64", "--steps", "2", "--device", "cpu", "-q"]
+TINY = ["--size", "64", "--first-size", "64", "--iterations", "2", "--device", "cpu", "-q"]
 Capture = pytest.CaptureFixture[str]
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from styler import images
 from styler.cli import main
 
-TINY = ["--size", "64", "--first-size", "64", "--steps", "2", "--threads", "1"]
+TINY = ["--size", "64", "--first-size", "64", "--iterations", "2", "--threads", "1"]
 CPU = ["--device", "cpu"]
 Capture = pytest.CaptureFixture[str]
 
@@ -76,7 +76,7 @@ def test_a_dry_run_counts_the_workers_and_opens_urls(folder: Path, capsys: Captu
 
 def test_the_table_in_the_file_takes_the_flags_of_the_batch(folder: Path, capsys: Capture) -> None:
     (folder / "styler.toml").write_text(
-        'seed = 3\n[batch]\nrecursive = true\nexclude = ["b*"]\nformat = "jpg"\nno_index = true\nsteps = 2\n'
+        'seed = 3\n[batch]\nrecursive = true\nexclude = ["b*"]\nformat = "jpg"\nno_index = true\niterations = 2\n'
         'devices = "cpu,cpu"\nmax_failures = 2\nname = "{content}-{seed}.{ext}"\nbackground = "black"\n'
     )
     assert paint() == 0

@@ -17,7 +17,7 @@ from styler.cli import main
 from styler.engine.painter import Painter
 from styler.engine.result import Progress
 
-TINY = ["--size", "64", "--first-size", "32", "--steps", "4", "--device", "cpu"]
+TINY = ["--size", "64", "--first-size", "32", "--iterations", "4", "--device", "cpu"]
 Capture = pytest.CaptureFixture[str]
 
 PROBE = """
@@ -61,7 +61,7 @@ def same(one: str, other: str) -> bool:
 def test_every_format_carries_the_settings_and_no_name(name: str, folder: Path) -> None:
     assert paint("holiday.png", "monet.png", "--init", str(folder / "other.png"), "-o", name) == 0
     record = provenance.read_record(name)
-    assert record["options"]["steps"] == 4
+    assert record["options"]["iterations"] == 4
     assert [record["content"], *record["styles"], record["init"]] == [
         images.read_image(given).sha256 for given in ("holiday.png", "monet.png", "other.png")
     ]
@@ -94,12 +94,12 @@ def test_from_on_the_same_inputs_gives_the_same_pixels(name: str, folder: Path, 
     assert same(name, f"again-{name}")
     first, second = provenance.read_record(name), provenance.read_record(f"again-{name}")
     assert first["options"] == second["options"]
-    assert first["plan"] == second["plan"]
+    assert first["schedule"] == second["schedule"]
     assert first["losses"] == second["losses"]
 
 
 @pytest.mark.parametrize(
-    "flags", ["--preset draft", "--look gatys", "--preset fine --look gatys --brush 2", "--keep-color 1"]
+    "flags", ["--preset draft", "--look gatys", "--preset fine --look gatys --stroke-size 2", "--keep-color 1"]
 )
 def test_from_gives_the_same_pixels_whatever_preset_or_look_there_was(flags: str, folder: Path) -> None:
     assert paint("holiday.png", "monet.png", *flags.split(), "-o", "a.png") == 0
@@ -138,15 +138,18 @@ def test_flags_override_and_those_of_the_plan_have_it_made_anew(folder: Path) ->
     first = provenance.read_record("a.png")
     assert again("a.png", "b.png", "--strength", "80", "--seed", "9", "-q") == 0
     second = provenance.read_record("b.png")
-    assert second["plan"] == first["plan"]
+    assert second["schedule"] == first["schedule"]
     assert second["options"] == {**first["options"], "strength": 80, "seed": 9, "threads": first["threads"]}
     assert not same("a.png", "b.png")
-    assert again("a.png", "c.png", "--steps", "2", "-q") == 0
-    assert [scale["steps"] for scale in provenance.read_record("c.png")["plan"]] == [2, 2]
+    assert again("a.png", "c.png", "--iterations", "2", "-q") == 0
+    assert [scale["iterations"] for scale in provenance.read_record("c.png")["schedule"]] == [2, 2]
     assert again("a.png", "d.png", "--size", "96", "--preset", "draft", "-q") == 0
-    assert (provenance.read_record("d.png")["width"], provenance.read_record("d.png")["options"]["steps"]) == (96, 20)
+    assert (provenance.read_record("d.png")["width"], provenance.read_record("d.png")["options"]["iterations"]) == (
+        96,
+        20,
+    )
     assert again("a.png", "e.png", "--strength", "0", "-q") == 0
-    assert provenance.read_record("e.png")["plan"] == []
+    assert provenance.read_record("e.png")["schedule"] == []
     assert again("e.png", "f.png", "--strength", "50", "-q") == 0
     assert same("a.png", "f.png"), "there was no plan to repeat, so it is made"
 
@@ -185,7 +188,7 @@ def test_a_painting_that_was_stopped_carries_its_settings_and_is_repeated_exactl
     def stopping(*given: object) -> object:
         progress: Progress
         for progress in real(*given):  # type: ignore[arg-type]
-            if progress.evaluations == 6:
+            if progress.total_iterations == 6:
                 given[4].set()  # type: ignore[attr-defined]
             yield progress
 
@@ -194,14 +197,14 @@ def test_a_painting_that_was_stopped_carries_its_settings_and_is_repeated_exactl
         paint("holiday.png", "monet.png", "--taper", "1.5", "--optimizer", "mixed", "-o", "a.png")
     record = provenance.read_record("a.partial.png")
     assert record["stopped"]
-    assert record["plan"][-1] == {
+    assert record["schedule"][-1] == {
         "width": 64,
         "height": 64,
-        "steps": 2,
+        "iterations": 2,
         "optimizer": "adam",
         "planned": 6,
         "sketch": False,
-        "octaves": 0,
+        "half_size_copies": 0,
     }
     capsys.readouterr()
     assert main(["inspect", "a.partial.png"]) == 0
@@ -212,9 +215,9 @@ def test_a_painting_that_was_stopped_carries_its_settings_and_is_repeated_exactl
     assert "That painting was stopped, and is repeated as far as it went" in capsys.readouterr().err
     assert same("a.partial.png", "b.png")
     assert not provenance.read_record("b.png")["stopped"]
-    assert again("a.partial.png", "c.png", "--steps", "4") == 0
+    assert again("a.partial.png", "c.png", "--iterations", "4") == 0
     assert "stopped" not in capsys.readouterr().err
-    assert provenance.read_record("c.png")["plan"][-1]["steps"] == 6
+    assert provenance.read_record("c.png")["schedule"][-1]["iterations"] == 6
 
 
 @pytest.mark.usefixtures("folder")
@@ -231,7 +234,7 @@ def test_inspect_shows_everything_to_a_person_and_to_a_program(capsys: Capture) 
         images.read_image("holiday.png").sha256,
     ):
         assert wanted in shown
-    assert "  styler run CONTENT STYLE --size 64 --preset draft --steps 4 --first-size 32 --device cpu\n" in shown
+    assert "  styler run CONTENT STYLE --size 64 --preset draft --iterations 4 --first-size 32 --device cpu\n" in shown
     assert main(["inspect", "a.png", "--json"]) == 0
     out, err = capsys.readouterr()
     assert (json.loads(out), err) == (provenance.read_record("a.png"), "")
@@ -262,7 +265,7 @@ def test_inspect_loads_no_torch(folder: Path) -> None:
 )
 def test_what_cannot_be_is_one_sentence(tokens: str, code: int, said: str, folder: Path, capsys: Capture) -> None:
     assert paint("holiday.png", "monet.png", "-o", "a.png") == 0
-    deep = '{"schema":1,"plan":' + "[" * 50_000
+    deep = '{"schema":1,"schedule":' + "[" * 50_000
     images.write_file("hostile.png", images.encode_image(np.ones((64, 64, 3), np.float32), text={"styler": deep}))
     before = sorted(path.name for path in folder.iterdir())
     capsys.readouterr()

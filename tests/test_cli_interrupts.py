@@ -21,7 +21,7 @@ from styler.engine.painter import Painter
 from styler.options import Options
 from styler.schedule import Replay
 
-RUN = ["run", "photo.png", "painting.png", "--size", "64", "--first-size", "64", "--device", "cpu", "--steps", "5"]
+RUN = ["run", "photo.png", "painting.png", "--size", "64", "--first-size", "64", "--device", "cpu", "--iterations", "5"]
 INPUTS = {"photo.png", "painting.png"}
 SignalsAt = Callable[[Mapping[int, list[int]]], None]
 
@@ -59,7 +59,7 @@ def signals_at(painter: Painter, monkeypatch: pytest.MonkeyPatch) -> SignalsAt:
             for number in arrivals.get(0, []):
                 signal.raise_signal(number)
             for progress in real(content, styles, options, stop, *rest):  # type: ignore[arg-type]
-                for number in [] if progress.result else arrivals.get(progress.evaluations, []):
+                for number in [] if progress.result else arrivals.get(progress.total_iterations, []):
                     signal.raise_signal(number)
                 yield progress
 

@@ -21,7 +21,7 @@ from styler.engine.painter import Painter
 from styler.errors import StylerError
 from styler.options import LOOKS, PRESETS, Options
 
-TINY = ["--size", "64", "--first-size", "64", "--steps", "2", "--device", "cpu"]
+TINY = ["--size", "64", "--first-size", "64", "--iterations", "2", "--device", "cpu"]
 RUN = ["run", "photo.png", "painting.png"]
 Capture = pytest.CaptureFixture[str]
 
@@ -58,11 +58,11 @@ def test_json_tells_everything_about_a_painting(folder: Path, use_tiny: None, ca
     found = json.loads(out)
     assert (found["output"], found["content"], found["styles"]) == ("photo.painting.png", RUN[1], [RUN[2]])
     assert (found["width"], found["height"]) == (64, 48)
-    assert found["options"] == Options(size=64, first_size=64, steps=2, device="cpu", seed=3).to_dict()
-    assert found["plan"] == [
-        {"width": 64, "height": 48, "steps": 2, "optimizer": "adam", "sketch": False, "octaves": 0}
+    assert found["options"] == Options(size=64, first_size=64, iterations=2, device="cpu", seed=3).to_dict()
+    assert found["schedule"] == [
+        {"width": 64, "height": 48, "iterations": 2, "optimizer": "adam", "sketch": False, "half_size_copies": 0}
     ]
-    assert (found["evaluations"], found["units"], found["stopped"]) == (2, 2, False)
+    assert (found["iterations"], found["units"], found["stopped"]) == (2, 2, False)
     assert found["losses"]["total"] > 0
     assert found["seconds"] > 0
     assert (found["device"], found["precision"], found["weights_sha256"]) == ("cpu", "float32", "0" * 64)
@@ -132,7 +132,7 @@ def test_a_bug_is_json_too(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> 
     assert answer(capsys)["error"]["kind"] == "Bug"
 
 
-@pytest.mark.parametrize("steps", [0, 1])
+@pytest.mark.parametrize("iterations", [0, 1])
 def test_an_interrupted_run_is_json_too(
     steps: int, folder: Path, painter: Painter, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
@@ -142,7 +142,7 @@ def test_an_interrupted_run_is_json_too(
         if not steps:
             signal.raise_signal(signal.SIGTERM)
         for progress in real(*given):
-            if progress.evaluations == steps and not progress.result:
+            if progress.total_iterations == steps and not progress.result:
                 signal.raise_signal(signal.SIGTERM)
             yield progress
 
@@ -201,9 +201,9 @@ def test_a_dry_run_foretells_what_the_run_then_does(folder: Path, use_tiny: None
     foretold = answer(capsys)
     assert main(tokens) == 0
     done = answer(capsys)
-    for name in ("output", "content", "styles", "width", "height", "options", "device", "precision", "plan"):
+    for name in ("output", "content", "styles", "width", "height", "options", "device", "precision", "schedule"):
         assert foretold[name] == done[name], name
-    assert (foretold["evaluations"], foretold["units"]) == (done["evaluations"], done["units"])
+    assert (foretold["iterations"], foretold["units"]) == (done["iterations"], done["units"])
     assert foretold["dry_run"] is True
     assert foretold["estimated_seconds"] == foretold["units"] * foretold["estimated_seconds_per_evaluation"] > 0
     assert foretold["estimated_memory_bytes"] > 0
@@ -215,7 +215,7 @@ def test_a_dry_run_foretells_what_the_run_then_does(folder: Path, use_tiny: None
 def test_a_dry_run_takes_every_request(asked: list[str], folder: Path, use_tiny: None, capsys: Capture) -> None:
     assert main([*RUN, "--device", "cpu", "--dry-run", "--json", *asked]) == 0
     found = answer(capsys)
-    assert (found["evaluations"] == 0) == ("--strength" in asked)
+    assert (found["iterations"] == 0) == ("--strength" in asked)
     assert found["checkpoint"] == ("on" in asked)
 
 
@@ -389,11 +389,11 @@ def test_completion_is_installed_in_the_home_folder(
 def test_run_obeys_file_and_environment_and_flags_beat_them(
     folder: Path, use_tiny: None, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (folder / "styler.toml").write_text('size = 80\nfirst_size = 64\nsteps = 3\ndevice = "cpu"\n[batch]\nx = 1')
-    monkeypatch.setenv("STYLER_STEPS", "2")
+    (folder / "styler.toml").write_text('size = 80\nfirst_size = 64\niterations = 3\ndevice = "cpu"\n[batch]\nx = 1')
+    monkeypatch.setenv("STYLER_ITERATIONS", "2")
     assert main([*RUN, "--json", "-q"]) == 0
     found = answer(capsys)
-    assert (found["width"], found["evaluations"]) == (80, 2)
+    assert (found["width"], found["iterations"]) == (80, 2)
     assert main([*RUN, "--json", "-q", "--size", "64"]) == 0
     assert answer(capsys)["width"] == 64
     (folder / "styler.toml").write_text("size = 80\nsise = 3")
@@ -412,7 +412,7 @@ def test_config_shows_every_value_and_its_origin(
     assert found["settings"]["size"] == {"value": 99, "origin": "flag"}
     assert found["settings"]["keep_color"] == {"value": 0.5, "origin": "STYLER_KEEP_COLOR"}
     assert found["settings"]["taper"] == {"value": 0.33, "origin": "styler.toml (preset draft)"}
-    assert found["settings"]["brush"] == {"value": 1, "origin": "default"}
+    assert found["settings"]["stroke_size"] == {"value": 1, "origin": "default"}
     assert [file["found"] for file in found["files"]] == [False, True]
     assert main(["config", "--size", "99"]) == 0
     rows = [re.split("  +", line) for line in capsys.readouterr().out.splitlines()]
@@ -513,6 +513,6 @@ def no_progress(objective: Any, image: Any, span: Any, _rate: float) -> Any:
     """An optimiser that does not move."""
     from styler.engine.optimizers import OptimizerStep
 
-    for _ in range(span.steps):
+    for _ in range(span.iterations):
         losses, _gradient = objective.gradient(image)
         yield OptimizerStep(losses, image, image, losses, image.new_zeros(()))

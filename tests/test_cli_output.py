@@ -18,7 +18,7 @@ from styler.cli import files, main
 from styler.engine.painter import Painter
 from styler.options import Options
 
-TINY = ["--size", "64", "--first-size", "64", "--steps", "1", "--device", "cpu", "-q"]
+TINY = ["--size", "64", "--first-size", "64", "--iterations", "1", "--device", "cpu", "-q"]
 SAME = ["--strength", "0", "--size", "original", "--device", "cpu", "-q"]
 Capture = pytest.CaptureFixture[str]
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")

@@ -25,7 +25,7 @@ from styler import images, library
 from styler.cli import main
 from styler.engine.painter import Painter
 
-TINY = ["--size", "64", "--first-size", "64", "--steps", "1", "--device", "cpu"]
+TINY = ["--size", "64", "--first-size", "64", "--iterations", "1", "--device", "cpu"]
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
 Capture = pytest.CaptureFixture[str]
 
@@ -182,8 +182,8 @@ REQUESTS = [
     (["--init", "other.png", "-o", "other.png", "--overwrite"], "is one of the inputs"),
     (["-o", "/proc/a.png"], "Cannot write '/proc/a.png'"),
     (["-o", "no\0name.png"], "no file can have this name"),
-    *(([flag, "nan"], "nan") for flag in ("--strength", "--brush", "--seed", "--content-weight", "--keep-color")),
-    *(([flag, "1e9"], "it can be") for flag in ("--strength", "--brush", "--threads", "--keep-color", "--taper")),
+    *(([flag, "nan"], "nan") for flag in ("--strength", "--stroke-size", "--seed", "--content-weight", "--keep-color")),
+    *(([flag, "1e9"], "it can be") for flag in ("--strength", "--stroke-size", "--threads", "--keep-color", "--taper")),
     *(([flag, "inf"], "inf") for flag in ("--strength", "--smoothness", "--layer-weights", "--style-weights")),
 ]
 

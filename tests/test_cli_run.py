@@ -16,7 +16,7 @@ from styler import images
 from styler.cli import files, main
 from styler.engine.painter import Painter
 
-TINY = ["--size", "64", "--first-size", "64", "--steps", "2", "--device", "cpu"]
+TINY = ["--size", "64", "--first-size", "64", "--iterations", "2", "--device", "cpu"]
 Capture = pytest.CaptureFixture[str]
 
 

@@ -17,7 +17,7 @@ if sys.platform == "win32":
     pytest.skip("Windows has no such streams", allow_module_level=True)
 
 STYLER = [sys.executable, "-m", "styler"]
-RUN = [*STYLER, "run", "photo.png", "painting.png", "--size", "64", "--first-size", "64", "--steps", "1"]
+RUN = [*STYLER, "run", "photo.png", "painting.png", "--size", "64", "--first-size", "64", "--iterations", "1"]
 RUN += ["--device", "cpu", "-v", "-o", "out.png"]
 FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device")
 

@@ -136,7 +136,7 @@ def test_slim_reports_the_channels_kept_and_learns(folder: Path, capsys: Capture
 
 
 def test_compare_answers_in_markdown(folder: Path, capsys: Capture) -> None:
-    flags = ("--images", "pictures", "--pairs", "1", "--size", "64", "--steps", "1", "--timed-at", "64")
+    flags = ("--images", "pictures", "--pairs", "1", "--size", "64", "--iterations", "1", "--timed-at", "64")
     assert run("compare", "own.safetensors", "own.safetensors", *flags, "--plot", "a.png", "--pictures", "kept") == 0
     assert capsys.readouterr().out.startswith("| network |")
     assert len(list(Path("kept").iterdir())) == 1

@@ -36,17 +36,17 @@ def test_the_folder_beats_the_user_and_the_environment_beats_both(folders: tuple
     user.write_text("size = 100\nseed = 1\nbrush = 2")
     here.write_text("size = 200\nseed = 2")
     resolved = resolve_options(*config.load_config({"STYLER_SIZE": "300"}).layers, ("flag", {"strength": 9}))
-    assert (resolved.options.size, resolved.options.seed, resolved.options.brush) == (300, 2, 2)
-    origins = [resolved.origins[name] for name in ("size", "seed", "brush", "strength", "taper")]
+    assert (resolved.options.size, resolved.options.seed, resolved.options.stroke_size) == (300, 2, 2)
+    origins = [resolved.origins[name] for name in ("size", "seed", "stroke_size", "strength", "taper")]
     assert origins == ["environment", "styler.toml", str(user), "flag", "default"]
 
 
 def test_a_preset_ranks_below_the_fields_beside_it_and_above_weaker_layers(folders: tuple[Path, Path]) -> None:
     user, here = folders
     user.write_text("steps = 11\ntaper = 0.5")
-    here.write_text('preset = "draft"\nsteps = 22')
+    here.write_text('preset = "draft"\niterations = 22')
     resolved = resolve_options(*config.load_config({}).layers)
-    assert (resolved.options.steps, resolved.options.taper) == (22, 0.33)
+    assert (resolved.options.iterations, resolved.options.taper) == (22, 0.33)
     assert resolved.origins["taper"] == "styler.toml (preset draft)"
 
 

@@ -33,14 +33,14 @@ Array = NDArray[np.float32]
 FORMATS = ("png", "jpeg", "webp", "avif", "tiff")
 PIXELS = np.full((48, 64, 3), 0.5, np.float32)
 CONTENT, STYLE, OTHER = (Picture(PIXELS, sha256=digit * 64) for digit in "abc")
-PLAN = (Scale(32, 24, 6, "lbfgs", sketch=True), Scale(64, 48, 3, "adam", planned=8, octaves=1))
+PLAN = (Scale(32, 24, 6, "lbfgs", sketch=True), Scale(64, 48, 3, "adam", planned=8, half_size_copies=1))
 
 
 def result(**changes: Any) -> Result:
     made: dict[str, Any] = {
         "pixels": PIXELS,
         "options": Options.of(preset="draft", look="gatys", size=64, strength=70, threads=2, seed=2**32 - 1),
-        "plan": PLAN,
+        "schedule": PLAN,
         "losses": {"content relu4_2": 0.1, "total": 1 / 3, "style relu1_1": float("inf")},
         "units": 4.5,
         "seconds": 1.23456,
@@ -72,11 +72,11 @@ def test_a_record_comes_back_from_every_format(format_: str, record: Record) -> 
 
 
 def test_a_record_from_before_there_were_sketches_and_octaves_is_read(record: Record) -> None:
-    for scale in record["plan"]:
-        del scale["sketch"], scale["octaves"]
+    for scale in record["schedule"]:
+        del scale["sketch"], scale["half_size_copies"]
     found = provenance.replay_from_record(read_record(stored(record)))
     assert found is not None
-    assert [(scale.sketch, scale.octaves) for scale in found.plan] == [(False, 0), (False, 0)]
+    assert [(scale.sketch, scale.half_size_copies) for scale in found.schedule] == [(False, 0), (False, 0)]
 
 
 def test_a_record_says_what_was_done(record: Record) -> None:
@@ -84,9 +84,9 @@ def test_a_record_says_what_was_done(record: Record) -> None:
     assert record["options"] == result().options.to_dict()
     assert (record["content"], record["styles"], record["init"]) == ("a" * 64, ["b" * 64], "")
     assert (record["width"], record["height"]) == (64, 48)
-    assert (record["evaluations"], record["units"], record["seconds"]) == (9, 4.5, 1.235)
+    assert (record["iterations"], record["units"], record["seconds"]) == (9, 4.5, 1.235)
     assert record["losses"] == {"content relu4_2": 0.1, "total": 1 / 3}
-    assert provenance.replay_from_record(record) == result().repeat == Replay(PLAN, 64, 48)
+    assert provenance.replay_from_record(record) == result().replay == Replay(PLAN, 64, 48)
     assert (
         provenance.replay_from_record(provenance.make_record(result(plan=(), scale_seconds=()), CONTENT, [STYLE]))
         is None
@@ -101,11 +101,11 @@ def test_settings_are_a_layer_that_gives_the_same_options_but_for_the_machine(re
     assert settings["threads"] == 2, "as it was, though it was not asked for"
     assert resolve_options(("--from", settings)).options == result().options
     again = resolve_options(("--from", settings), ("flag", {"preset": "fine", "strength": 10})).options
-    assert (again.steps, again.strength, again.distance) == (160, 10, "gram")
+    assert (again.iterations, again.strength, again.distance) == (160, 10, "gram")
 
 
 def test_every_setting_that_a_plan_is_made_from_has_it_made_anew() -> None:
-    from_plan = {"size", "time", "patience", "steps", "taper", "sketch", "octaves", "first_size", "optimizer"}
+    from_plan = {"size", "time", "patience", "iterations", "taper", "sketch", "multiscale", "first_size", "optimizer"}
     assert set(SCHEDULE_OPTIONS) == from_plan | {"preset"}
 
 
@@ -174,7 +174,7 @@ def test_a_newer_program_s_additions_are_left_out_and_its_settings_refused(recor
 
 
 def test_settings_that_an_older_program_did_not_know_have_their_defaults(record: Record) -> None:
-    options = {name: value for name, value in record["options"].items() if name not in ("brush", "init")}
+    options = {name: value for name, value in record["options"].items() if name not in ("stroke_size", "init")}
     assert read_record(stored({**record, "options": options})) == record
 
 
@@ -183,8 +183,8 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], Any]] = {
     "empty": lambda _: "",
     "a list": lambda _: [1],
     "null": lambda _: "null",
-    "deep": lambda _: '{"schema": 1, "plan": ' + "[" * 100_000 + "]" * 100_000 + "}",
-    "rather deep": lambda _: '{"schema": 1, "plan": ' + "[" * 900 + "]" * 900 + "}",
+    "deep": lambda _: '{"schema": 1, "schedule": ' + "[" * 100_000 + "]" * 100_000 + "}",
+    "rather deep": lambda _: '{"schema": 1, "schedule": ' + "[" * 900 + "]" * 900 + "}",
     "huge": lambda r: {**r, "losses": {str(i): i for i in range(100_000)}},
     "NaN": lambda r: json.dumps({**r, "units": float("nan")}),
     "infinite": lambda r: json.dumps(r).replace('"units": 4.5', '"units": 1e999'),
@@ -207,13 +207,13 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], Any]] = {
     "options are a list": lambda r: {**r, "options": []},
     "a hash that is a path": lambda r: {**r, "content": "/home/me/photo.jpg"},
     "a hash in a list": lambda r: {**r, "styles": "b" * 64},
-    "no plan": lambda r: {**r, "plan": None},
-    "a scale too many fields": lambda r: {**r, "plan": [{**r["plan"][0], "x": 1}], "scale_seconds": [1]},
-    "a scale of a text": lambda r: {**r, "plan": ["64x48"], "scale_seconds": [1]},
-    "a scale of no size": lambda r: {**r, "plan": [{**r["plan"][0], "width": 0}], "scale_seconds": [1]},
-    "a scale of size 1.5": lambda r: {**r, "plan": [{**r["plan"][0], "width": 1.5}], "scale_seconds": [1]},
-    "a scale beyond the size": lambda r: {**r, "plan": [{**r["plan"][0], "width": 65}], "scale_seconds": [1]},
-    "another optimiser": lambda r: {**r, "plan": [{**r["plan"][0], "optimizer": "sgd"}], "scale_seconds": [1]},
+    "no plan": lambda r: {**r, "schedule": None},
+    "a scale too many fields": lambda r: {**r, "schedule": [{**r["schedule"][0], "x": 1}], "scale_seconds": [1]},
+    "a scale of a text": lambda r: {**r, "schedule": ["64x48"], "scale_seconds": [1]},
+    "a scale of no size": lambda r: {**r, "schedule": [{**r["schedule"][0], "width": 0}], "scale_seconds": [1]},
+    "a scale of size 1.5": lambda r: {**r, "schedule": [{**r["schedule"][0], "width": 1.5}], "scale_seconds": [1]},
+    "a scale beyond the size": lambda r: {**r, "schedule": [{**r["schedule"][0], "width": 65}], "scale_seconds": [1]},
+    "another optimiser": lambda r: {**r, "schedule": [{**r["schedule"][0], "optimizer": "sgd"}], "scale_seconds": [1]},
     "seconds of other scales": lambda r: {**r, "scale_seconds": []},
     "stopped 1": lambda r: {**r, "stopped": 1},
     "losses of texts": lambda r: {**r, "losses": {"total": "low"}},

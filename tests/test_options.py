@@ -15,7 +15,7 @@ NUMBERS = [name for name, knob in KNOBS.items() if knob.low is not None]
 LISTS = [field.name for field in dataclasses.fields(Options) if isinstance(field.default, tuple)]
 WORDS = [name for name, knob in KNOBS.items() if knob.choices]
 TEXTS = [name for name, value in Options().to_dict().items() if isinstance(value, str) and name not in WORDS]
-WHOLE = ["size", "seed", "steps", "first_size", "threads"]
+WHOLE = ["size", "seed", "iterations", "first_size", "threads"]
 
 
 def options(name: str, value: Any) -> Options:
@@ -86,7 +86,7 @@ def test_a_fraction_of_a_pixel_a_step_or_a_thread_is_refused(name: str) -> None:
     assert isinstance(found, int)
 
 
-@pytest.mark.parametrize("name", ["strength", "brush", "keep_color", "taper", "learning_rate"])
+@pytest.mark.parametrize("name", ["strength", "stroke_size", "keep_color", "taper", "learning_rate"])
 def test_a_whole_number_does_for_a_real_one(name: str) -> None:
     found = getattr(options(name, 1), name)
     assert found == 1
@@ -126,7 +126,7 @@ def test_messages_name_the_value_and_the_range_there_is() -> None:
     assert refused("size", 12) == "size is 12; it can be 64 to 8192."
     assert refused("strength", 101) == "strength is 101; it can be 0 to 100."
     assert refused("seed", -1) == "seed is -1; it can be a whole number from 0 to 4294967295."
-    assert refused("brush", 0.1) == "brush is 0.1; it can be 0.25 to 4."
+    assert refused("stroke_size", 0.1) == "stroke_size is 0.1; it can be 0.25 to 4."
 
 
 def test_a_misspelt_choice_is_guessed() -> None:
@@ -185,23 +185,23 @@ def test_options_survive_json(found: Options) -> None:
 def test_a_stronger_layer_wins_and_origins_say_which() -> None:
     found = resolve_options(("file", {"size": 256, "seed": 1}), ("flags", {"size": 128}))
     assert (found.options.size, found.options.seed) == (128, 1)
-    assert (found.origins["size"], found.origins["seed"], found.origins["brush"]) == ("flags", "file", "default")
+    assert (found.origins["size"], found.origins["seed"], found.origins["stroke_size"]) == ("flags", "file", "default")
     assert set(found.origins) == set(KNOBS)
 
 
 def test_a_preset_ranks_below_its_own_layer_s_fields_and_above_weaker_layers() -> None:
     draft = PRESETS["draft"].values
-    found = resolve_options(("file", {"steps": 7, "taper": 0.5}), ("flags", {"preset": "draft", "taper": 0.9}))
-    assert found.options.steps == draft["steps"]
+    found = resolve_options(("file", {"iterations": 7, "taper": 0.5}), ("flags", {"preset": "draft", "taper": 0.9}))
+    assert found.options.iterations == draft["iterations"]
     assert found.options.taper == 0.9
     assert found.options.preset == "draft"
-    assert found.origins["steps"] == "flags (preset draft)"
+    assert found.origins["iterations"] == "flags (preset draft)"
     assert found.origins["taper"] == found.origins["preset"] == "flags"
 
 
 def test_a_preset_does_not_outrank_stronger_layers() -> None:
-    found = resolve_options(("file", {"preset": "draft"}), ("flags", {"steps": 7}))
-    assert found.options.steps == 7
+    found = resolve_options(("file", {"preset": "draft"}), ("flags", {"iterations": 7}))
+    assert found.options.iterations == 7
     assert found.options.taper == PRESETS["draft"].values["taper"]
     assert found.origins["taper"] == "file (preset draft)"
 
@@ -222,7 +222,7 @@ def test_every_preset_and_look_is_valid_and_does_what_it_says() -> None:
                 assert found[name] == (list(value) if isinstance(value, tuple) else value)
             assert effort.help
             assert manner.help
-    steps = [Options.of(preset=preset).steps for preset in ("draft", "standard", "fine")]
+    steps = [Options.of(preset=preset).iterations for preset in ("draft", "standard", "fine")]
     assert steps == sorted(set(steps))
 
 

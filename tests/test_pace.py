@@ -31,7 +31,7 @@ SPEED = 5e-6
 def taken(scales: Schedule) -> float:
     """Seconds of a plan, with the beginning of every scale but the first."""
     begun = sum(scale.work for scale in scales[1:]) * budget.SETUP_ITERATIONS
-    return SPEED * (begun + sum(scale.steps * scale.work for scale in scales))
+    return SPEED * (begun + sum(scale.iterations * scale.work for scale in scales))
 
 
 @pytest.mark.parametrize("seconds", [5.0, 30.0, 60.0, 1000.0])
@@ -43,26 +43,26 @@ def test_a_plan_fills_the_time(seconds: float) -> None:
 def test_more_time_is_more_work_at_every_scale() -> None:
     plans = [budget.fit_schedule(ASKED, seconds, SPEED) for seconds in (30.0, 60.0, 120.0)]
     for shorter, longer in itertools.pairwise(plans):
-        assert all(less.steps < more.steps for less, more in zip(shorter, longer, strict=True))
+        assert all(less.iterations < more.iterations for less, more in zip(shorter, longer, strict=True))
 
 
 def test_the_time_of_the_preset_is_its_plan() -> None:
     fitted = budget.fit_schedule(ASKED, taken(ASKED) + SPEED * ASKED[0].work, SPEED)
     for ours, preset in zip(fitted, ASKED, strict=True):
-        assert ours.steps == pytest.approx(preset.steps, rel=0.03)
+        assert ours.iterations == pytest.approx(preset.iterations, rel=0.03)
 
 
 def test_scales_that_would_hardly_be_begun_are_left_out() -> None:
     assert [scale.width for scale in budget.fit_schedule(ASKED, 4.0, SPEED)] == [128, 256]
     assert [scale.width for scale in budget.fit_schedule(ASKED, 0.001, SPEED)] == [128]
-    assert budget.fit_schedule(ASKED, 0.001, SPEED)[0].steps == 1
+    assert budget.fit_schedule(ASKED, 0.001, SPEED)[0].iterations == 1
 
 
 @pytest.mark.parametrize("seconds", [0.5, 10.0, 50.0])
 def test_what_adam_has_done_stays_what_it_is(seconds: float) -> None:
     done = 21
     (fitted, *_) = budget.fit_schedule(ASKED[1:], seconds, SPEED, index=0, done=done)
-    assert fitted.steps >= 2 * (done - 1)
+    assert fitted.iterations >= 2 * (done - 1)
     late = (Scale(64, 64, 30, "adam"),)
     assert budget.fit_schedule(late, seconds, SPEED, index=0, done=20) == late
 
@@ -101,10 +101,10 @@ def test_a_painting_ends_in_time_and_can_be_repeated(
     options = Options(size=128, first_size=32, time=6.0, device="cpu", optimizer=optimizer)
     result = painter.stylize(content, style, options)
     assert result.seconds == pytest.approx(6.0, rel=0.1)
-    assert [scale.width for scale in result.plan] == [32, 64, 128]
+    assert [scale.width for scale in result.schedule] == [32, 64, 128]
     assert not result.stopped
-    again = painter.stylize(content, style, options.replace(time=1.0), repeat=result.repeat)
-    assert again.plan == result.plan
+    again = painter.stylize(content, style, options.replace(time=1.0), replay=result.replay)
+    assert again.schedule == result.schedule
     assert np.array_equal(again.pixels, result.pixels)
 
 
@@ -116,7 +116,7 @@ def test_too_little_time_still_gives_a_picture_of_the_size_asked_for(
         pixels(64, 64, 1), pixels(48, 48, 2), Options(size=64, first_size=32, time=1.0, device="cpu")
     )
     assert result.pixels.shape == (64, 64, 3)
-    assert [(scale.width, scale.steps) for scale in result.plan] == [(32, 1)]
+    assert [(scale.width, scale.iterations) for scale in result.schedule] == [(32, 1)]
 
 
 def watched(losses: Callable[[int], float], scale: Scale, patience: int) -> tuple[Schedule, int]:
@@ -124,9 +124,9 @@ def watched(losses: Callable[[int], float], scale: Scale, patience: int) -> tupl
     scales: Schedule = (scale,)
     keeping = Budget(Options(patience=patience), scales, Clock(scales))
     done = 0
-    while done < scales[0].steps:
+    while done < scales[0].iterations:
         done += 1
-        scales = keeping.after(scales, 0, done, torch.tensor(losses(done)))
+        scales = keeping.update_schedule(scales, 0, done, torch.tensor(losses(done)))
     return scales, done
 
 
@@ -147,8 +147,8 @@ def test_lbfgs_ends_when_nothing_is_gained() -> None:
 
 def test_adam_goes_down_with_its_rate_when_nothing_is_gained() -> None:
     (found,), done = watched(flat_from_50, Scale(64, 64, 500, "adam"), 60)
-    assert done == found.steps < 500
-    assert found.planned == 0 or found.planned > found.steps
+    assert done == found.iterations < 500
+    assert found.planned == 0 or found.planned > found.iterations
 
 
 def test_noise_is_no_gain() -> None:
@@ -160,13 +160,13 @@ def test_noise_is_no_gain() -> None:
 
 def test_a_painting_that_gains_nothing_ends_early_with_its_best(painter: Painter, pixels: Callable[..., Array]) -> None:
     content, style = pixels(64, 64, 1), pixels(48, 48, 2)
-    options = Options(size=64, first_size=64, steps=2000, patience=15, device="cpu", optimizer="adam")
+    options = Options(size=64, first_size=64, iterations=2000, patience=15, device="cpu", optimizer="adam")
     reports = list(painter.stream(content, style, options))
     result = reports[-1].result
     assert isinstance(result, Result)
-    assert result.evaluations < 2000
+    assert result.iterations < 2000
     assert result.losses["total"] == min(report.loss for report in reports)
-    again = painter.stylize(content, style, options, repeat=result.repeat)
+    again = painter.stylize(content, style, options, replay=result.replay)
     assert np.array_equal(again.pixels, result.pixels)
 
 

@@ -35,9 +35,9 @@ Array = NDArray[Any]
 Pixels = Callable[..., NDArray[np.float32]]
 Gradient = tuple[dict[str, Tensor], Tensor]
 Watch = Callable[[Callable[[int], None]], list[Objective]]
-FAST = Options(size=64, first_size=32, steps=6, taper=0.5, device="cpu")
+FAST = Options(size=64, first_size=32, iterations=6, taper=0.5, device="cpu")
 """Six evaluations at 32 pixels by L-BFGS, three at 64 by Adam."""
-STILL = FAST.replace(optimizer="adam", steps=1, learning_rate=1e-4, first_size=64)
+STILL = FAST.replace(optimizer="adam", iterations=1, learning_rate=1e-4, first_size=64)
 """One evaluation that hardly moves the first picture."""
 
 
@@ -133,12 +133,12 @@ def test_the_state_of_random_numbers_is_neither_read_nor_changed(
 def test_the_result_says_how_it_came_about(painter: Painter, content: Array, style: Array) -> None:
     result = complete(painter.stylize(content, style, FAST))
     assert result.options == FAST
-    assert [(scale.width, scale.height, scale.optimizer) for scale in result.plan] == [
+    assert [(scale.width, scale.height, scale.optimizer) for scale in result.schedule] == [
         (32, 32, "lbfgs"),
         (64, 64, "adam"),
     ]
-    assert result.evaluations == sum(scale.steps for scale in result.plan) == 9
-    assert result.reached == result.plan[-1]
+    assert result.iterations == sum(scale.iterations for scale in result.schedule) == 9
+    assert result.reached == result.schedule[-1]
     assert result.units == pytest.approx(6 / 4 + 3)
     assert (result.device, result.precision, result.threads) == ("cpu", "float32", torch.get_num_threads())
     assert result.weights_sha256 == "0" * 64
@@ -149,11 +149,11 @@ def test_the_result_says_how_it_came_about(painter: Painter, content: Array, sty
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
-@pytest.mark.parametrize("distance", ["moments", "gram"])
+@pytest.mark.parametrize("distance", ["wasserstein", "gram"])
 def test_the_loss_falls_at_every_scale(
     painter: Painter, content: Array, style: Array, optimizer: str, distance: str
 ) -> None:
-    options = FAST.replace(optimizer=optimizer, distance=distance, steps=20, taper=1)
+    options = FAST.replace(optimizer=optimizer, distance=distance, iterations=20, taper=1)
     losses: dict[int, list[float]] = {0: [], 1: []}
     for progress in painter.stream(content, style, options):
         if progress.result is None:
@@ -176,7 +176,9 @@ def test_the_losses_of_a_result_are_those_of_its_picture(
 
     monkeypatch.setattr(Objective, "gradient", watched)
     for steps in range(2, 14):
-        result = painter.stylize(content, style, FAST.replace(optimizer="lbfgs", steps=steps, taper=1, first_size=64))
+        result = painter.stylize(
+            content, style, FAST.replace(optimizer="lbfgs", iterations=steps, taper=1, first_size=64)
+        )
         assert dict(result.losses) == seen[result.pixels.tobytes()]
 
 
@@ -193,7 +195,7 @@ def test_the_result_is_the_best_picture_and_not_the_last(
         return terms, slope
 
     monkeypatch.setattr(Objective, "gradient", watched)
-    result = painter.stylize(content, style, STILL.replace(steps=5, learning_rate=1.0))
+    result = painter.stylize(content, style, STILL.replace(iterations=5, learning_rate=1.0))
     best = min(seen, key=lambda pair: pair[0])
     assert best is not seen[-1]
     assert np.array_equal(result.pixels, best[1])
@@ -201,8 +203,8 @@ def test_the_result_is_the_best_picture_and_not_the_last(
 
 def test_a_plan_that_is_repeated_gives_the_same_pixels(painter: Painter, content: Array, style: Array) -> None:
     first = painter.stylize(content, style, FAST)
-    again = painter.stylize(content, style, FAST.replace(steps=99, optimizer="adam"), repeat=first.repeat)
-    assert again.plan == first.plan
+    again = painter.stylize(content, style, FAST.replace(iterations=99, optimizer="adam"), replay=first.replay)
+    assert again.schedule == first.schedule
     assert np.array_equal(again.pixels, first.pixels)
 
 
@@ -212,18 +214,18 @@ def test_a_painting_that_was_stopped_is_repeated_as_far_as_it_went(
     painter: Painter, content: Array, style: Array, made: int, optimizer: str
 ) -> None:
     """In the middle of each of three scales, and between them."""
-    options = Options(size=128, first_size=32, steps=6, taper=1, device="cpu", optimizer=optimizer)
+    options = Options(size=128, first_size=32, iterations=6, taper=1, device="cpu", optimizer=optimizer)
     stop = threading.Event()
     for progress in painter.stream(content, style, options, stop):
-        if progress.evaluations == made:
+        if progress.total_iterations == made:
             stop.set()
     first = complete(progress.result, options)
     assert first.stopped
-    again = painter.stylize(content, style, options, repeat=first.repeat)
+    again = painter.stylize(content, style, options, replay=first.replay)
     assert not again.stopped
-    assert (again.plan, again.evaluations, again.units) == (first.plan, made, first.units)
+    assert (again.schedule, again.iterations, again.units) == (first.schedule, made, first.units)
     assert np.array_equal(again.pixels, first.pixels)
-    assert np.array_equal(painter.stylize(content, style, options, repeat=again.repeat).pixels, first.pixels)
+    assert np.array_equal(painter.stylize(content, style, options, replay=again.replay).pixels, first.pixels)
 
 
 def test_a_stop_within_the_first_evaluation_of_a_scale_keeps_the_picture_of_the_scale_before(
@@ -238,11 +240,11 @@ def test_a_stop_within_the_first_evaluation_of_a_scale_keeps_the_picture_of_the_
 
     monkeypatch.setattr(F, "conv2d", stopping)
     for progress in painter.stream(content, style, options, stop):
-        armed[0] = progress.evaluations == 6
+        armed[0] = progress.total_iterations == 6
     first = complete(progress.result, options)
-    assert [scale.steps for scale in first.plan] == [6]
+    assert [scale.iterations for scale in first.schedule] == [6]
     monkeypatch.undo()
-    again = painter.stylize(content, style, options, repeat=first.repeat)
+    again = painter.stylize(content, style, options, replay=first.replay)
     assert np.array_equal(again.pixels, first.pixels)
 
 
@@ -250,7 +252,7 @@ def test_the_gatys_look_compares_gram_matrices_of_the_layers_of_the_paper(
     painter: Painter, content: Array, style: Array, evaluations: Watch
 ) -> None:
     seen = evaluations(lambda _count: None)
-    options = Options.of(look="gatys", size=64, steps=12, optimizer="adam", device="cpu")
+    options = Options.of(look="gatys", size=64, iterations=12, optimizer="adam", device="cpu")
     reports = list(painter.stream(content, style, options))
     assert min(report.loss for report in reports) < 0.8 * reports[0].loss
     for objective in seen:
@@ -273,7 +275,7 @@ def test_at_next_to_no_strength_the_content_keeps_its_detail_through_all_scales(
     painter: Painter, content: Array, style: Array
 ) -> None:
     result = painter.stylize(content, style, STILL.replace(strength=0.1, first_size=32))
-    assert len(result.plan) == 2
+    assert len(result.schedule) == 2
     assert np.abs(result.pixels - content).max() < 6e-3
 
 
@@ -307,7 +309,7 @@ def test_above_50_the_first_picture_and_the_detail_are_less_and_less_the_content
 
 
 def test_more_strength_goes_farther_from_the_content(painter: Painter, content: Array, style: Array) -> None:
-    near = FAST.replace(steps=30, optimizer="lbfgs")  # which gets close enough to what is asked for
+    near = FAST.replace(iterations=30, optimizer="lbfgs")  # which gets close enough to what is asked for
     moved = [
         float(np.abs(painter.stylize(content, style, near.replace(strength=strength)).pixels - content).mean())
         for strength in (0, 10, 50, 100)
@@ -323,11 +325,11 @@ def test_strength_0_gives_the_content_back(
     assert len(reports) == 1
     result = complete(reports[0].result)
     assert np.array_equal(result.pixels, content)
-    assert (result.plan, result.reached, result.evaluations, result.units) == ((), None, 0, 0)
+    assert (result.schedule, result.reached, result.iterations, result.units) == ((), None, 0, 0)
     assert dict(result.losses) == {}
     assert not result.stopped
     assert np.isnan(reports[0].loss)
-    assert (reports[0].size, reports[0].steps) == ((0, 0), 0)
+    assert (reports[0].size, reports[0].iterations) == ((0, 0), 0)
     small = painter.stylize(np.repeat(np.repeat(content, 2, 0), 2, 1), style, FAST.replace(strength=0))
     assert np.abs(complete(small).pixels - content).mean() < 0.02
     assert passes == []
@@ -347,8 +349,8 @@ def test_only_the_last_report_has_the_result(painter: Painter, content: Array, s
     assert [report.result is None for report in reports] == [True] * 9 + [False]
     last = reports[-1]
     assert last.result is not None
-    assert last.preview() is last.result.pixels
-    assert last.evaluations == last.result.evaluations == 9
+    assert last.live_view() is last.result.pixels
+    assert last.total_iterations == last.result.iterations == 9
     assert last.eta == 0
     assert dict(last.result.losses) == reports[-2].losses == last.losses
 
@@ -357,14 +359,14 @@ def test_only_the_last_report_has_the_result(painter: Painter, content: Array, s
 def test_numbers_only_grow(painter: Painter, content: Array, style: Array, optimizer: str) -> None:
     reports = list(painter.stream(content, style, FAST.replace(optimizer=optimizer)))
     steps = reports[:-1]
-    assert [report.evaluations for report in steps] == list(range(1, len(steps) + 1))
+    assert [report.total_iterations for report in steps] == list(range(1, len(steps) + 1))
     for before, after in itertools.pairwise(reports):
         assert before.units <= after.units
         assert before.seconds <= after.seconds
-        assert (before.scale, before.step) <= (after.scale, after.step)
+        assert (before.scale, before.iteration) <= (after.scale, after.iteration)
     for report in reports:
-        assert report.plan == schedule.build_schedule(FAST.replace(optimizer=optimizer), 64, 64, 16)
-        assert report.step <= report.steps
+        assert report.schedule == schedule.build_schedule(FAST.replace(optimizer=optimizer), 64, 64, 16)
+        assert report.iteration <= report.iterations
         assert report.units <= report.total_units + 1e-9
         assert report.eta is not None
         assert report.eta >= 0
@@ -380,19 +382,19 @@ def test_a_scale_that_ends_early_is_counted_as_it_was(
     monkeypatch.setattr(optimizers, "lbfgs", lambda *args: itertools.islice(lbfgs(*args), 2))
     reports = list(painter.stream(content, style, FAST.replace(optimizer="mixed")))
     result = complete(reports[-1].result)
-    assert [scale.steps for scale in result.plan] == [2, 3]
+    assert [scale.iterations for scale in result.schedule] == [2, 3]
     assert not result.stopped
-    assert [report.evaluations for report in reports] == [1, 2, 3, 4, 5, 5]
+    assert [report.total_iterations for report in reports] == [1, 2, 3, 4, 5, 5]
     assert reports[-1].units == pytest.approx(2 / 4 + 3)
     assert reports[-1].total_units == pytest.approx(2 / 4 + 3)
 
 
 def test_a_preview_is_the_picture_of_its_moment(painter: Painter, content: Array, style: Array) -> None:
     reports = list(painter.stream(content, style, FAST))
-    previews = [report.preview() for report in reports]  # all of them made at the end
+    previews = [report.live_view() for report in reports]  # all of them made at the end
     assert [preview.shape[:2] for preview in previews] == [report.size[::-1] for report in reports]
     early = next(painter.stream(content, style, FAST))
-    assert np.array_equal(early.preview(), previews[0])
+    assert np.array_equal(early.live_view(), previews[0])
     assert np.abs(previews[1] - previews[5]).max() > 1e-3
 
 
@@ -406,7 +408,7 @@ def test_the_painter_and_the_module_paint_alike(use_tiny: None, painter: Painter
 
 def test_without_options_the_defaults_are_taken(painter: Painter, content: Array, style: Array) -> None:
     first = next(painter.stream(content, style))
-    assert first.plan == schedule.build_schedule(Options(), 64, 64, 16)
+    assert first.schedule == schedule.build_schedule(Options(), 64, 64, 16)
 
 
 # How it ends
@@ -419,7 +421,7 @@ def test_stop_from_another_thread_gives_the_best_so_far_at_full_size(
     started = threading.Event()
 
     def paint() -> None:
-        for progress in painter.stream(content, style, FAST.replace(optimizer="adam", steps=100_000), stop):
+        for progress in painter.stream(content, style, FAST.replace(optimizer="adam", iterations=100_000), stop):
             reports.append(progress)
             if len(reports) == 3:
                 started.set()
@@ -434,9 +436,9 @@ def test_stop_from_another_thread_gives_the_best_so_far_at_full_size(
     assert result.stopped
     assert result.reached is not None
     assert (result.reached.width, result.reached.height) == (32, 32)
-    assert 3 <= result.evaluations == result.reached.steps < 100_000
-    assert reports[-1].evaluations == result.evaluations
-    assert result.units == pytest.approx(result.evaluations / 4)
+    assert 3 <= result.iterations == result.reached.iterations < 100_000
+    assert reports[-1].total_iterations == result.iterations
+    assert result.units == pytest.approx(result.iterations / 4)
     assert reports[-1].eta == 0
 
 
@@ -450,7 +452,7 @@ def test_a_picture_stopped_at_a_small_scale_has_the_content_s_detail(
         stop.set()
     result = complete(reports[-1].result)
     assert result.stopped
-    assert result.evaluations == 1
+    assert result.iterations == 1
     assert np.abs(result.pixels - content).max() < 6e-3
 
 
@@ -468,7 +470,7 @@ def test_stop_is_heard_between_convolutions(
         return conv2d(*args, **settings)
 
     monkeypatch.setattr(F, "conv2d", counted)
-    result = complete(painter.stylize(content, style, FAST.replace(steps=50), stop))
+    result = complete(painter.stylize(content, style, FAST.replace(iterations=50), stop))
     assert result.stopped
     assert made[0] == at
 
@@ -482,7 +484,7 @@ def test_stop_before_the_first_step_gives_the_content(
     assert len(reports) == 1
     result = complete(reports[0].result)
     assert result.stopped
-    assert (result.reached, result.evaluations, dict(result.losses)) == (None, 0, {})
+    assert (result.reached, result.iterations, dict(result.losses)) == (None, 0, {})
     assert np.array_equal(result.pixels, content)
     assert passes == []
 
@@ -490,10 +492,10 @@ def test_stop_before_the_first_step_gives_the_content(
 def test_stop_after_the_last_evaluation_stops_nothing(painter: Painter, content: Array, style: Array) -> None:
     stop = threading.Event()
     for progress in painter.stream(content, style, FAST, stop):
-        if progress.evaluations == 9:
+        if progress.total_iterations == 9:
             stop.set()
     result = complete(progress.result)
-    assert result.evaluations == 9
+    assert result.iterations == 9
     assert not result.stopped
 
 
@@ -572,9 +574,9 @@ def test_a_sketch_is_looked_at_by_the_slim_network(
         return forward(self, *given, **settings)
 
     monkeypatch.setattr(Features, "forward", noted)
-    options = FAST.replace(sketch=0.5, steps=4, taper=1.0)
+    options = FAST.replace(sketch=0.5, iterations=4, taper=1.0)
     result = Painter(device="cpu").stylize(content, style, options)
-    assert [(scale.width, scale.steps, scale.sketch) for scale in result.plan] == [
+    assert [(scale.width, scale.iterations, scale.sketch) for scale in result.schedule] == [
         (32, 9, True),
         (64, 4, True),
         (64, 2, False),
@@ -586,10 +588,10 @@ def test_a_sketch_is_looked_at_by_the_slim_network(
         Painter(device="cpu").ready(options)
     monkeypatch.setattr(registry, "load_backbone", {"vgg16": tiny, "vgg16-slim": slim}.__getitem__)
     assert result.weights_sha256 == tiny.sha256
-    again = Painter(device="cpu").stylize(content, style, options, repeat=result.repeat)
+    again = Painter(device="cpu").stylize(content, style, options, replay=result.replay)
     assert np.array_equal(again.pixels, result.pixels)
-    other = Painter(device="cpu").stylize(content, style, options.replace(pooling="max"), repeat=result.repeat)
-    assert not any(scale.sketch for scale in other.plan)
+    other = Painter(device="cpu").stylize(content, style, options.replace(pooling="max"), replay=result.replay)
+    assert not any(scale.sketch for scale in other.schedule)
 
 
 def test_a_larger_scale_looks_at_the_smaller_ones_too(
@@ -611,19 +613,21 @@ def test_a_larger_scale_looks_at_the_smaller_ones_too(
     monkeypatch.setattr(targets, "compute_targets", computed)
     monkeypatch.setattr(Features, "forward", noted)
     painter = Painter(device="cpu", weights=tiny)
-    options = FAST.replace(optimizer="adam", steps=8, taper=1.0)
+    options = FAST.replace(optimizer="adam", iterations=8, taper=1.0)
     result = painter.stylize(content, style, options)
-    assert [(scale.width, scale.octaves) for scale in result.plan] == [(32, 0), (64, 1)]
+    assert [(scale.width, scale.half_size_copies) for scale in result.schedule] == [(32, 0), (64, 1)]
     assert looked == 8 * [32] + 8 * [64, 32]
     assert made == [(32, 32), (64, 64)], "no target is computed twice"
     assert result.units == 8 * 0.25 + 8 * 1.25
-    again = painter.stylize(content, style, options, repeat=result.repeat)
+    again = painter.stylize(content, style, options, replay=result.replay)
     assert np.array_equal(again.pixels, result.pixels)
-    alone = painter.stylize(content, style, options.replace(octaves=0.0))
-    assert [scale.octaves for scale in alone.plan] == [0, 0]
+    alone = painter.stylize(content, style, options.replace(multiscale=0.0))
+    assert [scale.half_size_copies for scale in alone.schedule] == [0, 0]
     assert not np.array_equal(alone.pixels, result.pixels)
     one = painter.stylize(content, style, options.replace(first_size=64))
-    assert [(scale.width, scale.octaves) for scale in one.plan] == [(64, 1)], "also where no smaller one was painted"
+    assert [(scale.width, scale.half_size_copies) for scale in one.schedule] == [(64, 1)], (
+        "also where no smaller one was painted"
+    )
 
 
 def test_paintings_at_the_same_time_do_not_meet(painter: Painter, pixels: Pixels, style: Array) -> None:
@@ -780,7 +784,7 @@ def test_keeping_colour_keeps_the_photo_s(painter: Painter, content: Array, styl
     orange = style * np.array([1.0, 0.5, 0.1], np.float32)
     away = []
     for keep in (0.0, 0.5, 1.0):
-        found = painter.stylize(content, orange, FAST.replace(keep_color=keep, steps=40, strength=100)).pixels
+        found = painter.stylize(content, orange, FAST.replace(keep_color=keep, iterations=40, strength=100)).pixels
         away.append(float((chroma(found) - chroma(content)).abs().mean()))
     ours, theirs = (torch.from_numpy(picture).permute(2, 0, 1)[None] for picture in (content, orange))
     repainted = (coarse_chroma(transfer_colors(ours, theirs, 1.0)) - chroma(content)).abs().mean()
@@ -814,7 +818,7 @@ def test_the_first_report_does_not_wait_for_the_styles_of_later_scales(
 def test_the_brush_is_the_size_at_which_the_style_is_looked_at(
     painter: Painter, content: Array, style: Array, passes: list[tuple[int, int]]
 ) -> None:
-    next(painter.stream(content, style, FAST.replace(brush=2.0)))
+    next(painter.stream(content, style, FAST.replace(stroke_size=2.0)))
     assert (64, 48) in passes
     assert (32, 24) not in passes
 
@@ -862,7 +866,7 @@ def test_out_of_memory_once_goes_on_with_checkpointing(
     assert len(result.notes) == 1
     assert "checkpointing" in result.notes[0]
     assert ("32×32" if at < 6 else "64×64") in result.notes[0]
-    assert result.evaluations == len(reports) - 1 == 9
+    assert result.iterations == len(reports) - 1 == 9
     assert not result.stopped
 
 
@@ -955,7 +959,7 @@ def test_threads_asked_for_once_bind_no_later_painting(
 
 
 def test_the_real_network_paints(vgg16: Weights, content: Array, style: Array) -> None:
-    options = Options(size=64, steps=8, optimizer="adam", device="cpu")
+    options = Options(size=64, iterations=8, optimizer="adam", device="cpu")
     reports: list[Progress] = list(Painter.of(options).stream(content, style, options))
     result = complete(reports[-1].result, options)
     assert result.weights_sha256 == vgg16.sha256

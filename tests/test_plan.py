@@ -33,40 +33,45 @@ def test_scales_double_up_to_the_size_asked_for(size: int, width: int, height: i
 
 
 def test_the_plan_of_a_common_picture() -> None:
-    assert schedule.build_schedule(Options(steps=100, taper=0.5, optimizer="mixed"), 800, 600, 16) == (
+    assert schedule.build_schedule(Options(iterations=100, taper=0.5, optimizer="mixed"), 800, 600, 16) == (
         Scale(128, 96, 100, "lbfgs"),
         Scale(256, 192, 50, "adam"),
-        Scale(512, 384, 25, "adam", octaves=1),
+        Scale(512, 384, 25, "adam", half_size_copies=1),
     )
 
 
 @pytest.mark.parametrize(
-    ("size", "octaves"), [(256, 0), (511, 0), (512, 1), (1023, 1), (1024, 2), (2048, 3), (8192, 5)]
+    ("size", "half_size_copies"), [(256, 0), (511, 0), (512, 1), (1023, 1), (1024, 2), (2048, 3), (8192, 5)]
 )
-def test_a_picture_is_also_looked_at_half_as_large_down_to_256_pixels(size: int, octaves: int) -> None:
+def test_a_picture_is_also_looked_at_half_as_large_down_to_256_pixels(size: int, half_size_copies: int) -> None:
     last = schedule.build_schedule(Options(size=size, first_size=8192), 800, 600, 16)[-1]
-    assert (last.octaves, schedule.build_schedule(Options(size=size, octaves=0.0), 800, 600, 16)[-1].octaves) == (
-        octaves,
+    assert (
+        last.half_size_copies,
+        schedule.build_schedule(Options(size=size, multiscale=0.0), 800, 600, 16)[-1].half_size_copies,
+    ) == (
+        half_size_copies,
         0,
     )
-    looks = sum(0.25**octave for octave in range(octaves + 1))
-    assert schedule.count_units((last,)) == pytest.approx(last.steps * looks)
-    for _ in range(octaves):
-        last = last.halved()
-    assert max(last.width, last.height) == size >> octaves
-    assert last.octaves == 0
+    looks = sum(0.25**octave for octave in range(half_size_copies + 1))
+    assert schedule.count_units((last,)) == pytest.approx(last.iterations * looks)
+    for _ in range(half_size_copies):
+        last = last.halve()
+    assert max(last.width, last.height) == size >> half_size_copies
+    assert last.half_size_copies == 0
 
 
 def test_an_octave_is_no_narrower_than_the_network_needs() -> None:
-    assert schedule.build_schedule(Options(size=1024, first_size=8192), 1024, 200, 16)[-1].octaves == 2
-    assert schedule.build_schedule(Options(size=1024, first_size=8192), 1024, 200, 64)[-1].octaves == 1
-    repeat = Replay(schedule.build_schedule(Options(size=1024), 800, 600, 16), 1024, 768)
-    assert [scale.octaves for scale in schedule.refit_schedule(repeat, 1024, 768, 16)] == [0, 0, 1, 2]
-    assert [scale.octaves for scale in schedule.refit_schedule(repeat, 64, 48, 16)] == [0, 1], "at 32 and at 64 pixels"
+    assert schedule.build_schedule(Options(size=1024, first_size=8192), 1024, 200, 16)[-1].half_size_copies == 2
+    assert schedule.build_schedule(Options(size=1024, first_size=8192), 1024, 200, 64)[-1].half_size_copies == 1
+    replay = Replay(schedule.build_schedule(Options(size=1024), 800, 600, 16), 1024, 768)
+    assert [scale.half_size_copies for scale in schedule.refit_schedule(replay, 1024, 768, 16)] == [0, 0, 1, 2]
+    assert [scale.half_size_copies for scale in schedule.refit_schedule(replay, 64, 48, 16)] == [0, 1], (
+        "at 32 and at 64 pixels"
+    )
 
 
 def test_a_sketch_is_made_by_the_slim_network_and_the_full_one_has_the_last_word() -> None:
-    options = Options(steps=100, taper=0.5, sketch=0.6)
+    options = Options(iterations=100, taper=0.5, sketch=0.6)
     found = schedule.build_schedule(options, 800, 600, 16)
     assert found == (
         Scale(128, 96, 222, "lbfgs", sketch=True),
@@ -74,11 +79,11 @@ def test_a_sketch_is_made_by_the_slim_network_and_the_full_one_has_the_last_word
         Scale(512, 384, 33, "adam", sketch=True),
         Scale(512, 384, 10, "adam"),
     )
-    alone = schedule.build_schedule(options.replace(sketch=0.0, octaves=0.0), 800, 600, 16)
+    alone = schedule.build_schedule(options.replace(sketch=0.0, multiscale=0.0), 800, 600, 16)
     assert schedule.count_units(found) == pytest.approx(schedule.count_units(alone), abs=0.2)
     assert [schedule.follows_sketch(found, index) for index in range(4)] == [False, False, False, True]
     assert not schedule.follows_sketch((found[1], found[3]), 1)
-    assert schedule.build_schedule(options.replace(steps=1), 800, 600, 16)[-1].steps == 1
+    assert schedule.build_schedule(options.replace(iterations=1), 800, 600, 16)[-1].iterations == 1
 
 
 @pytest.mark.parametrize("changed", [{"backbone": "vgg19"}, {"pooling": "max"}, {"time": 60.0}])
@@ -90,9 +95,9 @@ def test_there_is_no_sketch_where_the_slim_network_cannot_stand_in(changed: dict
 
 
 def test_a_sketch_is_repeated_only_where_the_slim_network_can_stand_in() -> None:
-    repeat = Replay(schedule.build_schedule(Options(sketch=0.6), 800, 600, 16), 512, 384)
-    assert schedule.refit_schedule(repeat, 512, 384) == repeat.plan
-    assert not any(scale.sketch for scale in schedule.refit_schedule(repeat, 512, 384, sketched=False))
+    replay = Replay(schedule.build_schedule(Options(sketch=0.6), 800, 600, 16), 512, 384)
+    assert schedule.refit_schedule(replay, 512, 384) == replay.schedule
+    assert not any(scale.sketch for scale in schedule.refit_schedule(replay, 512, 384, sketched=False))
 
 
 def test_the_first_scale_is_no_smaller_than_asked_for() -> None:
@@ -161,8 +166,8 @@ def test_the_optimizer_of_each_scale(optimizer: str, size: int, expected: list[s
 
 @pytest.mark.parametrize(("taper", "expected"), [(1.0, [10, 10, 10]), (0.01, [10, 1, 1]), (2.0, [10, 20, 40])])
 def test_every_scale_gets_its_share_of_steps_and_one_at_least(taper: float, expected: list[int]) -> None:
-    found = schedule.build_schedule(Options(steps=10, taper=taper), 100, 100, 16)
-    assert [scale.steps for scale in found] == expected
+    found = schedule.build_schedule(Options(iterations=10, taper=taper), 100, 100, 16)
+    assert [scale.iterations for scale in found] == expected
 
 
 def test_a_unit_is_one_evaluation_at_the_final_size() -> None:
@@ -173,41 +178,41 @@ def test_a_unit_is_one_evaluation_at_the_final_size() -> None:
 
 
 def test_a_plan_can_be_followed_at_another_size() -> None:
-    found = schedule.build_schedule(Options(steps=10), 800, 600, 16)
-    repeat = Replay(found, 512, 384)
-    assert schedule.refit_schedule(repeat, 512, 384) == found
-    assert sizes(schedule.refit_schedule(repeat, 1024, 768)) == [(256, 192), (512, 384), (1024, 768)]
-    assert sizes(schedule.refit_schedule(repeat, 150, 300)) == [(38, 75), (75, 150), (150, 300)]
-    for before, after in zip(found, schedule.refit_schedule(repeat, 150, 300), strict=True):
-        assert (before.steps, before.optimizer) == (after.steps, after.optimizer)
+    found = schedule.build_schedule(Options(iterations=10), 800, 600, 16)
+    replay = Replay(found, 512, 384)
+    assert schedule.refit_schedule(replay, 512, 384) == found
+    assert sizes(schedule.refit_schedule(replay, 1024, 768)) == [(256, 192), (512, 384), (1024, 768)]
+    assert sizes(schedule.refit_schedule(replay, 150, 300)) == [(38, 75), (75, 150), (150, 300)]
+    for before, after in zip(found, schedule.refit_schedule(replay, 150, 300), strict=True):
+        assert (before.iterations, before.optimizer) == (after.iterations, after.optimizer)
     assert schedule.refit_schedule(Replay((), 512, 384), 512, 384) == ()
 
 
 def test_a_plan_that_ended_early_keeps_its_scales_at_another_size() -> None:
     ended = (Scale(128, 96, 10, "lbfgs"), Scale(256, 192, 3, "adam", planned=8))
-    repeat = Replay(ended, 512, 384)
-    assert schedule.refit_schedule(repeat, 512, 384) == ended
-    assert schedule.refit_schedule(repeat, 1024, 768) == (
+    replay = Replay(ended, 512, 384)
+    assert schedule.refit_schedule(replay, 512, 384) == ended
+    assert schedule.refit_schedule(replay, 1024, 768) == (
         Scale(256, 192, 10, "lbfgs"),
         Scale(512, 384, 3, "adam", planned=8),
     )
 
 
 def test_scales_that_have_become_too_narrow_for_the_network_are_left_out() -> None:
-    repeat = Replay((Scale(128, 128, 10, "lbfgs"), Scale(256, 256, 8, "adam")), 256, 256)
-    assert sizes(schedule.refit_schedule(repeat, 256, 30, 16)) == [(256, 30)]
+    replay = Replay((Scale(128, 128, 10, "lbfgs"), Scale(256, 256, 8, "adam")), 256, 256)
+    assert sizes(schedule.refit_schedule(replay, 256, 30, 16)) == [(256, 30)]
     with pytest.raises(ImageError, match=r"repeated at 256×15 pixels"):
-        schedule.refit_schedule(repeat, 256, 15, 16)
+        schedule.refit_schedule(replay, 256, 15, 16)
 
 
 def test_a_scale_that_was_cut_short_remembers_what_was_planned() -> None:
     planned = Scale(64, 48, 8, "adam")
-    assert planned.after(8) == planned
-    cut = planned.after(5)
-    assert (cut.steps, cut.planned) == (5, 8)
-    assert cut.after(5) == cut
-    assert (cut.after(2).steps, cut.after(2).planned) == (2, 8)
-    assert Scale(64, 48, 8, "lbfgs").after(5) == Scale(64, 48, 5, "lbfgs")
+    assert planned.truncate(8) == planned
+    cut = planned.truncate(5)
+    assert (cut.iterations, cut.planned) == (5, 8)
+    assert cut.truncate(5) == cut
+    assert (cut.truncate(2).iterations, cut.truncate(2).planned) == (2, 8)
+    assert Scale(64, 48, 8, "lbfgs").truncate(5) == Scale(64, 48, 5, "lbfgs")
 
 
 @pytest.mark.parametrize(("width", "height", "side"), [(1, 100_000, 512), (100_000, 1, 64), (3, 2, 3)])

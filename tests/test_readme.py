@@ -18,7 +18,7 @@ from styler.images import encode_image, write_file
 from styler.options import LOOKS, PRESETS, Bundle, Options, describe_range, list_options
 
 README = Path(__file__).parent.parent / "README.md"
-TINY = ["--size", "64", "--steps", "1", "--first-size", "64"]
+TINY = ["--size", "64", "--iterations", "1", "--first-size", "64"]
 
 
 def option_table() -> str:

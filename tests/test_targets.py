@@ -1,4 +1,4 @@
-"""What a picture is compared with: layers and their shares, strength, brush, several styles, and the cache."""
+"""What a picture is compared with: layers and their shares, strength, stroke_size, several styles, and the cache."""
 
 import math
 from collections.abc import Callable
@@ -170,7 +170,7 @@ def test_the_content_holds_harder_where_the_style_s_means_lie_farther(features: 
 
     def demand(image: Tensor, options: Options = GRAM) -> float:
         found = targets.compute_targets(features, source(content), [source(image)], (64, 48), options, StyleCache())
-        return float(found.demand)
+        return float(found.content_scale)
 
     ours, theirs = features(content), features(style)
     shares = targets.resolve_style_layers(GRAM, features.network)
@@ -185,7 +185,7 @@ def test_the_content_holds_harder_where_the_style_s_means_lie_farther(features: 
     far = targets.compute_targets(
         features, source(0.1 * content), [source(1 - 0.1 * style)], (64, 48), GRAM, StyleCache()
     )
-    assert float(far.demand) > demand(style)
+    assert float(far.content_scale) > demand(style)
 
 
 def test_the_total_variation_is_seen_against_the_style_s_own(features: Features, picture: Picture) -> None:
@@ -255,7 +255,7 @@ def test_several_styles_are_blended_by_their_weights(
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "long_side", "brush", "expected"),
+    ("height", "width", "long_side", "stroke_size", "expected"),
     [
         (300, 400, 200, 1.0, (200, 150)),
         (300, 400, 400, 1.0, (400, 300)),
@@ -269,18 +269,20 @@ def test_several_styles_are_blended_by_their_weights(
     ],
 )
 def test_the_size_at_which_a_style_is_looked_at(
-    height: int, width: int, long_side: int, brush: float, expected: tuple[int, int]
+    height: int, width: int, long_side: int, stroke_size: float, expected: tuple[int, int]
 ) -> None:
     style = SourceImage(torch.zeros(1, 3, height, width), "")
-    assert targets.compute_style_size(style, long_side, brush, 16) == expected
+    assert targets.compute_style_size(style, long_side, stroke_size, 16) == expected
 
 
 def test_the_brush_changes_the_size_at_which_a_style_is_looked_at(
     features: Features, picture: Picture, passes: list[tuple[int, int]]
 ) -> None:
     content, style = source(picture(64, 64, 1)), source(picture(128, 96, 2))
-    for brush in (1.0, 2.0, 0.5):
-        targets.compute_targets(features, content, [style], (64, 64), GRAM.replace(brush=brush), StyleCache())
+    for stroke_size in (1.0, 2.0, 0.5):
+        targets.compute_targets(
+            features, content, [style], (64, 64), GRAM.replace(stroke_size=stroke_size), StyleCache()
+        )
     assert passes == [(64, 64), (48, 64), (64, 64), (96, 128), (64, 64), (24, 32)]
 
 

@@ -22,7 +22,7 @@ from ui.queue import MAX_GRADIO_SESSIONS
 from ui.session import FOLDER_PREFIX, FinishedPicture, PaintRequest, Session, Sessions, Upload
 from ui.studio import Studio
 
-SMALL = Options(size=64, first_size=64, steps=3)
+SMALL = Options(size=64, first_size=64, iterations=3)
 Made = Callable[..., NDArray[np.float32]]
 
 
@@ -106,7 +106,7 @@ def test_a_preset_or_look_changes_its_own_controls_and_no_others(kind: str, name
         ("size", "12", "size is 12; it can be 64 to 8192"),
         ("size", "big", "size is 'big'; it can be 64 to 8192"),
         ("seed", None, "seed is None"),
-        ("steps", 0, "steps is 0"),
+        ("iterations", 0, "steps is 0"),
         ("init", "/etc/passwd", "it can be content, style, noise"),
         ("layer_weights", "1, 2", "2 numbers for 6 style layers"),
     ],
@@ -150,7 +150,7 @@ def test_a_painting_is_shown_as_it_grows_and_then_kept(
     (painted,) = visit.painted
     assert painted.png.name == "my-photo.art.png"
     record = provenance.read_record(painted.png)
-    assert (record["width"], record["height"], record["evaluations"]) == (64, 48, 3)
+    assert (record["width"], record["height"], record["iterations"]) == (64, 48, 3)
     assert images.read_image(painted.jpeg).pixels.shape == images.read_image(painted.before).pixels.shape == (48, 64, 3)
     assert seen[-1][page.png] == gr.update(value=str(painted.png))
     assert "<polyline" in seen[-1][page.losses]
@@ -172,7 +172,7 @@ def test_stop_keeps_the_best_so_far_at_full_size(
     studio: Studio, page: PageLayout, visit: Session, order: PaintRequest
 ) -> None:
     long = PaintRequest(
-        content=order.content, styles=order.styles, options=Options(size=128, first_size=64, steps=10_000)
+        content=order.content, styles=order.styles, options=Options(size=128, first_size=64, iterations=10_000)
     )
     work = handlers.paint_picture(studio, page, visit, long)
     next(changes for changes in work if page.stage in changes)
@@ -185,7 +185,7 @@ def test_stop_keeps_the_best_so_far_at_full_size(
 
 def test_discard_keeps_nothing(studio: Studio, page: PageLayout, visit: Session, order: PaintRequest) -> None:
     long = PaintRequest(
-        content=order.content, styles=order.styles, options=Options(size=64, first_size=64, steps=10_000)
+        content=order.content, styles=order.styles, options=Options(size=64, first_size=64, iterations=10_000)
     )
     work = handlers.paint_picture(studio, page, visit, long)
     next(changes for changes in work if page.stage in changes)
@@ -199,7 +199,7 @@ def test_discard_keeps_nothing(studio: Studio, page: PageLayout, visit: Session,
 
 def test_closing_the_event_or_the_tab_ends_the_work(studio: Studio, visit: Session, order: PaintRequest) -> None:
     long = PaintRequest(
-        content=order.content, styles=order.styles, options=Options(size=64, first_size=64, steps=10_000)
+        content=order.content, styles=order.styles, options=Options(size=64, first_size=64, iterations=10_000)
     )
     work = studio.paint(visit, long)
     next(work)
@@ -219,7 +219,7 @@ def test_try_again_takes_the_next_seed_and_continue_goes_on(
 ) -> None:
     with pytest.raises(UsageError, match="paint one first"):
         handlers.continue_request(visit)
-    options = SMALL.replace(steps=20)
+    options = SMALL.replace(iterations=20)
     *_, first = studio.paint(visit, PaintRequest(content=order.content, styles=order.styles, options=options))
     assert handlers.retry_request(visit).options.seed == SMALL.seed + 1
     *_, second = studio.paint(visit, handlers.continue_request(visit))
@@ -227,7 +227,7 @@ def test_try_again_takes_the_next_seed_and_continue_goes_on(
     assert isinstance(second, FinishedPicture)
     assert second.record["losses"]["total"] < first.record["losses"]["total"]
     assert second.record["options"]["init"] == "file"
-    assert [scale["width"] for scale in second.record["plan"]] == [64]
+    assert [scale["width"] for scale in second.record["schedule"]] == [64]
     assert first.png != second.png
 
 

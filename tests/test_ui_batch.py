@@ -20,7 +20,7 @@ from ui.layout import BatchLayout
 from ui.session import MIN_AGE, Session, Sessions, Upload
 from ui.studio import Studio
 
-SMALL = Options(size=64, first_size=64, steps=2)
+SMALL = Options(size=64, first_size=64, iterations=2)
 Made = Callable[..., NDArray[np.float32]]
 
 
@@ -79,7 +79,7 @@ def test_every_photo_in_every_painting_with_an_archive(studio: Studio, visit: Se
 
 
 def test_stopping_keeps_what_is_done(studio: Studio, visit: Session, photos: list[Upload]) -> None:
-    slow = SMALL.replace(steps=300)  # so that the second is far from done when the first is told of
+    slow = SMALL.replace(iterations=300)  # so that the second is far from done when the first is told of
     work = batch_view.paint_batch(studio, visit, photos[:2], styles("woodcut"), slow)
     for now in work:
         if now.count("done"):

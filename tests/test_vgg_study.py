@@ -19,7 +19,7 @@ from styler.workshop import compare as rows_of
 from styler.workshop.diagnose import EXPLODING, diagnose_network, diagnosis_to_json
 
 Picture = Callable[..., Tensor]
-SMALL = Options(size=64, steps=2, first_size=64)
+SMALL = Options(size=64, iterations=2, first_size=64)
 
 
 @pytest.fixture

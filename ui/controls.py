@@ -15,7 +15,7 @@ from styler import config
 from styler.errors import OptionError
 from styler.options import INIT_CHOICES, LOOKS, PRESETS, Bundle, Options, describe_range, list_options, resolve_options
 
-MAIN_OPTIONS = ("preset", "strength", "brush", "keep_color")
+MAIN_OPTIONS = ("preset", "strength", "stroke_size", "keep_color")
 """What everybody sees."""
 FIRST_ADVANCED = ("size", "look", "seed", "init")
 """What comes first of the rest."""
@@ -34,7 +34,7 @@ BATCH_OPTIONS = (*MAIN_OPTIONS, "size", "look", "seed")
 
 OFFERED_SIZES = (256, 512, 768, 1024, 2048)
 """Offered beside what one can type."""
-SLIDER_OPTIONS = ("strength", "brush", "keep_color", "taper")
+SLIDER_OPTIONS = ("strength", "stroke_size", "keep_color", "taper")
 """Where a hand is better than a number."""
 OPTION_BUNDLES: Mapping[str, Mapping[str, Bundle]] = {"preset": PRESETS, "look": LOOKS}
 LABELS = {"keep_color": "Keep colours", "init": "Start from"}

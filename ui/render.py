@@ -50,8 +50,8 @@ def render_frame(source: str, width: int, height: int, alt: str, kind: str = "")
 
 def render_live_view(progress: Progress) -> str:
     """The picture as it is now."""
-    pixels = progress.preview()
-    end = progress.plan[-1] if progress.plan else None
+    pixels = progress.live_view()
+    end = progress.schedule[-1] if progress.schedule else None
     width, height = (end.width, end.height) if end else (pixels.shape[1], pixels.shape[0])
     return render_frame(encode_data_url(pixels), width, height, "The picture as it is now", "working")
 
@@ -61,8 +61,8 @@ def render_progress(progress: Progress) -> str:
     share = 100 * progress.units / progress.total_units if progress.total_units else 0
     width, height = progress.size
     left = "" if progress.eta is None else f" · {format_duration(progress.eta)} left"
-    scale = f"scale {progress.scale + 1} of {len(progress.plan)}, {width}×{height}"
-    line = f"{scale} · step {progress.step} of {progress.steps} · loss {progress.loss:.3g}"
+    scale = f"scale {progress.scale + 1} of {len(progress.schedule)}, {width}×{height}"
+    line = f"{scale} · step {progress.iteration} of {progress.iterations} · loss {progress.loss:.3g}"
     return _render_bar(f"{line} · {format_duration(progress.seconds)}{left}", share)
 
 

@@ -102,7 +102,7 @@ class Studio:
             try:
                 painter = self.painter()
                 content, style = (images.read_image(found()[name]) for found, name in WARMUP_PAIR)
-                for _ in painter.stream(content, style, Options().replace(steps=1, size=Options().first_size)):
+                for _ in painter.stream(content, style, Options().replace(iterations=1, size=Options().first_size)):
                     pass
             except StylerError as problem:
                 self.trouble = problem
@@ -145,7 +145,7 @@ class Studio:
             painter = self.painter()
             due, curve, last = 0.0, [], None
             for last in painter.stream(content, [*styles], options, stop):
-                curve.append((last.evaluations, last.terms))
+                curve.append((last.total_iterations, last.terms))
                 if last.result is None and time.monotonic() >= due:
                     self.pace.expect(last.eta)
                     yield last

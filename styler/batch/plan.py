@@ -354,7 +354,7 @@ class BatchRequest:
     """Whether what failed before is tried again."""
     more: dict[str, Any] = field(default_factory=dict)
     """Settings beside the options that the pixels depend on."""
-    repeat: Replay | None = None
+    replay: Replay | None = None
     """The work of an earlier picture, in place of the plan that the options ask for."""
 
 
@@ -420,7 +420,7 @@ def plan_batch(
         INIT_CHOICES,
         bit_depth=request.bit_depth,
         **request.more,
-        **_replay_setting(request.repeat),
+        **_replay_setting(request.replay),
     )
     standing = compare_with_manifest(
         found, past, out, settings, files, overwrite=request.overwrite, retry=request.retry
@@ -436,8 +436,8 @@ def plan_batch(
     )
 
 
-def _replay_setting(repeat: Replay | None) -> dict[str, Any]:
-    return {"repeat": repr(repeat)} if repeat else {}
+def _replay_setting(replay: Replay | None) -> dict[str, Any]:
+    return {"repeat": repr(replay)} if replay else {}
 
 
 def _exclude_output(rules: SelectionRules, out: Path) -> SelectionRules:

@@ -257,7 +257,7 @@ def _start_engine(batch: BatchPlan, tools: BatchContext) -> Engine:
         options=request.options,
         kind=EXTENSION_FORMATS[request.format],
         bit_depth=request.bit_depth,
-        repeat=request.repeat,
+        replay=request.replay,
         settings=tools.settings,
         keep_metadata=tools.keep_metadata,
         small=tools.small,

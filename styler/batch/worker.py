@@ -39,7 +39,7 @@ class WorkerConfig:
     kind: str
     """The format, a key of `images.FORMATS`."""
     bit_depth: int = 8
-    repeat: Replay | None = None
+    replay: Replay | None = None
     settings: bool = True
     keep_metadata: bool = False
     small: bool = True
@@ -202,7 +202,7 @@ class Worker:
         """Every step of one painting as a report; returns the result."""
         orders, result = self.orders, None
         painting = self._painter(options).stream(
-            work.content, [*work.styles], options, self._stop, orders.repeat, orders.start
+            work.content, [*work.styles], options, self._stop, orders.replay, orders.start
         )
         for progress in painting:
             result = progress.result

@@ -196,7 +196,7 @@ def _request(
         format=choosing.format,
         bit_depth=bit_depth,
         more={"background": reading.background},
-        repeat=before.repeat,
+        replay=before.replay,
     )
 
 

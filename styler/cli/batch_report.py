@@ -194,7 +194,12 @@ def _stream_events() -> ShowEvent:
             if time.monotonic() < due:
                 return
             due = time.monotonic() + BATCH_LINE_SECONDS
-            facts |= {"scale": at.scale + 1, "scales": len(at.plan), "step": at.step, "steps": at.steps}
+            facts |= {
+                "scale": at.scale + 1,
+                "scales": len(at.schedule),
+                "step": at.iteration,
+                "iterations": at.iterations,
+            }
             facts |= {"units": at.units, "total_units": at.total_units, "eta": at.eta, "loss": at.loss}
         if event.kind in ("done", "failed", "stopped"):
             facts["seconds"] = round(event.seconds, 3)

@@ -130,7 +130,7 @@ def _run_self_test() -> Facts:
     from styler.engine.painter import Painter
 
     wanted = _load_options()
-    options = Options(size=64, first_size=64, steps=5, device=wanted.device, precision=wanted.precision)
+    options = Options(size=64, first_size=64, iterations=5, device=wanted.device, precision=wanted.precision)
     photo, painting = next(iter(library.list_contents().values())), next(iter(library.list_styles().values()))
     began = time.perf_counter()
     painter = Painter.of(options)

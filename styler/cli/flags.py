@@ -42,7 +42,7 @@ def read_flags(flags: Any) -> dict[str, Any]:
 
 
 def _make_flag(field: "dataclasses.Field[Any]") -> tuple[str, Any, Any]:
-    knob: OptionSpec = field.metadata["knob"]
+    knob: OptionSpec = field.metadata["spec"]
     parameter = Parameter(
         name=flag_name(field.name),
         help=_format_help(field, knob),

@@ -22,7 +22,7 @@ class EarlierPicture:
     """An earlier picture's settings, and the work to be repeated; both None when there is no such picture."""
 
     record: "Record | None" = None
-    repeat: "Replay | None" = None
+    replay: "Replay | None" = None
 
     @property
     def layers(self) -> list[tuple[str, Mapping[str, Any]]]:
@@ -61,8 +61,8 @@ def warn_inputs(
     if not earlier.record:
         return []
     found = provenance.compare_inputs(earlier.record, content, styles, start)
-    if earlier.record["stopped"] and earlier.repeat:
-        found.append("That painting was stopped, and is repeated as far as it went; --steps has it done in full.")
+    if earlier.record["stopped"] and earlier.replay:
+        found.append("That painting was stopped, and is repeated as far as it went; --iterations has it done in full.")
     return found
 
 

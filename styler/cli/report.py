@@ -157,13 +157,13 @@ def _show_lines(where: Console) -> ShowProgress:
 def format_scale(progress: "Progress") -> str:
     """`2 of 3: 256×192`."""
     width, height = progress.size
-    return f"Scale {progress.scale + 1} of {len(progress.plan)}: {width}×{height}"
+    return f"Scale {progress.scale + 1} of {len(progress.schedule)}: {width}×{height}"
 
 
 def format_detail(progress: "Progress") -> str:
     """`step 34 of 80, loss 0.0123, 1:20 left`."""
     left = "" if progress.eta is None else f", {format_clock(progress.eta)} left"
-    return f"step {progress.step} of {progress.steps}, loss {progress.loss:.4g}{left}"
+    return f"step {progress.iteration} of {progress.iterations}, loss {progress.loss:.4g}{left}"
 
 
 def format_clock(seconds: float) -> str:
@@ -198,9 +198,10 @@ def format_schedule(scales: "Schedule", options: Options | None = None) -> str:
         parts = ", ".join(f"{s.width}×{s.height}" for s in scales)
         return f"Plan: {parts}, as many steps as fit into {format_clock(options.time)}."
     parts = ", ".join(
-        f"{s.width}×{s.height} {s.steps} steps of {s.optimizer}{format_manner(s.sketch, s.octaves)}" for s in scales
+        f"{s.width}×{s.height} {s.iterations} steps of {s.optimizer}{format_manner(s.sketch, s.half_size_copies)}"
+        for s in scales
     )
-    steps = sum(s.steps for s in scales)
+    steps = sum(s.iterations for s in scales)
     most = "at most " if options and options.patience else ""
     return f"Plan: {parts}; {most}{steps} evaluations, the work of {count_units(scales):.1f} at the final size."
 
@@ -212,7 +213,7 @@ def format_manner(sketch: bool, octaves: int) -> str:
 
 def schedule_to_json(plan: "Schedule") -> list[dict[str, Any]]:
     """The plan for a program."""
-    names = ("width", "height", "steps", "optimizer", "sketch", "octaves")
+    names = ("width", "height", "iterations", "optimizer", "sketch", "half_size_copies")
     return [{name: getattr(scale, name) for name in names} for scale in plan]
 
 
@@ -223,8 +224,8 @@ def result_to_json(result: "Result") -> dict[str, Any]:
         "width": width,
         "height": height,
         "options": result.options.to_dict(),
-        "plan": schedule_to_json(result.plan),
-        "evaluations": result.evaluations,
+        "schedule": schedule_to_json(result.schedule),
+        "iterations": result.iterations,
         "units": result.units,
         "losses": result.losses,
         "seconds": result.seconds,
@@ -241,8 +242,8 @@ def result_to_json(result: "Result") -> dict[str, Any]:
 def format_timings(result: "Result") -> list[str]:
     """How long each scale took, in lines."""
     return [
-        f"{done.width}×{done.height}: {done.steps} steps in {seconds:.1f} s, {seconds / done.steps:.3f} s each."
-        for done, seconds in zip(result.plan, result.scale_seconds, strict=True)
+        f"{done.width}×{done.height}: {done.iterations} steps in {seconds:.1f} s, {seconds / done.iterations:.3f} s each."
+        for done, seconds in zip(result.schedule, result.scale_seconds, strict=True)
     ]
 
 

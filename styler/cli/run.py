@@ -179,9 +179,9 @@ def _paint(
     log(f"Device {describe_device(painter.device)}, precision {str(painter.precision).removeprefix('torch.')}.")
     watch.begin()
     last = None
-    for progress in painter.stream(job.content, [*job.styles], job.options, watch.stop, job.before.repeat, job.start):
+    for progress in painter.stream(job.content, [*job.styles], job.options, watch.stop, job.before.replay, job.start):
         if last is None:
-            log(report.format_schedule(progress.plan, None if job.before.repeat else job.options))
+            log(report.format_schedule(progress.schedule, None if job.before.replay else job.options))
         last = progress
         show(progress)
     assert last is not None
@@ -202,13 +202,13 @@ def _finish(job: _PreparedRun, last: "Progress", tell: report.Say, log: report.S
         timing(line)
     for line in report.format_summary(result):
         log(line)
-    if result.stopped and not result.evaluations:
+    if result.stopped and not result.iterations:
         report.print_error("Stopped before the first step; nothing was written.")
         return None
     if result.stopped:
         kept = files.save_partial(job.target, partial(_encode, job, result))
         width, height = last.size
-        step = f"step {last.step} of {last.steps}"
+        step = f"step {last.iteration} of {last.iterations}"
         report.print_error(f"Stopped at {width}×{height}, {step}; kept as {quote_name(kept)}.")
         return kept
     with report.log_time(timing, "Wrote the picture"):
@@ -250,7 +250,7 @@ class Forecast:
     size: tuple[int, int]
     device: str
     precision: str
-    plan: Schedule
+    schedule: Schedule
     checkpoint: bool
     memory: float
     """Bytes at the peak, about."""
@@ -264,7 +264,7 @@ class Forecast:
     @property
     def seconds(self) -> float:
         """Of the whole plan, about."""
-        return self.evaluation * schedule.count_units(self.plan)
+        return self.evaluation * schedule.count_units(self.schedule)
 
 
 def make_forecast(options: Options, content: "Picture", styles: "list[Picture]", start: "Picture | None") -> Forecast:
@@ -291,7 +291,7 @@ def make_forecast(options: Options, content: "Picture", styles: "list[Picture]",
         size=size,
         device=describe_device(painter.device),
         precision=str(painter.precision).removeprefix("torch."),
-        plan=scales,
+        schedule=scales,
         checkpoint=checkpoint,
         memory=estimate_memory(features, size, checkpoint=checkpoint) if scales else 0.0,
         free=free_memory(painter.device),
@@ -309,10 +309,10 @@ def _shrink_options(
     return options.replace(
         size=side if side < max(size) else options.size,
         first_size=8192,
-        steps=2,
+        iterations=2,
         optimizer="adam",
         sketch=0.0,
-        octaves=0.0,
+        multiscale=0.0,
         time=0.0,
         checkpoint="on" if checkpoint else "off",
     )
@@ -343,7 +343,7 @@ def format_forecast(found: Forecast, names: Sequence[str], pictures: "Sequence[P
         *(("Style", style) for style in inputs[1:]),
         ("Output", f"{quote_name(output)}, {found.size[0]}×{found.size[1]}"),
         ("Device", f"{found.device}, precision {found.precision}"),
-        ("Plan", report.format_schedule(found.plan).removeprefix("Plan: ")),
+        ("Plan", report.format_schedule(found.schedule).removeprefix("Plan: ")),
     ]
     if found.timed:
         how = "with" if found.checkpoint else "without"
@@ -368,9 +368,9 @@ def forecast_to_json(found: Forecast, options: Options) -> Mapping[str, Any]:
         "options": options.to_dict(),
         "device": found.device,
         "precision": found.precision,
-        "plan": report.schedule_to_json(found.plan),
-        "evaluations": sum(scale.steps for scale in found.plan),
-        "units": schedule.count_units(found.plan),
+        "schedule": report.schedule_to_json(found.schedule),
+        "iterations": sum(scale.iterations for scale in found.schedule),
+        "units": schedule.count_units(found.schedule),
         "checkpoint": found.checkpoint,
         "estimated_memory_bytes": round(found.memory),
         "free_memory_bytes": round(found.free),

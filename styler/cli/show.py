@@ -149,13 +149,13 @@ def _settings_rows(record: "Record") -> Iterator[tuple[str, str]]:
 
 
 def _work_rows(record: "Record") -> Iterator[tuple[str, str]]:
-    for scale, seconds in zip(record["plan"], record["scale_seconds"], strict=False):
+    for scale, seconds in zip(record["schedule"], record["scale_seconds"], strict=False):
         planned = f" of {scale['planned']}" if scale["planned"] else ""
-        manner = report.format_manner(scale.get("sketch", False), scale.get("octaves", 0))
+        manner = report.format_manner(scale.get("sketch", False), scale.get("half_size_copies", 0))
         made = f"{scale['steps']}{planned} steps of {scale['optimizer']}{manner} in {seconds:.1f} s"
         yield f"{scale['width']}×{scale['height']}", made
-    total = f"{record['evaluations']}, the work of {record['units']:.1f} at the final size"
-    yield "evaluations", total
+    total = f"{record['iterations']}, the work of {record['units']:.1f} at the final size"
+    yield "iterations", total
     yield "time", report.format_clock(record["seconds"])
     yield "losses", ", ".join(f"{name} {value:.4g}" for name, value in record["losses"].items()) or "–"
     yield "machine", f"{record['device']}, {record['precision']}, threads: {record['threads']}"

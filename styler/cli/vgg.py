@@ -354,7 +354,7 @@ def compare(
     ] = None,
     pairs: Annotated[int, Parameter(metavar="N", help="pictures to paint with each (default 4)")] = 4,
     size: Annotated[int, Parameter(metavar="N", help="of the pictures, in pixels (default 256)")] = 256,
-    steps: Annotated[int, Parameter(metavar="N", help="of painting, at the first scale (default 40)")] = 40,
+    iterations: Annotated[int, Parameter(metavar="N", help="of painting, at the first scale (default 40)")] = 40,
     timed_at: Annotated[
         int, Parameter(metavar="N", help="long side that evaluations are timed at (default 512)")
     ] = 512,
@@ -378,7 +378,7 @@ def compare(
     rows = comparison.compare_networks(
         [a, b, *more],
         chosen,
-        Options(size=size, steps=steps),
+        Options(size=size, iterations=iterations),
         timed_at=timed_at,
         keep=Path(pictures) if pictures else None,
         say=lambda line: report.print_line(where, line),

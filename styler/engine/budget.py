@@ -1,7 +1,7 @@
 """How long each scale goes on: for a given time, and only as long as it gains anything.
 
 Both change nothing but how many evaluations a scale gets, and only where that leaves the ones that were made as they
-are; so the plan as it was realised repeats the work exactly. Does not know pictures or the network.
+are; so the plan as it was executed repeats the work exactly. Does not know pictures or the network.
 """
 
 import dataclasses
@@ -52,7 +52,7 @@ class Budget:
         """Seconds left of the given time; None without one."""
         return max(0.0, self.time - self._clock.seconds()) if self.time else None
 
-    def after(self, plan: Schedule, index: int, done: int, loss: Tensor) -> Schedule:
+    def update_schedule(self, plan: Schedule, index: int, done: int, loss: Tensor) -> Schedule:
         """The plan once `done` evaluations of scale `index` are made, the last of which gave `loss`, ()."""
         if done == 1:
             self._watch, self._is_cut = _PlateauDetector(self.patience), False
@@ -72,7 +72,7 @@ class Budget:
             self._mark = now
         seconds = (now - self._mark) / max(1, done - 1)  # of an evaluation at this scale, 0 where it is not known yet
         if now + seconds > MAX_OVERRUN * self.time:
-            return (*plan[:index], plan[index].after(done))
+            return (*plan[:index], plan[index].truncate(done))
         if not is_due or done == 1:
             return plan
         left = self.time - now + done * seconds
@@ -123,7 +123,7 @@ def fit_schedule(
         if not later or later[-1] >= MIN_SCALE_ITERATIONS:
             break
     steps = zip(scales, (first, *map(round, later)), strict=False)
-    return (*plan[:index], *(dataclasses.replace(scale, steps=number) for scale, number in steps))
+    return (*plan[:index], *(dataclasses.replace(scale, iterations=number) for scale, number in steps))
 
 
 def _first_iterations(asked: Schedule, plan: Schedule, index: int, costs: list[float], left: float) -> float:
@@ -135,11 +135,11 @@ def _first_iterations(asked: Schedule, plan: Schedule, index: int, costs: list[f
     if len(costs) == 1:
         return left / costs[0]
     if index:
-        return _geometric_iterations(plan[index - 1].steps, costs, left + SETUP_ITERATIONS * costs[0])[
+        return _geometric_iterations(plan[index - 1].iterations, costs, left + SETUP_ITERATIONS * costs[0])[
             0
         ]  # it has begun already
-    full = sum((scale.steps + SETUP_ITERATIONS) * cost for scale, cost in zip(asked, costs, strict=False))
-    return asked[0].steps * math.sqrt(left / full)
+    full = sum((scale.iterations + SETUP_ITERATIONS) * cost for scale, cost in zip(asked, costs, strict=False))
+    return asked[0].iterations * math.sqrt(left / full)
 
 
 def _geometric_iterations(before: float, costs: list[float], left: float) -> list[float]:
@@ -158,12 +158,12 @@ def _settle_iterations(scale: Scale, done: int, wanted: float) -> int:
     if scale.optimizer == "lbfgs":
         return max(1, done, round(wanted))
     fewest = optimizers.min_iterations(done)
-    return scale.steps if fewest > scale.steps else max(1, fewest, round(wanted))
+    return scale.iterations if fewest > scale.iterations else max(1, fewest, round(wanted))
 
 
 def _shorten(scale: Scale, done: int) -> Scale:
     """A scale that gains nothing any more: at its full rate Adam goes down with it at once; else it is over."""
     fewest = optimizers.min_iterations(done)
-    if scale.optimizer == "adam" and fewest < scale.steps:
-        return dataclasses.replace(scale, steps=fewest)
-    return scale.after(done)
+    if scale.optimizer == "adam" and fewest < scale.iterations:
+        return dataclasses.replace(scale, iterations=fewest)
+    return scale.truncate(done)

@@ -31,7 +31,7 @@ class Targets:
     """Statistics of the style, by layer."""
     color: Tensor | None = None
     """Coarse chroma of the content, (1, 2, h, w), or None when the style's colours are wanted."""
-    demand: Tensor | float = 1.0
+    content_scale: Tensor | float = 1.0
     """What the content's weight is multiplied by: how far the style's colours and textures are from the content's."""
     roughness: float = 1.0
     """What the total variation is divided by: the root of the style's own. A soft painting is painted softly."""
@@ -44,7 +44,7 @@ class TermWeights:
     content: Mapping[str, float]
     style: Mapping[str, float]
     smoothness: float = 0.0
-    calm: float = 0.0
+    chroma_smoothness: float = 0.0
     """How much more the total variation of chroma counts, beside that of all colours."""
     color: float = 0.0
 
@@ -103,16 +103,16 @@ class Objective:
         """Every weighted term of a picture (1, 3, H, W) whose features were found already; of no other octave."""
         terms: dict[str, Tensor] = {}
         for layer, target in self.targets.content.items():
-            weight = self.weighting.content[layer] * self.targets.demand
+            weight = self.weighting.content[layer] * self.targets.content_scale
             terms[f"{CONTENT} {layer}"] = weight * losses.content_loss(found[layer], target)
         for layer, style in self.targets.style.items():
             terms[f"{STYLE} {layer}"] = self.weighting.style[layer] * self._style(found[layer], style)
         if self.weighting.smoothness:
             weight = self.weighting.smoothness / self.targets.roughness
             terms[SMOOTHNESS] = weight * losses.total_variation(image)
-            if self.weighting.calm:
+            if self.weighting.chroma_smoothness:
                 grain = losses.total_variation(chroma(image))
-                terms[SMOOTHNESS] = terms[SMOOTHNESS] + self.weighting.calm * weight * grain
+                terms[SMOOTHNESS] = terms[SMOOTHNESS] + self.weighting.chroma_smoothness * weight * grain
         if self.targets.color is not None:
             apart = coarse_chroma(image) - self.targets.color
             terms[COLOR] = self.weighting.color * apart.square().mean()

@@ -54,7 +54,7 @@ class OptimizerStep:
 class IterationSpan:
     """How long an optimiser goes on; may be changed between its steps, under Adam to no less than `fewest`."""
 
-    steps: int
+    iterations: int
     """Evaluations, at most."""
     planned: int = 0
     """Evaluations that Adam's rate is laid out for, if more than `steps`: as if it were stopped after `steps`."""
@@ -62,7 +62,7 @@ class IterationSpan:
     @property
     def full(self) -> int:
         """Evaluations that the rate is laid out for."""
-        return max(self.steps, self.planned)
+        return max(self.iterations, self.planned)
 
 
 def min_iterations(done: int) -> int:
@@ -87,7 +87,7 @@ def adam(objective: Objective, image: Tensor, span: IterationSpan, rate: float) 
     shortened, recovered, age = torch.ones_like(lowest), torch.zeros_like(lowest), torch.zeros_like(lowest)
     best_losses: dict[str, Tensor] = {}
     step = 0
-    while step < span.steps:
+    while step < span.iterations:
         losses, gradient = objective.gradient(image)
         finite = losses[TOTAL].isfinite() & gradient.isfinite().all()
         better = finite & (losses[TOTAL] < lowest)
@@ -139,7 +139,7 @@ def lbfgs(objective: Objective, image: Tensor, span: IterationSpan) -> Iterator[
     if lost:
         return  # without a good start there is nothing to go on from
     used, memory, reach = 1, _Memory(), FIRST_RMS_MOVE
-    while used < span.steps:
+    while used < span.iterations:
         free = _mask_free(image, gradient)
         direction = _cap_step(free * memory.direction(free * gradient), reach if not memory.pairs else None)
         length, accepted = 1.0, False
@@ -157,7 +157,7 @@ def lbfgs(objective: Objective, image: Tensor, span: IterationSpan) -> Iterator[
                 memory.remember(move, change, bend_there, bend)
                 image, gradient, losses, loss = trial, trial_gradient, trial_losses, trial_loss
             yield OptimizerStep(losses, image, image, losses, torch.tensor(float(lost)))
-            if accepted or used >= span.steps or fall >= 0:
+            if accepted or used >= span.iterations or fall >= 0:
                 break
             length *= SHORTENING
         if not accepted:

@@ -59,7 +59,7 @@ class Run:
     options: Options
     content: SourceImage
     styles: list[SourceImage]
-    plan: Schedule
+    schedule: Schedule
     size: tuple[int, int]
     stop: threading.Event
     clock: Clock
@@ -70,7 +70,7 @@ class Run:
     """What changes the plan on the way, if anything does."""
     stopped: bool = False
     """Whether work was left out because somebody asked for it."""
-    realised: list[Scale] = field(default_factory=list)
+    executed: list[Scale] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     targets: dict[tuple[str, tuple[int, int]], Targets] = field(default_factory=dict)
     """Of every size looked at so far, by the network that looks; larger scales look at smaller octaves again."""
@@ -86,8 +86,10 @@ class Run:
     def replan(self, index: int, done: int) -> None:
         """Let the pace, if there is one, change how much is still to be done after `done` evaluations of a scale."""
         if self.pace:
-            self.plan = self.pace.after(self.plan, index, done, self.losses[TOTAL])
-            left = sum(scale.steps * scale.work for scale in self.plan[index:]) - done * self.plan[index].work
+            self.schedule = self.pace.update_schedule(self.schedule, index, done, self.losses[TOTAL])
+            left = (
+                sum(scale.iterations * scale.work for scale in self.schedule[index:]) - done * self.schedule[index].work
+            )
             self.clock.total = self.clock.done + left
 
     def eta(self) -> float | None:
@@ -140,7 +142,7 @@ def make_first_image(job: Run, scale: Scale) -> Tensor:
 
 def enlarge_to_scale(job: Run, image: Tensor, index: int) -> Tensor:
     """The picture of the scale before, at the size of scale `index`."""
-    before, after = job.plan[index - 1], job.plan[index]
+    before, after = job.schedule[index - 1], job.schedule[index]
     if (before.width, before.height) == (after.width, after.height):
         return image
     return _enlarge(job, image, (before.width, before.height), (after.width, after.height))
@@ -175,10 +177,10 @@ def _to_pixels(image: Tensor) -> Pixels:
 def make_progress(job: Run, index: int, done: int, image: Tensor) -> Progress:
     """The report after `done` evaluations at scale `index`, with the picture they led to, (1, 3, H, W)."""
     return Progress(
-        plan=job.plan,
+        schedule=job.schedule,
         scale=index,
-        step=done,
-        evaluations=sum(scale.steps for scale in job.realised) + done,
+        iteration=done,
+        total_iterations=sum(scale.iterations for scale in job.executed) + done,
         units=_in_units(job, job.clock.done),
         total_units=_in_units(job, job.clock.total),
         seconds=job.clock.seconds(),
@@ -199,7 +201,7 @@ def make_final_progress(job: Run, features: Features, image: Tensor | None) -> P
     result = Result(
         pixels=_to_pixels(final),
         options=job.options,
-        plan=tuple(job.realised),
+        schedule=tuple(job.executed),
         losses={name: float(term) for name, term in job.best_losses.items()},
         units=_in_units(job, job.clock.done),
         seconds=job.clock.seconds(),
@@ -211,13 +213,13 @@ def make_final_progress(job: Run, features: Features, image: Tensor | None) -> P
         weights_sha256=features.sha256,
         notes=tuple(job.notes),
     )
-    last = max(0, len(job.realised) - 1)
-    step = job.realised[-1].steps if job.realised else 0
+    last = max(0, len(job.executed) - 1)
+    step = job.executed[-1].iterations if job.executed else 0
     return Progress(
-        plan=job.plan,
+        schedule=job.schedule,
         scale=last,
-        step=step,
-        evaluations=result.evaluations,
+        iteration=step,
+        total_iterations=result.iterations,
         units=result.units,
         total_units=_in_units(job, job.clock.total),
         seconds=result.seconds,
@@ -312,7 +314,7 @@ class Painter:
         styles: Input | list[Input] | tuple[Input, ...],
         options: Options | None = None,
         stop: threading.Event | None = None,
-        repeat: Replay | None = None,
+        replay: Replay | None = None,
         start: Input | None = None,
     ) -> Iterator[Progress]:
         """Paint, reporting after every evaluation; the last report carries the `Result`.
@@ -325,7 +327,7 @@ class Painter:
             styles: one painting, or several to be blended with `options.style_weights`.
             options: all settings; `Options()` when not given.
             stop: checked between convolutions.
-            repeat: the work of an earlier result (`Result.repeat`), in place of the plan that the options ask for. One
+            replay: the work of an earlier result (`Result.replay`), in place of the plan that the options ask for. One
                 that was stopped is repeated as far as it went.
             start: the picture that `options.init` names, for who has read it already.
 
@@ -335,7 +337,7 @@ class Painter:
         """
         options = options or Options()
         sources = [load_source(style) for style in _as_list(styles)]
-        job = self._job(load_source(content), sources, options, stop or threading.Event(), repeat)
+        job = self._job(load_source(content), sources, options, stop or threading.Event(), replay)
         job.start = load_start(options, start)
         threads = torch.get_num_threads()
         try:
@@ -348,8 +350,8 @@ class Painter:
     def _scales(self, job: Run) -> Iterator[Progress]:
         image: Tensor | None = None
         index = -1
-        while (index := index + 1) < len(job.plan):  # which may change on the way
-            scale, done, best = job.plan[index], 0, None
+        while (index := index + 1) < len(job.schedule):  # which may change on the way
+            scale, done, best = job.schedule[index], 0, None
             began = job.clock.seconds()
             try:
                 job.check()
@@ -360,14 +362,14 @@ class Painter:
                     job.clock.advance(scale.work)
                     job.replan(index, done)
                     yield make_progress(job, index, done, step.image)
-                    if done < job.plan[index].steps:
+                    if done < job.schedule[index].iterations:
                         job.check()  # after the last step of a scale, the next one looks
             except StopRequested:
                 job.stopped = True
             image = image if best is None else best
             if done:
-                job.clock.skip((job.plan[index].steps - done) * scale.work)
-                job.realised.append(job.plan[index].after(done))
+                job.clock.skip((job.schedule[index].iterations - done) * scale.work)
+                job.executed.append(job.schedule[index].truncate(done))
                 job.seconds.append(job.clock.seconds() - began)
             if job.stopped:
                 break
@@ -379,11 +381,11 @@ class Painter:
         styles: Input | list[Input] | tuple[Input, ...],
         options: Options | None = None,
         stop: threading.Event | None = None,
-        repeat: Replay | None = None,
+        replay: Replay | None = None,
     ) -> Result:
         """Paint and return the result: `stream`, drained."""
         result = None
-        for progress in self.stream(content, styles, options, stop, repeat):
+        for progress in self.stream(content, styles, options, stop, replay):
             result = progress.result
         assert result is not None
         return result
@@ -394,7 +396,7 @@ class Painter:
         styles: list[SourceImage],
         options: Options,
         stop: threading.Event,
-        repeat: Replay | None,
+        replay: Replay | None,
     ) -> Run:
         if not styles:
             raise UsageError("There is no style to paint in; give at least one.")
@@ -408,26 +410,26 @@ class Painter:
         features = self.features(options)
         scales = schedule.build_schedule(options, width, height, features.min_side)
         size = schedule.compute_result_size(options, width, height)
-        if repeat is not None and scales:
-            scales = schedule.refit_schedule(repeat, *size, features.min_side, sketched=options.sketched > 0)
+        if replay is not None and scales:
+            scales = schedule.refit_schedule(replay, *size, features.min_side, sketched=options.sketched > 0)
         checkpoint = bool(scales) and needs_checkpoint(features, size, options.checkpoint, self.device)
         keep_freed_memory(self.device, not checkpoint and has_ample_memory(features, size, self.device))
         clock = Clock(scales)
-        pace = Budget(options, scales, clock) if repeat is None and (options.time or options.patience) else None
+        pace = Budget(options, scales, clock) if replay is None and (options.time or options.patience) else None
         return Run(options, content, styles, scales, size, stop, clock, checkpoint, pace=pace)
 
     def _steps(self, job: Run, index: int, image: Tensor) -> Iterator[optimizers.OptimizerStep]:
         """The evaluations of one scale; when memory runs out, once more from the best so far with checkpointing."""
         done, recovered = 0, None
         while True:
-            before, scale = done, job.plan[index]
-            span = optimizers.IterationSpan(scale.steps - before, scale.planned - before)
+            before, scale = done, job.schedule[index]
+            span = optimizers.IterationSpan(scale.iterations - before, scale.planned - before)
             try:
                 for step in self._optimise(job, index, image, span):
                     done, image, recovered = done + 1, step.best, step.recovered
                     yield step
-                    scale = job.plan[index]  # as it has become
-                    span.steps, span.planned = scale.steps - before, scale.planned - before
+                    scale = job.schedule[index]  # as it has become
+                    span.iterations, span.planned = scale.iterations - before, scale.planned - before
                 break
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -446,12 +448,12 @@ class Painter:
     def _optimise(
         self, job: Run, index: int, image: Tensor, span: optimizers.IterationSpan
     ) -> Iterator[optimizers.OptimizerStep]:
-        options, scale = job.options, job.plan[index]
+        options, scale = job.options, job.schedule[index]
         objective = self._objective(job, scale)
         if scale.optimizer == "lbfgs":
             yield from optimizers.lbfgs(objective, image, span)
         else:
-            rate = options.learning_rate * (REFINE_RATE if schedule.follows_sketch(job.plan, index) else 1.0)
+            rate = options.learning_rate * (REFINE_RATE if schedule.follows_sketch(job.schedule, index) else 1.0)
             yield from optimizers.adam(objective, image, span, rate)
 
     def _objective(self, job: Run, scale: Scale) -> Objective:
@@ -464,10 +466,10 @@ class Painter:
                 features, job.content, job.styles, size, options, self._styles, job.check
             )
         octave = None
-        if scale.octaves:
-            half = scale.halved()
+        if scale.half_size_copies:
+            half = scale.halve()
             reduction = Downsample(size, (half.width, half.height), self.device)
-            octave = HalfSizeCopy(self._objective(job, half), reduction, options.octaves)
+            octave = HalfSizeCopy(self._objective(job, half), reduction, options.multiscale)
         return Objective(
             features,
             job.targets[key],

@@ -25,8 +25,8 @@ class Result:
     pixels: Pixels
     """(H, W, 3), sRGB in [0, 1], at the size asked for."""
     options: Options
-    plan: Schedule
-    """The plan as it was realised: evaluations that were made, scales that were reached."""
+    schedule: Schedule
+    """The plan as it was executed: evaluations that were made, scales that were reached."""
     losses: Mapping[str, float]
     """Terms of the picture that is returned, as far as it was evaluated; empty at strength 0."""
     units: float
@@ -45,31 +45,31 @@ class Result:
     """Sentences about what was done differently, such as a recovery."""
 
     @property
-    def evaluations(self) -> int:
+    def iterations(self) -> int:
         """Evaluations of the objective, over all scales."""
-        return sum(scale.steps for scale in self.plan)
+        return sum(scale.iterations for scale in self.schedule)
 
     @property
     def reached(self) -> Scale | None:
         """The last scale that was painted at; None if none was."""
-        return self.plan[-1] if self.plan else None
+        return self.schedule[-1] if self.schedule else None
 
     @property
-    def repeat(self) -> Replay:
+    def replay(self) -> Replay:
         """What to give to `Painter.stream` for the same work once more."""
-        return Replay(self.plan, self.pixels.shape[1], self.pixels.shape[0])
+        return Replay(self.schedule, self.pixels.shape[1], self.pixels.shape[0])
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Progress:
     """Where a painting stands after an evaluation. Reading `losses`, `loss` or `preview()` waits for the device."""
 
-    plan: Schedule
+    schedule: Schedule
     scale: int
     """Index of the scale in work, from 0."""
-    step: int
+    iteration: int
     """Evaluations made at this scale."""
-    evaluations: int
+    total_iterations: int
     """Evaluations made so far, over all scales."""
     units: float
     """Work done so far."""
@@ -89,12 +89,12 @@ class Progress:
     @property
     def size(self) -> tuple[int, int]:
         """Width and height of the scale in work."""
-        return (self.plan[self.scale].width, self.plan[self.scale].height) if self.plan else (0, 0)
+        return (self.schedule[self.scale].width, self.schedule[self.scale].height) if self.schedule else (0, 0)
 
     @property
-    def steps(self) -> int:
+    def iterations(self) -> int:
         """Evaluations planned at this scale."""
-        return self.plan[self.scale].steps if self.plan else 0
+        return self.schedule[self.scale].iterations if self.schedule else 0
 
     @property
     def losses(self) -> dict[str, float]:
@@ -106,7 +106,7 @@ class Progress:
         """The total alone; NaN before the first evaluation."""
         return float(self.terms["total"]) if self.terms else float("nan")
 
-    def preview(self) -> Pixels:
+    def live_view(self) -> Pixels:
         """The picture as it is now, (H, W, 3) at the size of the scale in work."""
         return self.result.pixels if self.result else self.view()
 
@@ -116,7 +116,7 @@ class Clock:
 
     def __init__(self, plan: Schedule) -> None:
         self.start = time.perf_counter()
-        self.total = sum(scale.steps * scale.work for scale in plan)
+        self.total = sum(scale.iterations * scale.work for scale in plan)
         self.done = 0.0
         self._marks: list[tuple[float, float]] = [(self.start, 0.0)]
 

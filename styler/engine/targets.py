@@ -107,7 +107,7 @@ def compute_term_weights(options: Options, network: str) -> TermWeights:
         content=dict.fromkeys(layers, content),
         style=resolve_style_layers(options, network),
         smoothness=options.smoothness * style_mix(options.strength),
-        calm=CHROMA_SMOOTHNESS,
+        chroma_smoothness=CHROMA_SMOOTHNESS,
         color=COLOR_WEIGHT * options.keep_color,
     )
 
@@ -167,14 +167,14 @@ class StyleCache:
         return self._kept[key]
 
 
-def compute_style_size(source: SourceImage, long_side: int, brush: float, min_side: int) -> tuple[int, int]:
+def compute_style_size(source: SourceImage, long_side: int, stroke_size: float, min_side: int) -> tuple[int, int]:
     """Width and height at which a style is looked at, for a picture of that long side.
 
-    As long as the picture, but never enlarged; then `brush` times that, since a style seen twice as large is painted
+    As long as the picture, but never enlarged; then `stroke_size` times that, since a style seen twice as large is painted
     with strokes twice as large; never narrower than the network needs.
     """
     height, width = source.image.shape[-2:]
-    ratio = min(1.0, long_side / max(width, height)) * brush
+    ratio = min(1.0, long_side / max(width, height)) * stroke_size
     ratio = max(ratio, min_side / min(width, height))
     return round(width * ratio), round(height * ratio)
 
@@ -218,23 +218,27 @@ def compute_targets(
     painted = styles[0]
     if options.keep_color:
         styles = [SourceImage.of(transfer_colors(style.image, content.image, options.keep_color)) for style in styles]
-    sizes = [compute_style_size(style, max(size), options.brush, features.min_side) for style in styles]
+    sizes = [compute_style_size(style, max(size), options.stroke_size, features.min_side) for style in styles]
     shelve = not options.keep_color  # or the styles are those of this content alone
     found = [cache.statistics(features, style, at, check, shelve) for style, at in zip(styles, sizes, strict=True)]
     shares = list(options.style_weights) or [1.0] * len(styles)
     share = style_mix(options.strength)
-    demand = torch.zeros((), device=features.device)
+    content_scale = torch.zeros((), device=features.device)
     targets = {}
     for layer, weight in layers.items():
         mixed = losses.blend_moments([statistics[layer] for statistics in found], shares)
         mean = ours[layer].mean(dim=(0, 2, 3), dtype=mixed.mean.dtype)  # (C,)
-        demand = demand + weight * (mean - mixed.mean).square().mean()
+        content_scale = content_scale + weight * (mean - mixed.mean).square().mean()
         if share < 1:
             mixed = losses.blend_moments([losses.compute_moments(ours[layer]), mixed], [1 - share, share])
-        targets[layer] = losses.prepare_wasserstein_target(mixed) if options.distance == "moments" else mixed
+        targets[layer] = losses.prepare_wasserstein_target(mixed) if options.distance == "wasserstein" else mixed
     color = _compute_color_target(image, content, painted, options.keep_color) if options.keep_color else None
     grains = [measure_roughness(style, at) for style, at in zip(styles, sizes, strict=True)]
     grain = sum(part * rough for part, rough in zip(shares, grains, strict=True)) / sum(shares)
     return Targets(
-        {layer: ours[layer] for layer in wanted}, targets, color, demand.clamp(min=MIN_CONTENT_SCALE).sqrt(), grain
+        {layer: ours[layer] for layer in wanted},
+        targets,
+        color,
+        content_scale.clamp(min=MIN_CONTENT_SCALE).sqrt(),
+        grain,
     )

@@ -2,7 +2,7 @@
 
     python tests/bench/dials.py OUT DIAL [--pairs 8 | --pair CONTENT STYLE] [--size 256] [--preset standard] [--at 0 50]
 
-DIAL is one of strength, brush, keep-color, blend, look, preset and size. OUT gets `DIAL.png` (a row for each pair),
+DIAL is one of strength, stroke_size, keep-color, blend, look, preset and size. OUT gets `DIAL.png` (a row for each pair),
 `DIAL-curve.png`, and the scores in `DIAL.md` and `DIAL.json`; a picture that is in OUT already is not painted again.
 `step` is the held-out distance from the setting before, which tells how even the steps are; `hue` the mean distance
 from the photo's hues, in degrees.
@@ -46,7 +46,7 @@ OTHER = "mosaic"
 """What is blended with the pair's style (`woodcut` with itself)."""
 DIALS: Mapping[str, Sequence[Any]] = {
     "strength": (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100),
-    "brush": (0.5, 0.7, 1.0, 1.4, 2.0),
+    "stroke_size": (0.5, 0.7, 1.0, 1.4, 2.0),
     "keep-color": (0.0, 0.25, 0.5, 0.75, 1.0),
     "blend": (0.0, 0.25, 0.5, 0.75, 1.0),
     "look": tuple(LOOKS),

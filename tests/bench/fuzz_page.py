@@ -21,7 +21,7 @@ from ui.api import API_OPTIONS
 
 WARM = 100
 """Uploads before memory is compared."""
-TINY = {"size": 64, "first_size": 64, "steps": 1}
+TINY = {"size": 64, "first_size": 64, "iterations": 1}
 LEAKS = ("Traceback", "styler-ui-", "site-packages", 'File "')
 """What no answer may contain."""
 

@@ -24,7 +24,20 @@ import numpy as np
 from styler import cli, environment, images
 
 FLAGS = [
-    *("--size", "64", "--first-size", "64", "--steps", "6", "--threads", "1", "--device", "cpu", "-q", "--no-index"),
+    *(
+        "--size",
+        "64",
+        "--first-size",
+        "64",
+        "--iterations",
+        "6",
+        "--threads",
+        "1",
+        "--device",
+        "cpu",
+        "-q",
+        "--no-index",
+    ),
     *("--distance", "gram", "--style-layers", "relu1_1,relu2_1", "--layer-weights", "1", "--content-layers", "relu2_1"),
 ]
 """Work that is cheap, so that many kills take minutes; what is tried is what becomes of the files."""

@@ -1,6 +1,6 @@
 """Which network to paint with: the README's table, and the trade-off of slim networks.
 
-    python tests/bench/networks.py OUT [--distill-steps 2600] [--pairs 4] [--size 256] [--steps 40] [--images FOLDER]
+    python tests/bench/networks.py OUT [--distill-steps 2600] [--pairs 4] [--size 256] [--iterations 40] [--images FOLDER]
 
 OUT gets every network, every picture, `table.md`, `table.json` and `plot.png`. A network that is in OUT already is not
 made again, so that a distillation may go on over several runs. The first network is the original one in float32, which
@@ -112,13 +112,13 @@ def main() -> None:
     parser.add_argument("--distill-steps", type=int, default=2600)
     parser.add_argument("--pairs", type=int, default=4)
     parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--iterations", type=int, default=40)
     parser.add_argument("--images", type=Path, help="with folders contents and styles in it")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     names = [str(path) for path in networks(args.out, args.distill_steps)]
     pairs = compare.load_pairs(args.images, args.pairs, 2 * args.size)
-    options = Options(size=args.size, steps=args.steps)
+    options = Options(size=args.size, iterations=args.steps)
     rows = compare.compare_networks(
         names, pairs, options, keep=args.out / "pictures", say=lambda line: print(line, file=sys.stderr, flush=True)
     )

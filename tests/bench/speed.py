@@ -40,13 +40,13 @@ def reference_options(size: int) -> Options:
     """Our schedule with Reference A's layers, weights and pooling, and about an eighth of its units at two scales."""
     return Options.of(
         size=size,
-        steps=80,
+        iterations=80,
         taper=1.3,
         style_layers=tuple(reference.STYLE_WEIGHTS),
         layer_weights=tuple(reference.STYLE_WEIGHTS.values()),
         content_weight=reference.CONTENT_WEIGHTS["relu4_2"],
         smoothness=reference.SMOOTHNESS,
-        octaves=0.0,
+        multiscale=0.0,
         pooling="max",
     )
 
@@ -90,7 +90,7 @@ def _plainly(steps: Iterator[Progress]) -> Iterator[Progress]:
     compute = targets.compute_targets
 
     def plain(*args: Any) -> Targets:
-        return dataclasses.replace(compute(*args), demand=1.0, roughness=1.0)
+        return dataclasses.replace(compute(*args), content_scale=1.0, roughness=1.0)
 
     with mock.patch.object(targets, "compute", plain), mock.patch.object(targets, "CALM", 0.0):
         yield from steps
@@ -104,9 +104,9 @@ def ours(painter: Painter, content: Path, style: Path, size: int, goal: float) -
     began = time.perf_counter()
     for progress in _plainly(painter.stream(photo, painting, reference_options(size))):
         if "first_preview" not in found:
-            progress.preview()
+            progress.live_view()
             found["first_preview"] = time.perf_counter() - began
-        at_end = progress.scale == len(progress.plan) - 1
+        at_end = progress.scale == len(progress.schedule) - 1
         if at_end and found["units_to_goal"] is None and progress.loss <= goal:
             found |= {"units_to_goal": progress.units, "seconds_to_goal": progress.seconds}
         result = progress.result
@@ -132,7 +132,7 @@ def evaluation(painter: Painter, side: int, rounds: int = 5) -> dict[str, float]
 
     Both are medians of interleaved rounds; the work counted is that of the convolutions alone.
     """
-    options = Options.of(size=side, first_size=side, steps=rounds + 1, optimizer="adam")
+    options = Options.of(size=side, first_size=side, iterations=rounds + 1, optimizer="adam")
     features = painter.features(options)
     work = 2 * arch.count_flops(features.network, features.layers, side * side)
     pixels = np.random.default_rng(0).random((side, side, 3), dtype=np.float32)

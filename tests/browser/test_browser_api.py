@@ -26,8 +26,8 @@ from ui.queue import PainterThread
 from ui.session import Upload
 from ui.studio import WaitEstimate
 
-LONG = {"content": "cat", "style": "woodcut", "steps": 20_000, "api_name": "/stylize"}
-SHORT = {"steps": 2, "size": 64, "first_size": 64, "api_name": "/stylize"}
+LONG = {"content": "cat", "style": "woodcut", "iterations": 20_000, "api_name": "/stylize"}
+SHORT = {"iterations": 2, "size": 64, "first_size": 64, "api_name": "/stylize"}
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_program_gets_the_png_with_its_settings(client: Client, photo: Path) -
     got = client.predict(handle_file(photo), "woodcut", strength=70, seed=4, **SHORT)
     record = provenance.read_record(got)
     assert (record["width"], record["height"]) == (64, 48)
-    assert record["options"] == Options.of(strength=70, seed=4, steps=2, size=64, first_size=64).to_dict()
+    assert record["options"] == Options.of(strength=70, seed=4, iterations=2, size=64, first_size=64).to_dict()
     two = client.predict("cat", handle_file(photo), styles=["mosaic"], style_weights="1, 3", preset="draft", **SHORT)
     assert provenance.read_record(two)["options"]["style_weights"] == [1, 3]
     assert provenance.read_record(two)["options"]["taper"] == Options.of(preset="draft").taper
@@ -90,7 +90,9 @@ def test_the_readmes_lines_run(site: Site, photo: Path, monkeypatch: pytest.Monk
     for name in ("photo.jpg", "painting.jpg"):
         photo.with_name(name).write_bytes(photo.read_bytes())
     names: dict[str, Any] = {}
-    small = code.replace("http://127.0.0.1:7860/", site.address).replace("strength=70", "strength=70, size=64, steps=2")
+    small = code.replace("http://127.0.0.1:7860/", site.address).replace(
+        "strength=70", "strength=70, size=64, iterations=2"
+    )
     exec(compile(small, "README.md", "exec"), names)
     assert provenance.read_record(names["picture"])["options"]["strength"] == 70
     names["client"].close()

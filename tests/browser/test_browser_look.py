@@ -27,7 +27,7 @@ def states(page: Page, photo: Path) -> Any:
     yield "empty"
     choose(page, photo)
     yield "photo"
-    paint(page, steps=20_000, size=128)
+    paint(page, iterations=20_000, size=128)
     yield "painting"
     page.click("#keep")
     said(page, "Stopped")

@@ -15,7 +15,7 @@ from browser.conftest import Site, Visitor, ask_for, choose, paint, said
 from styler import images
 from styler.cli import main
 
-LONG: dict[str, Any] = {"steps": 20_000}
+LONG: dict[str, Any] = {"iterations": 20_000}
 """More than anybody waits for."""
 
 
@@ -64,7 +64,7 @@ def test_a_picture_is_watched_stopped_compared_and_taken_home(
 def test_losses_history_continue_and_another_seed(visitor: Visitor, photo: Path) -> None:
     page = visitor()
     choose(page, photo)
-    paint(page, is_long=False, steps=30, size=128)
+    paint(page, is_long=False, iterations=30, size=128)
     said(page, "Done.")
     page.click("#chart > button")
     page.locator("#losses polyline").nth(6).wait_for(state="attached")  # content and every style layer
@@ -79,7 +79,7 @@ def test_losses_history_continue_and_another_seed(visitor: Visitor, photo: Path)
 def test_settings_come_back_from_a_picture(visitor: Visitor, photo: Path, tmp_path: Path) -> None:
     page = visitor()
     choose(page, photo)
-    paint(page, is_long=False, steps=3, size=64, seed=77)
+    paint(page, is_long=False, iterations=3, size=64, seed=77)
     said(page, "Done.")
     png = downloaded(page, "#png", tmp_path)
     page = visitor()
@@ -113,7 +113,7 @@ def test_two_visitors_queue_and_both_finish_and_a_third_is_told(visitor: Visitor
     first, second, third = visitor(), visitor(), visitor()
     for page in (first, second, third):
         choose(page, photo)
-        ask_for(page, steps=20_000 if page is first else 3, size=128)
+        ask_for(page, iterations=20_000 if page is first else 3, size=128)
     first.click("#paint")
     first.wait_for_selector("#stage .working img")
     said(first, "of 20000")  # and not of the default number, which is soon done
@@ -144,14 +144,14 @@ def test_leaving_frees_the_device_at_once(visitor: Visitor, photo: Path, site: S
     site.wait_until_idle()
     again = visitor()
     choose(again, photo)
-    paint(again, is_long=False, steps=3, size=64)
+    paint(again, is_long=False, iterations=3, size=64)
     said(again, "Done.")
 
 
 def test_what_a_visitor_had_is_gone_with_the_tab(visitor: Visitor, photo: Path, site: Site) -> None:
     page = visitor()
     choose(page, photo)
-    paint(page, is_long=False, steps=3, size=64)
+    paint(page, is_long=False, iterations=3, size=64)
     said(page, "Done.")
     assert list(site.studio.visits.root.rglob("holiday*"))
     page.close()
@@ -182,7 +182,7 @@ def test_two_paintings_are_mixed_by_weight(visitor: Visitor, photo: Path, tmp_pa
     page.click("#mix > button")
     page.locator("#also label").nth(1).click()
     page.get_by_label("How much of").first.wait_for()
-    paint(page, is_long=False, steps=3, size=64)
+    paint(page, is_long=False, iterations=3, size=64)
     said(page, "mine + ", "#used")
 
 

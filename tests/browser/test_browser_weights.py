@@ -20,14 +20,14 @@ def test_the_real_network_paints_what_is_taken_home(browser: Browser, tmp_path: 
         page.goto(site.address)
         page.wait_for_selector("#paint")
         choose(page, photo)
-        paint(page, steps=4, size=128)
+        paint(page, iterations=4, size=128)
         said(page, "Done.")
         with page.expect_download() as download:
             page.click("#png")
         download.value.save_as(tmp_path / "painted.png")
         context.close()
     record = provenance.read_record(tmp_path / "painted.png")
-    assert record["evaluations"] == 4
+    assert record["iterations"] == 4
     assert record["weights_sha256"] != "0" * 64  # the tiny network's
     painted = images.read_image(tmp_path / "painted.png").pixels
     assert np.abs(painted - images.read_image(photo).pixels).mean() > 0.02
