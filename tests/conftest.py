@@ -6,12 +6,13 @@ environment.prepare_process()  # before torch is loaded: tests share their cores
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from made import Picture, Pixels
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -23,9 +24,6 @@ from styler.vgg.weights import Weights
 
 TINY = ((4, 1), (6, 2), (6, 2), (8, 3), (8, 1))
 """A VGG in all but size: it has every layer that the default options ask for, up to relu5_1."""
-
-Picture = Callable[..., Tensor]
-Pixels = Callable[..., NDArray[np.float32]]
 
 
 def _picture(height: int, width: int, seed: int = 0) -> Tensor:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from readme import README, SERVED, blocks
 
 from styler.cli import main
 from styler.cli.flags import flag_name, format_value
 from styler.images import encode_image, write_file
 from styler.options import LOOKS, PRESETS, Bundle, Options, describe_range, list_options
 
-README = Path(__file__).parent.parent / "README.md"
 TINY = ["--size", "64", "--iterations", "1", "--first-size", "64"]
 
 
@@ -52,11 +52,6 @@ def rewritten(text: str) -> str:
         _, closing, after = rest.partition(f"<!-- /{name} -->")
         text = f"{before}{opening}{table()}\n{closing}{after}"
     return text
-
-
-def blocks(language: str) -> list[str]:
-    """The fenced blocks of a language, in order."""
-    return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
 
 
 def commands() -> list[list[str]]:
@@ -120,7 +115,6 @@ def without(tokens: list[str], flags: Iterable[str]) -> list[str]:
     return kept
 
 
-SERVED = "gradio_client"
 """In a block that needs the page: it is run with the other tests of `/stylize`."""
 
 

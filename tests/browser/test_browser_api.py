@@ -10,13 +10,13 @@ from typing import Any
 
 import httpx
 import pytest
-import test_readme
-from conftest import Pixels
+import readme
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from gradio_client.utils import QueueError, Status
+from made import Pixels
+from pages import Site
 
-from browser.conftest import Site
 from styler import images, provenance
 from styler.errors import UsageError
 from styler.options import Options
@@ -85,7 +85,7 @@ def test_what_makes_no_sense_is_a_sentence(client: Client, given: dict[str, Any]
 
 
 def test_the_readmes_lines_run(site: Site, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = [block for block in test_readme.blocks("python") if test_readme.SERVED in block]
+    (code,) = [block for block in readme.blocks("python") if readme.SERVED in block]
     monkeypatch.chdir(photo.parent)
     for name in ("photo.jpg", "painting.jpg"):
         photo.with_name(name).write_bytes(photo.read_bytes())

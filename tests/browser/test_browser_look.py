@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from conftest import Pixels
+from made import Pixels
+from pages import Visitor, choose, paint, said
 from playwright.sync_api import Page
 
-from browser.conftest import Visitor, choose, paint, said
 from styler import images
 
 GRADIOS_OWN = {

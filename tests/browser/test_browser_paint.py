@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Pixels
+from made import Pixels
+from pages import Site, Visitor, ask_for, choose, paint, said
 from playwright.sync_api import expect
 
-from browser.conftest import Site, Visitor, ask_for, choose, paint, said
 from styler import images
 from styler.cli import main
 

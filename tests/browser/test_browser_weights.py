@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-from conftest import Pixels
+from made import Pixels
+from pages import PATIENCE, choose, paint, said, served
 from playwright.sync_api import Browser
 
-from browser.conftest import PATIENCE, choose, paint, said, served
 from styler import images, provenance
 from ui.server import ServerConfig
 

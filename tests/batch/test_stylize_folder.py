@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from batches import by_picture
 from numpy.typing import NDArray
 
 from styler import images
@@ -14,14 +15,6 @@ from styler.errors import UsageError
 from styler.options import Options
 
 OPTIONS = Options(size=64, first_size=64, iterations=3, device="cpu")
-
-
-def by_picture(told: list[BatchEvent]) -> dict[str, list[str]]:
-    """The kinds of the events of each picture, in order; how two pictures' lie among each other is left to chance."""
-    found: dict[str, list[str]] = {}
-    for event in told:
-        found.setdefault(event.pair.output, []).append(event.kind)
-    return found
 
 
 @pytest.fixture

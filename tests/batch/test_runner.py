@@ -9,8 +9,8 @@ import fsspec
 import numpy as np
 import pytest
 import torch
+from batches import by_picture
 from numpy.typing import NDArray
-from test_batch_folder import by_picture
 
 from styler import images, save
 from styler.batch import discover

@@ -4,14 +4,22 @@ import io
 import re
 import struct
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from styler import images
 from styler.errors import ImageError
+
+Picture = Callable[..., Tensor]
+"""From height, width and seed to a tensor (1, 3, H, W)."""
+Pixels = Callable[..., NDArray[np.float32]]
+"""From height, width and seed to an array (H, W, 3)."""
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
 

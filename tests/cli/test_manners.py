@@ -134,15 +134,15 @@ def test_a_bug_is_json_too(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> 
 
 @pytest.mark.parametrize("iterations", [0, 1])
 def test_an_interrupted_run_is_json_too(
-    steps: int, folder: Path, painter: Painter, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+    iterations: int, folder: Path, painter: Painter, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     real = painter.stream
 
     def stream(*given: Any) -> object:
-        if not steps:
+        if not iterations:
             signal.raise_signal(signal.SIGTERM)
         for progress in real(*given):
-            if progress.total_iterations == steps and not progress.result:
+            if progress.total_iterations == iterations and not progress.result:
                 signal.raise_signal(signal.SIGTERM)
             yield progress
 
@@ -151,7 +151,7 @@ def test_an_interrupted_run_is_json_too(
     assert main([*RUN, *TINY, "--json", "-q"]) == 143
     found = answer(capsys)
     assert found["stopped"] is True
-    assert found["output"] == ("photo.painting.partial.png" if steps else None)
+    assert found["output"] == ("photo.painting.partial.png" if iterations else None)
 
 
 def test_an_interruption_while_the_network_loads_is_json_too(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
@@ -165,7 +165,7 @@ def test_stdout_that_is_full_is_told_once(folder: Path) -> None:
         pytest.skip("this system has no /dev/full")
     with Path("/dev/full").open("wb") as full:
         tokens = [sys.executable, "-m", "styler", "presets", "--json"]
-        root = Path(__file__).parent.parent
+        root = Path(__file__).parent.parent.parent
         done = subprocess.run(
             tokens, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60,
             env=os.environ | {"PYTHONPATH": str(root)},
