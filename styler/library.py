@@ -8,8 +8,6 @@ from pathlib import Path
 
 from styler.errors import StylerError
 
-BUNDLED_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
-
 
 @cache
 def assets_root() -> Path:
@@ -57,6 +55,6 @@ def read_credits() -> dict[str, str]:
 
 
 def _pictures(kind: str) -> dict[str, Path]:
-    return {
-        path.stem: path for path in sorted((assets_root() / kind).iterdir()) if path.suffix.lower() in BUNDLED_SUFFIXES
-    }
+    from styler.images import PICTURE_SUFFIXES  # loads numpy and Pillow, which `styler --help` does without
+
+    return {path.stem: path for path in sorted((assets_root() / kind).iterdir()) if path.suffix in PICTURE_SUFFIXES}

@@ -371,5 +371,23 @@ def _parse_seconds(text: str) -> float | str:
     return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]] if found else text
 
 
+def format_duration(seconds: float) -> str:
+    """Format a duration for people: `4.2 s`, `45 s`, `3 min 5 s`, `2 h 10 min`."""
+    if round(seconds, 1) < 10:
+        return f"{max(0.0, seconds):.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes = whole // 60
+    return f"{minutes} min {whole % 60} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def format_value(value: Any) -> str:
+    """Format the value of an option as a flag takes it, without loss: `70`, `0.25`, `relu1_1,relu2_1`."""
+    if isinstance(value, tuple | list):
+        return ",".join(map(format_value, value))
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+
+
 def _is_within(value: float, limits: OptionSpec) -> bool:
     return (limits.low is None or value >= limits.low) and (limits.high is None or value <= limits.high)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 from styler import images
 from styler.errors import ImageError, OptionError
 from styler.images.read import Readable, describe_source
-from styler.options import INIT_CHOICES, Options, list_options, resolve_options
+from styler.options import INIT_CHOICES, Options, format_value, list_options, resolve_options
 from styler.schedule import Replay, Scale
 
 if TYPE_CHECKING:
@@ -325,7 +325,7 @@ def format_command(record: Record) -> str:
     words = ["styler", "run", *_input_placeholders(record)]
     for name, value in {**options.to_dict(), "init": record["options"]["init"]}.items():
         if value != plain[name]:
-            word = "START" if name == "init" and value == INIT_FILE else _format_value(value)
+            word = "START" if name == "init" and value == INIT_FILE else format_value(value)
             words += [f"--{name.replace('_', '-')}", word]
     return shlex.join(words)
 
@@ -376,10 +376,3 @@ def _input_placeholders(record: Record) -> list[str]:
 
 def _differ(before: str, now: str) -> bool:
     return bool(before and now and before != now)
-
-
-def _format_value(value: Any) -> str:
-    """A value as a flag takes it, to its last digit."""
-    if isinstance(value, list):
-        return ",".join(map(_format_value, value))
-    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)

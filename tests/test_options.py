@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 
 from styler.errors import OptionError
-from styler.options import LOOKS, PRESETS, Options, describe_range, list_options, resolve_options
+from styler.options import (
+    LOOKS,
+    PRESETS,
+    Options,
+    describe_range,
+    format_duration,
+    format_value,
+    list_options,
+    resolve_options,
+)
 
 KNOBS = list_options()
 NUMBERS = [name for name, knob in KNOBS.items() if knob.low is not None]
@@ -255,3 +264,19 @@ def test_resolving_nothing_gives_the_defaults() -> None:
     found = resolve_options()
     assert found.options == Options()
     assert set(found.origins.values()) == {"default"}
+
+
+def test_durations_are_formatted_for_people() -> None:
+    seconds = (0, 0.44, 9.94, 9.96, 59.4, 59.6, 61, 185, 3599.6, 7800, 90_000)
+    assert [format_duration(value) for value in seconds] == (
+        ["0.0 s", "0.4 s", "9.9 s", "10 s", "59 s", "1 min 0 s", "1 min 1 s", "3 min 5 s", "1 h 0 min"]
+        + ["2 h 10 min", "25 h 0 min"]
+    )
+
+
+def test_values_are_formatted_as_flags_take_them() -> None:
+    assert format_value(50.0) == "50"
+    assert format_value(1 / 3) == "0.3333333333333333"
+    assert format_value(("relu1_1", "relu2_1")) == "relu1_1,relu2_1"
+    assert format_value([256.0, 0.25]) == "256,0.25"
+    assert format_value("oil") == "oil"

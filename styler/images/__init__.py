@@ -7,12 +7,14 @@ Works with numpy and Pillow and never imports torch, so that a process which onl
 second. Knows nothing about options, networks or the meaning of the texts it stores in a picture.
 """
 
-from styler.images.encode import FORMATS, encode_image
+from styler.images.detect import PICTURE_SUFFIXES
+from styler.images.encode import FORMATS, encode_image, to_uint8
 from styler.images.files import check_output, find_format, find_free_name, is_special, remove_stale_files, write_file
 from styler.images.read import Picture, fetch_image_bytes, read_image, read_text
 
 __all__ = [
     "FORMATS",
+    "PICTURE_SUFFIXES",
     "Picture",
     "check_output",
     "encode_image",
@@ -23,5 +25,6 @@ __all__ = [
     "read_image",
     "read_text",
     "remove_stale_files",
+    "to_uint8",
     "write_file",
 ]

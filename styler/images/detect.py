@@ -6,6 +6,13 @@ The allow-list of the whole program: no decoder is started for anything else, wh
 import codecs
 import re
 
+PICTURE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif", ".avif"),
+    *(".heic", ".heif", ".hif", ".jxl"),
+)
+"""File extensions of the formats that can be read, in lower case. For selecting files only: formats are detected from
+a file's content."""
+
 
 class Refusal(Exception):
     """Why a picture cannot be read and what to do, as the second half of a sentence, without a full stop."""

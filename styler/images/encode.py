@@ -75,7 +75,9 @@ def encode_image(
         alpha = None
     silence_decoders()
     try:
-        stored = _integers(pixels, alpha, bit_depth)  # (H, W, 3 or 4)
+        if alpha is not None:
+            pixels = np.concatenate([pixels, alpha[..., None]], axis=-1)  # (H, W, 4)
+        stored = _quantize(pixels, bit_depth).astype(np.uint8 if bit_depth == 8 else np.uint16)  # (H, W, 3 or 4)
         return chosen.write(stored, _Extras(quality, text or {}, metadata or {}))
     except (OSError, ValueError, RuntimeError, KeyError, struct.error) as problem:
         said = " ".join(str(problem).split())
@@ -103,13 +105,15 @@ def _check(chosen: Format, pixels: Floats, bit_depth: int, quality: int) -> None
         )
 
 
-def _integers(pixels: Floats, alpha: Floats | None, bit_depth: int) -> Array:
-    """Round [0, 1] to the nearest of 2^depth steps, once: (H, W, 3), or (H, W, 4) with alpha."""
-    if alpha is not None:
-        pixels = np.concatenate([pixels, alpha[..., None]], axis=-1)
-    top = 2**bit_depth - 1
-    scaled = np.clip(pixels, 0, 1) * pixels.dtype.type(top)
-    return np.rint(scaled, out=scaled).astype(np.uint8 if bit_depth == 8 else np.uint16)
+def to_uint8(pixels: Floats) -> NDArray[np.uint8]:
+    """Convert floats in [0, 1] to the nearest 8-bit values; values outside are clipped."""
+    return _quantize(pixels, 8).astype(np.uint8)
+
+
+def _quantize(pixels: Floats, bit_depth: int) -> Floats:
+    """Scale [0, 1] to [0, 2^depth − 1] and round to whole numbers, in the type of `pixels`."""
+    scaled = np.clip(pixels, 0, 1) * pixels.dtype.type(2**bit_depth - 1)
+    return np.rint(scaled, out=scaled)
 
 
 def _png(stored: Array, extras: _Extras) -> bytes:

@@ -156,12 +156,19 @@ def test_a_side_too_long_for_the_format_is_refused() -> None:
 def test_importing_is_cheap_and_never_brings_torch() -> None:
     heavy = ("torch", "tifffile", "imagecodecs", "PIL.ImageCms", "PIL.EpsImagePlugin", "pillow_heif")
     program = (
-        "import sys, styler.images as images\n"
+        "import sys, styler.errors, styler.images as images\n"
         f"assert not [m for m in {heavy} if m in sys.modules], 'at import'\n"
-        "data = images.encode(__import__('numpy').zeros((20, 20, 3)), text={'a': 'b'})\n"
-        "images.read(data)\n"
-        "try: images.read(b'%!PS-Adobe-3.0 EPSF-3.0')\n"
-        "except images.picture.ImageError: pass\n"
+        "data = images.encode_image(__import__('numpy').zeros((20, 20, 3)), text={'a': 'b'})\n"
+        "images.read_image(data)\n"
+        "try: images.read_image(b'%!PS-Adobe-3.0 EPSF-3.0')\n"
+        "except styler.errors.ImageError: pass\n"
         "assert not [m for m in ('torch', 'PIL.EpsImagePlugin') if m in sys.modules], 'in use'\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_to_uint8_rounds_to_the_nearest_value_and_clips() -> None:
+    floats = np.array([-1, 0, 0.4 / 255, 0.6 / 255, 1, 2])
+    for dtype in (np.float32, np.float64):
+        assert images.to_uint8(floats.astype(dtype)).tolist() == [0, 0, 0, 1, 255, 255]
+    assert images.to_uint8(floats).dtype == np.uint8
