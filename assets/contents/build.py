@@ -2,9 +2,9 @@
 
     python assets/contents/build.py
 
-Needs pip and Debian's apt-get. Each picture is reduced to a long side of at most 1024 pixels and stored as a JPEG
+Needs pip and Debian's apt-get. Each picture is downscaled to a long side of at most 1024 pixels and stored as a JPEG
 without metadata; the scan of the painting loses its black border and the frayed edge of the canvas.
-`assets/CREDITS.md` names sources and licences.
+`assets/CREDITS.md` names sources and licenses.
 """
 
 import io
@@ -26,13 +26,13 @@ CANVAS = (26, 20, 726, 582)
 
 
 def store(data: bytes, path: Path, box: tuple[int, int, int, int] | None = None) -> None:
-    """Crop and reduce one picture and write it."""
+    """Crop and downscale one picture and write it."""
     image = Image.open(io.BytesIO(data)).convert("RGB").crop(box)
     image.thumbnail((LONG_SIDE, LONG_SIDE), Image.Resampling.LANCZOS)
     image.save(path, quality=92, subsampling=0, optimize=True)
 
 
-def unpacked(package: str, folder: Path) -> Path:
+def unpack(package: str, folder: Path) -> Path:
     """Download one Debian package and unpack it."""
     subprocess.run(["apt-get", "download", package], check=True, cwd=folder)
     subprocess.run(["dpkg-deb", "-x", str(next(folder.glob(f"{package}_*.deb"))), package], check=True, cwd=folder)
@@ -47,10 +47,10 @@ def main() -> None:
         with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
             for file, stem in FROM_WHEEL.items():
                 store(wheel.read(f"skimage/data/{file}"), HERE / f"{stem}.jpg")
-        collection = unpacked("palapeli-data", folder) / "palapeli" / "collection"
+        collection = unpack("palapeli-data", folder) / "palapeli" / "collection"
         for file, stem in FROM_DEBIAN.items():
             store((collection / file).read_bytes(), HERE / f"{stem}.jpg")
-        painting = unpacked("opencv-doc", folder) / "doc" / "opencv-doc" / "examples" / "data" / "starry_night.jpg"
+        painting = unpack("opencv-doc", folder) / "doc" / "opencv-doc" / "examples" / "data" / "starry_night.jpg"
         store(painting.read_bytes(), HERE.parent / "styles" / "starry-night.jpg", CANVAS)
 
 

@@ -1,9 +1,9 @@
-"""Paint and lay out what the README shows: `hero.jpg` and `dials.jpg`.
+"""Paint and lay out the figures of the README: `hero.jpg` and `dials.jpg`.
 
     python assets/shown/build.py FOLDER
 
-FOLDER gets every picture, painted by the commands that stand in the README; one that is there already is not painted
-again. Take a new FOLDER after a change of the program. Some twenty minutes on two cores.
+FOLDER receives every picture, painted with the settings that the README names. Existing pictures are reused, so use a
+new FOLDER after the program has changed. It takes about twenty minutes on two cores.
 """
 
 import sys
@@ -31,28 +31,28 @@ DIALS = (
     ("bridge", "wheat-field", tuple({"look": name} for name in ("faithful", "bold", "oil", "ink", "gatys"))),
 )
 HIGH, SMALL, GAP = 340, 140, 6
-"""Pixels of the hero's rows, and between pictures."""
+"""Heights of the rows of the hero, and the gap between images, in pixels."""
 CELL, LABEL = 220, 18
-"""Pixels of the sheet's columns, and of the line above each picture."""
+"""Width of the columns of the sheet, and height of the line above each image, in pixels."""
 
 
-def painted(folder: Path, painter: Painter, content: str, style: str, **settings: Any) -> Image.Image:
-    """A bundled photo in the manner of a bundled painting."""
-    named = [f"{name}-{value}" for name, value in settings.items()]
-    path = folder / (".".join([content, style, *named]) + ".png")
+def paint_pair(folder: Path, painter: Painter, content: str, style: str, **settings: Any) -> Image.Image:
+    """Paint a bundled photo in the style of a bundled painting, or read it from the folder."""
+    labels = [f"{name}-{value}" for name, value in settings.items()]
+    path = folder / (".".join([content, style, *labels]) + ".png")
     if not path.exists():
         result = painter.stylize(library.list_contents()[content], library.list_styles()[style], Options.of(**settings))
         images.write_file(path, images.encode_image(result.pixels))
     return Image.open(path).convert("RGB")
 
 
-def tall(image: Image.Image, height: int) -> Image.Image:
-    """The picture with that height."""
+def fit_height(image: Image.Image, height: int) -> Image.Image:
+    """Resize an image to a height."""
     return image.resize((round(image.width * height / image.height), height), Image.Resampling.LANCZOS)
 
 
-def row(cells: list[Image.Image], background: str = "white") -> Image.Image:
-    """Pictures of one height beside each other."""
+def join_row(cells: list[Image.Image], background: str = "white") -> Image.Image:
+    """Place images of one height side by side."""
     page = Image.new("RGB", (sum(cell.width + GAP for cell in cells) - GAP, cells[0].height), background)
     left = 0
     for cell in cells:
@@ -61,8 +61,8 @@ def row(cells: list[Image.Image], background: str = "white") -> Image.Image:
     return page
 
 
-def stack(rows: list[Image.Image]) -> Image.Image:
-    """Rows under each other, all as wide as the first."""
+def stack_rows(rows: list[Image.Image]) -> Image.Image:
+    """Place rows below each other, all as wide as the first."""
     fitted = [part.resize((rows[0].width, round(part.height * rows[0].width / part.width))) for part in rows]
     page = Image.new("RGB", (rows[0].width, sum(part.height + GAP for part in fitted) - GAP), "white")
     top = 0
@@ -72,51 +72,51 @@ def stack(rows: list[Image.Image]) -> Image.Image:
     return page
 
 
-def hero(folder: Path, painter: Painter) -> Image.Image:
-    """The paintings large; the photo and the painting they come from small, above each."""
+def lay_out_hero(folder: Path, painter: Painter) -> Image.Image:
+    """Show each result large, with its photo and its painting small below it."""
     columns = []
     for content, style in HERO:
-        result = tall(painted(folder, painter, content, style), HIGH)
+        result = fit_height(paint_pair(folder, painter, content, style), HIGH)
         wide = (result.width - GAP) // 2
         sources = [
             ImageOps.fit(Image.open(path).convert("RGB"), (wide, SMALL))
             for path in (library.list_contents()[content], library.list_styles()[style])
         ]
-        columns.append(stack([result, row(sources)]))
-    return row(columns)
+        columns.append(stack_rows([result, join_row(sources)]))
+    return join_row(columns)
 
 
-def labelled(image: Image.Image, what: str) -> Image.Image:
-    """The picture as wide as a column, with a line above it."""
+def add_label(image: Image.Image, label: str) -> Image.Image:
+    """Resize an image to the width of a column and write a line above it."""
     small = image.resize((CELL, round(image.height * CELL / image.width)), Image.Resampling.LANCZOS)
     page = Image.new("RGB", (CELL, small.height + LABEL), "white")
-    ImageDraw.Draw(page).text((0, 1), what, fill="#222222", font=ImageFont.load_default(13))
+    ImageDraw.Draw(page).text((0, 1), label, fill="#222222", font=ImageFont.load_default(13))
     page.paste(small, (0, LABEL))
     return page
 
 
-def dials(folder: Path, painter: Painter) -> Image.Image:
-    """A row for each dial, with what was typed above each picture."""
+def lay_out_dials(folder: Path, painter: Painter) -> Image.Image:
+    """Show one row per option, with the flag above each picture."""
     rows = []
     for content, style, settings in DIALS:
         cells = []
         for setting in settings:
             ((name, value),) = setting.items()
-            image = painted(folder, painter, content, style, size=256, **setting)
+            image = paint_pair(folder, painter, content, style, size=256, **setting)
             cells.append(
-                labelled(image, f"--{name.replace('_', '-')} {value:g}" if name != "look" else f"--look {value}")
+                add_label(image, f"--{name.replace('_', '-')} {value:g}" if name != "look" else f"--look {value}")
             )
-        rows.append(row(cells))
-    return stack(rows)
+        rows.append(join_row(cells))
+    return stack_rows(rows)
 
 
 def main() -> None:
-    """Write both."""
+    """Write both figures."""
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     folder, painter = Path(sys.argv[1]), Painter()
     folder.mkdir(parents=True, exist_ok=True)
-    for name, page in (("hero", hero(folder, painter)), ("dials", dials(folder, painter))):
+    for name, page in (("hero", lay_out_hero(folder, painter)), ("dials", lay_out_dials(folder, painter))):
         page.save(HERE / f"{name}.jpg", quality=90, subsampling=0, optimize=True)
         print(f"{name}.jpg: {page.width}×{page.height}, {(HERE / f'{name}.jpg').stat().st_size:,} bytes")
 

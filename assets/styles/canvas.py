@@ -1,4 +1,7 @@
-"""What all made pictures are made with: noise, blur, colour, light and the frame that brings them to their size."""
+"""Building blocks of the generated styles: noise, blur, color, light and storage.
+
+`mix` and `smoothstep` are those of GLSL; fields are float arrays (H, W), images (H, W, 3) with values from 0 to 1.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -12,42 +15,42 @@ Mask = NDArray[np.bool_]
 Labels = NDArray[np.int64]
 Shape = tuple[int, int]
 OVER = 1.5
-"""How much larger a picture is made than it is stored: the reduction smooths its edges."""
+"""Factor by which an image is painted larger than it is stored: downscaling smooths its edges."""
 
 
-def grid(shape: Shape) -> tuple[Array, Array]:
-    """The row and the column of every pixel."""
+def make_grid(shape: Shape) -> tuple[Array, Array]:
+    """Return the row and the column of every pixel."""
     y, x = np.mgrid[: shape[0], : shape[1]]
     return y.astype(np.float64), x.astype(np.float64)
 
 
-def rgb(colour: str) -> Array:
-    """A colour from six hexadecimal digits."""
-    return np.array([int(colour[i : i + 2], 16) / 255 for i in (0, 2, 4)])
+def parse_color(color: str) -> Array:
+    """Convert six hexadecimal digits to a color in [0, 1]."""
+    return np.array([int(color[i : i + 2], 16) / 255 for i in (0, 2, 4)])
 
 
-def palette(t: Array, colours: str) -> Array:
-    """Colours along a path through several, given with spaces between; `t` runs from 0 to 1."""
-    stops = np.array([rgb(colour) for colour in colours.split()])
+def palette(t: Array, colors: str) -> Array:
+    """Interpolate between colors given as hexadecimal digits with spaces between; `t` runs from 0 to 1."""
+    stops = np.array([parse_color(color) for color in colors.split()])
     at = np.linspace(0, 1, len(stops))
     return np.stack([np.interp(t, at, stops[:, channel]) for channel in range(3)], axis=-1)
 
 
 def mix(first: Array, second: Array, share: Array) -> Array:
-    """From the first colour to the second, by a field of shares."""
+    """Blend two color images; a share of 1 gives the second."""
     result: Array = first + (second - first) * share[..., None]
     return result
 
 
-def step(low: float | Array, high: float | Array, value: Array) -> Array:
-    """A soft step: 0 below `low`, 1 above `high`."""
+def smoothstep(low: float | Array, high: float | Array, value: Array) -> Array:
+    """Interpolate smoothly from 0 at `low` to 1 at `high`."""
     t = np.clip((value - low) / (high - low), 0, 1)
     result: Array = t * t * (3 - 2 * t)
     return result
 
 
 def blur(field: Array, sigma: float) -> Array:
-    """Gaussian blur with mirrored borders; of every channel if there are several."""
+    """Apply a Gaussian blur with mirrored borders to a field, or to every channel of an image."""
     if field.ndim == 3:
         return np.stack([blur(field[..., channel], sigma) for channel in range(field.shape[2])], axis=-1)
     margin = min(int(3 * sigma) + 1, min(field.shape) - 1)
@@ -62,17 +65,25 @@ def blur(field: Array, sigma: float) -> Array:
 def noise(
     rng: np.random.Generator, shape: Shape, size: float, rough: float = 2.0, stretch: tuple[float, float] = (1, 1)
 ) -> Array:
-    """Cloudy noise of mean 0 and deviation 1: shapes of about `size` pixels; the higher `rough`, the smoother."""
+    """Generate cloudy noise of mean 0 and standard deviation 1.
+
+    Args:
+        rng: source of randomness.
+        shape: height and width.
+        size: extent of the largest shapes, in pixels.
+        rough: exponent of the spectrum's decay: the higher, the smoother.
+        stretch: factors on the vertical and horizontal frequencies.
+    """
     fy, fx = np.fft.fftfreq(shape[0])[:, None] * stretch[0], np.fft.rfftfreq(shape[1])[None] * stretch[1]
     gain = (fy**2 + fx**2 + (0.5 / size) ** 2) ** (-rough / 2)
     gain[0, 0] = 0
-    found: Array = np.fft.irfft2(np.fft.rfft2(rng.standard_normal(shape)) * gain, shape)
-    found /= found.std()
-    return found
+    field: Array = np.fft.irfft2(np.fft.rfft2(rng.standard_normal(shape)) * gain, shape)
+    field /= field.std()
+    return field
 
 
 def sample(field: Array, y: Array, x: Array) -> Array:
-    """The values at places between pixels; what leaves at one border comes in at the other."""
+    """Sample a field bilinearly at fractional coordinates, with periodic borders."""
     height, width = field.shape
     top, left = np.floor(y).astype(np.int64), np.floor(x).astype(np.int64)
     v, u = y - top, x - left
@@ -85,24 +96,24 @@ def sample(field: Array, y: Array, x: Array) -> Array:
 
 
 def shade(height: Array, strength: float) -> Array:
-    """How much lighter a relief is where it faces the light, which comes from the upper left."""
+    """Return the brightness factor of a relief lit from the upper left."""
     down, across = np.gradient(height)
     slope: Array = np.asarray((down + across) * strength)
     return np.clip(slope, -0.6, 0.6) + 1
 
 
 def paper(rng: np.random.Generator, shape: Shape, strength: float = 0.05) -> Array:
-    """The grain of a sheet, as a factor on its colour."""
+    """Generate the grain of a sheet of paper, as a factor on its color."""
     return shade(noise(rng, shape, 5, 1.6), strength) * (1 + 0.012 * noise(rng, shape, 180))
 
 
-def size_of(width: int, height: int) -> Shape:
-    """The shape in which a picture of this stored size is made."""
+def scale_shape(width: int, height: int) -> Shape:
+    """Return the shape in which an image of this stored size is painted."""
     return round(height * OVER), round(width * OVER)
 
 
 def store(picture: Array, path: Path) -> None:
-    """Reduce the picture and write it as a JPEG without metadata."""
+    """Downscale the image and write it as a JPEG without metadata."""
     pixels: NDArray[Any] = np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8)
     size = round(picture.shape[1] / OVER), round(picture.shape[0] / OVER)
     image = Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)

