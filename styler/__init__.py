@@ -1,12 +1,11 @@
-"""styler: a photo, repainted in the manner of a painting.
+"""styler: repaint a photo in the manner of a painting.
 
-    from styler import stylize, Options
-    from styler.images import encode, write
+    from styler import Options, stylize
 
     result = stylize("photo.jpg", "painting.jpg", Options.of(preset="draft", strength=60))
-    write("painted.png", encode(result.pixels))
+    result.save("painted.png")
 
-Names load when they are first used, so that `import styler` costs nothing.
+Names are imported when they are first used, so that `import styler` does not load PyTorch.
 """
 
 from importlib import import_module

@@ -225,17 +225,8 @@ SCHEDULE_OPTIONS = (
 """Settings that ask for another plan than the one that was executed."""
 
 
-def make_record(
-    result: "Result", content: "Picture", styles: "Sequence[Picture]", start: "Picture | None" = None
-) -> Record:
-    """What made a result.
-
-    Args:
-        result: the painting.
-        content: the photo.
-        styles: the paintings.
-        start: the picture that `init` names, if it names a file.
-    """
+def make_record(result: "Result") -> Record:
+    """Return the record of how a result was made."""
     options = result.options.to_dict()
     if options["init"] not in INIT_CHOICES:
         options["init"] = INIT_FILE
@@ -248,9 +239,9 @@ def make_record(
         "device": result.device,
         "precision": result.precision,
         "weights_sha256": result.weights_sha256,
-        "content": content.sha256,
-        "styles": [style.sha256 for style in styles],
-        "init": start.sha256 if start else "",
+        "content": result.content_sha256,
+        "styles": list(result.style_sha256),
+        "init": result.start_sha256,
         "width": width,
         "height": height,
         "schedule": [dataclasses.asdict(scale) for scale in result.schedule],

@@ -1,53 +1,38 @@
-"""From a result to a picture's bytes: with the content's alpha, what made it, and what the content says of itself.
+"""The bytes of a finished painting's file: its pixels, with alpha, its record and metadata.
 
-Does not know where the bytes go.
+Does not know how the painting was made nor where the bytes go.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Any
 
-import torch
+from numpy.typing import NDArray
 
 from styler import images, provenance
-from styler.engine.result import Result
-from styler.images import Picture
-from styler.resample import resize
+from styler.provenance import Record
 
 
-def encode_result(
-    result: Result,
-    content: Picture,
-    styles: Sequence[Picture],
-    start: Picture | None = None,
+def encode_painting(
+    pixels: NDArray[Any],
     *,
-    kind: str = "png",
+    alpha: NDArray[Any] | None = None,
+    record: Record | None = None,
+    format: str = "png",  # noqa: A002 - as in `images.encode_image`
     bit_depth: int = 8,
-    settings: bool = True,
-    keep_metadata: bool = False,
+    metadata: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """The painting in a format.
+    """Encode a painting in an image format.
 
     Args:
-        result: the painting.
-        content: the photo, whose alpha is put back at the picture's size.
-        styles: the paintings.
-        start: the picture that `init` names, if it names a file.
-        kind: a key of `images.FORMATS`.
-        bit_depth: 8, or 16 where the format has it.
-        settings: whether what made it is written into it.
-        keep_metadata: whether the content's metadata are.
+        pixels: (H, W, 3), sRGB in [0, 1].
+        alpha: (H, W) in [0, 1].
+        record: stored in the file, so that `styler inspect` and `--from` can read it.
+        format: a key of `images.FORMATS`.
+        bit_depth: 8, or 16 where the format supports it.
+        metadata: of the content, as in `Picture.metadata`; stored as EXIF.
 
     Raises:
-        StylerError: the format cannot hold it.
+        StylerError: the format cannot hold the picture.
     """
-    alpha = None
-    if content.alpha is not None:
-        whole = torch.from_numpy(content.alpha)[None, None]  # (1, 1, H, W)
-        alpha = resize(whole, result.pixels.shape[1], result.pixels.shape[0])[0, 0].numpy()  # (H, W)
-    return images.encode_image(
-        result.pixels,
-        alpha=alpha,
-        format=kind,
-        bit_depth=bit_depth,
-        text=provenance.record_to_text(provenance.make_record(result, content, styles, start)) if settings else {},
-        metadata=content.metadata if keep_metadata else {},
-    )
+    text = provenance.record_to_text(record) if record else {}
+    return images.encode_image(pixels, alpha=alpha, format=format, bit_depth=bit_depth, text=text, metadata=metadata)

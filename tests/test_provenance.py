@@ -50,6 +50,8 @@ def result(**changes: Any) -> Result:
         "precision": "float32",
         "threads": 2,
         "weights_sha256": "d" * 64,
+        "content_sha256": "a" * 64,
+        "style_sha256": ("b" * 64,),
     }
     return Result(**{**made, **changes})
 
@@ -63,7 +65,7 @@ def stored(record: Any, format_: str = "png") -> bytes:
 
 @pytest.fixture
 def record() -> Record:
-    return provenance.make_record(result(), CONTENT, [STYLE])
+    return provenance.make_record(result())
 
 
 @pytest.mark.parametrize("format_", FORMATS)
@@ -87,15 +89,12 @@ def test_a_record_says_what_was_done(record: Record) -> None:
     assert (record["iterations"], record["units"], record["seconds"]) == (9, 4.5, 1.235)
     assert record["losses"] == {"content relu4_2": 0.1, "total": 1 / 3}
     assert provenance.replay_from_record(record) == result().replay == Replay(PLAN, 64, 48)
-    assert (
-        provenance.replay_from_record(provenance.make_record(result(plan=(), scale_seconds=()), CONTENT, [STYLE]))
-        is None
-    )
+    assert provenance.replay_from_record(provenance.make_record(result(schedule=(), scale_seconds=()))) is None
 
 
 def test_settings_are_a_layer_that_gives_the_same_options_but_for_the_machine(record: Record) -> None:
     options = result(options=result().options.replace(device="cuda:1", precision="bf16", checkpoint="on", threads=0))
-    record = provenance.make_record(options, CONTENT, [STYLE])
+    record = provenance.make_record(options)
     settings = provenance.settings_from_record(record)
     assert not set(settings) & set(MACHINE_OPTIONS)
     assert settings["threads"] == 2, "as it was, though it was not asked for"
@@ -121,20 +120,17 @@ def test_the_command_that_made_it_gives_the_same_options(record: Record) -> None
         layer_weights=(1e-3, 2, 3, 4, 5, 1e9),
         size="original",
     )
-    words = shlex.split(format_command(provenance.make_record(result(options=odd), CONTENT, [STYLE, OTHER])))
+    words = shlex.split(format_command(provenance.make_record(result(options=odd, style_sha256=("b" * 64, "c" * 64)))))
     assert words[:5] == ["styler", "run", "CONTENT", "STYLE1", "STYLE2"]
     pairs = dict(zip(words[5::2], words[6::2], strict=True))
     typed = Flags(**{flag.removeprefix("--").replace("-", "_"): value for flag, value in pairs.items()})
     assert resolve_options(("flag", read_flags(typed))).options == odd
-    assert (
-        format_command(provenance.make_record(result(options=Options()), CONTENT, [STYLE]))
-        == "styler run CONTENT STYLE"
-    )
+    assert format_command(provenance.make_record(result(options=Options()))) == "styler run CONTENT STYLE"
 
 
 def test_a_picture_file_to_start_from_is_a_hash_and_must_be_given_again(tmp_path: Path) -> None:
     options = Options(init=str(tmp_path / "secret.png"))
-    record = provenance.make_record(result(options=options), CONTENT, [STYLE], OTHER)
+    record = provenance.make_record(result(options=options, start_sha256="c" * 64))
     assert (record["options"]["init"], record["init"]) == ("file", "c" * 64)
     assert "secret" not in json.dumps(record)
     assert "init" not in provenance.settings_from_record(
@@ -153,7 +149,7 @@ def test_inputs_that_differ_are_named(record: Record) -> None:
         "The style is another file than it was then.",
     ]
     assert compare_inputs(record, CONTENT, [STYLE, OTHER]) == ["The number of styles was 1 then, and is 2 now."]
-    two = provenance.make_record(result(), CONTENT, [STYLE, OTHER])
+    two = provenance.make_record(result(style_sha256=("b" * 64, "c" * 64)))
     assert compare_inputs(two, CONTENT, [STYLE, CONTENT]) == ["Style 2 is another file than it was then."]
     assert compare_inputs(two, Picture(PIXELS), [STYLE, OTHER]) == [], "pixels of no file cannot be told apart"
 

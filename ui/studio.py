@@ -8,13 +8,12 @@ import time
 from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from styler import images, library, provenance, save
+from styler import images, library, provenance
 from styler.engine.painter import Painter
 from styler.engine.result import Progress, Result
 from styler.errors import StylerError, quote_name
@@ -156,25 +155,17 @@ class Studio:
                 kept = curve[:: 1 + len(curve) // MAX_CHART_POINTS]
                 terms = tuple((count, {name: float(term) for name, term in terms.items()}) for count, terms in kept)
                 self.pace.took(time.monotonic() - began)
-                yield _keep_picture(visit, order, last.result, content, styles, terms)
+                yield _keep_picture(visit, order, last.result, content, terms)
         finally:
             stop.set()  # closed half-way: nothing of it goes on
             visit.is_painting = False
             self.pace.expect(None)
 
     def deep(self, painted: FinishedPicture, kind: str) -> Path:
-        """The picture in 16 bit, as `png` or `tiff`, made when it is asked for.
-
-        Raises:
-            StylerError: what it was made of is no longer there.
-        """
+        """Return the picture in 16 bits, as `png` or `tiff`; it is encoded when it is first requested."""
         path = painted.png.with_name(f"{painted.png.stem}.16bit.{kind}")
         if not path.exists():
-            order = painted.order
-            inputs = [self.picture(upload) for upload in (order.content, *order.styles)]
-            start = images.read_image(order.start) if order.start else None
-            data = save.encode_result(painted.result, inputs[0], inputs[1:], start, kind=kind, bit_depth=16)
-            images.write_file(path, data, overwrite=True)
+            painted.result.save(path, overwrite=True, bit_depth=16)
         return path
 
     def _bytes(self, upload: Upload) -> bytes:
@@ -188,21 +179,18 @@ def _keep_picture(
     order: PaintRequest,
     result: Result,
     content: Picture,
-    styles: list[Picture],
     curve: tuple[tuple[int, dict[str, float]], ...],
 ) -> FinishedPicture:
     """The picture written to the visitor's folder, in the forms that the page offers."""
     height, width = result.pixels.shape[:2]
-    start = images.read_image(order.start) if order.start else None
-    encode = partial(save.encode_result, result, content, styles, start)
     folder = visit.next_folder()
     np.save(folder / "pixels.npy", result.pixels)
     name = f"{order.content.stem}.{'+'.join(style.stem for style in order.styles)}"
     painted = FinishedPicture(
         order=order,
-        record=provenance.make_record(result, content, styles, start),
-        png=images.write_file(folder / f"{name}.png", encode()),
-        jpeg=images.write_file(folder / f"{name}.jpg", encode(kind="jpeg")),
+        record=provenance.make_record(result),
+        png=result.save(folder / f"{name}.png"),
+        jpeg=result.save(folder / f"{name}.jpg"),
         before=_save_photo(content, folder / "photo.jpg", (width, height)),
         curve=curve,
         notes=(*result.notes, *content.warnings),

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from styler import images, save
+from styler import images
 from styler.batch.hand import Hand
 from styler.batch.report import make_thumbnail
 from styler.batch.stats_store import DiskStatsStore
@@ -217,12 +217,8 @@ class Worker:
         """Encode."""
         orders, result = self.orders, work.result
         assert result is not None
-        data = save.encode_result(
-            result,
-            work.content,
-            work.styles,
-            orders.start,
-            kind=orders.kind,
+        data = result.encode(
+            format=orders.kind,
             bit_depth=orders.bit_depth,
             settings=orders.settings,
             keep_metadata=orders.keep_metadata,

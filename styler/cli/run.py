@@ -205,14 +205,18 @@ def _finish(job: _PreparedRun, last: "Progress", tell: report.Say, log: report.S
     if result.stopped and not result.iterations:
         report.print_error("Stopped before the first step; nothing was written.")
         return None
+
+    def encode(kind: str) -> bytes:
+        return result.encode(format=kind, bit_depth=job.bit_depth, **replay.save_options(job.keeping))
+
     if result.stopped:
-        kept = files.save_partial(job.target, partial(_encode, job, result))
+        kept = files.save_partial(job.target, encode)
         width, height = last.size
         step = f"step {last.iteration} of {last.iterations}"
         report.print_error(f"Stopped at {width}×{height}, {step}; kept as {quote_name(kept)}.")
         return kept
     with report.log_time(timing, "Wrote the picture"):
-        return files.save_picture(job.target, partial(_encode, job, result))
+        return files.save_picture(job.target, encode)
 
 
 def _print_answer(written: Path | None, result: "Result", told: Mapping[str, Any], *, json: bool) -> None:
@@ -223,14 +227,6 @@ def _print_answer(written: Path | None, result: "Result", told: Mapping[str, Any
         print_document({"output": written and str(written), **told, **report.result_to_json(result)})
     elif written and not result.stopped:
         files.announce(written)
-
-
-def _encode(job: _PreparedRun, result: "Result", kind: str) -> bytes:
-    """The picture in a format, as the flags want it."""
-    from styler import save
-
-    how = replay.save_options(job.keeping)
-    return save.encode_result(result, job.content, job.styles, job.start, kind=kind, bit_depth=job.bit_depth, **how)
 
 
 def _ignore(_text: str) -> None:

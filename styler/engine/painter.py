@@ -102,17 +102,19 @@ def load_source(given: Input) -> SourceImage:
     """A picture in any of the forms people have, as a tensor on the CPU."""
     if isinstance(given, str | os.PathLike):
         given = images.read_image(given)
-    pixels = given.pixels if isinstance(given, Picture) else np.asarray(given)
+    picture = given if isinstance(given, Picture) else Picture(np.asarray(given))
+    pixels: Pixels = picture.pixels
     if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
         raise UsageError(f"A picture has the shape (height, width, 3); this array has {pixels.shape}.")
     if pixels.dtype == np.uint8:
         pixels = pixels.astype(np.float32) / 255
     if not np.issubdtype(pixels.dtype, np.floating):
         raise UsageError(f"A picture is floats in [0, 1] or bytes; this array has {pixels.dtype}: convert it first.")
-    wide = np.ascontiguousarray(pixels, dtype=np.float32)
-    if not np.isfinite(wide).all():
+    pixels = np.ascontiguousarray(pixels, dtype=np.float32)
+    if not np.isfinite(pixels).all():
         raise UsageError("The picture has values that are not finite; give sRGB in [0, 1].")
-    return SourceImage.of(torch.from_numpy(wide).permute(2, 0, 1)[None].clamp(0, 1).contiguous())  # (1, 3, H, W)
+    image = torch.from_numpy(pixels).permute(2, 0, 1)[None].clamp(0, 1).contiguous()  # (1, 3, H, W)
+    return SourceImage.of(image, sha256=picture.sha256, alpha=picture.alpha, metadata=picture.metadata)
 
 
 def load_start(options: Options, given: Input | None) -> SourceImage | None:
@@ -174,6 +176,11 @@ def _to_pixels(image: Tensor) -> Pixels:
     return np.ascontiguousarray(image[0].float().cpu().permute(1, 2, 0).numpy(), dtype=np.float32)
 
 
+def _resize_alpha(alpha: Pixels | None, width: int, height: int) -> Pixels | None:
+    """Return the alpha channel (H, W) at another size."""
+    return None if alpha is None else resize(torch.from_numpy(alpha)[None, None], width, height)[0, 0].numpy()
+
+
 def make_progress(job: Run, index: int, done: int, image: Tensor) -> Progress:
     """The report after `done` evaluations at scale `index`, with the picture they led to, (1, 3, H, W)."""
     return Progress(
@@ -212,6 +219,11 @@ def make_final_progress(job: Run, features: Features, image: Tensor | None) -> P
         threads=torch.get_num_threads(),
         weights_sha256=features.sha256,
         notes=tuple(job.notes),
+        content_sha256=job.content.sha256,
+        style_sha256=tuple(style.sha256 for style in job.styles),
+        start_sha256=job.start.sha256 if job.start else "",
+        alpha=_resize_alpha(job.content.alpha, final.shape[-1], final.shape[-2]),
+        metadata=job.content.metadata,
     )
     last = max(0, len(job.executed) - 1)
     step = job.executed[-1].iterations if job.executed else 0

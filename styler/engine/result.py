@@ -3,14 +3,17 @@
 Nothing here waits for the device until somebody reads a loss or asks for a preview.
 """
 
+import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 from torch import Tensor
 
+from styler import images, provenance, save
 from styler.options import Options
 from styler.schedule import Replay, Scale, Schedule
 
@@ -43,6 +46,16 @@ class Result:
     weights_sha256: str
     notes: tuple[str, ...] = ()
     """Sentences about what was done differently, such as a recovery."""
+    content_sha256: str = ""
+    """Of the content's file; empty if it was given as an array."""
+    style_sha256: tuple[str, ...] = ()
+    """Of each style's file; empty for an array."""
+    start_sha256: str = ""
+    """Of the file that `options.init` names; empty if it names none."""
+    alpha: Pixels | None = None
+    """The content's alpha at the size of `pixels`, (H, W) in [0, 1]; None if the content is opaque."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """The content's metadata, as in `Picture.metadata`."""
 
     @property
     def iterations(self) -> int:
@@ -58,6 +71,55 @@ class Result:
     def replay(self) -> Replay:
         """What to give to `Painter.stream` for the same work once more."""
         return Replay(self.schedule, self.pixels.shape[1], self.pixels.shape[0])
+
+    def encode(
+        self,
+        *,
+        format: str = "png",  # noqa: A002 - as in `images.encode_image`
+        bit_depth: int = 8,
+        settings: bool = True,
+        keep_metadata: bool = False,
+    ) -> bytes:
+        """Encode the painting with the content's alpha.
+
+        Args:
+            format: a key of `styler.images.FORMATS`.
+            bit_depth: 8, or 16 where the format supports it.
+            settings: whether to store the record of how it was made.
+            keep_metadata: whether to store the content's metadata.
+
+        Raises:
+            StylerError: the format cannot hold the picture.
+        """
+        return save.encode_painting(
+            self.pixels,
+            alpha=self.alpha,
+            record=provenance.make_record(self) if settings else None,
+            format=format,
+            bit_depth=bit_depth,
+            metadata=self.metadata if keep_metadata else {},
+        )
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        bit_depth: int = 8,
+        settings: bool = True,
+        keep_metadata: bool = False,
+    ) -> Path:
+        """Encode the painting as `encode` does, in the format of the path's extension, and write it.
+
+        The file is written whole or not at all; missing folders are created.
+
+        Raises:
+            StylerError: the extension is unknown, the file exists and `overwrite` is not set, or it cannot be written.
+        """
+        data = self.encode(
+            format=images.find_format(path), bit_depth=bit_depth, settings=settings, keep_metadata=keep_metadata
+        )
+        return images.write_file(path, data, overwrite=overwrite)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

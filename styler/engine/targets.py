@@ -7,10 +7,11 @@ import hashlib
 import math
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from styler.engine import losses
@@ -43,13 +44,19 @@ class SourceImage:
     image: Tensor
     """(1, 3, H, W), sRGB in [0, 1]."""
     digest: str
+    """Identifies the image by its values and shape, as a key for its statistics."""
+    sha256: str = ""
+    """Of the file it was read from; empty if it came from an array."""
+    alpha: NDArray[Any] | None = None
+    """(H, W) in [0, 1], or None if it is opaque."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """As in `Picture.metadata`."""
 
     @classmethod
-    def of(cls, image: Tensor) -> "SourceImage":
-        """A source named by its own pixels."""
-        return cls(
-            image, hashlib.blake2b(image.numpy().tobytes(), digest_size=16).hexdigest() + str(tuple(image.shape))
-        )
+    def of(cls, image: Tensor, **described: Any) -> "SourceImage":
+        """Make a source whose digest is that of its values and shape."""
+        digest = hashlib.blake2b(image.numpy().tobytes(), digest_size=16).hexdigest() + str(tuple(image.shape))
+        return cls(image, digest, **described)
 
 
 def resolve_style_layers(options: Options, network: str) -> dict[str, float]:

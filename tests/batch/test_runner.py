@@ -12,13 +12,14 @@ import torch
 from batches import by_picture
 from numpy.typing import NDArray
 
-from styler import images, save
+from styler import images
 from styler.batch import discover
 from styler.batch.discover import SelectionRules
 from styler.batch.runner import BatchEvent, stylize_folder
 from styler.batch.stats_store import DiskStatsStore
 from styler.batch.worker import BatchContext
 from styler.engine import losses
+from styler.engine.result import Result
 from styler.errors import DeviceError, NothingMatched, StylerError
 from styler.images import Picture
 from styler.options import Options
@@ -45,7 +46,7 @@ def test_the_next_picture_is_read_and_the_last_encoded_while_the_device_works(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read, painted = threading.Event(), threading.Event()
-    real = save.encode_result
+    real = Result.encode
 
     def reading(path: Path) -> Picture:
         if path.name == "b.png":
@@ -56,7 +57,7 @@ def test_the_next_picture_is_read_and_the_last_encoded_while_the_device_works(
         assert painted.wait(PATIENCE), "the first picture is encoded only before the second is painted"
         return real(*given, **named)
 
-    monkeypatch.setattr(save, "encode_result", encoded)
+    monkeypatch.setattr(Result, "encode", encoded)
     told: list[BatchEvent] = []
     for event in stylize_folder("photos", "art/x.png", "out", OPTIONS, tools=BatchContext(read=reading)):
         told.append(event)
