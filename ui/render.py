@@ -62,7 +62,7 @@ def render_progress(progress: Progress) -> str:
     width, height = progress.size
     left = "" if progress.eta is None else f" · {format_duration(progress.eta)} left"
     scale = f"scale {progress.scale + 1} of {len(progress.schedule)}, {width}×{height}"
-    line = f"{scale} · step {progress.iteration} of {progress.iterations} · loss {progress.loss:.3g}"
+    line = f"{scale} · iteration {progress.iteration} of {progress.iterations} · loss {progress.loss:.3g}"
     return _render_bar(f"{line} · {format_duration(progress.seconds)}{left}", share)
 
 
@@ -173,7 +173,7 @@ def render_losses(curve: Sequence[tuple[int, dict[str, float]]]) -> str:
         for level in np.arange(low, high + 1)
         for y in [10 + 220 * (high - level) / span]
     )
-    axis = f'<text class="end" x="588" y="248">{end} evaluations</text>'
+    axis = f'<text class="end" x="588" y="248">{end} iterations</text>'
     return (
         '<figure class="chart"><svg viewBox="0 0 600 256" role="img" aria-label="The losses as they fell">'
         f"<g>{grid}{axis}</g>{''.join(lines)}</svg><ul>{''.join(key)}</ul></figure>"

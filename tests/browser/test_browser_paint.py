@@ -42,7 +42,7 @@ def test_a_picture_is_watched_stopped_compared_and_taken_home(
     for _ in range(2):
         page.wait_for_function("was => !was.includes(document.querySelector('#stage .working img').src)", arg=[*seen])
         seen.add(page.get_attribute("#stage img", "src"))
-    said(page, "step")
+    said(page, "iteration")
     page.click("#keep")
     page.wait_for_selector("#slider img")
     said(page, "Stopped; this is the best of it.")
@@ -87,7 +87,7 @@ def test_settings_come_back_from_a_picture(visitor: Visitor, photo: Path, tmp_pa
     page.set_input_files("#source input[type=file]", png)
     said(page, "The settings of holiday.starry-night.png are set")
     expect(page.locator("#option-seed input")).to_have_value("77")
-    expect(page.locator("#option-steps input")).to_have_value("3")
+    expect(page.locator("#option-iterations input")).to_have_value("3")
 
 
 def test_a_wrong_file_shows_its_sentence_and_names_it(visitor: Visitor, photo: Path, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def choose(page: Page, photo: Path) -> None:
 
 def ask_for(page: Page, **settings: Any) -> None:
     """Set options under Advanced."""
-    if not page.locator("#option-steps").is_visible():
+    if not page.locator("#option-iterations").is_visible():
         page.click("#advanced > button")
         page.locator("#option-pooling").wait_for()  # the last one: controls appear one after another
     for name, value in settings.items():

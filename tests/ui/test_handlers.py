@@ -106,7 +106,7 @@ def test_a_preset_or_look_changes_its_own_controls_and_no_others(kind: str, name
         ("size", "12", "size is 12; it can be 64 to 8192"),
         ("size", "big", "size is 'big'; it can be 64 to 8192"),
         ("seed", None, "seed is None"),
-        ("iterations", 0, "steps is 0"),
+        ("iterations", 0, "iterations is 0"),
         ("init", "/etc/passwd", "it can be content, style, noise"),
         ("layer_weights", "1, 2", "2 numbers for 6 style layers"),
     ],
@@ -146,7 +146,7 @@ def test_a_painting_is_shown_as_it_grows_and_then_kept(
     seen = list(handlers.paint_picture(studio, page, visit, order))
     live = [changes for changes in seen if page.stage in changes and page.slider not in changes]
     assert "data:image/jpeg;base64," in str(seen[1][page.stage])
-    assert all("step" in text_of(changes, page) for changes in (seen[1], *live))
+    assert all("iteration" in text_of(changes, page) for changes in (seen[1], *live))
     (painted,) = visit.painted
     assert painted.png.name == "my-photo.art.png"
     record = provenance.read_record(painted.png)
