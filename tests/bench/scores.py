@@ -1,4 +1,4 @@
-"""Scores of a picture that no optimiser here minimises. Images are (1, 3, H, W), sRGB in [0, 1]."""
+"""Scores of a picture that no optimizer here minimizes. Images are (1, 3, H, W), sRGB in [0, 1]."""
 
 import torch
 import torch.nn.functional as F
@@ -10,18 +10,18 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 def luminance(image: Tensor) -> Tensor:
-    """(1, 1, H, W)."""
+    """Return the luminance, (1, 1, H, W)."""
     return (image * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
 def laplacian(maps: Tensor) -> Tensor:
-    """Five-point Laplacian of each channel, inside the border."""
+    """Compute the five-point Laplacian of each channel, inside the border."""
     kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]).expand(maps.shape[1], 1, 3, 3)
     return F.conv2d(maps, kernel, groups=maps.shape[1])
 
 
-def blurred(maps: Tensor, sigma: float = 2.0) -> Tensor:
-    """Gaussian blur of one channel, (1, 1, H, W)."""
+def blur(maps: Tensor, sigma: float = 2.0) -> Tensor:
+    """Blur one channel with a Gaussian, (1, 1, H, W)."""
     radius = int(4 * sigma)
     kernel = torch.exp(-torch.arange(-radius, radius + 1.0).square() / (2 * sigma**2))
     kernel = kernel / kernel.sum()
@@ -29,47 +29,48 @@ def blurred(maps: Tensor, sigma: float = 2.0) -> Tensor:
     return F.conv2d(F.conv2d(padded, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
 
 
-def blurred_color(image: Tensor, sigma: float = 4.0) -> Tensor:
-    """The colours of areas, (1, 3, H, W)."""
-    return torch.cat([blurred(image[:, channel : channel + 1], sigma) for channel in range(3)], dim=1)
+def blur_color(image: Tensor, sigma: float = 4.0) -> Tensor:
+    """Blur every channel, which leaves the colors of areas, (1, 3, H, W)."""
+    return torch.cat([blur(image[:, channel : channel + 1], sigma) for channel in range(3)], dim=1)
 
 
 def structure(image: Tensor, content: Tensor) -> float:
-    """Correlation of blurred luminance gradients with the content's: 1 is the content itself."""
+    """Correlate blurred luminance gradients with the content's: 1 is the content itself."""
 
     def gradients(picture: Tensor) -> Tensor:
-        smooth = blurred(luminance(picture))
+        smooth = blur(luminance(picture))
         return torch.cat([smooth.diff(dim=-1).flatten(), smooth.diff(dim=-2).flatten()])
 
     return float(torch.corrcoef(torch.stack([gradients(image), gradients(content)]))[0, 1])
 
 
 def noise(image: Tensor, style: Tensor) -> float:
-    """Mean |Laplacian| of luminance over the style's."""
+    """Return the mean |Laplacian| of luminance over the style's."""
     return float(laplacian(luminance(image)).abs().mean() / laplacian(luminance(style)).abs().mean())
 
 
 def speckle(image: Tensor) -> float:
-    """Chroma noise, mean |Laplacian| of both chroma channels, of the worst 1 % of 16-pixel blocks."""
+    """Return the chroma noise, mean |Laplacian| of both chroma channels, of the worst 1 % of 16-pixel blocks."""
     blocks = F.avg_pool2d(laplacian(chroma(image)).abs().mean(1, keepdim=True), 16).flatten()
     return float(blocks.topk(max(1, round(0.01 * blocks.numel()))).values.mean())
 
 
 def ssim(image: Tensor, content: Tensor) -> float:
-    """Structural similarity of luminance, Gaussian window of 1.5 pixels (Wang et al. 2004, equation 13)."""
+    """Compute the structural similarity of luminance, Gaussian window of 1.5 pixels (Wang et al. 2004, equation 13)."""
     x, y = luminance(image), luminance(content)
-    mean_x, mean_y = blurred(x, 1.5), blurred(y, 1.5)
-    var_x, var_y = blurred(x * x, 1.5) - mean_x**2, blurred(y * y, 1.5) - mean_y**2
-    shared = blurred(x * y, 1.5) - mean_x * mean_y
+    mean_x, mean_y = blur(x, 1.5), blur(y, 1.5)
+    var_x, var_y = blur(x * x, 1.5) - mean_x**2, blur(y * y, 1.5) - mean_y**2
+    shared = blur(x * y, 1.5) - mean_x * mean_y
     c1, c2 = 0.01**2, 0.03**2
     above = (2 * mean_x * mean_y + c1) * (2 * shared + c2)
     return float((above / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))).mean())
 
 
 def grid(image: Tensor) -> float:
-    """How far roughness depends on a pixel's place in a lattice, the worst of both axes and 2, 4, 8 and 16 pixels.
+    """Measure how far roughness depends on the position in a lattice of 2, 4, 8 or 16 pixels, on the worse axis.
 
-    The share by which the roughest phase of the lattice is above the smoothest; pictures have no reason for any.
+    Returns:
+        The share by which the roughest phase of the lattice is above the smoothest. A natural picture has no lattice.
     """
     maps = luminance(image)
     worst = 0.0
@@ -82,7 +83,7 @@ def grid(image: Tensor) -> float:
 
 
 def palette(image: Tensor, style: Tensor) -> float:
-    """Total variation distance of the two-dimensional histograms of chroma, 0 (the same colours) to 1 (none shared)."""
+    """Return the total variation distance of the 2-D histograms of chroma, 0 (the same colors) to 1 (none shared)."""
 
     def histogram(picture: Tensor) -> Tensor:
         bins = ((chroma(picture) + 0.5) * 32).long().clamp(0, 31)  # (1, 2, H, W)
