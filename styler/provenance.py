@@ -1,228 +1,110 @@
-"""A record of what made a picture: its fields, and the checks that every stored one passes before anybody sees it.
+"""The record inside a picture: which settings, inputs and work made it, and how to do the same work again.
 
-What is read may come from anyone. Does not know pictures, nor torch.
+A stored record may come from anyone, so every part of it is validated before it is used. Does not import torch, and
+loads Pillow and pydantic only when a record is read.
 """
 
 import dataclasses
-import importlib.metadata
 import json
 import math
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from styler import images
-from styler.errors import ImageError, OptionError
-from styler.images.read import Readable, describe_source
+from annotated_types import Ge, Interval, Predicate
+from typing_extensions import TypedDict
+
+from styler.errors import ImageError, OptionError, UsageError, quote_name
 from styler.options import INIT_CHOICES, Options, format_value, list_options, resolve_options
 from styler.schedule import Replay, Scale
 
 if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
     from styler.engine.result import Result
     from styler.images import Picture
+    from styler.images.read import Readable
 
 
 RECORD_SCHEMA = 1
+RECORD_KEY = "styler"
+"""The key of the record among the texts of a picture."""
 INIT_FILE = "file"
-"""What `init` is in a record when it was a picture file, whose hash stands beside it."""
+"""The value of `init` in a record if it was a picture file, of which only the hash is stored."""
 
-MAX_RECORD_LENGTH = 1_000_000  # characters of a record, and
-MAX_TEXT_LENGTH = 200  # of anything in it
-MAX_COUNT = 1e9  # of any count
+MAX_RECORD_LENGTH = 1_000_000  # characters
+MAX_TEXT_LENGTH = 200  # characters of any text or key in a record
+MAX_COUNT = 1_000_000_000
+
+MACHINE_OPTIONS = ("device", "precision", "checkpoint")
+"""Options of the machine. They are compared but not taken over; `threads` is, because it changes the pixels."""
+SCHEDULE_OPTIONS = (
+    *("size", "preset", "time", "patience", "iterations", "taper", "sketch", "multiscale", "first_size", "optimizer"),
+)
+"""Options that determine the schedule: setting one of them replaces the recorded schedule by a new one."""
+
+
+def _is_hash(text: str) -> bool:
+    return re.fullmatch("([0-9a-f]{64})?", text) is not None
+
+
+Hash = Annotated[str, Predicate(_is_hash)]
+"""A SHA-256 in hexadecimal; empty if there was no file."""
+Count = Annotated[int, Interval(ge=0, le=MAX_COUNT)]
+Positive = Annotated[int, Interval(ge=1, le=MAX_COUNT)]
+Amount = Annotated[float, Interval(ge=-1e30, le=1e30)]
+
+
+class ScaleRecord(TypedDict):
+    """The fields of `Scale`, and no others."""
+
+    width: Positive
+    height: Positive
+    iterations: Positive
+    optimizer: Literal["adam", "lbfgs"]
+    planned: Count
+    sketch: bool
+    half_size_copies: Annotated[int, Interval(ge=0, le=16)]
 
 
 class Record(TypedDict):
-    """What is stored, in JSON's own types."""
+    """What is stored, as JSON."""
 
-    schema: int
+    schema: Annotated[int, Ge(1)]
     version: str
-    """Of the program."""
+    """Version of styler."""
     options: dict[str, Any]
     """Every field of `Options`."""
-    threads: int
-    """As it was, where the option may have left the choice open; so are device and precision."""
+    threads: Annotated[int, Interval(ge=1, le=1024)]
+    """The number that was used, like `device` and `precision`; the option may be "auto"."""
     device: str
     precision: str
-    weights_sha256: str
-    content: str
-    """SHA-256 of the file's bytes; empty for pixels that came from no file."""
-    styles: list[str]
-    init: str
-    """Likewise, if `init` was a file."""
-    width: int
-    height: int
-    schedule: list[dict[str, Any]]
-    """As executed: the fields of `Scale`."""
+    weights_sha256: Hash
+    content: Hash
+    styles: list[Hash]
+    init: Hash
+    """Hash of the picture file that `init` named."""
+    width: Positive
+    height: Positive
+    schedule: list[ScaleRecord]
+    """The schedule as executed."""
     stopped: bool
-    iterations: int
-    units: float
-    losses: dict[str, float]
-    seconds: float
-    scale_seconds: list[float]
+    iterations: Count
+    units: Amount
+    losses: dict[str, Amount]
+    seconds: Amount
+    scale_seconds: list[Amount]
 
 
-class DamagedRecord(Exception):
+class _DamagedRecord(Exception):
     """What is wrong with a record, in a few words."""
 
 
-class NewerRecord(Exception):
-    """The record is of a program that knows more."""
-
-
-def parse_record(stored: str) -> Record:
-    """The record that a text holds; what this version does not know beside it is left out.
-
-    Raises:
-        Newer: the record is of a program that knows more.
-        Damage: it is no record.
-    """
-    try:
-        return _validate_record(_parse_json(stored))
-    except OptionError as problem:
-        raise DamagedRecord(str(problem)[:MAX_TEXT_LENGTH].rstrip(".")) from problem
-    except (ValueError, RecursionError) as problem:
-        raise DamagedRecord("it is no JSON, or too deep") from problem
-
-
-def _parse_json(stored: str) -> dict[str, Any]:
-    """The JSON of a record of a schema that is known, with no text in it that a terminal could not take."""
-    if len(stored) > MAX_RECORD_LENGTH:
-        raise DamagedRecord(f"longer than {MAX_RECORD_LENGTH} characters")
-    found = json.loads(stored, parse_constant=_refuse_constant)
-    if not isinstance(found, dict):
-        raise DamagedRecord("no object")
-    schema = found.get("schema")
-    if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
-        raise DamagedRecord("no schema version")
-    if schema > RECORD_SCHEMA:
-        raise NewerRecord(
-            f"are of a newer version (schema {schema if schema <= MAX_COUNT else '?'}; this one reads {RECORD_SCHEMA})"
-        )
-    if not all(len(word) <= MAX_TEXT_LENGTH and word.isprintable() for word in _iter_texts(found)):
-        raise DamagedRecord("odd or overlong text in it")
-    return found
-
-
-def _refuse_constant(name: str) -> None:
-    raise DamagedRecord(f"{name} in it")
-
-
-def _iter_texts(value: Any) -> Iterator[str]:
-    """Every text and key, however deep."""
-    if isinstance(value, str):
-        yield value
-    for part in (*value, *value.values()) if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from _iter_texts(part)
-
-
-def _validate_record(found: Mapping[str, Any]) -> Record:
-    """The record that JSON stands for; what this version does not know beside it is left out."""
-    checked = {}
-    for name, fits in _FIELDS.items():
-        if not fits(found.get(name)):
-            raise DamagedRecord(f"'{name}' is missing or wrong")
-        checked[name] = found[name]
-    if len(checked["schedule"]) != len(checked["scale_seconds"]):
-        raise DamagedRecord("'scale_seconds' does not fit the plan")
-    for scale in checked["schedule"]:
-        if scale["width"] > checked["width"] or scale["height"] > checked["height"]:
-            raise DamagedRecord("a scale is larger than the picture")
-    options = options_from_record(checked["options"])
-    checked["options"] = {**options.to_dict(), "init": checked["options"].get("init", options.init)}
-    return cast("Record", checked)
-
-
-def options_from_record(stored: Mapping[str, Any]) -> Options:
-    """Stored options, validated; `init` is never a path, for nobody but the user says which files are read."""
-    if unknown := [name for name in stored if name not in list_options()]:
-        raise NewerRecord(f"have '{unknown[0]}', which this version does not know")
-    start = stored.get("init", INIT_CHOICES[0])
-    if start not in (*INIT_CHOICES, INIT_FILE):
-        raise DamagedRecord("'init' is wrong")
-    return Options(**{**stored, "init": INIT_CHOICES[0] if start == INIT_FILE else start})
-
-
-def _number(low: float, high: float = MAX_COUNT, *, whole: bool = True) -> Callable[[Any], bool]:
-    kinds = int if whole else (int, float)
-    return lambda value: isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high
-
-
-def _list(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list) and all(map(fits, value))
-
-
-def _table(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, dict) and all(map(fits, value.values()))
-
-
-def _is(kind: type) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, kind)
-
-
-def _is_hash(value: Any) -> bool:
-    return isinstance(value, str) and re.fullmatch("([0-9a-f]{64})?", value) is not None
-
-
-def _is_scale(value: Any) -> bool:
-    """A scale's own fields and no others, so that `Scale` takes them."""
-    return (
-        isinstance(value, dict)
-        and value.keys() | {"sketch", "half_size_copies"} == _SCALE.keys()  # which are younger than the others
-        and all(_SCALE[name](part) for name, part in value.items())
-    )
-
-
-_SIDE, _AMOUNT = _number(1), _number(-1e30, 1e30, whole=False)
-_SCALE: dict[str, Callable[[Any], bool]] = {
-    "width": _SIDE,
-    "height": _SIDE,
-    "iterations": _number(1),
-    "optimizer": lambda value: value in ("adam", "lbfgs"),
-    "planned": _number(0),
-    "sketch": _is(bool),
-    "half_size_copies": _number(0, 16),
-}
-_FIELDS: dict[str, Callable[[Any], bool]] = {
-    "schema": _number(1),
-    "version": _is(str),
-    "options": _is(dict),
-    "threads": _number(1, 1024),
-    "device": _is(str),
-    "precision": _is(str),
-    "weights_sha256": _is_hash,
-    "content": _is_hash,
-    "styles": _list(_is_hash),
-    "init": _is_hash,
-    "width": _SIDE,
-    "height": _SIDE,
-    "schedule": _list(_is_scale),
-    "stopped": _is(bool),
-    "iterations": _number(0),
-    "units": _AMOUNT,
-    "losses": _table(_AMOUNT),
-    "seconds": _AMOUNT,
-    "scale_seconds": _list(_AMOUNT),
-}
-
-
-RECORD_KEY = "styler"
-"""What the text is called in the picture."""
-MACHINE_OPTIONS = ("device", "precision", "checkpoint")
-"""Settings of the machine, which are told but not taken over; threads are, since the same pixels need them."""
-SCHEDULE_OPTIONS = (
-    "size",
-    "preset",
-    "time",
-    "patience",
-    "iterations",
-    "taper",
-    "sketch",
-    "multiscale",
-    "first_size",
-    "optimizer",
-)
-"""Settings that ask for another plan than the one that was executed."""
+class _NewerRecord(Exception):
+    """Why a record needs a newer version of styler, as a predicate of "the settings"."""
 
 
 def make_record(result: "Result") -> Record:
@@ -244,7 +126,7 @@ def make_record(result: "Result") -> Record:
         "init": result.start_sha256,
         "width": width,
         "height": height,
-        "schedule": [dataclasses.asdict(scale) for scale in result.schedule],
+        "schedule": [cast("ScaleRecord", dataclasses.asdict(scale)) for scale in result.schedule],
         "stopped": result.stopped,
         "iterations": result.iterations,
         "units": result.units,
@@ -255,115 +137,228 @@ def make_record(result: "Result") -> Record:
 
 
 def record_to_text(record: Record) -> dict[str, str]:
-    """The record as `images.encode` stores it."""
+    """Return the record as a text for `images.encode_image`."""
     return {RECORD_KEY: json.dumps(record, allow_nan=False, separators=(",", ":"))}
 
 
 def get_version() -> str:
-    """Of this program."""
+    """Return the version of the installed styler."""
+    import importlib.metadata
+
     try:
         return importlib.metadata.version("styler")
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
 
 
-def read_record(source: Readable, *, name: str | None = None) -> Record:
-    """The record in a picture, every part of it checked.
+def read_record(source: "Readable", *, name: str | None = None) -> Record:
+    """Read and validate the record in a picture.
 
     Raises:
-        ImageError: the picture cannot be read, or carries no record, a damaged one or one of a newer program.
+        ImageError: the picture cannot be read, or has no record, a damaged one or one of a newer version.
     """
+    from styler import images
+    from styler.images.read import describe_source
+
     return find_record(images.read_text(source, name=name), describe_source(source, name))
 
 
-def find_record(texts: Mapping[str, str], called: str) -> Record:
-    """The record among the texts of a picture, which messages call `called`; every part of it checked.
+def find_record(texts: Mapping[str, str], picture: str) -> Record:
+    """Validate the record among the texts of a picture.
+
+    Args:
+        texts: as `images.read_text` returns them.
+        picture: what messages call the picture.
 
     Raises:
-        ImageError: as `read` does.
+        ImageError: there is no record, or it is damaged or of a newer version.
     """
     if RECORD_KEY not in texts:
         raise ImageError(
-            f"There are no settings in {called}; styler did not make it, was told --no-metadata, or another program "
-            "saved it since."
+            f"There are no settings in {picture}: styler did not make it, it was written with --no-metadata, or "
+            "another program saved it again; use the original file."
         )
     try:
-        return parse_record(texts[RECORD_KEY])
-    except NewerRecord as problem:
-        raise ImageError(f"The settings in {called} {problem}; update styler.") from problem
-    except DamagedRecord as problem:
-        raise ImageError(f"The settings in {called} are damaged ({problem}); use the original file.") from problem
+        return _validate_record(_parse_json(texts[RECORD_KEY]))
+    except _NewerRecord as error:
+        raise ImageError(f"The settings in {picture} {error}; update styler.") from error
+    except _DamagedRecord as error:
+        raise ImageError(f"The settings in {picture} are damaged ({error}); use the original file.") from error
+
+
+def _parse_json(text: str) -> dict[str, Any]:
+    """Parse the JSON of a record whose schema is known and whose texts are safe to print."""
+    if len(text) > MAX_RECORD_LENGTH:
+        raise _DamagedRecord(f"longer than {MAX_RECORD_LENGTH} characters")
+    try:
+        data = json.loads(text, parse_constant=_refuse_constant)
+        texts_are_safe = all(len(part) <= MAX_TEXT_LENGTH and part.isprintable() for part in _iter_texts(data))
+    except (ValueError, RecursionError) as error:
+        raise _DamagedRecord("invalid JSON") from error
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if type(schema) is not int or schema < 1:
+        raise _DamagedRecord("no schema version")
+    if schema > RECORD_SCHEMA:
+        number = schema if schema <= MAX_COUNT else "?"
+        raise _NewerRecord(f"come from a newer version (schema {number}; this version reads {RECORD_SCHEMA})")
+    if not texts_are_safe:
+        raise _DamagedRecord("a text is too long or not printable")
+    return cast("dict[str, Any]", data)
+
+
+def _refuse_constant(name: str) -> None:
+    """Refuse NaN and Infinity, which JSON does not have but Python reads."""
+    raise _DamagedRecord(f"{name} is not a number")
+
+
+def _iter_texts(value: Any) -> Iterator[str]:
+    """Yield every text and key, however deep."""
+    if isinstance(value, str):
+        yield value
+    for part in (*value, *value.values()) if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _iter_texts(part)
+
+
+@cache
+def _make_validator() -> "TypeAdapter[Record]":
+    from pydantic import ConfigDict, TypeAdapter, with_config  # slow to load, and most runs read no record
+
+    with_config(ConfigDict(extra="forbid"))(ScaleRecord)  # elsewhere unknown fields are dropped
+    return TypeAdapter(Record)
+
+
+def _validate_record(data: Mapping[str, Any]) -> Record:
+    """Validate every field, and drop the ones that this version does not know."""
+    from pydantic import ValidationError
+
+    try:
+        record = _make_validator().validate_python(data, strict=True)
+        options = options_from_record(record["options"])
+    except ValidationError as error:
+        raise _DamagedRecord(f"'{error.errors()[0]['loc'][0]}' is missing or wrong") from error
+    except OptionError as error:
+        raise _DamagedRecord(str(error)[:MAX_TEXT_LENGTH].rstrip(".")) from error
+    if len(record["schedule"]) != len(record["scale_seconds"]):
+        raise _DamagedRecord("'scale_seconds' does not fit the schedule")
+    if any(scale["width"] > record["width"] or scale["height"] > record["height"] for scale in record["schedule"]):
+        raise _DamagedRecord("a scale is larger than the picture")
+    record["options"] = {**options.to_dict(), "init": record["options"].get("init", options.init)}
+    return record
+
+
+def options_from_record(stored: Mapping[str, Any]) -> Options:
+    """Return stored options, validated. `init` is never a path: only the user decides which files are read."""
+    if unknown := [name for name in stored if name not in list_options()]:
+        raise _NewerRecord(f"contain '{unknown[0]}', which this version does not know")
+    init = stored.get("init", INIT_CHOICES[0])
+    if init not in (*INIT_CHOICES, INIT_FILE):
+        raise _DamagedRecord("'init' is wrong")
+    return Options(**{**stored, "init": INIT_CHOICES[0] if init == INIT_FILE else init})
 
 
 def settings_from_record(record: Record) -> dict[str, Any]:
-    """The settings to take over, a layer for `options.resolve`; `init` is not among them if it was a file."""
-    left = {*MACHINE_OPTIONS, *(["init"] if record["options"]["init"] == INIT_FILE else [])}
-    kept = {name: value for name, value in record["options"].items() if name not in left}
-    return {**kept, "threads": record["threads"]}
+    """Return the settings to take over, as a layer for `resolve_options`; without `init` if it was a file."""
+    excluded = {*MACHINE_OPTIONS, *(["init"] if record["options"]["init"] == INIT_FILE else [])}
+    settings = {name: value for name, value in record["options"].items() if name not in excluded}
+    return {**settings, "threads": record["threads"]}
 
 
 def replay_from_record(record: Record) -> Replay | None:
-    """What was done, for `Painter.stream`; None if nothing was, as at strength 0."""
+    """Return the executed schedule for `Painter.stream`; None if it is empty, as at strength 0."""
     scales = tuple(Scale(**scale) for scale in record["schedule"])
     return Replay(scales, record["width"], record["height"]) if scales else None
 
 
 def format_command(record: Record) -> str:
-    """The command that made the picture, with the flags that differ from what its preset and look give."""
+    """Return the command that made the picture, with the flags that differ from its preset and look."""
     options = options_from_record(record["options"])
-    plain = resolve_options(("record", {"preset": options.preset, "look": options.look})).options.to_dict()
-    plain |= {"preset": Options().preset, "look": Options().look}
+    defaults = resolve_options(("record", {"preset": options.preset, "look": options.look})).options.to_dict()
+    defaults |= {"preset": Options().preset, "look": Options().look}
     words = ["styler", "run", *_input_placeholders(record)]
     for name, value in {**options.to_dict(), "init": record["options"]["init"]}.items():
-        if value != plain[name]:
+        if value != defaults[name]:
             word = "START" if name == "init" and value == INIT_FILE else format_value(value)
             words += [f"--{name.replace('_', '-')}", word]
     return shlex.join(words)
 
 
 def format_replay_command(record: Record) -> str:
-    """The command that does once more what made the picture, which is called FILE."""
+    """Return the command that repeats the work that made the picture FILE."""
     start = ["--init", "START"] if record["options"]["init"] == INIT_FILE else []
     return shlex.join(["styler", "run", "--from", "FILE", *_input_placeholders(record), *start])
 
 
-def compare_inputs(
-    record: Record, content: "Picture", styles: "Sequence[Picture]", start: "Picture | None" = None
-) -> list[str]:
-    """In sentences, which inputs are others than they were."""
-    found = []
-    if _differ(record["content"], content.sha256):
-        found.append("The content is another file than it was then.")
-    if len(styles) != len(record["styles"]):
-        found.append(f"The number of styles was {len(record['styles'])} then, and is {len(styles)} now.")
-    else:
-        for index, (before, style) in enumerate(zip(record["styles"], styles, strict=True), start=1):
-            if _differ(before, style.sha256):
-                which = f"Style {index}" if len(styles) > 1 else "The style"
-                found.append(f"{which} is another file than it was then.")
-    if start and _differ(record["init"], start.sha256):
-        found.append("The picture to start from is another file than it was then.")
-    return found
-
-
-def compare_machine(record: Record, result: "Result") -> list[str]:
-    """In sentences, what was different on this machine, so that the pixels may be."""
-    found = []
-    if record["weights_sha256"] != result.weights_sha256:
-        found.append("The network's weights are others than they were then.")
-    names = {"device": "device", "precision": "precision", "threads": "number of threads"}
-    for name, called in names.items():
-        before, now = record[name], getattr(result, name)  # type: ignore[literal-required]
-        if before != now:
-            found.append(f"The {called} was {before} then, and is {now} now.")
-    return found
-
-
 def _input_placeholders(record: Record) -> list[str]:
-    """What stands for the inputs in a command."""
-    many = len(record["styles"])
-    return ["CONTENT", *(["STYLE"] if many == 1 else [f"STYLE{number + 1}" for number in range(many)])]
+    count = len(record["styles"])
+    return ["CONTENT", *(["STYLE"] if count == 1 else [f"STYLE{number + 1}" for number in range(count)])]
 
 
-def _differ(before: str, now: str) -> bool:
-    return bool(before and now and before != now)
+@dataclass(frozen=True, slots=True, eq=False)
+class EarlierPicture:
+    """The record to take settings from and the schedule to replay; both None if no earlier picture was given."""
+
+    record: Record | None = None
+    replay: Replay | None = None
+
+    @property
+    def layers(self) -> list[tuple[str, Mapping[str, Any]]]:
+        """The settings, as layers for `resolve_options`."""
+        return [("--from", settings_from_record(self.record))] if self.record else []
+
+    def compare_inputs(
+        self, content: "Picture", styles: "Sequence[Picture]", start: "Picture | None" = None
+    ) -> list[str]:
+        """Return a sentence for each input that differs from the recorded one, and one if the run was stopped."""
+        if not self.record:
+            return []
+        inputs = [("The content", self.record["content"], content)]
+        sentences = []
+        if len(styles) == len(self.record["styles"]):
+            names = [f"Style {number + 1}" for number in range(len(styles))] if len(styles) > 1 else ["The style"]
+            inputs += zip(names, self.record["styles"], styles, strict=True)
+        else:
+            sentences = [f"The number of styles is {len(styles)}; {len(self.record['styles'])} was recorded."]
+        if start:
+            inputs.append(("The picture given with --init", self.record["init"], start))
+        sentences += [
+            f"{name} differs from the recorded file."
+            for name, sha256, picture in inputs
+            if sha256 and picture.sha256 and sha256 != picture.sha256
+        ]
+        if self.record["stopped"] and self.replay:
+            sentences.append(
+                "The recorded run was stopped and is replayed up to that point; give --iterations for a complete run."
+            )
+        return sentences
+
+    def compare_machine(self, result: "Result") -> list[str]:
+        """Return a sentence for each difference of the machine that may change the pixels."""
+        if not self.record:
+            return []
+        sentences = []
+        if self.record["weights_sha256"] != result.weights_sha256:
+            sentences.append("The network's weights differ from those recorded.")
+        for name, recorded, current in (
+            ("device", self.record["device"], result.device),
+            ("precision", self.record["precision"], result.precision),
+            ("number of threads", self.record["threads"], result.threads),
+        ):
+            if recorded != current:
+                sentences.append(f"The {name} is {current}; {recorded} was recorded.")
+        return sentences
+
+
+def load_earlier(source: str | None, flags: Mapping[str, Any]) -> EarlierPicture:
+    """Load the record of the picture given with --from; its schedule is dropped if a flag asks for another one.
+
+    Raises:
+        ImageError: the picture has no record that can be used.
+        UsageError: the earlier run started from a picture file, and no `init` is given.
+    """
+    if source is None:
+        return EarlierPicture()
+    record = read_record(source)
+    if record["options"]["init"] == INIT_FILE and "init" not in flags:
+        raise UsageError(f"{quote_name(source)} was started from a picture file; give that file with --init FILE.")
+    needs_new_schedule = any(name in flags for name in SCHEDULE_OPTIONS)
+    return EarlierPicture(record, None if needs_new_schedule else replay_from_record(record))

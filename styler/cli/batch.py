@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from styler import config, library
-from styler.cli import files, interrupts, replay, report
+from styler import config, library, provenance
+from styler.cli import files, interrupts, report
 from styler.cli.flags import (
     BATCH_FLAGS,
     DEFAULT_INPUT,
@@ -90,7 +90,7 @@ def batch(
     with interrupts.watch_signals() as watch, ExitStack() as ends:
         found = config.load_config(verb="batch", own=BATCH_FLAGS)
         where.check(device="device" in read_flags(flags))
-        before = replay.load_earlier(keeping, read_flags(flags))
+        before = provenance.load_earlier(keeping.source, read_flags(flags))
         resolved = resolve_options(*found.layers, *before.layers, ("flag", read_flags(flags)))
         out = _checked(contents, styles, more, output, going)
         files.make_reader(reading)  # is there such a colour?
@@ -171,7 +171,7 @@ def _request(
     options: Any,
     choosing: SelectionOptions,
     reading: InputOptions,
-    before: replay.EarlierPicture,
+    before: provenance.EarlierPicture,
     bit_depth: int,
 ) -> "BatchRequest":
     from styler.batch.discover import SelectionRules
@@ -230,7 +230,7 @@ def _tools(
     from styler.batch.worker import BatchContext
     from styler.cli import files
 
-    cluster, inside = where.cluster(), replay.save_options(keeping)
+    cluster = where.cluster()
     if cluster:
         read, decode = files.make_reader(reading), files.make_decoder(reading)
     else:
@@ -242,8 +242,8 @@ def _tools(
         small=not going.no_index,
         devices=where.listed,
         cluster=cluster,
-        settings=inside["settings"],
-        keep_metadata=inside["keep_metadata"],
+        settings=not keeping.no_metadata,
+        keep_metadata=keeping.keep_metadata,
     )
 
 

@@ -272,10 +272,6 @@ class EngineOptions:
         return ClusterConfig(address=self.ray_address or "auto", cpus_per_worker=self.cpus_per_worker)
 
 
-FROM_LAYER = "--from"
-"""What the settings of the earlier picture are called as a layer."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputOptions:
     """How pictures are read."""
@@ -310,7 +306,7 @@ class ReplayOptions:
     source: Annotated[
         str | None,
         Parameter(
-            name=FROM_LAYER,
+            name="--from",
             group=OUTPUT_GROUP,
             metavar="FILE",
             help="paint as this picture, which styler made, was painted; flags override its settings",

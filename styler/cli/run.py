@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from styler import config, library, schedule
-from styler.cli import files, flags, interrupts, replay, report
+from styler import config, library, provenance, schedule
+from styler.cli import files, flags, interrupts, report
 from styler.cli.flags import (
     DEFAULT_INPUT,
     NO_FLAGS,
@@ -68,7 +68,7 @@ class _PreparedRun:
     start: "Picture | None"
     """The picture that `init` names, if it names a file."""
     keeping: ReplayOptions
-    before: replay.EarlierPicture
+    before: provenance.EarlierPicture
 
 
 def run(
@@ -98,12 +98,12 @@ def run(
     log, timing = speak if verbose or debug else _ignore, speak if verbose > 1 or debug else _ignore
     with interrupts.watch_signals() as watch, ExitStack() as ends:
         found = config.load_config()
-        before = replay.load_earlier(keeping, read_flags(flags))
+        before = provenance.load_earlier(keeping.source, read_flags(flags))
         resolved = resolve_options(*found.layers, *before.layers, ("flag", read_flags(flags)))  # weakest first
         with report.log_time(timing, "Read the pictures"):
             job = _prepare(names, resolved.options, place, reading, keeping, before)
         warnings = [*found.warnings, *(each for picture in (job.content, *job.styles) for each in picture.warnings)]
-        warnings += replay.warn_inputs(before, job.content, job.styles, job.start)
+        warnings += before.compare_inputs(job.content, job.styles, job.start)
         for warning in [] if quiet else warnings:
             report.print_warning(warning)
         for line in report.format_decisions(resolved, job.content, job.styles, job.target.shown):
@@ -138,7 +138,7 @@ def _prepare(
     place: flags.OutputOptions,
     reading: InputOptions,
     keeping: ReplayOptions,
-    before: replay.EarlierPicture,
+    before: provenance.EarlierPicture,
 ) -> _PreparedRun:
     """Everything that is known before the network is loaded; `names` are the content's and the styles'."""
     from styler.cli import files
@@ -196,7 +196,7 @@ def _finish(job: _PreparedRun, last: "Progress", tell: report.Say, log: report.S
     assert result is not None
     for note in result.notes:
         tell(f"styler: note: {note}")
-    for sentence in replay.warn_machine(job.before, result):
+    for sentence in job.before.compare_machine(result):
         tell(f"styler: note: {sentence}")
     for line in report.format_timings(result):
         timing(line)
@@ -207,7 +207,12 @@ def _finish(job: _PreparedRun, last: "Progress", tell: report.Say, log: report.S
         return None
 
     def encode(kind: str) -> bytes:
-        return result.encode(format=kind, bit_depth=job.bit_depth, **replay.save_options(job.keeping))
+        return result.encode(
+            format=kind,
+            bit_depth=job.bit_depth,
+            settings=not job.keeping.no_metadata,
+            keep_metadata=job.keeping.keep_metadata,
+        )
 
     if result.stopped:
         kept = files.save_partial(job.target, encode)

@@ -152,7 +152,7 @@ def _work_rows(record: "Record") -> Iterator[tuple[str, str]]:
     for scale, seconds in zip(record["schedule"], record["scale_seconds"], strict=False):
         planned = f" of {scale['planned']}" if scale["planned"] else ""
         manner = report.format_manner(scale.get("sketch", False), scale.get("half_size_copies", 0))
-        made = f"{scale['steps']}{planned} steps of {scale['optimizer']}{manner} in {seconds:.1f} s"
+        made = f"{scale['iterations']}{planned} steps of {scale['optimizer']}{manner} in {seconds:.1f} s"
         yield f"{scale['width']}×{scale['height']}", made
     total = f"{record['iterations']}, the work of {record['units']:.1f} at the final size"
     yield "iterations", total

@@ -159,7 +159,7 @@ def test_inputs_that_changed_are_warned_about(folder: Path, capsys: Capture) -> 
     assert again("a.png", "b.png") == 0
     assert "warning" not in capsys.readouterr().err
     assert again("a.png", "c.png", "other.png", "monet.png") == 0
-    assert "styler: warning: The content is another file than it was then.\n" in capsys.readouterr().err
+    assert "styler: warning: The content differs from the recorded file.\n" in capsys.readouterr().err
     assert again("a.png", "d.png", "other.png", "monet.png", "-q") == 0
     assert capsys.readouterr().err == ""
 
@@ -167,17 +167,17 @@ def test_inputs_that_changed_are_warned_about(folder: Path, capsys: Capture) -> 
 def test_a_machine_that_differs_is_noted(folder: Path, capsys: Capture) -> None:
     assert paint("holiday.png", "monet.png", "--threads", "1", "-o", "a.png") == 0
     assert again("a.png", "b.png", "--threads", "2") == 0
-    assert "styler: note: The number of threads was 1 then, and is 2 now.\n" in capsys.readouterr().err
+    assert "styler: note: The number of threads is 2; 1 was recorded.\n" in capsys.readouterr().err
 
 
 def test_a_start_that_was_a_file_must_be_given_again(folder: Path, capsys: Capture) -> None:
     assert paint("holiday.png", "monet.png", "--init", "other.png", "-o", "a.png") == 0
     assert again("a.png", "b.png") == 2
-    assert "began with a picture file; give that file with --init FILE." in capsys.readouterr().err
+    assert "was started from a picture file; give that file with --init FILE." in capsys.readouterr().err
     assert main(["run", "--from", "a.png", "holiday.png", "monet.png", "--init", "other.png", "-o", "b.png"]) == 0
     assert same("a.png", "b.png")
     assert main(["run", "--from", "a.png", "holiday.png", "monet.png", "--init", "monet.png", "-o", "c.png"]) == 0
-    assert "The picture to start from is another file" in capsys.readouterr().err
+    assert "The picture given with --init differs from the recorded file." in capsys.readouterr().err
 
 
 def test_a_painting_that_was_stopped_carries_its_settings_and_is_repeated_exactly(
@@ -212,7 +212,7 @@ def test_a_painting_that_was_stopped_carries_its_settings_and_is_repeated_exactl
     assert "stopped before it was done" in shown
     assert "2 of 6 steps of adam" in shown
     assert again("a.partial.png", "b.png") == 0
-    assert "That painting was stopped, and is repeated as far as it went" in capsys.readouterr().err
+    assert "The recorded run was stopped and is replayed up to that point" in capsys.readouterr().err
     assert same("a.partial.png", "b.png")
     assert not provenance.read_record("b.png")["stopped"]
     assert again("a.partial.png", "c.png", "--iterations", "4") == 0
