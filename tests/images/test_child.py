@@ -90,6 +90,20 @@ def test_time_that_is_up_is_a_sentence_and_the_next_picture_is_read() -> None:
 
 
 @POSIX
+def test_a_process_that_never_starts_to_answer_ends_with_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sleeper = tmp_path / "python"
+    sleeper.write_text("#!/bin/sh\nexec sleep 1000\n")
+    sleeper.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(sleeper))
+    with Decoder(seconds=0.2) as decoder:
+        for data in (png(), png(300)):  # the second is longer than a pipe holds
+            with pytest.raises(ImageError, match=r"^Cannot read 'x': decoding it takes longer than 0\.2 seconds; "):
+                decoder.read(data, name="x")
+
+
+@POSIX
 def test_memory_has_a_limit() -> None:
     with Decoder(memory=200_000_000) as decoder:
         with pytest.raises(ImageError, match=r"memory|crashed"):
@@ -121,7 +135,7 @@ def test_a_crash_costs_the_picture_that_caused_it_alone(decoder: Decoder) -> Non
 
     thread = threading.Thread(target=reading)
     thread.start()
-    while not decoder._turn.locked():
+    while not decoder._lock.locked():
         time.sleep(0.01)
     time.sleep(0.2)
     os.kill(pid, signal.SIGKILL)
