@@ -108,11 +108,15 @@ def build_schedule(options: Options, width: int, height: int, min_side: int) -> 
         first = index == 0 and len(sides) > 1
         by_lbfgs = options.optimizer == "lbfgs" or (options.optimizer == "mixed" and first)
         optimizer = "lbfgs" if by_lbfgs else "adam"
-        share = options.sketched if is_last else float(options.sketched > 0)
+        share = options.effective_sketch if is_last else float(options.effective_sketch > 0)
         if share:
             scales.append(Scale(*size, max(1, round(share * steps / SKETCH_COST)), optimizer, sketch=True))
         if share < 1:
-            also = count_halvings(size, COARSEST_COPY, min_side) if options.multiscale and not options.sketched else 0
+            also = (
+                count_halvings(size, COARSEST_COPY, min_side)
+                if options.multiscale and not options.effective_sketch
+                else 0
+            )
             scales.append(Scale(*size, max(1, round((1 - share) * steps)), optimizer, half_size_copies=also))
     return tuple(scales)
 

@@ -33,7 +33,7 @@ def test_every_field_has_a_variable_that_takes_what_the_flag_takes() -> None:
 
 def test_the_folder_beats_the_user_and_the_environment_beats_both(folders: tuple[Path, Path]) -> None:
     user, here = folders
-    user.write_text("size = 100\nseed = 1\nbrush = 2")
+    user.write_text("size = 100\nseed = 1\nstroke_size = 2")
     here.write_text("size = 200\nseed = 2")
     resolved = resolve_options(*config.load_config({"STYLER_SIZE": "300"}).layers, ("flag", {"strength": 9}))
     assert (resolved.options.size, resolved.options.seed, resolved.options.stroke_size) == (300, 2, 2)
@@ -43,7 +43,7 @@ def test_the_folder_beats_the_user_and_the_environment_beats_both(folders: tuple
 
 def test_a_preset_ranks_below_the_fields_beside_it_and_above_weaker_layers(folders: tuple[Path, Path]) -> None:
     user, here = folders
-    user.write_text("steps = 11\ntaper = 0.5")
+    user.write_text("iterations = 11\ntaper = 0.5")
     here.write_text('preset = "draft"\niterations = 22')
     resolved = resolve_options(*config.load_config({}).layers)
     assert (resolved.options.iterations, resolved.options.taper) == (22, 0.33)

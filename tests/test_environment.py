@@ -10,7 +10,7 @@ from styler import environment
 
 HELD = """
 from styler import environment
-environment.prepare()
+environment.prepare_process()
 import psutil, torch
 environment.keep_memory({keep})
 def megabytes():

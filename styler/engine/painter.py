@@ -294,7 +294,7 @@ class Painter:
             StylerError: as `features` does.
         """
         self.features(options)
-        if options.sketched:
+        if options.effective_sketch:
             self.features(options, sketch=True)
 
     def features(self, options: Options, *, sketch: bool = False) -> Features:
@@ -423,7 +423,7 @@ class Painter:
         scales = schedule.build_schedule(options, width, height, features.min_side)
         size = schedule.compute_result_size(options, width, height)
         if replay is not None and scales:
-            scales = schedule.refit_schedule(replay, *size, features.min_side, sketched=options.sketched > 0)
+            scales = schedule.refit_schedule(replay, *size, features.min_side, sketched=options.effective_sketch > 0)
         checkpoint = bool(scales) and needs_checkpoint(features, size, options.checkpoint, self.device)
         keep_freed_memory(self.device, not checkpoint and has_ample_memory(features, size, self.device))
         clock = Clock(scales)
