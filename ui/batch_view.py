@@ -16,8 +16,7 @@ from PIL import Image
 
 from styler.batch import report
 from styler.batch.discover import SelectionRules, natural_key
-from styler.batch.runner import BatchEvent, stylize_folder
-from styler.batch.worker import BatchContext
+from styler.batch.runner import BatchContext, BatchEvent, stylize_folder
 from styler.errors import UsageError, quote_name
 from styler.images import Picture
 from styler.options import Options
@@ -89,7 +88,7 @@ def paint_batch(
             pile.folder / "out",
             options,
             stop=stop,
-            tools=BatchContext(read=read),
+            context=BatchContext(read=read),
             rules=SelectionRules(include=("*",)),
         ):
             _apply_event(pile, event)

@@ -1,12 +1,11 @@
-"""Many pictures: every content in every style, with a memory of what is done.
+"""Paint many pictures: every content in every style, resumable after any interruption.
 
-    discover (files) ─► pairs (names) ─► resume (what is left) ─► prepare ─► work (events) ─► index
-                                              ▲                             │      ▲
-                                              └────────── ledger ◄──────────┘      │ reports
-                                                                        tasks ▼    │
-                                                            local (threads) · ray (a cluster)
-                                                                        └─ worker ─┘
+    discover (files) ─► plan (pairs, names, what is left) ─► runner (events) ─► report (index page)
+                          ▲                                  │  ▲
+                          └──────────── manifest ◄───────────┘  │ reports
+                                                       tasks ▼  │
+                                            worker (this process) · ray (a cluster)
 
-Every picture is made by `Painter.stream` in a `worker`, whatever engine it is on. `folder.stylize_folder` is the whole
-for programs. Does not know the command line.
+A worker paints every picture with `Painter.stream`, whichever engine runs it. `runner.stylize_folder` is the entry
+point for programs. Does not know the command line. README.md is the guide for users.
 """

@@ -1,8 +1,10 @@
-"""The manifest of a batch: what was done, what failed and why; a line of JSON for every change, and none ever changed.
+"""The manifest of a batch: a log of what was painted and what failed, one line of JSON for every change.
 
-A line that a crash tore off at the end is as if it had never been written. Does not know what a pair is, nor pictures.
+Lines are only appended, never changed; an incomplete last line, left by a crash, is ignored. README.md documents the
+format. Does not know how inputs are paired, nor what is in a picture.
 """
 
+import errno
 import json
 import os
 import threading
@@ -21,35 +23,35 @@ MANIFEST_SCHEMA = 1
 MANIFEST_FOLDER, MANIFEST_FILE = ".styler", "manifest.jsonl"
 
 WRITING, DONE, FAILED = "writing", "done", "failed"
-"""States of a picture: its bytes are known and about to be there, they are there, it could not be made."""
+"""States of a picture: its bytes are known and about to be written, they are written, it could not be painted."""
 RUN, INDEX = "run", "index"
-"""What else a line can tell: a run began, the index was written."""
+"""States of lines that are not about a picture: a run started, a file of the index was written."""
 
 
 class ManifestError(OutputError):
-    """The manifest cannot be written, so that nothing more can be done."""
+    """The manifest cannot be written, which ends the batch."""
 
 
 @dataclass(slots=True)
 class ManifestHistory:
-    """What a manifest says."""
+    """The contents of a manifest."""
 
     entries: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """The state of every picture by its name below the folder, with all that its lines say."""
+    """The state of every picture and all fields of its lines, by its path in the output folder."""
     runs: list[dict[str, Any]] = field(default_factory=list)
     index: dict[str, str] = field(default_factory=dict)
-    """Hashes of the files of the index, by name."""
-    whole: int = 0
-    """Bytes up to the end of the last whole line."""
-    _shared: dict[tuple[Any, ...], dict[str, Any]] = field(default_factory=dict)
-    """What is said of styles, once for all pictures."""
+    """SHA-256 of the files of the index, by name."""
+    size: int = 0
+    """Bytes up to the end of the last complete line."""
+    _styles: dict[tuple[Any, ...], dict[str, Any]] = field(default_factory=dict)
+    """Every distinct style, so that the entries of its pictures share one dictionary."""
 
     def settings(self, digest: str) -> Mapping[str, Any]:
-        """The settings of the run that had this hash."""
+        """Return the settings that have this hash; empty if no run had them."""
         return next((run["options"] for run in reversed(self.runs) if run.get("settings") == digest), {})
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Take in one more line."""
+        """Add the contents of one more line."""
         state = line["state"]
         if state == RUN:
             self.runs.append(dict(line))
@@ -59,56 +61,56 @@ class ManifestHistory:
             entry = self.entries.setdefault(line["output"], {})
             entry.update((name, value) for name, value in line.items() if name not in ("schema", "time", "output"))
             if "styles" in line:
-                entry["styles"] = [self._shared.setdefault(tuple(style.values()), style) for style in line["styles"]]
+                entry["styles"] = [self._styles.setdefault(tuple(style.values()), style) for style in line["styles"]]
 
 
 def manifest_path(out: Path) -> Path:
-    """Where the manifest of a folder is."""
+    """Return the path of the manifest of an output folder."""
     return out / MANIFEST_FOLDER / MANIFEST_FILE
 
 
 def read_manifest(out: Path) -> ManifestHistory:
-    """What the manifest of a folder says; nothing if there is none.
+    """Read the manifest of an output folder; empty if there is none.
 
     Raises:
-        StylerError: it cannot be read, is damaged, or is of a newer program.
+        StylerError: it cannot be read, is damaged, or was written by a newer version.
     """
     past, file = ManifestHistory(), manifest_path(out)
     try:
         with file.open("rb") as stream:
             for number, line in enumerate(stream, start=1):
-                if not line.endswith(b"\n"):  # torn off by a crash
+                if not line.endswith(b"\n"):  # left by a crash
                     break
                 past.add(_parse_line(line, number, file))
-                past.whole += len(line)
+                past.size += len(line)
     except (FileNotFoundError, NotADirectoryError):
         return past
     except OSError as problem:
         raise StylerError(
-            f"Cannot read the manifest {quote_name(file)}: {problem.strerror}; make it readable, or give another folder."
+            f"Cannot read the manifest {quote_name(file)}: {problem.strerror}; make it readable, or use another folder."
         ) from problem
     return past
 
 
 def _parse_line(line: bytes, number: int, file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(line)
-        if found["schema"] <= MANIFEST_SCHEMA:
-            _ = found["state"] in (RUN, INDEX) or found["output"]
-            return dict(found)
+        fields = json.loads(line)
+        if fields["schema"] <= MANIFEST_SCHEMA:
+            _ = fields["state"] in (RUN, INDEX) or fields["output"]
+            return dict(fields)
     except (ValueError, TypeError, KeyError, RecursionError) as problem:
         raise StylerError(
-            f"Line {number} of the manifest {quote_name(file)} is damaged; restore it, or give another folder with -o."
+            f"Line {number} of the manifest {quote_name(file)} is damaged; restore it, or use another folder with -o."
         ) from problem
-    raise StylerError(f"The manifest {quote_name(file)} is of a newer version of styler; update styler.")
+    raise StylerError(f"The manifest {quote_name(file)} was written by a newer version of styler; update styler.")
 
 
 class Manifest:
-    """A manifest that is open to be continued; whoever opens it has the folder for itself.
+    """A manifest that is open for appending; the caller has locked the folder.
 
     Args:
-        out: the folder of the results.
-        past: what it says so far, just read.
+        out: the output folder.
+        past: its contents, just read.
 
     Raises:
         StylerError: it cannot be written.
@@ -117,55 +119,48 @@ class Manifest:
     def __init__(self, out: Path, past: ManifestHistory) -> None:
         self.past = past
         self._file = manifest_path(out)
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             self._stream: IO[bytes] = self._file.open("ab", buffering=0)
-            if os.fstat(self._stream.fileno()).st_size != self.past.whole:  # a line that was torn off
-                self._stream.truncate(self.past.whole)
+            if os.fstat(self._stream.fileno()).st_size != self.past.size:  # an incomplete last line
+                self._stream.truncate(self.past.size)
         except OSError as problem:
-            raise self._unwritable(problem) from problem
+            raise self._write_error(problem) from problem
 
     def __enter__(self) -> "Manifest":
         return self
 
     def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         self._stream.close()
 
     def add(self, state: str, **facts: Any) -> None:
-        """Write a line, to the disk itself; threads take turns.
+        """Append a line and flush it to the disk; can be called from any thread.
 
         Raises:
-            ManifestError: it cannot be written; the manifest ends with the line before.
+            ManifestError: it cannot be written; the manifest is as before.
         """
-        with self._turn:
-            self._add(state, facts)
-
-    def _add(self, state: str, facts: Mapping[str, Any]) -> None:
-        line = {
-            "schema": MANIFEST_SCHEMA,
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "state": state,
-            **facts,
-        }
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        line = {"schema": MANIFEST_SCHEMA, "time": now, "state": state, **facts}
         data = json.dumps(line, allow_nan=False, separators=(",", ":")).encode("ascii") + b"\n"
-        try:
-            if self._stream.write(data) != len(data):
-                raise OSError(28, os.strerror(28))  # noqa: TRY301 - a disk that is full takes a part
-            os.fsync(self._stream.fileno())
-        except OSError as problem:
-            with suppress(OSError):  # else whoever reads it next leaves the torn line out
-                self._stream.truncate(self.past.whole)
-            raise self._unwritable(problem) from problem
-        self.past.whole += len(data)
-        self.past.add(line)
+        with self._lock:
+            try:
+                if self._stream.write(data) != len(data):  # a full disk takes a part of it
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # noqa: TRY301
+                os.fsync(self._stream.fileno())
+            except OSError as problem:
+                with suppress(OSError):  # or the next reader ignores the incomplete line
+                    self._stream.truncate(self.past.size)
+                raise self._write_error(problem) from problem
+            self.past.size += len(data)
+            self.past.add(line)
 
-    def _unwritable(self, problem: OSError) -> ManifestError:
+    def _write_error(self, problem: OSError) -> ManifestError:
         return ManifestError(
-            f"Cannot write the manifest {quote_name(self._file)} ({problem.strerror}); make room or give another folder, "
-            "then give the same command again."
+            f"Cannot write the manifest {quote_name(self._file)} ({problem.strerror}); make room or use another "
+            "folder, then run the same command again."
         )
 
 
@@ -177,19 +172,19 @@ class FileFacts:
         self._hashes: dict[str, str] = {}
 
     def state(self, path: str) -> dict[str, Any]:
-        """Path, size and time of a file, as the manifest has them; without the latter two if it is not there."""
+        """Return path, size and time of a file as the manifest has them; the path alone if the file is missing."""
         if path not in self._states:
             self._states[path] = {"path": discover.absolute_path(path), **discover.stat_file(path)}
         return self._states[path]
 
     def digest(self, path: str) -> str:
-        """SHA-256 of a file; empty if it cannot be read."""
+        """Return the SHA-256 of a file; empty if it cannot be read."""
         if path not in self._hashes:
             self._hashes[path] = discover.hash_file(path)
         return self._hashes[path]
 
     def is_same(self, path: str, recorded: Mapping[str, Any]) -> bool:
-        """Whether a file is what it was."""
+        """Return whether a file has its recorded contents, comparing size and time first, then the hash."""
         now = self.state(path)
         if "size" in now and (now["size"], now["mtime"]) == (recorded.get("size"), recorded.get("mtime")):
             return True

@@ -1,8 +1,9 @@
-"""Which content is painted in which style, and under which name: no two under one, whatever the file system.
+"""Plan a batch: pair contents with styles, name the results, and compare them with the manifest.
 
-Does not look at files.
+No two results share a name, on any file system. Does not open pictures, nor load PyTorch.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -20,49 +21,121 @@ from styler.batch.discover import BatchInput, FindBundled, SelectionRules
 from styler.batch.manifest import FileFacts, ManifestHistory
 from styler.errors import OptionError, UsageError, quote_name
 from styler.images.files import fill_template
-from styler.options import INIT_CHOICES, Options
+from styler.options import INIT_CHOICES, Options, format_value
 from styler.provenance import MACHINE_OPTIONS
 from styler.schedule import Replay
 
-Couple = tuple[BatchInput, tuple[BatchInput, ...]]
-"""A content and its styles, which are more than one where they are blended."""
-Key = tuple[str, tuple[str, ...]]
-"""The paths of a couple."""
-
+EXTENSION_FORMATS = {"png": "png", "jpg": "jpeg", "webp": "webp", "avif": "avif", "tiff": "tiff"}
+"""Extensions that `--format` accepts, and the keys of `images.FORMATS` that they stand for."""
+IRRELEVANT_OPTIONS = (*MACHINE_OPTIONS, "threads")
+"""Options that do not make a picture outdated."""
 MAX_LABEL = 80
-"""Characters of the names of styles that are blended, in the name of a picture."""
+"""Longest label of blended styles in the name of a picture, in characters."""
+MAX_LISTED = 3
+"""Number of names or changes that a message lists."""
+
+Couple = tuple[BatchInput, tuple[BatchInput, ...]]
+"""A content and its styles: several if they are blended."""
+CoupleKey = tuple[str, tuple[str, ...]]
+"""The absolute paths of a couple."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One picture to be painted."""
+    """A content, its styles and the name of the result."""
 
     content: BatchInput
     styles: tuple[BatchInput, ...]
     output: str
-    """Below the folder of the results, with slashes."""
+    """Path in the output folder, with slashes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchRequest:
+    """What to paint, and how to store it."""
+
+    contents: str
+    styles: str
+    out: Path
+    options: Options = field(default_factory=Options)
+    rules: SelectionRules = field(default_factory=SelectionRules)
+    zipped: bool = False
+    """Whether contents and styles are paired one to one."""
+    blended: bool = False
+    """Whether all styles are blended into one."""
+    template: str | None = None
+    """Template of the names; None for unique names."""
+    format: str = "png"
+    """A key of `EXTENSION_FORMATS`."""
+    bit_depth: int = 8
+    embed_record: bool = True
+    """Whether the settings are stored in each picture."""
+    keep_metadata: bool = False
+    """Whether the metadata of the content are copied."""
+    index: bool = True
+    """Whether an index page and a contact sheet are written."""
+    overwrite: bool = False
+    retry_failed: bool = False
+    other_settings: dict[str, Any] = field(default_factory=dict)
+    """Settings besides the options that the pixels depend on."""
+    replay: Replay | None = None
+    """The executed schedule of an earlier picture, used in place of the one that the options give."""
+
+
+@dataclass(slots=True)
+class BatchState:
+    """The pairs of a batch by what an earlier run did with them."""
+
+    todo: list[Pair] = field(default_factory=list)
+    done: list[Pair] = field(default_factory=list)
+    failed: list[tuple[Pair, str]] = field(default_factory=list)
+    """Pairs that failed and are not tried again, with their errors."""
+    unrecorded: list[Pair] = field(default_factory=list)
+    """Those of `done` whose run was killed after it wrote the picture and before it recorded that."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchPlan:
+    """A batch that is ready to be painted."""
+
+    request: BatchRequest
+    pairs: list[Pair]
+    state: BatchState
+    files: FileFacts
+    settings: dict[str, Any]
+    problems: list[str]
+    """Messages about folders that cannot be listed; the pictures in them are not painted."""
+    links: int
+    """Number of links that were not followed."""
+
+    @property
+    def out(self) -> Path:
+        """The output folder."""
+        return self.request.out
 
 
 def pair_inputs(
     contents: Sequence[BatchInput], styles: Sequence[BatchInput], *, zipped: bool = False, blended: bool = False
 ) -> list[Couple]:
-    """Every content with every style, style by style, so that what is known of a style is used while it is kept.
+    """Pair every content with every style.
+
+    The order is style by style, so that the statistics of a style are reused while they are cached.
 
     Args:
         contents: at least one.
-        styles: likewise.
-        zipped: the first content with the first style, the second with the second …
-        blended: every content with all styles at once.
+        styles: at least one.
+        zipped: pair the first content with the first style, the second with the second, and so on.
+        blended: pair every content with all styles at once.
 
     Raises:
-        UsageError: both are asked for, or the numbers do not fit.
+        UsageError: both are set, or `zipped` with different numbers of contents and styles.
     """
     if zipped and blended:
-        raise UsageError("--zip and --blend exclude each other; give one of them.")
+        raise UsageError("--zip and --blend are mutually exclusive; use one of them.")
     if zipped:
         if len(contents) != len(styles):
             raise UsageError(
-                f"--zip pairs one content with one style, but there are {len(contents)} contents and {len(styles)} "
+                f"--zip pairs each content with one style, but there are {len(contents)} contents and {len(styles)} "
                 "styles; choose as many of each."
             )
         return [(content, (style,)) for content, style in zip(contents, styles, strict=True)]
@@ -71,231 +144,193 @@ def pair_inputs(
     return [(content, (style,)) for style in styles for content in contents]
 
 
-def pair_key(couple: Couple) -> Key:
-    """What tells a couple from others."""
+def couple_key(couple: Couple) -> CoupleKey:
+    """Return what identifies a couple in the manifest."""
     content, styles = couple
     return discover.absolute_path(content.path), tuple(discover.absolute_path(style.path) for style in styles)
 
 
 def name_outputs(
-    found: Sequence[Couple], template: str | None, ending: str, seed: int, kept: Mapping[Key, str] | None = None
+    couples: Sequence[Couple],
+    template: str | None,
+    extension: str,
+    seed: int,
+    earlier: Mapping[CoupleKey, str] | None = None,
 ) -> list[Pair]:
     """Give every couple the name of its picture.
 
     Args:
-        found: the couples.
-        template: with `{content}`, `{style}`, `{seed}` and `{ext}`; when not given, a name is made that is unique.
-        ending: what `{ext}` is.
-        seed: what `{seed}` is.
-        kept: names that were made before, which stay.
+        couples: contents and styles.
+        template: with the fields `{content}`, `{style}`, `{seed}` and `{ext}`; None for unique names.
+        extension: value of `{ext}`.
+        seed: value of `{seed}`.
+        earlier: names that earlier runs gave, which are kept.
 
     Raises:
-        UsageError: two couples meet under one name, or a name leads out of the folder.
+        UsageError: two couples get the same name, or a name is not in the output folder.
     """
     if template is None:
-        names = _make_names(found, ending, kept or {})
+        names = _make_unique_names(couples, extension, earlier or {})
     else:
-        names = [_place_in_folder(couple, _fill_name(couple, template, ending, seed)) for couple in found]
-        _refuse_collisions(found, names)
-    return [Pair(content, styles, name) for (content, styles), name in zip(found, names, strict=True)]
+        names = [_mirror_folder(couple, _fill_name(couple, template, extension, seed)) for couple in couples]
+        _refuse_collisions(couples, names)
+    return [Pair(content, styles, name) for (content, styles), name in zip(couples, names, strict=True)]
 
 
-def _fill_name(couple: Couple, template: str, ending: str, seed: int) -> str:
+def _fill_name(couple: Couple, template: str, extension: str, seed: int) -> str:
     content, styles = couple
     values = {
         "content": content.stem,
-        "style": _label_styles([it.stem for it in styles]),
+        "style": _label_styles([style.stem for style in styles]),
         "seed": str(seed),
-        "ext": ending,
+        "ext": extension,
     }
     name = fill_template(template, values, "--name")
     if not name or name.endswith("/") or any(part in ("", ".", "..") for part in name.split("/")):
         raise UsageError(
-            f"--name makes {quote_name(name)}, which is no name in the folder; use no '..' and no empty part."
+            f"--name gives {quote_name(name)}, which is not a name in the output folder; use no '..' and no empty part."
         )
     return name
 
 
 def _label_styles(names: Sequence[str]) -> str:
-    whole = "+".join(names)
-    return whole if len(whole) <= MAX_LABEL or len(names) == 1 else f"{names[0]}+{len(names) - 1}-more"
+    label = "+".join(names)
+    return label if len(label) <= MAX_LABEL or len(names) == 1 else f"{names[0]}+{len(names) - 1}-more"
 
 
-def _place_in_folder(couple: Couple, name: str) -> str:
-    """The name in the content's own folder."""
+def _mirror_folder(couple: Couple, name: str) -> str:
+    """Return the name in the folder of the content."""
     folder = couple[0].folder
     return f"{folder}/{name}" if folder else name
 
 
 def fold_name(name: str) -> str:
-    """What two names share that some file system takes for one."""
+    """Return what two names have in common if some file system takes them for the same one."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
-def _make_names(found: Sequence[Couple], ending: str, kept: Mapping[Key, str]) -> list[str]:
-    """Short names where they are unique, else with the extensions of the content, of the style, or a number."""
-    names: list[str | None] = [kept.get(pair_key(couple)) if kept else None for couple in found]
+def _make_unique_names(couples: Sequence[Couple], extension: str, earlier: Mapping[CoupleKey, str]) -> list[str]:
+    """Return short names where they are unique, or names with the extensions of the inputs, or with a number."""
+    names: list[str | None] = [earlier.get(couple_key(couple)) if earlier else None for couple in couples]
     taken = {fold_name(name) for name in names if name is not None}
-    open_ones = [index for index, name in enumerate(names) if name is None]
     for level in range(4):
-        wanted: dict[str, list[int]] = defaultdict(list)
-        for index in open_ones:
-            wanted[fold_name(_place_in_folder(found[index], _candidate_name(found[index], level, ending)))].append(
-                index
-            )
-        for name, indices in wanted.items():
-            if len(indices) == 1 and name not in taken:
-                taken.add(name)
-                names[indices[0]] = _place_in_folder(
-                    found[indices[0]], _candidate_name(found[indices[0]], level, ending)
-                )
-        open_ones = [index for index in open_ones if names[index] is None]
-    for index in open_ones:
-        stem = _place_in_folder(found[index], _candidate_name(found[index], 3, "")).removesuffix(".")
-        name = next(it for n in count(2) if fold_name(it := f"{stem}-{n}.{ending}") not in taken)
-        taken.add(fold_name(name))
-        names[index] = name
+        candidates: dict[str, list[tuple[int, str]]] = defaultdict(list)
+        for index, couple in enumerate(couples):
+            if names[index] is None:
+                name = _mirror_folder(couple, f"{_candidate_stem(couple, level)}.{extension}")
+                candidates[fold_name(name)].append((index, name))
+        for folded, items in candidates.items():
+            if len(items) == 1 and folded not in taken:
+                taken.add(folded)
+                names[items[0][0]] = items[0][1]
+    for index, couple in enumerate(couples):
+        if names[index] is None:
+            stem = _mirror_folder(couple, _candidate_stem(couple, 3))
+            numbered = (f"{stem}-{number}.{extension}" for number in count(2))
+            names[index] = name = next(name for name in numbered if fold_name(name) not in taken)
+            taken.add(fold_name(name))
     return [name for name in names if name is not None]
 
 
-def _candidate_name(couple: Couple, level: int, ending: str) -> str:
-    """The more levels, the more extensions: none, the content's, the style's, both."""
+def _candidate_stem(couple: Couple, level: int) -> str:
+    """Return a name that has, by level, the extension of neither input, of the content, of the style, or of both."""
     content, styles = couple
-    ours = content.name if level & 1 else content.stem
-    theirs = _label_styles([style.name if level & 2 else style.stem for style in styles])
-    return f"{ours}.{theirs}.{ending}"
+    label = _label_styles([style.name if level & 2 else style.stem for style in styles])
+    return f"{content.name if level & 1 else content.stem}.{label}"
 
 
-def _refuse_collisions(found: Sequence[Couple], names: Iterable[str]) -> None:
+def _refuse_collisions(couples: Sequence[Couple], names: Iterable[str]) -> None:
     first: dict[str, int] = {}
     for index, name in enumerate(names):
         other = first.setdefault(fold_name(name), index)
         if other != index:
-            one, two = (" × ".join(quote_name(it.path) for it in (found[i][0], *found[i][1])) for i in (other, index))
+            one, two = (_format_couple(*couples[number]) for number in (other, index))
             raise UsageError(
-                f"--name gives {one} and {two} the same name {quote_name(name)}, or one that differs by case alone; put "
-                "{content} and {style} in it, or leave it out for names that are unique."
+                f"--name gives {one} and {two} the same name {quote_name(name)}, or names that differ only in case; "
+                "put {content} and {style} in it, or omit it for unique names."
             )
 
 
-IRRELEVANT_OPTIONS = (*MACHINE_OPTIONS, "threads")
-"""Settings that ask for no other picture."""
-MAX_LISTED = 3
-"""Names in a sentence on many."""
+def _format_couple(content: BatchInput, styles: Sequence[BatchInput]) -> str:
+    return " × ".join(quote_name(item.path) for item in (content, *styles))
 
 
-@dataclass(slots=True)
-class BatchState:
-    """Where every pair stands before a run."""
-
-    todo: list[Pair] = field(default_factory=list)
-    done: list[Pair] = field(default_factory=list)
-    failed: list[tuple[Pair, str]] = field(default_factory=list)
-    """Those that failed before and are not tried again, with their sentences."""
-    found: list[Pair] = field(default_factory=list)
-    """Of `done`, those that were written whole by a run that was killed before it could say so."""
-
-
-def collect_settings(
-    options: Mapping[str, Any], files: FileFacts, starts: Iterable[str], **more: Any
-) -> dict[str, Any]:
-    """All settings that the pixels depend on; a picture to start from stands there by its hash.
-
-    Args:
-        options: every field of `Options`.
-        files: what is known of files.
-        starts: what `init` can be besides a file.
-        more: settings beside the options.
-    """
-    kept = {name: value for name, value in options.items() if name not in IRRELEVANT_OPTIONS}
-    if kept["init"] not in starts:
-        kept["init"] = f"file {files.digest(kept['init'])}"
-    return kept | more
+def collect_settings(request: BatchRequest, files: FileFacts) -> dict[str, Any]:
+    """Return all settings that the pixels depend on; a file to start from is represented by its hash."""
+    settings = {name: value for name, value in request.options.to_dict().items() if name not in IRRELEVANT_OPTIONS}
+    if settings["init"] not in INIT_CHOICES:
+        settings["init"] = f"file {files.digest(settings['init'])}"
+    settings |= {"bit_depth": request.bit_depth, **request.other_settings}
+    return settings | ({"replay": repr(request.replay)} if request.replay else {})
 
 
 def hash_settings(settings: Mapping[str, Any]) -> str:
-    """The hash of settings."""
+    """Return the SHA-256 of settings."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode("ascii")).hexdigest()
 
 
-def names_from_manifest(past: ManifestHistory) -> dict[Key, str]:
-    """The names that pairs had in earlier runs."""
+def _find_earlier_names(past: ManifestHistory, extension: str) -> dict[CoupleKey, str]:
+    """Return the names with this extension that earlier runs gave."""
     return {
         (entry["content"]["path"], tuple(style["path"] for style in entry["styles"])): name
         for name, entry in past.entries.items()
-        if "content" in entry
+        if "content" in entry and name.endswith(f".{extension}")
     }
 
 
 def compare_with_manifest(
-    pairs: Sequence[Pair],
-    past: ManifestHistory,
-    out: Path,
-    settings: Mapping[str, Any],
-    files: FileFacts,
-    *,
-    overwrite: bool = False,
-    retry: bool = False,
+    pairs: Sequence[Pair], past: ManifestHistory, request: BatchRequest, settings: Mapping[str, Any], files: FileFacts
 ) -> BatchState:
-    """Sort the pairs into what is to be done and what is not.
-
-    Args:
-        pairs: all of them.
-        past: what the manifest says.
-        out: the folder of the results.
-        settings: of this run.
-        files: what is known of files.
-        overwrite: whether pictures that are there and are others than would be made now may be replaced.
-        retry: whether what failed is tried again.
+    """Sort the pairs into those that are to be painted and those that are not.
 
     Raises:
-        UsageError: something is in the way and may not be replaced.
+        UsageError: a file would be replaced without `overwrite`.
     """
-    found, wanted = BatchState(), hash_settings(settings)
+    state, digest = BatchState(), hash_settings(settings)
     foreign: list[str] = []
     changed: list[tuple[str, str]] = []
     for pair in pairs:
-        entry, place = past.entries.get(pair.output), out / pair.output
-        state = entry["state"] if entry else None
-        is_there = os.path.lexists(place)
-        if state == manifest.WRITING and entry and is_there:
-            state = manifest.DONE if files.digest(str(place)) == entry["sha256"] else None
-        if not entry or state in (None, manifest.WRITING) or (state == manifest.DONE and not is_there):
+        entry, path = past.entries.get(pair.output), request.out / pair.output
+        recorded = entry["state"] if entry else None
+        is_there = os.path.lexists(path)
+        if recorded == manifest.WRITING and entry and is_there:
+            recorded = manifest.DONE if files.digest(str(path)) == entry["sha256"] else None
+        if not entry or recorded in (None, manifest.WRITING) or (recorded == manifest.DONE and not is_there):
             foreign += [pair.output] * is_there
-            found.todo.append(pair)
+            state.todo.append(pair)
             continue
-        why = _find_change(pair, entry, wanted, settings, past, files)
-        if state == manifest.FAILED and not why and not retry:
-            found.failed.append((pair, str(entry["error"])))
-        elif state == manifest.FAILED or why:
+        change = _find_change(pair, entry, digest, settings, past, files)
+        if recorded == manifest.FAILED and not change and not request.retry_failed:
+            state.failed.append((pair, str(entry["error"])))
+        elif recorded == manifest.FAILED or change:
             if is_there:
-                changed.append((pair.output, why or "it failed"))
-            found.todo.append(pair)
+                changed.append((pair.output, change or "it failed"))
+            state.todo.append(pair)
         else:
-            found.done.append(pair)
-            found.found += [pair] * (entry["state"] == manifest.WRITING)
-    if not overwrite:
+            state.done.append(pair)
+            state.unrecorded += [pair] * (entry["state"] == manifest.WRITING)
+    if not request.overwrite:
         _refuse_overwrite(foreign, changed)
-    return found
+    return state
 
 
 def _find_change(
     pair: Pair,
     entry: Mapping[str, Any],
-    wanted: str,
+    digest: str,
     settings: Mapping[str, Any],
     past: ManifestHistory,
     files: FileFacts,
 ) -> str:
-    """What is different from when a picture was made; empty if nothing is."""
-    if entry["settings"] != wanted:
+    """Return what has changed since a picture was painted; empty if nothing has."""
+    if entry["settings"] != digest:
         before = past.settings(entry["settings"])
         names = [name for name, value in settings.items() if before.get(name) != value] if before else []
-        told = [
-            f"{name} was {_format_setting(before.get(name))} and is {_format_setting(settings[name])}"
+        changes = [
+            f"{name} was {format_value(before.get(name))} and is {format_value(settings[name])}"
             for name in names[:MAX_LISTED]
         ]
-        return ", ".join(told) or "the settings"
+        return ", ".join(changes) or "the settings"
     if not files.is_same(pair.content.path, entry["content"]):
         return f"the content {quote_name(pair.content.path)}"
     if len(pair.styles) != len(entry["styles"]):
@@ -306,76 +341,30 @@ def _find_change(
     return ""
 
 
-def _format_setting(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
 def _refuse_overwrite(foreign: Sequence[str], changed: Sequence[tuple[str, str]]) -> None:
-    """Say what may not be replaced.
+    """Refuse to replace files.
+
+    Args:
+        foreign: names of files that this batch did not write.
+        changed: names of pictures with other inputs or settings, and what has changed.
 
     Raises:
-        UsageError: something may not.
+        UsageError: there are such files.
     """
     if changed:
-        name, why = changed[0]
-        what = "1 picture was" if len(changed) == 1 else f"{len(changed)} pictures were"
+        name, change = changed[0]
+        subject = "1 picture was" if len(changed) == 1 else f"{len(changed)} pictures were"
         raise UsageError(
-            f"{what} made from other inputs or settings than these, such as {quote_name(name)} (changed: {why}); "
-            "have them made anew with --overwrite, or give another folder with -o."
+            f"{subject} painted from other inputs or settings, such as {quote_name(name)} (changed: {change}); "
+            "paint them again with --overwrite, or use another folder with -o."
         )
     if foreign:
         names = ", ".join(map(quote_name, foreign[:MAX_LISTED])) + (" …" if len(foreign) > MAX_LISTED else "")
-        what = "1 file that this batch did not make is" if len(foreign) == 1 else f"{len(foreign)} files are"
+        subject = "1 output file exists" if len(foreign) == 1 else f"{len(foreign)} output files exist"
         raise UsageError(
-            f"{what} where pictures would go ({names}); replace them with --overwrite, or give another folder with -o."
+            f"{subject} that this batch did not write ({names}); replace such files with --overwrite, or use another "
+            "folder with -o."
         )
-
-
-EXTENSION_FORMATS = {"png": "png", "jpg": "jpeg", "webp": "webp", "avif": "avif", "tiff": "tiff"}
-"""Ends of names, and the formats that they stand for."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchRequest:
-    """What somebody wants painted."""
-
-    contents: str
-    styles: str
-    out: Path
-    options: Options = field(default_factory=Options)
-    rules: SelectionRules = field(default_factory=SelectionRules)
-    zipped: bool = False
-    blended: bool = False
-    template: str | None = None
-    format: str = "png"
-    bit_depth: int = 8
-    overwrite: bool = False
-    retry: bool = False
-    """Whether what failed before is tried again."""
-    more: dict[str, Any] = field(default_factory=dict)
-    """Settings beside the options that the pixels depend on."""
-    replay: Replay | None = None
-    """The work of an earlier picture, in place of the plan that the options ask for."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchPlan:
-    """A batch that can be painted."""
-
-    request: BatchRequest
-    pairs: list[Pair]
-    standing: BatchState
-    files: FileFacts
-    settings: dict[str, Any]
-    problems: list[str]
-    """Sentences on folders that could not be listed: what is in them is not painted."""
-    links: int
-    """Links that were not followed."""
-
-    @property
-    def out(self) -> Path:
-        """The folder of the results."""
-        return self.request.out
 
 
 def plan_batch(
@@ -384,51 +373,41 @@ def plan_batch(
     """Find everything that is to be painted.
 
     Args:
-        request: what is wanted.
-        past: what the manifest in the folder says.
-        find_content: finds a content that is no file.
-        find_style: finds a style that is no file.
+        request: what to paint.
+        past: the manifest of the output folder.
+        find_content: finds a bundled content by its name.
+        find_style: finds a bundled style by its name.
 
     Raises:
         NothingMatched: there is nothing to paint.
-        UsageError: it makes no sense, or something may not be replaced.
-        OutputError: nothing can be written there.
+        UsageError: the request is invalid, or a file would be replaced.
+        OutputError: the pictures cannot be written.
     """
     out = request.out
     if os.path.lexists(out) and not out.is_dir():
-        raise UsageError(f"The output {quote_name(out)} is a file; a batch needs a folder: give another name with -o.")
-    _check_depth(request)
-    rules = _exclude_output(request.rules, out)
+        raise UsageError(f"The output {quote_name(out)} is a file; a batch needs a folder: use another name with -o.")
+    file_format = images.FORMATS[EXTENSION_FORMATS[request.format]]
+    if request.bit_depth not in file_format.depths:
+        raise OptionError(f"{file_format.shown} does not support {request.bit_depth} bits; use --format png or tiff.")
+    rules = dataclasses.replace(request.rules, skip_folder=os.path.realpath(out))
     contents = discover.find_inputs(request.contents, rules, find_content, "CONTENTS")
     styles = discover.find_inputs(request.styles, rules, find_style, "STYLES")
     couples = pair_inputs(contents.inputs, styles.inputs, zipped=request.zipped, blended=request.blended)
-    weights = request.options.style_weights
-    if weights and len(weights) != len(couples[0][1]):
+    weights, number = request.options.style_weights, len(couples[0][1])
+    if weights and len(weights) != number:
         raise OptionError(
-            f"style_weights has {len(weights)} numbers, but each picture has {len(couples[0][1])} styles; give one for "
-            "each, with --blend where several are blended."
+            f"style_weights has {len(weights)} numbers, but each picture has {number} styles; give one for each, and "
+            "use --blend to blend several."
         )
-    kept = names_from_manifest(past) if request.template is None else {}
-    ending = f".{request.format}"
-    kept = {key: name for key, name in kept.items() if name.endswith(ending)}
-    found = name_outputs(couples, request.template, request.format, request.options.seed, kept)
-    _check_outputs(found, request)
+    earlier = _find_earlier_names(past, request.format) if request.template is None else {}
+    pairs = name_outputs(couples, request.template, request.format, request.options.seed, earlier)
+    _check_outputs(pairs, request)
     files = FileFacts()
-    settings = collect_settings(
-        request.options.to_dict(),
-        files,
-        INIT_CHOICES,
-        bit_depth=request.bit_depth,
-        **request.more,
-        **_replay_setting(request.replay),
-    )
-    standing = compare_with_manifest(
-        found, past, out, settings, files, overwrite=request.overwrite, retry=request.retry
-    )
+    settings = collect_settings(request, files)
     return BatchPlan(
         request=request,
-        pairs=found,
-        standing=standing,
+        pairs=pairs,
+        state=compare_with_manifest(pairs, past, request, settings, files),
         files=files,
         settings=settings,
         problems=contents.problems + styles.problems,
@@ -436,62 +415,42 @@ def plan_batch(
     )
 
 
-def _replay_setting(replay: Replay | None) -> dict[str, Any]:
-    return {"repeat": repr(replay)} if replay else {}
-
-
-def _exclude_output(rules: SelectionRules, out: Path) -> SelectionRules:
-    return SelectionRules(
-        recursive=rules.recursive,
-        follow=rules.follow,
-        include=rules.include,
-        exclude=rules.exclude,
-        without=os.path.realpath(out),
-    )
-
-
-def _check_depth(request: BatchRequest) -> None:
-    kind = EXTENSION_FORMATS[request.format]
-    if request.bit_depth not in images.FORMATS[kind].depths:
-        raise OptionError(f"{images.FORMATS[kind].shown} has no {request.bit_depth} bit; take --format png or tiff.")
-
-
-def _check_outputs(found: list[Pair], request: BatchRequest) -> None:
-    """Refuse names of another format, pictures over their own inputs, and folders that cannot be written.
+def _check_outputs(pairs: Sequence[Pair], request: BatchRequest) -> None:
+    """Check the name of every result.
 
     Raises:
-        UsageError: a name has another format, or is an input.
-        OutputError: a folder cannot be written.
+        UsageError: it has the extension of another format, or is one of the inputs.
+        OutputError: its folder cannot be written.
     """
-    inputs = _resolve_paths({it.path for pair in found for it in (pair.content, *pair.styles)})
+    inputs = _resolve_folders({item.path for pair in pairs for item in (pair.content, *pair.styles)})
     out, real = request.out, os.path.realpath(request.out)
     folders: set[str] = set()
-    endings: set[str] = set()
-    for pair in found:
+    extensions: set[str] = set()
+    for pair in pairs:
         folder, _, name = pair.output.rpartition("/")
-        ending = name.rpartition(".")[2]
-        if ending not in endings and images.find_format(out / pair.output) != EXTENSION_FORMATS[request.format]:
+        extension = name.rpartition(".")[2]
+        if extension not in extensions and images.find_format(out / pair.output) != EXTENSION_FORMATS[request.format]:
             raise UsageError(
-                f"--name makes {quote_name(pair.output)}, but --format is {request.format}; end the template in {{ext}}, "
-                "or give the format it names."
+                f"--name gives {quote_name(pair.output)}, but --format is {request.format}; end the template in "
+                "{ext}, or set the format of this extension."
             )
-        if os.path.join(real, pair.output) in inputs:  # noqa: PTH118 - very many
+        if os.path.join(real, pair.output) in inputs:  # noqa: PTH118 - called for every pair
             raise UsageError(
-                f"The output {quote_name(out / pair.output)} is one of the inputs; give another folder with -o."
+                f"The output {quote_name(out / pair.output)} is one of the inputs; use another folder with -o."
             )
-        endings.add(ending)
+        extensions.add(extension)
         if folder not in folders:
             folders.add(folder)
             images.check_output(out / pair.output, overwrite=True)
 
 
-def _resolve_paths(paths: set[str]) -> set[str]:
-    """Paths with the links among their folders followed, each folder once."""
+def _resolve_folders(paths: set[str]) -> set[str]:
+    """Return the paths with links in their folders resolved, each folder once."""
     folders: dict[str, str] = {}
-    found = set()
+    resolved = set()
     for path in paths:
         folder, name = os.path.split(path)
         if folder not in folders:
             folders[folder] = os.path.realpath(folder or ".")
-        found.add(f"{folders[folder]}{os.sep}{name}")
-    return found
+        resolved.add(f"{folders[folder]}{os.sep}{name}")
+    return resolved

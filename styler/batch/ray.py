@@ -1,4 +1,10 @@
-"""Ray's cluster: reached or started, without a word on standard output, and how many workers it has room for."""
+"""Paint a batch on a Ray cluster: connect to it, run a worker in each of its actors, survive the loss of some.
+
+An actor holds at most two pictures, so that it reads and encodes while its device works, and so that its death costs
+only those two; other actors paint them. The driver sends bytes, or URLs that every machine can open, gets the encoded
+pictures back, and writes them and the manifest itself: the machines share nothing but the installed packages. The
+network's weights are sent once. README.md describes the setup of a cluster and the throughput.
+"""
 
 import logging
 import os
@@ -19,7 +25,7 @@ import torch
 from styler import environment
 from styler.batch import discover
 from styler.batch.stats_store import DiskStatsStore
-from styler.batch.worker import PICTURES_PER_WORKER, ClusterConfig, PaintTask, Worker, WorkerConfig, WorkerReport
+from styler.batch.worker import PICTURES_PER_WORKER, PaintTask, Worker, WorkerConfig, WorkerReport
 from styler.engine.painter import Painter
 from styler.engine.result import Pixels, Progress
 from styler.errors import DeviceError, StylerError, UsageError
@@ -29,437 +35,426 @@ from styler.vgg import registry
 from styler.vgg.weights import Weights
 
 CONNECT_SECONDS = 10.0
-"""Seconds in which a cluster has to answer at all."""
+"""Seconds within which a cluster has to accept a connection."""
+REPORT_SECONDS = 1.0
+"""Seconds between two reports of progress that an actor keeps, and between two requests for them."""
+RESTART_SECONDS = 0.1
+"""Seconds before an actor that is being restarted is asked again."""
+MAX_RESTARTS = 20
+"""Number of times that Ray restarts an actor."""
+MAX_DEATHS = 3
+"""Number of workers that may die with a picture in progress before the picture itself is taken for the cause."""
+MAX_STYLES_STORED = 64
+"""Styles whose bytes stay in Ray's object store."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterConfig:
+    """Which Ray cluster to use, and the size of its workers."""
+
+    address: str = "auto"
+    """`auto` for a running cluster, `local` for one that is started on this machine for the run, or an address."""
+    cpus_per_worker: int | None = None
+    """CPUs of a worker; None for a worker for each GPU, or for each CPU if the cluster has no GPU."""
+    cpus: int | None = None
+    """CPUs of a `local` cluster; None for all of the machine."""
 
 
 def connect_cluster(cluster: ClusterConfig) -> tuple[Any, bool]:
-    """Ray, connected to a cluster, and whether the connection is ours to end.
+    """Return the `ray` module, connected to a cluster, and whether this call made the connection.
 
     Raises:
-        StylerError: it is not installed, or the cluster cannot be reached.
+        StylerError: Ray is not installed, or the cluster cannot be reached.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns where there is no GPU
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or it warns where there is no GPU
     try:
         import ray
+        from ray._private import worker
     except ImportError as problem:
-        raise UsageError("Ray is not installed; pip install 'styler[ray]', or do without --engine ray.") from problem
-    if ray.is_initialized():  # by the program that uses us
+        raise UsageError("Ray is not installed; pip install 'styler[ray]', or omit --engine ray.") from problem
+    if ray.is_initialized():
         return ray, False
-    more: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     if not cluster.address.startswith("ray://"):
-        more = {"log_to_driver": False, "logging_level": logging.ERROR}
+        settings = {"log_to_driver": False, "logging_level": logging.ERROR}
     if cluster.address == "local":
-        more |= {"include_dashboard": False, "num_cpus": cluster.cpus}
-    _silence_workers()
+        settings |= {"include_dashboard": False, "num_cpus": cluster.cpus}
+    worker._worker_logs_enabled = False  # which would mix with the paths on standard output
     _check_reachable(cluster.address)
-    on_main = threading.current_thread() is threading.main_thread()
-    heard = signal.getsignal(signal.SIGTERM)
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address=cluster.address, **more)
+        ray.init(address=cluster.address, **settings)
     except (ConnectionError, RuntimeError, ValueError, OSError) as problem:
         raise _unreachable_error(cluster.address, problem) from problem
     finally:
-        if on_main and heard is not None:
-            signal.signal(signal.SIGTERM, heard)  # Ray has its own, which would end us
+        if is_main_thread and handler is not None:
+            signal.signal(signal.SIGTERM, handler)  # Ray sets its own, which ends the program
     return ray, True
 
 
 def _check_reachable(address: str) -> None:
-    """See whether somebody listens at an address that has a port: Ray would wait for minutes.
+    """Open a connection to an address that has a port, since Ray would try for minutes.
 
     Raises:
-        StylerError: nobody does.
+        StylerError: nothing listens there.
     """
-    found = re.fullmatch(r"(?:ray://)?\[?([^/\[\]]+)\]?:([0-9]{1,5})", address)
-    if not found:
+    match = re.fullmatch(r"(?:ray://)?\[?([^/\[\]]+)\]?:([0-9]{1,5})", address)
+    if not match:
         return
     try:
-        with socket.create_connection((found[1], int(found[2])), timeout=CONNECT_SECONDS):
-            pass
+        socket.create_connection((match[1], int(match[2])), timeout=CONNECT_SECONDS).close()
     except (OSError, OverflowError) as problem:
         raise _unreachable_error(address, problem) from problem
 
 
 def _unreachable_error(address: str, problem: Exception) -> StylerError:
-    lines = str(problem).strip().splitlines() or [type(problem).__name__]
+    reason = (str(problem).strip() or type(problem).__name__).splitlines()[0].rstrip(".")
     return StylerError(
-        f"Ray's cluster at '{address}' cannot be reached ({lines[0].rstrip('.')}); start it with 'ray start --head', "
-        "or take --ray-address local."
+        f"Cannot reach the Ray cluster at '{address}' ({reason}); start it with 'ray start --head', or use "
+        "--ray-address local."
     )
 
 
-def _silence_workers() -> None:
-    """Have Ray print nothing about its workers: it would stand among the paths on standard output."""
-    from ray._private import worker
-
-    worker._worker_logs_enabled = False
-
-
 def count_workers(ray: Any, cluster: ClusterConfig) -> tuple[int, dict[str, Any]]:
-    """How many workers the cluster has room for, and what each needs.
+    """Return how many workers fit on the cluster, and the resources that each one takes.
 
     Raises:
-        UsageError: it has room for none.
+        UsageError: none fits.
     """
-    there = ray.cluster_resources()
-    gpus, cpus = int(there.get("GPU", 0)), int(there.get("CPU", 0))
+    resources = ray.cluster_resources()
+    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
     if gpus and not cluster.cpus_per_worker:
         return gpus, {"num_gpus": 1, "num_cpus": min(1, cpus / gpus)}
     each = cluster.cpus_per_worker or 1
-    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-    count = sum(cpus // each for cpus in nodes)
+    count = sum(int(node["Resources"].get("CPU", 0)) // each for node in ray.nodes() if node["Alive"])
     if not count:
         raise UsageError(
-            f"No machine of the cluster has {each} processors for a worker; lower --cpus-per-worker, or add machines."
+            f"No machine of the cluster has {each} CPUs for a worker; lower --cpus-per-worker, or add machines."
         )
     return count, {"num_cpus": each}
 
 
-def config_for_worker(orders: WorkerConfig, needs: dict[str, Any]) -> WorkerConfig:
-    """The orders for a process that sees its own GPU alone, as the first, or none."""
-    options = orders.options
-    if "num_gpus" in needs:
-        options = options.replace(device="cuda" if options.device.startswith("cuda") else options.device)
-    elif options.device == "auto":
-        options = options.replace(device="cpu")
-    return replace(orders, options=options)
-
-
-LOOK_SECONDS = 1.0
-"""Seconds between two reports of progress, and between two looks."""
+def config_for_actor(config: WorkerConfig, resources: dict[str, Any]) -> WorkerConfig:
+    """Return the settings for a process that sees its own GPU as the first one, or none."""
+    device = config.options.device
+    if "num_gpus" in resources:
+        return config.replace_options(device="cuda" if device.startswith("cuda") else device)
+    return config.replace_options(device="cpu" if device == "auto" else device)
 
 
 class RayActor:
-    """A worker in a process of Ray's, which can be started again and then knows nothing."""
+    """A worker in a Ray process; Ray can restart it, which loses its state."""
 
     def __init__(self) -> None:
-        environment.prepare_process()  # what the process inherits is not all of it
-        self._halt, self._lock = threading.Event(), threading.Lock()
-        self._said: list[WorkerReport] = []
-        self._due = 0.0
+        environment.prepare_process()  # the environment of the process does not contain all of it
+        self._stop, self._lock = threading.Event(), threading.Lock()
+        self._reports: list[WorkerReport] = []
+        self._next_progress = 0.0
         self._worker: Worker | None = None
 
-    def ready(self, orders: WorkerConfig, decode: Callable[..., Picture], weights: Weights, *, shelve: bool) -> int:
-        """Get the network onto the device.
+    def prepare(
+        self, config: WorkerConfig, decode: Callable[..., Picture], weights: Weights, *, keep_stats: bool
+    ) -> None:
+        """Load the network.
 
         Args:
-            orders: what all pictures share.
-            decode: from bytes, called `name`, to a picture.
+            config: settings shared by all pictures.
+            decode: decodes bytes; `name` is their path or URL.
             weights: of the network.
-            shelve: whether statistics of styles are kept on this machine.
-
-        Returns:
-            The number of the process.
+            keep_stats: whether style statistics are stored on the disk of this machine.
 
         Raises:
             StylerError: the device is absent.
         """
 
-        def painter(options: Options) -> Painter:
-            made = Painter.of(options, weights)
-            made.remember(DiskStatsStore() if shelve else None)
-            return made
+        def make_painter(options: Options) -> Painter:
+            painter = Painter.of(options, weights)
+            painter.remember(DiskStatsStore() if keep_stats else None)
+            return painter
 
         def read(path: str, data: bytes | None) -> Picture:
             return decode(discover.load_url(path) if data is None else data, name=path)
 
         with self._lock:
             if self._worker is None:
-                self._worker = Worker(orders, read, painter, self._halt)
-        return os.getpid()
+                self._worker = Worker(config, read, make_painter, self._stop)
 
-    def paint(
-        self, number: int, content: str, styles: tuple[str, ...], names: tuple[str, ...], *data: bytes
-    ) -> tuple[list[WorkerReport], WorkerReport] | None:
-        """Make one picture.
+    def paint(self, task: PaintTask, paths: tuple[str, ...], *data: bytes) -> list[WorkerReport] | None:
+        """Paint a picture.
 
         Args:
-            number: of the picture.
-            content: its path or URL.
-            styles: likewise.
-            names: those of them whose bytes come along.
-            data: the bytes.
+            task: the picture.
+            paths: inputs that the driver sends.
+            data: the bytes of each of them.
 
         Returns:
-            What was said of it and not yet looked at, and the last report; None if this process was started again and
-            has to be made ready first.
+            The reports of this picture that `take_reports` has not returned; the last one is final. None if this
+            process was restarted and has to be prepared first.
         """
         if self._worker is None:
             return None
-        task = PaintTask(number, content, styles, dict(zip(names, data, strict=True)))
-        last = self._worker.paint(task, self._worker.ticket(), self._tell)
+        task = replace(task, data=dict(zip(paths, data, strict=True)))
+        final = self._worker.submit(task, self._keep_report).result()
         with self._lock:
-            mine = [report for report in self._said if report.number == number]
-            self._said = [report for report in self._said if report.number != number]
-        return mine, last
+            own = [report for report in self._reports if report.number == task.number]
+            self._reports = [report for report in self._reports if report.number != task.number]
+        return [*own, final]
 
-    def look(self) -> list[WorkerReport]:
-        """What was said since the last look."""
+    def take_reports(self) -> list[WorkerReport]:
+        """Return the reports since the last call."""
         with self._lock:
-            said, self._said = self._said, []
-        return said
+            reports, self._reports = self._reports, []
+        return reports
 
     def stop(self) -> None:
-        """Begin nothing new, and drop what is in work."""
-        self._halt.set()
+        """Start no more pictures and discard those in progress."""
+        self._stop.set()
 
-    def _tell(self, report: WorkerReport) -> None:
+    def _keep_report(self, report: WorkerReport) -> None:
         if report.progress:
-            if time.monotonic() < self._due:
+            if time.monotonic() < self._next_progress:
                 return
-            self._due = time.monotonic() + LOOK_SECONDS
-            report = replace(report, progress=make_sendable(report.progress))
+            self._next_progress = time.monotonic() + REPORT_SECONDS
+            report = replace(report, progress=make_picklable(report.progress))
         with self._lock:
-            self._said.append(report)
+            self._reports.append(report)
 
 
-def make_sendable(progress: Progress) -> Progress:
-    """A report that another process can read: losses as numbers, and without a preview."""
-    return replace(
-        progress, terms={name: torch.tensor(loss) for name, loss in progress.losses.items()}, view=_no_preview
-    )
+def make_picklable(progress: Progress) -> Progress:
+    """Return progress that another process can read: with losses on the CPU and without the live view."""
+    terms = {name: torch.tensor(loss) for name, loss in progress.losses.items()}
+    return replace(progress, terms=terms, view=_refuse_live_view)
 
 
-def _no_preview() -> Pixels:
-    raise DeviceError("There is no preview of a picture that is painted by another machine; wait until it is done.")
-
-
-MAX_RESTARTS = 20
-"""How often Ray starts an actor again."""
-MAX_DEATHS = 3
-"""How often a worker may die with a picture in its hands before the picture is thought to be why."""
-MAX_STYLES_STORED = 64
-"""Styles whose bytes stay in Ray's store."""
+def _refuse_live_view() -> Pixels:
+    raise DeviceError("A picture that another machine paints has no live view; wait until it is finished.")
 
 
 @dataclass(slots=True, eq=False)
-class _ActorHandle:
-    """An actor, as the driver sees it."""
+class _ActorState:
+    """An actor, as the driver knows it."""
 
-    actor: Any
-    readying: Any = None
-    """The answer to whether it is ready, until it is there."""
-    looking: Any = None
-    looked: float = 0.0
+    handle: Any
+    is_ready: bool = False
+    is_asked: bool = False
+    """Whether a call of `take_reports` is unanswered."""
+    next_ask: float = 0.0
     open: dict[int, PaintTask] = field(default_factory=dict)
+
+    def has_room(self, limit: int) -> bool:
+        """Whether it can be given a picture."""
+        return self.is_ready and len(self.open) < limit
 
 
 class RayEngine:
-    """The workers of a cluster.
+    """The workers of a cluster; an `Engine`.
 
     Args:
-        orders: what all pictures share.
-        decode: from bytes, called `name`, to a picture.
-        cluster: where it is.
-        shelve: whether each machine keeps statistics of styles.
+        config: settings shared by all pictures.
+        decode: decodes bytes; `name` is their path or URL.
+        cluster: which cluster to use.
+        keep_stats: whether each machine stores style statistics on its disk.
 
     Raises:
-        StylerError: Ray is not installed, the cluster cannot be reached or has nothing to paint with, or the network
+        StylerError: Ray is not installed, the cluster cannot be reached or has no room for a worker, or the network
             cannot be loaded.
     """
 
     def __init__(
-        self, orders: WorkerConfig, decode: Callable[..., Picture], cluster: ClusterConfig, *, shelve: bool = True
+        self, config: WorkerConfig, decode: Callable[..., Picture], cluster: ClusterConfig, *, keep_stats: bool = True
     ) -> None:
-        weights = registry.load_backbone(orders.options.backbone)
-        painter = Painter.of(orders.options.replace(device="cpu", precision="fp32"), weights)
-        painter.ready(orders.options)  # what is wrong here is wrong for every picture
-        self._ray, self._ours = connect_cluster(cluster)
+        weights = registry.load_backbone(config.options.backbone)
+        painter = Painter.of(config.options.replace(device="cpu", precision="fp32"), weights)
+        painter.ready(config.options)  # an error here would be the error of every picture
+        self._inbox: deque[WorkerReport] = deque()
+        self._waiting: deque[PaintTask] = deque()
+        self._calls: dict[Any, Callable[[Any], None]] = {}
+        """References to the unanswered calls of actors, and what handles the answers."""
+        self._deaths: dict[int, int] = {}
+        self._stored: dict[str, Any] = {}
+        self._is_stopped, self._last_loss = False, ""
+        self._woken = threading.Event()
+        self._ray, self._is_ours = connect_cluster(cluster)
         try:
-            count, needs = count_workers(self._ray, cluster)
-            # kept here, for an actor that is started again gets them once more
-            self._shared = (self._ray.put(config_for_worker(orders, needs)), decode, self._ray.put(weights))
-            self._shelve = shelve
-            needs |= {"max_restarts": MAX_RESTARTS, "max_concurrency": PICTURES_PER_WORKER + 1}  # a thread to look with
-            remote = self._ray.remote(RayActor).options(
-                runtime_env={"env_vars": environment.ENVIRONMENT_SETTINGS}, **needs
+            count, resources = count_workers(self._ray, cluster)
+            # referenced as long as the engine lives: a restarted actor is given them again
+            self._shared = (self._ray.put(config_for_actor(config, resources)), decode, self._ray.put(weights))
+            self._keep_stats = keep_stats
+            actor = self._ray.remote(RayActor).options(
+                runtime_env={"env_vars": environment.ENVIRONMENT_SETTINGS},
+                max_restarts=MAX_RESTARTS,
+                max_concurrency=PICTURES_PER_WORKER + 1,  # a thread for `take_reports`
+                **resources,
             )
-            self._hands = [self._asked(_ActorHandle(remote.remote())) for _ in range(count)]
+            self._actors = [_ActorState(actor.remote()) for _ in range(count)]
+            for state in self._actors:
+                self._prepare(state)
         except BaseException:
-            self._end()
+            self._disconnect()
             raise
         self.slots = PICTURES_PER_WORKER * count
-        self._waiting: deque[PaintTask] = deque()
-        self._inbox: deque[WorkerReport] = deque()
-        self._works: dict[Any, tuple[_ActorHandle, int]] = {}
-        self._deaths: dict[int, int] = {}
-        self._sent: dict[str, Any] = {}
-        self._halted, self._gone = False, ""
-        self._woken = threading.Event()
 
     def submit(self, task: PaintTask) -> None:
-        """Have a picture made."""
-        if self._halted:
-            self._inbox.append(WorkerReport(task.number, "left"))
+        """Queue a picture."""
+        if self._is_stopped:
+            self._inbox.append(WorkerReport(task.number, "unstarted"))
         else:
             self._waiting.append(task)
 
     def poll(self, seconds: float) -> WorkerReport | None:
-        """The next report, if one comes in time."""
-        self._give()
+        """Return the next report; None if none comes in time."""
+        self._distribute()
         if not self._inbox:
-            self._listen(seconds)
+            self._wait(seconds)
         return self._inbox.popleft() if self._inbox else None
 
     def wake(self) -> None:
-        """Have `poll` return, from another thread, where it waits for nothing but that."""
+        """Make `poll` return if no actor is at work; can be called from any thread."""
         self._woken.set()
 
-    def settled(self, number: int) -> None:
-        """Say that a picture is dealt with."""
-        self._deaths.pop(number, None)
-
     def stop(self) -> None:
-        """Begin nothing new, and drop what is in work."""
-        if not self._halted:
-            self._halted = True
-            for hand in self._hands:
-                hand.actor.stop.remote()
-            self._inbox += [WorkerReport(task.number, "left") for task in self._waiting]
+        """Start no more pictures and discard those in progress."""
+        if not self._is_stopped:
+            self._is_stopped = True
+            for actor in self._actors:
+                actor.handle.stop.remote()
+            self._inbox += [WorkerReport(task.number, "unstarted") for task in self._waiting]
             self._waiting.clear()
 
     def close(self) -> list[WorkerReport]:
-        """End the actors, and the cluster if it is ours; what is ready is told."""
-        found = [report for report in self._inbox if report.made]
+        """End the actors, and a cluster that was started here; return the reports that were not polled."""
         try:
-            for hand in self._hands:
-                self._ray.kill(hand.actor)
+            for actor in self._actors:
+                self._ray.kill(actor.handle)
         finally:
-            self._end()
-        return found
+            self._disconnect()
+        return [*self._inbox]
 
-    def _end(self) -> None:
-        if self._ours:
+    def _disconnect(self) -> None:
+        if self._is_ours:
             self._ray.shutdown()
 
-    def _asked(self, hand: _ActorHandle) -> _ActorHandle:
-        """Have an actor made ready."""
-        hand.readying = hand.actor.ready.remote(*self._shared, shelve=self._shelve)
-        return hand
+    def _prepare(self, actor: _ActorState) -> None:
+        """Have an actor load the network."""
+        actor.is_ready = False
+        call = actor.handle.prepare.remote(*self._shared, keep_stats=self._keep_stats)
+        self._calls[call] = partial(self._handle_ready, actor)
 
-    def _give(self) -> None:
-        """Give waiting pictures to actors that have room; one that was lost before is given alone."""
-        kept: deque[PaintTask] = deque()
-        while self._waiting:
-            task = self._waiting.popleft()
-            ready = [hand for hand in self._hands if hand.readying is None and self._has_room(hand, task)]
-            if not ready:
-                kept.append(task)
-                continue
-            self._send(min(ready, key=lambda hand: len(hand.open)), task)
-        self._waiting = kept
+    def _distribute(self) -> None:
+        """Send waiting pictures to the actors that have room."""
+        for task in [*self._waiting]:
+            free = [actor for actor in self._actors if actor.has_room(self._limit(actor, task))]
+            if free:
+                self._waiting.remove(task)
+                self._send(min(free, key=lambda actor: len(actor.open)), task)
 
-    def _has_room(self, hand: _ActorHandle, task: PaintTask) -> bool:
-        alone = task.number in self._deaths or any(number in self._deaths for number in hand.open)
-        return len(hand.open) < (1 if alone else PICTURES_PER_WORKER)
+    def _limit(self, actor: _ActorState, task: PaintTask) -> int:
+        """Return how many pictures an actor may hold: a single one if a worker died with it, or with this one."""
+        return 1 if self._deaths.keys() & {task.number, *actor.open} else PICTURES_PER_WORKER
 
-    def _send(self, hand: _ActorHandle, task: PaintTask) -> None:
-        """Give a picture to an actor, with the bytes of what is on this machine."""
-        near = tuple(dict.fromkeys(path for path in (task.content, *task.styles) if not discover.is_url(path)))
+    def _send(self, actor: _ActorState, task: PaintTask) -> None:
+        """Send a picture to an actor, with the bytes of its inputs on this machine."""
+        paths = tuple(dict.fromkeys(path for path in (task.content, *task.styles) if not discover.is_url(path)))
         try:
-            data = [self._bytes(path, keep=path in task.styles) for path in near]
+            data = [self._load(path, store=path in task.styles) for path in paths]
         except StylerError as problem:
             self._inbox += [WorkerReport(task.number, "started"), WorkerReport(task.number, "failed", str(problem))]
             return
-        hand.open[task.number] = task
-        work = hand.actor.paint.remote(task.number, task.content, task.styles, near, *data)
-        self._works[work] = (hand, task.number)
+        actor.open[task.number] = task
+        call = actor.handle.paint.remote(task, paths, *data)
+        self._calls[call] = partial(self._handle_painted, actor, task)
 
-    def _bytes(self, path: str, *, keep: bool) -> Any:
-        """The bytes of a file, in Ray's store if others want them too."""
-        if path in self._sent:
-            return self._sent[path]
+    def _load(self, path: str, *, store: bool) -> Any:
+        """Return the bytes of a file, or a reference to them in Ray's object store."""
+        if path in self._stored:
+            return self._stored[path]
         data = fetch_image_bytes(path)
-        if not keep:
+        if not store:
             return data
-        while len(self._sent) >= MAX_STYLES_STORED:
-            del self._sent[next(iter(self._sent))]
-        self._sent[path] = self._ray.put(data)
-        return self._sent[path]
+        while len(self._stored) >= MAX_STYLES_STORED:
+            del self._stored[next(iter(self._stored))]
+        self._stored[path] = self._ray.put(data)
+        return self._stored[path]
 
-    def _listen(self, seconds: float) -> None:
-        """Wait for an answer of any kind, and take it in."""
-        for hand in self._hands:
-            if hand.open and hand.looking is None and time.monotonic() - hand.looked >= LOOK_SECONDS:
-                hand.looking, hand.looked = hand.actor.look.remote(), time.monotonic()
-        asked = {hand.readying: partial(self._is_ready, hand) for hand in self._hands if hand.readying is not None}
-        asked |= {hand.looking: partial(self._was_seen, hand) for hand in self._hands if hand.looking is not None}
-        asked |= {work: partial(self._was_painted, work) for work in self._works}
-        if not asked and self._hands:  # what is made is being written
+    def _wait(self, seconds: float) -> None:
+        """Wait for the answer to any call and handle it.
+
+        Raises:
+            StylerError: all workers are lost, or one cannot be prepared.
+        """
+        for actor in self._actors:
+            if actor.open and not actor.is_asked and time.monotonic() >= actor.next_ask:
+                actor.is_asked, actor.next_ask = True, time.monotonic() + REPORT_SECONDS
+                self._calls[actor.handle.take_reports.remote()] = partial(self._handle_reports, actor)
+        if not self._actors and not self._calls:
+            raise StylerError(
+                f"All workers of the cluster are lost ({self._last_loss}); repair the cluster, then run the same "
+                "command again."
+            )
+        if not self._calls:  # all pictures are being written
             self._woken.wait(seconds)
             self._woken.clear()
             return
-        if not asked:
-            raise StylerError(
-                f"All workers of the cluster are gone ({self._gone}); see to it, then give the same command again."
-            )
-        done, _ = self._ray.wait([*asked], num_returns=1, timeout=seconds)
-        for ref in done:
-            asked[ref]()
+        answered, _ = self._ray.wait([*self._calls], num_returns=1, timeout=seconds)
+        for call in answered:
+            self._calls.pop(call)(call)
 
-    def _is_ready(self, hand: _ActorHandle) -> None:
-        """An actor has loaded the network, again perhaps; one that is gone for good is forgotten."""
-        from ray import exceptions
-
-        ref, hand.readying = hand.readying, None
+    def _handle_ready(self, actor: _ActorState, call: Any) -> None:
+        """Mark an actor as ready; drop one that Ray does not restart any more."""
+        errors = self._ray.exceptions
         try:
-            self._ray.get(ref)
-        except exceptions.ActorUnavailableError:  # it is being started
-            time.sleep(0.1)
-            self._asked(hand)
-        except exceptions.RayActorError as problem:
-            self._hands.remove(hand)
-            self._gone = str(problem).partition("\n")[0]
-        except exceptions.RayTaskError as problem:
+            self._ray.get(call)
+            actor.is_ready = True
+        except errors.ActorUnavailableError:  # it is being restarted
+            time.sleep(RESTART_SECONDS)
+            self._prepare(actor)
+        except errors.RayActorError as problem:
+            self._actors.remove(actor)
+            self._last_loss = str(problem).partition("\n")[0]
+        except errors.RayTaskError as problem:
             if isinstance(problem.cause, StylerError):
                 raise type(problem.cause)(str(problem.cause)) from problem
             raise StylerError(
-                f"A worker of the cluster cannot begin ({str(problem.cause).strip().splitlines()[-1]}); install the "
+                f"A worker of the cluster cannot start ({str(problem.cause).strip().splitlines()[-1]}); install the "
                 "same versions of styler, PyTorch and Python on every machine."
             ) from problem
 
-    def _was_seen(self, hand: _ActorHandle) -> None:
-        from ray import exceptions
+    def _handle_reports(self, actor: _ActorState, call: Any) -> None:
+        actor.is_asked = False
+        errors = self._ray.exceptions
+        with suppress(errors.RayActorError, errors.ObjectLostError):  # the calls of `paint` fail, too
+            self._inbox += [report for report in self._ray.get(call) if report.number in actor.open]
 
-        ref, hand.looking = hand.looking, None
-        with suppress(exceptions.RayActorError, exceptions.ObjectLostError):  # its pictures' own answers say so, too
-            self._inbox += [report for report in self._ray.get(ref) if report.number in hand.open]
-
-    def _was_painted(self, work: Any) -> None:
-        """A picture is at its end, or its actor is."""
-        from ray import exceptions
-
-        hand, number = self._works.pop(work)
-        task = hand.open.pop(number)
+    def _handle_painted(self, actor: _ActorState, task: PaintTask, call: Any) -> None:
+        """Take the final report of a picture, or notice that its actor died."""
+        del actor.open[task.number]
         try:
-            answer = self._ray.get(work)
-        except exceptions.RayTaskError:  # a bug
+            reports = self._ray.get(call)
+        except self._ray.exceptions.RayTaskError:  # a bug
             raise
-        except exceptions.RayError:
-            self._lost(hand, task)
+        except self._ray.exceptions.RayError:
+            self._handle_death(actor, task)
             return
-        if answer is None:
-            self._asked(hand)
+        if reports is None:
+            self._prepare(actor)
             self.submit(task)
             return
-        said, last = answer
-        self._inbox += [*said, last]
+        self._deaths.pop(task.number, None)
+        self._inbox += reports
 
-    def _lost(self, hand: _ActorHandle, task: PaintTask) -> None:
-        """Give a picture to another worker, unless workers die of it."""
+    def _handle_death(self, actor: _ActorState, task: PaintTask) -> None:
+        """Give a picture to another worker, unless several died with it."""
         self._deaths[task.number] = self._deaths.get(task.number, 0) + 1
-        if hand.readying is None and hand in self._hands:
-            self._asked(hand)
+        if actor.is_ready and actor in self._actors:
+            self._prepare(actor)
         if self._deaths[task.number] < MAX_DEATHS:
-            self._inbox.append(
-                WorkerReport(task.number, "note", "The worker that had it died; another one begins it anew.")
-            )
+            self._inbox.append(WorkerReport(task.number, "note", "Its worker died; another worker starts it again."))
             self.submit(task)
-        else:
-            sentence = (
-                f"{MAX_DEATHS} workers died with this picture in their hands, perhaps for want of memory; take a "
-            )
-            self._inbox.append(
-                WorkerReport(task.number, "failed", f"{sentence}smaller --size or more memory a worker.")
-            )
+            return
+        message = (
+            f"{MAX_DEATHS} workers died while they painted this picture, perhaps out of memory; use a smaller --size "
+            "or give each worker more memory."
+        )
+        self._inbox.append(WorkerReport(task.number, "failed", message))

@@ -1,4 +1,4 @@
-"""Small copies of pictures, kept by the hash of what they show, for the index of a batch."""
+"""Write the index of a batch: a page and a contact sheet that show content, style and result, and their thumbnails."""
 
 import hashlib
 import html
@@ -19,50 +19,19 @@ from styler.batch.manifest import MANIFEST_FOLDER, Manifest
 from styler.batch.plan import BatchPlan
 from styler.errors import quote_name
 
-THUMBNAIL_SIDE = 240
-"""Pixels of the long side."""
-
-
-def thumbnail_path(out: Path, sha256: str) -> Path:
-    """Where the small copy of what has that hash is."""
-    return out / MANIFEST_FOLDER / "thumbs" / sha256[:2] / f"{sha256}.jpg"
-
-
-def make_thumbnail(pixels: NDArray[np.floating]) -> bytes:
-    """A small copy, JPEG.
-
-    Args:
-        pixels: (H, W, 3), sRGB in [0, 1].
-    """
-    image = Image.fromarray(np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8))
-    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    small = np.asarray(image, np.float32) / 255  # (h, w, 3)
-    return images.encode_image(small, format="jpeg", quality=85)
-
-
-def save_thumbnail(out: Path, sha256: str, data: bytes) -> None:
-    """Keep a small copy, unless there is one.
-
-    Args:
-        out: the folder of the batch.
-        sha256: of the file that it shows.
-        data: what `made` made.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    place = thumbnail_path(out, sha256)
-    if not place.is_file():
-        images.write_file(place, data, overwrite=True)
-
-
 INDEX_PAGE, CONTACT_SHEET = "index.html", "contact-sheet.jpg"
-MAX_ROWS, MAX_SHEET_ROWS = 5000, 60
-"""Pictures on the page, and on the sheet, at most: the first ones."""
+MAX_PAGE_ROWS, MAX_SHEET_ROWS = 5000, 60
+"""Largest number of pictures on the page and on the sheet, which show the first ones."""
+MAX_SHEET_STYLES = 4
+THUMBNAIL_SIDE = 240
+"""Long side of a thumbnail, in pixels."""
 SHEET_GAP, TEXT_HEIGHT = 8, 16
-"""Pixels between the pictures of the sheet, and the height of a line of text."""
+"""Pixels between the thumbnails of the sheet, and height of a line of text."""
 
-_HEAD = """<!doctype html>
+Entry = tuple[str, dict[str, Any]]
+"""Name of a picture, and its entry in the manifest."""
+
+_PAGE_HEAD = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
@@ -78,108 +47,141 @@ figcaption {{ flex-basis: 100%; overflow-wrap: anywhere; }}
 """
 
 
-def write_index(batch: BatchPlan, book: Manifest) -> list[str]:
-    """Write both; return sentences on what was not replaced.
+def make_thumbnail(pixels: NDArray[np.floating]) -> bytes:
+    """Return a thumbnail as JPEG.
+
+    Args:
+        pixels: (H, W, 3), sRGB in [0, 1].
+    """
+    image = Image.fromarray(images.to_uint8(pixels))
+    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    small = np.asarray(image, np.float32) / 255  # (h, w, 3)
+    return images.encode_image(small, format="jpeg", quality=85)
+
+
+def thumbnail_path(out: Path, sha256: str) -> Path:
+    """Return the path of the thumbnail of a file with this hash."""
+    return out / MANIFEST_FOLDER / "thumbs" / sha256[:2] / f"{sha256}.jpg"
+
+
+def save_thumbnail(out: Path, sha256: str, data: bytes) -> None:
+    """Save a thumbnail in an output folder, unless it has that one.
+
+    Args:
+        out: the output folder.
+        sha256: hash of the file that the thumbnail shows.
+        data: the thumbnail.
 
     Raises:
-        OutputError: one cannot be written.
+        OutputError: it cannot be written.
     """
-    entries = [
-        (pair.output, book.past.entries[pair.output]) for pair in batch.pairs if pair.output in book.past.entries
-    ]
+    path = thumbnail_path(out, sha256)
+    if not path.is_file():
+        images.write_file(path, data, overwrite=True)
+
+
+def write_index(plan: BatchPlan, book: Manifest) -> list[str]:
+    """Write the index page and the contact sheet; return messages about files that were not replaced.
+
+    Raises:
+        OutputError: one of them cannot be written.
+    """
+    past = book.past
+    entries = [(pair.output, past.entries[pair.output]) for pair in plan.pairs if pair.output in past.entries]
     done = [(name, entry) for name, entry in entries if entry["state"] == manifest.DONE]
     failed = [(name, entry) for name, entry in entries if entry["state"] == manifest.FAILED]
-    made = {INDEX_PAGE: make_index_page(batch.out, len(batch.pairs), done, failed)}
+    files = {INDEX_PAGE: make_index_page(plan.out, len(plan.pairs), done, failed)}
     if done:
-        made[CONTACT_SHEET] = make_contact_sheet(batch.out, done)
-    notes, hashes = [], {}
-    for name, data in made.items():
-        place = batch.out / name
-        if os.path.lexists(place) and not _is_ours(place, book.past.index.get(name)):
-            notes.append(f"{quote_name(place)} is not of this batch, or was changed since, and stays as it is.")
+        files[CONTACT_SHEET] = make_contact_sheet(plan.out, done)
+    messages = []
+    for name, data in files.items():
+        path, recorded = plan.out / name, past.index.get(name)
+        is_there = os.path.lexists(path)
+        if is_there and (recorded is None or hashlib.sha256(path.read_bytes()).hexdigest() != recorded):
+            messages.append(f"{quote_name(path)} was not written by this batch, or was changed since; it is kept.")
             continue
-        hashes[name] = hashlib.sha256(data).hexdigest()
-        if hashes[name] != book.past.index.get(name) or not place.exists():
-            book.add(manifest.INDEX, files={name: hashes[name]})
-            images.write_file(place, data, overwrite=True)
-    return notes
+        sha256 = hashlib.sha256(data).hexdigest()
+        if sha256 != recorded or not is_there:
+            book.add(manifest.INDEX, files={name: sha256})
+            images.write_file(path, data, overwrite=True)
+    return messages
 
 
-def _is_ours(place: Path, recorded: str | None) -> bool:
-    return recorded is not None and hashlib.sha256(place.read_bytes()).hexdigest() == recorded
+def make_index_page(out: Path, total: int, done: Sequence[Entry], failed: Sequence[Entry]) -> bytes:
+    """Return the index page as HTML; its links are relative to the output folder.
 
-
-def make_index_page(
-    out: Path,
-    total: int,
-    done: Sequence[tuple[str, dict[str, Any]]],
-    failed: Sequence[tuple[str, dict[str, Any]]],
-) -> bytes:
-    """The page, with links that hold as long as the folder is moved as a whole."""
+    Args:
+        out: the output folder.
+        total: number of pictures of the batch.
+        done: pictures that are painted.
+        failed: pictures that failed.
+    """
     counts = f"{len(done)} of {total} done, {len(failed)} failed."
-    if len(done) > MAX_ROWS:
-        counts += f" These are the first {MAX_ROWS}."
-    parts = [_HEAD.format(title=_escape_text(out.absolute().name), counts=counts)]
-    for name, entry in done[:MAX_ROWS]:
-        inputs = [entry["content"], *entry["styles"]]
-        shown = "".join(_image_html(out, it["sha256"], os.path.basename(it["path"])) for it in inputs)  # noqa: PTH119
-        link = f'<a href="{_quote_link(name)}">{_image_html(out, entry["sha256"], name)}</a>'
-        parts.append(f"<figure>{shown}{link}<figcaption>{_escape_text(name)}</figcaption></figure>\n")
-    for name, entry in failed[:MAX_ROWS]:
-        parts.append(f'<p class="failed">{_escape_text(name)}: {_escape_text(entry["error"])}</p>\n')
+    if len(done) > MAX_PAGE_ROWS:
+        counts += f" These are the first {MAX_PAGE_ROWS}."
+    parts = [_PAGE_HEAD.format(title=_escape(out.absolute().name), counts=counts)]
+    for name, entry in done[:MAX_PAGE_ROWS]:
+        inputs = "".join(
+            _format_image(out, item["sha256"], os.path.basename(item["path"]))  # noqa: PTH119 - may be a URL
+            for item in (entry["content"], *entry["styles"])
+        )
+        result = f'<a href="{_quote_link(name)}">{_format_image(out, entry["sha256"], name)}</a>'
+        parts.append(f"<figure>{inputs}{result}<figcaption>{_escape(name)}</figcaption></figure>\n")
+    for name, entry in failed[:MAX_PAGE_ROWS]:
+        parts.append(f'<p class="failed">{_escape(name)}: {_escape(entry["error"])}</p>\n')
     return "".join([*parts, "</html>\n"]).encode("utf-8", "backslashreplace")
 
 
-def _image_html(out: Path, sha256: str, name: str) -> str:
-    place = thumbnail_path(out, sha256)
-    if not place.is_file():
-        return f"<span>{_escape_text(name)}</span>"
-    link = _quote_link(place.relative_to(out).as_posix())
-    return f'<img loading="lazy" src="{link}" alt="{_escape_text(name)}" title="{_escape_text(name)}">'
+def _format_image(out: Path, sha256: str, name: str) -> str:
+    path = thumbnail_path(out, sha256)
+    if not path.is_file():
+        return f"<span>{_escape(name)}</span>"
+    link = _quote_link(path.relative_to(out).as_posix())
+    return f'<img loading="lazy" src="{link}" alt="{_escape(name)}" title="{_escape(name)}">'
 
 
 def _quote_link(name: str) -> str:
     return quote(os.fsencode(name))
 
 
-def _escape_text(name: str) -> str:
-    return html.escape(quote_name(name)[1:-1])
+def _escape(text: str) -> str:
+    return html.escape(quote_name(text)[1:-1])
 
 
-def make_contact_sheet(out: Path, done: Sequence[tuple[str, dict[str, Any]]]) -> bytes:
-    """The sheet: a row of small pictures for each painting, content first, with its name below."""
+def make_contact_sheet(out: Path, done: Sequence[Entry]) -> bytes:
+    """Return the contact sheet as JPEG: for each picture a row of thumbnails, content first, with the name below."""
     rows = done[:MAX_SHEET_ROWS]
-    most = max(len(entry["styles"]) for _, entry in rows)
-    columns = min(most, 4) + 2
-    cell = THUMBNAIL_SIDE
-    width, high = SHEET_GAP + columns * (cell + SHEET_GAP), cell + TEXT_HEIGHT + 2 * SHEET_GAP
-    whole = Image.new("RGB", (width, SHEET_GAP + high * len(rows)), "white")
-    draw, font = ImageDraw.Draw(whole), ImageFont.load_default(size=12)
+    columns = min(max(len(entry["styles"]) for _, entry in rows), MAX_SHEET_STYLES) + 2
+    width = SHEET_GAP + columns * (THUMBNAIL_SIDE + SHEET_GAP)
+    row_height = THUMBNAIL_SIDE + TEXT_HEIGHT + 2 * SHEET_GAP
+    sheet = Image.new("RGB", (width, SHEET_GAP + row_height * len(rows)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
     for index, (name, entry) in enumerate(rows):
-        top = SHEET_GAP + index * high
+        top = SHEET_GAP + index * row_height
         inputs = [entry["content"], *entry["styles"]][: columns - 1]
-        for column, sha256 in enumerate([*(it["sha256"] for it in inputs), entry["sha256"]]):
-            _paste(whole, thumbnail_path(out, sha256), SHEET_GAP + column * (cell + SHEET_GAP), top, cell)
-        draw.text(
-            (SHEET_GAP, top + cell + 2), _fit_text(quote_name(name)[1:-1], font, width - 2 * SHEET_GAP), "black", font
-        )
+        for column, item in enumerate([*inputs, entry]):
+            left = SHEET_GAP + column * (THUMBNAIL_SIDE + SHEET_GAP)
+            _paste_thumbnail(sheet, thumbnail_path(out, item["sha256"]), left, top)
+        text = _shorten(quote_name(name)[1:-1], font, width - 2 * SHEET_GAP)
+        draw.text((SHEET_GAP, top + THUMBNAIL_SIDE + 2), text, "black", font)
     stream = BytesIO()
-    whole.save(stream, "JPEG", quality=88)
+    sheet.save(stream, "JPEG", quality=88)
     return stream.getvalue()
 
 
-def _paste(whole: Image.Image, place: Path, left: int, top: int, cell: int) -> None:
-    """Put a small copy into the middle of its cell; a grey cell stands for one that is missing."""
-    if not place.is_file():
-        whole.paste("#dddddd", (left, top, left + cell, top + cell))
+def _paste_thumbnail(sheet: Image.Image, path: Path, left: int, top: int) -> None:
+    """Paste a thumbnail into the middle of its cell; a missing one leaves the cell gray."""
+    side = THUMBNAIL_SIDE
+    if not path.is_file():
+        sheet.paste("#dddddd", (left, top, left + side, top + side))
         return
-    with Image.open(place, formats=("JPEG",)) as small:
-        small.thumbnail((cell, cell))
-        whole.paste(small.convert("RGB"), (left + (cell - small.width) // 2, top + (cell - small.height) // 2))
+    with Image.open(path, formats=("JPEG",)) as image:
+        image.thumbnail((side, side))
+        sheet.paste(image.convert("RGB"), (left + (side - image.width) // 2, top + (side - image.height) // 2))
 
 
-def _fit_text(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> str:
-    """As much of the end of a text as fits."""
+def _shorten(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> str:
+    """Return as much of the end of a text as fits into a width in pixels."""
     while font.getlength(text) > width:
         text = "…" + text[2:]
     return text

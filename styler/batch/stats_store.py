@@ -1,7 +1,7 @@
-"""Statistics of styles, kept on the disk: a batch that goes on, or another with the same style, computes none again.
+"""Store style statistics on disk, so that another run with the same style does not compute them again.
 
-Knows tensors and files; what the statistics mean, `targets` knows. A file that cannot be read is as if it were not
-there, and where none can be written, painting goes on without.
+Knows tensors and files; `engine.targets` knows what the statistics mean. A file that cannot be read counts as missing,
+and a store that cannot be written is not used.
 """
 
 import hashlib
@@ -22,67 +22,69 @@ from styler.engine.losses import Moments
 from styler.errors import OutputError
 
 STATS_VERSION = 1
-"""Goes up when statistics are computed in another way."""
+"""Increases when statistics are computed differently."""
 MAX_STATS_BYTES = 1_000_000_000
-"""Bytes that are kept; the longest unused go first."""
+"""Size of a store; the least recently used statistics are deleted first."""
 STATS_SUFFIX = ".safetensors"
 
 
 def default_stats_folder() -> Path:
-    """Where they are kept unless somebody says otherwise: this user's cache."""
+    """Return the folder in this user's cache."""
     return user_cache_path("styler") / "statistics"
 
 
 class DiskStatsStore:
-    """Statistics by their key, in a folder.
+    """Statistics by key, one file each.
 
-    They are those of this machine, device and number of threads alone, since others may give other last digits, and
-    the same seed shall give the same pixels.
+    The name of a file also depends on the machine, the device and the number of threads: with others, the last digits
+    of the statistics can differ, and the same seed has to give the same pixels.
 
     Args:
-        folder: where they are.
-        room: bytes that are kept.
+        folder: where they are; by default in this user's cache.
+        max_bytes: size of the store.
     """
 
-    def __init__(self, folder: Path | None = None, room: int = MAX_STATS_BYTES) -> None:
+    def __init__(self, folder: Path | None = None, max_bytes: int = MAX_STATS_BYTES) -> None:
         self.folder = default_stats_folder() if folder is None else folder
-        self.room = room
+        self.max_bytes = max_bytes
 
     def get(self, key: str, device: torch.device) -> Mapping[str, Moments] | None:
-        """What was put there, on a device; None if there is nothing."""
-        place = self._place(key, device)
+        """Return statistics on a device; None if there are none."""
+        path = self._path(key, device)
         try:
-            found = load(place.read_bytes())
-            names = [name.removesuffix(".mean") for name in found if name.endswith(".mean")]
-            kept = {
-                name: Moments(found[f"{name}.mean"].to(device), found[f"{name}.second"].to(device)) for name in names
+            tensors = load(path.read_bytes())
+            layers = [name.removesuffix(".mean") for name in tensors if name.endswith(".mean")]
+            moments = {
+                layer: Moments(tensors[f"{layer}.mean"].to(device), tensors[f"{layer}.second"].to(device))
+                for layer in layers
             }
         except (OSError, SafetensorError, KeyError, ValueError):
             return None
-        with suppress(OSError):  # it only tells which were used last
-            os.utime(place)
-        return kept
+        with suppress(OSError):  # the time only tells which were used last
+            os.utime(path)
+        return moments
 
-    def put(self, key: str, device: torch.device, found: Mapping[str, Moments]) -> None:
-        """Keep statistics, and drop the longest unused where there are too many."""
-        tensors = {f"{name}.mean": moments.mean.cpu().contiguous() for name, moments in found.items()}
-        tensors |= {f"{name}.second": moments.second.cpu().contiguous() for name, moments in found.items()}
+    def put(self, key: str, device: torch.device, statistics: Mapping[str, Moments]) -> None:
+        """Store statistics, and delete the least recently used ones if the store is full."""
+        tensors = {f"{layer}.mean": moments.mean.cpu().contiguous() for layer, moments in statistics.items()}
+        tensors |= {f"{layer}.second": moments.second.cpu().contiguous() for layer, moments in statistics.items()}
         try:
-            images.write_file(self._place(key, device), save(tensors), overwrite=True)
-            self._tidy()
-        except (OutputError, OSError):  # a cache that cannot be written: they are computed again next time
+            images.write_file(self._path(key, device), save(tensors), overwrite=True)
+            self._delete_oldest()
+        except (OutputError, OSError):  # they are computed again next time
             return
 
-    def _place(self, key: str, device: torch.device) -> Path:
-        where = (platform.node(), platform.machine(), describe_device(device), torch.get_num_threads())
-        whole = repr((STATS_VERSION, torch.__version__, where, key))
-        return self.folder / f"{hashlib.sha256(whole.encode('utf-8', 'backslashreplace')).hexdigest()}{STATS_SUFFIX}"
+    def _path(self, key: str, device: torch.device) -> Path:
+        environment = (platform.node(), platform.machine(), describe_device(device), torch.get_num_threads())
+        identity = repr((STATS_VERSION, torch.__version__, environment, key))
+        digest = hashlib.sha256(identity.encode("utf-8", "backslashreplace")).hexdigest()
+        return self.folder / f"{digest}{STATS_SUFFIX}"
 
-    def _tidy(self) -> None:
-        kept = [(entry.stat(), entry.path) for entry in os.scandir(self.folder) if entry.name.endswith(STATS_SUFFIX)]
-        size = sum(status.st_size for status, _ in kept)
-        for status, path in sorted(kept, key=lambda it: it[0].st_mtime_ns):
-            if size <= self.room:
+    def _delete_oldest(self) -> None:
+        files = [(entry.stat(), entry.path) for entry in os.scandir(self.folder) if entry.name.endswith(STATS_SUFFIX)]
+        size = sum(status.st_size for status, _ in files)
+        for status, path in sorted(files, key=lambda file: file[0].st_mtime_ns):
+            if size <= self.max_bytes:
                 return
             Path(path).unlink(missing_ok=True)
             size -= status.st_size

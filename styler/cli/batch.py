@@ -29,7 +29,6 @@ from styler.cli.flags import (
     NoProgress,
     Overwrite,
     Quiet,
-    ReplayOptions,
     ResumeOptions,
     SelectionOptions,
     Settings,
@@ -44,7 +43,7 @@ from styler.options import resolve_options
 if TYPE_CHECKING:
     from styler.batch.manifest import ManifestHistory
     from styler.batch.plan import BatchPlan, BatchRequest
-    from styler.batch.worker import BatchContext
+    from styler.batch.runner import BatchContext
 
 Contents = Annotated[FileName | None, Parameter(help="photos: a file, a folder, 'a pattern', @list.txt, or a name")]
 Styles = Annotated[FileName | None, Parameter(help="paintings, likewise")]
@@ -97,7 +96,14 @@ def batch(
         if not dry_run:
             ends.enter_context(files.hold_output(out))
         request = _request(str(contents), str(styles), out, resolved.options, choosing, reading, before, int(bit_depth))
-        past, prepared = _prepared(request, overwrite=overwrite, retry=going.retry_failed)
+        past, prepared = _prepared(
+            request,
+            overwrite=overwrite,
+            retry_failed=going.retry_failed,
+            index=not going.no_index,
+            embed_record=not keeping.no_metadata,
+            keep_metadata=keeping.keep_metadata,
+        )
         for warning in [] if quiet else [*found.warnings, *_left_out(prepared)]:
             report.print_warning(warning)
         for problem in prepared.problems:
@@ -109,13 +115,13 @@ def batch(
 
             return batch_report.print_plan(prepared, files.make_url_reader(reading), where, json=json)
         show = not (quiet or no_progress)
-        tools = _tools(ends, reading, keeping, going, where)
+        tools = _tools(ends, reading, where)
         return _worked(prepared, past, tools, watch, going, json=json, quiet=quiet, show=show)
 
 
 def _decisions(prepared: "BatchPlan") -> list[str]:
     """What is known before the network is loaded."""
-    now = prepared.standing
+    now = prepared.state
     return [
         f"{len(prepared.pairs)} pictures: {len(now.todo)} to paint, {len(now.done)} done, {len(now.failed)} failed "
         "before."
@@ -186,7 +192,7 @@ def _request(
         options=options,
         rules=SelectionRules(
             recursive=choosing.recursive,
-            follow=choosing.follow_symlinks,
+            follow_symlinks=choosing.follow_symlinks,
             include=tuple(choosing.include),
             exclude=tuple(choosing.exclude),
         ),
@@ -195,19 +201,19 @@ def _request(
         template=choosing.name,
         format=choosing.format,
         bit_depth=bit_depth,
-        more={"background": reading.background},
+        other_settings={"background": reading.background},
         replay=before.replay,
     )
 
 
-def _prepared(request: "BatchRequest", *, overwrite: bool, retry: bool) -> "tuple[ManifestHistory, BatchPlan]":
+def _prepared(request: "BatchRequest", **more: Any) -> "tuple[ManifestHistory, BatchPlan]":
     import dataclasses
 
     from styler.batch import manifest
     from styler.batch.plan import plan_batch
 
     past = manifest.read_manifest(request.out)
-    request = dataclasses.replace(request, overwrite=overwrite, retry=retry)
+    request = dataclasses.replace(request, **more)
     return past, plan_batch(
         request,
         past,
@@ -223,11 +229,9 @@ def _left_out(prepared: "BatchPlan") -> list[str]:
     return [f"{links} not followed; --follow-symlinks does."]
 
 
-def _tools(
-    ends: ExitStack, reading: InputOptions, keeping: ReplayOptions, going: ResumeOptions, where: EngineOptions
-) -> "BatchContext":
+def _tools(ends: ExitStack, reading: InputOptions, where: EngineOptions) -> "BatchContext":
     """What the pictures are read and written with; `ends` closes what has to be."""
-    from styler.batch.worker import BatchContext
+    from styler.batch.runner import BatchContext
     from styler.cli import files
 
     cluster = where.cluster()
@@ -238,12 +242,9 @@ def _tools(
     return BatchContext(
         read=read,
         decode=decode,
-        keep=files.write_or_keep,
-        small=not going.no_index,
+        write=files.write_or_keep,
         devices=where.listed,
         cluster=cluster,
-        settings=not keeping.no_metadata,
-        keep_metadata=keeping.keep_metadata,
     )
 
 

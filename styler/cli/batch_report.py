@@ -46,12 +46,12 @@ class Tally:
     """How far each picture is that has been begun, by its name."""
 
     def __post_init__(self) -> None:
-        self.failures = [(pair.output, sentence) for pair, sentence in self.batch.standing.failed]
+        self.failures = [(pair.output, sentence) for pair, sentence in self.batch.state.failed]
 
     @property
     def todo(self) -> int:
         """Pictures of this run."""
-        return len(self.batch.standing.todo)
+        return len(self.batch.state.todo)
 
     @property
     def left(self) -> int:
@@ -176,7 +176,7 @@ def _quote_output(pair: "Pair") -> str:
 
 
 def _print_opening(tally: Tally) -> None:
-    now = tally.batch.standing
+    now = tally.batch.state
     counts = {"pairs": len(tally.batch.pairs), "todo": tally.todo, "done": len(now.done), "failed": len(now.failed)}
     output.print_event({"event": "planned", "folder": str(tally.batch.out), **counts})
 
@@ -212,7 +212,7 @@ def _stream_events() -> ShowEvent:
 
 def print_summary(tally: Tally, code: int, *, stopped: bool, json: bool, quiet: bool) -> None:
     """Say how it went, and list what failed."""
-    skipped = len(tally.batch.standing.done)
+    skipped = len(tally.batch.state.done)
     if json:
         output.print_event(
             {
@@ -240,7 +240,7 @@ def _summarize(tally: Tally, skipped: int, *, stopped: bool) -> list[str]:
     if stopped or tally.left:
         why = "Stopped" if stopped else "Stopped since so many failed"
         lines.append(f"{why}; {tally.left} left. The same command goes on from there.")
-    if before := len(tally.batch.standing.failed):
+    if before := len(tally.batch.state.failed):
         verb, which = ("is", "it") if before == 1 else ("are", "them")
         lines.append(f"{before} of the failures {verb} of an earlier run; --retry-failed tries {which} again.")
     elif tally.failures and not stopped:
@@ -294,7 +294,7 @@ def print_plan(batch: "BatchPlan", read: "Callable[[str], Picture]", where: Engi
     """Say what would be done; return the exit code."""
     found = _forecast_first(batch, read, where)
     workers = max(1, len(where.listed))
-    request, todo = batch.request, batch.standing.todo
+    request, todo = batch.request, batch.state.todo
     pixel = BYTES_PER_PIXEL[request.format] * (request.bit_depth // 8)
     disk = math.prod(found.size) * pixel * len(todo) if found else None
     free = shutil.disk_usage(
@@ -313,7 +313,7 @@ def _forecast_first(batch: "BatchPlan", read: "Callable[[str], Picture]", where:
     if where.listed:
         options = options.replace(device=where.listed[0])
     start = None if options.init in INIT_CHOICES else read(options.init)
-    for pair in batch.standing.todo:
+    for pair in batch.state.todo:
         try:
             content, styles = read(pair.content.path), [read(style.path) for style in pair.styles]
         except ImageError as problem:
@@ -328,7 +328,7 @@ def _format_plan(
 ) -> list[str]:
     from styler.errors import quote_name
 
-    now = batch.standing
+    now = batch.state
     rows = [("Pictures", f"{len(now.todo)} to paint, {len(now.done)} done, {len(now.failed)} failed before")]
     if found and disk is not None:
         width, height = found.size
@@ -355,7 +355,7 @@ def _format_plan(
 def _plan_to_json(
     batch: "BatchPlan", found: "Forecast | None", disk: float | None, free: int, workers: int
 ) -> dict[str, Any]:
-    now = batch.standing
+    now = batch.state
     return {
         "dry_run": True,
         "folder": str(batch.out),

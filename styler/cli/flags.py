@@ -18,7 +18,7 @@ from styler.errors import UsageError
 from styler.options import LOOKS, PRESETS, Options, OptionSpec, describe_range
 
 if TYPE_CHECKING:
-    from styler.batch.worker import ClusterConfig
+    from styler.batch.ray import ClusterConfig
 
 
 GROUPS = {
@@ -265,7 +265,7 @@ class EngineOptions:
 
     def cluster(self) -> "ClusterConfig | None":
         """Where Ray paints, if it does."""
-        from styler.batch.worker import ClusterConfig
+        from styler.batch.ray import ClusterConfig
 
         if self.engine != "ray":
             return None

@@ -1,4 +1,4 @@
-"""Claims about what goes into a batch, and under which names it comes out."""
+"""Claims about the inputs of a batch and the names of its results."""
 
 import os
 import time
@@ -13,13 +13,13 @@ from styler.batch.discover import BatchInput, SelectionRules
 from styler.errors import ImageError, NothingMatched, StylerError, UsageError
 
 
-def unknown(name: str) -> Path:
+def refuse(name: str) -> Path:
     raise ImageError(f"Cannot read '{name}': there is no such file.")
 
 
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Files that look like pictures by their names."""
+    """Create empty files with the extensions of pictures, and enter their folder."""
     for name in (
         *("p/img10.jpg", "p/img2.JPG", "p/img1.png", "p/notes.txt", "p/.hidden.jpg", "p/sub/img1.png"),
         *("p/sub/deep/x.webp", "p/raw/y.tif", "p/.trash/z.jpg", "q/a.jpg"),
@@ -30,69 +30,69 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def found(given: str, named: Callable[[str], Path] = unknown, **rules: object) -> list[str]:
-    listing = discover.find_inputs(given, SelectionRules(**rules), named, "CONTENTS")  # type: ignore[arg-type]
-    return [it.relative for it in listing.inputs]
+def find(argument: str, find_bundled: Callable[[str], Path] = refuse, **rules: object) -> list[str]:
+    listing = discover.find_inputs(argument, SelectionRules(**rules), find_bundled, "CONTENTS")  # type: ignore[arg-type]
+    return [item.relative for item in listing.inputs]
 
 
-def test_a_folder_is_its_pictures_in_natural_order(tree: Path) -> None:
-    assert found("p") == found("p/") == ["img1.png", "img2.JPG", "img10.jpg"]
+def test_a_folder_stands_for_its_pictures_in_natural_order(tree: Path) -> None:
+    assert find("p") == find("p/") == ["img1.png", "img2.JPG", "img10.jpg"]
 
 
-def test_a_walk_keeps_the_places_and_leaves_hidden_things_out(tree: Path) -> None:
+def test_recursion_keeps_relative_paths_and_omits_hidden_files(tree: Path) -> None:
     deep = ["img1.png", "img2.JPG", "img10.jpg", "raw/y.tif", "sub/deep/x.webp", "sub/img1.png"]
-    assert found("p", recursive=True) == deep
-    assert found("p", recursive=True, exclude=("RAW", "*.webp")) == [*deep[:3], "sub/img1.png"]
-    assert found("p", recursive=True, include=("sub/*",)) == ["sub/deep/x.webp", "sub/img1.png"]
-    assert found("p", include=("*.txt",)) == ["notes.txt"]
+    assert find("p", recursive=True) == deep
+    assert find("p", recursive=True, exclude=("RAW", "*.webp")) == [*deep[:3], "sub/img1.png"]
+    assert find("p", recursive=True, include=("sub/*",)) == ["sub/deep/x.webp", "sub/img1.png"]
+    assert find("p", include=("*.txt",)) == ["notes.txt"]
 
 
-def test_the_folder_of_the_results_is_never_walked(tree: Path) -> None:
-    assert found("p", recursive=True, without=str(tree / "p" / "sub")) == [
+def test_the_output_folder_is_never_listed(tree: Path) -> None:
+    assert find("p", recursive=True, skip_folder=str(tree / "p" / "sub")) == [
         *("img1.png", "img2.JPG", "img10.jpg", "raw/y.tif")
     ]
-    assert found("p/**/*.png", without=str(tree / "p" / "sub")) == ["img1.png"]
-    with pytest.raises(UsageError, match=r"'p' would be painted into that very folder; .*-o\."):
-        found("p", without=str(tree / "p"))
+    assert find("p/**/*.png", skip_folder=str(tree / "p" / "sub")) == ["img1.png"]
+    with pytest.raises(UsageError, match=r"'p' would be painted into the same folder; .*-o\."):
+        find("p", skip_folder=str(tree / "p"))
 
 
-def test_patterns_are_ours_to_spread_and_a_file_of_that_very_name_comes_first(tree: Path) -> None:
-    assert found("p/*.png") == ["img1.png"]
-    assert found("p/**/img1.png") == ["img1.png", "sub/img1.png"]
-    assert found("*/img?.*") == ["p/img1.png", "p/img2.JPG"]
-    assert found("p/*/img1.png") == ["sub/img1.png"]
+def test_a_pattern_is_expanded_unless_a_file_has_its_name(tree: Path) -> None:
+    assert find("p/*.png") == ["img1.png"]
+    assert find("p/**/img1.png") == ["img1.png", "sub/img1.png"]
+    assert find("*/img?.*") == ["p/img1.png", "p/img2.JPG"]
+    assert find("p/*/img1.png") == ["sub/img1.png"]
     (tree / "p" / "*.png").write_bytes(b"")
-    assert found("p/*.png") == ["*.png"]
+    assert find("p/*.png") == ["*.png"]
 
 
-def test_a_list_names_files_folders_and_patterns(tree: Path) -> None:
+def test_a_list_contains_files_folders_and_patterns(tree: Path) -> None:
     (tree / "list.txt").write_text("# mine\np/img1.png\r\n\nq\np/sub/*.png\nnot/there.jpg\np/img1.png\n")
-    listing = discover.find_inputs("@list.txt", SelectionRules(), unknown, "CONTENTS")
+    listing = discover.find_inputs("@list.txt", SelectionRules(), refuse, "CONTENTS")
     assert [os.path.relpath(it.path) for it in listing.inputs] == [
         *("not/there.jpg", "p/img1.png", "p/sub/img1.png", "q/a.jpg")
     ]
     assert [it.relative for it in listing.inputs] == ["not/there.jpg", "p/img1.png", "p/sub/img1.png", "q/a.jpg"]
     (tree / "new\nline.jpg").write_bytes(b"")
     (tree / "null.txt").write_bytes(b"new\nline.jpg\0q/a.jpg\0")
-    assert found("@null.txt") == ["new\nline.jpg", "q/a.jpg"]
+    assert find("@null.txt") == ["new\nline.jpg", "q/a.jpg"]
     with pytest.raises(StylerError, match=r"^Cannot read the list 'none.txt': .*; check the name\.$"):
-        found("@none.txt")
+        find("@none.txt")
 
 
-def test_links_are_followed_only_when_asked_and_loops_end(tree: Path) -> None:
+def test_links_are_followed_on_request_and_loops_end(tree: Path) -> None:
     (tree / "p" / "sub" / "loop").symlink_to(tree / "p")
     (tree / "p" / "other").symlink_to(tree / "q")
     (tree / "p" / "dangling.jpg").symlink_to(tree / "gone.jpg")
-    listing = discover.find_inputs("p", SelectionRules(recursive=True), unknown, "CONTENTS")
+    listing = discover.find_inputs("p", SelectionRules(recursive=True), refuse, "CONTENTS")
     assert listing.links == 3
     assert "other/a.jpg" not in [it.relative for it in listing.inputs]
-    followed = found("p", recursive=True, follow=True)
+    followed = find("p", recursive=True, follow_symlinks=True)
     assert {"other/a.jpg", "dangling.jpg"} < set(followed)
     assert not [place for place in followed if "loop" in place]
-    assert "other/a.jpg" in found("p/**/*.jpg", follow=True)
+    assert "other/a.jpg" in find("p/**/*.jpg", follow_symlinks=True)
 
 
-def test_a_folder_that_cannot_be_listed_is_told_and_the_rest_is_taken(
+def test_a_folder_that_cannot_be_listed_is_reported_and_the_others_are_used(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = os.scandir
@@ -103,33 +103,33 @@ def test_a_folder_that_cannot_be_listed_is_told_and_the_rest_is_taken(
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    listing = discover.find_inputs("p", SelectionRules(recursive=True), unknown, "CONTENTS")
+    listing = discover.find_inputs("p", SelectionRules(recursive=True), refuse, "CONTENTS")
     assert listing.problems == [
-        "Cannot list the folder 'p/sub': Permission denied; change its permissions or leave it out."
+        "Cannot list the folder 'p/sub': Permission denied; change its permissions or exclude it."
     ]
     assert len(listing.inputs) == 4
     with pytest.raises(NothingMatched, match="Cannot list the folder 'p/sub'"):
-        found("p/sub")
+        find("p/sub")
 
 
 @pytest.mark.parametrize(
-    ("given", "advice"),
+    ("argument", "advice"),
     [
-        ("empty", "walk its folders too with -r"),
-        ("p/*.heic", "nothing of that name or pattern is there"),
+        ("empty", "search its subfolders, too, with -r"),
+        ("p/*.heic", "no file matches this name or pattern"),
         ("gone.jpg", "there is no such file"),
     ],
 )
-def test_nothing_is_an_error_with_advice(given: str, advice: str, tree: Path) -> None:
+def test_finding_no_picture_is_an_error_with_advice(argument: str, advice: str, tree: Path) -> None:
     (tree / "empty").mkdir()
     with pytest.raises(NothingMatched, match=advice):
-        found(given)
+        find(argument)
     with pytest.raises(NothingMatched, match="--include and --exclude leave nothing"):
-        found("p", exclude=("*",))
+        find("p", exclude=("*",))
 
 
-def test_what_is_no_file_may_be_a_name(tree: Path) -> None:
-    assert found("starry", lambda name: Path("/styles") / f"{name}.jpg") == ["starry.jpg"]
+def test_an_argument_that_is_not_a_file_can_name_a_bundled_picture(tree: Path) -> None:
+    assert find("starry", lambda name: Path("/styles") / f"{name}.jpg") == ["starry.jpg"]
 
 
 A, B, C = BatchInput("p/a.jpg", "a.jpg"), BatchInput("p/a.png", "a.png"), BatchInput("p/s/a.jpg", "s/a.jpg")
@@ -137,10 +137,10 @@ X, Y = BatchInput("x.jpg", "x.jpg"), BatchInput("y.jpg", "y.jpg")
 
 
 def outputs(
-    contents: list[BatchInput], styles: list[BatchInput], template: str | None = None, **how: bool
+    contents: list[BatchInput], styles: list[BatchInput], template: str | None = None, **mode: bool
 ) -> list[str]:
-    found = plan.pair_inputs(contents, styles, **how)
-    return [pair.output for pair in plan.name_outputs(found, template, "png", 7)]
+    couples = plan.pair_inputs(contents, styles, **mode)
+    return [pair.output for pair in plan.name_outputs(couples, template, "png", 7)]
 
 
 def test_every_content_is_paired_with_every_style_style_by_style() -> None:
@@ -149,11 +149,11 @@ def test_every_content_is_paired_with_every_style_style_by_style() -> None:
     assert outputs([A, C], [X, Y], blended=True) == ["a.x+y.png", "s/a.x+y.png"]
     with pytest.raises(UsageError, match="there are 1 contents and 2 styles; choose as many of each"):
         outputs([A], [X, Y], zipped=True)
-    with pytest.raises(UsageError, match="exclude each other"):
+    with pytest.raises(UsageError, match="mutually exclusive"):
         outputs([A], [X, Y], zipped=True, blended=True)
 
 
-def test_made_names_get_what_makes_them_unique_and_no_more() -> None:
+def test_generated_names_are_as_short_as_uniqueness_allows() -> None:
     assert outputs([A, B, C], [X]) == ["a.jpg.x.png", "a.png.x.png", "s/a.x.png"]
     assert outputs([A], [X, BatchInput("x.png", "x.png")]) == ["a.x.jpg.png", "a.x.png.png"]
     upper = BatchInput("p/A.JPG", "A.JPG")
@@ -162,13 +162,13 @@ def test_made_names_get_what_makes_them_unique_and_no_more() -> None:
     assert len(set(map(plan.fold_name, outputs([composed, split], [X])))) == 2
 
 
-def test_names_of_earlier_runs_stay_when_a_namesake_comes() -> None:
-    found = plan.pair_inputs([A, B], [X])
-    kept = {plan.pair_key(found[0]): "a.x.png"}
-    assert [pair.output for pair in plan.name_outputs(found, None, "png", 0, kept)] == ["a.x.png", "a.png.x.png"]
+def test_names_of_earlier_runs_are_kept() -> None:
+    couples = plan.pair_inputs([A, B], [X])
+    earlier = {plan.couple_key(couples[0]): "a.x.png"}
+    assert [pair.output for pair in plan.name_outputs(couples, None, "png", 0, earlier)] == ["a.x.png", "a.png.x.png"]
 
 
-def test_a_template_names_everything_below_the_mirrored_folder() -> None:
+def test_a_template_names_the_path_below_the_mirrored_folder() -> None:
     assert outputs([A, C], [X], "{style}/{content}-{seed}.{ext}") == ["x/a-7.png", "s/x/a-7.png"]
 
 
@@ -180,25 +180,27 @@ def test_a_template_names_everything_below_the_mirrored_folder() -> None:
         ([A, B], "same.{ext}"),
     ],
 )
-def test_a_template_under_which_two_meet_is_refused(contents: list[BatchInput], template: str) -> None:
-    with pytest.raises(UsageError, match=r"^--name gives 'p/a\.jpg' × 'x\.jpg' and 'p/.*the same name '.*case alone"):
+def test_a_template_that_gives_colliding_names_is_refused(contents: list[BatchInput], template: str) -> None:
+    with pytest.raises(
+        UsageError, match=r"^--name gives 'p/a\.jpg' × 'x\.jpg' and 'p/.*the same name '.*differ only in case"
+    ):
         outputs(contents, [X], template)
 
 
 @pytest.mark.parametrize("template", ["../{content}.png", "/{content}.png", "a//{content}.png", "", "x/"])
-def test_a_template_leads_nowhere_else(template: str) -> None:
-    with pytest.raises(UsageError, match=r"^--name makes '.*', which is no name in the folder"):
+def test_a_template_cannot_leave_the_output_folder(template: str) -> None:
+    with pytest.raises(UsageError, match=r"^--name gives '.*', which is not a name in the output folder"):
         outputs([A], [X], template)
     with pytest.raises(UsageError, match=r"^--name has no field \{nr\}; it can have \{content\}"):
         outputs([A], [X], "{nr}.png")
 
 
-def test_many_pairs_are_named_in_seconds_and_megabytes() -> None:
+def test_20000_pairs_are_named_in_seconds_and_megabytes() -> None:
     contents = [BatchInput(f"photos/{n // 1000}/img{n}.jpg", f"{n // 1000}/img{n}.jpg") for n in range(20_000)]
     tracemalloc.start()
-    began = time.process_time()
-    made = plan.name_outputs(plan.pair_inputs(contents, [X]), None, "png", 0)
-    seconds, (_, peak) = time.process_time() - began, tracemalloc.get_traced_memory()
+    start = time.process_time()
+    pairs = plan.name_outputs(plan.pair_inputs(contents, [X]), None, "png", 0)
+    seconds, (_, peak) = time.process_time() - start, tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(made) == 20_000
+    assert len(pairs) == 20_000
     assert (seconds < 20, peak < 50e6) == (True, True), (seconds, peak)

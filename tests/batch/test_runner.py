@@ -1,5 +1,8 @@
-"""Claims about the batch at work: what goes on beside the device, several devices, URLs, statistics on the disk."""
+"""Claims about a running batch: overlapping stages, several devices, URLs, stored statistics, interruption."""
 
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +18,8 @@ from numpy.typing import NDArray
 from styler import images
 from styler.batch import discover
 from styler.batch.discover import SelectionRules
-from styler.batch.runner import BatchEvent, stylize_folder
+from styler.batch.runner import BatchContext, BatchEvent, stylize_folder
 from styler.batch.stats_store import DiskStatsStore
-from styler.batch.worker import BatchContext
 from styler.engine import losses
 from styler.engine.result import Result
 from styler.errors import DeviceError, NothingMatched, StylerError
@@ -26,15 +28,15 @@ from styler.options import Options
 from styler.vgg.model import Features
 
 OPTIONS = Options(size=64, first_size=64, iterations=3, device="cpu", threads=1)
-PATIENCE = 120.0
-"""Seconds after which a test no longer believes that something will come."""
+TIMEOUT = 120.0
+"""Seconds after which a test gives up waiting."""
 
 
 @pytest.fixture
 def folder(
     tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch, use_tiny: None
 ) -> Path:
-    """The working folder, with four photos and two paintings; the network is tiny."""
+    """Enter a folder with four photos and two paintings; the network is tiny."""
     names = ("photos/a.png", "photos/b.png", "photos/c.png", "photos/d.png", "art/x.png", "art/y.png")
     for seed, name in enumerate(names):
         images.write_file(tmp_path / name, images.encode_image(pixels(48, 64, seed)))
@@ -42,170 +44,172 @@ def folder(
     return tmp_path
 
 
-def test_the_next_picture_is_read_and_the_last_encoded_while_the_device_works(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read, painted = threading.Event(), threading.Event()
+def test_reading_and_encoding_overlap_with_painting(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    second_is_read, second_is_painted = threading.Event(), threading.Event()
     real = Result.encode
 
-    def reading(path: Path) -> Picture:
+    def read(path: Path) -> Picture:
         if path.name == "b.png":
-            read.set()
+            second_is_read.set()
         return images.read_image(path)
 
-    def encoded(*given: Any, **named: Any) -> bytes:
-        assert painted.wait(PATIENCE), "the first picture is encoded only before the second is painted"
-        return real(*given, **named)
+    def encode(*args: Any, **kwargs: Any) -> bytes:
+        assert second_is_painted.wait(TIMEOUT), "the first picture has to be encoded before the second is painted"
+        return real(*args, **kwargs)
 
-    monkeypatch.setattr(Result, "encode", encoded)
-    told: list[BatchEvent] = []
-    for event in stylize_folder("photos", "art/x.png", "out", OPTIONS, tools=BatchContext(read=reading)):
-        told.append(event)
+    monkeypatch.setattr(Result, "encode", encode)
+    events: list[BatchEvent] = []
+    for event in stylize_folder("photos", "art/x.png", "out", OPTIONS, context=BatchContext(read=read)):
+        events.append(event)
         if event.kind == "progress" and event.pair.output == "a.x.png":
-            assert read.wait(PATIENCE), "the second picture is read only after the first is painted"
+            assert second_is_read.wait(TIMEOUT), "the first picture has to be painted before the second is read"
         if event.kind == "progress" and event.pair.output == "b.x.png":
-            painted.set()
+            second_is_painted.set()
     names = ["a.x.png", "b.x.png", "c.x.png", "d.x.png"]
-    assert by_picture(told) == {name: ["started", "progress", "progress", "progress", "done"] for name in names}
-    assert [event.pair.output for event in told if event.kind == "done"] == names
+    assert by_picture(events) == {name: ["started", "progress", "progress", "progress", "done"] for name in names}
+    assert [event.pair.output for event in events if event.kind == "done"] == names
 
 
-def test_no_more_than_two_pictures_of_a_worker_are_painted_and_not_written(
+def test_at_most_two_pictures_of_a_worker_are_started_and_not_written(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     most = 0
-    open_ones: set[str] = set()
+    open_pictures: set[str] = set()
     for event in stylize_folder("photos", "art", "out", OPTIONS):
         if event.kind == "started":
-            open_ones.add(event.pair.output)
+            open_pictures.add(event.pair.output)
         if event.kind == "done":
-            open_ones.remove(event.pair.output)
-        most = max(most, len(open_ones))
+            open_pictures.remove(event.pair.output)
+        most = max(most, len(open_pictures))
     assert most <= 2
 
 
-def test_a_worker_for_each_device_makes_the_same_pictures(folder: Path) -> None:
+def test_several_devices_paint_the_same_pictures(folder: Path) -> None:
     assert threading.active_count() == (before := threading.active_count())
     one = [*stylize_folder("photos", "art/x.png", "one", OPTIONS)]
-    two = [*stylize_folder("photos", "art/x.png", "two", OPTIONS, tools=BatchContext(devices=("cpu", "cpu")))]
+    two = [*stylize_folder("photos", "art/x.png", "two", OPTIONS, context=BatchContext(devices=("cpu", "cpu")))]
     assert by_picture(one) == by_picture(two)
     for path in (folder / "one").glob("*.png"):
         assert (images.read_image(path).pixels == images.read_image(folder / "two" / path.name).pixels).all()
-    assert threading.active_count() == before, "no thread is left behind"
+    assert threading.active_count() == before, "a thread is left"
 
 
-def test_two_devices_work_at_the_same_time(folder: Path) -> None:
-    begun: set[str] = set()
+def test_two_devices_paint_at_the_same_time(folder: Path) -> None:
+    in_progress: set[str] = set()
     most = 0
-    for event in stylize_folder("photos", "art/x.png", "out", OPTIONS, tools=BatchContext(devices=("cpu", "cpu"))):
+    for event in stylize_folder("photos", "art/x.png", "out", OPTIONS, context=BatchContext(devices=("cpu", "cpu"))):
         if event.kind == "progress":
-            begun.add(event.pair.output)
+            in_progress.add(event.pair.output)
         if event.progress and event.progress.iteration == event.progress.iterations:
-            begun.discard(event.pair.output)
-        most = max(most, len(begun))
+            in_progress.discard(event.pair.output)
+        most = max(most, len(in_progress))
     assert most == 2
 
 
-def test_an_absent_device_is_told_before_any_work(folder: Path) -> None:
+def test_an_absent_device_is_an_error_before_painting_starts(folder: Path) -> None:
     with pytest.raises(DeviceError, match="There is no device 'gpu'"):
-        next(stylize_folder("photos", "art/x.png", "out", OPTIONS, tools=BatchContext(devices=("cpu", "gpu"))))
+        next(stylize_folder("photos", "art/x.png", "out", OPTIONS, context=BatchContext(devices=("cpu", "gpu"))))
 
 
-def forwards(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """The shapes of the pictures whose features are computed without a gradient: targets of contents and of styles."""
+def record_targets(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Return a list that gets the size of every image whose features are computed for a target, without gradient."""
     seen: list[tuple[int, ...]] = []
     real = Features.forward
 
-    def forward(self: Features, image: torch.Tensor, *more: Any, **named: Any) -> dict[str, torch.Tensor]:
+    def forward(self: Features, image: torch.Tensor, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
         if not torch.is_grad_enabled():
             seen.append(tuple(image.shape[-2:]))
-        return real(self, image, *more, **named)
+        return real(self, image, *args, **kwargs)
 
     monkeypatch.setattr(Features, "forward", forward)
     return seen
 
 
-def test_a_resumed_run_computes_no_statistics_that_are_kept(
+def test_a_resumed_run_uses_the_stored_statistics(
     folder: Path, monkeypatch: pytest.MonkeyPatch, pixels: Callable[..., NDArray[np.float32]]
 ) -> None:
     images.write_file(folder / "art" / "x.png", images.encode_image(pixels(60, 60, 5)), overwrite=True)
     options = OPTIONS.replace(size=128, first_size=64)
-    tools = BatchContext(shelf=DiskStatsStore(folder / "kept"))
-    seen = forwards(monkeypatch)
-    assert len(by_picture([*stylize_folder("photos", "art/x.png", "out", options, tools=tools)])) == 4
-    assert seen.count((60, 60)) == 1, "of a style that is smaller than either scale, for all photos"
+    context = BatchContext(stats_store=DiskStatsStore(folder / "kept"))
+    seen = record_targets(monkeypatch)
+    assert len(by_picture([*stylize_folder("photos", "art/x.png", "out", options, context=context)])) == 4
+    assert seen.count((60, 60)) == 1, "the style is smaller than both scales, and shared by all photos"
     whole = (folder / "out" / "a.x.png").read_bytes()
     seen.clear()
     (folder / "out" / "a.x.png").unlink()
-    [*stylize_folder("photos", "art/x.png", "out", options, tools=tools)]
+    [*stylize_folder("photos", "art/x.png", "out", options, context=context)]
     assert seen
     assert (60, 60) not in seen
-    ours, before = images.read_image(folder / "out" / "a.x.png").pixels, images.read_image(whole).pixels
-    assert (ours == before).all()
+    now, before = images.read_image(folder / "out" / "a.x.png").pixels, images.read_image(whole).pixels
+    assert (now == before).all()
 
 
-def test_statistics_of_recoloured_styles_are_not_kept(folder: Path) -> None:
-    shelf = DiskStatsStore(folder / "kept")
-    [*stylize_folder("photos", "art/x.png", "out", OPTIONS.replace(keep_color=1), tools=BatchContext(shelf=shelf))]
-    assert not shelf.folder.exists()
+def test_statistics_of_recolored_styles_are_not_stored(folder: Path) -> None:
+    stats = DiskStatsStore(folder / "kept")
+    [
+        *stylize_folder(
+            "photos", "art/x.png", "out", OPTIONS.replace(keep_color=1), context=BatchContext(stats_store=stats)
+        )
+    ]
+    assert not stats.folder.exists()
 
 
 @pytest.fixture
-def found() -> dict[str, losses.Moments]:
+def statistics() -> dict[str, losses.Moments]:
     return {
         "relu1_1": losses.Moments(torch.rand(4), torch.rand(4, 4)),
         "relu2_1": losses.Moments(torch.rand(2), torch.rand(2, 2)),
     }
 
 
-def test_a_shelf_gives_what_was_put_there_and_drops_the_longest_unused(
-    tmp_path: Path, found: dict[str, losses.Moments]
+def test_a_store_returns_what_was_put_and_deletes_the_least_recently_used(
+    tmp_path: Path, statistics: dict[str, losses.Moments]
 ) -> None:
     cpu = torch.device("cpu")
-    shelf = DiskStatsStore(tmp_path / "kept", room=1500)
-    assert shelf.get("one", cpu) is None
-    shelf.put("one", cpu, found)
-    again = shelf.get("one", cpu)
+    stats = DiskStatsStore(tmp_path / "kept", max_bytes=1500)
+    assert stats.get("one", cpu) is None
+    stats.put("one", cpu, statistics)
+    again = stats.get("one", cpu)
     assert again is not None
-    for layer, moments in found.items():
+    for layer, moments in statistics.items():
         assert torch.equal(again[layer].mean, moments.mean)
         assert torch.equal(again[layer].second, moments.second)
     for key in ("two", "three"):
-        shelf.put(key, cpu, found)
-        assert shelf.get("one", cpu) is not None
-    shelf.put("four", cpu, found)
-    assert shelf.get("two", cpu) is None
-    assert shelf.get("one", cpu) is not None
+        stats.put(key, cpu, statistics)
+        assert stats.get("one", cpu) is not None
+    stats.put("four", cpu, statistics)
+    assert stats.get("two", cpu) is None
+    assert stats.get("one", cpu) is not None
 
 
-def test_a_damaged_file_on_a_shelf_is_as_if_it_were_not_there(tmp_path: Path, found: dict[str, losses.Moments]) -> None:
-    cpu, shelf = torch.device("cpu"), DiskStatsStore(tmp_path)
-    shelf.put("one", cpu, found)
+def test_a_damaged_file_of_a_store_counts_as_missing(tmp_path: Path, statistics: dict[str, losses.Moments]) -> None:
+    cpu, stats = torch.device("cpu"), DiskStatsStore(tmp_path)
+    stats.put("one", cpu, statistics)
     (file,) = tmp_path.iterdir()
     for data in (b"", b"no tensors", file.read_bytes()[:-3]):
         file.write_bytes(data)
-        assert shelf.get("one", cpu) is None
-    shelf.put("one", cpu, found)
-    assert shelf.get("one", cpu) is not None
+        assert stats.get("one", cpu) is None
+    stats.put("one", cpu, statistics)
+    assert stats.get("one", cpu) is not None
 
 
-def test_a_shelf_that_cannot_be_written_costs_nothing_but_time(folder: Path) -> None:
+def test_a_store_that_cannot_be_written_is_not_used(folder: Path) -> None:
     (folder / "kept").write_text("no folder")
-    told = [
+    events = [
         *stylize_folder(
-            "photos", "art/x.png", "out", OPTIONS, tools=BatchContext(shelf=DiskStatsStore(folder / "kept"))
+            "photos", "art/x.png", "out", OPTIONS, context=BatchContext(stats_store=DiskStatsStore(folder / "kept"))
         )
     ]
-    assert {event.kind for event in told} == {"started", "progress", "done"}
+    assert {event.kind for event in events} == {"started", "progress", "done"}
 
 
-def unknown(name: str) -> Path:
+def refuse(name: str) -> Path:
     raise AssertionError(name)
 
 
 @pytest.fixture
 def store(folder: Path) -> str:
-    """The photos at memory://, one in a folder, with a hidden and a foreign file."""
+    """Return a URL with two photos, one of them in a subfolder, a hidden file, and a text file."""
     system = fsspec.filesystem("memory")
     for name in ("shop/a.png", "shop/deep/b.png"):
         system.pipe(f"/{name}", (folder / "photos" / name.rpartition("/")[2]).read_bytes())
@@ -215,7 +219,7 @@ def store(folder: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("given", "rules", "places"),
+    ("suffix", "rules", "paths"),
     [
         ("", SelectionRules(), ["a.png"]),
         ("/", SelectionRules(recursive=True), ["a.png", "deep/b.png"]),
@@ -225,30 +229,57 @@ def store(folder: Path) -> str:
         ("/deep/*.png", SelectionRules(), ["b.png"]),
     ],
 )
-def test_urls_are_files_folders_and_patterns_too(
-    given: str, rules: SelectionRules, places: list[str], store: str
+def test_a_url_stands_for_a_file_a_folder_or_a_pattern(
+    suffix: str, rules: SelectionRules, paths: list[str], store: str
 ) -> None:
-    listing = discover.find_inputs(store + given, rules, unknown, "CONTENTS")
-    assert [it.relative for it in listing.inputs] == places
-    assert all(it.path.startswith("memory://") for it in listing.inputs)
+    listing = discover.find_inputs(store + suffix, rules, refuse, "CONTENTS")
+    assert [item.relative for item in listing.inputs] == paths
+    assert all(item.path.startswith("memory://") for item in listing.inputs)
 
 
-def test_what_is_at_urls_is_painted_remembered_and_read_again_only_when_changed(folder: Path, store: str) -> None:
-    asked = (store, "memory://shop/a.png", "out", OPTIONS)
-    told = [*stylize_folder(*asked, rules=SelectionRules(recursive=True))]
-    assert {event.pair.output: event.kind for event in told} == {"a.a.png": "done", "deep/b.a.png": "done"}
-    assert [*stylize_folder(*asked, rules=SelectionRules(recursive=True))] == []
+def test_pictures_at_urls_are_painted_once_unless_they_change(folder: Path, store: str) -> None:
+    arguments = (store, "memory://shop/a.png", "out", OPTIONS)
+    events = [*stylize_folder(*arguments, rules=SelectionRules(recursive=True))]
+    assert {event.pair.output: event.kind for event in events} == {"a.a.png": "done", "deep/b.a.png": "done"}
+    assert [*stylize_folder(*arguments, rules=SelectionRules(recursive=True))] == []
     fsspec.filesystem("memory").pipe("/shop/deep/b.png", (folder / "photos" / "c.png").read_bytes())
     with pytest.raises(StylerError, match="changed: the content 'memory://"):
-        next(stylize_folder(*asked, rules=SelectionRules(recursive=True)))
+        next(stylize_folder(*arguments, rules=SelectionRules(recursive=True)))
 
 
-def test_what_is_not_there_or_cannot_be_opened_is_told(folder: Path) -> None:
-    (event,) = (it for it in stylize_folder("memory://gone.png", "art/x.png", "out", OPTIONS) if it.kind == "failed")
+def test_missing_urls_and_unknown_schemes_are_reported(folder: Path) -> None:
+    (event,) = (
+        item for item in stylize_folder("memory://gone.png", "art/x.png", "out", OPTIONS) if item.kind == "failed"
+    )
     assert event.text == "Cannot read 'memory://gone.png': there is no such file; check the URL."
     with pytest.raises(
         StylerError, match=r"^Cannot open 'nosuch://x' \(Protocol not known: nosuch.*install what fsspec needs"
     ):
         next(stylize_folder("nosuch://x", "art/x.png", "out", OPTIONS))
-    with pytest.raises(NothingMatched, match="has no picture to paint"):
+    with pytest.raises(NothingMatched, match="contains no picture to paint"):
         next(stylize_folder("memory://nothing/*.png", "art/x.png", "out", OPTIONS))
+
+
+HANGING = """
+import os, signal, sys, threading, time
+from styler.batch import worker
+from styler.cli import main
+from styler.engine.painter import Painter
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests with SIGINT ignored
+worker.CLOSE_SECONDS = 0.2
+def stream(*args):
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.3)
+    threading.Event().wait()
+    yield
+Painter.stream = stream
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_a_second_interrupt_ends_the_program_even_if_an_iteration_never_ends(folder: Path) -> None:
+    command = [sys.executable, "-c", HANGING, "batch", "photos", "art/x.png", "-o", "out", "--size", "64", "-q"]
+    done = subprocess.run(command, check=False, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGINT, "styler: Interrupted.\n")

@@ -38,10 +38,10 @@ class Instant:
         """Done."""
         data = self._data + task.number.to_bytes(4, "big")
         sha256 = hashlib.sha256(data).hexdigest()
-        made = EncodedPicture(data, sha256, {sha256: self._small})
+        encoded = EncodedPicture(data, sha256, {sha256: self._small})
         self._said += [
             WorkerReport(task.number, "started"),
-            WorkerReport(task.number, "made", made=made, hashes=("0", "0")),
+            WorkerReport(task.number, "encoded", encoded=encoded, hashes=("0", "0")),
         ]
 
     def poll(self, seconds: float) -> WorkerReport | None:
@@ -78,7 +78,7 @@ def main() -> None:
             images.write_file(folder / "photos" / str(number // 1000) / f"{number}.jpg", b"")
         images.write_file(folder / "x.jpg", b"")
         with (
-            mock.patch.object(runner, "_engine", return_value=Instant(data, small)),
+            mock.patch.object(runner, "_start_engine", return_value=Instant(data, small)),
             mock.patch("styler.batch.report.write_index", return_value=[]),
         ):
             began, used = time.monotonic(), time.process_time()

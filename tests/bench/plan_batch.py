@@ -59,7 +59,7 @@ def main() -> None:
     if len(sys.argv) > 2:
         batch, read, whole = planned(Path(sys.argv[2]))
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        now = batch.standing
+        now = batch.state
         print(f"{len(now.todo)} to do, {len(now.done)} done: manifest {read:.1f} s, all {whole:.1f} s, {most:.0f} MB.")
         return
     with tempfile.TemporaryDirectory() as name:

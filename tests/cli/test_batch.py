@@ -137,8 +137,8 @@ def test_a_touched_file_is_the_same_and_a_changed_one_is_refused(folder: Path, c
     shutil.copy("photos/a2.png", "photos/a1.png")
     capsys.readouterr()
     assert paint("photos", "art/x.png", "-o", "out", "-q") == 2
-    sentence = "styler: error: 1 picture was made from other inputs or settings than these, such as 'a1.x.png' "
-    assert capsys.readouterr().err.startswith(f"{sentence}(changed: the content 'photos/a1.png'); have them made anew")
+    sentence = "styler: error: 1 picture was painted from other inputs or settings, such as 'a1.x.png' "
+    assert capsys.readouterr().err.startswith(f"{sentence}(changed: the content 'photos/a1.png'); paint them again")
     assert paint("photos", "art/x.png", "-o", "out", "-q", "--overwrite") == 0
     assert capsys.readouterr().out == "out/a1.x.png\n", "the other one is as it was"
 
@@ -149,7 +149,7 @@ def test_other_settings_are_refused_by_name(folder: Path, capsys: Capture) -> No
     capsys.readouterr()
     assert paint("photos", "art/x.png", "-o", "out", "-q", "--strength", "70", "--threads", "1") == 2
     assert "2 pictures were" in (err := capsys.readouterr().err)
-    assert "(changed: strength was 50.0 and is 70.0)" in err
+    assert "(changed: strength was 50 and is 70)" in err
     assert (folder / "out" / "a1.x.png").read_bytes() == before
 
 
@@ -158,12 +158,14 @@ def test_what_is_there_already_is_never_replaced_unasked(folder: Path, capsys: C
     (folder / "out" / "a1.x.png").write_bytes(b"somebody's")
     (folder / "out" / "index.html").write_bytes(b"somebody's page")
     assert paint("photos", "art/x.png", "-o", "out") == 2
-    assert "1 file that this batch did not make is where pictures would go ('a1.x.png')" in capsys.readouterr().err
+    assert "1 output file exists that this batch did not write ('a1.x.png')" in capsys.readouterr().err
     assert {path.name for path in (folder / "out").iterdir()} == {"a1.x.png", "index.html"}
     assert paint("photos", "art/x.png", "-o", "out", "--overwrite") == 0
     assert images.read_image("out/a1.x.png").width == 64
     assert (folder / "out" / "index.html").read_bytes() == b"somebody's page"
-    assert "'out/index.html' is not of this batch, or was changed since, and stays as it is." in capsys.readouterr().err
+    assert (
+        "'out/index.html' was not written by this batch, or was changed since; it is kept." in capsys.readouterr().err
+    )
 
 
 def test_the_results_are_never_taken_for_photos(folder: Path, capsys: Capture) -> None:
@@ -182,10 +184,10 @@ def test_the_results_are_never_taken_for_photos(folder: Path, capsys: Capture) -
         (["-", "art", "-o", "out"], 2, "A batch reads and writes files"),
         (["photos", "art", "-o", "art/x.png"], 2, "is a file; a batch needs a folder"),
         (["nothing", "art", "-o", "out"], 4, "Cannot read 'nothing': there is no such file"),
-        (["photos/*.jpg", "art", "-o", "out"], 4, "CONTENTS 'photos/\\*.jpg' has no picture to paint"),
-        (["photos", "art", "-o", "out", "--zip", "--blend"], 2, "exclude each other"),
+        (["photos/*.jpg", "art", "-o", "out"], 4, "CONTENTS 'photos/\\*.jpg' contains no picture to paint"),
+        (["photos", "art", "-o", "out", "--zip", "--blend"], 2, "mutually exclusive"),
         (["photos", "art", "-o", "out", "--style-weights", "1,2"], 2, "style_weights has 2 numbers"),
-        (["photos", "art", "-o", "out", "--format", "jpg", "--bit-depth", "16"], 2, "JPEG has no 16 bit"),
+        (["photos", "art", "-o", "out", "--format", "jpg", "--bit-depth", "16"], 2, "JPEG does not support 16 bits"),
         (["photos", "art", "-o", "out", "--name", "{content}.{style}.gif"], 1, "pictures of kind '.gif' are not"),
         (["photos", "art", "-o", "out", "--name", "{content}.{style}.jpg"], 2, "but --format is png"),
         (["photos", "art", "-o", "out", "--name", "{content}.png"], 2, "--name gives"),

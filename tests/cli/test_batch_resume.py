@@ -236,7 +236,7 @@ def test_a_picture_that_was_about_to_be_written_is_made_again(folder: Path, caps
     [
         (b"not json\n", "Line 2 of the manifest 'out/.styler/manifest.jsonl' is damaged; restore it"),
         (b'{"schema":1}\n', "Line 2 of the manifest"),
-        (b'{"schema":9,"state":"done"}\n', "is of a newer version of styler; update styler."),
+        (b'{"schema":9,"state":"done"}\n', "was written by a newer version of styler; update styler."),
     ],
 )
 def test_a_damaged_or_newer_manifest_is_left_alone(line: bytes, sentence: str, folder: Path, capsys: Capture) -> None:

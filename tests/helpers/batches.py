@@ -1,11 +1,11 @@
-"""What tests of batches share."""
+"""Helpers of the tests of batches."""
 
 from styler.batch.runner import BatchEvent
 
 
-def by_picture(told: list[BatchEvent]) -> dict[str, list[str]]:
-    """The kinds of the events of each picture, in order; how two pictures' lie among each other is left to chance."""
-    found: dict[str, list[str]] = {}
-    for event in told:
-        found.setdefault(event.pair.output, []).append(event.kind)
-    return found
+def by_picture(events: list[BatchEvent]) -> dict[str, list[str]]:
+    """Return the kinds of the events of each picture, in order; events of different pictures interleave at random."""
+    kinds: dict[str, list[str]] = {}
+    for event in events:
+        kinds.setdefault(event.pair.output, []).append(event.kind)
+    return kinds
