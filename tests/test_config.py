@@ -1,4 +1,4 @@
-"""Claims about settings outside the program: files, variables, their order, and what is said of wrong ones."""
+"""Settings outside the program: files, variables, their order, and the messages for wrong ones."""
 
 import os
 from pathlib import Path
@@ -12,23 +12,23 @@ from styler.options import Options, resolve_options
 
 @pytest.fixture
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """The user's file and the working folder's, neither of which is there."""
+    """Return the paths of the user's file and the working folder's; neither exists yet."""
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
-    user, here = config.config_paths()
+    user, here = config.list_config_paths()
     user.parent.mkdir(parents=True)
     return user, here
 
 
 def test_every_field_has_a_variable_that_takes_what_the_flag_takes() -> None:
-    typed = {}
+    variables = {}
     for name, value in Options().to_dict().items():
-        typed[config.variable_name(name)] = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-    found = config.load_config(typed)
-    assert resolve_options(*found.layers).options == Options()
-    assert set(found.layers[-1][1]) == {name for name, value in Options().to_dict().items() if value != []}
+        variables[config.get_variable_name(name)] = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    loaded = config.load_config(variables)
+    assert resolve_options(*loaded.layers).options == Options()
+    assert set(loaded.layers[-1][1]) == {name for name, value in Options().to_dict().items() if value != []}
 
 
 def test_the_folder_beats_the_user_and_the_environment_beats_both(folders: tuple[Path, Path]) -> None:
@@ -50,24 +50,24 @@ def test_a_preset_ranks_below_the_fields_beside_it_and_above_weaker_layers(folde
     assert resolved.origins["taper"] == "styler.toml (preset draft)"
 
 
-def test_a_verb_has_a_table_of_its_own_that_counts_for_it_alone(folders: tuple[Path, Path]) -> None:
+def test_a_command_has_its_own_table(folders: tuple[Path, Path]) -> None:
     folders[1].write_text('size = 200\nseed = 5\n[batch]\nsize = 300\npreset = "draft"')
-    resolved = [resolve_options(*config.load_config({}, verb).layers).options for verb in ("", "batch")]
+    resolved = [resolve_options(*config.load_config({}, command).layers).options for command in ("", "batch")]
     assert [(options.size, options.seed, options.preset) for options in resolved] == [
         (200, 5, "standard"),
         (300, 5, "draft"),
     ]
 
 
-def test_an_unknown_setting_in_a_verbs_own_table_is_refused(folders: tuple[Path, Path]) -> None:
+def test_an_unknown_setting_in_a_table_is_refused(folders: tuple[Path, Path]) -> None:
     folders[1].write_text("[batch]\nsiez = 300")
     with pytest.raises(OptionError, match="siez"):
         config.load_config({}, "batch")
 
 
-def test_tables_of_other_verbs_are_passed_over(folders: tuple[Path, Path]) -> None:
+def test_tables_of_other_commands_are_ignored(folders: tuple[Path, Path]) -> None:
     folders[1].write_text("size = 200\n[batch]\nworkers = 3\n[ui]\nport = 1")
-    assert config.read_config_file(folders[1]) == {"size": 200}
+    assert config.load_config({}).layers[0] == ("styler.toml", {"size": 200})
 
 
 def test_a_file_may_begin_with_a_byte_order_mark_and_hold_lists(folders: tuple[Path, Path]) -> None:
@@ -77,7 +77,7 @@ def test_a_file_may_begin_with_a_byte_order_mark_and_hold_lists(folders: tuple[P
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("sise = 64", "In 'styler.toml': There is no setting 'sise'; did you mean 'size'?"),
         ("keep-color = 1", "In 'styler.toml': There is no setting 'keep-color'; did you mean 'keep_color'?"),
@@ -92,35 +92,35 @@ def test_a_file_may_begin_with_a_byte_order_mark_and_hold_lists(folders: tuple[P
         ("[size]\nlow = 1", "In 'styler.toml': size is {'low': 1}; it can be"),
         ("[bacth]\nworkers = 1", "In 'styler.toml': There is no setting 'bacth'"),
         ("batch = 1", "In 'styler.toml': There is no setting 'batch'"),
-        ("size = ", "The settings in 'styler.toml' are no valid TOML: Invalid value (at "),
-        ("x = " + "[" * 100_000, "The settings in 'styler.toml' are no valid TOML: "),
+        ("size = ", "The settings in 'styler.toml' are not valid TOML: Invalid value (at "),
+        ("x = " + "[" * 100_000, "The settings in 'styler.toml' are not valid TOML: "),
     ],
 )
 def test_a_wrong_file_is_refused_in_one_sentence_that_names_it(
-    text: str, said: str, folders: tuple[Path, Path]
+    text: str, message: str, folders: tuple[Path, Path]
 ) -> None:
     folders[1].write_text(text)
     with pytest.raises(OptionError) as caught:
         config.load_config({})
-    assert str(caught.value).startswith(said)
+    assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
 
 
-def test_bytes_that_are_no_text_are_no_toml(folders: tuple[Path, Path]) -> None:
+def test_bytes_that_are_not_utf8_are_refused(folders: tuple[Path, Path]) -> None:
     folders[1].write_bytes(b"size = \xff\xfe")
-    with pytest.raises(OptionError, match="no valid TOML"):
+    with pytest.raises(OptionError, match="not valid TOML"):
         config.load_config({})
 
 
-def test_what_is_no_file_is_refused_without_waiting(folders: tuple[Path, Path]) -> None:
+def test_a_path_that_is_not_a_file_is_refused_without_waiting(folders: tuple[Path, Path]) -> None:
     folders[1].mkdir()
-    with pytest.raises(StylerError, match="it is no file; move it away") as caught:
+    with pytest.raises(StylerError, match="it is not a regular file; move it away") as caught:
         config.load_config({})
     assert caught.value.exit_code == 1
     if hasattr(os, "mkfifo"):
         folders[1].rmdir()
         os.mkfifo(folders[1])
-        with pytest.raises(StylerError, match="it is no file"):
+        with pytest.raises(StylerError, match="it is not a regular file"):
             config.load_config({})
 
 
@@ -136,7 +136,7 @@ def test_a_file_that_cannot_be_read_is_named(folders: tuple[Path, Path], monkeyp
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
         ("STYLER_SIZE", "12", "In the variable STYLER_SIZE: size is 12; it can be 64 to 8192."),
         ("STYLER_SIZE", "big", "In the variable STYLER_SIZE: size is 'big'; it can be 64 to 8192, or 'original'."),
@@ -144,19 +144,19 @@ def test_a_file_that_cannot_be_read_is_named(folders: tuple[Path, Path], monkeyp
         ("STYLER_STYLE_WEIGHTS", "1,x", "In the variable STYLER_STYLE_WEIGHTS: style_weights is x"),
     ],
 )
-def test_a_wrong_variable_is_refused_by_name(name: str, text: str, said: str) -> None:
+def test_a_wrong_variable_is_refused_by_name(name: str, text: str, message: str) -> None:
     with pytest.raises(OptionError) as caught:
         config.load_config({name: text})
-    assert str(caught.value).startswith(said)
+    assert str(caught.value).startswith(message)
 
 
-def test_an_empty_variable_is_none_and_a_misspelt_one_is_told() -> None:
-    found = config.load_config({"STYLER_SIZE": "", "STYLER_SIEZ": "64", "STYLER_XYZZY": "1", "SIZE": "64"})
-    assert [dict(settings) for _, settings in found.layers] == [{}]
-    assert found.warnings == ("The variable STYLER_SIEZ is no setting; did you mean STYLER_SIZE?",)
+def test_an_empty_variable_is_ignored_and_a_misspelled_one_is_reported() -> None:
+    loaded = config.load_config({"STYLER_SIZE": "", "STYLER_SIEZ": "64", "STYLER_XYZZY": "1", "SIZE": "64"})
+    assert [dict(settings) for _, settings in loaded.layers] == [{}]
+    assert loaded.warnings == ("The variable STYLER_SIEZ is not a setting; did you mean STYLER_SIZE?",)
 
 
-def test_layers_that_only_fit_together_are_merged_before_they_are_judged(folders: tuple[Path, Path]) -> None:
+def test_layers_are_merged_before_settings_are_compared_with_each_other(folders: tuple[Path, Path]) -> None:
     folders[1].write_text('style_layers = ["relu1_1", "relu2_1"]')
     layers = config.load_config({"STYLER_LAYER_WEIGHTS": "2,1"}).layers
     assert resolve_options(*layers).options.layer_weights == (2, 1)

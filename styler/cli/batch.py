@@ -87,7 +87,7 @@ def batch(
     console = report.make_console()
     log = partial(report.print_line, console) if verbose or debug else _silent
     with interrupts.watch_signals() as watch, ExitStack() as ends:
-        found = config.load_config(verb="batch", own=BATCH_FLAGS)
+        found = config.load_config(command="batch", command_flags=BATCH_FLAGS)
         where.check(device="device" in read_flags(flags))
         before = provenance.load_earlier(keeping.source, read_flags(flags))
         resolved = resolve_options(*found.layers, *before.layers, ("flag", read_flags(flags)))

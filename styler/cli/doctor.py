@@ -67,7 +67,7 @@ def _check_settings() -> Facts:
     found = config.load_config()
     changed = resolve_options(*found.layers).origins
     return {
-        "files": [str(path) for path in config.config_paths() if config.is_readable(path)],
+        "files": [str(path) for path in config.list_config_paths() if config.is_readable(path)],
         "set": [name for name, origin in changed.items() if origin != "default"],
         "warnings": list(found.warnings),
     }

@@ -384,7 +384,7 @@ def fill_from_files(app: App, commands: tuple[str, ...], arguments: ArgumentColl
     Raises:
         StylerError: a file cannot be read, or has an unknown setting.
     """
-    for path in reversed(config.config_paths()):
+    for path in reversed(config.list_config_paths()):
         found = {
             name.replace("_", "-"): value
             for name, value in config.read_command_flags(path, "batch", BATCH_FLAGS).items()

@@ -82,14 +82,17 @@ def show_config(*, flags: Settings = NO_FLAGS, json: Json = False) -> int:
         output.print_document(
             {
                 "settings": {name: {"value": value, "origin": origins[name]} for name, value in values.items()},
-                "files": [{"path": str(path), "found": config.is_readable(path)} for path in config.config_paths()],
+                "files": [
+                    {"path": str(path), "found": config.is_readable(path)} for path in config.list_config_paths()
+                ],
                 "warnings": found.warnings,
             }
         )
         return 0
     rows = [(name, format_value(getattr(resolved.options, name)) or "–", origin) for name, origin in origins.items()]
     files = [
-        f"{path} ({'read' if config.is_readable(path) else 'not there'})" for path in reversed(config.config_paths())
+        f"{path} ({'read' if config.is_readable(path) else 'not there'})"
+        for path in reversed(config.list_config_paths())
     ]
     output.print_lines(
         [*output.format_columns([("setting", "value", "from"), *rows]), "", f"Files: {', '.join(files)}."]
@@ -99,7 +102,7 @@ def show_config(*, flags: Settings = NO_FLAGS, json: Json = False) -> int:
 
 def _name_origin(name: str, origin: str) -> str:
     """An origin as a person would look for it: the variable itself for a value from the environment."""
-    return config.variable_name(name) if origin == config.ENVIRONMENT_LAYER else origin
+    return config.get_variable_name(name) if origin == config.ENVIRONMENT_LAYER else origin
 
 
 PictureFile = Annotated[FileName, Parameter(help="a picture that styler made, or - for standard input")]

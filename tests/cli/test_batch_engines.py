@@ -107,7 +107,7 @@ def test_the_nearer_file_wins_and_a_flag_beats_both(
         ("overwrite = true", 2, r"In 'styler.toml': There is no setting 'overwrite'"),
         ('format = "bmp"', 2, r"bmp"),
         ('max_failures = "many"', 2, r"many"),
-        ("recursive = ", 2, r"The settings in 'styler.toml' are no valid TOML"),
+        ("recursive = ", 2, r"The settings in 'styler.toml' are not valid TOML"),
     ],
 )
 def test_a_wrong_table_is_refused_in_a_sentence(

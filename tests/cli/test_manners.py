@@ -86,7 +86,7 @@ def test_json_keeps_warnings_and_makes_null_of_what_is_no_number(
     assert main([*RUN, *TINY, "--json", "-q"]) == 0
     found = answer(capsys)
     assert found["losses"] == {"total": None}
-    assert found["warnings"] == ["The variable STYLER_SIEZ is no setting; did you mean STYLER_SIZE?"]
+    assert found["warnings"] == ["The variable STYLER_SIEZ is not a setting; did you mean STYLER_SIZE?"]
 
 
 @pytest.mark.skipif(sys.platform in {"win32", "darwin"}, reason="these systems have no such names")
@@ -418,14 +418,14 @@ def test_config_shows_every_value_and_its_origin(
     rows = [re.split("  +", line) for line in capsys.readouterr().out.splitlines()]
     assert ["size", "99", "flag"] in rows
     assert ["taper", "0.33", "styler.toml (preset draft)"] in rows
-    assert rows[-1] == [f"Files: styler.toml (read), {config.config_paths()[0]} (not there)."]
+    assert rows[-1] == [f"Files: styler.toml (read), {config.list_config_paths()[0]} (not there)."]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such permissions")
 def test_a_folder_of_settings_that_may_not_be_looked_into_has_none_for_us(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hidden = str(config.config_paths()[0])
+    hidden = str(config.list_config_paths()[0])
     for name in ("stat", "lstat"):
         real = getattr(os, name)
 
@@ -502,7 +502,7 @@ def test_the_doctor_tells_what_is_broken_and_fails(
     said = {
         "weights": r"^weights: The weights file is altered\.$",
         "loss": r"^self_test: Painting on cpu did not lower the loss .*; try ",
-        "settings": r"^settings: The settings in 'styler\.toml' are no valid TOML",
+        "settings": r"^settings: The settings in 'styler\.toml' are not valid TOML",
         "device": r"^devices: .*GPU",
     }
     assert re.search(said[broken], out, re.MULTILINE), out
