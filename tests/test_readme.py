@@ -1,113 +1,75 @@
-"""The README says what the program does: its tables are made from the program, and its lines are run.
+"""The documentation matches the program: its tables are generated, and its commands and examples run.
 
-`python tests/test_readme.py` writes the tables anew.
+`python tests/test_readme.py` regenerates the tables.
 """
 
 import json
 import re
+import runpy
 import shlex
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from readme import README, SERVED, blocks
+
+sys.path.append(str(Path(__file__).parent / "helpers"))  # pytest does this itself
+from readme import BATCH_README, FENCE, README, ROOT, SERVED, UI_README, blocks
 
 from styler.cli import main
-from styler.cli.flags import flag_name, format_value
+from styler.cli.flags import flag_name
 from styler.images import encode_image, write_file
-from styler.options import LOOKS, PRESETS, Bundle, Options, describe_range, list_options
+from styler.options import LOOKS, PRESETS, Options, describe_range, format_value, list_options
 
+DOCUMENTS = (README, BATCH_README, UI_README)
+MAX_LINES = 260
 TINY = ["--size", "64", "--iterations", "1", "--first-size", "64"]
 
 
-def option_table() -> str:
-    """Every option with its meaning, range and default."""
+def format_options() -> str:
+    """Format every option with its meaning, range and default as a table."""
     rows = ["| flag | meaning | range | default |", "|---|---|---|---|"]
-    for name, knob in list_options().items():
+    for name, spec in list_options().items():
         default = format_value(getattr(Options(), name))
-        limits = ", ".join(knob.choices) or (describe_range(knob) if knob.low is not None else "–")
-        rows.append(f"| `{flag_name(name)}` | {knob.help} | {limits} | {f'`{default}`' if default else '–'} |")
+        limits = ", ".join(spec.choices) or (describe_range(spec) if spec.low is not None else "–")
+        rows.append(f"| `{flag_name(name)}` | {spec.help} | {limits} | {f'`{default}`' if default else '–'} |")
     return "\n".join(rows)
 
 
-def bundle_table(bundles: dict[str, Bundle]) -> str:
-    """Every preset or look with when to take it."""
-    return "\n".join(
-        ["| name | |", "|---|---|", *(f"| `{name}` | {bundle.help} |" for name, bundle in bundles.items())]
-    )
+def format_bundles() -> str:
+    """Format the presets and looks as a table."""
+    rows = ["| effort and manner | |", "|---|---|"]
+    for flag, bundles in (("--preset", PRESETS), ("--look", LOOKS)):
+        rows += [f"| `{flag} {name}` | {bundle.help} |" for name, bundle in bundles.items()]
+    return "\n".join(rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {
-    "options": option_table,
-    "presets": lambda: bundle_table(PRESETS),
-    "looks": lambda: bundle_table(LOOKS),
-}
+TABLES = {"options": format_options, "presets and looks": format_bundles}
 
 
-def rewritten(text: str) -> str:
-    """The README with its tables made anew."""
-    for name, table in TABLES.items():
+def update_tables(text: str) -> str:
+    """Return the README with its generated tables replaced."""
+    for name, format_table in TABLES.items():
         before, opening, rest = re.split(rf"(<!-- {name}\b[^>]*-->\n)", text)
         _, closing, after = rest.partition(f"<!-- /{name} -->")
-        text = f"{before}{opening}{table()}\n{closing}{after}"
+        text = f"{before}{opening}{format_table()}\n{closing}{after}"
     return text
 
 
-def commands() -> list[list[str]]:
-    """Every `styler …` line outside the first block, without its comment."""
-    lines = [line for block in blocks("sh")[1:] for line in block.splitlines()]
+def list_commands() -> list[list[str]]:
+    """Return the arguments of every `styler …` line, except those of the README's first block."""
+    lines = "".join([*blocks("sh")[1:], *blocks("sh", BATCH_README), *blocks("sh", UI_README)]).splitlines()
     return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("styler ")]
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pixels: Callable[..., Any]) -> Path:
-    """A working folder with the pictures that the README names."""
-    for seed, name in enumerate(("photo", "painting", "one", "two")):
-        write_file(tmp_path / f"{name}.jpg", encode_image(pixels(48, 64, seed), format="jpeg"))
-    for seed, name in enumerate(("photos/one.jpg", "photos/deep/two.jpg", "paintings/one.jpg", "paintings/two.jpg")):
-        write_file(tmp_path / name, encode_image(pixels(48, 64, seed), format="jpeg"))
-    (tmp_path / "list.txt").write_text("photo.jpg\nphotos\n")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def list_examples() -> list[str]:
+    """Return the Python blocks that run without the page."""
+    return [code for path in DOCUMENTS for code in blocks("python", path) if SERVED not in code]
 
 
-def test_the_tables_are_the_programs() -> None:
-    text = README.read_text(encoding="utf-8")
-    assert rewritten(text) == text, "run `python tests/test_readme.py`"
-
-
-def test_the_first_block_is_two_commands_that_each_make_their_own_environment() -> None:
-    first = blocks("sh")[0].splitlines()
-    assert len(first) == 2
-    assert all(line.startswith("python3 -m venv ") for line in first)
-    assert "styler run " in first[0]
-    assert " -o " in first[0]
-    assert first[1].endswith("pytest")
-
-
-@pytest.mark.parametrize("tokens", commands(), ids=" ".join)
-def test_every_command_runs(tokens: list[str], folder: Path, use_tiny: None, capfd: pytest.CaptureFixture[str]) -> None:
-    if "earlier.png" in tokens:
-        assert main(["run", "photo.jpg", "painting.jpg", "-q", "-o", "earlier.png", *TINY]) == 0
-        capfd.readouterr()
-    if "--status" in tokens:
-        assert main(["batch", "photos", "paintings", "-o", "painted", "-q", *TINY]) == 0
-        capfd.readouterr()
-    elif tokens[0] in ("run", "batch"):
-        tokens = without(tokens, ("--size", "--preset", "--time")) + TINY
-    assert main(tokens) == 0, capfd.readouterr().err
-    answer = capfd.readouterr().out.removesuffix("\n")
-    if "--json" in tokens:
-        answer = json.loads(answer)["output"]
-    if tokens[0] in ("run", "batch") and not {"--dry-run", "--status"} & {*tokens}:
-        assert all(Path(line).is_file() for line in answer.splitlines())
-    else:
-        assert answer
-
-
-def without(tokens: list[str], flags: Iterable[str]) -> list[str]:
-    """The tokens without some flags and their values."""
+def drop_flags(tokens: Iterable[str], *flags: str) -> list[str]:
+    """Return the arguments without some flags and their values."""
     kept = list(tokens)
     for flag in flags:
         while flag in kept:
@@ -115,15 +77,92 @@ def without(tokens: list[str], flags: Iterable[str]) -> list[str]:
     return kept
 
 
-"""In a block that needs the page: it is run with the other tests of `/stylize`."""
+def list_layout() -> list[str]:
+    """Return the modules in the README's table of the layout, in order, as `styler.images.read`."""
+    modules = []
+    for place, contents in re.findall(r"^\| `((?:styler|ui)/[\w./]*)` \| (.*) \|$", README.read_text("utf-8"), re.M):
+        name = place.removesuffix("/").removesuffix(".py").replace("/", ".")
+        is_folder = place.endswith("/")
+        modules += [f"{name}.{module}" for module in re.findall(r"`(\w+)`", contents)] if is_folder else [name]
+    return modules
 
 
-@pytest.mark.parametrize("index", [index for index, code in enumerate(blocks("python")) if SERVED not in code])
-def test_every_python_block_runs(index: int, folder: Path, use_tiny: None, capsys: pytest.CaptureFixture[str]) -> None:
-    code = blocks("python")[index]
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pixels: Callable[..., Any]) -> Path:
+    """Make a working folder with the files that the documentation names, and change to it."""
+    names = ("photo", "painting", "one", "two", "photos/one", "photos/deep/two", "paintings/one", "paintings/two")
+    for seed, name in enumerate(names):
+        write_file(tmp_path / f"{name}.jpg", encode_image(pixels(48, 64, seed), format="jpeg"))
+    (tmp_path / "list.txt").write_text("photo.jpg\nphotos\n")
+    (tmp_path / "password.txt").write_text("secret\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_generated_tables_are_current() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert update_tables(text) == text, "run `python tests/test_readme.py`"
+
+
+def test_first_block_is_two_commands_that_each_make_an_environment() -> None:
+    first, second = blocks("sh")[0].splitlines()
+    assert first.startswith("python3 -m venv ")
+    assert "styler run " in first
+    assert " -o " in first
+    assert second.startswith("python3 -m venv ")
+    assert second.endswith("pytest")
+
+
+def test_readme_is_short() -> None:
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+
+
+def test_layout_table_names_exactly_the_modules_in_the_order_of_the_layers() -> None:
+    paths = [path for name in ("styler", "ui") for path in (ROOT / name).rglob("*.py") if "__" not in path.name]
+    modules = list_layout()
+    assert sorted(modules) == sorted(".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths)
+    order = [f"styler.{layer}" for layer in runpy.run_path(str(ROOT / "tests" / "test_architecture.py"))["ORDER"]]
+    layers = [layer for name in modules for layer in order if f"{name}.".startswith(f"{layer}.")]
+    assert layers == sorted(layers, key=order.index)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_blocks_are_run_or_say_why_not(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for block in re.finditer(FENCE, text, re.DOTALL | re.MULTILINE):
+        assert block[1] in {"sh", "python", "text"}
+        if block[1] == "text":
+            paragraph = text[: block.start()].rstrip().rpartition("\n\n")[2]
+            assert "not run by the tests" in " ".join(paragraph.split()), block[0]
+
+
+@pytest.mark.parametrize("tokens", list_commands(), ids=" ".join)
+def test_command_runs(
+    tokens: list[str], folder: Path, use_tiny: None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "earlier.png" in tokens:
+        assert main(["run", "photo.jpg", "painting.jpg", "-q", "-o", "earlier.png", *TINY]) == 0
+    if "--status" in tokens:
+        assert main(["batch", "photos", "paintings", "-o", "painted", "-q", *TINY]) == 0
+    elif tokens[0] in ("run", "batch"):
+        tokens = drop_flags(tokens, "--size", "--preset", "--time") + TINY
+    elif tokens[0] == "ui":  # everything but the endless serving
+        monkeypatch.setattr("ui.server.serve_page", lambda _config: None)
+    capfd.readouterr()
+    assert main(tokens) == 0, capfd.readouterr().err
+    output = capfd.readouterr().out.removesuffix("\n")
+    if tokens[0] in ("run", "batch") and not {"--dry-run", "--status"} & {*tokens}:
+        paths = [json.loads(output)["output"]] if "--json" in tokens else output.splitlines()
+        assert all(Path(path).is_file() for path in paths)
+    else:
+        assert output or tokens[0] == "ui"
+
+
+@pytest.mark.parametrize("code", list_examples(), ids=lambda code: code.splitlines()[-1])
+def test_example_runs(code: str, folder: Path, use_tiny: None) -> None:
     exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
-    assert "picture" in code or (folder / "painted.png").is_file() or (folder / "painted" / "index.html").is_file()
+    assert all((folder / name).is_file() for name in re.findall(r'\.save\("(.+?)"\)', code))
 
 
 if __name__ == "__main__":
-    README.write_text(rewritten(README.read_text(encoding="utf-8")), encoding="utf-8")
+    README.write_text(update_tables(README.read_text(encoding="utf-8")), encoding="utf-8")

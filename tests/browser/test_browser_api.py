@@ -85,7 +85,7 @@ def test_what_makes_no_sense_is_a_sentence(client: Client, given: dict[str, Any]
 
 
 def test_the_readmes_lines_run(site: Site, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = [block for block in readme.blocks("python") if readme.SERVED in block]
+    (code,) = [block for block in readme.blocks("python", readme.UI_README) if readme.SERVED in block]
     monkeypatch.chdir(photo.parent)
     for name in ("photo.jpg", "painting.jpg"):
         photo.with_name(name).write_bytes(photo.read_bytes())
