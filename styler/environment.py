@@ -1,6 +1,6 @@
-"""Settings of the process that make CPUs faster without changing any result; PyTorch reads some of them when it loads.
+"""Settings of the process that make CPUs faster without changing any result. Some must be made before torch loads.
 
-Whoever is about to load torch calls `prepare` first; what the user has set stays as it is. Loads nothing itself.
+Settings that the user has made are respected. Imports nothing heavy.
 """
 
 import ctypes
@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 ENVIRONMENT_SETTINGS = {
-    # OpenMP's threads spin while they wait: painting becomes several times slower as soon as another program takes a
-    # core. Going to sleep at once can make it half as slow again where waking up is slow, so they spin for an instant.
+    # Waiting OpenMP threads spin, so painting becomes several times slower as soon as another program takes a core.
+    # Sleeping at once can make it 50 % slower where waking up is slow, so they spin briefly.
     "OMP_WAIT_POLICY": "PASSIVE",
     "GOMP_SPINCOUNT": "1500",
 }
@@ -21,30 +21,26 @@ MALLOC_OPTIONS = {
     "MALLOC_MMAP_THRESHOLD_": -3,
     "MALLOC_TRIM_THRESHOLD_": -1,
 }
-"""Parameters of the GNU allocator, by the variables with which a user sets them: their numbers in malloc.h."""
+"""Parameters of the GNU allocator: the variables with which users set them, and their numbers in malloc.h."""
 KEEP_FREED = {"MALLOC_MMAP_MAX_": 0, "MALLOC_TRIM_THRESHOLD_": 2**31 - 1}
 RETURN_FREED = {"MALLOC_MMAP_MAX_": 65536, "MALLOC_MMAP_THRESHOLD_": 2**25, "MALLOC_TRIM_THRESHOLD_": 2**26}
-"""As it is by itself once large blocks have been freed."""
+"""The values that the allocator reaches by itself once large blocks have been freed."""
 
 
 def prepare_process() -> None:
-    """Put the settings into the environment, unless they are there, and have all threads allocate from one heap."""
-    own_policy = (
-        os.environ.get("OMP_WAIT_POLICY", ENVIRONMENT_SETTINGS["OMP_WAIT_POLICY"])
-        != ENVIRONMENT_SETTINGS["OMP_WAIT_POLICY"]
-    )
-    for name, setting in ENVIRONMENT_SETTINGS.items():
-        if not (own_policy and name == "GOMP_SPINCOUNT"):  # which would count for more than the policy
-            os.environ.setdefault(name, setting)
-    _set_malloc_options({"MALLOC_ARENA_MAX": 1})  # the heaps of threads are too small for the largest maps
+    """Set the environment variables that are not set, and let all threads allocate from one heap."""
+    policy = os.environ.setdefault("OMP_WAIT_POLICY", ENVIRONMENT_SETTINGS["OMP_WAIT_POLICY"])
+    if policy == ENVIRONMENT_SETTINGS["OMP_WAIT_POLICY"]:  # the spin count would override another policy
+        os.environ.setdefault("GOMP_SPINCOUNT", ENVIRONMENT_SETTINGS["GOMP_SPINCOUNT"])
+    _set_malloc_options({"MALLOC_ARENA_MAX": 1})  # the heaps of threads are too small for the largest feature maps
 
 
 def keep_memory(keep: bool) -> None:
-    """Whether freed memory, up to 2 GB, stays at hand for what is allocated next.
+    """Set whether freed memory, up to 2 GB, is kept for later allocations.
 
-    Activations are large and live for an instant. By itself the GNU allocator takes each from the system and gives it
-    back at once, and the system clears every page anew: a tenth of the time. What is kept is cut up in time, which
-    takes up to half as much again.
+    Activations are large and short-lived. By default the GNU allocator requests each from the system and returns it
+    at once, and the system clears every page again, which takes a tenth of the time. Memory that is kept becomes
+    fragmented, which takes up to 50 % more of it.
     """
     _set_malloc_options(KEEP_FREED if keep else RETURN_FREED)
     if not keep:
@@ -52,7 +48,7 @@ def keep_memory(keep: bool) -> None:
 
 
 def return_memory() -> None:
-    """Give freed memory that stays at hand back to the system."""
+    """Return freed memory to the system."""
     if trim := _find_malloc_function("malloc_trim"):
         trim(0)
 
@@ -65,5 +61,5 @@ def _set_malloc_options(parameters: Mapping[str, int]) -> None:
 
 
 def _find_malloc_function(name: str) -> Any:
-    """A function of the C library's allocator; None if it has none of that name, as on all systems but GNU's."""
+    """Return a function of the C library's allocator; None if it does not exist, as on systems without glibc."""
     return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None

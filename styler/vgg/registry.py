@@ -77,7 +77,7 @@ def load_backbone(name: str) -> Weights:
 
 def embedded_path(name: str) -> Path:
     """The file of a network that comes with styler."""
-    return library.assets_root() / "weights" / f"{name}.safetensors"
+    return library.find_assets() / "weights" / f"{name}.safetensors"
 
 
 def is_valid_name(name: str) -> bool:

@@ -220,13 +220,13 @@ SPOILT: dict[str, Callable[[bytes, Path], bytes]] = {
 def test_weights_that_were_tampered_with_are_refused(
     spoil: Callable[[bytes, Path], bytes], folder: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good = library.assets_root()
+    good = library.find_assets()
     made = folder.parent / "assets"
     for name in ("weights", "contents", "styles"):
         (made / name).mkdir(parents=True)
     weights = spoil((good / "weights" / "vgg16.safetensors").read_bytes(), folder)
     (made / "weights" / "vgg16.safetensors").write_bytes(weights)
-    monkeypatch.setattr(library, "assets_root", lambda: made)
+    monkeypatch.setattr(library, "find_assets", lambda: made)
     assert re.search("altered|truncated", refused(capfd, folder, "photo.png", "painting.png", "-q"))
     assert not (folder / "run").exists()
 

@@ -52,7 +52,7 @@ def bundled(long_side: int) -> Tensor:
 
 def straightforward(image: Tensor, layers: tuple[str, ...], pooling: str) -> dict[str, Tensor]:
     """VGG-16 as its authors trained it: BGR in 0 to 255, minus the mean colour; nothing folded, nothing rescaled."""
-    stored = load_file(library.assets_root() / "weights" / "vgg16.safetensors")
+    stored = load_file(library.find_assets() / "weights" / "vgg16.safetensors")
     x = 255 * image.flip(1) - torch.tensor([103.939, 116.779, 123.68]).reshape(1, 3, 1, 1)
     x = F.pad(x, (1, 1, 1, 1), mode="replicate")
     found = {}

@@ -29,7 +29,7 @@ FIRST_BIASES = (0.73429835, 0.09340367, 0.06775674, 0.8862966)
 
 
 def embedded() -> Path:
-    return library.assets_root() / "weights" / "vgg16.safetensors"
+    return library.find_assets() / "weights" / "vgg16.safetensors"
 
 
 def contents(tiny: Weights) -> dict[str, Tensor]:
