@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 from styler.batch import discover
@@ -131,9 +130,7 @@ class Manifest:
     def __enter__(self) -> "Manifest":
         return self
 
-    def __exit__(
-        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._stream.close()
 
     def add(self, state: str, **facts: Any) -> None:
@@ -186,8 +183,8 @@ class FileFacts:
     def is_same(self, path: str, recorded: Mapping[str, Any]) -> bool:
         """Return whether a file has its recorded contents, comparing size and time first, then the hash."""
         now = self.state(path)
-        if "size" in now and (now["size"], now["mtime"]) == (recorded.get("size"), recorded.get("mtime")):
-            return True
         if now.get("size") != recorded.get("size"):
             return False
-        return self.digest(path) == str(recorded.get("sha256", ""))
+        return ("size" in now and now["mtime"] == recorded.get("mtime")) or self.digest(path) == str(
+            recorded.get("sha256", "")
+        )

@@ -4,6 +4,7 @@ No two results share a name, on any file system. Does not open pictures, nor loa
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -446,11 +447,5 @@ def _check_outputs(pairs: Sequence[Pair], request: BatchRequest) -> None:
 
 def _resolve_folders(paths: set[str]) -> set[str]:
     """Return the paths with links in their folders resolved, each folder once."""
-    folders: dict[str, str] = {}
-    resolved = set()
-    for path in paths:
-        folder, name = os.path.split(path)
-        if folder not in folders:
-            folders[folder] = os.path.realpath(folder or ".")
-        resolved.add(f"{folders[folder]}{os.sep}{name}")
-    return resolved
+    resolve = functools.cache(os.path.realpath)
+    return {f"{resolve(folder or '.')}{os.sep}{name}" for folder, name in map(os.path.split, paths)}

@@ -30,7 +30,6 @@ from styler.engine.painter import Painter
 from styler.engine.result import Pixels, Progress
 from styler.errors import DeviceError, StylerError, UsageError
 from styler.images import Picture, fetch_image_bytes
-from styler.options import Options
 from styler.vgg import registry
 from styler.vgg.weights import Weights
 
@@ -169,17 +168,12 @@ class RayActor:
             StylerError: the device is absent.
         """
 
-        def make_painter(options: Options) -> Painter:
-            painter = Painter.of(options, weights)
-            painter.remember(DiskStatsStore() if keep_stats else None)
-            return painter
-
         def read(path: str, data: bytes | None) -> Picture:
             return decode(discover.load_url(path) if data is None else data, name=path)
 
         with self._lock:
             if self._worker is None:
-                self._worker = Worker(config, read, make_painter, self._stop)
+                self._worker = Worker(config, read, self._stop, DiskStatsStore() if keep_stats else None, weights)
 
     def paint(self, task: PaintTask, paths: tuple[str, ...], *data: bytes) -> list[WorkerReport] | None:
         """Paint a picture.
@@ -243,13 +237,9 @@ class _ActorState:
     next_ask: float = 0.0
     open: dict[int, PaintTask] = field(default_factory=dict)
 
-    def has_room(self, limit: int) -> bool:
-        """Whether it can be given a picture."""
-        return self.is_ready and len(self.open) < limit
-
 
 class RayEngine:
-    """The workers of a cluster; an `Engine`.
+    """Workers in the processes of a cluster; has the same methods as `LocalEngine`.
 
     Args:
         config: settings shared by all pictures.
@@ -345,7 +335,7 @@ class RayEngine:
     def _distribute(self) -> None:
         """Send waiting pictures to the actors that have room."""
         for task in [*self._waiting]:
-            free = [actor for actor in self._actors if actor.has_room(self._limit(actor, task))]
+            free = [actor for actor in self._actors if actor.is_ready and len(actor.open) < self._limit(actor, task)]
             if free:
                 self._waiting.remove(task)
                 self._send(min(free, key=lambda actor: len(actor.open)), task)

@@ -21,7 +21,7 @@ from styler.batch.plan import EXTENSION_FORMATS, BatchPlan, BatchRequest, Pair, 
 from styler.batch.ray import ClusterConfig, RayEngine
 from styler.batch.report import save_thumbnail, write_index
 from styler.batch.stats_store import DiskStatsStore
-from styler.batch.worker import EncodedPicture, Engine, LocalEngine, PaintTask, WorkerConfig, WorkerReport
+from styler.batch.worker import EncodedPicture, LocalEngine, PaintTask, WorkerConfig, WorkerReport
 from styler.engine.result import Progress
 from styler.engine.targets import StatsStore
 from styler.errors import StylerError, UsageError
@@ -31,6 +31,7 @@ from styler.options import INIT_CHOICES, Options
 POLL_SECONDS = 0.2
 """Seconds between two checks of `stop` while the engine reports nothing."""
 
+Engine = LocalEngine | RayEngine
 WritePicture = Callable[[Callable[[], Path | None], Path, Callable[[str], bytes]], Path | None]
 """Calls its first argument, which writes a picture to a path.
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from styler.batch.plan import EXTENSION_FORMATS, BatchRequest
 from styler.batch.report import make_thumbnail
@@ -25,6 +25,7 @@ from styler.engine.targets import StatsStore
 from styler.errors import DeviceError, OutOfMemory, StylerError, quote_name
 from styler.images import Picture
 from styler.options import Options
+from styler.vgg.weights import Weights
 
 PICTURES_PER_WORKER = 2
 """Pictures that a worker holds at once: one on the device, and one that is being read or encoded."""
@@ -91,28 +92,6 @@ ReadPicture = Callable[[str, bytes | None], Picture]
 """Reads the picture at a path or URL; from its bytes if they are given."""
 
 
-class Engine(Protocol):
-    """Paints the pictures of a batch: `LocalEngine` in this process, `RayEngine` on a cluster."""
-
-    slots: int
-    """Pictures that may be submitted before others are finished and written."""
-
-    def submit(self, task: PaintTask) -> None:
-        """Queue a picture."""
-
-    def poll(self, seconds: float) -> WorkerReport | None:
-        """Return the next report, or None if there is none within `seconds` or `wake` was called."""
-
-    def wake(self) -> None:
-        """Make `poll` return; can be called from any thread."""
-
-    def stop(self) -> None:
-        """Start no more pictures and discard those in progress."""
-
-    def close(self) -> list[WorkerReport]:
-        """Stop, release everything, and return the reports that were not polled."""
-
-
 @dataclass(slots=True, eq=False)
 class _PictureJob:
     """A picture on its way through the stages of a worker."""
@@ -166,31 +145,34 @@ class Worker:
     Args:
         config: settings shared by all pictures.
         read: reads the inputs.
-        make_painter: makes the painter; called again if a picture needs another precision.
         stop: once set, nothing is started, and the picture in progress is discarded.
+        stats_store: stores style statistics on disk; None for none.
+        weights: of the network, if already loaded.
 
     Raises:
         StylerError: the network cannot be loaded, or lacks a layer that the options name.
     """
 
     def __init__(
-        self, config: WorkerConfig, read: ReadPicture, make_painter: Callable[[Options], Painter], stop: threading.Event
+        self,
+        config: WorkerConfig,
+        read: ReadPicture,
+        stop: threading.Event,
+        stats_store: StatsStore | None,
+        weights: Weights | None = None,
     ) -> None:
         self.config = config
         self.open: set[int] = set()
         """Numbers of the pictures that were submitted and are not finished."""
-        self._read_picture, self._make_painter, self._stop = read, make_painter, stop
+        self._read_picture, self._stop, self._stats_store, self._weights = read, stop, stats_store, weights
         self._painters: dict[str, Painter] = {}
         self._styles: tuple[tuple[str, ...], list[Picture]] = ((), [])
         self._to_read, self._to_paint, self._to_encode = _JobQueue(), _JobQueue(), _JobQueue()
         loaded: Future[None] = Future()
         self._threads = [
-            threading.Thread(target=target, args=args, daemon=True)
-            for target, args in (
-                (self._load_and_paint, (loaded,)),
-                (_run_stage, (self._to_read, self._read, self._to_paint)),
-                (_run_stage, (self._to_encode, self._finish)),
-            )
+            threading.Thread(target=self._load_and_paint, args=(loaded,), daemon=True),
+            threading.Thread(target=_run_stage, args=(self._to_read, self._read, self._to_paint), daemon=True),
+            threading.Thread(target=_run_stage, args=(self._to_encode, self._finish), daemon=True),
         ]
         self._threads[0].start()
         loaded.result()  # an error here would be the error of every picture
@@ -224,8 +206,10 @@ class Worker:
         _run_stage(self._to_paint, self._paint, self._to_encode)
 
     def _get_painter(self, options: Options) -> Painter:
+        """Return the painter of a precision."""
         if options.precision not in self._painters:
-            self._painters[options.precision] = self._make_painter(options)
+            self._painters[options.precision] = painter = Painter.of(options, self._weights)
+            painter.remember(self._stats_store)
         return self._painters[options.precision]
 
     def _read(self, job: _PictureJob) -> None:
@@ -344,14 +328,9 @@ class LocalEngine:
         self._handled = threading.Event()
         """Set once the last report has been handled; its worker waits for it."""
 
-        def make_painter(options: Options) -> Painter:
-            painter = Painter.of(options)
-            painter.remember(stats_store)
-            return painter
-
         devices = devices or [config.options.device]
         self._workers = [
-            Worker(_config_for_device(config, device, len(devices)), read, make_painter, self._stop)
+            Worker(_config_for_device(config, device, len(devices)), read, self._stop, stats_store)
             for device in devices
         ]
         self.slots = PICTURES_PER_WORKER * len(self._workers)

@@ -80,7 +80,7 @@ def test_one_painter_computes_a_style_once_a_scale_for_all_photos(
     computed: list[object] = []
     real = targets.StyleCache.statistics
 
-    def of(options: Options) -> Painter:
+    def of(options: Options, _weights: object) -> Painter:
         asked.append(options)
         return painter
 

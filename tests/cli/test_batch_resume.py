@@ -262,7 +262,7 @@ def signals_at(painter: Painter, monkeypatch: pytest.MonkeyPatch, numbers: list[
             yield progress
 
     monkeypatch.setattr(painter, "stream", stream)
-    monkeypatch.setattr(Painter, "of", lambda _options: painter)
+    monkeypatch.setattr(Painter, "of", lambda _options, _weights: painter)
 
 
 @pytest.fixture
