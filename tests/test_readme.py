@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 sys.path.append(str(Path(__file__).parent / "helpers"))  # pytest does this itself
-from readme import BATCH_README, FENCE, README, ROOT, SERVED, UI_README, blocks
+from readme import BATCH_README, BENCH_README, FENCE, README, ROOT, SERVED, UI_README, blocks
 
 from styler.cli import main
 from styler.cli.flags import flag_name
@@ -134,6 +134,17 @@ def test_blocks_are_run_or_say_why_not(path: Path) -> None:
         if block[1] == "text":
             paragraph = text[: block.start()].rstrip().rpartition("\n\n")[2]
             assert "not run by the tests" in " ".join(paragraph.split()), block[0]
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, BENCH_README], ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", path.read_text(encoding="utf-8")):
+        name, _, anchor = target.partition("#")
+        linked = path.parent / name if name else path
+        assert linked.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings], target
 
 
 @pytest.mark.parametrize("tokens", list_commands(), ids=" ".join)

@@ -7,6 +7,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 README = ROOT / "README.md"
 BATCH_README = ROOT / "styler" / "batch" / "README.md"
 UI_README = ROOT / "ui" / "README.md"
+BENCH_README = ROOT / "tests" / "bench" / "README.md"
 
 FENCE = r"^```(\w*)\n(.*?)^```$"
 
