@@ -185,6 +185,6 @@ class FileFacts:
         now = self.state(path)
         if now.get("size") != recorded.get("size"):
             return False
-        return ("size" in now and now["mtime"] == recorded.get("mtime")) or self.digest(path) == str(
-            recorded.get("sha256", "")
-        )
+        if "size" in now and now["mtime"] == recorded.get("mtime"):
+            return True
+        return self.digest(path) == str(recorded.get("sha256", ""))

@@ -153,9 +153,7 @@ class RayActor:
         self._next_progress = 0.0
         self._worker: Worker | None = None
 
-    def prepare(
-        self, config: WorkerConfig, decode: Callable[..., Picture], weights: Weights, *, keep_stats: bool
-    ) -> None:
+    def prepare(self, config: WorkerConfig, decode: Callable[..., Picture], weights: Weights, keep_stats: bool) -> None:
         """Load the network.
 
         Args:
@@ -270,8 +268,8 @@ class RayEngine:
         try:
             count, resources = count_workers(self._ray, cluster)
             # referenced as long as the engine lives: a restarted actor is given them again
-            self._shared = (self._ray.put(config_for_actor(config, resources)), decode, self._ray.put(weights))
-            self._keep_stats = keep_stats
+            config = config_for_actor(config, resources)
+            self._shared = (self._ray.put(config), decode, self._ray.put(weights), keep_stats)
             actor = self._ray.remote(RayActor).options(
                 runtime_env={"env_vars": environment.ENVIRONMENT_SETTINGS},
                 max_restarts=MAX_RESTARTS,
@@ -329,8 +327,7 @@ class RayEngine:
     def _prepare(self, actor: _ActorState) -> None:
         """Have an actor load the network."""
         actor.is_ready = False
-        call = actor.handle.prepare.remote(*self._shared, keep_stats=self._keep_stats)
-        self._calls[call] = partial(self._handle_ready, actor)
+        self._calls[actor.handle.prepare.remote(*self._shared)] = partial(self._handle_ready, actor)
 
     def _distribute(self) -> None:
         """Send waiting pictures to the actors that have room."""

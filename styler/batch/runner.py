@@ -15,7 +15,6 @@ from typing import Any
 
 from styler import images, library, provenance
 from styler.batch import discover, manifest
-from styler.batch.discover import SelectionRules
 from styler.batch.manifest import Manifest
 from styler.batch.plan import EXTENSION_FORMATS, BatchPlan, BatchRequest, Pair, hash_settings, plan_batch
 from styler.batch.ray import ClusterConfig, RayEngine
@@ -289,7 +288,6 @@ def stylize_folder(
     *,
     stop: threading.Event | None = None,
     context: BatchContext | None = None,
-    rules: SelectionRules | None = None,
     **fields: Any,
 ) -> Iterator[BatchEvent]:
     """Paint every content in every style and yield everything that happens; skip what earlier runs finished.
@@ -303,19 +301,13 @@ def stylize_folder(
         options: all settings; `Options()` by default.
         stop: once set, nothing is started, and pictures in progress are discarded.
         context: how pictures are read, written and painted.
-        rules: which files of a folder are taken.
-        fields: other fields of `BatchRequest`: `zipped`, `blended`, `template`, `format`, `overwrite` and so on.
+        fields: other fields of `BatchRequest`: `rules`, `zipped`, `blended`, `template`, `format`, `overwrite`, …
 
     Raises:
         StylerError: there is nothing to paint, or the request is invalid.
     """
     request = BatchRequest(
-        contents=str(contents),
-        styles=str(styles),
-        out=Path(out),
-        options=options or Options(),
-        rules=rules or SelectionRules(),
-        **fields,
+        contents=str(contents), styles=str(styles), out=Path(out), options=options or Options(), **fields
     )
     past = manifest.read_manifest(request.out)
     plan = plan_batch(request, past, library.find_content, library.find_style)

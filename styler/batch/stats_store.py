@@ -28,11 +28,6 @@ MAX_STATS_BYTES = 1_000_000_000
 STATS_SUFFIX = ".safetensors"
 
 
-def default_stats_folder() -> Path:
-    """Return the folder in this user's cache."""
-    return user_cache_path("styler") / "statistics"
-
-
 class DiskStatsStore:
     """Statistics by key, one file each.
 
@@ -45,7 +40,7 @@ class DiskStatsStore:
     """
 
     def __init__(self, folder: Path | None = None, max_bytes: int = MAX_STATS_BYTES) -> None:
-        self.folder = default_stats_folder() if folder is None else folder
+        self.folder = folder or user_cache_path("styler") / "statistics"
         self.max_bytes = max_bytes
 
     def get(self, key: str, device: torch.device) -> Mapping[str, Moments] | None:
