@@ -24,7 +24,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-import torch.nn.functional as F
 from onnx import numpy_helper
 from PIL import Image
 from safetensors.torch import save
@@ -32,7 +31,7 @@ from torch import Tensor
 
 from styler.vgg import arch
 from styler.vgg.arch import POOLINGS
-from styler.vgg.model import compute_mean_activations
+from styler.vgg.model import compute_mean_activations, run_layers
 from styler.vgg.weights import fold_convention
 
 HERE = Path(__file__).parent
@@ -74,7 +73,7 @@ def read_convolutions(data: bytes) -> dict[str, Tensor]:
     """Read the convolutions of the ONNX file, float32, as trained: BGR, 0 to 255, minus the mean."""
     stored = {item.name: numpy_helper.to_array(item) for item in onnx.load(io.BytesIO(data)).graph.initializer}
     kernels: dict[str, Tensor] = {}
-    for conv in arch.convolutions_until("vgg16", [LAST]):
+    for conv in arch.list_convolutions_until("vgg16", [LAST]):
         prefix = f"functional_1/block{conv.block}_conv{conv.index}_1"
         kernels[f"{conv.name}.weight"] = torch.from_numpy(stored[f"{prefix}/convolution/ReadVariableOp:0"].copy())
         kernels[f"{conv.name}.bias"] = torch.from_numpy(stored[f"{prefix}/Squeeze:0"].reshape(-1).copy())
@@ -97,20 +96,18 @@ def load_pictures() -> list[Tensor]:
 def fold_to_rgb(kernels: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Fold the input convention into the first layer: the same network for RGB in [0, 1], float32."""
     tensors = {name: tensor.float() for name, tensor in kernels.items()}
-    weight, bias = fold_convention(tensors["conv1_1.weight"], tensors["conv1_1.bias"], "caffe")
-    return tensors | {"conv1_1.weight": weight, "conv1_1.bias": bias}
+    return fold_convention(tensors, "caffe")
 
 
 @torch.no_grad()
 def compute_features(kernels: Mapping[str, Tensor], picture: Tensor) -> list[Tensor]:
     """Compute the rectified output of every convolution, with max pooling."""
-    maps, x = [], F.pad(picture, (1, 1, 1, 1), mode="replicate")
-    for conv in arch.convolutions_until("vgg16", [LAST]):
-        x = F.max_pool2d(x, 2) if conv.opens_block else x
-        padding = 0 if conv.name == "conv1_1" else 1
-        x = F.relu(F.conv2d(x, kernels[f"{conv.name}.weight"], kernels[f"{conv.name}.bias"], padding=padding))
-        maps.append(x)
-    return maps
+    convs = arch.list_convolutions_until("vgg16", [LAST])
+
+    def get_kernel(conv: arch.Conv) -> tuple[Tensor, Tensor]:
+        return kernels[f"{conv.name}.weight"], kernels[f"{conv.name}.bias"]
+
+    return [maps for _, maps in run_layers(picture, convs, get_kernel, "max")]
 
 
 def measure_error(full: Mapping[str, Tensor], half: Mapping[str, Tensor], over: Iterable[Tensor]) -> float:

@@ -98,7 +98,7 @@ def _check_weights() -> Facts:
 def _check_cache() -> Facts:
     from styler.vgg import registry
 
-    folder = registry.weights_cache()
+    folder = registry.get_cache_folder()
     return {"folder": str(folder), "bytes": sum(_count_bytes(path) for path in folder.rglob("*"))}
 
 

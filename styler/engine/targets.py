@@ -73,7 +73,7 @@ def resolve_style_layers(options: Options, network: str) -> dict[str, float]:
     total = math.fsum(weights) or 1.0
     shares: dict[str, float] = {}
     for layer, weight in zip(options.style_layers, weights, strict=True):
-        name = arch.nearest_layer(layer, network) if default else arch.canonical_layer(layer, network)
+        name = arch.find_nearest_layer(layer, network) if default else arch.canonicalize_layer(layer, network)
         shares[name] = shares.get(name, 0.0) + weight / total
     return shares
 
@@ -84,7 +84,7 @@ def resolve_content_layers(options: Options, network: str) -> tuple[str, ...]:
     Raises:
         OptionError: the network has no such layer.
     """
-    return tuple(dict.fromkeys(arch.canonical_layer(layer, network) for layer in options.content_layers))
+    return tuple(dict.fromkeys(arch.canonicalize_layer(layer, network) for layer in options.content_layers))
 
 
 def style_mix(strength: float) -> float:

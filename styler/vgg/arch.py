@@ -1,9 +1,9 @@
-"""The VGG family as one table, and what follows from it by arithmetic.
+"""The VGG family as one table, and the figures that follow from it by arithmetic.
 
 Source: K. Simonyan and A. Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition",
-ICLR 2015, table 1: configurations A (11 layers), B (13), C and D (16) and E (19). Every block is a run of 3×3
-convolutions with padding 1, each followed by a rectification; a 2×2 pooling of stride 2 stands between blocks. In C
-the last convolution of blocks 3 to 5 is 1×1.
+ICLR 2015, table 1: configurations A (11 layers), B (13), C and D (16) and E (19). Every block is a sequence of 3×3
+convolutions with padding 1, each followed by a rectifier, and 2×2 poolings of stride 2 separate the blocks. In C the
+last convolution of blocks 3 to 5 is 1×1.
 
 This module knows names and numbers only: no tensors, no files, no torch.
 """
@@ -15,7 +15,7 @@ from functools import cache
 from styler.errors import OptionError
 
 Blocks = tuple[tuple[int, int], ...]
-"""Width in channels and depth in convolutions of each block."""
+"""The width (channels) and depth (convolutions) of each block."""
 
 NETWORKS: dict[str, Blocks] = {
     "vgg11": ((64, 1), (128, 1), (256, 2), (512, 2), (512, 2)),
@@ -28,7 +28,7 @@ NETWORKS: dict[str, Blocks] = {
 LAST_BLOCK = 5
 
 POINTWISE = {"vgg16c": frozenset({(3, 3), (4, 3), (5, 3)})}
-"""Convolutions of 1×1, by block and index."""
+"""The 1×1 convolutions, as (block, index)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,29 +40,34 @@ class Conv:
     index: int
     """1, 2, … within the block."""
     inputs: int
-    """Channels in."""
+    """Input channels."""
     outputs: int
-    """Channels out."""
+    """Output channels."""
     stride: int
-    """Pixels of the picture per pixel of the output: 1, 2, 4, 8 or 16."""
+    """Image pixels per output pixel: 1, 2, 4, 8 or 16."""
     receptive_field: int
-    """Side of the square of the picture, in pixels, that one output sees."""
+    """Side, in pixels, of the square of the image that one output sees."""
     kernel: int = 3
     """Side of the kernel: 3, or 1 in configuration C."""
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Of the kernel: (O, I, 3, 3)."""
+        """The shape of the kernel, (O, I, 3, 3)."""
         return (self.outputs, self.inputs, self.kernel, self.kernel)
 
     @property
+    def padding(self) -> int:
+        """Zeros on each side of the input; none for the first convolution, whose input repeats the image's border."""
+        return 0 if self.is_first else self.kernel // 2
+
+    @property
     def parameters(self) -> int:
-        """Weights and biases."""
+        """The number of weights and biases."""
         return self.outputs * (self.inputs * self.kernel**2 + 1)
 
     @property
     def name(self) -> str:
-        """The literature's name, such as `conv4_2`."""
+        """The name used in the literature, such as `conv4_2`."""
         return f"conv{self.block}_{self.index}"
 
     @property
@@ -71,72 +76,73 @@ class Conv:
         return f"relu{self.block}_{self.index}"
 
     @property
-    def opens_block(self) -> bool:
-        """Whether a pooling stands before it."""
+    def is_first(self) -> bool:
+        """Whether its input is the image."""
+        return self.block == self.index == 1
+
+    @property
+    def follows_pooling(self) -> bool:
+        """Whether its input is the pooled output of the previous block."""
         return self.index == 1 and self.block > 1
 
-    def flops(self, pixels: int) -> float:
-        """Floating-point operations of one forward pass over so many pixels; a product and a sum are two."""
+    def count_flops(self, pixels: int) -> float:
+        """Return the floating-point operations of a forward pass over an image; a multiply-add counts as two."""
         return 2 * self.kernel**2 * self.inputs * self.outputs * pixels / self.stride**2
 
 
 @cache
 def list_convolutions(network: str, widths: tuple[int, ...] = ()) -> tuple[Conv, ...]:
-    """All convolutions of a network of the family, first to last.
+    """Return all convolutions of a network of the family, first to last.
 
     Args:
-        network: a name of the family.
-        widths: channels of each convolution of a slim network, as many as it has; the family's own when empty.
+        widths: output channels of each convolution of a slim network, which may end early; empty for the full one.
 
     Raises:
-        OptionError: the network is not of the family.
+        OptionError: The family has no such network.
     """
     if network not in NETWORKS:
-        raise OptionError(f"'{network}' is no VGG network; choose one of {', '.join(NETWORKS)}.")
-    found: list[Conv] = []
+        raise OptionError(f"'{network}' is not a VGG network; choose one of {', '.join(NETWORKS)}.")
+    convs: list[Conv] = []
     inputs, field = 3, 1
     for block, (outputs, depth) in enumerate(NETWORKS[network], start=1):
         stride = 2 ** (block - 1)
         if block > 1:
-            field += stride // 2  # the pooling sees one more pixel of the block before
+            field += stride // 2  # the pooling sees one more pixel of the previous block
         for index in range(1, depth + 1):
             kernel = 1 if (block, index) in POINTWISE.get(network, ()) else 3
             field += (kernel - 1) * stride
             width = outputs
             if widths:
-                if len(found) == len(widths):
-                    return tuple(found)
-                width = widths[len(found)]
-            found.append(Conv(block, index, inputs, width, stride, field, kernel))
+                if len(convs) == len(widths):
+                    return tuple(convs)
+                width = widths[len(convs)]
+            convs.append(Conv(block, index, inputs, width, stride, field, kernel))
             inputs = width
-    return tuple(found)
+    return tuple(convs)
 
 
 def list_layers(network: str) -> tuple[str, ...]:
-    """Every layer one may ask for, first to last: `relu1_1`, `relu1_2` and so on."""
+    """Return the names of all layers, first to last: `relu1_1`, `relu1_2` and so on."""
     return tuple(conv.layer for conv in list_convolutions(network))
 
 
-def canonical_layer(layer: str, network: str) -> str:
-    """The layer's name in this project: the literature's `conv4_2` means its rectified output, `relu4_2`.
+def canonicalize_layer(layer: str, network: str) -> str:
+    """Return the layer's name in styler; `conv4_2`, as in the literature, means its rectified output, `relu4_2`.
 
     Raises:
-        OptionError: the network has no such layer; the sentence lists those it has.
+        OptionError: The network has no such layer; the message lists those it has.
     """
     name = layer.strip().lower()
     if name.startswith("conv"):
         name = "relu" + name.removeprefix("conv")
     names = list_layers(network)
     if name not in names:
-        raise OptionError(f"'{layer}' is no layer of {network}; choose from {', '.join(names)}.")
+        raise OptionError(f"'{layer}' is not a layer of {network}; choose from {', '.join(names)}.")
     return name
 
 
-def nearest_layer(layer: str, network: str) -> str:
-    """Return `layer`, or the last layer of its block where the network is too shallow to have it.
-
-    VGG-11 and VGG-13 have no conv4_3.
-    """
+def find_nearest_layer(layer: str, network: str) -> str:
+    """Return `layer`, or the last layer of its block if the network lacks it: VGG-11 and VGG-13 have no conv4_3."""
     names = list_layers(network)
     if layer in names:
         return layer
@@ -144,8 +150,8 @@ def nearest_layer(layer: str, network: str) -> str:
     return [name for name in names if name.startswith(f"relu{block}_")][-1]
 
 
-def convolutions_until(network: str, layers: Iterable[str], widths: tuple[int, ...] = ()) -> tuple[Conv, ...]:
-    """The convolutions that must run to reach every one of `layers`; nothing beyond the last."""
+def list_convolutions_until(network: str, layers: Iterable[str], widths: tuple[int, ...] = ()) -> tuple[Conv, ...]:
+    """Return the convolutions needed to compute `layers`: all up to the last of them."""
     convs = list_convolutions(network, widths)
     wanted = set(layers)
     last = max((i for i, conv in enumerate(convs) if conv.layer in wanted), default=-1)
@@ -153,23 +159,23 @@ def convolutions_until(network: str, layers: Iterable[str], widths: tuple[int, .
 
 
 def count_flops(network: str, layers: Iterable[str], pixels: int, widths: tuple[int, ...] = ()) -> float:
-    """Floating-point operations of the convolutions of one forward pass up to the last of `layers`."""
-    return sum(conv.flops(pixels) for conv in convolutions_until(network, layers, widths))
+    """Return the floating-point operations of a forward pass up to the last of `layers`."""
+    return sum(conv.count_flops(pixels) for conv in list_convolutions_until(network, layers, widths))
 
 
 def estimate_activation_bytes(
     network: str, layers: Iterable[str], pixels: int, *, checkpoint: bool = False, widths: tuple[int, ...] = ()
 ) -> float:
-    """Memory of the float32 activations that a forward and backward pass up to the last of `layers` holds at its peak.
+    """Estimate the peak memory of the float32 activations of a forward and backward pass up to the last of `layers`.
 
-    Without checkpointing every rectified and every pooled map is kept, along with about one gradient as large as the
-    largest of them and the workspace beside it. With checkpointing per block only the blocks' inputs and the
-    asked-for layers stay, beside the activations of the one block that is being recomputed.
+    Without checkpointing, every rectified and every pooled map is kept, along with one gradient as large as the
+    largest of them and a workspace of about the same size. With checkpointing, only the inputs of the blocks and the
+    requested layers are kept, plus the activations of the block that is being recomputed.
     """
-    convs = convolutions_until(network, layers, widths)
+    convs = list_convolutions_until(network, layers, widths)
     maps = [4 * conv.outputs * pixels / conv.stride**2 for conv in convs]
     largest = max(maps, default=0.0)
-    pooled = [maps[i - 1] / 4 for i, conv in enumerate(convs) if conv.opens_block]
+    pooled = [maps[i - 1] / 4 for i, conv in enumerate(convs) if conv.follows_pooling]
     if not checkpoint:
         return sum(maps) + 2 * sum(pooled) + 2 * largest
     wanted = set(layers)
@@ -183,13 +189,13 @@ def estimate_activation_bytes(
 
 POOLINGS = ("average", "max", "mixed")
 DEFAULT_POOLING = "mixed"
-"""What paints best; the default of `Options`, too."""
+"""The pooling that paints best, also the default of `Options`."""
 SMOOTH_BLOCKS = 2
-"""Blocks that `mixed` pools by average; their maps decide how fine a picture's grain is."""
+"""The number of blocks that `mixed` pools by average; their maps determine how fine the grain of a picture is."""
 
 
-def pooling_after(block: int, pooling: str) -> str:
-    """What stands after a block, from 1 on: `average` or `max`."""
+def choose_pooling(block: int, pooling: str) -> str:
+    """Return how the output of a block (1 to 5) is pooled: `average` or `max`."""
     if pooling == "mixed":
         return "average" if block <= SMOOTH_BLOCKS else "max"
     return pooling

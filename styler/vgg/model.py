@@ -1,11 +1,16 @@
-"""A block of a VGG, convolutions with their rectifiers and the pooling after them, as one step of autograd.
+"""The frozen network: one forward pass for painting, export, rescaling, slimming and distillation.
 
-Autograd by itself writes a new gradient at every rectifier, at every pooling, and wherever a layer's own loss joins in.
-The weights are frozen, and a gradient between two layers of a block belongs to nobody else: here it is changed in
-place, which saves a tenth of an evaluation's time on a CPU and a map's memory.
+`run_layers` is that pass, layer by layer; whoever needs anything but plain features brings the kernels and a hook.
+`Features` is its fast path for painting: it runs each block as one step of autograd. Autograd by itself allocates a
+new gradient at every rectifier, at every pooling, and wherever the loss of a layer joins in. The weights are frozen,
+and nobody else sees a gradient between two layers of a block, so here it is updated in place, which saves a tenth of
+the time of an evaluation on a CPU and the memory of one map.
+
+This module knows kernels and maps; it does not know files or losses.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
@@ -16,134 +21,174 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from styler.errors import ImageError, OptionError
 from styler.vgg import arch
-from styler.vgg.arch import pooling_after
 from styler.vgg.weights import Weights
 
 Check = Callable[[], None]
-"""Called between convolutions, forward and backward; it stops the work by raising."""
+"""A function called between convolutions, forward and backward; it stops the work by raising."""
+GetKernel = Callable[[arch.Conv], tuple[Tensor, Tensor]]
+"""A function that returns the kernel (O, I, 3, 3) and the bias (O,) of a convolution."""
 
 aten: Any = torch.ops.aten
 
 
+def run_layers(
+    image: Tensor,
+    convs: Iterable[arch.Conv],
+    get_kernel: GetKernel,
+    pooling: str,
+    normalize: Callable[[arch.Conv, Tensor], Tensor] | None = None,
+) -> Iterator[tuple[arch.Conv, Tensor]]:
+    """Yield every convolution with its rectified output.
+
+    Args:
+        image: RGB in [0, 1], (B, 3, H, W).
+        pooling: One of `arch.POOLINGS`.
+        normalize: A function applied to the output of each convolution, before the rectifier.
+
+    Yields:
+        A convolution and its map, (B, C, H/stride, W/stride).
+    """
+    x = image
+    for conv in convs:
+        x = prepare_input(x, conv, pooling)
+        x = F.conv2d(x, *get_kernel(conv), padding=conv.padding)
+        if normalize is not None:
+            x = normalize(conv, x)
+        x = F.relu(x)
+        yield conv, x
+
+
+def prepare_input(x: Tensor, conv: arch.Conv, pooling: str) -> Tensor:
+    """Return the input of a convolution: the previous map, pooled at the start of a block, or the padded image.
+
+    The image is padded by replication, since zeros would draw a dark frame; all other maps are padded with zeros
+    (`Conv.padding`), as in training.
+    """
+    if conv.is_first:
+        return F.pad(x, (1, 1, 1, 1), mode="replicate")  # (B, 3, H + 2, W + 2)
+    if not conv.follows_pooling:
+        return x
+    return F.max_pool2d(x, 2) if arch.choose_pooling(conv.block - 1, pooling) == "max" else F.avg_pool2d(x, 2)
+
+
 class ConvStep(NamedTuple):
-    """A convolution, with the rectifier after it."""
+    """A convolution and its rectifier."""
 
     kernel: Tensor
     bias: Tensor
     padding: int
-    """Zeros on every side."""
+    """Zeros on each side."""
 
 
 class Block(NamedTuple):
-    """What is done with a map (1, C, H, W)."""
+    """The layers between two poolings, and the pooling after them."""
 
     steps: tuple[ConvStep, ...]
     pooling: str = ""
-    """`max` or `average` of 2 × 2 at the end, or none."""
+    """2×2 pooling at the end: `max`, `average`, or empty for none."""
     check: Check | None = None
 
 
 def run_block(x: Tensor, block: Block) -> tuple[Tensor, ...]:
-    """Every rectified map of a block, in order, and then the pooled last one if it pools.
+    """Return every rectified map of a block, in order, followed by the pooled last one if the block pools.
 
     Args:
         x: (1, C, H, W), channels-last.
-        block: what is done with it.
     """
     if torch.is_grad_enabled() and x.requires_grad:
-        found: tuple[Tensor, ...] = _BlockFunction.apply(x, block)
-        return found
+        maps: tuple[Tensor, ...] = _BlockFunction.apply(x, block)
+        return maps
     return _compute_block(x, block)[0]
 
 
 def _compute_block(x: Tensor, block: Block) -> tuple[tuple[Tensor, ...], Tensor | None]:
-    """What `run` gives; and where the largest of four were, for the way back."""
-    maps, places = [], None
+    """Return the maps of `run_block`, and for max pooling the indices of the maxima."""
+    maps, indices = [], None
     for step in block.steps:
         if block.check:
             block.check()
         x = F.relu(F.conv2d(x, step.kernel, step.bias, padding=step.padding), inplace=True)  # (1, C, H, W)
         maps.append(x)
     if block.pooling == "max":
-        x, places = F.max_pool2d(x, 2, return_indices=True)  # (1, C, H // 2, W // 2)
+        x, indices = F.max_pool2d(x, 2, return_indices=True)  # (1, C, H // 2, W // 2)
     elif block.pooling:
         x = F.avg_pool2d(x, 2)
-    return (*maps, x) if block.pooling else tuple(maps), places
+    return (*maps, x) if block.pooling else tuple(maps), indices
 
 
 class _BlockFunction(torch.autograd.Function):
-    """`run`, with a gradient that is changed in place from layer to layer."""
+    """A block whose gradient is updated in place from layer to layer."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, block: Block) -> tuple[Tensor, ...]:
-        found, places = _compute_block(x, block)
+        maps, indices = _compute_block(x, block)
         ctx.block = block
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, places, *found[: len(block.steps)])
-        return found
+        ctx.save_for_backward(x, indices, *maps[: len(block.steps)])
+        return maps
 
     @staticmethod
     def backward(ctx: FunctionCtx, *gradients: Tensor | None) -> tuple[Tensor | None, None]:
         block: Block = ctx.block  # type: ignore[attr-defined]
-        x, places, *maps = ctx.saved_tensors  # type: ignore[attr-defined]
-        after = gradients[len(maps)] if block.pooling else None
-        gradient = None if after is None else _pooling_backward(after, maps[-1], places)
-        for step, source, ours, own in reversed([*zip(block.steps, (x, *maps), maps, gradients, strict=False)]):
+        x, indices, *maps = ctx.saved_tensors  # type: ignore[attr-defined]
+        pooled = gradients[len(maps)] if block.pooling else None
+        gradient = None if pooled is None else _pooling_backward(pooled, maps[-1], indices)
+        for step, source, output, own in reversed([*zip(block.steps, (x, *maps), maps, gradients, strict=False)]):
             if block.check:
                 block.check()
             if gradient is not None:
                 gradient = gradient if own is None else gradient.add_(own)
-                aten.threshold_backward.grad_input(gradient, ours, 0, grad_input=gradient)
-            elif own is not None:  # it may be somebody else's: not in place
-                gradient = aten.threshold_backward(own, ours, 0)
+                aten.threshold_backward.grad_input(gradient, output, 0, grad_input=gradient)
+            elif own is not None:  # it may belong to somebody else, so it is not changed in place
+                gradient = aten.threshold_backward(own, output, 0)
             if gradient is not None:
                 gradient = _convolution_backward(gradient, source, step)
         return gradient, None
 
 
 def _convolution_backward(gradient: Tensor, source: Tensor, step: ConvStep) -> Tensor:
-    """The gradient before a convolution from that after it: a new tensor."""
+    """Return the gradient of a convolution's input, a new tensor."""
     kernel, pads = step.kernel.to(gradient.dtype), [step.padding] * 2
     only_input = [True, False, False]
-    found: Tensor = aten.convolution_backward(
+    result: Tensor = aten.convolution_backward(
         gradient, source.to(gradient.dtype), kernel, None, [1, 1], pads, [1, 1], False, [0, 0], 1, only_input
     )[0]
-    return found.to(source.dtype)
+    return result.to(source.dtype)
 
 
-def _pooling_backward(gradient: Tensor, before: Tensor, places: Tensor | None) -> Tensor:
-    """The gradient before pooling from that after it: a new tensor, shaped as the map `before`."""
-    if places is not None:
-        found: Tensor = aten.max_pool2d_with_indices_backward(
-            gradient, before, [2, 2], [2, 2], [0, 0], [1, 1], False, places
+def _pooling_backward(gradient: Tensor, before: Tensor, indices: Tensor | None) -> Tensor:
+    """Return the gradient of a pooling's input `before`, a new tensor."""
+    if indices is not None:
+        result: Tensor = aten.max_pool2d_with_indices_backward(
+            gradient, before, [2, 2], [2, 2], [0, 0], [1, 1], False, indices
         )
-        return found
+        return result
     height, width = gradient.shape[-2:]
-    wide = torch.empty_like(before)
-    wide[..., 2 * height :, :] = 0  # an odd row or column is in no average
-    wide[..., 2 * width :] = 0
-    fours = wide[..., : 2 * height, : 2 * width].view(*wide.shape[:2], height, 2, width, 2)
-    fours.copy_((gradient / 4)[..., :, None, :, None])
-    return wide
+    result = torch.empty_like(before)
+    result[..., 2 * height :, :] = 0  # an odd last row or column is part of no average
+    result[..., 2 * width :] = 0
+    squares = result[..., : 2 * height, : 2 * width].view(*result.shape[:2], height, 2, width, 2)
+    squares.copy_((gradient / 4)[..., :, None, :, None])
+    return result
 
 
 class Features(nn.Module):
-    """A VGG, frozen, from a picture to `{"relu4_2": (1, C, H/8, W/8), …}`.
+    """A frozen VGG that maps an image to `{"relu4_2": (1, C, H/8, W/8), …}`.
 
-    The picture is RGB in [0, 1], (1, 3, H, W); the network's own normalisation is folded into its first convolution,
-    whose border is padded by replication (zeros would draw a dark frame) and the others by zeros, as trained. Every
-    filter is rescaled so that its mean activation over natural pictures is 1 (Gatys, Ecker and Bethge, "Image Style
-    Transfer Using Convolutional Neural Networks", CVPR 2016, §2), which changes nothing in what the network computes
-    and keeps a few loud filters from deciding every loss. Nothing beyond the last layer asked for is computed.
+    The network's own input normalization is folded into its first convolution. Every filter is rescaled so that its
+    mean activation over natural images is 1 (Gatys, Ecker and Bethge, "Image Style Transfer Using Convolutional
+    Neural Networks", CVPR 2016, §2), which does not change what the network computes and keeps a few loud filters
+    from dominating every loss. Nothing beyond the last requested layer is computed.
 
     Args:
-        weights: a verified set of weights; the rescaling constants come with them.
-        layers: names such as `relu4_2` (`conv4_2` is an alias).
-        pooling: one of `styler.vgg.pooling.KINDS`.
-        precision: the dtype of the convolutions; float32 switches autocast off.
+        weights: Verified weights, with their rescaling constants.
+        layers: Names such as `relu4_2` (`conv4_2` is an alias).
+        pooling: One of `arch.POOLINGS`.
+        precision: The dtype of the convolutions; float32 disables autocast.
 
     Raises:
-        OptionError: the network, or what is kept of it, has no such layer.
+        OptionError: The network, or what the file keeps of it, lacks one of the layers, or a slim network was made
+            for another pooling.
     """
 
     def __init__(
@@ -156,11 +201,11 @@ class Features(nn.Module):
         super().__init__()
         self.network = weights.network
         self.sha256 = weights.sha256
-        self.layers = tuple(dict.fromkeys(arch.canonical_layer(layer, weights.network) for layer in layers))
+        self.layers = tuple(dict.fromkeys(arch.canonicalize_layer(layer, weights.network) for layer in layers))
         self.pooling = pooling
         self.precision = precision
         self.widths = weights.widths
-        self.convs = arch.convolutions_until(weights.network, self.layers, weights.widths)
+        self.convs = arch.list_convolutions_until(weights.network, self.layers, weights.widths)
         missing = [layer for layer in arch.list_layers(weights.network) if layer in {*self.layers} - {*weights.layers}]
         if missing:
             raise OptionError(
@@ -168,40 +213,40 @@ class Features(nn.Module):
             )
         if weights.pooling not in (None, pooling):
             raise OptionError(
-                f"This slim network was made for {weights.pooling} pooling; take --pooling {weights.pooling} with it."
+                f"This slim network was made for {weights.pooling} pooling; use it with --pooling {weights.pooling}."
             )
         for conv in self.convs:
-            kernel, bias = weights.rescaled(conv, pooling)
+            kernel, bias = weights.rescale_convolution(conv, pooling)
             self.register_buffer(f"{conv.name}_weight", kernel.contiguous(memory_format=torch.channels_last))
             self.register_buffer(f"{conv.name}_bias", bias)
-            if conv.layer in self.layers and (metric := weights.metric(conv.layer)) is not None:
-                self.register_buffer(f"{conv.name}_metric", metric[:, :, None, None])
+            if conv.layer in self.layers and (metric := weights.compute_metric(conv.layer)) is not None:
+                self.register_buffer(f"{conv.layer}_metric", metric[:, :, None, None])
         self.requires_grad_(False).eval()
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """The device of the network."""
         return next(self.buffers()).device
 
     @property
     def min_side(self) -> int:
-        """Shortest side of a picture, in pixels, that still leaves one value in the last layer asked for."""
+        """The shortest side, in pixels, of an image that leaves one value in the last requested layer."""
         return max((conv.stride for conv in self.convs), default=1)
 
     def forward(self, image: Tensor, check: Check | None = None, *, checkpoint: bool = False) -> dict[str, Tensor]:
-        """Compute the features of a picture.
+        """Compute the features of an image.
 
         Args:
-            image: (1, 3, H, W), RGB in [0, 1].
-            check: called between convolutions in the forward and the backward pass.
-            checkpoint: keep only the blocks' inputs and compute the rest again in the backward pass: slower, less
+            image: RGB in [0, 1], (1, 3, H, W).
+            check: Called between convolutions, in the forward and the backward pass.
+            checkpoint: Keep only the inputs of the blocks and recompute the rest in the backward pass: slower, less
                 memory.
 
         Returns:
-            One rectified map per layer asked for, (1, C, H/stride, W/stride), in the precision of the convolutions.
+            One rectified map per requested layer, (1, C, H/stride, W/stride), in the precision of the convolutions.
 
         Raises:
-            ImageError: the picture is smaller than the stride of the last layer.
+            ImageError: The image is smaller than the stride of the last layer.
         """
         height, width = image.shape[-2:]
         if min(height, width) < self.min_side:
@@ -209,78 +254,67 @@ class Features(nn.Module):
                 f"A picture of {width}×{height} pixels is too small for {self.convs[-1].layer}; give it at least "
                 f"{self.min_side} pixels on each side."
             )
-        found: dict[str, Tensor] = {}
-        x = F.pad(image.contiguous(memory_format=torch.channels_last), (1, 1, 1, 1), mode="replicate")
+        maps: dict[str, Tensor] = {}
+        x = image.contiguous(memory_format=torch.channels_last)
+        x = prepare_input(x, self.convs[0], self.pooling) if self.convs else x
         with torch.autocast(image.device.type, self.precision, enabled=self.precision is not torch.float32):
-            for layers, block in self._blocks(check):
+            for layers, block in self._build_blocks(check):
                 if checkpoint and torch.is_grad_enabled():
-                    maps = recompute(run_block, x, block, use_reentrant=False)
+                    outputs = recompute(run_block, x, block, use_reentrant=False)
                 else:
-                    maps = run_block(x, block)
-                x = maps[-1]
-                found |= {layer: x for layer, x in zip(layers, maps, strict=False) if layer in self.layers}
-            return {layer: self._measured(layer, maps) for layer, maps in found.items()}
+                    outputs = run_block(x, block)
+                x = outputs[-1]
+                maps |= {layer: x for layer, x in zip(layers, outputs, strict=False) if layer in self.layers}
+            return {layer: self.apply_metric(layer, x) for layer, x in maps.items()}
 
-    def _measured(self, layer: str, maps: Tensor) -> Tensor:
-        """A slim layer's channels in the full network's metric; those of a full network as they are."""
-        metric = getattr(self, layer.replace("relu", "conv") + "_metric", None)
+    def get_kernel(self, conv: arch.Conv) -> tuple[Tensor, Tensor]:
+        """Return the rescaled kernel (O, I, 3, 3) and bias (O,) of a convolution."""
+        return self.get_buffer(f"{conv.name}_weight"), self.get_buffer(f"{conv.name}_bias")
+
+    def apply_metric(self, layer: str, maps: Tensor) -> Tensor:
+        """Return the maps of a slim network's layer in the full network's metric, and those of a full one unchanged."""
+        metric = getattr(self, f"{layer}_metric", None)
         return maps if metric is None else F.conv2d(maps, metric)  # (1, C, H, W)
 
-    def _blocks(self, check: Check | None) -> Iterator[tuple[list[str], Block]]:
-        """The layers of each block, and what is done in it."""
-        last = self.convs[-1].block if self.convs else 0
-        for number in dict.fromkeys(conv.block for conv in self.convs):
-            convs = [conv for conv in self.convs if conv.block == number]
-            steps = tuple(
-                ConvStep(
-                    self.get_buffer(f"{conv.name}_weight"),
-                    self.get_buffer(f"{conv.name}_bias"),
-                    0 if conv.block == conv.index == 1 else conv.kernel // 2,
-                )
-                for conv in convs
-            )
-            pooling = "" if number == last else pooling_after(number, self.pooling)
+    def _build_blocks(self, check: Check | None) -> Iterator[tuple[list[str], Block]]:
+        """Yield each block and the names of its layers."""
+        for number, group in groupby(self.convs, key=lambda conv: conv.block):
+            convs = [*group]
+            steps = tuple(ConvStep(*self.get_kernel(conv), conv.padding) for conv in convs)
+            pooling = "" if convs[-1] is self.convs[-1] else arch.choose_pooling(number, self.pooling)
             yield [conv.layer for conv in convs], Block(steps, pooling, check)
 
 
 MEAN_FLOOR = 0.05
-"""A filter that hardly ever fires is divided by this share of its layer's mean, not by nearly nothing."""
+"""A filter that hardly ever fires is divided by this share of its layer's mean, not by nearly zero."""
 
 
 @torch.no_grad()
 def compute_mean_activations(
-    kernels: Mapping[str, Tensor], network: str, pooling: str, pictures: Iterable[Tensor]
+    kernels: Mapping[str, Tensor], network: str, pooling: str, images: Sequence[Tensor]
 ) -> dict[str, Tensor]:
-    """Mean rectified activation of every filter over pictures, each picture counting alike.
+    """Return the mean rectified activation of every filter over images, each image with the same weight.
 
     Args:
-        kernels: `conv1_1.weight` (O, I, 3, 3) and `conv1_1.bias` (O,), for RGB in [0, 1].
-        network: a name of the family.
-        pooling: one of `styler.vgg.pooling.KINDS`; the constants hold for that one alone.
-        pictures: each (1, 3, H, W), RGB in [0, 1].
+        kernels: `conv1_1.weight` (O, I, 3, 3) and `conv1_1.bias` (O,) …, for RGB in [0, 1].
+        pooling: One of `arch.POOLINGS`; the constants hold for it alone.
+        images: RGB in [0, 1], each (1, 3, H, W).
 
     Returns:
         `{"conv1_1": (O,)}`, all above 0.
     """
     convs = [conv for conv in arch.list_convolutions(network) if f"{conv.name}.weight" in kernels]
     sums = {conv.name: torch.zeros(conv.outputs) for conv in convs}
-    count = 0
-    for picture in pictures:
-        count += 1
-        x = F.pad(picture, (1, 1, 1, 1), mode="replicate")
-        for conv in convs:
-            x = apply_pooling(x, conv.block - 1, pooling) if conv.opens_block else x
-            kernel, bias = kernels[f"{conv.name}.weight"].float(), kernels[f"{conv.name}.bias"].float()
-            x = F.relu(F.conv2d(x, kernel, bias, padding=0 if conv.name == "conv1_1" else 1))  # (1, C, H, W)
-            sums[conv.name] += x.mean(dim=(0, 2, 3))
-    return {name: _floor_means(total / count) for name, total in sums.items()}
+
+    def get_kernel(conv: arch.Conv) -> tuple[Tensor, Tensor]:
+        return kernels[f"{conv.name}.weight"].float(), kernels[f"{conv.name}.bias"].float()
+
+    for image in images:
+        for conv, maps in run_layers(image, convs, get_kernel, pooling):
+            sums[conv.name] += maps.mean(dim=(0, 2, 3))
+    return {name: _floor_means(total / len(images)) for name, total in sums.items()}
 
 
 def _floor_means(means: Tensor) -> Tensor:
-    """The means (C,), with those of nearly dead filters raised to a share of the layer's mean."""
+    """Raise the means (C,) of nearly dead filters to a share of the layer's mean."""
     return means.clamp(min=MEAN_FLOOR * float(means.mean()))
-
-
-def apply_pooling(x: Tensor, block: int, pooling: str) -> Tensor:
-    """A block's last map (B, C, H, W), pooled, (B, C, H // 2, W // 2)."""
-    return F.max_pool2d(x, 2) if pooling_after(block, pooling) == "max" else F.avg_pool2d(x, 2)

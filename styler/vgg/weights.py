@@ -1,11 +1,11 @@
-"""Weights of the VGG family: find, verify, read.
+"""Weights of the VGG family: read, verify and serialize them.
 
-The embedded file holds the original Oxford VGG-16; `styler.vgg.download` fetches others. A file of ours is a
-safetensors file with `conv1_1.weight` and `conv1_1.bias` … in any float type, in the convention of whoever trained
-them, `mean_activation.<pooling>.conv1_1` (O,) for the rescaling, and one metadata entry, `styler`, a JSON object that
-says network, convention, source and credit.
+The embedded file holds the original Oxford VGG-16; `styler.vgg.registry` fetches others. A weights file of styler is a
+safetensors file with `conv1_1.weight` and `conv1_1.bias` … in any float type, in the input convention of whoever
+trained them, `mean_activation.<pooling>.conv1_1` (O,) for the rescaling, and one metadata entry, `styler`, a JSON
+object with the network, convention, source and credit.
 
-Never unpickles anything. Does not know what the network is for.
+This module never unpickles anything. It does not know what the network is for.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load as parse_safetensors
+from safetensors.torch import load, save
 from torch import Tensor
 
 from styler.errors import OptionError, WeightsError
@@ -39,9 +39,9 @@ IMAGENET_MEAN_RGB, IMAGENET_STD_RGB = (0.485, 0.456, 0.406), (0.229, 0.224, 0.22
 class Weights:
     """A verified network.
 
-    `kernels` holds `conv1_1.weight` (O, I, 3, 3) and `conv1_1.bias` (O,) in float32 for RGB in [0, 1];
-    `mean_activation` the constants of `styler.vgg.rescale`, by pooling and convolution. A slim network has `widths` of
-    its own, and `readouts` (C, k): what gives the full network's C rescaled features, nearly, from its own k.
+    `kernels` holds `conv1_1.weight` (O, I, 3, 3) and `conv1_1.bias` (O,) … in float32 for RGB in [0, 1];
+    `mean_activation` the rescaling constants, by pooling and convolution. A slim network has its own `widths` and
+    `readouts` (C, k), which map its k channels to an approximation of the full network's C rescaled features.
     """
 
     network: str
@@ -54,7 +54,7 @@ class Weights:
 
     @property
     def convs(self) -> tuple[arch.Conv, ...]:
-        """The convolutions there are, first to last."""
+        """The convolutions that the file holds, first to last."""
         convs = arch.list_convolutions(self.network, self.widths)
         return tuple(conv for conv in convs if f"{conv.name}.weight" in self.kernels)
 
@@ -65,25 +65,30 @@ class Weights:
 
     @property
     def pooling(self) -> str | None:
-        """The one pooling that a slim network was made for."""
+        """The only pooling that a slim network was made for; None for a full network."""
         return self.info.get("pooling")
 
-    def metric(self, layer: str) -> Tensor | None:
-        """What brings a slim layer's k channels to the full layer's scale: (k, k), or None where nothing is to do.
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Kernels, biases and readouts by their names in a weights file."""
+        return {**self.kernels, **{f"readout.{layer}": readout for layer, readout in self.readouts.items()}}
+
+    def compute_metric(self, layer: str) -> Tensor | None:
+        """Return what brings a slim layer's k channels to the scale of the full layer, (k, k); None for a full layer.
 
         Every loss of styler is a mean over channels of something that does not change when the channels are rotated.
         With the readout A = Q R, Q of orthonormal columns, the losses of A g over C channels are therefore those of
         R g (k / C)^½ over k, at a fraction of the work.
         """
-        found = self._factors(layer)
-        return None if found is None else found[1]
+        factors = self._factorize_readout(layer)
+        return None if factors is None else factors[1]
 
-    def expansion(self, layer: str) -> Tensor | None:
-        """What turns the features that `metric` gives, (k), into the full network's, nearly: (C, k)."""
-        found = self._factors(layer)
-        return None if found is None else found[0]
+    def compute_expansion(self, layer: str) -> Tensor | None:
+        """Return what maps features in the metric, k channels, to an approximation of the full ones: (C, k)."""
+        factors = self._factorize_readout(layer)
+        return None if factors is None else factors[0]
 
-    def _factors(self, layer: str) -> tuple[Tensor, Tensor] | None:
+    def _factorize_readout(self, layer: str) -> tuple[Tensor, Tensor] | None:
         readout = self.readouts.get(layer)
         if readout is None:
             return None
@@ -91,71 +96,89 @@ class Weights:
         basis, root = torch.linalg.qr(readout.double())
         return (basis / scale).float(), (root * scale).float()
 
-    def rescaled(self, conv: arch.Conv, pooling: str) -> tuple[Tensor, Tensor]:
-        """Kernel (O, I, 3, 3) and bias (O,) of a convolution whose inputs and outputs all have mean activation 1."""
+    def rescale_convolution(self, conv: arch.Conv, pooling: str) -> tuple[Tensor, Tensor]:
+        """Return the kernel (O, I, 3, 3) and bias (O,) for inputs and outputs of mean activation 1.
+
+        Raises:
+            OptionError: The weights lack the constants of that pooling.
+        """
         kernel, bias = self.kernels[f"{conv.name}.weight"], self.kernels[f"{conv.name}.bias"]
-        if not self.mean_activation:  # a slim network was made from one that was rescaled
+        if not self.mean_activation:  # a slim network was made from a rescaled one
             return kernel, bias
         if (means := self.mean_activation.get(pooling)) is None:
             raise OptionError(
-                f"These weights of {self.network} have no constants for {pooling} pooling; import or fetch them again, "
-                f"or take --pooling {next(iter(self.mean_activation))}."
+                f"These weights of {self.network} lack the constants for {pooling} pooling; import or fetch them "
+                f"again, or use --pooling {next(iter(self.mean_activation))}."
             )
         names = [c.name for c in arch.list_convolutions(self.network)]
-        position = names.index(conv.name)
-        ours = means[conv.name]
-        if position:
+        if position := names.index(conv.name):
             kernel = kernel * means[names[position - 1]][None, :, None, None]
-        return kernel / ours[:, None, None, None], bias / ours
+        mean = means[conv.name]
+        return kernel / mean[:, None, None, None], bias / mean
+
+
+def hash_bytes(data: bytes) -> str:
+    """Return the SHA-256 in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def read_weights(path: Path, *, sha256: str | None = None) -> Weights:
-    """Read and verify a weights file of ours.
+    """Read and verify a weights file of styler.
 
     Args:
-        path: a safetensors file.
-        sha256: what its bytes must hash to; without it only its form is checked.
+        sha256: The expected hash of the file; without it only the form is checked.
 
     Raises:
-        WeightsError: missing, altered, truncated, of another form, or not finite.
+        WeightsError: The file is missing, altered, truncated, of another form, or not finite.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise WeightsError(
-            f"The weights file '{path}' cannot be read ({error.strerror}); "
-            "install styler again or choose another --backbone."
+            f"Cannot read the weights file '{path}': {error.strerror}; install styler again or choose another "
+            "--backbone."
         ) from error
     return parse_weights(data, path, sha256=sha256)
 
 
 def parse_weights(data: bytes, path: Path, *, sha256: str | None = None) -> Weights:
-    """Verify the bytes of a weights file of ours; `path` is how a refusal names it.
+    """Parse and verify the bytes of a weights file of styler; error messages name it by `path`.
 
     Raises:
-        WeightsError: altered, truncated, of another form, or not finite.
+        WeightsError: The bytes are altered, truncated, of another form, or not finite.
     """
-    digest = hashlib.sha256(data).hexdigest()
+    digest = hash_bytes(data)
     if sha256 is not None and digest != sha256:
         raise WeightsError(
             f"The weights file '{path}' is truncated or has been altered "
             f"(its SHA-256 is {digest[:12]}…, not {sha256[:12]}…); install styler again, or delete the file "
-            "so that it is fetched anew."
+            "so that it is fetched again."
         )
     try:
-        tensors = dequantize(parse_safetensors(data))
-        info = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["styler"])
-        return _build_weights(tensors, info, digest)
+        tensors = dequantize_tensors(load(data))
+        return _build_weights(tensors, json.loads(read_metadata(data)["styler"]), digest)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(
-            f"The file '{path}' holds no VGG weights that styler can use ({error}); "
+            f"The file '{path}' does not hold VGG weights that styler can use ({error}); "
             "delete it or choose another --backbone."
         ) from error
 
 
-def dequantize(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors stored as 8-bit whole numbers, times their scale of each output channel, `conv1_1.weight.scale` (O,)."""
-    found = {}
+def serialize_weights(tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a weights file of styler."""
+    return save({name: tensor.contiguous() for name, tensor in tensors.items()}, {"styler": json.dumps(info)})
+
+
+def read_metadata(data: bytes) -> dict[str, str]:
+    """Return the metadata of a safetensors file, which its bytes begin with: 8 bytes of length, then JSON."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    metadata: dict[str, str] = header.get("__metadata__", {})
+    return metadata
+
+
+def dequantize_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Multiply 8-bit integers by the scale of each output channel, `conv1_1.weight.scale` (O,)."""
+    result = {}
     for name, tensor in tensors.items():
         if name.endswith(".scale"):
             continue
@@ -163,10 +186,10 @@ def dequantize(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             scale = tensors[f"{name}.scale"]
             if scale.shape != tensor.shape[:1]:
                 raise ValueError(f"{name}.scale has the shape {tuple(scale.shape)}")
-            found[name] = tensor.float() * scale.float().reshape(-1, *(1,) * (tensor.dim() - 1))
+            result[name] = tensor.float() * scale.float().reshape(-1, *(1,) * (tensor.dim() - 1))
         else:
-            found[name] = tensor
-    return found
+            result[name] = tensor
+    return result
 
 
 def _build_weights(tensors: Mapping[str, Tensor], info: Mapping[str, Any], digest: str) -> Weights:
@@ -180,24 +203,22 @@ def _build_weights(tensors: Mapping[str, Tensor], info: Mapping[str, Any], diges
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise ValueError(f"{name} is not finite")
-    kernels = _collect_kernels(tensors, network, widths)
-    kernel, bias = fold_convention(kernels["conv1_1.weight"], kernels["conv1_1.bias"], info["convention"])
-    kernels |= {"conv1_1.weight": kernel, "conv1_1.bias": bias}
+    kernels = fold_convention(_collect_kernels(tensors, network, widths), info["convention"])
     readouts = _collect_readouts(tensors, network, widths)
     means = _collect_means(tensors)
-    for pooling, of in means.items():
+    for pooling, of_pooling in means.items():
         for conv in arch.list_convolutions(network):
-            if f"{conv.name}.weight" in kernels and not _is_mean(of.get(conv.name), conv):
-                raise ValueError(f"mean_activation.{pooling}.{conv.name} is missing or no mean activation")
+            if f"{conv.name}.weight" in kernels and not _is_mean(of_pooling.get(conv.name), conv):
+                raise ValueError(f"mean_activation.{pooling}.{conv.name} is missing or not a mean activation")
     return Weights(network, digest, kernels, means, info, widths, readouts)
 
 
 def _collect_kernels(tensors: Mapping[str, Tensor], network: str, widths: tuple[int, ...]) -> dict[str, Tensor]:
-    """The convolutions, of the right shapes, as stored."""
+    """Return the convolutions as stored, their shapes verified."""
     kernels: dict[str, Tensor] = {}
     for conv in arch.list_convolutions(network, widths):
         if f"{conv.name}.weight" not in tensors:
-            break  # pruned: the file ends where painting ends
+            break  # the file ends where painting ends
         kernel, bias = tensors[f"{conv.name}.weight"].float(), tensors[f"{conv.name}.bias"].float()
         if kernel.shape != conv.shape or bias.shape != (conv.outputs,):
             raise ValueError(f"{conv.name} has the shape {tuple(kernel.shape)}")
@@ -208,7 +229,7 @@ def _collect_kernels(tensors: Mapping[str, Tensor], network: str, widths: tuple[
 
 
 def _collect_means(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Constants for rescaling, by pooling and convolution."""
+    """Return the rescaling constants by pooling and convolution."""
     means: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("mean_activation."):
@@ -218,37 +239,39 @@ def _collect_means(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]
 
 
 def _collect_readouts(tensors: Mapping[str, Tensor], network: str, widths: tuple[int, ...]) -> dict[str, Tensor]:
-    """`readout.relu2_1` (C, k) of every layer of a slim network that is narrower than the full one's."""
-    found: dict[str, Tensor] = {}
+    """Return `readout.relu2_1` (C, k) of every layer that is narrower than the full network's."""
+    readouts: dict[str, Tensor] = {}
     for slim, full in zip(arch.list_convolutions(network, widths), arch.list_convolutions(network), strict=False):
         if slim.outputs == full.outputs:
             continue
         readout = tensors.get(f"readout.{slim.layer}")
         if readout is None or readout.shape != (full.outputs, slim.outputs):
             raise ValueError(f"readout.{slim.layer} is missing or of another shape")
-        found[slim.layer] = readout.float()
-    return found
+        readouts[slim.layer] = readout.float()
+    return readouts
 
 
 def _is_mean(means: Tensor | None, conv: arch.Conv) -> bool:
-    """Whether these are mean activations of every filter: (O,), above 0."""
+    """Return whether these are the mean activations of every filter: (O,), above 0."""
     return means is not None and means.shape == (conv.outputs,) and bool((means > 0).all())
 
 
-def fold_convention(kernel: Tensor, bias: Tensor, convention: str) -> tuple[Tensor, Tensor]:
-    """Fold an input convention into the first convolution, so that it takes RGB in [0, 1].
+def fold_convention(kernels: Mapping[str, Tensor], convention: str) -> dict[str, Tensor]:
+    """Return the kernels with an input convention folded into the first convolution, so that it takes RGB in [0, 1].
 
     `caffe` networks were trained on BGR in 0 to 255 minus a mean; `torchvision` ones on RGB in [0, 1], minus a mean,
-    over a standard deviation. Folding the mean into the bias is exact, since the first convolution is padded by
-    replication.
+    divided by a standard deviation. Folding the mean into the bias is exact, since the image is padded by replication.
+
+    Raises:
+        ValueError: The convention is unknown.
     """
+    kernel, bias = kernels["conv1_1.weight"], kernels["conv1_1.bias"]
     if convention == "caffe":
-        mean = torch.tensor(CAFFE_MEAN_BGR)
-        bias = bias - torch.einsum("oihw,i->o", kernel, mean)
-        return kernel.flip(1) * 255, bias
-    if convention == "torchvision":
+        bias = bias - torch.einsum("oihw,i->o", kernel, torch.tensor(CAFFE_MEAN_BGR))
+        kernel = kernel.flip(1) * 255
+    elif convention == "torchvision":
         kernel = kernel / torch.tensor(IMAGENET_STD_RGB)[None, :, None, None]
-        return kernel, bias - torch.einsum("oihw,i->o", kernel, torch.tensor(IMAGENET_MEAN_RGB))
-    if convention == "rgb":
-        return kernel, bias
-    raise ValueError(f"its convention is '{convention}'")
+        bias = bias - torch.einsum("oihw,i->o", kernel, torch.tensor(IMAGENET_MEAN_RGB))
+    elif convention != "rgb":
+        raise ValueError(f"its convention is '{convention}'")
+    return {**kernels, "conv1_1.weight": kernel, "conv1_1.bias": bias}

@@ -1,111 +1,77 @@
-"""Networks to be compared, each as what gives features and, where it can, gradients and pictures.
+"""`vgg compare`: what networks cost, and how well they paint, measured against the first.
 
-A name or file of weights gives all of them; an ONNX model that `vgg export` wrote gives features alone.
+A name or weights file gives features, gradients and pictures; an ONNX model of `vgg export` gives features alone.
 """
 
-import io
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from styler import images, library
 from styler.engine import losses
 from styler.engine.objective import TOTAL, Objective
 from styler.engine.painter import Painter
-from styler.engine.targets import (
-    SourceImage,
-    StyleCache,
-    compute_targets,
-    compute_term_weights,
-    resolve_content_layers,
-    resolve_style_layers,
-)
+from styler.engine.targets import resolve_style_layers
 from styler.errors import WeightsError
 from styler.options import Options
 from styler.vgg import arch, registry, weights
 from styler.vgg.model import Features
 from styler.vgg.weights import Weights
 from styler.workshop import crops, export, memory
+from styler.workshop.objectives import build_features, build_objective
 
-FeaturesOf = Callable[[Tensor], dict[str, Tensor]]
+HELD_OUT_LAYERS = ("relu1_2", "relu2_2", "relu3_3")
+TIMING_ROUNDS = 3
+"""Rounds of timing, each with all networks one after another; the best time counts."""
+DEFAULT_PAIRS = (
+    ("astronaut", "starry-night"),
+    ("bridge", "woodcut"),
+    ("cat", "watercolour"),
+    ("coffee", "stained-glass"),
+)
+"""Names of bundled pictures."""
+
+FeatureFunction = Callable[[Tensor], dict[str, Tensor]]
+PicturePair = tuple[str, Tensor, Tensor]
+"""A name, a content and a style, each (1, 3, H, W)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidate:
-    """A network by the name it was given."""
+    """A network to be compared."""
 
     name: str
     parameters: int
-    """Numbers in its convolutions, and in its readouts if it is slim."""
+    """Values in its convolutions, and in its readouts if it is slim."""
     bytes: int
-    """Of its file."""
+    """Size of its file."""
     weights: Weights | None
-    """None of an ONNX model."""
+    """None for an ONNX model."""
     model: Any = None
     """The session of an ONNX model."""
 
-    def features(self, layers: list[str], pooling: str) -> FeaturesOf:
-        """A function from a picture (1, 3, H, W) to features with as many channels as the full network's."""
+    def build_features(self, layers: list[str], pooling: str) -> FeatureFunction:
+        """Return a function from an image (1, 3, H, W) to features with the full network's number of channels."""
         if self.weights is None:
-            return lambda image: _run_onnx(self.model, layers, image)
-        network, read = Features(self.weights, layers, pooling), self.weights
-
-        def found(image: Tensor) -> dict[str, Tensor]:
-            with torch.no_grad():
-                maps = network(image)
-                return {layer: _expand_features(read, layer, maps[layer]) for layer in layers}
-
-        return found
+            return partial(_run_onnx, self.model, layers)
+        return partial(_run_features, Features(self.weights, layers, pooling), self.weights)
 
 
-def load_candidate(name: str) -> Candidate:
-    """Load what a name or file stands for.
-
-    Raises:
-        OptionError: there is no such backbone.
-        WeightsError: the file is missing, damaged, or no network.
-    """
-    if name.endswith(".onnx"):
-        return _load_onnx(Path(name))
-    found = registry.load_backbone(name)
-    tensors = [*found.kernels.values(), *found.readouts.values()]
-    path = Path(name)
-    if name in weights.SHA256:
-        path = registry.embedded_path(name)
-    elif registry.is_valid_name(name) and registry.is_cached(name):
-        path = registry.cached_paths(name)[0]
-    return Candidate(name, sum(t.numel() for t in tensors), path.stat().st_size, found)
-
-
-def _load_onnx(path: Path) -> Candidate:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise WeightsError(f"The model '{path}' cannot be read ({error.strerror}); check its name.") from error
-    onnx, runtime = export.require_onnx()
-    try:
-        model = onnx.load_model_from_string(data)
-        session = export.open_session(data)
-    except export.onnx_errors(runtime) as error:
-        raise WeightsError(f"The model '{path}' is no ONNX that can be run; export it again.") from error
-    numbers = sum(_count_values(item.dims) for item in model.graph.initializer if len(item.dims) > 0)
-    return Candidate(str(path), numbers, len(data), None, session)
-
-
-def _count_values(dims: Any) -> int:
-    count = 1
-    for dim in dims:
-        count *= dim
-    return count
+@torch.no_grad()
+def _run_features(features: Features, network: Weights, image: Tensor) -> dict[str, Tensor]:
+    maps: dict[str, Tensor] = features(image)
+    for layer in features.layers:
+        if (expansion := network.compute_expansion(layer)) is not None:
+            maps[layer] = F.conv2d(maps[layer], expansion[:, :, None, None])
+    return maps
 
 
 def _run_onnx(session: Any, layers: list[str], image: Tensor) -> dict[str, Tensor]:
@@ -113,128 +79,138 @@ def _run_onnx(session: Any, layers: list[str], image: Tensor) -> dict[str, Tenso
     missing = [layer for layer in layers if layer not in outputs]
     if missing:
         raise WeightsError(f"The model has no output {missing[0]}; export it again with --layers {','.join(layers)}.")
-    found = session.run(layers, {export.INPUT_NAME: image.contiguous().numpy()})
-    return {layer: torch.from_numpy(maps) for layer, maps in zip(layers, found, strict=True)}
+    maps = session.run(layers, {export.INPUT_NAME: image.contiguous().numpy()})
+    return {layer: torch.from_numpy(x) for layer, x in zip(layers, maps, strict=True)}
 
 
-def _expand_features(read: Weights, layer: str, maps: Tensor) -> Tensor:
-    expansion = read.expansion(layer)
-    return maps if expansion is None else torch.nn.functional.conv2d(maps, expansion[:, :, None, None])
+def load_candidate(name: str) -> Candidate:
+    """Load a backbone, a weights file or an ONNX model.
+
+    Raises:
+        OptionError: There is no such backbone.
+        WeightsError: The file is missing, damaged, or not a network.
+    """
+    if name.endswith(".onnx"):
+        return _load_onnx(Path(name))
+    network = registry.load_backbone(name)
+    path = Path(name)
+    if name in weights.SHA256:
+        path = registry.get_embedded_path(name)
+    elif registry.is_valid_name(name) and registry.is_cached(name):
+        path = registry.get_cached_paths(name)[0]
+    return Candidate(name, sum(t.numel() for t in network.tensors.values()), path.stat().st_size, network)
+
+
+def _load_onnx(path: Path) -> Candidate:
+    data = export.read_model(path)
+    onnx, runtime = export.require_onnx()
+    try:
+        model = onnx.load_model_from_string(data)
+        session = export.open_session(data)
+    except export.list_onnx_errors(runtime) as error:
+        raise WeightsError(f"The model '{path}' is not an ONNX model that can run; export it again.") from error
+    parameters = sum(math.prod(item.dims) for item in model.graph.initializer if len(item.dims) > 0)
+    return Candidate(str(path), parameters, len(data), None, session)
 
 
 def measure_similarity(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
-    """By layer: cosine of the features, and relative error of the Gram matrices; NaN where channels differ."""
-    found = {}
+    """Return the cosine of the features and the relative error of the Gram matrices of each layer.
+
+    Both are NaN where the numbers of channels differ.
+    """
+    similarity = {}
     for layer, b in theirs.items():
         a = ours[layer]
         if a.shape != b.shape:
-            found[layer] = (float("nan"), float("nan"))
+            similarity[layer] = (math.nan, math.nan)
             continue
         cosine = float(torch.cosine_similarity(a.flatten(), b.flatten(), dim=0))
         x, y = a[0].flatten(1), b[0].flatten(1)
-        gram, wanted = x @ x.T, y @ y.T
-        found[layer] = (cosine, float((gram - wanted).norm() / wanted.norm().clamp(min=1e-12)))
-    return found
+        gram, expected = x @ x.T, y @ y.T
+        similarity[layer] = (cosine, float((gram - expected).norm() / expected.norm().clamp(min=1e-12)))
+    return similarity
 
 
 @dataclass(slots=True)
 class NetworkScore:
-    """One network. What it cannot give is NaN: an ONNX model has no gradient and paints nothing."""
+    """The costs and errors of one network; NaN where an ONNX model has none: it has no gradient and paints nothing."""
 
     name: str
     parameters: int
     bytes: int
     gflop: float = math.nan
-    """Of a forward pass at the size of timing."""
+    """Operations of a forward pass at the size of timing."""
     forward: float = math.nan
     """Seconds of a forward pass."""
     evaluation: float = math.nan
     """Seconds of the objective and its gradient."""
     peak: float = math.nan
-    """Bytes beyond the resting program, in an evaluation."""
+    """Bytes that an evaluation adds to an idle process."""
     cosine: dict[str, float] = field(default_factory=dict)
     gram: dict[str, float] = field(default_factory=dict)
     gradient: float = math.nan
     """Cosine of the objective's gradient with the first network's, at contents and half-way to its paintings."""
     same: float = math.nan
-    """Its objective of the first network's paintings, over the first network's own."""
+    """Its objective of the first network's paintings, relative to the first network's own."""
     objective: dict[str, float] = field(default_factory=dict)
     """The first network's objective of the picture painted with this one, by pair."""
     held_out: dict[str, float] = field(default_factory=dict)
     structure: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
-    """Of painting."""
+    """Seconds of painting, by pair."""
 
 
 def average(values: Mapping[str, float]) -> float:
-    """Of a row's numbers by pair or layer; NaN when there are none."""
+    """Return the mean over pairs or layers; NaN if there are none."""
     return sum(values.values()) / len(values) if values else math.nan
 
 
-def mean_ratio(row: NetworkScore, first: NetworkScore, what: str) -> float:
-    """The mean over pairs of a row's numbers over the first row's."""
-    ours, theirs = getattr(row, what), getattr(first, what)
+def average_ratio(row: NetworkScore, first: NetworkScore, field: str) -> float:
+    """Return the mean over pairs of a row's values relative to the first row's."""
+    ours, theirs = getattr(row, field), getattr(first, field)
     return average({pair: ours[pair] / theirs[pair] for pair in ours})
 
 
 def format_table(rows: Sequence[NetworkScore]) -> list[str]:
-    """Markdown, one network a line; ratios are to the first."""
+    """Return the scores as a Markdown table, one network per row; ratios are to the first."""
     lines = [
-        "| network | numbers | file | GFLOP | forward | evaluation | peak | features | Gram | gradient | same picture "
-        "| objective | held-out | structure |",
+        "| network | parameters | file | GFLOP | forward | evaluation | peak | features | Gram | gradient "
+        "| same picture | objective | held-out | structure |",
         "|---|" + "---:|" * 13,
     ]
-    return lines + [f"| {row.name} | " + " | ".join(_cells(row, rows[0])) + " |" for row in rows]
+    return lines + [f"| {row.name} | " + " | ".join(_format_cells(row, rows[0])) + " |" for row in rows]
 
 
-def _cells(row: NetworkScore, first: NetworkScore) -> Iterator[str]:
+def _format_cells(row: NetworkScore, first: NetworkScore) -> Iterator[str]:
     yield f"{row.parameters / 1e6:.2f} M"
     yield f"{row.bytes / 1e6:.1f} MB"
-    yield _format_cell(row.gflop, ".0f")
-    yield _format_cell(row.forward, ".2f", " s")
-    yield _format_cell(row.evaluation, ".2f", " s")
-    yield _format_cell(row.peak / 1e6, ".0f", " MB")
-    yield _format_cell(average(row.cosine), ".4f")
-    yield _format_cell(average(row.gram), ".4f")
-    yield _format_cell(row.gradient, ".4f")
-    yield _format_cell(row.same, ".4f")
-    yield _format_cell(mean_ratio(row, first, "objective"), ".3f", " ×")
-    yield _format_cell(mean_ratio(row, first, "held_out"), ".3f", " ×")
-    yield _format_cell(average(row.structure), ".2f")
-
-
-def _format_cell(value: float, form: str, unit: str = "") -> str:
-    return f"{value:{form}}{unit}" if math.isfinite(value) else "–"
+    for value, form, unit in (
+        (row.gflop, ".0f", ""),
+        (row.forward, ".2f", " s"),
+        (row.evaluation, ".2f", " s"),
+        (row.peak / 1e6, ".0f", " MB"),
+        (average(row.cosine), ".4f", ""),
+        (average(row.gram), ".4f", ""),
+        (row.gradient, ".4f", ""),
+        (row.same, ".4f", ""),
+        (average_ratio(row, first, "objective"), ".3f", " ×"),
+        (average_ratio(row, first, "held_out"), ".3f", " ×"),
+        (average(row.structure), ".2f", ""),
+    ):
+        yield f"{value:{form}}{unit}" if math.isfinite(value) else "–"
 
 
 def scores_to_json(rows: Sequence[NetworkScore]) -> list[dict[str, object]]:
-    """All numbers."""
+    """Return all values for JSON."""
     return [asdict(row) for row in rows]
 
 
-HELD_OUT_LAYERS = ("relu1_2", "relu2_2", "relu3_3")
-TIMING_ROUNDS = 3
-"""Of timing, all networks one after another in each; the best counts."""
-
-PicturePair = tuple[str, Tensor, Tensor]
-"""Name, content and style, each (1, 3, H, W)."""
-
-
-DEFAULT_PAIRS = (
-    ("astronaut", "starry-night"),
-    ("bridge", "woodcut"),
-    ("cat", "watercolour"),
-    ("coffee", "stained-glass"),
-)
-"""Of the pictures that come with styler."""
-
-
 def load_pairs(folder: Path | None, count: int, long_side: int) -> list[PicturePair]:
-    """Pairs to paint: of the pictures in `contents` and `styles` of a folder, or of those that come with styler.
+    """Load pairs to paint from the subfolders `contents` and `styles` of a folder, or those that come with styler.
 
     Raises:
-        NothingMatched: one of the folders has no picture.
-        ImageError: one cannot be read.
+        NothingMatched: One of the subfolders has no picture.
+        ImageError: A picture cannot be read.
     """
     if folder is None:
         chosen = [(library.list_contents()[content], library.list_styles()[style]) for content, style in DEFAULT_PAIRS]
@@ -254,104 +230,91 @@ def compare_networks(
     *,
     timed_at: int = 512,
     keep: Path | None = None,
-    say: Callable[[str], None] = lambda _line: None,
+    log: Callable[[str], None] = lambda _line: None,
 ) -> list[NetworkScore]:
     """Measure networks against the first.
 
     Args:
-        names: backbones, files of weights, or ONNX models of `vgg export`; the first must have gradients.
-        pairs: what to paint.
-        options: how to paint.
-        timed_at: long side, in pixels, of the picture that one evaluation is timed with; it is 4:3.
-        keep: a folder for the pictures.
-        say: told what is being done.
+        names: Backbones, weights files, or ONNX models of `vgg export`; the first must have gradients.
+        timed_at: Long side, in pixels, of the 4:3 image that evaluations are timed with.
+        keep: A folder for the painted pictures.
+        log: Called with a line for every step.
 
     Raises:
-        StylerError: a network cannot be loaded, or a picture cannot be written.
+        StylerError: A network cannot be loaded, or a picture cannot be written.
     """
-    options = (options or Options.of(preset="draft", size=256)).replace(sketch=0.0)  # each for itself
-    found = [load_candidate(name) for name in names]
-    rows = [NetworkScore(one.name, one.parameters, one.bytes) for one in found]
-    say("timing")
-    _time_networks(found, rows, options, timed_at)
-    first = found[0].weights
-    assert first is not None
-    judge = Judge(first, options)
+    options = (options or Options.of(preset="draft", size=256)).replace(sketch=0.0)  # no network helps another
+    candidates = [load_candidate(name) for name in names]
+    rows = [NetworkScore(candidate.name, candidate.parameters, candidate.bytes) for candidate in candidates]
+    log("timing")
+    _time_networks(candidates, rows, options, timed_at)
+    first = candidates[0]
+    assert first.weights is not None
+    judge = Judge(first.weights, options)
     for pair in pairs:
-        theirs: Tensor | None = None
-        for one, row in zip(found, rows, strict=True):
-            say(f"{pair[0]}: {one.name}")
-            if one.weights is not None:
-                picture = _paint(one, row, pair, options)
+        first_picture: Tensor | None = None
+        for candidate, row in zip(candidates, rows, strict=True):
+            log(f"{pair[0]}: {candidate.name}")
+            if candidate.weights is not None:
+                picture = _paint(candidate, row, pair, options)
                 judge.score(row, pair, picture)
-                theirs = picture if theirs is None else theirs
+                first_picture = picture if first_picture is None else first_picture
                 if keep is not None:
-                    images.write_file(
-                        keep / f"{pair[0]}.{Path(one.name).name}.png", _encode_png(picture), overwrite=True
-                    )
-            assert theirs is not None
-            _compare_features(one, row, found[0], theirs, options, len(pairs))
-            if one.weights is not None:
-                _compare_gradients(one.weights, row, first, pair, theirs, options, len(pairs))
+                    data = images.encode_image(picture[0].permute(1, 2, 0).contiguous().numpy())
+                    images.write_file(keep / f"{pair[0]}.{Path(candidate.name).name}.png", data, overwrite=True)
+            assert first_picture is not None
+            _compare_features(candidate, row, first, first_picture, options, len(pairs))
+            if candidate.weights is not None:
+                _compare_gradients(candidate.weights, row, first.weights, pair, first_picture, options, len(pairs))
     return rows
 
 
-def _time_networks(found: Sequence[Candidate], rows: Sequence[NetworkScore], options: Options, side: int) -> None:
-    """Forward and evaluation of all networks, in turn, so that a busy machine is busy for all."""
+def _time_networks(candidates: Sequence[Candidate], rows: Sequence[NetworkScore], options: Options, side: int) -> None:
+    """Time forward passes and evaluations of all networks in turn, so that a busy machine affects them all."""
     height, width = side * 3 // 4, side
     generator = torch.Generator().manual_seed(0)
-    image, other = (torch.rand((1, 3, height, width), generator=generator) for _ in range(2))
-    works: list[tuple[NetworkScore, str, Callable[[], object]]] = []
-    for one, row in zip(found, rows, strict=True):
-        if one.weights is None:
-            layers = [output.name for output in one.model.get_outputs()]
-            works.append((row, "forward", _bind(one.features(layers, options.pooling), image)))
+    image, style = (torch.rand((1, 3, height, width), generator=generator) for _ in range(2))
+    tasks: list[tuple[NetworkScore, str, Callable[[Tensor], object]]] = []
+    for candidate, row in zip(candidates, rows, strict=True):
+        network = candidate.weights
+        if network is None:
+            layers = [output.name for output in candidate.model.get_outputs()]
+            tasks.append((row, "forward", candidate.build_features(layers, options.pooling)))
             continue
-        objective = build_objective(one.weights, options, image, other)
-        row.gflop = (
-            arch.count_flops(one.weights.network, objective.features.layers, height * width, one.weights.widths) / 1e9
-        )
-        row.peak = memory.measure_peak_memory(one.name, options.pooling, objective.features.layers, (height, width))
-        works += [
-            (row, "forward", _bind(_forward(objective.features), image)),
-            (row, "evaluation", _bind(objective.gradient, image)),
-        ]
+        objective = _build_objective(network, options, image, style)
+        layers = [*objective.features.layers]
+        row.gflop = arch.count_flops(network.network, layers, height * width, network.widths) / 1e9
+        row.peak = memory.measure_peak_memory(candidate.name, options.pooling, layers, (height, width))
+        tasks.append((row, "forward", torch.no_grad()(objective.features.forward)))
+        tasks.append((row, "evaluation", objective.gradient))
     for _ in range(TIMING_ROUNDS):
-        for row, what, work in works:
-            began = time.perf_counter()
-            work()
-            spent = time.perf_counter() - began
-            setattr(row, what, min(spent, getattr(row, what)) if math.isfinite(getattr(row, what)) else spent)
+        for row, name, task in tasks:
+            start = time.perf_counter()
+            task(image)
+            seconds = time.perf_counter() - start
+            setattr(row, name, min(seconds, getattr(row, name)) if math.isfinite(getattr(row, name)) else seconds)
 
 
-def _bind(work: Callable[[Tensor], object], image: Tensor) -> Callable[[], object]:
-    return lambda: work(image)
+def _build_objective(network: Weights, options: Options, content: Tensor, style: Tensor) -> Objective:
+    return build_objective(build_features(network, options), options, content, style)
 
 
-def _forward(features: Features) -> Callable[[Tensor], object]:
-    def run(image: Tensor) -> object:
-        with torch.no_grad():
-            return features(image)
-
-    return run
-
-
-def _paint(one: Candidate, row: NetworkScore, pair: PicturePair, options: Options) -> Tensor:
-    painter = Painter(one.name, options.device, options.precision)
-    inputs = [image[0].permute(1, 2, 0).contiguous().numpy() for image in pair[1:]]
-    result = painter.stylize(inputs[0], inputs[1], options.replace(backbone=one.name))
+def _paint(candidate: Candidate, row: NetworkScore, pair: PicturePair, options: Options) -> Tensor:
+    painter = Painter(candidate.name, options.device, options.precision)
+    content, style = (image[0].permute(1, 2, 0).contiguous().numpy() for image in pair[1:])
+    result = painter.stylize(content, style, options.replace(backbone=candidate.name))
     row.seconds[pair[0]] = result.seconds
     return torch.from_numpy(result.pixels).permute(2, 0, 1)[None].contiguous()
 
 
 def _compare_features(
-    one: Candidate, row: NetworkScore, first: Candidate, picture: Tensor, options: Options, pairs: int
+    candidate: Candidate, row: NetworkScore, first: Candidate, picture: Tensor, options: Options, pairs: int
 ) -> None:
-    """How near the features are, on a painted picture."""
+    """Add the similarity of the features of a painted picture to the averages over pairs."""
     assert first.weights is not None
     layers = list(resolve_style_layers(options, first.weights.network))
-    ours = one.features(layers, options.pooling)(picture)
-    for layer, (cosine, gram) in measure_similarity(ours, first.features(layers, options.pooling)(picture)).items():
+    ours, theirs = (network.build_features(layers, options.pooling)(picture) for network in (candidate, first))
+    for layer, (cosine, gram) in measure_similarity(ours, theirs).items():
         row.cosine[layer] = row.cosine.get(layer, 0.0) + cosine / pairs
         row.gram[layer] = row.gram.get(layer, 0.0) + gram / pairs
 
@@ -359,69 +322,56 @@ def _compare_features(
 def _compare_gradients(
     ours: Weights, row: NetworkScore, first: Weights, pair: PicturePair, picture: Tensor, options: Options, pairs: int
 ) -> None:
-    """How alike the gradients are, and the objectives of one picture."""
+    """Add the similarity of the gradients, and of the objectives of one picture, to the averages over pairs."""
     _, content, style = pair
-    content = F.interpolate(content, picture.shape[-2:], mode="bicubic", antialias=True).clamp(0, 1)
-    mine, theirs = (build_objective(network, options, content, style) for network in (ours, first))
+    content = _fit_to(content, picture)
+    mine, theirs = (_build_objective(network, options, content, style) for network in (ours, first))
     cosines = []
     for state in (content, (content + picture) / 2):
-        pulls = [objective.gradient(state)[1].flatten() for objective in (mine, theirs)]
-        cosines.append(float(torch.cosine_similarity(pulls[0], pulls[1], dim=0)))
-    share = float(mine.gradient(picture)[0][TOTAL] / theirs.gradient(picture)[0][TOTAL])
+        gradients = [objective.gradient(state)[1].flatten() for objective in (mine, theirs)]
+        cosines.append(float(torch.cosine_similarity(gradients[0], gradients[1], dim=0)))
+    ratio = float(mine.gradient(picture)[0][TOTAL] / theirs.gradient(picture)[0][TOTAL])
     row.gradient = (0.0 if math.isnan(row.gradient) else row.gradient) + sum(cosines) / len(cosines) / pairs
-    row.same = (0.0 if math.isnan(row.same) else row.same) + share / pairs
+    row.same = (0.0 if math.isnan(row.same) else row.same) + ratio / pairs
 
 
-def build_objective(network: Weights, options: Options, content: Tensor, style: Tensor) -> Objective:
-    """The objective of a picture of the content's size."""
-    wanted = (*resolve_content_layers(options, network.network), *resolve_style_layers(options, network.network))
-    features = Features(network, wanted, options.pooling)
-    size = (content.shape[-1], content.shape[-2])
-    targets = compute_targets(
-        features, SourceImage.of(content), [SourceImage.of(style.contiguous())], size, options, StyleCache()
-    )
-    return Objective(features, targets, compute_term_weights(options, network.network))
+def _fit_to(content: Tensor, picture: Tensor) -> Tensor:
+    """Resize the content to the size of a painted picture."""
+    return F.interpolate(content, picture.shape[-2:], mode="bicubic", antialias=True).clamp(0, 1)
 
 
 class Judge:
-    """The first network's opinion of a painted picture."""
+    """The first network's judgment of a painted picture."""
 
-    def __init__(self, weights: Weights, options: Options) -> None:
-        self.weights, self.options = weights, options
-        self.held_out = Features(
-            weights, [layer for layer in HELD_OUT_LAYERS if layer in weights.layers], options.pooling
-        )
+    def __init__(self, network: Weights, options: Options) -> None:
+        self.options = options
+        self.features = build_features(network, options)
+        layers = [layer for layer in HELD_OUT_LAYERS if layer in network.layers]
+        self.held_out = Features(network, layers, options.pooling)
 
     def score(self, row: NetworkScore, pair: PicturePair, picture: Tensor) -> None:
-        """Objective, held-out style distance and structure of a picture (1, 3, H, W)."""
+        """Add the objective, held-out style distance and structure of a picture (1, 3, H, W) to a row."""
         name, content, style = pair
-        content = F.interpolate(content, picture.shape[-2:], mode="bicubic", antialias=True).clamp(0, 1)
-        objective = build_objective(self.weights, self.options, content, style)
+        content = _fit_to(content, picture)
+        objective = build_objective(self.features, self.options, content, style)
         row.objective[name] = float(objective.gradient(picture)[0][TOTAL])
         ratio = max(picture.shape[-2:]) / max(style.shape[-2:])
         painting = F.interpolate(style, scale_factor=min(1.0, ratio), mode="bicubic", antialias=True).clamp(0, 1)
         with torch.no_grad():
             ours, theirs = self.held_out(picture), self.held_out(painting)
             row.held_out[name] = sum(
-                float(losses.wasserstein_distance(losses.compute_moments(ours[layer]), _target(theirs[layer])))
+                float(losses.wasserstein_distance(losses.compute_moments(ours[layer]), _prepare_target(theirs[layer])))
                 for layer in self.held_out.layers
             )
         row.structure[name] = measure_structure(picture, content)
 
 
-def _target(maps: Tensor) -> losses.WassersteinTarget:
+def _prepare_target(maps: Tensor) -> losses.WassersteinTarget:
     return losses.prepare_wasserstein_target(losses.compute_moments(maps))
 
 
 def measure_structure(picture: Tensor, content: Tensor) -> float:
-    """Correlation of the gradients of blurred luminance: how much of the photo's drawing is left, −1 to 1."""
-    grey = [F.avg_pool2d(image.mean(dim=1, keepdim=True), 9, stride=2) for image in (picture, content)]
-    edges = [torch.cat([(x[..., 1:, :] - x[..., :-1, :]).flatten(), x.diff(dim=-1).flatten()]) for x in grey]
+    """Return the correlation of the gradients of blurred luminance, −1 to 1: how much of the drawing is left."""
+    gray = [F.avg_pool2d(image.mean(dim=1, keepdim=True), 9, stride=2) for image in (picture, content)]
+    edges = [torch.cat([x.diff(dim=-2).flatten(), x.diff(dim=-1).flatten()]) for x in gray]
     return float(torch.corrcoef(torch.stack(edges))[0, 1])
-
-
-def _encode_png(picture: Tensor) -> bytes:
-    stream = io.BytesIO()
-    pixels = (picture[0].permute(1, 2, 0).clamp(0, 1) * 255).round().byte().numpy()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(stream, "PNG")
-    return stream.getvalue()

@@ -1,6 +1,6 @@
-"""How much memory one evaluation takes, measured in a program of its own: memory that was used before would hide it.
+"""Measure the peak memory of one evaluation, in a separate process: memory that was used before would hide it.
 
-`python -m styler.vgg.peak BACKBONE POOLING LAYERS HEIGHT WIDTH` prints the bytes.
+`python -m styler.workshop.memory BACKBONE POOLING LAYERS HEIGHT WIDTH` prints the bytes.
 """
 
 import subprocess
@@ -13,27 +13,27 @@ import psutil
 from styler.errors import StylerError
 
 SAMPLE_SECONDS = 0.002
-"""Seconds between two looks at the resident memory."""
+"""Seconds between two samples of the resident memory."""
 
 
 def measure_peak_memory(name: str, pooling: str, layers: Sequence[str], size: tuple[int, int]) -> float:
-    """Bytes beyond the resting program in one forward and backward pass at a size (height, width).
+    """Return the bytes that one forward and backward pass at a size (height, width) adds to an idle process.
 
     Raises:
-        StylerError: the program ended early.
+        StylerError: The process failed.
     """
     arguments = [name, pooling, ",".join(layers), *map(str, size)]
-    done = subprocess.run(  # noqa: S603 - our own module
+    process = subprocess.run(  # noqa: S603 - our own module
         [sys.executable, "-m", "styler.workshop.memory", *arguments], capture_output=True, text=True, check=False
     )
-    if done.returncode:
-        said = done.stderr.strip().splitlines()[-1:] or ["it said nothing"]
-        raise StylerError(f"The memory of {name} could not be measured ({said[0]}); free some and try again.")
-    return float(done.stdout)
+    if process.returncode:
+        reason = process.stderr.strip().splitlines()[-1:] or ["it printed nothing"]
+        raise StylerError(f"Cannot measure the memory of {name}: {reason[0]}; free some and try again.")
+    return float(process.stdout)
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure one evaluation and print its bytes."""
     import torch
 
     from styler.vgg import registry
@@ -42,21 +42,22 @@ def main() -> None:
     name, pooling, layers, height, width = sys.argv[1:]
     features = Features(registry.load_backbone(name), layers.split(","), pooling)
     image = torch.rand((1, 3, int(height), int(width)), requires_grad=True)
-    process, done, most = psutil.Process(), threading.Event(), [0]
-    resting = process.memory_info().rss
+    process, done = psutil.Process(), threading.Event()
+    idle = process.memory_info().rss
+    samples = [idle]
 
-    def watch() -> None:
+    def sample() -> None:
         while not done.wait(SAMPLE_SECONDS):
-            most[0] = max(most[0], process.memory_info().rss)
+            samples.append(process.memory_info().rss)
 
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
+    sampler = threading.Thread(target=sample, daemon=True)
+    sampler.start()
     total = torch.stack([maps.square().mean() for maps in features(image).values()]).sum()
     torch.autograd.grad(total, image)
-    most[0] = max(most[0], process.memory_info().rss)
+    samples.append(process.memory_info().rss)
     done.set()
-    watcher.join()
-    sys.stdout.write(f"{most[0] - resting}\n")
+    sampler.join()
+    sys.stdout.write(f"{max(samples) - idle}\n")
 
 
 if __name__ == "__main__":

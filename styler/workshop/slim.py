@@ -1,58 +1,38 @@
-"""A slim network: fewer channels that tell the losses of painting nearly the same, without labels.
+"""A slim network: fewer channels that give nearly the same losses of painting, found without labels.
 
-Layer by layer, channels are chosen by what they contribute to the style statistics and content features of that layer
-and to what the next layer makes of them; then the convolution is fitted anew by least squares, so that from the slim
-network's own inputs it gives what the full network gives. A linear readout of every layer gives the full network's
-features back, nearly; through it the losses of styler are the same losses (`Weights.metric`). The first convolution
-stays whole: it costs little, and weighs most in the style.
+Layer by layer, channels are chosen by how much they contribute to the style statistics and content features of that
+layer and to the next convolution; then the convolution is refitted by least squares, so that it maps the slim
+network's own inputs to the full network's outputs. A linear readout of every layer approximates the full network's
+features; through it the losses of styler are the same losses (`Weights.compute_metric`). The first convolution is kept
+whole: it costs little, and matters most to the style.
 
-Source of the idea: He, Zhang and Sun, "Channel Pruning for Accelerating Very Deep Neural Networks", ICCV 2017; their
-choice is by LASSO and their aim ImageNet's labels, ours is greedy and the painting's own statistics.
+Source of the idea: He, Zhang and Sun, "Channel Pruning for Accelerating Very Deep Neural Networks", ICCV 2017; they
+choose by LASSO for the labels of ImageNet, we choose greedily for the statistics of painting.
 
-Knows nothing of gradients: `styler.vgg.distil` goes on from here.
+This module computes no gradients: `styler.workshop.distill` continues from here.
 """
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save
 from torch import Tensor
 
 from styler.errors import OptionError
-from styler.vgg import arch
+from styler.vgg import arch, weights
 from styler.vgg.arch import DEFAULT_POOLING
-from styler.vgg.model import apply_pooling
+from styler.vgg.model import prepare_input
 from styler.vgg.weights import Weights
 from styler.workshop import crops
 
 MULTIPLE = 8
-"""Widths are multiples of it, as convolution kernels like them."""
+"""Widths are multiples of it, which convolution kernels are fast at."""
 OWN_SHARE = 0.5
-"""How much a layer's own statistics count in the choice, beside what the next layer makes of it."""
+"""Weight of a layer's own statistics in the choice; the rest is the weight of the next convolution."""
 RIDGE = 1e-4
-"""Of the least squares, in units of the mean diagonal."""
+"""Regularization of the least squares, in units of the mean diagonal."""
 POSITIONS = 1500
-"""Of each crop's map at most so many are fitted: neighbours tell the same."""
-
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Plan:
-    """What of a network is kept."""
-
-    convs: tuple[arch.Conv, ...]
-    """The slim ones."""
-    kept: Mapping[str, Tensor]
-    """Indices of the channels kept, by convolution."""
-
-
-def slim_width(channels: int, keep: float) -> int:
-    """How many of so many channels are kept."""
-    return min(channels, max(1, MULTIPLE * round(keep * channels / MULTIPLE) or min(channels, MULTIPLE)))
+"""Positions of each crop's map that are fitted, at most: neighbors carry the same information."""
 
 
 @torch.no_grad()
@@ -62,86 +42,109 @@ def slim_network(
     pictures: Sequence[Tensor],
     *,
     pooling: str = DEFAULT_POOLING,
-    looks: int = 160,
+    count: int = 160,
     side: int = 192,
     seed: int = 0,
-    say: Say = lambda _line: None,
+    log: Callable[[str], None] = lambda _line: None,
 ) -> Weights:
-    """Choose channels and refit the convolutions; deterministic for a seed at an equal number of threads.
+    """Choose channels and refit the convolutions; deterministic for a seed and number of threads.
 
     Args:
-        teacher: the full network.
-        keep: share of the channels of every convolution after the first, in (0, 1].
-        pictures: to choose by, each (1, 3, H, W).
-        pooling: the one the slim network is for.
-        looks: how many crops are fitted.
-        side: of a crop, in pixels.
-        seed: of the crops.
-        say: told a line per layer.
+        teacher: The full network.
+        keep: Share of the channels of every convolution after the first, in (0, 1].
+        pictures: The pictures to choose by, each (1, 3, H, W).
+        pooling: The pooling that the slim network is for.
+        count: The number of crops that are fitted.
+        side: Side of a crop, in pixels.
+        log: Called with a line for every layer.
 
     Raises:
-        OptionError: the share is out of its range, or the network is slim already.
+        OptionError: The share is out of range, or the network is already slim.
     """
     if not 0 < keep <= 1:
         raise OptionError(f"keep is {keep:g}; it can be above 0 and up to 1.")
     if teacher.widths:
-        raise OptionError("This network is slim already; take the full one.")
-    generator = torch.Generator().manual_seed(seed)
-    looked = [crops.sample_crop(pictures, side, generator) for _ in range(looks)]
+        raise OptionError("This network is already slim; use the full one.")
     convs = teacher.convs
-    widths = (convs[0].outputs, *(slim_width(conv.outputs, keep) for conv in convs[1:]))
-    slimmed = arch.list_convolutions(teacher.network, widths)
-    theirs = [F.pad(image, (1, 1, 1, 1), mode="replicate") for image in looked]
-    ours = list(theirs)
-    kernels: dict[str, Tensor] = {}
-    readouts: dict[str, Tensor] = {}
-    before = torch.arange(3)
-    for position, (full, conv) in enumerate(zip(convs, slimmed, strict=True)):
-        kernel, bias = teacher.rescaled(full, pooling)
-        inputs = _pool_all(theirs, full, pooling)
-        raw = [_convolve(x, kernel, bias, full) for x in inputs]  # each (1, C, H, W), not rectified
-        theirs = [x.clamp(min=0).half() for x in raw]
-        following = teacher.rescaled(convs[position + 1], pooling)[0] if position + 1 < len(convs) else None
-        chosen = choose_channels(_second_moment(theirs), conv.outputs, following)
-        inputs = _pool_all(ours, full, pooling)
-        if torch.equal(before, torch.arange(full.inputs)):  # all there is came through: the convolution is kept
-            fitted = (kernel[chosen], bias[chosen])
-        else:
-            fitted = refit_convolution(inputs, [x[:, chosen] for x in raw], conv, generator)
-        kernels |= {f"{conv.name}.weight": fitted[0], f"{conv.name}.bias": fitted[1]}
-        ours = [_convolve(x, *fitted, conv).clamp(min=0).half() for x in inputs]
-        if conv.outputs < full.outputs:
-            readouts[conv.layer], error = fit_readout(ours, theirs)
-            say(f"{conv.layer}: {conv.outputs} of {full.outputs} channels, {error:.1%} of the features missed")
-        before = chosen
+    widths = (convs[0].outputs, *(compute_slim_width(conv.outputs, keep) for conv in convs[1:]))
+    generator = torch.Generator().manual_seed(seed)
+    images = [crops.sample_crop(pictures, side, generator) for _ in range(count)]
+    slimming = _Slimming(teacher, pooling, images, generator)
+    for full, conv, following in zip(
+        convs, arch.list_convolutions(teacher.network, widths), (*convs[1:], None), strict=True
+    ):
+        error = slimming.slim_layer(full, conv, following)
+        if error is not None:
+            log(f"{conv.layer}: {conv.outputs} of {full.outputs} channels, {error:.1%} of the features lost")
     info = {
         "network": teacher.network,
         "convention": "rgb",
         "widths": list(widths),
         "pooling": pooling,
-        "slim": {"of": teacher.sha256, "keep": keep, "pictures": len(pictures), "looks": looks, "seed": seed},
+        "slim": {"of": teacher.sha256, "keep": keep, "pictures": len(pictures), "crops": count, "seed": seed},
         "credit": teacher.info.get("credit"),
     }
-    return Weights(teacher.network, "", kernels, {}, info, widths, readouts)
+    return Weights(teacher.network, "", slimming.kernels, {}, info, widths, slimming.readouts)
 
 
-def dump_network(weights: Weights, dtype: torch.dtype = torch.float16) -> bytes:
-    """A slim network as the bytes of a weights file."""
-    tensors = {**weights.kernels, **{f"readout.{layer}": readout for layer, readout in weights.readouts.items()}}
-    stored = {name: tensor.detach().to(dtype).contiguous() for name, tensor in tensors.items()}
-    return save(stored, {"styler": json.dumps(weights.info)})
+class _Slimming:
+    """The slim network up to a layer, with the maps of all crops in the full and in the slim network.
+
+    Args:
+        images: The crops, each (1, 3, H, W).
+        generator: Draws the positions that are fitted.
+    """
+
+    def __init__(self, teacher: Weights, pooling: str, images: list[Tensor], generator: torch.Generator) -> None:
+        self.teacher, self.pooling, self.generator = teacher, pooling, generator
+        self.theirs, self.ours = images, images
+        self.kernels: dict[str, Tensor] = {}
+        self.readouts: dict[str, Tensor] = {}
+
+    def slim_layer(self, full: arch.Conv, conv: arch.Conv, following: arch.Conv | None) -> float | None:
+        """Add the next layer, and return the share of its features that the readout loses; None if it is whole."""
+        kernel, bias = self.teacher.rescale_convolution(full, self.pooling)
+        outputs = [_convolve(x, kernel, bias, full) for x in self._prepare_inputs(self.theirs, full)]  # not rectified
+        self.theirs = [x.clamp(min=0).half() for x in outputs]
+        next_kernel = self.teacher.rescale_convolution(following, self.pooling)[0] if following else None
+        chosen = choose_channels(_compute_second_moment(self.theirs), conv.outputs, next_kernel)
+        inputs = self._prepare_inputs(self.ours, full)
+        if conv.inputs == full.inputs:  # every input is there: the convolution is kept
+            kernel, bias = kernel[chosen], bias[chosen]
+        else:
+            kernel, bias = refit_convolution(inputs, [x[:, chosen] for x in outputs], conv, self.generator)
+        self.kernels |= {f"{conv.name}.weight": kernel, f"{conv.name}.bias": bias}
+        self.ours = [_convolve(x, kernel, bias, conv).clamp(min=0).half() for x in inputs]
+        if conv.outputs == full.outputs:
+            return None
+        self.readouts[conv.layer], error = fit_readout(self.ours, self.theirs)
+        return error
+
+    def _prepare_inputs(self, maps: Sequence[Tensor], conv: arch.Conv) -> list[Tensor]:
+        return [prepare_input(x.float(), conv, self.pooling).to(x.dtype) for x in maps]
+
+
+def compute_slim_width(channels: int, keep: float) -> int:
+    """Return how many channels are kept of a convolution."""
+    return min(channels, max(1, MULTIPLE * round(keep * channels / MULTIPLE) or min(channels, MULTIPLE)))
+
+
+def dump_network(network: Weights, dtype: torch.dtype = torch.float16) -> bytes:
+    """Return a slim network as the bytes of a weights file."""
+    tensors = {name: tensor.detach().to(dtype) for name, tensor in network.tensors.items()}
+    return weights.serialize_weights(tensors, network.info)
 
 
 def choose_channels(second: Tensor, count: int, following: Tensor | None) -> Tensor:
-    """The channels, sorted, from which the others can best be told, counted by what depends on them.
+    """Choose the channels, sorted, from which the others can best be predicted.
 
-    Greedy: each time the channel that explains most of what is left. What is left of the channels' second moment is
-    measured by their own statistics, where every channel counts alike, and by the next convolution's kernel.
+    The choice is greedy: each time the channel that explains most of the remaining second moment. That is measured by
+    the layer's own statistics, where every channel has the same weight, and by the next convolution's kernel.
 
     Args:
-        second: (C, C), of the rescaled features.
-        count: how many.
-        following: the next convolution's kernel, (O, C, 3, 3), or None after the last.
+        second: Second moment of the rescaled features, (C, C).
+        count: The number of channels to choose.
+        following: The next convolution's kernel, (O, C, 3, 3), or None after the last.
     """
     channels = len(second)
     if count == channels:
@@ -165,29 +168,32 @@ def choose_channels(second: Tensor, count: int, following: Tensor | None) -> Ten
 
 
 def refit_convolution(
-    inputs: Sequence[Tensor], wanted: Sequence[Tensor], conv: arch.Conv, generator: torch.Generator
+    inputs: Sequence[Tensor], outputs: Sequence[Tensor], conv: arch.Conv, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Kernel and bias that give, from the slim network's maps, what the full network's convolution gives.
+    """Fit the kernel and bias that map the slim network's inputs to the full network's outputs.
 
-    Ridge regression over random positions of all crops; inputs are (1, I, H, W), the wanted maps (1, O, H, W), before
-    rectification.
+    Ridge regression over random positions of all crops.
+
+    Args:
+        inputs: The slim network's maps, each (1, I, H, W).
+        outputs: The full network's maps before the rectifier, each (1, O, H, W).
     """
     unknowns = conv.inputs * conv.kernel**2 + 1
     normal = torch.zeros((unknowns, unknowns), dtype=torch.float64)
     right = torch.zeros((unknowns, conv.outputs), dtype=torch.float64)
-    for x, y in zip(inputs, wanted, strict=True):
-        rows = F.unfold(x.float(), conv.kernel, padding=conv.kernel // 2)[0].T  # (N, I·9)
+    for x, y in zip(inputs, outputs, strict=True):
+        rows = F.unfold(x.float(), conv.kernel, padding=conv.padding)[0].T  # (N, I·9)
         targets = y[0].flatten(1).T.float()  # (N, O)
-        some = torch.randperm(len(rows), generator=generator)[:POSITIONS]
-        rows = torch.cat([rows[some], torch.ones((len(some), 1))], dim=1)
+        positions = torch.randperm(len(rows), generator=generator)[:POSITIONS]
+        rows = torch.cat([rows[positions], torch.ones((len(positions), 1))], dim=1)
         normal += rows.T @ rows
-        right += rows.T @ targets[some]
+        right += rows.T @ targets[positions]
     solution = _solve_ridge(normal, right)
     return solution[:-1].T.reshape(conv.shape).float().contiguous(), solution[-1].float()
 
 
 def fit_readout(ours: Iterable[Tensor], theirs: Sequence[Tensor]) -> tuple[Tensor, float]:
-    """The linear map (C, k) from slim to full features, and the share of their energy that it misses."""
+    """Fit the linear map (C, k) from slim to full features, and return the share of their energy that it loses."""
     normal, right, energy = torch.zeros(()), torch.zeros(()), 0.0
     for x, y in zip(ours, theirs, strict=True):
         rows, targets = x[0].flatten(1).float(), y[0].flatten(1).float()  # (k, N), (C, N)
@@ -196,8 +202,8 @@ def fit_readout(ours: Iterable[Tensor], theirs: Sequence[Tensor]) -> tuple[Tenso
         right = right + scale * (rows @ targets.T).double()
         energy += scale * float(targets.square().sum())
     solution = _solve_ridge(normal, right)  # (k, C)
-    missed = energy - 2 * float((solution * right).sum()) + float((solution * (normal @ solution)).sum())
-    return solution.T.float().contiguous(), missed / energy
+    lost = energy - 2 * float((solution * right).sum()) + float((solution * (normal @ solution)).sum())
+    return solution.T.float().contiguous(), lost / energy
 
 
 def _solve_ridge(normal: Tensor, right: Tensor) -> Tensor:
@@ -205,19 +211,13 @@ def _solve_ridge(normal: Tensor, right: Tensor) -> Tensor:
     return torch.cholesky_solve(right, torch.linalg.cholesky(normal))
 
 
-def _pool_all(maps: Sequence[Tensor], conv: arch.Conv, pooling: str) -> list[Tensor]:
-    if not conv.opens_block:
-        return [*maps]
-    return [apply_pooling(x.float(), conv.block - 1, pooling).to(x.dtype) for x in maps]
-
-
 def _convolve(x: Tensor, kernel: Tensor, bias: Tensor, conv: arch.Conv) -> Tensor:
-    padding = 0 if conv.name == "conv1_1" else conv.kernel // 2
-    return F.conv2d(x.float().contiguous(memory_format=torch.channels_last), kernel, bias, padding=padding)
+    x = x.float().contiguous(memory_format=torch.channels_last)
+    return F.conv2d(x, kernel, bias, padding=conv.padding)  # (1, C, H, W)
 
 
-def _second_moment(maps: Sequence[Tensor]) -> Tensor:
-    """S = F Fᵀ / N over all crops, (C, C)."""
+def _compute_second_moment(maps: Sequence[Tensor]) -> Tensor:
+    """Return S = F Fᵀ / N over all crops, (C, C)."""
     total = torch.zeros(())
     for x in maps:
         rows = x[0].flatten(1).float()  # (C, N)

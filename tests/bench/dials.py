@@ -17,13 +17,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import quality
 import reference
 import scores
 import torch
 from heldout import StyleJudge
-from PIL import Image, ImageDraw
+from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from styler import Options, Painter, images, library
@@ -155,31 +155,17 @@ def compare_sizes(
     return "\n".join(lines) + "\n"
 
 
-def draw_curves(dial: str, scored: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Image.Image:
+def draw_curves(dial: str, scored: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
     """Draw style distance and structure along the dial, one line per pair."""
-    wide, high, edge = 420, 300, 40
-    page = Image.new("RGB", (2 * (wide + edge), high + edge + 16 * len(scored)), "white")
-    draw = ImageDraw.Draw(page)
-    for panel, (key, most) in enumerate((("style", None), ("structure", 1.0))):
-        left = panel * (wide + edge) + edge
-        top = most or max(row[key] for settings in scored.values() for row in settings.values())
-        plots.draw_text(draw, (left, 4), f"{key} along {dial}")
-        draw.line((left, 24, left, high, left + wide - edge, high), fill=plots.FAINT)
-        plots.draw_text(draw, (left - 4, 24), f"{top:.2f}", "ra", 11)
-        for number, (pair, settings) in enumerate(scored.items()):
-            across = np.linspace(left, left + wide - edge, len(settings))
-            line = [
-                (x, high - (high - 24) * max(0.0, row[key]) / top)
-                for x, row in zip(across, settings.values(), strict=True)
-            ]
-            draw.line(line, fill=plots.COLOURS[number % len(plots.COLOURS)], width=2)
-            if not panel:
-                y = high + 24 + 16 * number
-                draw.line((left, y + 6, left + 24, y + 6), fill=plots.COLOURS[number % len(plots.COLOURS)], width=3)
-                plots.draw_text(draw, (left + 30, y), pair, size=11)
-        for x, value in zip(across, settings, strict=True):
-            plots.draw_text(draw, (x, high + 4), value, "ma", 11)
-    return page
+    figure = plots.make_figure(9, 4.5)
+    charts = figure.subplots(1, 2)
+    for chart, key in zip(charts, ("style", "structure"), strict=True):
+        for pair, settings in scored.items():
+            chart.plot(list(settings), [max(0.0, row[key]) for row in settings.values()], label=pair)
+        chart.set_title(f"{key} along {dial}")
+        chart.set_ylim(0, 1 if key == "structure" else None)
+    figure.legend(*charts[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7)
+    return figure
 
 
 def main() -> None:
@@ -198,7 +184,7 @@ def main() -> None:
     scored, pictures = paint_and_score(args.out, args.dial, args.at or DIALS[args.dial], pairs, args.preset, args.size)
     side = min(256, 2048 // max(map(len, pictures.values())))
     quality.draw_sheet(pictures, side).save(args.out / f"{args.dial}.png")
-    draw_curves(args.dial, scored).save(args.out / f"{args.dial}-curve.png")
+    plots.save_plot(draw_curves(args.dial, scored), args.out / f"{args.dial}-curve.png", overwrite=True)
     report = format_table(args.dial, scored) + (
         compare_sizes(args.out, pairs, pictures, args.preset) if args.dial == "size" else ""
     )

@@ -64,7 +64,7 @@ def make_once(path: Path, make: Callable[[], bytes]) -> Path:
 
 def slim_down(teacher: Weights, keep: float) -> bytes:
     """Choose channels and refit the convolutions."""
-    return slim.dump_network(slim.slim_network(teacher, keep, crops.load_pictures(None), say=print))
+    return slim.dump_network(slim.slim_network(teacher, keep, crops.load_pictures(None), log=print))
 
 
 def run_distillation(teacher: Weights, beginning: Path, steps: int, state: Path) -> bytes:
@@ -122,14 +122,14 @@ def main() -> None:
     pairs = compare.load_pairs(args.images, args.pairs, 2 * args.size)
     options = Options(size=args.size, iterations=args.iterations)
     rows = compare.compare_networks(
-        names, pairs, options, keep=args.out / "pictures", say=lambda line: print(line, file=sys.stderr, flush=True)
+        names, pairs, options, keep=args.out / "pictures", log=lambda line: print(line, file=sys.stderr, flush=True)
     )
     for row in rows:
         row.name = Path(row.name).stem
     lines = compare.format_table(rows)
     (args.out / "table.md").write_text("\n".join(lines) + "\n")
     (args.out / "table.json").write_text(json.dumps(compare.scores_to_json(rows), indent=1))
-    plots.write_plot(plots.plot_comparison(rows), args.out / "plot.png", overwrite=True)
+    plots.save_plot(plots.plot_comparison(rows), args.out / "plot.png", overwrite=True)
     print("\n".join(lines))
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
 

@@ -33,7 +33,7 @@ def folder(
         for seed in range(2):
             images.write_file(tmp_path / "pictures" / kind / f"{seed}.png", images.encode_image(pixels(64, 72, seed)))
     (tmp_path / "own.safetensors").write_bytes(quantize.quantize_network(tiny, "float32"))
-    monkeypatch.setattr(registry, "weights_cache", lambda: tmp_path / "cache")
+    monkeypatch.setattr(registry, "get_cache_folder", lambda: tmp_path / "cache")
     monkeypatch.setattr(slim, "MULTIPLE", 1)
     monkeypatch.setattr(distill, "LESSON_SIDE", 32)
     monkeypatch.setattr(memory, "measure_peak_memory", lambda *_given: 1e6)
@@ -121,7 +121,7 @@ def test_export_writes_a_model_and_says_how_near_it_is(
 
 
 def test_slim_reports_the_channels_kept_and_learns(folder: Path, capsys: Capture) -> None:
-    flags = ("--images", "pictures", "--looks", "3")
+    flags = ("--images", "pictures", "--crops", "3")
     assert run("slim", "--keep", "0.5", *flags, "--distill-steps", "2", "--json", "-o", "a.safetensors") == 0
     captured = capsys.readouterr()
     found = json.loads(captured.out)
@@ -131,7 +131,7 @@ def test_slim_reports_the_channels_kept_and_learns(folder: Path, capsys: Capture
     assert not Path("a.safetensors.state").exists()
     assert run("slim", *flags, "-o", "a.safetensors") == 1
     assert run("slim", "--keep", "2", *flags, "-o", "b.safetensors") == 2
-    assert run("slim", "--looks", "0", "-o", "b.safetensors") == 2
+    assert run("slim", "--crops", "0", "-o", "b.safetensors") == 2
     assert run("slim", "--images", "nowhere", "-o", "b.safetensors") == 4
 
 

@@ -125,10 +125,10 @@ def test_the_layers_of_a_look_are_default_layers_too() -> None:
 
 
 def test_a_layer_that_was_asked_for_and_is_lacking_is_refused_with_the_names_there_are() -> None:
-    with pytest.raises(OptionError, match="'relu4_3' is no layer of vgg11") as caught:
+    with pytest.raises(OptionError, match="'relu4_3' is not a layer of vgg11") as caught:
         targets.resolve_style_layers(Options(style_layers=("relu1_1", "relu4_3"), layer_weights=(1.0,)), "vgg11")
     assert "relu4_2" in str(caught.value)
-    with pytest.raises(OptionError, match="'relu4_3' is no layer of vgg11"):
+    with pytest.raises(OptionError, match="'relu4_3' is not a layer of vgg11"):
         targets.resolve_content_layers(Options(content_layers=("relu4_3",)), "vgg11")
 
 

@@ -37,36 +37,36 @@ def test_layers_are_named_as_in_the_literature() -> None:
 
 @pytest.mark.parametrize("name", ["relu4_2", "conv4_2", "Conv4_2", " RELU4_2 "])
 def test_conv4_2_means_its_rectified_output(name: str) -> None:
-    assert arch.canonical_layer(name, "vgg16") == "relu4_2"
+    assert arch.canonicalize_layer(name, "vgg16") == "relu4_2"
 
 
 @pytest.mark.parametrize("name", ["relu6_1", "conv4_9", "20", "", "relu"])
 def test_an_unknown_layer_is_refused_with_the_names_there_are(name: str) -> None:
     with pytest.raises(OptionError) as caught:
-        arch.canonical_layer(name, "vgg11")
+        arch.canonicalize_layer(name, "vgg11")
     assert f"'{name}'" in str(caught.value)
     assert all(layer in str(caught.value) for layer in arch.list_layers("vgg11"))
 
 
 def test_an_unknown_network_is_refused_with_the_names_there_are() -> None:
-    with pytest.raises(OptionError, match="'resnet50' is no VGG network") as caught:
+    with pytest.raises(OptionError, match="'resnet50' is not a VGG network") as caught:
         arch.list_convolutions("resnet50")
     assert all(network in str(caught.value) for network in TRUE)
 
 
 def test_a_layer_that_a_shallow_network_lacks_becomes_the_last_of_its_block() -> None:
-    assert arch.nearest_layer("relu4_3", "vgg11") == "relu4_2"
-    assert arch.nearest_layer("relu1_2", "vgg11") == "relu1_1"
-    assert arch.nearest_layer("relu4_3", "vgg16") == "relu4_3"
+    assert arch.find_nearest_layer("relu4_3", "vgg11") == "relu4_2"
+    assert arch.find_nearest_layer("relu1_2", "vgg11") == "relu1_1"
+    assert arch.find_nearest_layer("relu4_3", "vgg16") == "relu4_3"
 
 
 def test_nothing_beyond_the_last_layer_is_needed() -> None:
-    assert [conv.name for conv in arch.convolutions_until("vgg11", ["relu3_1", "relu1_1"])] == [
+    assert [conv.name for conv in arch.list_convolutions_until("vgg11", ["relu3_1", "relu1_1"])] == [
         "conv1_1",
         "conv2_1",
         "conv3_1",
     ]
-    assert arch.convolutions_until("vgg16", []) == ()
+    assert arch.list_convolutions_until("vgg16", []) == ()
 
 
 def test_strides_double_from_block_to_block() -> None:

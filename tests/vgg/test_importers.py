@@ -31,7 +31,7 @@ def few_pictures(monkeypatch: pytest.MonkeyPatch, picture: Picture) -> None:
 
 @pytest.fixture(autouse=True)
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    monkeypatch.setattr(registry, "weights_cache", lambda: tmp_path / "cache")
+    monkeypatch.setattr(registry, "get_cache_folder", lambda: tmp_path / "cache")
     return tmp_path / "cache"
 
 
@@ -44,7 +44,7 @@ def kernels(tiny: Weights) -> State:
 def positions(normalised: bool = False) -> dict[str, int]:
     found, position = {}, 0
     for conv in arch.list_convolutions("tiny"):
-        position += conv.opens_block
+        position += conv.follows_pooling
         found[conv.name] = position
         position += 3 if normalised else 2
     return found
@@ -100,14 +100,14 @@ def test_batch_norm_in_a_state_dict_is_folded_in_to_1e_5(kernels: State, tmp_pat
             assert norm.running_mean is not None
             norm.running_var.copy_(0.5 + torch.rand(conv.outputs, generator=generator))
             norm.running_mean.copy_(torch.rand(conv.outputs, generator=generator) - 0.5)
-        modules += [*([torch.nn.MaxPool2d(2)] if conv.opens_block else []), layer, norm, torch.nn.ReLU()]
+        modules += [*([torch.nn.MaxPool2d(2)] if conv.follows_pooling else []), layer, norm, torch.nn.ReLU()]
         state |= {f"features.{position}.{name}": t for name, t in layer.state_dict().items()}
         state |= {f"features.{position + 1}.{name}": t for name, t in norm.state_dict().items()}
     found = importers.read_foreign_weights(checkpoint(tmp_path / "a.pth", state))
     x = expected = picture(48, 64)
     expected = torch.nn.Sequential(*modules).eval().requires_grad_(False)(expected)
     for conv in arch.list_convolutions("tiny"):
-        x = torch.nn.functional.max_pool2d(x, 2) if conv.opens_block else x
+        x = torch.nn.functional.max_pool2d(x, 2) if conv.follows_pooling else x
         kernel, bias = found.kernels[f"{conv.name}.weight"], found.kernels[f"{conv.name}.bias"]
         x = torch.nn.functional.conv2d(x, kernel, bias, padding=1).relu()
     assert float((x - expected).norm() / expected.norm()) < 1e-5

@@ -120,7 +120,7 @@ def test_layers_are_asked_for_by_name_and_conv_means_rectified(tiny: Weights, pi
 
 
 def test_an_unknown_layer_is_refused_with_the_names_there_are(tiny: Weights) -> None:
-    with pytest.raises(OptionError, match="'relu4_4' is no layer of tiny") as caught:
+    with pytest.raises(OptionError, match="'relu4_4' is not a layer of tiny") as caught:
         Features(tiny, ["relu4_2", "relu4_4"])
     assert all(layer in str(caught.value) for layer in ALL)
 
@@ -138,7 +138,7 @@ def test_nothing_is_computed_beyond_the_last_layer_asked_for(
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (17, 31), (16, 77), (33, 47), (65, 100)])
 def test_any_size_goes_down_to_the_stride_of_the_last_layer(tiny: Weights, height: int, width: int) -> None:
     found = Features(tiny, ALL)(torch.rand(1, 3, height, width))
-    for conv in arch.convolutions_until("tiny", ALL):
+    for conv in arch.list_convolutions_until("tiny", ALL):
         assert found[conv.layer].shape == (1, conv.outputs, height // conv.stride, width // conv.stride)
 
 
@@ -212,7 +212,7 @@ def test_a_flat_picture_has_no_frame(tiny: Weights) -> None:
 
 def test_constants_for_another_pooling_are_not_taken(tiny: Weights) -> None:
     older = replace(tiny, mean_activation={"max": tiny.mean_activation["max"]})
-    with pytest.raises(OptionError, match=r"no constants for mixed pooling; import .* or take --pooling max"):
+    with pytest.raises(OptionError, match=r"lack the constants for mixed pooling; import .* or use --pooling max"):
         Features(older, ["relu1_1"], "mixed")
 
 

@@ -71,7 +71,7 @@ def few_pictures(monkeypatch: pytest.MonkeyPatch, picture: Callable[..., Tensor]
 @pytest.fixture
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """An empty folder for fetched weights."""
-    monkeypatch.setattr(registry, "weights_cache", lambda: tmp_path / "cache" / "weights")
+    monkeypatch.setattr(registry, "get_cache_folder", lambda: tmp_path / "cache" / "weights")
     return tmp_path / "cache" / "weights"
 
 
@@ -99,10 +99,15 @@ def one_sentence(caught: pytest.ExceptionInfo[Exception]) -> str:
     return message
 
 
-def read(data: bytes, folder: Path) -> Weights:
-    path = folder / "converted.safetensors"
-    path.write_bytes(data)
-    return weights.read_weights(path)
+def save_state(state: State, folder: Path, name: str = "vgg11-made.pth") -> Path:
+    torch.save(state, folder / name)
+    return folder / name
+
+
+def convert(state: State, folder: Path) -> Weights:
+    """Convert torchvision's state dict to weights of styler."""
+    path = save_state(state, folder)
+    return weights.parse_weights(registry.convert_weights_file(path, "torchvision"), path)
 
 
 @pytest.mark.parametrize("normalised", [False, True])
@@ -115,8 +120,7 @@ def test_a_converted_network_computes_what_torchvision_s_does(
 ) -> None:
     """Away from the border, where this project repeats the picture and torchvision pads with zeros."""
     layer, position = LAYER[normalised]
-    converted = registry.convert_state_dict(states[normalised], "vgg11", source="made", sha256="0")
-    found = read(converted, tmp_path)
+    found = convert(states[normalised], tmp_path)
     image = picture(128, 128, 3)
     mean, spread = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     expected = models[normalised][: position + 1]((image - mean.reshape(3, 1, 1)) / spread.reshape(3, 1, 1))
@@ -130,7 +134,7 @@ def test_a_converted_network_computes_what_torchvision_s_does(
 def test_the_comparison_sees_a_swapped_channel_order(
     models: dict[bool, nn.Sequential], states: dict[bool, State], picture: Callable[..., Tensor], tmp_path: Path
 ) -> None:
-    found = read(registry.convert_state_dict(states[False], "vgg11", source="made", sha256="0"), tmp_path)
+    found = convert(states[False], tmp_path)
     image = picture(64, 64, 3)
     right, wrong = (Features(found, ["relu4_2"])(x)["relu4_2"] for x in (image, image.flip(1)))
     assert (right - wrong).norm() > 0.1 * right.norm()
@@ -158,26 +162,26 @@ def test_folding_batch_norm_is_exact() -> None:
 
 
 def test_a_converted_file_says_where_it_comes_from_and_is_rescaled(states: dict[bool, State], tmp_path: Path) -> None:
-    found = read(
-        registry.convert_state_dict(states[True], "vgg11", source="vgg11_bn-made.pth", sha256="ab" * 32), tmp_path
-    )
-    assert found.info["source"] == {"file": "vgg11_bn-made.pth", "sha256": "ab" * 32}
+    found = convert(states[True], tmp_path)
+    digest = hashlib.sha256((tmp_path / "vgg11-made.pth").read_bytes()).hexdigest()
+    assert found.info["source"] == {"file": "vgg11-made.pth", "sha256": digest}
     assert found.network == "vgg11"
     assert set(found.mean_activation) == {"max", "average", "mixed"}
     assert set(found.kernels) == {f"{c.name}.{p}" for c in arch.list_convolutions("vgg11") for p in ("weight", "bias")}
 
 
-@pytest.mark.parametrize("network", ["vgg13", "vgg16", "vgg19"])
-def test_the_state_of_another_network_is_refused(states: dict[bool, State], network: str) -> None:
-    with pytest.raises(WeightsError, match=f"is no {network}") as caught:
-        registry.convert_state_dict(states[False], network, source="vgg11-made.pth", sha256="0")
-    assert "vgg11-made.pth" in one_sentence(caught)
+@pytest.mark.parametrize("name", ["vgg13", "vgg16-imagenet", "vgg19-bn"])
+def test_checkpoint_of_another_network_is_rejected(name: str, cache: Path, offered: str) -> None:
+    with pytest.raises(WeightsError, match=r"are of vgg11, not vgg\d\d") as caught:
+        registry.load_backbone(name)
+    assert offered in one_sentence(caught)
+    assert not registry.is_cached(name)
 
 
-def test_a_state_without_its_running_statistics_is_refused(states: dict[bool, State]) -> None:
+def test_state_without_running_statistics_is_rejected(states: dict[bool, State], tmp_path: Path) -> None:
     state = {name: value for name, value in states[True].items() if name != "features.1.running_mean"}
     with pytest.raises(WeightsError, match="running_mean") as caught:
-        registry.convert_state_dict(state, "vgg11", source="made.pth", sha256="0")
+        convert(state, tmp_path)
     one_sentence(caught)
 
 
@@ -324,7 +328,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch, offered: str, tmp_path: Path
 ) -> None:
     (tmp_path / "a file").write_text("in the way")
-    monkeypatch.setattr(registry, "weights_cache", lambda: tmp_path / "a file" / "weights")
+    monkeypatch.setattr(registry, "get_cache_folder", lambda: tmp_path / "a file" / "weights")
     with pytest.raises(WeightsError, match="a file") as caught:
         registry.load_backbone("vgg11")
     one_sentence(caught)
@@ -362,7 +366,7 @@ def test_a_malicious_checkpoint_is_refused_and_not_run(tmp_path: Path) -> None:
     for save in (lambda thing: torch.save(thing, path), lambda thing: path.write_bytes(pickle.dumps(thing, 2))):
         save({"features.0.weight": Malicious(mark)})
         with pytest.raises(WeightsError, match=r"vgg11\.pth") as caught:
-            registry.read_checkpoint(path)
+            importers.read_foreign_weights(path)
         one_sentence(caught)
     assert not mark.exists()
 
@@ -372,7 +376,7 @@ def test_a_checkpoint_of_more_than_tensors_is_refused(tmp_path: Path, thing: Any
     path = tmp_path / "vgg11.pth"
     torch.save(thing, path)
     with pytest.raises(WeightsError, match="more than tensors") as caught:
-        registry.read_checkpoint(path)
+        importers.read_foreign_weights(path)
     one_sentence(caught)
 
 
@@ -390,7 +394,7 @@ def test_a_cache_that_may_not_be_looked_into_is_one_sentence(monkeypatch: pytest
     monkeypatch.setattr(os, "stat", deny(real_stat))
     monkeypatch.setattr(Path, "mkdir", deny(real_mkdir))
     assert not registry.is_cached("vgg11")
-    with pytest.raises(WeightsError, match="cannot be fetched or kept") as caught:
+    with pytest.raises(WeightsError, match="Cannot fetch the weights") as caught:
         registry.load_backbone("vgg11")
     one_sentence(caught)
 
@@ -401,13 +405,8 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, checkpoint: Path, cut:
     for data in (checkpoint.read_bytes()[:cut], b"<html>not found</html>"[:cut], b"\x80\x02" + b"." * cut):
         path.write_bytes(data)
         with pytest.raises(WeightsError, match=r"vgg11\.pth") as caught:
-            registry.read_checkpoint(path)
+            importers.read_foreign_weights(path)
         one_sentence(caught)
-
-
-def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path) -> None:
-    torch.save({"a": torch.arange(3.0)}, tmp_path / "a.pth")
-    torch.testing.assert_close(registry.read_checkpoint(tmp_path / "a.pth"), {"a": torch.arange(3.0)})
 
 
 def test_rescaling_is_over_the_photos_and_the_real_painting(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from styler.vgg.arch import POOLINGS
 from styler.vgg.model import Features
 from styler.vgg.weights import Weights
 from styler.workshop import compare
+from styler.workshop.objectives import build_features, build_objective
 
 INFO: dict[str, Any] = {"network": "tiny", "convention": "rgb", "source": "made"}
 FIRST_BIASES = (0.73429835, 0.09340367, 0.06775674, 0.8862966)
@@ -75,7 +76,7 @@ def test_the_embedded_file_says_where_it_comes_from(vgg16: Weights) -> None:
 
 
 def test_the_slim_network_comes_from_the_full_one(vgg16: Weights) -> None:
-    path = registry.embedded_path(weights.SLIM)
+    path = registry.get_embedded_path(weights.SLIM)
     assert hashlib.sha256(path.read_bytes()).hexdigest() == weights.SHA256[weights.SLIM]
     assert path.stat().st_size < 8e6
     slim = registry.load_backbone(weights.SLIM)
@@ -88,7 +89,7 @@ def test_the_slim_network_comes_from_the_full_one(vgg16: Weights) -> None:
 def test_the_slim_network_pulls_where_the_full_one_does(vgg16: Weights) -> None:
     _, content, style = compare.load_pairs(None, 1, 128)[0]
     objectives = [
-        compare.build_objective(network, Options(), content, style)
+        build_objective(build_features(network, Options()), Options(), content, style)
         for network in (vgg16, registry.load_backbone(weights.SLIM))
     ]
     full, slim = (objective.gradient(content)[1].flatten() for objective in objectives)
@@ -99,7 +100,7 @@ def test_the_embedded_network_is_oxford_s_up_to_conv5_1(vgg16: Weights) -> None:
     stored = load_file(embedded())
     assert stored["conv1_1.bias"][:4].tolist() == pytest.approx(FIRST_BIASES, rel=1e-3)
     assert stored["conv1_1.weight"].dtype is torch.float16
-    names = [conv.name for conv in arch.convolutions_until("vgg16", ["relu5_1"])]
+    names = [conv.name for conv in arch.list_convolutions_until("vgg16", ["relu5_1"])]
     assert list(vgg16.kernels) == [f"{name}.{part}" for name in names for part in ("weight", "bias")]
     assert all(kernel.dtype is torch.float32 for kernel in vgg16.kernels.values())
 
@@ -107,7 +108,7 @@ def test_the_embedded_network_is_oxford_s_up_to_conv5_1(vgg16: Weights) -> None:
 def test_every_filter_has_a_constant_for_every_pooling(vgg16: Weights) -> None:
     assert set(vgg16.mean_activation) == {*POOLINGS}
     for means in vgg16.mean_activation.values():
-        for conv in arch.convolutions_until("vgg16", ["relu5_1"]):
+        for conv in arch.list_convolutions_until("vgg16", ["relu5_1"]):
             assert means[conv.name].shape == (conv.outputs,)
             assert (means[conv.name] > 0).all()
 
@@ -133,7 +134,8 @@ def test_folding_a_convention_changes_nothing_in_what_the_first_convolution_give
         mean, spread = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
         seen = (image - mean.reshape(1, 3, 1, 1)) / spread.reshape(1, 3, 1, 1)
     expected = F.conv2d(F.pad(seen, (1, 1, 1, 1), mode="replicate"), kernel, bias)
-    found = F.conv2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), *weights.fold_convention(kernel, bias, convention))
+    folded = weights.fold_convention({"conv1_1.weight": kernel, "conv1_1.bias": bias}, convention)
+    found = F.conv2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), folded["conv1_1.weight"], folded["conv1_1.bias"])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
 
 
@@ -161,7 +163,7 @@ def test_a_truncated_file_is_refused_without_its_hash_too(tmp_path: Path, tiny: 
     good = path.read_bytes()
     for length in (0, 4, 100, len(good) // 2, len(good) - 1):
         path.write_bytes(good[:length])
-        assert "no VGG weights" in refused(path)
+        assert "does not hold VGG weights" in refused(path)
 
 
 def test_a_missing_file_and_a_folder_are_refused_with_what_to_do(tmp_path: Path) -> None:

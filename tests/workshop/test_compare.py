@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
 from styler.errors import NothingMatched, OptionError, WeightsError
@@ -32,7 +31,7 @@ def files(tiny: Weights, tmp_path: Path, picture: Picture, monkeypatch: pytest.M
     made = {
         "whole.safetensors": quantize.quantize_network(tiny, "float32"),
         "int8.safetensors": quantize.quantize_network(tiny, "int8"),
-        "slim.safetensors": slim.dump_network(slim.slim_network(tiny, 0.5, [picture(64, 64)], looks=4, side=48)),
+        "slim.safetensors": slim.dump_network(slim.slim_network(tiny, 0.5, [picture(64, 64)], count=4, side=48)),
     }
     for name, data in made.items():
         (tmp_path / name).write_bytes(data)
@@ -48,7 +47,7 @@ def test_a_network_beside_itself_is_the_same_and_a_slim_one_is_not(
     pair = ("pair", picture(64, 80, 1), picture(64, 64, 2))
     told: list[str] = []
     rows = compare.compare_networks(
-        [files[0], *files], [pair], SMALL, timed_at=64, keep=tmp_path / "kept", say=told.append
+        [files[0], *files], [pair], SMALL, timed_at=64, keep=tmp_path / "kept", log=told.append
     )
     first, again, whole_numbers, slimmed, onnx = rows
     assert again.objective == first.objective
@@ -68,7 +67,7 @@ def test_a_network_beside_itself_is_the_same_and_a_slim_one_is_not(
     assert len(lines) == 2 + len(rows)
     assert lines[-1].count("–") >= 5
     assert len({line.count("|") for line in lines}) == 1
-    assert isinstance(plots.plot_comparison(rows), Image.Image)
+    assert len(plots.plot_comparison(rows).axes[0].collections) == 4  # an ONNX model paints nothing
     assert len(rows_of.scores_to_json(rows)) == len(rows)
 
 
@@ -108,7 +107,7 @@ def test_a_sound_network_has_no_problems_and_a_swapped_one_is_told(vgg16: Weight
     assert found.problems == ()
     assert [layer.name for layer in found.layers] == list(vgg16.layers)
     assert all(norm > 0 for name, norm in found.gradients.items() if "content" not in name)
-    assert found.sheet.width > 500
+    assert len(found.sheet) > 5
     swapped = replace(
         vgg16,
         sha256="another",

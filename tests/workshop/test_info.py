@@ -1,12 +1,16 @@
 """The family's table gives the published numbers, and torchvision's."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torchvision
+from PIL import Image
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from styler.errors import OptionError
+from styler.errors import OptionError, StylerError
 from styler.vgg import arch
 from styler.workshop import plots
 from styler.workshop.info import NETWORK_NAMES, LayerInfo, describe_network, info_to_json
@@ -74,10 +78,19 @@ def test_what_there_is_not_is_a_sentence(name: str, size: int, said: str) -> Non
         describe_network(name, size)
 
 
-def test_the_drawing_has_a_row_for_every_layer_and_the_json_every_number() -> None:
-    found = describe_network("vgg19-bn", 256)
-    image = plots.plot_info(found)
-    assert image.height > len(found.rows) * 15
-    layers = info_to_json(found)["layers"]
+def test_chart_has_a_bar_for_every_layer_and_json_every_value(tmp_path: Path) -> None:
+    info = describe_network("vgg19-bn", 256)
+    figure = plots.plot_info(info)
+    assert [len(chart.patches) for chart in figure.axes] == [len(info.rows)] * 4
+    path = plots.save_plot(figure, tmp_path / "a.png", overwrite=False)
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+    layers = info_to_json(info)["layers"]
     assert isinstance(layers, list)
-    assert len(layers) == len(found.rows)
+    assert len(layers) == len(info.rows)
+
+
+def test_plots_without_matplotlib_are_rejected_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(StylerError, match=r"^Plots need matplotlib; run `pip install 'styler\[plot\]'` first\.$"):
+        plots.plot_info(describe_network())

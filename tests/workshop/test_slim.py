@@ -30,7 +30,7 @@ def pictures(picture: Picture) -> list[Tensor]:
 def slimmed(tiny: Weights, pictures: list[Tensor]) -> Weights:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(slim, "MULTIPLE", 1)
-        return slim.slim_network(tiny, 0.6, pictures, looks=12, side=48)
+        return slim.slim_network(tiny, 0.6, pictures, count=12, side=48)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_all_channels_kept_is_the_same_network(tiny: Weights, pictures: list[Tensor], picture: Picture) -> None:
-    whole = slim.slim_network(tiny, 1.0, pictures, looks=2, side=32)
+    whole = slim.slim_network(tiny, 1.0, pictures, count=2, side=32)
     ours, theirs = (Features(network, LAYERS, DEFAULT_POOLING)(picture(64, 48)) for network in (whole, tiny))
     for layer in LAYERS:
         torch.testing.assert_close(ours[layer], theirs[layer], rtol=1e-4, atol=1e-4)
@@ -59,7 +59,7 @@ def test_the_metric_gives_the_losses_of_the_readout(slimmed: Weights, picture: P
     for layer, readout in slimmed.readouts.items():
         if layer not in LAYERS:
             continue
-        expansion = slimmed.expansion(layer)
+        expansion = slimmed.compute_expansion(layer)
         assert expansion is not None
         full = [torch.einsum("ck,nkhw->nchw", expansion, maps[layer]) for maps in (a, b)]
         assert full[0].shape[1] == len(readout)
@@ -91,7 +91,7 @@ def test_refitted_is_nearer_than_merely_pruned(tiny: Weights, slimmed: Weights, 
 
     def missed(network: Weights) -> float:
         maps = Features(network, ["relu3_1"], DEFAULT_POOLING)(image)["relu3_1"]
-        expansion = network.expansion("relu3_1")
+        expansion = network.compute_expansion("relu3_1")
         assert expansion is not None
         return float((torch.einsum("ck,nkhw->nchw", expansion, maps) - full["relu3_1"]).norm() / full["relu3_1"].norm())
 
@@ -121,7 +121,7 @@ def test_a_share_out_of_range_is_refused(keep: float, tiny: Weights, pictures: l
 
 
 def test_a_slim_network_is_not_slimmed_again(slimmed: Weights, pictures: list[Tensor]) -> None:
-    with pytest.raises(OptionError, match="slim already"):
+    with pytest.raises(OptionError, match="already slim"):
         slim.slim_network(slimmed, 0.5, pictures)
 
 
@@ -176,7 +176,7 @@ def test_learning_goes_on_where_it_was_cut_off(
     with pytest.raises(WeightsError, match="another distillation"):
         next(distill.distill(slimmed, tiny, pictures, DistillSettings(steps=4, seed=1), state=state))
     state.write_bytes(state.read_bytes()[:-50])
-    with pytest.raises(WeightsError, match="begin anew"):
+    with pytest.raises(WeightsError, match="start again"):
         next(distill.distill(slimmed, tiny, pictures, settings, state=state))
 
 
@@ -188,7 +188,7 @@ def test_lessons_are_of_the_last_paintings(monkeypatch: pytest.MonkeyPatch) -> N
     class Recorded:
         layers: tuple[str, ...] = ()
 
-        def lesson(self, number: int) -> distill.Lesson:
+        def get_lesson(self, number: int) -> distill.Lesson:
             asked.append(number // len(distill.LESSON_AT))
             return distill.Lesson(torch.zeros(1, 3, 1, 1), {}, {}, torch.zeros(1, 3, 1, 1))
 
@@ -202,10 +202,10 @@ def test_batch_norm_begins_as_the_network_it_was_put_into_and_folds_away(slimmed
     settings = DistillSettings(steps=1, batch_norm=True)
     image = torch.cat([picture(48, 48, seed) for seed in range(4)])
     student = Student(slimmed, settings)
-    student.start_norms(image)
+    student.initialize_norms(image)
     plain = Student(slimmed, DistillSettings(steps=1))(image, ["relu4_1"])["relu4_1"]
     torch.testing.assert_close(student(image, ["relu4_1"])["relu4_1"], plain, rtol=1e-3, atol=1e-3)
-    folded = Student(student.weights(slimmed), DistillSettings(steps=1))(image, ["relu4_1"])["relu4_1"]
+    folded = Student(student.to_weights(slimmed), DistillSettings(steps=1))(image, ["relu4_1"])["relu4_1"]
     torch.testing.assert_close(student.eval()(image, ["relu4_1"])["relu4_1"], folded, rtol=1e-5, atol=1e-5)
 
 

@@ -1,0 +1,39 @@
+"""The objective of painting through any network, which distillation, comparison and diagnosis measure networks by.
+
+This module knows how the parts of the engine are put together; it does not know what is done with the objective.
+"""
+
+from torch import Tensor
+
+from styler.engine.objective import Objective
+from styler.engine.targets import (
+    SourceImage,
+    StyleCache,
+    compute_targets,
+    compute_term_weights,
+    resolve_content_layers,
+    resolve_style_layers,
+)
+from styler.options import Options
+from styler.vgg.model import Features
+from styler.vgg.weights import Weights
+
+
+def build_features(weights: Weights, options: Options) -> Features:
+    """Build a network that computes the content and style layers of the options."""
+    network = weights.network
+    layers = (*resolve_content_layers(options, network), *resolve_style_layers(options, network))
+    return Features(weights, layers, options.pooling)
+
+
+def build_objective(features: Features, options: Options, content: Tensor, style: Tensor) -> Objective:
+    """Build the objective of an image of the content's size.
+
+    Args:
+        content: (1, 3, H, W), RGB in [0, 1], on the CPU.
+        style: The same, of any size.
+    """
+    size = (content.shape[-1], content.shape[-2])
+    sources = SourceImage.of(content), SourceImage.of(style.contiguous())
+    targets = compute_targets(features, sources[0], [sources[1]], size, options, StyleCache())
+    return Objective(features, targets, compute_term_weights(options, features.network))
