@@ -1,8 +1,8 @@
-"""How long a plan of very many pairs takes, and how much memory: made anew, and resumed when all of it is done.
+"""Measure time and memory of planning very many pairs: a new batch, and one that is finished.
 
     python tests/bench/plan_batch.py [PAIRS]
 
-Contents are empty files, in folders of a thousand; the manifest is what a batch of them would have left.
+The contents are empty files in folders of a thousand; the manifest is that of a finished batch.
 """
 
 import os
@@ -19,11 +19,11 @@ from styler.batch.plan import BatchPlan, BatchRequest
 from styler.options import Options
 
 
-def planned(folder: Path) -> tuple[BatchPlan, float, float]:
-    """The plan, and seconds of the processor for the manifest and for all."""
-    began = time.process_time()
+def make_plan(folder: Path) -> tuple[BatchPlan, float, float]:
+    """Return the plan, and the seconds of CPU time for the manifest and for everything."""
+    start = time.process_time()
     past = manifest.read_manifest(folder / "out")
-    read = time.process_time() - began
+    manifest_seconds = time.process_time() - start
     request = BatchRequest(
         contents=str(folder / "photos"),
         styles=str(folder / "style.png"),
@@ -31,16 +31,16 @@ def planned(folder: Path) -> tuple[BatchPlan, float, float]:
         options=Options(),
         rules=SelectionRules(recursive=True),
     )
-    return plan.plan_batch(request, past, Path, Path), read, time.process_time() - began
+    return plan.plan_batch(request, past, Path, Path), manifest_seconds, time.process_time() - start
 
 
 def write_manifest(folder: Path, batch: BatchPlan) -> None:
-    """What a batch that is done leaves: two lines a picture, and the pictures themselves, which are empty here."""
+    """Write what a finished batch leaves: two lines for each picture, and the pictures, which are empty here."""
     settings = plan.hash_settings(batch.settings)
     with (
         manifest.Manifest(folder / "out", manifest.ManifestHistory()) as book,
-        mock.patch("os.fsync"),
-    ):  # it is no bench of the disk
+        mock.patch("os.fsync"),  # the speed of the disk is not measured
+    ):
         book.add(manifest.RUN, settings=settings, options=batch.settings, pairs=len(batch.pairs), todo=len(batch.pairs))
         for pair in batch.pairs:
             content = {**batch.files.state(pair.content.path), "sha256": "0" * 64}
@@ -48,31 +48,34 @@ def write_manifest(folder: Path, batch: BatchPlan) -> None:
             facts = {"output": pair.output, "settings": settings, "content": content, "styles": styles}
             book.add(manifest.WRITING, **facts, sha256="0" * 64)
             book.add(manifest.DONE, output=pair.output, seconds=1.0)
-            place = folder / "out" / pair.output
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.touch()
+            create_empty(folder / "out" / pair.output)
+
+
+def create_empty(path: Path) -> None:
+    """Create an empty file and its folders."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
 
 
 def main() -> None:
-    """Plan, write the manifest, plan again in a process of its own, so that its memory is its own."""
+    """Plan, write the manifest and plan again, in separate processes that measure their own memory."""
     pairs = int(sys.argv[1]) if len(sys.argv) > 1 else 200_000
     if len(sys.argv) > 2:
-        batch, read, whole = planned(Path(sys.argv[2]))
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        now = batch.state
-        print(f"{len(now.todo)} to do, {len(now.done)} done: manifest {read:.1f} s, all {whole:.1f} s, {most:.0f} MB.")
+        batch, manifest_seconds, seconds = make_plan(Path(sys.argv[2]))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        state = batch.state
+        counts = f"{len(state.todo)} to do, {len(state.done)} done"
+        print(f"{counts}: manifest {manifest_seconds:.1f} s, all {seconds:.1f} s, {peak:.0f} MB.")
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "style.png").touch()
+        create_empty(folder / "style.png")
         for number in range(pairs):
-            place = folder / "photos" / str(number // 1000) / f"img{number}.jpg"
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.touch()
-        again = f"{sys.executable} {__file__} {pairs} {folder}"
-        os.system(again)
-        write_manifest(folder, planned(folder)[0])
-        os.system(again)
+            create_empty(folder / "photos" / str(number // 1000) / f"img{number}.jpg")
+        command = f"{sys.executable} {__file__} {pairs} {folder}"
+        os.system(command)
+        write_manifest(folder, make_plan(folder)[0])
+        os.system(command)
 
 
 if __name__ == "__main__":
