@@ -389,7 +389,7 @@ def plan_batch(
         raise UsageError(f"The output {quote_name(out)} is a file; a batch needs a folder: use another name with -o.")
     file_format = images.FORMATS[EXTENSION_FORMATS[request.format]]
     if request.bit_depth not in file_format.depths:
-        raise OptionError(f"{file_format.shown} does not support {request.bit_depth} bits; use --format png or tiff.")
+        raise OptionError(f"{file_format.name} does not support {request.bit_depth} bits; use --format png or tiff.")
     rules = dataclasses.replace(request.rules, skip_folder=os.path.realpath(out))
     contents = discover.find_inputs(request.contents, rules, find_content, "CONTENTS")
     styles = discover.find_inputs(request.styles, rules, find_style, "STYLES")

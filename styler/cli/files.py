@@ -237,7 +237,7 @@ def choose_target(
             )
     if int(asked.bit_depth) not in images.FORMATS[kind].depths:
         raise OptionError(
-            f"The output {quote_name(path or output.STDOUT_NAME)} is {images.FORMATS[kind].shown}, which has no "
+            f"The output {quote_name(path or output.STDOUT_NAME)} is {images.FORMATS[kind].name}, which has no "
             f"{asked.bit_depth} bit; choose PNG or TIFF, by a name that ends in .png or .tif or by --format."
         )
     beside = default if path is None or images.is_special(path) else path

@@ -1,10 +1,10 @@
-"""Pictures: bytes ⇄ float arrays. One way in, one way out, for every front end.
+"""Pictures: bytes ⇄ float arrays.
 
     read   ─► detect (which format?) ─► decode (samples as stored) ─► color (sRGB) ─► Picture
     encode ─► bytes, tagged as sRGB  ─► files (written whole or not at all)
 
-Works with numpy and Pillow and never imports torch, so that a process which only decodes starts in a quarter of a
-second. Knows nothing about options, networks or the meaning of the texts it stores in a picture.
+`exif` is used in both directions; `child` reads in a separate process. Uses numpy and Pillow and never torch, so that a
+process that only decodes starts in a quarter of a second. Knows nothing about options or networks.
 """
 
 from styler.images.detect import PICTURE_SUFFIXES

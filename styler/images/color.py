@@ -1,6 +1,6 @@
-"""Samples as stored → sRGB floats: embedded profile, CMYK and grey, the EXIF turn, and alpha over a background.
+"""Conversion of stored samples to sRGB floats: embedded profile, CMYK and gray, EXIF orientation, and background.
 
-Values are sRGB-encoded throughout; nothing here works in linear light.
+All values are sRGB-encoded; nothing here works in linear light.
 """
 
 from collections.abc import Callable
@@ -14,21 +14,21 @@ from styler.images.decode import Array, Raw, iter_strips
 Floats = NDArray[np.float32]
 
 _SPACES = {1: "gray", 3: "rgb", 4: "cmyk"}
-_SIGNATURES = {b"GRAY": "gray", b"RGB ": "rgb", b"CMYK": "cmyk"}  # bytes 16 to 20 of a profile: what it describes
+_SIGNATURES = {b"GRAY": "gray", b"RGB ": "rgb", b"CMYK": "cmyk"}  # bytes 16 to 20 of a profile: its color space
 
-# Half a step of 8 bit. Profiles that differ less from sRGB are sRGB, written by someone else; converting would only
-# add rounding, and a picture of ours would not come back exactly.
-_SAME = 128
+# Half a step of 8 bits, in 16. A profile that differs less from sRGB is sRGB by another vendor: converting would only
+# add rounding, and a picture that styler wrote would not be read back exactly.
+_SRGB_TOLERANCE = 128
 
 
 def convert_to_srgb(raw: Raw) -> Floats:
-    """Return (H, W, 3) sRGB in [0, 1], upright, and take the samples from `raw`, so that their memory comes free.
+    """Return (H, W, 3) sRGB in [0, 1], upright, and drop the samples from `raw` to free their memory.
 
-    A profile that cannot be used is ignored, and `raw.warnings` says so.
+    A profile that cannot be used is ignored, with a warning in `raw.warnings`.
     """
     convert = _make_converter(raw.samples, raw.icc) if raw.icc else _convert_plain
     if convert is None:
-        raw.warnings.append("its colour profile is broken or does not fit, and was ignored")
+        raw.warnings.append("its color profile is damaged or does not fit, and was ignored")
         convert = _convert_plain
     samples, raw.samples = rotate_upright(raw.samples, raw.orientation), raw.samples[:0].copy()
     height, width = samples.shape[:2]
@@ -39,36 +39,35 @@ def convert_to_srgb(raw: Raw) -> Floats:
 
 
 def _convert_plain(samples: Array) -> Floats:
-    """Convert (H, W, C) without a profile to (H, W, 3), or to (H, W, 1) where that is all there is."""
+    """Convert (H, W, C) without a profile to (H, W, 3), or to (H, W, 1) if it is gray."""
     pixels = normalize(samples)
     return (1 - pixels[..., :3]) * (1 - pixels[..., 3:]) if pixels.shape[-1] == 4 else pixels
 
 
 def normalize(samples: Array) -> Floats:
-    """Divide integers by their full scale; float32 is in [0, 1] already. In rows one after another, whatever was."""
+    """Convert integers to floats in [0, 1], contiguous in memory; floats are in [0, 1] already."""
     if samples.dtype.kind == "f":
         return np.ascontiguousarray(samples, dtype=np.float32)
     return np.divide(samples, np.iinfo(samples.dtype).max, dtype=np.float32, order="C")
 
 
 def _make_converter(samples: Array, icc: bytes) -> Callable[[Array], Floats] | None:
-    """Make what converts (H, W, C) with the profile `icc`; None if that cannot be done."""
+    """Return a function that converts (H, W, C) by the profile; None if the profile cannot be used."""
     import imagecodecs
 
-    space = _SPACES[samples.shape[-1]]
-    described = _SIGNATURES.get(icc[16:20], "")
-    if described != space and (space, described) != ("gray", "rgb"):
+    space, profile_space = _SPACES[samples.shape[-1]], _SIGNATURES.get(icc[16:20], "")
+    if profile_space != space and (space, profile_space) != ("gray", "rgb"):
         return None
 
     def convert(samples: Array) -> Floats:
         if samples.dtype.kind == "f":
             samples = np.rint(samples * np.float32(65535)).astype(np.uint16)
-        if space != described:
+        if space != profile_space:
             samples = np.repeat(samples, 3, axis=-1)
-        return normalize(_transform(samples, icc, described))
+        return normalize(_transform(samples, icc, profile_space))
 
     try:
-        if described == "rgb" and _is_srgb(icc):
+        if profile_space == "rgb" and _is_srgb(icc):
             return _convert_plain
         convert(samples[:1, :1])
     except imagecodecs.CmsError:
@@ -79,41 +78,39 @@ def _make_converter(samples: Array, icc: bytes) -> Callable[[Array], Floats] | N
 def _transform(samples: Array, icc: bytes, space: str) -> Array:
     import imagecodecs
 
-    # lcms bakes a transform into a table. For 8-bit colour that is twenty times faster and as good; for 16 bit and for
-    # grey the table is too coarse, and dark tones would move by up to 8 %.
-    bakes_well = samples.dtype == np.uint8 and space != "gray"
-    if space == "gray":
-        samples = samples[..., 0]
+    # lcms can precompute a transform as a table. For 8-bit color that is twenty times faster and as good; for 16 bits
+    # and for gray the table is too coarse, and dark tones would change by up to 8 %.
+    is_table_exact = samples.dtype == np.uint8 and space != "gray"
     converted: Array = imagecodecs.cms_transform(
-        np.ascontiguousarray(samples),
+        np.ascontiguousarray(samples[..., 0] if space == "gray" else samples),
         icc,
         make_srgb_profile(),
         colorspace=space,
         outcolorspace="rgb",
         outdtype="uint16",
-        flags=0 if bakes_well else imagecodecs.CMS.FLAGS.NOOPTIMIZE,
+        flags=0 if is_table_exact else imagecodecs.CMS.FLAGS.NOOPTIMIZE,
     )
     return converted  # (H, W, 3)
 
 
 def _is_srgb(icc: bytes) -> bool:
-    """Try the profile on a grid of colours: does anything change?"""
+    """Return whether the profile leaves a grid of colors unchanged."""
     levels = np.linspace(0, 65535, 9).astype(np.uint16)
     grid = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(27, 27, 3)
-    return bool(np.abs(_transform(grid, icc, "rgb").astype(int) - grid).max() <= _SAME)
+    return bool(np.abs(_transform(grid, icc, "rgb").astype(int) - grid).max() <= _SRGB_TOLERANCE)
 
 
 def make_srgb_profile() -> bytes:
-    """Return an sRGB profile, the same bytes at any time of day."""
+    """Return an sRGB profile that consists of the same bytes every time."""
     from PIL import ImageCms
 
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    made = bytes.fromhex("07d0 0001 0001 0000 0000 0000")  # 2000-01-01, where lcms writes the time of its making
-    return profile[:24] + made + profile[36:]
+    date = bytes.fromhex("07d0 0001 0001 0000 0000 0000")  # 2000-01-01, in place of the time of creation
+    return profile[:24] + date + profile[36:]
 
 
 def rotate_upright(array: Array, orientation: Any) -> Array:
-    """Turn (H, W, …) as EXIF's orientation 1 to 8 asks, so that row 0 is the top, as a view; others are ignored."""
+    """Return a view of (H, W, …) that is upright, given the EXIF orientation 1 to 8; other values are ignored."""
     if orientation in (5, 6, 7, 8):
         array = array.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -124,7 +121,7 @@ def rotate_upright(array: Array, orientation: Any) -> Array:
 
 
 def composite(pixels: Floats, alpha: Floats, background: tuple[float, float, float]) -> None:
-    """Lay `pixels` (H, W, 3), in place, over `background` by `alpha` (H, W); where that is 1 they stay, exactly."""
+    """Blend `pixels` (H, W, 3), in place, with `background` by `alpha` (H, W); opaque pixels stay exactly the same."""
     for rows in iter_strips(*alpha.shape):
         share = alpha[rows][..., None]  # (h, W, 1)
         pixels[rows] *= share

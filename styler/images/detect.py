@@ -1,6 +1,6 @@
-"""What bytes are, by their beginning: a kind of picture read here, or something a person can be told the name of.
+"""Detection of the image format from the first bytes, and a reason to refuse everything else.
 
-The allow-list of the whole program: no decoder is started for anything else, whatever a file's name says.
+This is the program's allow-list: no decoder is started for anything else, whatever a file's extension says.
 """
 
 import codecs
@@ -10,15 +10,14 @@ PICTURE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif", ".avif"),
     *(".heic", ".heif", ".hif", ".jxl"),
 )
-"""File extensions of the formats that can be read, in lower case. For selecting files only: formats are detected from
-a file's content."""
+"""Extensions of the formats that can be read, in lower case; used only to select files from a folder."""
 
 
 class Refusal(Exception):
-    """Why a picture cannot be read and what to do, as the second half of a sentence, without a full stop."""
+    """Why a picture cannot be read and what to do: the second half of a sentence, without the period."""
 
 
-_MAGIC: tuple[tuple[bytes, str], ...] = (
+_SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (rb"\xff\xd8\xff", "jpeg"),
     (rb"\x89PNG\r\n\x1a\n", "png"),
     (rb"GIF8[79]a", "gif"),
@@ -39,76 +38,75 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (rb"P[1-7][\s#]", "netpbm"),
     (rb"v/1\x01|#\?RADIANCE", "hdr"),
 )
-_PATTERNS = tuple((re.compile(pattern, re.DOTALL), kind) for pattern, kind in _MAGIC)
+_PATTERNS = tuple((re.compile(pattern, re.DOTALL), kind) for pattern, kind in _SIGNATURES)
 
-# ISO media files name their brands; one may carry several, and the first of these that it names decides.
+# ISO media files list their brands; of several, the first in this table decides.
 _BRANDS: tuple[tuple[frozenset[bytes], str], ...] = (
     (frozenset({b"avif", b"avis"}), "avif"),
     (frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}), "heif"),
     (frozenset({b"crx "}), "camera"),
 )
 
-_ADVICE = {
+ADVICE = {
     "html": "it is a web page, not a picture; download the picture itself",
     "svg": "it is an SVG drawing, which has no pixels; export it as PNG",
     "pdf": "it is a PDF document, not a picture; export the page as PNG",
     "eps": "it is a PostScript (EPS) document, not a picture; export it as PNG",
     "psd": "it is a Photoshop document (PSD); export it as PNG or TIFF",
     "xcf": "it is a GIMP document (XCF); export it as PNG or TIFF",
-    "camera": "it holds raw camera data; develop it and save it as TIFF or JPEG",
+    "camera": "it is a raw camera file; develop it and save it as TIFF or JPEG",
     "archive": "it is an archive, not a picture; unpack it first",
     "video": "it is a video, not a picture; save a frame of it as PNG",
     "icon": "it is an icon (ICO); save it as PNG",
-    "jpeg 2000": "it is JPEG 2000, which is not read here; convert it to PNG",
-    "netpbm": "it is a Netpbm picture, which is not read here; convert it to PNG",
-    "hdr": "it is a high-dynamic-range picture (EXR or HDR), which is not read here; convert it to 16-bit TIFF",
+    "jpeg 2000": "it is JPEG 2000, which is not supported; convert it to PNG",
+    "netpbm": "it is a Netpbm picture, which is not supported; convert it to PNG",
+    "hdr": "it is a high-dynamic-range picture (EXR or HDR), which is not supported; convert it to 16-bit TIFF",
     "text": "it is text, not a picture; check that this is the file you mean",
     "empty": "it is empty; download or copy it again",
-    "unknown": "it is no picture of a known kind; use JPEG, PNG, WebP, TIFF, BMP, GIF or AVIF",
+    "unknown": "it is in an unrecognized image format; use JPEG, PNG, WebP, TIFF, BMP, GIF or AVIF",
 }
 
 
 def detect_kind(head: bytes) -> str:
-    """Name the kind of picture that begins with `head` (4096 bytes are enough): "jpeg", "png", … "jxl".
+    """Return the image format of a file that begins with `head`: "jpeg", "png", … "jxl". 4096 bytes are enough.
 
     Raises:
-        Refusal: it is no picture that can be read here; says what it is.
+        Refusal: it is not an image that can be read; says what it is.
     """
-    kind = _guess(head)
-    if kind in _ADVICE:
-        raise Refusal(_ADVICE[kind])
+    kind = _classify(head)
+    if kind in ADVICE:
+        raise Refusal(ADVICE[kind])
     return kind
 
 
-def _guess(head: bytes) -> str:
+def _classify(head: bytes) -> str:
     if not head:
         return "empty"
     if head[4:8] == b"ftyp":
-        return _media_kind(head)
+        return _classify_iso_media(head)
     for pattern, kind in _PATTERNS:
         if pattern.match(head):
             return kind
-    return _text_kind(head)
+    return _classify_text(head)
 
 
-def _media_kind(head: bytes) -> str:
-    """Tell AVIF, HEIF, camera and video apart by the brands of an ISO media file's first box."""
+def _classify_iso_media(head: bytes) -> str:
+    """Distinguish AVIF, HEIF, raw camera files and video by the brands in the first box of an ISO media file."""
     end = max(16, min(int.from_bytes(head[:4], "big"), len(head)))
     brands = {head[8:12], *(head[at : at + 4] for at in range(16, end, 4))}
     return next((kind for names, kind in _BRANDS if names & brands), "video")
 
 
-def _text_kind(head: bytes) -> str:
+def _classify_text(head: bytes) -> str:
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "text"
     try:
-        # Incremental, since the head may end inside a character.
-        text = codecs.getincrementaldecoder("utf-8-sig")().decode(head)
+        # Incremental, because the head may end inside a character.
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(head).lower()
     except UnicodeDecodeError:
         return "unknown"
     if not all(c.isprintable() or c.isspace() for c in text):
         return "unknown"
-    text = text.lower()
     if "<svg" in text:
         return "svg"
     return "html" if re.search(r"<!doctype html|<(html|head|body)\b", text) else "text"

@@ -1,6 +1,6 @@
-"""A float picture → the bytes of a PNG, JPEG, WebP, AVIF or TIFF: tagged sRGB, rounded once, upright.
+"""Encoding of floats to the bytes of a PNG, JPEG, WebP, AVIF or TIFF: tagged as sRGB, rounded once.
 
-Does not know where the bytes go, nor what the texts in them mean.
+Does not know where the bytes go, or what the texts in them mean.
 """
 
 import json
@@ -13,14 +13,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from styler.errors import OptionError, OutputError
 from styler.images import exif
+from styler.images.color import make_srgb_profile
 from styler.images.decode import Array, silence_decoders
 
-Floats = NDArray[np.floating[Any]]
+FloatArray = NDArray[np.floating[Any]]
 
-_ASCII = 2  # a TIFF tag's type
+_TIFF_ASCII = 2  # type of a tag
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,20 +34,20 @@ class _Extras:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """What a format is called, can hold, and is written by."""
+    """Name, properties and encoder of a format."""
 
-    shown: str
-    extensions: tuple[str, ...]  # the first is the one to suggest
-    write: Callable[[Array, _Extras], bytes]
+    name: str
+    extensions: tuple[str, ...]  # the first is the usual one
+    encode: Callable[[Array, _Extras], bytes]
     depths: tuple[int, ...] = (8,)
     has_alpha: bool = True
     max_side: int = 2**31 - 1
 
 
 def encode_image(
-    pixels: Floats,
+    pixels: FloatArray,
     *,
-    alpha: Floats | None = None,
+    alpha: FloatArray | None = None,
     format: str = "png",  # noqa: A002 - the word everybody uses
     bit_depth: int = 8,
     quality: int = 95,
@@ -56,67 +58,65 @@ def encode_image(
 
     Args:
         pixels: (H, W, 3) sRGB; values outside [0, 1] are clipped.
-        alpha: (H, W) in [0, 1]; left out where the format has none, for `pixels` are composited already.
+        alpha: (H, W) in [0, 1]; dropped if the format has no alpha, because `pixels` are composited already.
         format: a key of `FORMATS`.
         bit_depth: 8, or 16 for PNG and TIFF.
         quality: 1 to 100, for JPEG (4:4:4), WebP and AVIF (4:4:4).
-        text: stored as iTXt in a PNG; as JSON in the ImageDescription of a TIFF and in the EXIF UserComment of others.
-        metadata: of these the fields that `Picture.metadata` can hold are stored as EXIF.
+        text: stored as iTXt in a PNG, as JSON in the ImageDescription of a TIFF or the EXIF UserComment of others.
+        metadata: stored as EXIF, as far as it is a field of `Picture.metadata`.
 
     Raises:
-        OptionError: a bit depth or quality that the format does not have.
-        OutputError: an unknown format, values that are not finite, or more than the format can hold.
+        OptionError: the format does not have this bit depth or quality.
+        OutputError: the format is unknown, values are not finite, or it is more than the format can hold.
     """
-    chosen = FORMATS.get(format)
-    if chosen is None:
+    target = FORMATS.get(format)
+    if target is None:
         raise OutputError(f"There is no format '{format}'; choose one of {', '.join(FORMATS)}.")
-    _check(chosen, pixels, bit_depth, quality)
-    if not chosen.has_alpha:
-        alpha = None
+    _check(target, pixels, bit_depth, quality)
     silence_decoders()
     try:
-        if alpha is not None:
+        if alpha is not None and target.has_alpha:
             pixels = np.concatenate([pixels, alpha[..., None]], axis=-1)  # (H, W, 4)
         stored = _quantize(pixels, bit_depth).astype(np.uint8 if bit_depth == 8 else np.uint16)  # (H, W, 3 or 4)
-        return chosen.write(stored, _Extras(quality, text or {}, metadata or {}))
-    except (OSError, ValueError, RuntimeError, KeyError, struct.error) as problem:
-        said = " ".join(str(problem).split())
-        raise OutputError(f"Cannot encode the picture as {chosen.shown} ({said}); choose another format.") from problem
-    except MemoryError as problem:
+        return target.encode(stored, _Extras(quality, text or {}, metadata or {}))
+    except (OSError, ValueError, RuntimeError, KeyError, struct.error) as error:
+        reason = " ".join(str(error).split())
+        raise OutputError(f"Cannot encode the picture as {target.name} ({reason}); choose another format.") from error
+    except MemoryError as error:
         raise OutputError(
-            f"Encoding the picture as {chosen.shown} takes more memory than there is; use a smaller size."
-        ) from problem
+            f"There is not enough memory to encode the picture as {target.name}; use a smaller size."
+        ) from error
 
 
-def _check(chosen: Format, pixels: Floats, bit_depth: int, quality: int) -> None:
-    if bit_depth not in chosen.depths:
-        depths = " or ".join(map(str, chosen.depths))
-        raise OptionError(f"The bit depth is {bit_depth}; in {chosen.shown} it can be {depths}.")
+def _check(target: Format, pixels: FloatArray, bit_depth: int, quality: int) -> None:
+    if bit_depth not in target.depths:
+        depths = " or ".join(map(str, target.depths))
+        raise OptionError(f"The bit depth is {bit_depth}; in {target.name} it can be {depths}.")
     if not 1 <= quality <= 100:
         raise OptionError(f"The quality is {quality}; it can be 1 to 100.")
     if pixels.ndim != 3 or pixels.shape[-1] != 3 or not pixels.size:
-        raise OutputError(f"A picture to encode has shape (height, width, 3); this one has {pixels.shape}.")
+        raise OutputError(f"The shape of the picture is {pixels.shape}; it must be (height, width, 3).")
     if not np.isfinite(pixels).all():
         raise OutputError("Some values of the picture are not finite numbers; use full precision or another seed.")
-    if max(pixels.shape) > chosen.max_side:
+    if max(pixels.shape) > target.max_side:
         raise OutputError(
-            f"A {chosen.shown} picture has at most {chosen.max_side} px on a side, and this one {max(pixels.shape)}; "
+            f"The picture has {max(pixels.shape)} px on a side, and {target.name} supports at most {target.max_side}; "
             "choose PNG or TIFF."
         )
 
 
-def to_uint8(pixels: Floats) -> NDArray[np.uint8]:
+def to_uint8(pixels: FloatArray) -> NDArray[np.uint8]:
     """Convert floats in [0, 1] to the nearest 8-bit values; values outside are clipped."""
     return _quantize(pixels, 8).astype(np.uint8)
 
 
-def _quantize(pixels: Floats, bit_depth: int) -> Floats:
+def _quantize(pixels: FloatArray, bit_depth: int) -> FloatArray:
     """Scale [0, 1] to [0, 2^depth − 1] and round to whole numbers, in the type of `pixels`."""
     scaled = np.clip(pixels, 0, 1) * pixels.dtype.type(2**bit_depth - 1)
     return np.rint(scaled, out=scaled)
 
 
-def _png(stored: Array, extras: _Extras) -> bytes:
+def _encode_png(stored: Array, extras: _Extras) -> bytes:
     import imagecodecs
 
     plain = bytes(imagecodecs.png_encode(stored, level=6))
@@ -125,8 +125,8 @@ def _png(stored: Array, extras: _Extras) -> bytes:
         chunks.append(_chunk(b"eXIf", block.removeprefix(b"Exif\0\0")))
     for key, value in extras.text.items():
         if not (1 <= len(key) <= 79 and key.isascii() and key.isprintable()):
-            raise ValueError("a text's name must be 1 to 79 plain characters")
-        # Not compressed: no language, no translated name, and readers limit what they unpack.
+            raise ValueError("the key of a text must be 1 to 79 ASCII characters")
+        # Not compressed, because readers limit what they unpack; without a language or translated keyword.
         chunks.append(_chunk(b"iTXt", key.encode("ascii") + b"\0\0\0\0\0" + value.encode("utf-8")))
     after_header = 33  # signature 8, IHDR 25
     return plain[:after_header] + b"".join(chunks) + plain[after_header:]
@@ -136,15 +136,13 @@ def _chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
-def _tiff(stored: Array, extras: _Extras) -> bytes:
+def _encode_tiff(stored: Array, extras: _Extras) -> bytes:
     import tifffile
 
-    from styler.images.color import make_srgb_profile
-
-    kept = [
-        (exif.KEPT[k], _ASCII, None, str(v).encode("utf-8") + b"\0", True)
-        for k, v in extras.metadata.items()
-        if k in exif.KEPT
+    tags = [
+        (exif.KEPT[name], _TIFF_ASCII, None, str(value).encode("utf-8") + b"\0", True)
+        for name, value in extras.metadata.items()
+        if name in exif.KEPT
     ]
     stream = BytesIO()
     tifffile.imwrite(
@@ -158,39 +156,42 @@ def _tiff(stored: Array, extras: _Extras) -> bytes:
         description=json.dumps(dict(extras.text)) if extras.text else None,
         software=False,
         metadata=None,
-        extratags=kept,
+        extratags=tags,
     )
     return stream.getvalue()
 
 
-def _with_pillow(name: str, **settings: Any) -> Callable[[Array, _Extras], bytes]:
-    """Make a writer of one of Pillow's formats."""
+def _make_pillow_encoder(name: str, **settings: Any) -> Callable[[Array, _Extras], bytes]:
+    """Return an encoder that uses Pillow."""
 
-    def write(stored: Array, extras: _Extras) -> bytes:
-        from PIL import Image
-
-        from styler.images.color import make_srgb_profile
-
+    def encode(stored: Array, extras: _Extras) -> bytes:
         block = exif.build_exif(extras.text, extras.metadata)
         if name == "JPEG" and len(block) > 65533:
-            raise ValueError("its settings and metadata are longer than a JPEG can hold")
+            raise ValueError("its settings and metadata are too long for a JPEG")
         stream = BytesIO()
         options = {"quality": extras.quality, "icc_profile": make_srgb_profile(), **settings}
         if name == "AVIF" and stored.shape[-1] == 4:
-            options |= {"codec": "aom", "advanced": {"a:lossless": "1"}}  # alpha exactly, as every other format has it
+            options |= {
+                "codec": "aom",
+                "advanced": {"a:lossless": "1"},
+            }  # alpha must be exact, as in every other format
         Image.fromarray(stored).save(stream, name, exif=block, **options)
         return stream.getvalue()
 
-    return write
+    return encode
 
 
-# AVIF's speed of 9 takes a seventh of the time of the usual 6, for the same error and a tenth more bytes.
+# AVIF at speed 9 takes a seventh of the time of the default 6, with the same error and 10 % more bytes.
 FORMATS = {
-    "png": Format("PNG", (".png",), _png, depths=(8, 16)),
+    "png": Format("PNG", (".png",), _encode_png, depths=(8, 16)),
     "jpeg": Format(
-        "JPEG", (".jpg", ".jpeg", ".jpe", ".jfif"), _with_pillow("JPEG", subsampling=0), has_alpha=False, max_side=65500
+        "JPEG",
+        (".jpg", ".jpeg", ".jpe", ".jfif"),
+        _make_pillow_encoder("JPEG", subsampling=0),
+        has_alpha=False,
+        max_side=65500,
     ),
-    "webp": Format("WebP", (".webp",), _with_pillow("WEBP", exact=True), max_side=16383),
-    "avif": Format("AVIF", (".avif",), _with_pillow("AVIF", subsampling="4:4:4", speed=9), max_side=65536),
-    "tiff": Format("TIFF", (".tif", ".tiff"), _tiff, depths=(8, 16)),
+    "webp": Format("WebP", (".webp",), _make_pillow_encoder("WEBP", exact=True), max_side=16383),
+    "avif": Format("AVIF", (".avif",), _make_pillow_encoder("AVIF", subsampling="4:4:4", speed=9), max_side=65536),
+    "tiff": Format("TIFF", (".tif", ".tiff"), _encode_tiff, depths=(8, 16)),
 }

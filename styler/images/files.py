@@ -1,6 +1,6 @@
-"""Names and files of results: checked before any work, written whole or not at all, never over anything unasked.
+"""Names and files of results: checked before any work, written whole or not at all, overwritten only on request.
 
-Does not know what is in the bytes.
+Does not know what the bytes are.
 """
 
 import errno
@@ -23,33 +23,32 @@ if sys.platform != "win32":
     import fcntl
 
 _PREFIX, _SUFFIX = ".styler-", ".tmp"
-_JUST_MADE = 60.0  # seconds in which an empty temporary file may belong to someone about to lock it
-_SURELY_OLD = 86400.0  # seconds after which a temporary file is stale where locks do not work
+_LOCK_GRACE_SECONDS = 60.0  # an empty temporary file younger than this may be about to be locked by its owner
+_STALE_SECONDS = 86400.0  # a temporary file older than this is stale where locks do not work
+_FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 
 StrPath = str | os.PathLike[str]
 
 
 def find_format(path: StrPath) -> str:
-    """Return the format that the extension of `path` stands for, a key of `FORMATS`.
+    """Return the format of the extension of `path`, a key of `FORMATS`.
 
     Raises:
-        OutputError: no extension or an unknown one; the sentence lists the known ones.
+        OutputError: there is no extension, or an unknown one; lists the known ones.
     """
     extension = Path(path).suffix.lower()
-    for name, known in FORMATS.items():
+    for key, known in FORMATS.items():
         if extension in known.extensions:
-            return name
+            return key
     choices = ", ".join(known.extensions[0] for known in FORMATS.values())
-    problem = (
-        f"pictures of kind {quote_name(extension)} are not written here" if extension else "its name has no extension"
-    )
-    raise OutputError(f"Cannot write {quote_name(path)}: {problem}; end the name in one of {choices}.")
+    reason = f"the format {quote_name(extension)} is not supported" if extension else "its name has no extension"
+    raise OutputError(f"Cannot write {quote_name(path)}: {reason}; end the name in one of {choices}.")
 
 
 def find_free_name(path: StrPath) -> Path:
-    """Return `path` if nothing is there, else the first free one of `path-2`, `path-3`, … (before the extension).
+    """Return `path` if it does not exist, else the first free one of `path-2`, `path-3`, … (before the extension).
 
-    Free at this moment only: `write` still refuses if another program takes the name meanwhile.
+    Another program may take the name meanwhile; `write_file` then refuses.
     """
     path = Path(path)
     names = (path if n == 1 else path.with_name(f"{path.stem}-{n}{path.suffix}") for n in count(1))
@@ -58,7 +57,7 @@ def find_free_name(path: StrPath) -> Path:
 
 
 def is_special(path: StrPath) -> bool:
-    """Is there a device, pipe or socket at `path` (or at the end of a link)?"""
+    """Return whether there is a device, pipe or socket at `path` or at the end of a link."""
     try:
         mode = Path(path).stat().st_mode
     except FileNotFoundError:
@@ -67,11 +66,11 @@ def is_special(path: StrPath) -> bool:
 
 
 def check_output(path: StrPath, *, overwrite: bool = False) -> None:
-    """Find out before any work whether `path` could be written; makes and changes nothing.
+    """Check before any work whether `path` can be written; leaves nothing behind.
 
     Raises:
-        OutputError: it exists and `overwrite` is not set, is a folder, has an unknown extension, or lies where no file
-            can be made.
+        OutputError: it exists and `overwrite` is not set, is a folder, has an unknown extension, or is where no file
+            can be created.
     """
     with _as_output_error(path):
         if is_special(path):
@@ -81,19 +80,19 @@ def check_output(path: StrPath, *, overwrite: bool = False) -> None:
         folder = next(parent for parent in target.absolute().parents if os.path.lexists(parent))
         if not folder.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "", str(folder))
-        # The only true answer to "can a file be made here?" is making one; where the system can, it never has a name.
+        # Only creating a file shows whether one can be created; where the system can, it never has a name.
         with tempfile.TemporaryFile(dir=folder, prefix=_PREFIX, suffix=_SUFFIX):
             pass
 
 
 def write_file(path: StrPath, data: bytes, *, overwrite: bool = False) -> Path:
-    """Write `data` to `path` whole or not at all, and return the path. Missing folders are made.
+    """Write `data` to `path` whole or not at all, and return the path. Missing folders are created.
 
-    A new file appears under its name complete and flushed to the disk; one that is replaced is there, old or new, at
-    every moment. Devices and pipes are written to directly.
+    A new file appears complete and flushed to the disk; one that is replaced exists, old or new, at every moment.
+    Devices and pipes are written to directly.
 
     Raises:
-        OutputError: it exists and `overwrite` is not set, is a folder, or the system would not have it (full disk…).
+        OutputError: it exists and `overwrite` is not set, is a folder, or the system refuses (disk full…).
     """
     with _as_output_error(path):
         if is_special(path):
@@ -107,11 +106,11 @@ def write_file(path: StrPath, data: bytes, *, overwrite: bool = False) -> Path:
 
 
 def remove_stale_files(folder: StrPath) -> None:
-    """Remove the temporary files that killed runs left in `folder`; those of runs still alive are locked, and stay."""
-    with suppress(OSError):  # a folder that cannot be listed has nothing that can be swept
+    """Remove temporary files that killed runs left in `folder`; those of live runs are locked and stay."""
+    with suppress(OSError):  # in a folder that cannot be listed, nothing can be removed
         for entry in list(os.scandir(folder)):
             if entry.name.startswith(_PREFIX) and entry.name.endswith(_SUFFIX):
-                with suppress(OSError):  # another run was faster, or it is not ours to remove
+                with suppress(OSError):  # another run removed it, or we may not
                     _remove_if_stale(Path(entry.path))
 
 
@@ -120,30 +119,30 @@ def _remove_if_stale(path: Path) -> None:
     try:
         status = os.fstat(file)
         age = time.time() - status.st_mtime
-        if not stat.S_ISREG(status.st_mode) or (status.st_size == 0 and age < _JUST_MADE):
+        if not stat.S_ISREG(status.st_mode) or (status.st_size == 0 and age < _LOCK_GRACE_SECONDS):
             return
-        if _lock(file) or age > _SURELY_OLD:
+        if _lock(file) or age > _STALE_SECONDS:
             path.unlink()
     finally:
         os.close(file)
 
 
 def _lock(file: int) -> bool:
-    """Lock an open file without waiting. The system lets go when the process ends, however it ends."""
-    if sys.platform == "win32":  # where a file that is open cannot be removed anyway
+    """Lock an open file without waiting, and return whether it worked; the system unlocks it when the process ends."""
+    if sys.platform == "win32":  # where an open file cannot be removed anyway
         return True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # someone else has it, or the file system has no locks
+    except OSError:  # another process has it, or the file system has no locks
         return False
     return True
 
 
 def _resolve_target(path: StrPath, *, overwrite: bool) -> Path:
-    """Return the file to make or replace: where `path` is a link, what it points to, so that the link stays.
+    """Return the file to create or replace: the target of a link, so that the link stays.
 
     Raises:
-        OSError: nothing may be written there.
+        OSError: it must not be written.
     """
     target = Path(path).resolve() if Path(path).is_symlink() else Path(path)
     if target.is_dir() or os.fspath(path).endswith(("/", os.sep)):
@@ -159,7 +158,7 @@ def _write_beside(target: Path, data: bytes, *, overwrite: bool) -> None:
     temporary = target.with_name(f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
     try:
-        file = os.open(temporary, flags, 0o666)  # less the user's umask, as any new file
+        file = os.open(temporary, flags, 0o666)  # minus the user's umask
         try:
             _lock(file)
             if overwrite and target.exists():
@@ -167,10 +166,10 @@ def _write_beside(target: Path, data: bytes, *, overwrite: bool) -> None:
             _write_all(file, data)
             os.fsync(file)
             if sys.platform != "win32":
-                _publish(temporary, target, overwrite=overwrite)  # still locked, so that no sweep comes between
+                _publish(temporary, target, overwrite=overwrite)  # still locked, so that nobody removes it as stale
         finally:
             os.close(file)
-        if sys.platform == "win32":  # which renames no open file
+        if sys.platform == "win32":  # where an open file cannot be renamed
             _publish(temporary, target, overwrite=overwrite)
     finally:
         temporary.unlink(missing_ok=True)
@@ -184,7 +183,7 @@ def _write_all(file: int, data: bytes) -> None:
 
 
 def _publish(temporary: Path, target: Path, *, overwrite: bool) -> None:
-    """Give a finished file its name, in one step; without `overwrite` never over a file that came meanwhile."""
+    """Rename a finished file atomically; without `overwrite`, never replace a file that appeared meanwhile."""
     if overwrite:
         temporary.replace(target)
         return
@@ -192,7 +191,7 @@ def _publish(temporary: Path, target: Path, *, overwrite: bool) -> None:
         os.link(temporary, target)
     except FileExistsError:
         raise
-    except OSError:  # no hard links here (FAT, some network shares): reserve the name, then replace our own empty file
+    except OSError:  # no hard links (FAT, some network shares): reserve the name, then replace our own empty file
         os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
         try:
             temporary.replace(target)
@@ -202,8 +201,7 @@ def _publish(temporary: Path, target: Path, *, overwrite: bool) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make the new name durable, where the system can."""
-    with suppress(OSError):
+    with suppress(OSError):  # so that the name survives a crash, where the system supports it
         file = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(file)
@@ -213,53 +211,50 @@ def _flush_folder(folder: Path) -> None:
 
 @contextmanager
 def _as_output_error(path: StrPath) -> Iterator[None]:
-    """Turn what the system says about `path` into one sentence."""
+    """Convert errors of the system about `path` to `OutputError`."""
     try:
         yield
-    except (OSError, ValueError) as problem:
-        raise OutputError(f"Cannot write {quote_name(path)}: {_explain_os_error(problem)}.") from problem
+    except (OSError, ValueError) as error:
+        raise OutputError(f"Cannot write {quote_name(path)}: {_explain_os_error(error)}.") from error
 
 
-def _explain_os_error(problem: OSError | ValueError) -> str:
-    if not isinstance(problem, OSError):
-        return "no file can have this name; choose another"  # a null byte in it
+def _explain_os_error(error: OSError | ValueError) -> str:
+    if not isinstance(error, OSError):
+        return "a file cannot have this name; choose another"  # it contains a null byte
     reasons = {
-        errno.EEXIST: "it exists already; choose another name or ask to overwrite it",
+        errno.EEXIST: "it exists already; choose another name or overwrite it",
         errno.EACCES: "you have no permission to write there; choose another folder",
         errno.EPERM: "you have no permission to write there; choose another folder",
         errno.EROFS: "the disk is read-only; choose another folder",
         errno.ENOSPC: "the disk is full; make room or choose another folder",
-        errno.EDQUOT: "your disk quota is used up; make room or choose another folder",
+        errno.EDQUOT: "your disk quota is exceeded; make room or choose another folder",
         errno.ENOTDIR: "a part of its path is a file, not a folder; choose another folder",
         errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
         errno.EISDIR: "it is a folder; name a file in it",
-        errno.EPIPE: "nobody reads from it any more; start the reader again",
+        errno.EPIPE: "its reader has ended; start the reader again",
     }
-    said = problem.strerror or str(problem)
-    return reasons.get(problem.errno or 0, f"the system says “{said}”; choose another folder")
+    message = error.strerror or str(error)
+    return reasons.get(error.errno or 0, f"the system reports “{message}”; choose another folder")
 
 
 def fill_template(template: str, values: Mapping[str, str], flag: str) -> str:
-    """A template with its fields filled in; `{{` and `}}` are braces.
+    """Fill in the fields of a template.
 
     Args:
-        template: such as `{content}-{seed}.{ext}`.
-        values: of every field there is.
-        flag: what the template was given by, for the sentence.
+        template: text such as `{content}-{seed}.{ext}`; `{{` and `}}` stand for braces.
+        values: the value of every field that may occur.
+        flag: the source of the template, for the message.
 
     Raises:
-        UsageError: there is no such field.
+        UsageError: a field is unknown.
     """
 
-    def value(found: "re.Match[str]") -> str:
-        if found[0] in ("{{", "}}"):
-            return found[0][0]
-        if found[1] not in values:
+    def substitute(match: "re.Match[str]") -> str:
+        if match[0] in ("{{", "}}"):
+            return match[0][0]
+        if match[1] not in values:
             known = ", ".join(f"{{{name}}}" for name in values)
-            raise UsageError(f"{flag} has no field {found[0]}; it can have {known}, and {{{{ for a brace.")
-        return values[found[1]]
+            raise UsageError(f"{flag} has no field {match[0]}; it can have {known}, and {{{{ for a brace.")
+        return values[match[1]]
 
-    return _FIELD.sub(value, template)
-
-
-_FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
+    return _FIELD.sub(substitute, template)

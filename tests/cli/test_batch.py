@@ -188,7 +188,7 @@ def test_the_results_are_never_taken_for_photos(folder: Path, capsys: Capture) -
         (["photos", "art", "-o", "out", "--zip", "--blend"], 2, "mutually exclusive"),
         (["photos", "art", "-o", "out", "--style-weights", "1,2"], 2, "style_weights has 2 numbers"),
         (["photos", "art", "-o", "out", "--format", "jpg", "--bit-depth", "16"], 2, "JPEG does not support 16 bits"),
-        (["photos", "art", "-o", "out", "--name", "{content}.{style}.gif"], 1, "pictures of kind '.gif' are not"),
+        (["photos", "art", "-o", "out", "--name", "{content}.{style}.gif"], 1, "the format '.gif' is not supported"),
         (["photos", "art", "-o", "out", "--name", "{content}.{style}.jpg"], 2, "but --format is png"),
         (["photos", "art", "-o", "out", "--name", "{content}.png"], 2, "--name gives"),
         (["photos", "art", "-o", "out", "--max-failures", "0"], 2, "max_failures is 0"),

@@ -68,7 +68,7 @@ def test_bad_files_fail_with_their_sentences_and_the_rest_goes_on(folder: Path, 
         ["Cannot read 'photos/bomb.png'", errors()[1].split(": ", 1)[1]],
         [
             "Cannot read 'photos/gone.png'",
-            f"it is a link to '{folder}/nowhere.png', which does not exist; mend the link.",
+            f"it is a link to '{folder}/nowhere.png', which does not exist; correct the link.",
         ],
     ]
     assert "20000 × 15000 px, more than the limit of 250 megapixels; make it smaller" in errors()[1]

@@ -111,7 +111,7 @@ FILES: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "html": ("a.png", lambda: b"<!DOCTYPE html><title>404", "it is a web page"),
     "bomb": ("a.png", bomb, "20000 × 20000 px"),
     "liar": ("a.png", lambda: claiming(60_000, zlib.compress(b"\0")), "60000 × 60000 px"),
-    "much text": ("a.png", much_text, "more text than a picture should"),
+    "much text": ("a.png", much_text, "it contains too much text"),
     "1 × 1": ("a.png", lambda: saved("PNG", Image.new("RGB", (1, 1))), "1 × 1 px"),
     "1 × 30000": ("a.png", lambda: saved("PNG", Image.new("RGB", (1, 30000))), "1 × 30000 px"),
     "svg": ("a.png", lambda: b'<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
@@ -181,7 +181,7 @@ REQUESTS = [
     (["-o", "link.png", "--overwrite"], "is one of the inputs"),
     (["--init", "other.png", "-o", "other.png", "--overwrite"], "is one of the inputs"),
     (["-o", "/proc/a.png"], "Cannot write '/proc/a.png'"),
-    (["-o", "no\0name.png"], "no file can have this name"),
+    (["-o", "no\0name.png"], "a file cannot have this name"),
     *(([flag, "nan"], "nan") for flag in ("--strength", "--stroke-size", "--seed", "--content-weight", "--keep-color")),
     *(([flag, "1e9"], "it can be") for flag in ("--strength", "--stroke-size", "--threads", "--keep-color", "--taper")),
     *(([flag, "inf"], "inf") for flag in ("--strength", "--smoothness", "--layer-weights", "--style-weights")),
@@ -254,7 +254,7 @@ def fax() -> bytes:
 
 
 ODD: dict[str, tuple[Callable[[], bytes], str]] = {
-    "garbage profile": (lambda: saved("JPEG", icc_profile=b"garbage" * 40), "its colour profile is broken"),
+    "garbage profile": (lambda: saved("JPEG", icc_profile=b"garbage" * 40), "its color profile is damaged"),
     "orientation 99": (lambda: turned(99), ""),
     "black": (lambda: saved("PNG", Image.new("RGB", (64, 48))), ""),
     "one colour": (lambda: saved("PNG", Image.new("RGB", (64, 48), (9, 200, 30))), ""),

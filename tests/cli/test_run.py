@@ -121,7 +121,7 @@ def test_warnings_are_lines_on_stderr_unless_quiet(folder: Path, capsys: Capture
     clear = np.zeros((48, 64), np.float32)
     images.write_file("clear.png", images.encode_image(np.ones((48, 64, 3), np.float32), alpha=clear))
     assert paint("clear.png", "painting.png") == 0
-    assert "styler: warning: About 'clear.png': it is wholly transparent" in capsys.readouterr().err
+    assert "styler: warning: About 'clear.png': it is fully transparent" in capsys.readouterr().err
     assert paint("clear.png", "painting.png", "-q") == 0
     assert capsys.readouterr().err == ""
 

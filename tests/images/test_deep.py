@@ -104,7 +104,7 @@ def test_first_page_and_orientation_of_a_deep_tiff() -> None:
         writer.write(COLOURS[:50], photometric="rgb", metadata=None)
     picture = images.read_image(stream.getvalue(), name="scan")
     assert np.array_equal(np.rint(picture.pixels * 65535), np.rot90(COLOURS[:100], -1))
-    assert picture.warnings == ("About 'scan': it holds more than one picture, of which the first was taken.",)
+    assert picture.warnings == ("About 'scan': it contains more than one image; only the first is used.",)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -137,7 +137,7 @@ def test_camera_raw_in_a_tiff_is_named(extra: dict[int, bytes]) -> None:
         writer.write(thumbnail, photometric="rgb", subfiletype=1, subifds=0 if extra else 1, extratags=tags)
         if not extra:
             writer.write(np.zeros((40, 40, 3), np.uint8), photometric="rgb")
-    with pytest.raises(ImageError, match="raw camera data"):
+    with pytest.raises(ImageError, match="raw camera file"):
         images.read_image(stream.getvalue())
 
 
@@ -205,7 +205,7 @@ def test_a_broken_or_foreign_profile_is_ignored_and_said(icc: bytes) -> None:
     plain = images.read_image(saved(eight, "PNG"))
     picture = images.read_image(saved(eight, "PNG", icc_profile=icc), name="odd.png")
     assert np.array_equal(picture.pixels, plain.pixels)
-    assert picture.warnings == ("About 'odd.png': its colour profile is broken or does not fit, and was ignored.",)
+    assert picture.warnings == ("About 'odd.png': its color profile is damaged or does not fit, and was ignored.",)
 
 
 def test_grey_profiles_and_rgb_profiles_on_grey() -> None:

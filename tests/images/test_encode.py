@@ -120,7 +120,7 @@ def test_texts_of_others_are_not_taken_for_ours() -> None:
 
 def test_more_text_than_a_jpeg_holds_is_refused_and_a_png_holds_it() -> None:
     text = {"styler": "x" * 100_000}
-    with pytest.raises(OutputError, match=r"longer than a JPEG can hold.*\.$"):
+    with pytest.raises(OutputError, match=r"too long for a JPEG.*\.$"):
         images.encode_image(SMALL, format="jpeg", text=text)
     assert images.read_text(images.encode_image(SMALL, text=text)) == text
 
@@ -148,7 +148,7 @@ def test_what_has_no_shape_of_a_picture_is_refused(shape: tuple[int, ...]) -> No
 
 def test_a_side_too_long_for_the_format_is_refused() -> None:
     long: NDArray[np.float32] = np.zeros((16, 16384, 3), np.float32)
-    with pytest.raises(OutputError, match="at most 16383 px"):
+    with pytest.raises(OutputError, match="at most 16383"):
         images.encode_image(long, format="webp")
     assert images.read_image(images.encode_image(long)).width == 16384
 

@@ -185,14 +185,14 @@ def test_what_cannot_be_written_is_known_before_any_work(tmp_path: Path) -> None
         "file/a.png": "is a file, not a folder",
         "file/deep/a.png": "is a file, not a folder",
         "long" * 99 + ".png": "too long",
-        "null\0.png": "no file can have this name",
+        "null\0.png": "a file cannot have this name",
     }.items():
         assert said in refusal(images.check_output, f"{tmp_path}/{name}")
         assert said in refusal(images.write_file, f"{tmp_path}/{name}", DATA)
     assert "its name has no extension; end the name in one of .png, .jpg" in refusal(
         images.check_output, tmp_path / "a"
     )
-    assert "kind '.bmp'" in refusal(images.check_output, tmp_path / "a.bmp")
+    assert "the format '.bmp' is not supported" in refusal(images.check_output, tmp_path / "a.bmp")
     assert listing(tmp_path) == {"sub.png", "file"}
 
 
@@ -266,7 +266,7 @@ def test_a_killed_run_leaves_one_temporary_file_and_the_next_sweeps_it(tmp_path:
         "import os, sys, time\n"
         "from styler import images\n"
         "os.fsync = lambda file: (print('written', flush=True), time.sleep(60))\n"
-        "images.write(sys.argv[1], b'x' * 1000)\n"
+        "images.write_file(sys.argv[1], b'x' * 1000)\n"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "a.png")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

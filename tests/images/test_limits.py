@@ -31,7 +31,7 @@ def test_a_header_that_lies_is_refused_before_decoding() -> None:
     gif = bytearray(saved("GIF"))
     at = gif.index(b",\0\0\0\0") + 5  # its first frame may enlarge the canvas
     gif[at : at + 4] = struct.pack("<HH", 60000, 60000)
-    assert "larger than a whole picture may be" in refusal(bytes(gif))
+    assert "larger than the limit for whole pictures" in refusal(bytes(gif))
     assert "end too early" in refusal(png(9000, 9000, tiny))  # within the limit, but nothing behind it
     assert refusal(png(9000, 9000, tiny, depth=16))
 
@@ -90,7 +90,7 @@ def test_80_megabytes_of_text_are_refused(name: bytes) -> None:
     middle = b"comment\0\0" if name == b"zTXt" else b"comment\0\1\0\0\0"
     data = saved("PNG")
     text = chunk(name, middle + zlib.compress(bytes(80_000_000), 9))
-    assert "more text than a picture should" in refusal(data[:33] + text + data[33:])
+    assert "it contains too much text" in refusal(data[:33] + text + data[33:])
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 30000), (30000, 1), (15, 16)])
@@ -127,7 +127,7 @@ class Endless(io.RawIOBase):
 
 def test_an_endless_stream_of_no_picture_is_refused_after_its_beginning() -> None:
     stream = Endless(bytes(1))
-    assert "no picture of a known kind" in refusal(cast("BinaryIO", stream))
+    assert "unrecognized image format" in refusal(cast("BinaryIO", stream))
     assert stream.given < 100_000
 
 
@@ -136,7 +136,7 @@ def test_a_stream_that_fails_or_is_text_is_refused() -> None:
         def read(self, size: int = -1) -> bytes:
             raise OSError(5, "Input/output error")
 
-    assert "stopped coming" in refusal(cast("BinaryIO", Broken()))
+    assert "reading it failed" in refusal(cast("BinaryIO", Broken()))
     assert "binary mode" in refusal(io.StringIO("text"))
 
 
@@ -145,7 +145,7 @@ def test_memory_that_is_not_there_is_a_sentence_too(monkeypatch: pytest.MonkeyPa
         raise MemoryError
 
     monkeypatch.setattr("styler.images.color.convert_to_srgb", out_of_memory)
-    assert "more memory than there is" in refusal(saved("PNG"))
+    assert "not enough memory" in refusal(saved("PNG"))
 
 
 @pytest.fixture(scope="module")

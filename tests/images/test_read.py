@@ -215,7 +215,7 @@ def test_of_several_pictures_the_first_is_taken_and_said(form: str) -> None:
     picture = images.read_image(data, name="moving")
     tolerance = {"GIF": 0.2, "AVIF": 0.2}.get(form, 0)
     assert np.abs(picture.pixels - colours() / 255).max() <= tolerance + 1e-6
-    assert picture.warnings == ("About 'moving': it holds more than one picture, of which the first was taken.",)
+    assert picture.warnings == ("About 'moving': it contains more than one image; only the first is used.",)
 
 
 @pytest.mark.parametrize(

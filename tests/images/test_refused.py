@@ -34,8 +34,8 @@ NO_PICTURES = {
     "jpeg 2000": (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
     "netpbm": (b"P6\n64 64\n255\n" + bytes(64 * 64 * 3), "Netpbm"),
     "exr": (b"v/1\1" + bytes(99), "high-dynamic-range"),
-    "noise": (bytes(range(256)), "no picture of a known kind"),
-    "zeros": (bytes(10000), "no picture of a known kind"),
+    "noise": (bytes(range(256)), "unrecognized image format"),
+    "zeros": (bytes(10000), "unrecognized image format"),
 }
 
 
@@ -75,7 +75,7 @@ TRUNCATED = {
 def test_a_truncated_picture_is_refused(data: bytes, share: float) -> None:
     sentence = refusal(data[: int(len(data) * share)], name="cut.bin")
     assert "cut.bin" in sentence
-    assert "download" in sentence or "known kind" in sentence
+    assert "download" in sentence or "unrecognized image format" in sentence
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
@@ -130,7 +130,7 @@ NO_FILES: list[tuple[Callable[[Path], Path], str]] = [
     (lambda _: Path("/dev/zero"), "device"),
     (lambda _: Path("/dev/null"), "device"),
     (lambda folder: folder / ("long" * 99), "too long"),
-    (lambda folder: folder / "null\0byte.jpg", "no file can have this name"),
+    (lambda folder: folder / "null\0byte.jpg", "a file cannot have this name"),
     (lambda folder: folder / "line\nbreak\x1b[31m\udcff.jpg", r"line\nbreak\x1b[31m\xff.jpg"),
 ]
 
