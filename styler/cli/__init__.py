@@ -1,11 +1,11 @@
-"""The command line: one verb a file.
+"""The command line: one command per file; `show` holds those that only print.
 
-    main ─► app (the verbs, errors ─► text and exit codes) ─► run (one picture) ─► dry_run · outputs · interrupts
-                                                            ─► config · presets · doctor · completion
-                                flags (from `Options`) · usage (pages of help) · report (stderr) · answers (stdout)
+    main ─► app (commands; errors ─► messages and exit codes) ─► run · batch · ui · vgg · show
+              flags (derived from `Options`) · usage (help pages) · files (pictures in and out) · interrupts
+              report (stderr; batch_report for batches) · output (stdout)
 
-Importing this loads almost nothing, and the pages of help load neither torch nor gradio: a verb loads what it needs
-once its arguments have been checked. Does not know how pictures are read, made or written.
+Importing this loads almost nothing, and help pages load neither PyTorch nor Gradio: a command loads what it needs once
+its arguments have been checked. Does not know how pictures are decoded, painted or encoded.
 """
 
 import sys
@@ -21,7 +21,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
     Args:
-        tokens: the arguments; those of the process when not given.
+        tokens: the arguments; those of the process by default.
     """
     environment.prepare_process()
     output.open_closed_streams()
@@ -29,6 +29,6 @@ def main(tokens: Sequence[str] | None = None) -> int:
         from styler.cli.app import execute
 
         return execute(list(sys.argv[1:] if tokens is None else tokens))
-    except KeyboardInterrupt as interruption:  # a bare one comes while the program itself loads
-        sys.stderr.write(f"styler: {str(interruption) or 'Interrupted.'}\n")
-        return getattr(interruption, "exit_code", INTERRUPTED)
+    except KeyboardInterrupt as error:  # raised while the program itself is loaded
+        sys.stderr.write(f"styler: {str(error) or 'Interrupted.'}\n")
+        return getattr(error, "exit_code", INTERRUPTED)

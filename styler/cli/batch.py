@@ -1,59 +1,46 @@
-"""`styler batch`: whole folders, any number of styles.
+"""`styler batch`: whole folders of pictures, in any number of styles.
 
-Everything that can be known to be wrong is found out before the network, and torch with it, is loaded.
+Every error that can be known in advance is raised before PyTorch and the network are loaded.
 """
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from styler import config, library, provenance
-from styler.cli import files, interrupts, report
-from styler.cli.flags import (
-    BATCH_FLAGS,
-    DEFAULT_INPUT,
-    NO_FLAGS,
-    NO_REPLAY,
-    PICTURE_GROUP,
-    BitDepth,
-    Debug,
-    DryRun,
-    EngineOptions,
-    FileName,
-    InputOptions,
-    Json,
-    NoProgress,
-    Overwrite,
-    Quiet,
-    ResumeOptions,
-    SelectionOptions,
-    Settings,
-    Verbose,
-    read_flags,
-)
+from styler import config, provenance
+from styler.cli import batch_report, files, flags, interrupts, report
+from styler.cli.flags import FileName
 from styler.cli.output import STREAM_NAME
-from styler.cli.run import InputFlags, ReplayFlags
 from styler.errors import UsageError
-from styler.options import resolve_options
+from styler.options import Options, resolve_options
 
 if TYPE_CHECKING:
     from styler.batch.manifest import ManifestHistory
     from styler.batch.plan import BatchPlan, BatchRequest
     from styler.batch.runner import BatchContext
 
-Contents = Annotated[FileName | None, Parameter(help="photos: a file, a folder, 'a pattern', @list.txt, or a name")]
-Styles = Annotated[FileName | None, Parameter(help="paintings, likewise")]
+Contents = Annotated[
+    FileName | None, Parameter(help="photos: a file, a folder, 'a pattern', @list.txt, or a bundled photo's name")
+]
+Styles = Annotated[
+    FileName | None, Parameter(help="paintings: a file, a folder, 'a pattern', @list.txt, or a bundled painting's name")
+]
 More = Annotated[FileName, Parameter(show=False)]
 Folder = Annotated[
     FileName | None,
-    Parameter(name=("-o", "--output"), group=PICTURE_GROUP, metavar="FOLDER", help="the folder for the pictures"),
+    Parameter(
+        name=("-o", "--output"), group=flags.PICTURE_GROUP, metavar="FOLDER", help="folder that the pictures go to"
+    ),
 ]
 
-CHOOSING, GOING, WHERE = SelectionOptions(), ResumeOptions(), EngineOptions()
+DEFAULT_SELECTION, DEFAULT_RESUME, DEFAULT_ENGINE = (
+    flags.SelectionOptions(),
+    flags.ResumeOptions(),
+    flags.EngineOptions(),
+)
 
 
 def batch(
@@ -62,225 +49,176 @@ def batch(
     /,
     *more: More,
     output: Folder = None,
-    choosing: Annotated[SelectionOptions, Parameter(name="*")] = CHOOSING,
-    going: Annotated[ResumeOptions, Parameter(name="*")] = GOING,
-    where: Annotated[EngineOptions, Parameter(name="*")] = WHERE,
-    flags: Settings = NO_FLAGS,
-    keeping: ReplayFlags = NO_REPLAY,
-    reading: InputFlags = DEFAULT_INPUT,
-    bit_depth: BitDepth = "8",
-    overwrite: Overwrite = False,
-    dry_run: DryRun = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    no_progress: NoProgress = False,
-    verbose: Verbose = 0,
-    debug: Debug = False,
+    selection: flags.SelectionFlags = DEFAULT_SELECTION,
+    resume: flags.ResumeFlags = DEFAULT_RESUME,
+    engine: flags.EngineFlags = DEFAULT_ENGINE,
+    settings: flags.Settings = flags.NO_FLAGS,
+    replay: flags.ReplayFlags = flags.DEFAULT_REPLAY,
+    inputs: flags.InputFlags = flags.DEFAULT_INPUT,
+    bit_depth: flags.BitDepth = "8",
+    overwrite: flags.Overwrite = False,
+    dry_run: flags.DryRun = False,
+    reports: flags.ReportFlags = flags.DEFAULT_REPORT,
 ) -> int:
-    """Paint many pictures: every content in every style, one after another, and go on where it stopped."""
-    if quiet and verbose:
-        raise UsageError("--quiet and --verbose exclude each other; give one of them.")
-    if going.status is not None:
-        from styler.cli import batch_report
-
-        return batch_report.print_status(Path(going.status), json=json)
-    console = report.make_console()
-    log = partial(report.print_line, console) if verbose or debug else _silent
-    with interrupts.watch_signals() as watch, ExitStack() as ends:
-        found = config.load_config(command="batch", command_flags=BATCH_FLAGS)
-        where.check(device="device" in read_flags(flags))
-        before = provenance.load_earlier(keeping.source, read_flags(flags))
-        resolved = resolve_options(*found.layers, *before.layers, ("flag", read_flags(flags)))
-        out = _checked(contents, styles, more, output, going)
-        files.make_reader(reading)  # is there such a colour?
+    """Paint many photos in many styles, and resume where an earlier run stopped."""
+    reports.check()
+    if resume.status is not None:
+        return batch_report.print_status(Path(resume.status), json=reports.json)
+    log = report.Logger(reports)
+    with interrupts.watch_signals() as watch, ExitStack() as stack:
+        found = config.load_config(command="batch", command_flags=flags.BATCH_FLAGS)
+        given = flags.read_flags(settings)
+        engine.check(has_device="device" in given)
+        earlier = provenance.load_earlier(replay.source, given)
+        options = resolve_options(*found.layers, *earlier.layers, ("flag", given)).options
+        out = _check_arguments([contents, styles, *more], output, resume, options)
+        read = files.make_url_reader(inputs)
         if not dry_run:
-            ends.enter_context(files.hold_output(out))
-        request = _request(str(contents), str(styles), out, resolved.options, choosing, reading, before, int(bit_depth))
-        past, prepared = _prepared(
-            request,
+            stack.enter_context(files.hold_output(out))
+        request = _make_request(
+            selection,
+            contents=str(contents),
+            styles=str(styles),
+            out=out,
+            options=options,
+            bit_depth=int(bit_depth),
             overwrite=overwrite,
-            retry_failed=going.retry_failed,
-            index=not going.no_index,
-            embed_record=not keeping.no_metadata,
-            keep_metadata=keeping.keep_metadata,
+            retry_failed=resume.retry_failed,
+            embed_record=not replay.no_metadata,
+            keep_metadata=replay.keep_metadata,
+            index=not resume.no_index,
+            other_settings={"background": inputs.background},
+            replay=earlier.replay,
         )
-        for warning in [] if quiet else [*found.warnings, *_left_out(prepared)]:
-            report.print_warning(warning)
-        for problem in prepared.problems:
+        history, plan = _plan(request)
+        log.warn([*found.warnings, *_describe_links(plan.links)])
+        for problem in plan.problems:
             report.print_error(f"error: {problem}")
-        for line in _decisions(prepared):
-            log(line)
+        log.log([f"{report.format_count(len(plan.pairs), 'picture')}: {batch_report.format_state(plan)}."])
         if dry_run:
-            from styler.cli import batch_report
-
-            return batch_report.print_plan(prepared, files.make_url_reader(reading), where, json=json)
-        show = not (quiet or no_progress)
-        tools = _tools(ends, reading, where)
-        return _worked(prepared, past, tools, watch, going, json=json, quiet=quiet, show=show)
+            return batch_report.print_plan(plan, read, engine, json=reports.json)
+        context = _make_context(stack, inputs, engine)
+        return _paint(plan, history, context, watch, resume, log)
 
 
-def _decisions(prepared: "BatchPlan") -> list[str]:
-    """What is known before the network is loaded."""
-    now = prepared.state
-    return [
-        f"{len(prepared.pairs)} pictures: {len(now.todo)} to paint, {len(now.done)} done, {len(now.failed)} failed "
-        "before."
-    ]
-
-
-def _checked(
-    contents: str | None, styles: str | None, more: Sequence[str], output: str | None, going: ResumeOptions
+def _check_arguments(
+    names: Sequence[str | None], output: str | None, resume: flags.ResumeOptions, options: Options
 ) -> Path:
-    """Refuse what no batch can be made of; return the folder for the pictures.
+    """Check what does not depend on files, and return the folder for the pictures.
 
     Raises:
-        UsageError: something is missing, or there is too much of it.
+        UsageError: something is missing or superfluous, or a batch cannot do it.
     """
     from styler.batch import discover
 
-    if contents is None or styles is None:
-        raise UsageError("CONTENTS and STYLES are needed, in this order; see 'styler batch --help'.")
-    if more:
+    if None in names:
+        raise UsageError("CONTENTS and STYLES are required, in this order; see 'styler batch --help'.")
+    if len(names) > 2:
         raise UsageError(
-            f"There are {2 + len(more)} names where CONTENTS and STYLES are wanted; if the shell has made them of a "
-            "pattern, put it in quotes, as in 'photos/*.jpg', or give the folder."
+            f"There are {len(names)} arguments instead of CONTENTS and STYLES; if the shell expanded a pattern, quote "
+            "it, as in 'photos/*.jpg', or give the folder."
         )
     if output is None:
-        raise UsageError("The folder for the pictures is needed; give it with -o FOLDER.")
-    if STREAM_NAME in (contents, styles, output):
-        raise UsageError("A batch reads and writes files, and no -; for one picture take 'styler run'.")
-    if going.max_failures is not None and going.max_failures < 1:
-        raise UsageError(f"max_failures is {going.max_failures}; it can be a whole number above 0.")
-    if discover.is_url(output):
-        return _near(output)
-    return Path(output)
+        raise UsageError("A folder for the pictures is required; give it with -o FOLDER.")
+    if STREAM_NAME in (*names, output):
+        raise UsageError("A batch cannot use standard input or output; paint a single picture with 'styler run'.")
+    if resume.max_failures is not None and resume.max_failures < 1:
+        raise UsageError(f"max_failures is {resume.max_failures}; it can be a whole number above 0.")
+    if options.init == STREAM_NAME:
+        raise UsageError("The picture to start from cannot come from standard input; name a file with --init.")
+    return _parse_file_url(output) if discover.is_url(output) else Path(output)
 
 
-def _near(url: str) -> Path:
-    """The folder on this machine that a URL means.
+def _parse_file_url(url: str) -> Path:
+    """Return the path of a file:// URL.
 
     Raises:
-        UsageError: it means another place.
+        UsageError: the URL is not on this machine.
     """
     from urllib.parse import unquote, urlsplit
 
-    found = urlsplit(url)
-    if found.scheme == "file" and found.netloc in ("", "localhost"):
-        return Path(unquote(found.path))
-    raise UsageError(f"The pictures come back to this machine, not to {url!r}; give a folder of it with -o.")
+    parts = urlsplit(url)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+        return Path(unquote(parts.path))
+    raise UsageError(f"Pictures are written on this machine, not to {url!r}; give a local folder with -o.")
 
 
-def _request(
-    contents: str,
-    styles: str,
-    out: Path,
-    options: Any,
-    choosing: SelectionOptions,
-    reading: InputOptions,
-    before: provenance.EarlierPicture,
-    bit_depth: int,
-) -> "BatchRequest":
+def _make_request(selection: flags.SelectionOptions, **settings: Any) -> "BatchRequest":
     from styler.batch.discover import SelectionRules
     from styler.batch.plan import BatchRequest
 
-    if options.init == STREAM_NAME:
-        raise UsageError("The picture to start from cannot come from standard input; name a file with --init.")
+    rules = SelectionRules(
+        recursive=selection.recursive,
+        follow_symlinks=selection.follow_symlinks,
+        include=tuple(selection.include),
+        exclude=tuple(selection.exclude),
+    )
     return BatchRequest(
-        contents=contents,
-        styles=styles,
-        out=out,
-        options=options,
-        rules=SelectionRules(
-            recursive=choosing.recursive,
-            follow_symlinks=choosing.follow_symlinks,
-            include=tuple(choosing.include),
-            exclude=tuple(choosing.exclude),
-        ),
-        zipped=choosing.zip,
-        blended=choosing.blend,
-        template=choosing.name,
-        format=choosing.format,
-        bit_depth=bit_depth,
-        other_settings={"background": reading.background},
-        replay=before.replay,
+        rules=rules,
+        zipped=selection.zip,
+        blended=selection.blend,
+        template=selection.name,
+        format=selection.format,
+        **settings,
     )
 
 
-def _prepared(request: "BatchRequest", **more: Any) -> "tuple[ManifestHistory, BatchPlan]":
-    import dataclasses
-
+def _plan(request: "BatchRequest") -> "tuple[ManifestHistory, BatchPlan]":
     from styler.batch import manifest
     from styler.batch.plan import plan_batch
 
-    past = manifest.read_manifest(request.out)
-    request = dataclasses.replace(request, **more)
-    return past, plan_batch(
-        request,
-        past,
-        lambda name: files.locate_input(name, library.find_content, library.list_contents(), "photos"),
-        lambda name: files.locate_input(name, library.find_style, library.list_styles(), "paintings"),
-    )
+    history = manifest.read_manifest(request.out)
+    return history, plan_batch(request, history, files.locate_content, files.locate_style)
 
 
-def _left_out(prepared: "BatchPlan") -> list[str]:
-    if not prepared.links:
-        return []
-    links = "1 link was" if prepared.links == 1 else f"{prepared.links} links were"
-    return [f"{links} not followed; --follow-symlinks does."]
+def _describe_links(links: int) -> list[str]:
+    verb = "was" if links == 1 else "were"
+    count = report.format_count(links, "symbolic link")
+    return [f"{count} {verb} skipped; follow them with --follow-symlinks."] if links else []
 
 
-def _tools(ends: ExitStack, reading: InputOptions, where: EngineOptions) -> "BatchContext":
-    """What the pictures are read and written with; `ends` closes what has to be."""
+def _make_context(stack: ExitStack, inputs: flags.InputOptions, engine: flags.EngineOptions) -> "BatchContext":
+    """Return how pictures are read, painted and written; `stack` ends the process that decodes them."""
     from styler.batch.runner import BatchContext
-    from styler.cli import files
 
-    cluster = where.cluster()
+    cluster = engine.make_cluster()
     if cluster:
-        read, decode = files.make_reader(reading), files.make_decoder(reading)
+        read, decode = files.make_reader(inputs), files.make_decoder(inputs)
     else:
-        read, decode = files.start_decoder(reading, ends)
+        read, decode = files.start_decoder(inputs, stack)
     return BatchContext(
         read=read,
         decode=decode,
         write=files.write_or_keep,
-        devices=where.listed,
+        devices=engine.device_names,
         cluster=cluster,
     )
 
 
-def _worked(
-    prepared: "BatchPlan",
-    past: "ManifestHistory",
-    tools: "BatchContext",
+def _paint(
+    plan: "BatchPlan",
+    history: "ManifestHistory",
+    context: "BatchContext",
     watch: interrupts.SignalWatch,
-    going: ResumeOptions,
-    *,
-    json: bool,
-    quiet: bool,
-    show: bool,
+    resume: flags.ResumeOptions,
+    log: report.Logger,
 ) -> int:
-    """Paint, tell, and return the exit code."""
+    """Paint the pictures, print the summary, and return the exit code."""
     from styler.batch import manifest, runner
     from styler.batch.report import write_index
-    from styler.cli import batch_report, files
 
-    tally = batch_report.Tally(prepared)
-    with manifest.Manifest(prepared.out, past) as book:
-        with batch_report.show_batch(tally, progress=show, json=json) as tell:
-            for event in runner.run_batch(prepared, book, tools, watch.stop, going.limit):
-                if not watch.painting:
+    tally = batch_report.Tally(plan)
+    with manifest.Manifest(plan.out, history) as book:
+        with batch_report.show_events(tally, log) as show:
+            for event in runner.run_batch(plan, book, context, watch.stop, resume.limit):
+                if not watch.is_painting:
                     watch.begin()
                 tally.count(event)
-                tell(event)
-                if event.kind == "done" and not json:
-                    files.announce(prepared.out / event.pair.output)
-        notes = [] if going.no_index else write_index(prepared, book)
-    for note in [] if quiet else notes:
-        report.print_warning(note)
-    code = watch.exit_code if watch.stop.is_set() else 3 if tally.failures or prepared.problems else 0
-    batch_report.print_summary(tally, code, stopped=watch.stop.is_set(), json=json, quiet=quiet)
+                show(event)
+                if event.kind == "done" and not log.options.json:
+                    files.print_path(plan.out / event.pair.output)
+        log.warn([] if resume.no_index else write_index(plan, book))
+    is_stopped = watch.stop.is_set()
+    code = watch.exit_code if is_stopped else 3 if tally.failures or plan.problems else 0
+    batch_report.print_summary(tally, code, is_stopped=is_stopped, options=log.options)
     return code
-
-
-def _silent(_text: str) -> None:
-    """Say nothing."""

@@ -1,6 +1,6 @@
-"""The pictures that go in: found by name, read within limits, and read quietly.
+"""Pictures that are read and written: input names, decoding within limits, output names, and locks on outputs.
 
-Its flags come as one group, so that a verb takes them by one argument.
+Loads `styler.images`, and with it numpy and Pillow, inside functions, so that help pages do without them.
 """
 
 import difflib
@@ -16,40 +16,50 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from styler import images
+from styler import library
 from styler.cli import output
 from styler.cli.flags import InputOptions, OutputOptions
 from styler.errors import ImageError, OptionError, OutputError, UsageError, quote_name
-from styler.images.files import fill_template
 
 if TYPE_CHECKING:
     from styler.images import Picture
 
 
-DECODE_SECONDS, FIXED_BYTES, BYTES_A_PIXEL = 600.0, 1_000_000_000, 40
-"""What a picture of somebody's own may take to be decoded apart, so that nothing that hangs holds up a batch."""
+DECODE_SECONDS, DECODE_BYTES, DECODE_BYTES_PER_PIXEL = 600.0, 1_000_000_000, 40
+"""Limits of the separate process that decodes pictures, so that no file can block a batch."""
 
 
-def locate_input(name: str, find: Callable[[str], Path], bundled: Mapping[str, Path], kind: str) -> Path:
-    """The file that a name stands for.
+def locate_content(name: str) -> Path:
+    """Return the path of a photo: a file, or a photo that comes with styler.
 
     Raises:
-        ImageError: there is neither a file nor a bundled picture of that name.
+        ImageError: it is neither.
     """
+    return _locate(name, library.find_content, library.list_contents(), "photos")
+
+
+def locate_style(name: str) -> Path:
+    """Return the path of a painting: a file, or a painting that comes with styler.
+
+    Raises:
+        ImageError: it is neither.
+    """
+    return _locate(name, library.find_style, library.list_styles(), "paintings")
+
+
+def _locate(name: str, find: Callable[[str], Path], bundled: Mapping[str, Path], kind: str) -> Path:
     if name == output.STREAM_NAME:
         return Path(name)
     if not name:
         raise ImageError("The name of a picture is empty; name a file, or one that comes with styler.")
     try:
         path = find(name)
-    except OSError:  # nobody can look whether it is there; who reads it is told why
+    except OSError:  # whether it exists cannot be checked; reading it gives the reason
         return Path(name)
     if os.path.lexists(path):
         return path
-    from styler.errors import quote_name
-
     close = difflib.get_close_matches(name, bundled, 1)
     hint = f"did you mean '{close[0]}'? The" if close else "the"
     raise ImageError(
@@ -58,33 +68,31 @@ def locate_input(name: str, find: Callable[[str], Path], bundled: Mapping[str, P
     )
 
 
-def make_reader(reading: InputOptions) -> "Callable[[Path], Picture]":
-    """What reads one picture.
+def make_reader(options: InputOptions) -> "Callable[[Path], Picture]":
+    """Return a function that reads the picture at a path.
 
     Raises:
-        UsageError: there is no such colour or number.
+        UsageError: the background or the limit of pixels is invalid.
     """
-    background, limit = _parse_color(reading.background), _parse_count(reading.max_pixels)
+    decode = make_decoder(options)
 
     def read(path: Path) -> "Picture":
-        from styler import images
-
-        given, name = (path, None) if str(path) != output.STREAM_NAME else (output.open_stdin(), output.STDIN_NAME)
+        source, name = (path, None) if str(path) != output.STREAM_NAME else (output.open_stdin(), output.STDIN_NAME)
         with _mute_stderr():
-            return images.read_image(given, name=name, background=background, max_pixels=limit)
+            return decode(source, name=name)
 
     return read
 
 
-def make_url_reader(reading: InputOptions) -> "Callable[[str], Picture]":
-    """What reads a picture at a path or a URL."""
-    near, decode = make_reader(reading), make_decoder(reading)
+def make_url_reader(options: InputOptions) -> "Callable[[str], Picture]":
+    """Return a function that reads the picture at a path or a URL."""
+    read_file, decode = make_reader(options), make_decoder(options)
 
     def read(path: str) -> "Picture":
         from styler.batch import discover
 
         if not discover.is_url(path):
-            return near(Path(path))
+            return read_file(Path(path))
         data = discover.load_url(path)
         with _mute_stderr():
             return decode(data, name=path)
@@ -92,32 +100,36 @@ def make_url_reader(reading: InputOptions) -> "Callable[[str], Picture]":
     return read
 
 
-def make_decoder(reading: InputOptions) -> "Callable[..., Picture]":
-    """What decodes bytes, called `name`, in whatever process it is sent to."""
+def make_decoder(options: InputOptions) -> "Callable[..., Picture]":
+    """Return `images.read_image` with the limits set, as a function that can be sent to other processes.
+
+    Raises:
+        UsageError: the background or the limit of pixels is invalid.
+    """
     from styler import images
 
-    return partial(
-        images.read_image, background=_parse_color(reading.background), max_pixels=_parse_count(reading.max_pixels)
-    )
+    return partial(images.read_image, **_parse_limits(options))
 
 
-def start_decoder(reading: InputOptions, ends: ExitStack) -> "tuple[Callable[[Path], Picture], Callable[..., Picture]]":
-    """What reads files, and what decodes bytes, in a process of their own: while painting goes on in threads.
+def start_decoder(
+    options: InputOptions, stack: ExitStack
+) -> "tuple[Callable[[Path], Picture], Callable[..., Picture]]":
+    """Start a process that decodes pictures, and return functions that read a file and decode bytes in it.
 
-    What decoders written in C print about damage goes nowhere, and one that crashes costs a picture.
+    Messages that decoders written in C print go nowhere, and a decoder that crashes costs only its picture.
 
     Args:
-        reading: how pictures are read.
-        ends: closed when none is to be read any more.
+        stack: ends the process when it is closed.
     """
     from styler import images
     from styler.images.child import Decoder
 
-    background, limit = _parse_color(reading.background), _parse_count(reading.max_pixels)
-    child = ends.enter_context(Decoder(DECODE_SECONDS, FIXED_BYTES + BYTES_A_PIXEL * limit))
+    limits = _parse_limits(options)
+    memory = DECODE_BYTES + DECODE_BYTES_PER_PIXEL * limits["max_pixels"]
+    child = stack.enter_context(Decoder(DECODE_SECONDS, memory))
 
     def decode(data: bytes, *, name: str) -> "Picture":
-        return child.read(data, name=name, background=background, max_pixels=limit)
+        return child.read(data, name=name, **limits)
 
     def read(path: Path) -> "Picture":
         return decode(images.fetch_image_bytes(path), name=str(path))
@@ -125,180 +137,165 @@ def start_decoder(reading: InputOptions, ends: ExitStack) -> "tuple[Callable[[Pa
     return read, decode
 
 
-def _parse_color(text: str) -> tuple[float, float, float]:
+def _parse_limits(options: InputOptions) -> dict[str, Any]:
+    """Return `background` and `max_pixels` as `images.read_image` takes them."""
     from PIL import ImageColor
 
     try:
-        red, green, blue = ImageColor.getrgb(text)[:3]
-    except ValueError as problem:
-        raise UsageError(f"background is {text}; it can be a name such as white, or #rrggbb.") from problem
-    return red / 255, green / 255, blue / 255
-
-
-def _parse_count(text: str) -> int:
-    found = re.fullmatch(r"([0-9]{1,15})(M?)", text.strip(), re.ASCII)
-    if not found or not int(found[1]):
-        raise UsageError(f"max_pixels is {text}; it can be a whole number above 0, or one with M for millions.")
-    return int(found[1]) * (1_000_000 if found[2] else 1)
+        color = ImageColor.getrgb(options.background)[:3]
+    except ValueError as error:
+        raise UsageError(f"background is {options.background}; it can be a name such as white, or #rrggbb.") from error
+    match = re.fullmatch(r"([0-9]{1,15})(M?)", options.max_pixels.strip(), re.ASCII)
+    if not match or not int(match[1]):
+        raise UsageError(
+            f"max_pixels is {options.max_pixels}; it can be a whole number above 0, or one with M for millions."
+        )
+    max_pixels = int(match[1]) * (1_000_000 if match[2] else 1)
+    return {"background": tuple(value / 255 for value in color), "max_pixels": max_pixels}
 
 
 @contextmanager
 def _mute_stderr() -> Iterator[None]:
-    """Drop what decoders written in C print about damage; the one sentence on it is ours."""
+    """Drop what decoders written in C print about damaged files; styler reports damage itself."""
     sys.stderr.flush()
     try:
         saved = os.dup(2)
-    except OSError:  # there is no stderr to keep clean
+    except OSError:  # standard error is closed
         yield
         return
     try:
-        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - no path of ours
-            os.dup2(nowhere.fileno(), 2)
+        with open(os.devnull, "wb") as null:  # noqa: PTH123 - a device
+            os.dup2(null.fileno(), 2)
         yield
     finally:
         os.dup2(saved, 2)
         os.close(saved)
 
 
-EncodeAs = Callable[[str], bytes]
-"""From the name of a format to the picture's bytes in it."""
+Encoder = Callable[[str], bytes]
+"""Encodes the picture in the format of the given name."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutputTarget:
-    """A place for a picture, which has been checked."""
+    """Where the picture is written; checked before any work."""
 
     path: Path | None
-    """None is standard output."""
-    kind: str
-    """The format."""
-    made_up: Path | None
-    """The name that was made up when none was asked for; `path` is that, or with a number."""
-    beside: Path
-    """A name for what is kept when the picture itself cannot be, in the same folder where that is possible."""
+    """None for standard output."""
+    format: str
+    """A key of `images.FORMATS`."""
+    default: Path | None
+    """The default name, if no name was given; `path` is this name, perhaps with a number."""
+    fallback: Path
+    """A name in the same folder, where possible, for a picture that cannot be written to `path`."""
     overwrite: bool
 
     @property
-    def shown(self) -> str:
-        """For a person."""
+    def label(self) -> str:
+        """Name for messages."""
         return str(self.path or output.STDOUT_NAME)
 
 
-def make_default_name(content: Path, styles: Iterable[Path], extension: str, *, bundled: bool) -> Path:
-    """`<content>.<style>.png` beside the content, or in the working folder where the content is no file of one's own.
-
-    A picture that comes with styler is `bundled`; one from standard input is called stdin.
-    """
-    name = f"{_stem(content)}.{'+'.join(map(_stem, styles))}.{extension}"
-    return Path(name) if bundled or str(content) == output.STREAM_NAME else content.parent / name
-
-
-def fill_name(asked: str, content: Path, styles: Iterable[Path], seed: int, extension: str) -> str:
-    """A name with its `{fields}` filled in; `{{` and `}}` are braces.
-
-    Raises:
-        UsageError: there is no such field.
-    """
-    values = {"content": _stem(content), "style": "+".join(map(_stem, styles)), "seed": str(seed), "ext": extension}
-
-    return fill_template(asked, values, "-o")
-
-
 def choose_target(
-    asked: OutputOptions, content: Path, styles: Sequence[Path], others: Iterable[Path], seed: int, *, bundled: bool
+    options: OutputOptions,
+    content: Path,
+    styles: Sequence[Path],
+    others: Iterable[Path],
+    seed: int,
+    *,
+    is_bundled: bool,
 ) -> OutputTarget:
-    """Decide where the picture goes, and refuse, before any work, what cannot be.
+    """Choose where the picture is written, and check that it can be.
 
     Args:
-        asked: what was asked for; in a folder the default name is taken.
-        content: the photo.
-        styles: the paintings.
-        others: files that the output may not be either.
-        seed: for the names.
-        bundled: whether the photo comes with styler.
+        others: further files that the output must not replace.
+        seed: value of the field `{seed}`.
+        is_bundled: whether the photo comes with styler; the default name is then in the working folder.
 
     Raises:
-        UsageError: it is an input, is there and may not be replaced, or its name and the format contradict each other.
-        OptionError: its format has no such bit depth.
-        OutputError: it cannot be written.
+        UsageError: the output is an input, exists without --overwrite, or its extension contradicts --format.
+        OptionError: the format does not support the bit depth.
+        OutputError: the output cannot be written.
     """
-    extension = asked.extension or "png"
-    default = make_default_name(content, styles, extension, bundled=bundled)
-    if asked.output == output.STREAM_NAME:
-        path, made_up, kind = None, None, images.find_format(default)
-    else:
-        name = None if asked.output is None else fill_name(asked.output, content, styles, seed, extension)
-        made_up = default if name is None else Path(name) / default.name if _is_folder(name) else None
-        path = Path(name) if name is not None and made_up is None else images.find_free_name(made_up or default)
-        kind = check_target(path, [content, *styles, *others], default, overwrite=asked.overwrite)
-        if asked.extension and kind != images.find_format(default):
-            raise UsageError(
-                f"The name {quote_name(path)} and --format {extension} contradict each other; leave one of them out."
-            )
-    if int(asked.bit_depth) not in images.FORMATS[kind].depths:
+    from styler import images
+    from styler.images.files import fill_template
+
+    extension, stems = options.extension or "png", [_stem(path) for path in (content, *styles)]
+    fields = {"content": stems[0], "style": "+".join(stems[1:]), "seed": str(seed), "ext": extension}
+    default = Path("{content}.{style}.{ext}".format(**fields))
+    if not is_bundled and str(content) != output.STREAM_NAME:
+        default = content.parent / default
+    path, free, kind = None, None, images.find_format(default)
+    if options.output != output.STREAM_NAME:
+        name = None if options.output is None else fill_template(options.output, fields, "-o")
+        if name is None or _is_folder(name):
+            free = default if name is None else Path(name) / default.name
+        path = Path(name) if name is not None and free is None else images.find_free_name(free or default)
+        kind = _check_target(path, [content, *styles, *others], default, overwrite=options.overwrite)
+        if options.extension and kind != images.find_format(default):
+            raise UsageError(f"The name {quote_name(path)} contradicts --format {extension}; leave one of them out.")
+    if int(options.bit_depth) not in images.FORMATS[kind].depths:
         raise OptionError(
-            f"The output {quote_name(path or output.STDOUT_NAME)} is {images.FORMATS[kind].name}, which has no "
-            f"{asked.bit_depth} bit; choose PNG or TIFF, by a name that ends in .png or .tif or by --format."
+            f"The output {quote_name(path or output.STDOUT_NAME)} is {images.FORMATS[kind].name}, which does not "
+            f"support {options.bit_depth} bits; choose PNG or TIFF with a name that ends in .png or .tif, or --format."
         )
-    beside = default if path is None or images.is_special(path) else path
-    return OutputTarget(path, kind, made_up, beside, asked.overwrite)
+    fallback = default if path is None or images.is_special(path) else path
+    return OutputTarget(path, kind, free, fallback, options.overwrite)
 
 
-def check_target(path: Path, inputs: Iterable[Path], default: Path, *, overwrite: bool) -> str:
-    """Refuse an output that is an input, is there already, or cannot be written; return its format.
+def _check_target(path: Path, inputs: Iterable[Path], default: Path, *, overwrite: bool) -> str:
+    """Check that an output can be written, and return its format; a device or a pipe has that of the default name."""
+    from styler import images
 
-    That of a device or a pipe, which has no extension, is the default name's.
-
-    Raises:
-        UsageError: it is an input, or is there and may not be replaced.
-        OutputError: it cannot be written.
-    """
     if not path.name:
         raise UsageError("The name of the output is empty; give one with -o.")
-    if any(_is_same_file(path, given) for given in inputs):
+    if any(_is_same_file(path, other) for other in inputs):
         raise UsageError(f"The output {quote_name(path)} is one of the inputs; give it another name with -o.")
-    if _ask_path(path.is_file) and not overwrite:
+    if _try_path(path.is_file) and not overwrite:
         raise UsageError(f"{quote_name(path)} exists already; give another name with -o, or --overwrite.")
     images.check_output(path, overwrite=overwrite)
     try:
         return images.find_format(path)
-    except OutputError:  # a device or a pipe: nothing else passes the check without a known extension
+    except OutputError:  # a device or a pipe: everything else has a known extension, or the check would have failed
         return images.find_format(default)
 
 
-def save_picture(place: OutputTarget, encode: EncodeAs) -> Path | None:
-    """Write the picture; where it is, or None if that is standard output.
+def save_picture(target: OutputTarget, encode: Encoder) -> Path | None:
+    """Write the picture and return its path, or None for standard output.
 
     Raises:
-        OutputError: it could not be written there, and is kept elsewhere; the sentence says where.
+        OutputError: it cannot be written there; the message names the file that it was saved to instead.
     """
+    from styler import images
 
     def write() -> Path | None:
-        data = encode(place.kind)
-        if place.made_up:
-            return write_free(place.made_up, data)
-        if place.path:
-            return images.write_file(place.path, data, overwrite=place.overwrite)
-        output.write_stdout(data, needed=True)
+        data = encode(target.format)
+        if target.default:
+            return write_free(target.default, data)
+        if target.path:
+            return images.write_file(target.path, data, overwrite=target.overwrite)
+        output.write_stdout(data, is_required=True)
         return None
 
-    return write_or_keep(write, place.beside, encode)
+    return write_or_keep(write, target.fallback, encode)
 
 
-def save_partial(place: OutputTarget, encode: EncodeAs) -> Path:
-    """Write what there is of an interrupted painting, beside its place.
+def save_partial(target: OutputTarget, encode: Encoder) -> Path:
+    """Write the picture of a stopped run beside its target, as PNG, and return its path.
 
     Raises:
-        OutputError: as `save` does.
+        OutputError: as `save_picture` does.
     """
-    name = place.beside.with_name(f"{place.beside.stem}.partial.png")
-    written = write_or_keep(lambda: write_free(name, encode("png")), name, encode)
-    assert written is not None
-    return written
+    name = target.fallback.with_name(f"{target.fallback.stem}.partial.png")
+    path = write_or_keep(lambda: write_free(name, encode("png")), name, encode)
+    assert path is not None
+    return path
 
 
 def write_free(path: Path, data: bytes) -> Path:
-    """Write under the first free name of `path`, `path-2` …, even if other runs take names meanwhile."""
+    """Write to the first free name of `path`, `path-2` …, even if other runs take names meanwhile."""
+    from styler import images
+
     while True:
         free = images.find_free_name(path)
         try:
@@ -308,34 +305,34 @@ def write_free(path: Path, data: bytes) -> Path:
                 raise
 
 
-def announce(path: Path) -> None:
-    """Put the path on stdout, byte for byte, whatever the encoding of the terminal."""
-    output.write_stdout(os.fsencode(path) + b"\n", f"The picture is saved as {quote_name(path)}, but standard output")
-
-
-def write_or_keep(write: Callable[[], Path | None], name: Path, encode: EncodeAs) -> Path | None:
-    """Write; if that fails, keep the picture as PNG in the temporary folder, and fail with a sentence that says so."""
+def write_or_keep(write: Callable[[], Path | None], name: Path, encode: Encoder) -> Path | None:
+    """Call `write`; if it fails, save the picture as PNG in the temporary folder and raise an error that says so."""
     try:
         return write()
-    except OutputError as problem:
-        said = str(problem).removesuffix(".")
+    except OutputError as error:
+        message = str(error).removesuffix(".")
         try:
             kept = write_free(Path(tempfile.gettempdir()) / f"{name.stem}.png", encode("png"))
         except (OutputError, OSError) as second:
-            raise OutputError(f"{said}; nor could it be kept in the temporary folder ({second}).") from problem
-        raise OutputError(f"{said}; the picture is kept as {quote_name(kept)}.") from problem
+            raise OutputError(f"{message}; saving it in the temporary folder failed too ({second}).") from error
+        raise OutputError(f"{message}; the picture was saved as {quote_name(kept)}.") from error
+
+
+def print_path(path: Path) -> None:
+    """Print a path on standard output, byte for byte, whatever the encoding of the terminal."""
+    output.write_stdout(os.fsencode(path) + b"\n", f"The picture was saved as {quote_name(path)}, but standard output")
 
 
 def _stem(path: Path) -> str:
     return "stdin" if str(path) == output.STREAM_NAME else path.stem
 
 
-def _is_folder(asked: str) -> bool:
-    return asked.endswith(("/", os.sep)) or (asked != "" and _ask_path(Path(asked).is_dir))
+def _is_folder(name: str) -> bool:
+    return name.endswith(("/", os.sep)) or (name != "" and _try_path(Path(name).is_dir))
 
 
-def _ask_path(question: Callable[[], bool]) -> bool:
-    """Ask about a name; False when there can be none such, which the check will say."""
+def _try_path(question: Callable[[], bool]) -> bool:
+    """Return the answer of `Path.is_file` or `Path.is_dir`; False for a name that no file can have."""
     try:
         return question()
     except OSError:
@@ -345,16 +342,16 @@ def _ask_path(question: Callable[[], bool]) -> bool:
 def _is_same_file(one: Path, other: Path) -> bool:
     try:
         return one.samefile(other)
-    except (OSError, ValueError):  # one of them is not there
+    except (OSError, ValueError):  # one of them does not exist
         return False
 
 
 @contextmanager
 def hold_output(path: Path | None) -> Iterator[None]:
-    """Have `path` for this run alone until the block ends; nothing is done for None and for devices and pipes.
+    """Lock `path` for this run until the block ends; does nothing for None, devices and pipes.
 
     Raises:
-        OutputError: another run is writing it; the sentence says which.
+        OutputError: another run is writing it; the message names the process.
     """
     from styler import images
 
@@ -372,28 +369,28 @@ def _hold_lock(file: Path, path: Path) -> Iterator[None]:
     lock, note = FileLock(file, blocking=False), file.with_suffix(".txt")
     try:
         lock.acquire()
-    except Timeout as problem:  # before OSError, which it is too
+    except Timeout as error:  # before OSError, of which it is a subclass
         raise OutputError(
-            f"Another run of styler{_describe_holder(note)} is writing {quote_name(path)}; wait for it, or give another name "
-            "with -o."
-        ) from problem
-    except (OSError, NotImplementedError):  # another user's file, perhaps, or a file system without locks
+            f"Another run of styler{_describe_holder(note)} is writing {quote_name(path)}; wait for it, or give "
+            "another name with -o."
+        ) from error
+    except (OSError, NotImplementedError):  # another user's file, or a file system without locks
         yield
         return
     try:
-        with suppress(OSError):  # a full disk; then it is not said who
-            here = f"process {os.getpid()} on {platform.node()}, since {time.strftime('%H:%M:%S')}"
-            note.write_text(here, encoding="utf-8")
+        with suppress(OSError):  # a full disk; the process is then not named
+            holder = f"process {os.getpid()} on {platform.node()}, since {time.strftime('%H:%M:%S')}"
+            note.write_text(holder, encoding="utf-8")
         yield
     finally:
-        for made in (note, file):  # while it is locked: whoever waits for this very file sees that it is gone
-            with suppress(OSError):  # Windows removes no open file
-                made.unlink(missing_ok=True)
+        for leftover in (note, file):  # while it is locked, so that a run waiting for this file sees that it is gone
+            with suppress(OSError):  # Windows does not remove open files
+                leftover.unlink(missing_ok=True)
         lock.release()
 
 
 def _describe_holder(note: Path) -> str:
-    """Who holds a lock, in brackets; empty when it cannot be known."""
+    """Return the process that holds a lock, in parentheses; empty if it is unknown."""
     try:
         return f" ({note.read_text(encoding='utf-8')})"
     except (OSError, UnicodeError):
@@ -401,14 +398,14 @@ def _describe_holder(note: Path) -> str:
 
 
 def _find_lock_folder() -> Path | None:
-    """A folder of this user's for locks; None when there is none that can be written."""
+    """Return a folder of this user for locks; None if none can be written."""
     from platformdirs import user_cache_path
 
     own = f"styler-{os.getuid()}" if sys.platform != "win32" else "styler"
     for folder in (user_cache_path("styler") / "locks", Path(tempfile.gettempdir()) / own):
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError:  # a home that is read-only, or none; the next may do
+        except OSError:  # a read-only home, or none; try the next
             continue
         if os.access(folder, os.W_OK) and _is_own_folder(folder):
             return folder
@@ -416,5 +413,5 @@ def _find_lock_folder() -> Path | None:
 
 
 def _is_own_folder(folder: Path) -> bool:
-    """Does it belong to this user? In another's, notes could be led elsewhere by links and write over our own files."""
+    """Return whether the folder belongs to this user; in another's, links could redirect our notes to our own files."""
     return sys.platform == "win32" or folder.lstat().st_uid == os.getuid()

@@ -1,7 +1,7 @@
-"""One flag for every field of `Options`, made from the field: nothing is declared twice.
+"""The flags of the commands. Those of a picture are derived from `Options`: nothing is declared twice.
 
-A flag that was not given is None, so that a verb can tell what was asked for from what is a default. Values stay text
-here; `Options` says what is wrong with them.
+A flag that was not given is None, so that a command can tell it from a default. Values stay text here; `Options`
+validates them.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from cyclopts.config import Dict
 
 from styler import config
 from styler.errors import UsageError
-from styler.options import LOOKS, PRESETS, Options, OptionSpec, describe_range
+from styler.options import LOOKS, PRESETS, Options, OptionSpec, describe_range, format_value
 
 if TYPE_CHECKING:
     from styler.batch.ray import ClusterConfig
@@ -26,62 +26,57 @@ GROUPS = {
     for order, name in enumerate(("Picture", "Effort", "Objective", "Machine", "Output"), start=1)
 }
 PICTURE_GROUP, OUTPUT_GROUP = GROUPS["Picture"], GROUPS["Output"]
+INPUT_GROUP, RESUME_GROUP, ENGINE_GROUP = (
+    Group(name, sort_key=order / 10) for order, name in enumerate(("Inputs", "Resuming", "Workers"), start=1)
+)
 
 _OPTION_BUNDLES = {"preset": PRESETS, "look": LOOKS}
 
 
 def flag_name(field: str) -> str:
-    """The flag of a field."""
+    """Return the flag of a field of `Options`."""
     return "--" + field.replace("_", "-")
 
 
 def read_flags(flags: Any) -> dict[str, Any]:
-    """The settings that were given as flags, in the types of their fields where the text allows."""
-    found = {field.name: getattr(flags, field.name) for field in dataclasses.fields(Options)}
-    return {name: config.parse_value(name, text) for name, text in found.items() if text is not None}
+    """Return the options that were given as flags, in the types of their fields where the text allows."""
+    texts = {field.name: getattr(flags, field.name) for field in dataclasses.fields(Options)}
+    return {name: config.parse_value(name, text) for name, text in texts.items() if text is not None}
 
 
 def _make_flag(field: "dataclasses.Field[Any]") -> tuple[str, Any, Any]:
-    knob: OptionSpec = field.metadata["spec"]
+    spec: OptionSpec = field.metadata["spec"]
     parameter = Parameter(
         name=flag_name(field.name),
-        help=_format_help(field, knob),
-        group=GROUPS[knob.group],
-        metavar=_choose_metavar(field.type, knob),
-        choices=knob.choices or None,
+        help=_format_help(field, spec),
+        group=GROUPS[spec.group],
+        metavar=_choose_metavar(field.type, spec),
+        choices=spec.choices or None,
     )
     return field.name, Annotated[str | None, parameter], None
 
 
-def _format_help(field: "dataclasses.Field[Any]", knob: OptionSpec) -> str:
-    """The field's help, what it can be, and its default."""
-    several = typing.get_origin(field.type) is tuple
+def _format_help(field: "dataclasses.Field[Any]", spec: OptionSpec) -> str:
+    """Return the help text of a field with its range or choices and its default."""
     bundles = _OPTION_BUNDLES.get(field.name, {})
     facts = []
-    if knob.low is not None:
-        facts.append(("each " if several else "") + describe_range(knob))
-    if knob.choices and not bundles:
-        facts.append(", ".join(knob.choices))
+    if spec.low is not None:
+        facts.append("each " * (typing.get_origin(field.type) is tuple) + describe_range(spec))
+    if spec.choices and not bundles:
+        facts.append(", ".join(spec.choices))
     if (default := format_value(field.default)) != "":
         facts.append(f"default {default}")
-    wide = max(map(len, bundles), default=0)
-    lines = [f"  {name:{wide}}  {bundle.help}" for name, bundle in bundles.items()]
-    return "\n".join([f"{knob.help} ({'; '.join(facts)})" if facts else knob.help, *lines])
+    width = max(map(len, bundles), default=0)
+    lines = [f"  {name:{width}}  {bundle.help}" for name, bundle in bundles.items()]
+    return "\n".join([f"{spec.help} ({'; '.join(facts)})" if facts else spec.help, *lines])
 
 
-def format_value(value: Any) -> str:
-    """A value as one would type it."""
-    if isinstance(value, tuple):
-        return ",".join(map(format_value, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _choose_metavar(kind: Any, knob: OptionSpec) -> str:
+def _choose_metavar(kind: Any, spec: OptionSpec) -> str:
     if typing.get_origin(kind) is tuple:
         return "NAME,..." if typing.get_args(kind)[0] is str else "N,..."
-    if kind is str or knob.choices:
+    if kind is str or spec.choices:
         return "NAME"
-    if knob.unit:
+    if spec.unit:
         return "TIME"
     return "N" if kind in (int, float) else "N|original"
 
@@ -90,186 +85,74 @@ if TYPE_CHECKING:
     Flags = Any
     FileName = str
 else:
-    FileName = str | Path  # comes as the text that was typed; shells complete it as a file
+    FileName = str | Path  # arrives as the text that was typed; shells complete it as a file
     Flags = dataclasses.make_dataclass(
         "Flags",
         [_make_flag(field) for field in dataclasses.fields(Options)],
-        namespace={"__module__": __name__},  # its own would be `types`, and cyclopts looks into no built-in class
+        namespace={"__module__": __name__},  # otherwise `types`, and cyclopts skips classes of the standard library
         frozen=True,
         kw_only=True,
     )
 
 NO_FLAGS = Flags()
-"""No flag at all."""
 
 Settings = Annotated[Flags, Parameter(name="*")]
-"""What a verb takes that has a flag for every field."""
+"""Parameter of a command that has a flag for every field of `Options`."""
 
 
-BitDepth = Annotated[
-    Literal["8", "16"],
-    Parameter(name="--bit-depth", group=OUTPUT_GROUP, metavar="N", help="8, or 16 for PNG and TIFF (default 8)"),
-]
-Overwrite = Annotated[
-    bool, Parameter(name="--overwrite", group=OUTPUT_GROUP, negative=(), help="replace the output if it exists")
-]
+def _switch(text: str, *names: str, group: Group = OUTPUT_GROUP) -> Parameter:
+    return Parameter(name=names or None, group=group, negative=(), help=text)
+
+
+def _value(metavar: str, text: str, *names: str, group: Group = OUTPUT_GROUP) -> Parameter:
+    return Parameter(name=names or None, group=group, negative=(), metavar=metavar, help=text)
+
+
+BitDepth = Annotated[Literal["8", "16"], _value("N", "bits per channel: 8, or 16 for PNG and TIFF (default 8)")]
+Overwrite = Annotated[bool, _switch("replace the output if it exists")]
+DryRun = Annotated[bool, _switch("print what would be painted and its estimated cost; write nothing")]
+Json = Annotated[bool, _switch("print JSON instead of text, also for errors", "--json")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputOptions:
-    """Where the picture goes, and in which form."""
+    """Where the picture is written, and in which format."""
 
     output: Annotated[
         FileName | None,
-        Parameter(
-            name=("-o", "--output"),
+        _value(
+            "FILE",
+            "output: a name ending in .png, .jpg, .webp, .avif or .tif, a folder, or - for standard output; {content}, "
+            "{style}, {seed} and {ext} are replaced (default CONTENT.STYLE.png beside CONTENT, with a number if that "
+            "exists)",
+            "-o",
+            "--output",
             group=PICTURE_GROUP,
-            metavar="FILE",
-            help="where the picture goes: a name that ends in .png, .jpg, .webp, .avif or .tif, a folder, or - for "
-            "standard output; {content}, {style}, {seed} and {ext} are filled in (default CONTENT.STYLE.png beside "
-            "CONTENT, with a number if that exists)",
         ),
     ] = None
     extension: Annotated[
         Literal["png", "jpg", "jpeg", "webp", "avif", "tif", "tiff"] | None,
-        Parameter(
-            name="--format",
-            group=OUTPUT_GROUP,
-            metavar="NAME",
-            help="png, jpg, webp, avif or tif, where the output's name does not say it: in a folder, on standard "
-            "output, for {ext} (default png)",
+        _value(
+            "NAME",
+            "png, jpg, webp, avif or tif, for outputs without a file name: a folder, standard output, {ext} "
+            "(default png)",
+            "--format",
         ),
     ] = None
     bit_depth: BitDepth = "8"
     overwrite: Overwrite = False
 
 
-DEFAULT_OUTPUT = OutputOptions()
-
-
-INPUT_GROUP, RESUME_GROUP, ENGINE_GROUP = (
-    Group("What goes in", sort_key=0.1),
-    Group("How it goes on", sort_key=0.2),
-    Group("Where", sort_key=0.3),
-)
-
-
-def _switch(text: str, group: Group, *names: str) -> Any:
-    return Parameter(name=names or None, group=group, negative=(), help=text)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SelectionOptions:
-    """What is painted, and under which names."""
+class ReplayOptions:
+    """Which earlier picture is replayed, and which metadata the new one gets."""
 
-    recursive: Annotated[bool, _switch("walk the folders in folders, too", INPUT_GROUP, "-r", "--recursive")] = False
-    include: Annotated[
-        list[str],
-        Parameter(
-            group=INPUT_GROUP, metavar="PATTERN", negative=(), help="take only such names, as '*.jpg'; repeatable"
-        ),
-    ] = ()  # type: ignore[assignment] # nothing adds to it
-    exclude: Annotated[
-        list[str], Parameter(group=INPUT_GROUP, metavar="PATTERN", negative=(), help="leave such names out; repeatable")
-    ] = ()  # type: ignore[assignment] # likewise
-    follow_symlinks: Annotated[bool, _switch("follow links in folders", INPUT_GROUP)] = False
-    zip: Annotated[bool, _switch("pair the first content with the first style, and so on", INPUT_GROUP)] = False
-    blend: Annotated[bool, _switch("paint every content in all styles at once", INPUT_GROUP)] = False
-    name: Annotated[
+    source: Annotated[
         str | None,
-        Parameter(
-            group=PICTURE_GROUP,
-            metavar="TEMPLATE",
-            help="names of the pictures; {content}, {style}, {seed} and {ext} are filled in\n"
-            "(default {content}.{style}.{ext}, and what makes it unique)",
-        ),
+        _value("FILE", "replay the settings stored in FILE, a picture made by styler; flags override them", "--from"),
     ] = None
-    format: Annotated[
-        Literal["png", "jpg", "webp", "avif", "tiff"],
-        Parameter(group=PICTURE_GROUP, metavar="NAME", help="png, jpg, webp, avif or tiff (default png)"),
-    ] = "png"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResumeOptions:
-    """How a batch goes on, and when it ends."""
-
-    retry_failed: Annotated[bool, _switch("try again what failed in an earlier run", RESUME_GROUP)] = False
-    fail_fast: Annotated[bool, _switch("stop at the first picture that fails", RESUME_GROUP)] = False
-    max_failures: Annotated[
-        int | None, Parameter(group=RESUME_GROUP, metavar="N", help="stop when so many have failed")
-    ] = None
-    no_index: Annotated[bool, _switch("make no index.html and contact-sheet.jpg", RESUME_GROUP)] = False
-    status: Annotated[
-        FileName | None,
-        Parameter(group=RESUME_GROUP, metavar="FOLDER", help="only say how the batch in this folder stands"),
-    ] = None
-
-    @property
-    def limit(self) -> int | None:
-        """Failures after which to stop."""
-        return 1 if self.fail_fast else self.max_failures
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineOptions:
-    """What paints."""
-
-    engine: Annotated[
-        Literal["local", "ray"],
-        Parameter(group=ENGINE_GROUP, metavar="NAME", help="local, or ray: the machines of a cluster (default local)"),
-    ] = "local"
-    devices: Annotated[
-        str,
-        Parameter(group=ENGINE_GROUP, metavar="NAME,...", help="a worker for each of these, such as cuda:0,cuda:1"),
-    ] = ""
-    ray_address: Annotated[
-        str | None,
-        Parameter(
-            group=ENGINE_GROUP,
-            metavar="ADDRESS",
-            help="auto: a cluster that runs; local: one that is started and ended; or ray://HOST:PORT (default auto)",
-        ),
-    ] = None
-    cpus_per_worker: Annotated[
-        int | None,
-        Parameter(
-            group=ENGINE_GROUP, metavar="N", help="with ray: a worker for so many processors, in place of one a GPU"
-        ),
-    ] = None
-
-    @property
-    def listed(self) -> tuple[str, ...]:
-        """The devices."""
-        return tuple(name for part in self.devices.split(",") if (name := part.strip()))
-
-    def check(self, *, device: bool) -> None:
-        """Refuse what contradicts itself.
-
-        Args:
-            device: whether `--device` was given, too.
-
-        Raises:
-            UsageError: it does.
-        """
-        of_ray = {"--ray-address": self.ray_address, "--cpus-per-worker": self.cpus_per_worker}
-        for name, value in of_ray.items():
-            if value is not None and self.engine != "ray":
-                raise UsageError(f"{name} is of Ray; add --engine ray, or leave it out.")
-        if self.listed and self.engine == "ray":
-            raise UsageError("--devices is of this machine, and Ray finds its own; give one of --devices and --engine.")
-        if self.listed and device:
-            raise UsageError("--device and --devices exclude each other; give one of them.")
-        if self.cpus_per_worker is not None and self.cpus_per_worker < 1:
-            raise UsageError(f"cpus_per_worker is {self.cpus_per_worker}; it can be a whole number above 0.")
-
-    def cluster(self) -> "ClusterConfig | None":
-        """Where Ray paints, if it does."""
-        from styler.batch.ray import ClusterConfig
-
-        if self.engine != "ray":
-            return None
-        return ClusterConfig(address=self.ray_address or "auto", cpus_per_worker=self.cpus_per_worker)
+    no_metadata: Annotated[bool, _switch("do not store the settings in the picture")] = False
+    keep_metadata: Annotated[bool, _switch("copy camera, lens, date, artist and copyright from CONTENT")] = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,116 +160,180 @@ class InputOptions:
     """How pictures are read."""
 
     background: Annotated[
-        str,
-        Parameter(
-            name="--background",
-            group=OUTPUT_GROUP,
-            metavar="COLOR",
-            help="what is painted where CONTENT or STYLE is transparent: a name or #rrggbb (default white)",
-        ),
+        str, _value("COLOR", "color behind transparent parts of CONTENT and STYLE: a name or #rrggbb (default white)")
     ] = "white"
     max_pixels: Annotated[
-        str,
-        Parameter(
-            name="--max-pixels",
-            group=OUTPUT_GROUP,
-            metavar="N",
-            help="refuse pictures of more pixels, such as 250000000 or 250M (default 250M)",
-        ),
+        str, _value("N", "reject pictures with more pixels, such as 250000000 or 250M (default 250M)")
     ] = "250M"
 
 
-DEFAULT_INPUT = InputOptions()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportOptions:
+    """What is printed besides the answer."""
+
+    json: Json = False
+    quiet: Annotated[bool, _switch("print neither progress nor warnings", "-q", "--quiet")] = False
+    no_progress: Annotated[bool, _switch("print no progress")] = False
+    verbose: Annotated[
+        int,
+        Parameter(
+            name=("-v", "--verbose"), group=OUTPUT_GROUP, count=True, help="log settings and results; -vv also timings"
+        ),
+    ] = 0
+    debug: Annotated[bool, _switch("like -vv, and print tracebacks of errors")] = False
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether progress is shown."""
+        return not (self.quiet or self.no_progress)
+
+    def check(self) -> None:
+        """Check that the flags do not contradict each other.
+
+        Raises:
+            UsageError: they do.
+        """
+        if self.quiet and self.verbose:
+            raise UsageError("--quiet and --verbose are mutually exclusive; give only one of them.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReplayOptions:
-    """What is taken from an earlier picture, and what goes into the new one besides its pixels."""
+class SelectionOptions:
+    """Which pictures of a batch are painted, and how they are named."""
 
-    source: Annotated[
+    recursive: Annotated[bool, _switch("include subfolders", "-r", "--recursive", group=INPUT_GROUP)] = False
+    include: Annotated[
+        list[str], _value("PATTERN", "only names that match, such as '*.jpg'; repeatable", group=INPUT_GROUP)
+    ] = ()  # type: ignore[assignment] # never modified
+    exclude: Annotated[list[str], _value("PATTERN", "skip names that match; repeatable", group=INPUT_GROUP)] = ()  # type: ignore[assignment] # never modified
+    follow_symlinks: Annotated[bool, _switch("follow symbolic links in folders", group=INPUT_GROUP)] = False
+    zip: Annotated[bool, _switch("pair the first content with the first style, and so on", group=INPUT_GROUP)] = False
+    blend: Annotated[bool, _switch("paint every content in all styles at once", group=INPUT_GROUP)] = False
+    name: Annotated[
         str | None,
-        Parameter(
-            name="--from",
-            group=OUTPUT_GROUP,
-            metavar="FILE",
-            help="paint as this picture, which styler made, was painted; flags override its settings",
+        _value(
+            "TEMPLATE",
+            "file names of the pictures; {content}, {style}, {seed} and {ext} are replaced\n"
+            "(default {content}.{style}.{ext}, made unique where needed)",
+            group=PICTURE_GROUP,
         ),
     ] = None
-    no_metadata: Annotated[
-        bool,
-        Parameter(
-            name="--no-metadata", group=OUTPUT_GROUP, negative=(), help="do not write the settings into the picture"
+    format: Annotated[
+        Literal["png", "jpg", "webp", "avif", "tiff"],
+        _value("NAME", "png, jpg, webp, avif or tiff (default png)", group=PICTURE_GROUP),
+    ] = "png"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumeOptions:
+    """How a batch is resumed, and when it ends early."""
+
+    retry_failed: Annotated[bool, _switch("retry pictures that failed in an earlier run", group=RESUME_GROUP)] = False
+    fail_fast: Annotated[bool, _switch("stop at the first picture that fails", group=RESUME_GROUP)] = False
+    max_failures: Annotated[int | None, _value("N", "stop after N failures", group=RESUME_GROUP)] = None
+    no_index: Annotated[bool, _switch("do not write index.html and contact-sheet.jpg", group=RESUME_GROUP)] = False
+    status: Annotated[
+        FileName | None, _value("FOLDER", "only print the status of the batch in FOLDER", group=RESUME_GROUP)
+    ] = None
+
+    @property
+    def limit(self) -> int | None:
+        """Number of failures after which the batch stops."""
+        return 1 if self.fail_fast else self.max_failures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """Which workers paint a batch."""
+
+    engine: Annotated[
+        Literal["local", "ray"], _value("NAME", "local, or ray for a cluster (default local)", group=ENGINE_GROUP)
+    ] = "local"
+    devices: Annotated[
+        str, _value("NAME,...", "one worker on each of these devices, such as cuda:0,cuda:1", group=ENGINE_GROUP)
+    ] = ""
+    ray_address: Annotated[
+        str | None,
+        _value(
+            "ADDRESS",
+            "auto: a running cluster; local: one that is started for this batch; or ray://HOST:PORT (default auto)",
+            group=ENGINE_GROUP,
         ),
-    ] = False
-    keep_metadata: Annotated[
-        bool,
-        Parameter(
-            name="--keep-metadata",
-            group=OUTPUT_GROUP,
-            negative=(),
-            help="copy camera, lens, date, artist and copyright from CONTENT",
-        ),
-    ] = False
+    ] = None
+    cpus_per_worker: Annotated[
+        int | None,
+        _value("N", "with ray: CPU workers with N cores each, instead of one worker per GPU", group=ENGINE_GROUP),
+    ] = None
+
+    @property
+    def device_names(self) -> tuple[str, ...]:
+        """The names in `devices`."""
+        return tuple(name for part in self.devices.split(",") if (name := part.strip()))
+
+    def check(self, *, has_device: bool) -> None:
+        """Check that the flags do not contradict each other or `--device`, if that was given.
+
+        Raises:
+            UsageError: they do.
+        """
+        for name, value in (("--ray-address", self.ray_address), ("--cpus-per-worker", self.cpus_per_worker)):
+            if value is not None and self.engine != "ray":
+                raise UsageError(f"{name} requires --engine ray; add it, or leave {name} out.")
+        if self.device_names and self.engine == "ray":
+            raise UsageError(
+                "--devices names devices of this machine, but Ray chooses its own; give only one of --devices and "
+                "--engine."
+            )
+        if self.device_names and has_device:
+            raise UsageError("--device and --devices are mutually exclusive; give only one of them.")
+        if self.cpus_per_worker is not None and self.cpus_per_worker < 1:
+            raise UsageError(f"cpus_per_worker is {self.cpus_per_worker}; it can be a whole number above 0.")
+
+    def make_cluster(self) -> "ClusterConfig | None":
+        """Return the configuration of the Ray cluster; None without --engine ray."""
+        if self.engine != "ray":
+            return None
+        from styler.batch.ray import ClusterConfig
+
+        return ClusterConfig(address=self.ray_address or "auto", cpus_per_worker=self.cpus_per_worker)
 
 
-NO_REPLAY = ReplayOptions()
+OutputFlags = Annotated[OutputOptions, Parameter(name="*")]
+ReplayFlags = Annotated[ReplayOptions, Parameter(name="*")]
+InputFlags = Annotated[InputOptions, Parameter(name="*")]
+ReportFlags = Annotated[ReportOptions, Parameter(name="*")]
+SelectionFlags = Annotated[SelectionOptions, Parameter(name="*")]
+ResumeFlags = Annotated[ResumeOptions, Parameter(name="*")]
+EngineFlags = Annotated[EngineOptions, Parameter(name="*")]
 
+DEFAULT_OUTPUT, DEFAULT_REPLAY, DEFAULT_INPUT, DEFAULT_REPORT = (
+    OutputOptions(),
+    ReplayOptions(),
+    InputOptions(),
+    ReportOptions(),
+)
 
-DryRun = Annotated[
-    bool, Parameter(group=OUTPUT_GROUP, negative=(), help="say what would be done, at what cost, and do nothing")
-]
-
-
-Json = Annotated[
-    bool, Parameter(name="--json", group=OUTPUT_GROUP, negative=(), help="answer with one JSON object, errors too")
-]
-
-
-Quiet = Annotated[
-    bool, Parameter(name=("-q", "--quiet"), group=OUTPUT_GROUP, negative=(), help="show neither progress nor warnings")
-]
-
-
-Verbose = Annotated[
-    int,
-    Parameter(
-        name=("-v", "--verbose"),
-        group=OUTPUT_GROUP,
-        count=True,
-        help="tell what is decided and how it went; -vv also how long each part took",
-    ),
-]
-
-
-NoProgress = Annotated[bool, Parameter(name="--no-progress", group=OUTPUT_GROUP, negative=(), help="show no progress")]
-
-
-Debug = Annotated[
-    bool, Parameter(group=OUTPUT_GROUP, negative=(), help="as -vv, and show where in the program an error arose")
-]
-
-
-SHARED_FLAGS = ("bit_depth", "no_metadata", "keep_metadata", "quiet", "no_progress")
 BATCH_FLAGS = frozenset(
     {
         field.name
-        for kind in (SelectionOptions, ResumeOptions, EngineOptions, InputOptions)
-        for field in dataclasses.fields(kind)
+        for group in (SelectionOptions, ResumeOptions, EngineOptions, InputOptions)
+        for field in dataclasses.fields(group)
+        if field.name != "status"
     }
-    | {*SHARED_FLAGS}
-) - {"status"}
-"""What the table `[batch]` can have besides options: nothing that is asked once, such as `--overwrite`."""
+    | {"bit_depth", "no_metadata", "keep_metadata", "quiet", "no_progress"}
+)
+"""Flags that the table `[batch]` can set besides options; not those of a single run, such as `--overwrite`."""
 
 
 def fill_from_files(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """Give flags that were not typed the values that styler.toml has for them; what cyclopts calls a config.
+    """Set flags that were not given to their values in `styler.toml`; a config function of cyclopts.
 
     Raises:
         StylerError: a file cannot be read, or has an unknown setting.
     """
     for path in reversed(config.list_config_paths()):
-        found = {
+        values = {
             name.replace("_", "-"): value
             for name, value in config.read_command_flags(path, "batch", BATCH_FLAGS).items()
         }
-        Dict(found, source=str(path), use_commands_as_keys=False)(app, commands, arguments)
+        Dict(values, source=str(path), use_commands_as_keys=False)(app, commands, arguments)

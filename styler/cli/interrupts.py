@@ -1,6 +1,6 @@
-"""Ctrl-C and SIGTERM: the first asks a painting to end and keep what it has, the second ends the program at once.
+"""Ctrl-C and SIGTERM: the first asks the run to stop and keep its picture, the second ends the program at once.
 
-Before painting begins there is nothing to keep, so that the first ends the program too.
+Before painting begins there is nothing to keep, so the first one ends the program too.
 """
 
 import signal
@@ -16,7 +16,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """Raised wherever the main thread is when a signal ends the program at once; carries its exit code."""
+    """Raised in the main thread when a signal ends the program at once; carries the exit code."""
 
     def __init__(self, number: int) -> None:
         super().__init__("Interrupted." if number == signal.SIGINT else "Terminated.")
@@ -25,66 +25,70 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass(slots=True, eq=False)
 class SignalWatch:
-    """What signals have come so far."""
+    """The signals received so far."""
 
     stop: threading.Event = field(default_factory=threading.Event)
     """Set by the first signal once painting has begun."""
     number: int = 0
-    """The last signal; 0 when none came."""
-    painting: bool = False
+    """The last signal; 0 if none was received."""
+    is_painting: bool = False
 
     @property
     def exit_code(self) -> int:
-        """Of a program that ended because of the last signal."""
+        """Exit code of a program that ended because of the last signal."""
         return 128 + self.number
 
     def begin(self) -> None:
-        """From here on the first signal asks for the end, and no longer makes it."""
-        if self.number:  # its exception was lost in somebody's code
-            raise Interrupted(self.number)
-        self.painting = True
-
-    def receive(self, number: int, _frame: FrameType | None = None) -> None:
-        """The handler of the signals.
+        """Note that painting begins: from now on the first signal sets `stop` instead of raising.
 
         Raises:
-            Interrupted: the program is to end now.
+            Interrupted: an earlier signal's exception was lost, for example in an extension module.
         """
-        first = not self.number
+        if self.number:
+            raise Interrupted(self.number)
+        self.is_painting = True
+
+    def receive(self, number: int, _frame: FrameType | None = None) -> None:
+        """Handle a signal.
+
+        Raises:
+            Interrupted: the program must end now.
+        """
+        is_first = not self.number
         self.number = number
-        if not (self.painting and first):
+        if not (self.is_painting and is_first):
             raise Interrupted(number)
         self.stop.set()
 
 
 @contextmanager
 def watch_signals() -> Iterator[SignalWatch]:
-    """Watch for signals until the block ends, then leave their handlers as they were.
+    """Handle signals until the block ends, then restore the previous handlers.
 
-    Does nothing outside the main thread, and leaves alone a signal that whoever started us wants ignored.
+    Does nothing outside the main thread, and leaves alone signals that the parent process had ignored.
     """
     watch = SignalWatch()
-    before = {}
+    handlers = {}
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
             if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                before[number] = signal.signal(number, watch.receive)
+                handlers[number] = signal.signal(number, watch.receive)
     hook = sys.unraisablehook
 
-    def unheard(lost: Any) -> None:
-        if not isinstance(lost.exc_value, Interrupted):  # raised where nothing can be: `begin` looks for it
-            hook(lost)
+    def report_unraisable(unraisable: Any) -> None:
+        if not isinstance(unraisable.exc_value, Interrupted):  # lost in a finalizer; `begin` raises it again
+            hook(unraisable)
 
-    if before:
-        sys.unraisablehook = unheard
+    if handlers:
+        sys.unraisablehook = report_unraisable
     try:
         yield watch
     except Exception as error:
-        if watch.number and not watch.painting:  # a module that was being loaded made another error of the interruption
+        if watch.number and not watch.is_painting:  # a module that was being loaded raised an error of its own
             raise Interrupted(watch.number) from error
         raise
     finally:
-        if before:
+        if handlers:
             sys.unraisablehook = hook
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -1,6 +1,7 @@
-"""A lone `-` on the command line: standard input as a picture, standard output as the place for one.
+"""Standard output and standard input: answers as text or JSON, and `-` as the name of a picture.
 
-cyclopts takes no `-` for a value, so it is swapped for a name that no file can have before the arguments are parsed.
+cyclopts does not accept `-` as a value, so a lone `-` is replaced by a name that no file can have before the arguments
+are parsed.
 """
 
 import json
@@ -13,14 +14,14 @@ from typing import Any, BinaryIO
 from styler.errors import ImageError, OutputError, UsageError
 
 STREAM_NAME = "\0-"
-"""What stands for `-` once the arguments are parsed."""
+"""Stands for `-` once the arguments are parsed."""
 STDIN_NAME, STDOUT_NAME = "standard input", "standard output"
 
 
 def open_closed_streams() -> None:
-    """Have something at each of the three standard streams, however the program was started.
+    """Open the null device in place of every standard stream that is closed.
 
-    Where one is closed, the next file that is opened takes its number, and gets what libraries print.
+    Otherwise the next file that is opened would take the stream's number and receive what libraries print.
     """
     for number in range(3):
         try:
@@ -28,109 +29,110 @@ def open_closed_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
     if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - to the end of the program
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - open until the program ends
 
 
 def mark_streams(tokens: Iterable[str]) -> list[str]:
-    """The arguments, with every lone `-` made a value."""
+    """Return the arguments with every lone `-` replaced by `STREAM_NAME`."""
     swaps = {"-": STREAM_NAME, "-o=-": f"-o={STREAM_NAME}", "--output=-": f"--output={STREAM_NAME}"}
     return [swaps.get(token, token) for token in tokens]
 
 
 def unmark_streams(text: str) -> str:
-    """A text for a person: what was swapped is `-` again."""
+    """Return a text for people, with `-` in place of `STREAM_NAME`."""
     return text.replace(STREAM_NAME, "-").replace(r"\x00-", "-")
 
 
 def check_streams(inputs: Iterable[str], output: str | None, *, json: bool) -> None:
-    """Refuse what the streams cannot do.
+    """Check that the standard streams can be used as requested.
 
     Raises:
-        UsageError: two pictures from one stream, two answers into one, or a picture into or out of a terminal.
+        UsageError: two pictures from one stream, two answers into one, or a picture from or to a terminal.
     """
-    wanted = [*inputs].count(STREAM_NAME)
-    if wanted > 1:
+    from_stdin = [*inputs].count(STREAM_NAME)
+    if from_stdin > 1:
         raise UsageError("Only one picture can come from standard input; name files for the others.")
-    if wanted and sys.stdin is not None and sys.stdin.isatty():
+    if from_stdin and sys.stdin is not None and sys.stdin.isatty():
         raise UsageError(
-            "Standard input is a terminal; send a picture into it, as in 'styler run - STYLE < photo.jpg'."
+            "Standard input is a terminal; redirect a picture to it, as in 'styler run - STYLE < photo.jpg'."
         )
-    if output == STREAM_NAME and json:
-        raise UsageError("-o - and --json both need standard output; give one of them.")
-    if output == STREAM_NAME and sys.stdout is None:
-        raise UsageError("Standard output is closed; send the picture to a file or a program, or name one with -o.")
-    if output == STREAM_NAME and sys.stdout.isatty():
-        raise UsageError("Standard output is a terminal; send the picture to a file or a program, or name one with -o.")
+    if output != STREAM_NAME:
+        return
+    if json:
+        raise UsageError("-o - and --json both need standard output; use only one of them.")
+    if sys.stdout is None or sys.stdout.isatty():
+        state = "closed" if sys.stdout is None else "a terminal"
+        raise UsageError(f"Standard output is {state}; redirect it to a file or a program, or name a file with -o.")
 
 
 def open_stdin() -> BinaryIO:
-    """Standard input, for bytes.
+    """Return standard input as a binary stream.
 
     Raises:
         ImageError: it is closed.
     """
     if sys.stdin is None:
-        raise ImageError("Cannot read standard input: it is closed; send a picture into it.")
+        raise ImageError("Cannot read standard input: it is closed; redirect a picture to it.")
     return sys.stdin.buffer
 
 
-def write_stdout(data: bytes, what: str = "Standard output", *, needed: bool = False) -> None:
-    """Put bytes on stdout.
+def write_stdout(data: bytes, subject: str = "Standard output", *, is_required: bool = False) -> None:
+    """Write bytes to standard output.
 
     Args:
-        data: the bytes.
-        what: how the sentence begins that says that they cannot be put there.
-        needed: whether it is an error, too, if somebody reads no further.
+        subject: beginning of the error message.
+        is_required: whether it is an error, too, if the reader has gone.
 
     Raises:
-        OutputError: stdout cannot be written.
+        OutputError: standard output cannot be written.
     """
     if sys.stdout is None:
-        raise OutputError(f"{what} is closed; open it, as in 'styler ... > answer'.")
+        raise OutputError(f"{subject} is closed; open it, as in 'styler ... > answer'.")
     try:
         sys.stdout.flush()
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
-    except OSError as problem:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries again when it ends
-        if needed or not isinstance(problem, BrokenPipeError):
-            raise OutputError(f"{what} cannot be written ({problem.strerror}); send it elsewhere.") from problem
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries again when it exits
+        if is_required or not isinstance(error, BrokenPipeError):
+            raise OutputError(f"{subject} cannot be written ({error.strerror}); redirect it elsewhere.") from error
 
 
 ANSWER_SCHEMA = 1
-"""Of every document; it grows when a name changes its meaning or goes away."""
+"""Version of every JSON document; it grows when a key changes its meaning or is removed."""
 
 
-def print_document(content: Mapping[str, Any]) -> None:
-    """Put one JSON object on stdout. It is plain ASCII; a name that is not UTF-8 is escaped as Python has it."""
-    whole = {"schema": ANSWER_SCHEMA, **content}
-    write_stdout(json.dumps(_make_json_safe(whole), indent=2, allow_nan=False).encode("ascii") + b"\n")
+def print_document(content: Mapping[str, Any], *, indent: int | None = 2) -> None:
+    """Print one JSON object in plain ASCII; names that are not UTF-8 are escaped the way Python does."""
+    document = _make_json_safe({"schema": ANSWER_SCHEMA, **content})
+    write_stdout(json.dumps(document, indent=indent, allow_nan=False).encode("ascii") + b"\n")
 
 
 def print_event(content: Mapping[str, Any]) -> None:
-    """Put one JSON object on stdout as one line of a stream of them."""
-    whole = {"schema": ANSWER_SCHEMA, **content}
-    write_stdout(json.dumps(_make_json_safe(whole), allow_nan=False).encode("ascii") + b"\n")
+    """Print one JSON object on a line of its own, as a part of a stream."""
+    print_document(content, indent=None)
 
 
-def print_failure(kind: str, message: str, code: int, *, streamed: bool = False) -> None:
-    """Put an error on stdout as a JSON object, the last of a stream if there is one."""
-    (print_event if streamed else print_document)({"error": {"kind": kind, "message": message, "exit_code": code}})
+def print_failure(kind: str, message: str, exit_code: int, *, streamed: bool = False) -> None:
+    """Print an error as a JSON object; `streamed` if it ends a stream of events."""
+    error = {"kind": kind, "message": message, "exit_code": exit_code}
+    print_document({"error": error}, indent=None if streamed else 2)
 
 
-def print_lines(text: Iterable[str]) -> None:
-    """Put lines on stdout; what its encoding lacks is escaped."""
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines on standard output; characters that its encoding lacks are escaped."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # it may be closed
-    write_stdout("".join(f"{line}\n" for line in text).encode(encoding, "backslashreplace"))
+    write_stdout("".join(f"{line}\n" for line in lines).encode(encoding, "backslashreplace"))
 
 
 def format_columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as lines, with every column but the last as wide as its widest cell."""
+    """Format rows as lines, padding every column but the last to its widest cell."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _make_json_safe(value: Any) -> Any:
+    """Replace numbers that are not finite, which JSON does not have, by None."""
     if isinstance(value, Mapping):
         return {key: _make_json_safe(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,57 +1,62 @@
-"""What a person sees on stderr while a picture is painted: a bar, or lines where there is no terminal, and the log.
+"""Standard error: errors and warnings, the log, and the progress of one picture as a bar or, without a terminal, lines.
 
-Reading a loss waits for the device, so it is read no oftener than it is shown.
+Reading a loss waits for the device, so it is not read more often than it is shown.
 """
 
 import io
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
 
-from styler.options import Options, ResolvedOptions
+from styler.cli.flags import ReportOptions
+from styler.errors import quote_name
+from styler.options import Options, ResolvedOptions, format_duration, format_value
 
 if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
     from styler.engine.result import Progress, Result
     from styler.images import Picture
     from styler.schedule import Schedule
 
-ShowProgress = Callable[["Progress"], None]
-Say = Callable[[str], None]
-
 BAR_SECONDS = 0.1
-"""Between two updates of the bar."""
+"""Time between two updates of a bar."""
 LINE_SECONDS = 5.0
-"""Between two lines where there is no terminal."""
+"""Time between two lines of progress."""
+
+OPTIMIZERS = {"lbfgs": "L-BFGS", "adam": "Adam"}
+"""Names of the optimizers in messages."""
 
 
 class _SafeStderr(io.TextIOBase):
-    """Stderr; that it cannot be written, or that nobody reads it, is no reason to lose a picture."""
+    """Standard error, except that errors of writing are ignored: they are no reason to lose a picture."""
 
     def __init__(self) -> None:
-        self.stream = getattr(sys.stderr, "rich_proxied_file", sys.stderr)  # a bar takes the place of the true one
+        self.stream = getattr(sys.stderr, "rich_proxied_file", sys.stderr)  # a bar replaces `sys.stderr`
 
     def write(self, text: str) -> int:
-        with self._giving_up():
+        with self._ignore_errors():
             self.stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        with self._giving_up():
+        with self._ignore_errors():
             self.stream.flush()
 
     @contextmanager
-    def _giving_up(self) -> Iterator[None]:
+    def _ignore_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())  # or Python tries again when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())  # or Python tries again when it exits
 
     def isatty(self) -> bool:
         return bool(self.stream.isatty())
@@ -60,59 +65,96 @@ class _SafeStderr(io.TextIOBase):
         return int(self.stream.fileno())
 
     @property
-    def encoding(self) -> str:  # type: ignore[override] # a plain attribute there, which is the same to its readers
+    def encoding(self) -> str:  # type: ignore[override] # a plain attribute in the base class
         return self.stream.encoding or "utf-8"
 
 
 def make_console() -> Console:
-    """Stderr, for text that is neither wrapped nor decorated."""
-    return Console(file=_SafeStderr(), markup=False, highlight=False, emoji=False)  # type: ignore[arg-type] # it will do
+    """Return a console on standard error that neither wraps nor decorates text."""
+    return Console(file=_SafeStderr(), markup=False, highlight=False, emoji=False)  # type: ignore[arg-type] # a subset of IO
 
 
-def print_line(where: Console, text: str) -> None:
-    """One line on stderr, above the bar if there is one."""
-    where.print(text, soft_wrap=True)
+def print_line(console: Console, text: str) -> None:
+    """Print one line on standard error, above the bars if there are any."""
+    console.print(text, soft_wrap=True)
 
 
 def print_error(text: str) -> None:
-    """One line on stderr that no name can break: whatever cannot be printed is escaped.
+    """Print one line on standard error, escaping characters that cannot be printed.
 
-    Its kind, as in `error: …`, is coloured where the terminal and the environment want colours.
+    The prefix `error:` or `warning:` is colored where the terminal and the environment allow it.
     """
     line = Text("styler: " + "".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
-    for kind, color in (("error:", "red"), ("warning:", "yellow")):
-        if text.startswith(kind):
-            line.stylize(color, len("styler: "), len("styler: ") + len(kind))
+    for prefix, color in (("error:", "red"), ("warning:", "yellow")):
+        if text.startswith(prefix):
+            line.stylize(color, len("styler: "), len("styler: ") + len(prefix))
     make_console().print(line, soft_wrap=True)
 
 
 def print_warning(text: str) -> None:
-    """A warning on stderr."""
+    """Print a warning on standard error."""
     print_error(f"warning: {text}")
 
 
-@contextmanager
-def log_time(log: Say, what: str) -> Iterator[None]:
-    """Log how long something took."""
-    began = time.perf_counter()
-    yield
-    log(f"{what} in {time.perf_counter() - began:.2f} s.")
+class Logger:
+    """The log of a command, as detailed as its flags ask for."""
+
+    def __init__(self, options: ReportOptions) -> None:
+        self.options = options
+        self.console = make_console()
+
+    def warn(self, warnings: Iterable[str]) -> None:
+        """Print warnings, unless --quiet is given."""
+        for warning in [] if self.options.quiet else warnings:
+            print_warning(warning)
+
+    def note(self, notes: Iterable[str]) -> None:
+        """Print notes, unless --quiet is given."""
+        for text in [] if self.options.quiet else notes:
+            print_line(self.console, f"styler: note: {text}")
+
+    def log(self, lines: Iterable[str]) -> None:
+        """Print settings and results, if --verbose is given."""
+        for line in lines if self.options.verbose or self.options.debug else []:
+            print_line(self.console, line)
+
+    def log_timings(self, lines: Iterable[str]) -> None:
+        """Print timings, if --verbose is given twice."""
+        for line in lines if self.options.verbose > 1 or self.options.debug else []:
+            print_line(self.console, line)
+
+    @contextmanager
+    def time(self, action: str) -> Iterator[None]:
+        """Log how long the block took."""
+        start = time.perf_counter()
+        yield
+        self.log_timings([f"{action} in {time.perf_counter() - start:.2f} s."])
+
+
+@dataclass(slots=True, eq=False)
+class Interval:
+    """A minimum time between two outputs."""
+
+    seconds: float
+    end: float = 0.0
+
+    def is_over(self) -> bool:
+        """Return whether the time has passed since the last `restart`."""
+        return time.monotonic() >= self.end
+
+    def restart(self) -> None:
+        """Start the interval again."""
+        self.end = time.monotonic() + self.seconds
+
+
+def can_draw_bars(console: Console) -> bool:
+    """Return whether standard error is a terminal that can redraw lines."""
+    return sys.stderr.isatty() and not console.is_dumb_terminal
 
 
 @contextmanager
-def show_progress(where: Console, *, quiet: bool) -> Iterator[ShowProgress]:
-    """Give what is to be called with every report of a painting; until the first it is said that something loads."""
-    if quiet:
-        yield lambda _progress: None
-    elif sys.stderr.isatty() and not where.is_dumb_terminal:
-        with _show_bar(where) as show:
-            yield show
-    else:
-        yield _show_lines(where)
-
-
-@contextmanager
-def _show_bar(where: Console) -> Iterator[ShowProgress]:
+def draw_bars(console: Console) -> Iterator["Bars"]:
+    """Draw progress bars, each with a description and a detail, until the block ends."""
     from rich import progress as rich
 
     columns = (
@@ -120,137 +162,150 @@ def _show_bar(where: Console) -> Iterator[ShowProgress]:
         rich.BarColumn(bar_width=30),
         rich.TextColumn("{task.fields[detail]}", markup=False),
     )
-    with rich.Progress(*columns, console=where, transient=True, redirect_stdout=False) as bar:
-        task = bar.add_task("Loading the network", total=None, detail="")
-        due = 0.0
-
-        def show(progress: "Progress") -> None:
-            nonlocal due
-            if time.monotonic() < due or progress.result:
-                return
-            bar.update(
-                task,
-                description=format_scale(progress),
-                total=progress.total_units,
-                completed=progress.units,
-                detail=format_detail(progress),
-            )
-            due = time.monotonic() + BAR_SECONDS
-
-        yield show
+    with rich.Progress(*columns, console=console, transient=True, redirect_stdout=False) as bars:
+        yield bars
 
 
-def _show_lines(where: Console) -> ShowProgress:
-    """A line at the first step of every scale, and every few seconds."""
-    due, last = 0.0, -1
+def update_bar(bars: "Bars", task: "TaskID", progress: "Progress", name: str = "") -> None:
+    """Update the bar of a picture; the name is given where there are several pictures."""
+    description = name or format_scale(progress)
+    detail = format_progress(progress) if name else format_iteration(progress)
+    bars.update(task, description=description, total=progress.total_units, completed=progress.units, detail=detail)
 
-    def show(progress: "Progress") -> None:
-        nonlocal due, last
-        if progress.result or (time.monotonic() < due and progress.scale == last):
-            return
-        print_line(where, f"{format_scale(progress)}, {format_detail(progress)}")
-        due, last = time.monotonic() + LINE_SECONDS, progress.scale
 
-    return show
+@contextmanager
+def show_progress(console: Console, *, is_shown: bool) -> Iterator[Callable[["Progress"], None]]:
+    """Give a function to call with every `Progress` of a picture; the bar begins while the network is loaded."""
+    interval, scale = Interval(BAR_SECONDS if can_draw_bars(console) else LINE_SECONDS), -1
+    if not is_shown:
+        yield lambda _progress: None
+    elif can_draw_bars(console):
+        with draw_bars(console) as bars:
+            task = bars.add_task("Loading the network", total=None, detail="")
+
+            def update(progress: "Progress") -> None:
+                if interval.is_over() and not progress.result:
+                    update_bar(bars, task, progress)
+                    interval.restart()
+
+            yield update
+    else:
+
+        def print_progress(progress: "Progress") -> None:
+            nonlocal scale
+            if not progress.result and (interval.is_over() or progress.scale != scale):
+                print_line(console, format_progress(progress))
+                interval.restart()
+                scale = progress.scale
+
+        yield print_progress
+
+
+def format_progress(progress: "Progress") -> str:
+    """Format progress: `Scale 2 of 3: 256×192, iteration 34 of 80, loss 0.0123, 1 min 20 s left`."""
+    return f"{format_scale(progress)}, {format_iteration(progress)}"
 
 
 def format_scale(progress: "Progress") -> str:
-    """`2 of 3: 256×192`."""
+    """Format the current scale: `Scale 2 of 3: 256×192`."""
     width, height = progress.size
     return f"Scale {progress.scale + 1} of {len(progress.schedule)}: {width}×{height}"
 
 
-def format_detail(progress: "Progress") -> str:
-    """`step 34 of 80, loss 0.0123, 1:20 left`."""
-    left = "" if progress.eta is None else f", {format_clock(progress.eta)} left"
-    return f"step {progress.iteration} of {progress.iterations}, loss {progress.loss:.4g}{left}"
+def format_iteration(progress: "Progress") -> str:
+    """Format the current iteration: `iteration 34 of 80, loss 0.0123, 1 min 20 s left`."""
+    left = "" if progress.eta is None else f", {format_duration(progress.eta)} left"
+    return f"iteration {progress.iteration} of {progress.iterations}, loss {progress.loss:.4g}{left}"
 
 
-def format_clock(seconds: float) -> str:
-    """Minutes and seconds, with hours where there are any."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+def format_count(number: int, noun: str, plural: str = "") -> str:
+    """Format a number with its noun: `1 link`, `2 links`."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
-def format_decisions(
-    resolved: ResolvedOptions, content: "Picture", styles: "Iterable[Picture]", output: str | Path
+def format_settings(
+    resolved: ResolvedOptions, content: "Picture", styles: "Sequence[Picture]", output: str
 ) -> list[str]:
-    """What is known before the network is loaded, in lines."""
-    from styler.errors import quote_name
-
-    values = resolved.options.to_dict()
-    chosen = [f"{name} {values[name]} ({origin})" for name, origin in resolved.origins.items() if origin != "default"]
+    """Format the inputs, the output and all options that are not defaults as lines of the log."""
+    values = [
+        f"{name} {format_value(getattr(resolved.options, name))} ({origin})"
+        for name, origin in resolved.origins.items()
+        if origin != "default"
+    ]
     sizes = ", ".join(f"{style.width}×{style.height}" for style in styles)
     return [
-        f"Content {content.width}×{content.height}, style {sizes}; the picture goes to {quote_name(output)}.",
-        "Settings: " + (", ".join(chosen) or "the defaults") + ".",
+        f"Content {content.width}×{content.height}, style {sizes}; output {quote_name(output)}.",
+        f"Settings: {', '.join(values) or 'all defaults'}.",
     ]
 
 
-def format_schedule(scales: "Schedule", options: Options | None = None) -> str:
-    """The plan in a line; with options that change it on the way, what they do to it."""
+def format_schedule(schedule: "Schedule", options: Options | None = None) -> str:
+    """Format a schedule as a sentence: `128×96, 72 iterations of L-BFGS; 256×192, 76 iterations of Adam.`.
+
+    Args:
+        options: given unless the schedule is replayed; a time budget or early stopping may change the schedule.
+    """
     from styler.schedule import count_units
 
-    if not scales:
-        return "Plan: nothing to paint at strength 0."
+    if not schedule:
+        return "nothing to paint at strength 0."
     if options and options.time:
-        parts = ", ".join(f"{s.width}×{s.height}" for s in scales)
-        return f"Plan: {parts}, as many steps as fit into {format_clock(options.time)}."
-    parts = ", ".join(
-        f"{s.width}×{s.height} {s.iterations} steps of {s.optimizer}{format_manner(s.sketch, s.half_size_copies)}"
-        for s in scales
-    )
-    steps = sum(s.iterations for s in scales)
+        sizes = ", ".join(f"{scale.width}×{scale.height}" for scale in schedule)
+        return f"{sizes}, with as many iterations as fit into {format_duration(options.time)}."
+    scales = [
+        f"{scale.width}×{scale.height}, {format_count(scale.iterations, 'iteration')} of "
+        f"{format_method(scale.optimizer, sketch=scale.sketch, copies=scale.half_size_copies)}"
+        for scale in schedule
+    ]
+    total = format_count(sum(scale.iterations for scale in schedule), "iteration")
     most = "at most " if options and options.patience else ""
-    return f"Plan: {parts}; {most}{steps} evaluations, the work of {count_units(scales):.1f} at the final size."
+    return (
+        f"{'; '.join(scales)}. In total {most}{total}, as much work as {count_units(schedule):.1f} at the final size."
+    )
 
 
-def format_manner(sketch: bool, octaves: int) -> str:
-    """Who looks at a scale, and in how many octaves, where it is not the backbone in one."""
-    return " by the slim network" * sketch + (f" in {octaves + 1} octaves" if octaves else "")
+def format_method(optimizer: str, *, sketch: bool, copies: int) -> str:
+    """Format how a scale is painted: `Adam`, `Adam with the slim network`, `Adam, with 1 half-size copy`."""
+    network = " with the slim network" if sketch else ""
+    also = f", with {format_count(copies, 'half-size copy', 'half-size copies')}" if copies else ""
+    return f"{OPTIMIZERS[optimizer]}{network}{also}"
 
 
-def schedule_to_json(plan: "Schedule") -> list[dict[str, Any]]:
-    """The plan for a program."""
+def schedule_to_json(schedule: "Schedule") -> list[dict[str, Any]]:
+    """Convert a schedule for JSON."""
     names = ("width", "height", "iterations", "optimizer", "sketch", "half_size_copies")
-    return [{name: getattr(scale, name) for name in names} for scale in plan]
+    return [{name: getattr(scale, name) for name in names} for scale in schedule]
 
 
 def result_to_json(result: "Result") -> dict[str, Any]:
-    """How a painting went, for a program."""
+    """Convert everything about a result but its pixels for JSON."""
     height, width = result.pixels.shape[:2]
+    names = ("iterations", "units", "losses", "seconds", "scale_seconds", "stopped", "device", "precision", "threads")
     return {
         "width": width,
         "height": height,
         "options": result.options.to_dict(),
         "schedule": schedule_to_json(result.schedule),
-        "iterations": result.iterations,
-        "units": result.units,
-        "losses": result.losses,
-        "seconds": result.seconds,
-        "scale_seconds": result.scale_seconds,
-        "stopped": result.stopped,
-        "device": result.device,
-        "precision": result.precision,
-        "threads": result.threads,
-        "weights_sha256": result.weights_sha256,
-        "notes": result.notes,
+        **{name: getattr(result, name) for name in (*names, "weights_sha256", "notes")},
     }
 
 
+def format_losses(losses: Mapping[str, float]) -> str:
+    """Format losses by name."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+
+
 def format_timings(result: "Result") -> list[str]:
-    """How long each scale took, in lines."""
+    """Format the time of each scale as lines of the log."""
     return [
-        f"{done.width}×{done.height}: {done.iterations} steps in {seconds:.1f} s, {seconds / done.iterations:.3f} s each."
-        for done, seconds in zip(result.schedule, result.scale_seconds, strict=True)
+        f"{scale.width}×{scale.height}: {format_count(scale.iterations, 'iteration')} in {seconds:.1f} s, "
+        f"{seconds / scale.iterations:.3f} s each."
+        for scale, seconds in zip(result.schedule, result.scale_seconds, strict=True)
     ]
 
 
 def format_summary(result: "Result") -> list[str]:
-    """How a painting went, in lines."""
-    lines = []
-    if result.losses:
-        lines.append("Losses: " + ", ".join(f"{name} {value:.4g}" for name, value in result.losses.items()) + ".")
-    threads = f"{result.threads} thread" + "s" * (result.threads != 1)
-    return [*lines, f"Painted in {result.seconds:.1f} s with {threads}; network {result.weights_sha256[:12]}."]
+    """Format the losses, the time and the network of a result as lines of the log."""
+    lines = [f"Losses: {format_losses(result.losses)}."] if result.losses else []
+    threads = format_count(result.threads, "thread")
+    return [*lines, f"Painted in {result.seconds:.1f} s with {threads}; weights {result.weights_sha256[:12]}."]

@@ -1,80 +1,89 @@
-"""`styler presets` and `styler styles`: what there is to choose from, by name."""
+"""The commands that only print: `inspect`, `presets`, `styles`, `config`, `doctor` and `completion`.
 
+Every check of `doctor` returns facts or raises; an exception becomes a sentence, and the next check runs.
+"""
+
+import importlib
 import json
+import os
+import platform
+import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from styler import config, library
+from styler import config, library, provenance
 from styler.cli import flags, output, report
-from styler.cli.flags import NO_FLAGS, OUTPUT_GROUP, FileName, Json, Settings, flag_name, format_value, read_flags
-from styler.errors import OutputError, UsageError
-from styler.options import LOOKS, PRESETS, Bundle, Value, resolve_options
+from styler.cli.flags import FileName, Json, flag_name
+from styler.errors import OutputError, StylerError, UsageError
+from styler.options import LOOKS, PRESETS, Options, Value, format_duration, format_value, resolve_options
 
 if TYPE_CHECKING:
     from styler.provenance import Record
 
+NO_VALUE = "–"
+"""Printed for an empty value."""
+NAME_WIDTH = 18
+"""Columns of the names that `inspect` prints."""
+
 
 def presets(*, json: Json = False) -> int:
-    """List the presets and looks with what they set."""
-    kinds = {"preset": PRESETS, "look": LOOKS}
+    """List the presets and looks with the options that they set."""
+    groups = {"preset": PRESETS, "look": LOOKS}
+    values = {group: {name: _bundle_values(group, name) for name in bundles} for group, bundles in groups.items()}
     if json:
-        output.print_document({f"{kind}s": _describe_bundles(kind, bundles) for kind, bundles in kinds.items()})
+        output.print_document(
+            {
+                f"{group}s": {name: {"help": it.help, "values": values[group][name]} for name, it in bundles.items()}
+                for group, bundles in groups.items()
+            }
+        )
         return 0
-    text = []
-    for kind, bundles in kinds.items():
+    lines = []
+    for group, bundles in groups.items():
         for name, bundle in bundles.items():
-            flags = " ".join(
-                f"{flag_name(field)} {format_value(value)}"
-                for field, value in _bundle_values(kind, bundles, name).items()
-            )
-            text += [f"{flag_name(kind)} {name}", f"  {bundle.help}", f"  {flags}", ""]
-    output.print_lines(text[:-1])
+            words = [f"{flag_name(field)} {format_value(value)}" for field, value in values[group][name].items()]
+            lines += [f"{flag_name(group)} {name}", f"  {bundle.help}", f"  {' '.join(words)}", ""]
+    output.print_lines(lines[:-1])
     return 0
+
+
+def _bundle_values(group: str, name: str) -> dict[str, Value]:
+    """Return the options that a preset or look sets; the default one sets what the others would change."""
+    options = resolve_options(("presets", {group: name})).options
+    bundles = PRESETS if group == "preset" else LOOKS
+    return {field: getattr(options, field) for bundle in bundles.values() for field in bundle.values}
 
 
 def styles(*, json: Json = False) -> int:
     """List the paintings and photos that come with styler."""
-    kinds = {"styles": library.list_styles(), "contents": library.list_contents()}
+    pictures = {"styles": library.list_styles(), "contents": library.list_contents()}
     credit = library.read_credits()
     if json:
         output.print_document(
             {
-                kind: {name: {"path": str(path), "credit": credit.get(path.name)} for name, path in found.items()}
-                for kind, found in kinds.items()
+                group: {name: {"path": str(path), "credit": credit.get(path.name)} for name, path in paths.items()}
+                for group, paths in pictures.items()
             }
         )
         return 0
-    text = []
-    for title, found in zip(("Paintings (STYLE):", "Photos (CONTENT):"), kinds.values(), strict=True):
-        text += [title, *output.format_columns([_picture_row(name, path, credit) for name, path in found.items()]), ""]
-    output.print_lines(text[:-1])
+    lines = []
+    for title, paths in zip(("Paintings (STYLE):", "Photos (CONTENT):"), pictures.values(), strict=True):
+        rows = [(f"  {name}", credit.get(path.name, "")) for name, path in paths.items()]
+        lines += [title, *output.format_columns(rows), ""]
+    output.print_lines(lines[:-1])
     return 0
 
 
-def _picture_row(name: str, path: Path, credit: Mapping[str, str]) -> tuple[str, str]:
-    return f"  {name}", credit.get(path.name, "")
-
-
-def _describe_bundles(kind: str, bundles: Mapping[str, Bundle]) -> dict[str, Any]:
-    return {
-        name: {"help": bundle.help, "values": _bundle_values(kind, bundles, name)} for name, bundle in bundles.items()
-    }
-
-
-def _bundle_values(kind: str, bundles: Mapping[str, Bundle], name: str) -> dict[str, Value]:
-    """What a bundle sets; the default one sets what the others would change."""
-    options = resolve_options(("presets", {kind: name})).options
-    return {field: getattr(options, field) for bundle in bundles.values() for field in bundle.values}
-
-
-def show_config(*, flags: Settings = NO_FLAGS, json: Json = False) -> int:
-    """Show every setting and where its value comes from."""
+def show_config(*, settings: flags.Settings = flags.NO_FLAGS, json: Json = False) -> int:
+    """Print every setting and where its value comes from."""
     found = config.load_config()
-    resolved = resolve_options(*found.layers, ("flag", read_flags(flags)))
-    origins = {name: _name_origin(name, origin) for name, origin in resolved.origins.items()}
+    resolved = resolve_options(*found.layers, ("flag", flags.read_flags(settings)))
+    origins = {
+        name: config.get_variable_name(name) if origin == config.ENVIRONMENT_LAYER else origin
+        for name, origin in resolved.origins.items()
+    }
     for warning in found.warnings:
         report.print_warning(warning)
     if json:
@@ -89,115 +98,246 @@ def show_config(*, flags: Settings = NO_FLAGS, json: Json = False) -> int:
             }
         )
         return 0
-    rows = [(name, format_value(getattr(resolved.options, name)) or "–", origin) for name, origin in origins.items()]
+    rows = [
+        (name, format_value(getattr(resolved.options, name)) or NO_VALUE, origin) for name, origin in origins.items()
+    ]
     files = [
-        f"{path} ({'read' if config.is_readable(path) else 'not there'})"
+        f"{path} ({'read' if config.is_readable(path) else 'not found'})"
         for path in reversed(config.list_config_paths())
     ]
-    output.print_lines(
-        [*output.format_columns([("setting", "value", "from"), *rows]), "", f"Files: {', '.join(files)}."]
-    )
+    table = output.format_columns([("setting", "value", "origin"), *rows])
+    output.print_lines([*table, "", f"Files: {', '.join(files)}."])
     return 0
 
 
-def _name_origin(name: str, origin: str) -> str:
-    """An origin as a person would look for it: the variable itself for a value from the environment."""
-    return config.get_variable_name(name) if origin == config.ENVIRONMENT_LAYER else origin
+PictureFile = Annotated[FileName, Parameter(help="a picture made by styler, or - for standard input")]
 
 
-PictureFile = Annotated[FileName, Parameter(help="a picture that styler made, or - for standard input")]
-AsJson = Annotated[bool, Parameter(name="--json", group=flags.OUTPUT_GROUP, negative=(), help="as one JSON object")]
-
-LABEL_COLUMNS = 18
-"""Columns of the names."""
-
-
-def inspect(file: PictureFile, /, *, as_json: AsJson = False) -> int:
-    """Print the settings inside a picture and the command that made it."""
-    from styler import provenance
-
+def inspect(file: PictureFile, /, *, as_json: Json = False) -> int:
+    """Print the settings stored in a picture and the command that made it."""
     record = (
         provenance.read_record(output.open_stdin(), name=output.STDIN_NAME)
         if file == output.STREAM_NAME
         else provenance.read_record(file)
     )
-    printed = json.dumps(record) if as_json else "\n".join(_format_record(record))
-    output.write_stdout(printed.encode("utf-8") + b"\n", "The settings were read, but standard output")
+    text = json.dumps(record) if as_json else "\n".join(_format_record(record))
+    output.write_stdout(text.encode("utf-8") + b"\n", "The settings were read, but standard output")
     return 0
 
 
 def _format_record(record: "Record") -> Iterator[str]:
-    """Everything a person may want to know, the commands last."""
-    from styler import provenance
-
-    yield f"{record['width']}×{record['height']}, made by styler {record['version']}" + (
-        ", stopped before it was done" if record["stopped"] else ""
-    )
-    for title, rows in (
-        ("Settings", _settings_rows(record)),
-        ("Work", _work_rows(record)),
-        ("Inputs", _input_rows(record)),
-    ):
+    """Format everything in a record as lines; the commands come last."""
+    stopped = ", stopped before it was finished" if record["stopped"] else ""
+    yield f"{record['width']}×{record['height']}, made by styler {record['version']}{stopped}"
+    settings = ((name, format_value(value) or NO_VALUE) for name, value in record["options"].items())
+    for title, rows in (("Settings", settings), ("Work", _work_rows(record)), ("Inputs", _input_rows(record))):
         yield f"\n{title}:"
-        yield from (f"  {name:{LABEL_COLUMNS}}{value}" for name, value in rows)
-    yield "\nMade by:"
-    yield f"  {provenance.format_command(record)}"
-    yield "\nTo do it again:"
-    yield f"  {provenance.format_replay_command(record)}"
-
-
-def _settings_rows(record: "Record") -> Iterator[tuple[str, str]]:
-    for name, value in record["options"].items():
-        yield name, flags.format_value(tuple(value) if isinstance(value, list) else value) or "–"
+        yield from (f"  {name:{NAME_WIDTH}}{value}" for name, value in rows)
+    yield f"\nCommand:\n  {provenance.format_command(record)}"
+    yield f"\nReplay:\n  {provenance.format_replay_command(record)}"
 
 
 def _work_rows(record: "Record") -> Iterator[tuple[str, str]]:
     for scale, seconds in zip(record["schedule"], record["scale_seconds"], strict=False):
         planned = f" of {scale['planned']}" if scale["planned"] else ""
-        manner = report.format_manner(scale.get("sketch", False), scale.get("half_size_copies", 0))
-        made = f"{scale['iterations']}{planned} steps of {scale['optimizer']}{manner} in {seconds:.1f} s"
-        yield f"{scale['width']}×{scale['height']}", made
-    total = f"{record['iterations']}, the work of {record['units']:.1f} at the final size"
-    yield "iterations", total
-    yield "time", report.format_clock(record["seconds"])
-    yield "losses", ", ".join(f"{name} {value:.4g}" for name, value in record["losses"].items()) or "–"
-    yield "machine", f"{record['device']}, {record['precision']}, threads: {record['threads']}"
+        method = report.format_method(scale["optimizer"], sketch=scale["sketch"], copies=scale["half_size_copies"])
+        work = f"{scale['iterations']}{planned} iterations of {method}, in {seconds:.1f} s"
+        yield f"{scale['width']}×{scale['height']}", work
+    yield "iterations", f"{record['iterations']}, as much work as {record['units']:.1f} at the final size"
+    yield "time", format_duration(record["seconds"])
+    yield "losses", report.format_losses(record["losses"]) or NO_VALUE
+    yield "machine", f"{record['device']}, {record['precision']}, {report.format_count(record['threads'], 'thread')}"
 
 
 def _input_rows(record: "Record") -> Iterator[tuple[str, str]]:
-    """Hashes of the files."""
-    yield "content", record["content"] or "no file"
-    for number, found in enumerate(record["styles"], start=1):
-        yield f"style {number}" if len(record["styles"]) > 1 else "style", found or "no file"
+    """Format the hashes of the inputs."""
+    yield "content", record["content"] or "not a file"
+    for number, sha256 in enumerate(record["styles"], start=1):
+        yield f"style {number}" if len(record["styles"]) > 1 else "style", sha256 or "not a file"
     if record["init"]:
         yield "init", record["init"]
     yield "weights", record["weights_sha256"]
 
 
+EXTRA_MODULES = {"heif": "pillow_heif", "jxl": "pillow_jxl"}
+"""Modules of the optional extras that `run` can use."""
+
+Facts = Mapping[str, Any]
+
+
+def doctor(*, json: Json = False) -> int:
+    """Check the installation; the exit code is 1 if a check fails."""
+    facts: dict[str, Facts] = {}
+    broken: list[str] = []
+    for name, check in CHECKS.items():
+        try:
+            facts[name] = check()
+        except StylerError as error:
+            broken.append(f"{name}: {error}")
+        except Exception as error:  # noqa: BLE001 - finding any error is the purpose of this command
+            broken.append(f"{name}: {type(error).__name__}: {error}")
+    if json:
+        output.print_document({"ok": not broken, **facts, "broken": broken})
+    else:
+        rows = [
+            (name, ", ".join(f"{key} {_format_fact(value)}" for key, value in found.items()))
+            for name, found in facts.items()
+        ]
+        output.print_lines([*output.format_columns(rows), "", *(broken or ["All checks passed."])])
+    return 1 if broken else 0
+
+
+def _check_program() -> Facts:
+    return {
+        "styler": provenance.get_version(),
+        "python": platform.python_version(),
+        "system": platform.platform(terse=True),
+        "processors": os.cpu_count(),
+    }
+
+
+def _check_torch() -> Facts:
+    import torch
+
+    return {"version": torch.__version__, "cuda": torch.version.cuda, "threads": torch.get_num_threads()}
+
+
+def _check_settings() -> Facts:
+    found = config.load_config()
+    origins = resolve_options(*found.layers).origins
+    return {
+        "files": [str(path) for path in config.list_config_paths() if config.is_readable(path)],
+        "set": [name for name, origin in origins.items() if origin != "default"],
+        "warnings": list(found.warnings),
+    }
+
+
+def _check_devices() -> Facts:
+    """Return the free memory of every device, by name."""
+    import torch
+
+    from styler.engine.device import choose_device, describe_device, free_memory
+
+    names = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        names.append("mps")
+    devices = [choose_device(name) for name in names]
+    free = {describe_device(device): f"{free_memory(device) / 1e9:.1f} GB free" for device in devices}
+    return {"chosen": str(choose_device(_load_options().device)), **free}
+
+
+def _check_weights() -> Facts:
+    """Return the hashes of the bundled weights and of those in the cache; reading them verifies the hashes."""
+    from styler.vgg import registry, weights
+
+    cached = [name for name in registry.FROM_TORCHVISION if registry.is_cached(name)]
+    return {name: registry.load_backbone(name).sha256 for name in (*weights.SHA256, *cached)}
+
+
+def _check_cache() -> Facts:
+    from styler.vgg import registry
+
+    folder = registry.get_cache_folder()
+    return {"folder": str(folder), "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())}
+
+
+def _check_extras() -> Facts:
+    """Return which optional extras are installed; one that is installed but cannot be loaded is an error."""
+    installed = {}
+    for name, module in EXTRA_MODULES.items():
+        try:
+            importlib.import_module(module)
+            installed[name] = True
+        except ModuleNotFoundError as error:
+            if error.name != module:
+                raise
+            installed[name] = False
+    return installed
+
+
+def _run_self_test() -> Facts:
+    """Paint a bundled photo in the style of a bundled painting, 64 pixels wide, on the chosen device.
+
+    Raises:
+        StylerError: the loss did not decrease.
+    """
+    from styler import images
+    from styler.engine.painter import Painter
+
+    chosen = _load_options()
+    options = Options(size=64, first_size=64, iterations=5, device=chosen.device, precision=chosen.precision)
+    photo, painting = next(iter(library.list_contents().values())), next(iter(library.list_styles().values()))
+    start = time.perf_counter()
+    painter = Painter.of(options)
+    losses = [
+        progress.result.losses["total"] if progress.result else progress.loss
+        for progress in painter.stream(images.read_image(photo), images.read_image(painting), options)
+    ]
+    if not losses[-1] < losses[0]:
+        raise StylerError(
+            f"Painting on {painter.device} did not decrease the loss ({losses[0]:.4g}, then {losses[-1]:.4g}); "
+            "try --device cpu or --precision fp32."
+        )
+    return {
+        "device": str(painter.device),
+        "first_loss": losses[0],
+        "last_loss": losses[-1],
+        "seconds": round(time.perf_counter() - start, 2),
+    }
+
+
+CHECKS: Mapping[str, Callable[[], Facts]] = {
+    "program": _check_program,
+    "torch": _check_torch,
+    "settings": _check_settings,
+    "devices": _check_devices,
+    "weights": _check_weights,
+    "cache": _check_cache,
+    "extras": _check_extras,
+    "self_test": _run_self_test,
+}
+
+
+def _load_options() -> Options:
+    """Return the options from files and environment; the defaults if those are invalid, which another check reports."""
+    try:
+        return resolve_options(*config.load_config().layers).options
+    except StylerError:
+        return Options()
+
+
+def _format_fact(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 ShellName = Literal["bash", "zsh", "fish", "powershell"]
 ShellArgument = Annotated[
-    ShellName | None, Parameter(metavar="SHELL", help="bash, zsh, fish or powershell; yours if not given")
+    ShellName | None, Parameter(metavar="SHELL", help="bash, zsh, fish or powershell (default: the current shell)")
 ]
 InstallFlag = Annotated[
-    bool, Parameter(group=OUTPUT_GROUP, negative=(), help="put it where the shell finds it, from its start on")
+    bool, Parameter(group=flags.OUTPUT_GROUP, negative=(), help="install the script where new shells load it")
 ]
 
 
 def make_completion(app: App) -> Callable[..., int]:
-    """The verb, for the verbs and flags of an application."""
+    """Return the `completion` command for an application."""
 
     def completion(shell: ShellArgument = None, /, *, install: InstallFlag = False) -> int:
         """Print a completion script, or install it."""
-        chosen = shell or _detect_shell()
+        name = shell or _detect_shell()
         if not install:
-            output.print_lines([app.generate_completion(shell=chosen)])
+            output.print_lines([app.generate_completion(shell=name)])
             return 0
         try:
-            path = app.install_completion(shell=chosen)
+            path = app.install_completion(shell=name)
         except OSError as error:
             raise OutputError(
-                f"The completion for {chosen} cannot be installed ({error}); save what 'styler completion {chosen}' "
-                "prints where your shell looks."
+                f"The completion for {name} cannot be installed ({error}); save the output of 'styler completion "
+                f"{name}' where your shell loads completions."
             ) from error
         report.print_line(report.make_console(), "Start a new shell to use it.")
         output.print_lines([str(path)])
@@ -207,10 +347,10 @@ def make_completion(app: App) -> Callable[..., int]:
 
 
 def _detect_shell() -> ShellName:
-    """The shell that started us.
+    """Return the shell that started the program.
 
     Raises:
-        UsageError: it cannot be told.
+        UsageError: it is unknown.
     """
     from cyclopts.completion.detect import ShellDetectionError, detect_shell
 
@@ -218,5 +358,5 @@ def _detect_shell() -> ShellName:
         return detect_shell()
     except ShellDetectionError as error:
         raise UsageError(
-            "Your shell is not known; name it: styler completion bash, zsh, fish or powershell."
+            "The current shell cannot be detected; name it: styler completion bash, zsh, fish or powershell."
         ) from error

@@ -1,4 +1,4 @@
-"""The pages of help: what stands on them besides the flags, and how they are laid out in plain text."""
+"""The help pages: their texts besides the flags, and their layout as plain text."""
 
 import re
 import textwrap
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
 
 
-ABOUT_STYLER = "styler repaints a photo in the manner of a painting, on your own machine."
+ABOUT_STYLER = "styler repaints a photo in the style of a painting, on your own machine."
 
 STYLER_USAGE = """\
 Usage: styler COMMAND ...
@@ -37,9 +37,9 @@ Examples:
   styler batch @list.txt paintings -r -o painted --blend --dry-run
 
 CONTENTS and STYLES are each a file, a folder, a pattern in quotes, @list.txt
-with a name a line, or the name of a picture that comes with styler. Every
-content is painted in every style. The same command goes on where an earlier
-one stopped."""
+with one name per line, or the name of a picture that comes with styler. Every
+content is painted in every style. Run the same command again to resume a batch
+that was stopped."""
 
 UI_USAGE = """\
 Usage: styler ui [OPTIONS]
@@ -48,6 +48,14 @@ Examples:
   styler ui --open
   styler ui --port 8000 --max-upload 50mb
   styler ui --host 0.0.0.0 --auth me:password.txt"""
+
+INSPECT_USAGE = """\
+Usage: styler inspect [OPTIONS] FILE
+
+Examples:
+  styler inspect photo.painting.png
+  styler inspect --json photo.painting.png
+  styler run --from photo.painting.png other.jpg painting.jpg"""
 
 PRESETS_USAGE = """\
 Usage: styler presets [--json]
@@ -73,10 +81,10 @@ Examples:
   styler config --preset fine --size 1024
   STYLER_SIZE=1024 styler config --json
 
-A flag beats the picture that 'styler run --from' names, which beats a variable
-(STYLER_SIZE, STYLER_KEEP_COLOR ...), which beats styler.toml in the working
-folder, which beats styler.toml in your folder of settings. A preset or look
-counts a little less than what is set beside it."""
+From the highest precedence to the lowest: flags, the picture given with
+'styler run --from', environment variables (STYLER_SIZE, STYLER_KEEP_COLOR,
+...), styler.toml in the working folder, styler.toml in your configuration
+folder. Within one of these, single options override a preset or look."""
 
 DOCTOR_USAGE = """\
 Usage: styler doctor [--json]
@@ -94,46 +102,38 @@ Examples:
   styler completion zsh --install
   styler completion bash > styler.bash"""
 
-EXIT_CODES = "Exit codes: 0 done, 1 failed or broken, 2 wrong usage, 130 Ctrl-C."
-INSPECT_USAGE = """\
-Usage: styler inspect [OPTIONS] FILE
-
-Examples:
-  styler inspect photo.painting.png
-  styler inspect --json photo.painting.png
-  styler run --from photo.painting.png other.jpg painting.jpg"""
-
+EXIT_CODES = "Exit codes: 0 success, 1 error, 2 invalid usage, 130 Ctrl-C."
 
 RUN_EXIT_CODES = """\
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C, 143 terminated.
-Standard output gets the path of the picture and nothing else. The first
-Ctrl-C keeps the best picture so far, as NAME.partial.png; the second stops
-at once."""
+Exit codes: 0 success, 1 error, 2 invalid usage, 130 Ctrl-C, 143 SIGTERM.
+Only the path of the picture is printed to standard output. The first Ctrl-C
+saves the best picture so far as NAME.partial.png; the second stops at once."""
 
 BATCH_EXIT_CODES = """\
-Exit codes: 0 all done, 1 broken off, 2 wrong usage, 3 some or all failed,
-4 nothing matched, 130 Ctrl-C, 143 terminated. Standard output gets the path
-of every finished picture. The first Ctrl-C drops the picture in work, the
-second stops at once; the same command goes on from there."""
+Exit codes: 0 success, 1 error that ended the batch, 2 invalid usage, 3 some or
+all pictures failed, 4 nothing matched, 130 Ctrl-C, 143 SIGTERM. Only the paths
+of finished pictures are printed to standard output. The first Ctrl-C discards
+the picture in progress, the second stops at once; run the same command again
+to resume."""
 
 MAX_WIDTH = 100
-"""Columns at most, for lines that are pleasant to read."""
+"""Columns of a help page at most."""
 LABEL_WIDTH = 30
 """Columns of the names of the flags."""
 
 
 def describe_run(contents: Iterable[str], styles: Iterable[str]) -> str:
-    """What `styler run` does, with the names of the pictures that come with it."""
+    """Return the description of `styler run`, with the names of the bundled pictures."""
     return (
-        "Paint a photo (CONTENT) in the manner of a painting (STYLE) or several.\n\n"
+        "Paint a photo (CONTENT) in the style of one or more paintings (STYLE).\n\n"
         f"Photos that come with styler: {', '.join(contents)}.\n"
         f"Paintings that come with styler: {', '.join(styles)}.\n\n"
-        "What is not given as a flag may be set in the environment or in a file: see 'styler config --help'."
+        "See 'styler config --help' for setting options in a file or in the environment."
     )
 
 
 def print_panel(console: "Console", options: "ConsoleOptions", panel: "HelpPanel") -> None:
-    """Print one group of flags or commands in two columns; what cyclopts calls a help formatter."""
+    """Print a group of flags or commands in two columns; a help formatter of cyclopts."""
     if not panel.entries:
         return
     width = min(MAX_WIDTH, options.max_width)
@@ -144,7 +144,7 @@ def print_panel(console: "Console", options: "ConsoleOptions", panel: "HelpPanel
 
 
 def _format_label(entry: "HelpEntry") -> str:
-    """`-o, --output FILE`; a long name alone is indented past where the short one would be."""
+    """Format `-o, --output FILE`; a long name without a short one is indented by its width."""
     if entry.positional_label:
         return "".join(entry.positional_label)
     shorts, longs = [*entry.positive_shorts], [*entry.positive_names]
@@ -153,11 +153,11 @@ def _format_label(entry: "HelpEntry") -> str:
 
 
 def _format_entry(label: str, text: str, width: int) -> list[str]:
-    """A label and its text beside it; lines of the text that are indented keep their indentation when wrapped."""
+    """Format a label with its text beside it; indented lines of the text keep their indentation when wrapped."""
     column = min(LABEL_WIDTH, width // 2)
     lines: list[str] = []
     for line in text.split("\n"):
-        hang = " " * len(re.match(r"( *\S+  +)?", line)[0])  # type: ignore[index] # it matches the empty string too
+        hang = " " * len(re.match(r"( *\S+  +)?", line)[0])  # type: ignore[index] # the pattern matches any line
         room = max(20, width - column)
         lines += textwrap.wrap(line, room, subsequent_indent=hang, break_on_hyphens=False) or [""]
     head = f"  {label}"
@@ -167,7 +167,7 @@ def _format_entry(label: str, text: str, width: int) -> list[str]:
 
 
 def _plain_text(description: Any) -> str:
-    """The text of a description, which cyclopts wraps in renderables of rich."""
+    """Return the text of a description, which cyclopts wraps in renderables of rich."""
     return str(getattr(description, "primary_renderable", description)).rstrip()
 
 

@@ -93,7 +93,7 @@ def test_help_names_the_exit_codes_and_begins_with_three_examples(
     main(tokens)
     page = capsys.readouterr().out
     assert re.match(r"Usage: .*\n\nExamples:\n(  styler .*\n){3}\n", page)
-    for code in ("0 done", "1 failed", "2 wrong usage", "130", "143"):
+    for code in ("0 success", "1 error", "2 invalid usage", "130", "143"):
         assert code in page
     assert max(map(len, page.splitlines())) <= 80
 
@@ -149,10 +149,10 @@ REFUSALS = [
     ("photo.png painting.png --preset fien", 2, 'Did you mean "fine"?'),
     ("photo.png painting.png --style-weights 1,x", 2, "style_weights is x"),
     ("photo.png painting.png --size", 2, "--size requires an argument"),
-    ("photo.png painting.png -q -v", 2, "exclude each other"),
-    ("photo.png", 2, "CONTENT and STYLE are needed"),
+    ("photo.png painting.png -q -v", 2, "mutually exclusive"),
+    ("photo.png", 2, "CONTENT and STYLE are required"),
     ("photo.png painting.png --size orignal", 2, "size is 'orignal'; it can be 64 to 8192, or 'original'."),
-    ("", 2, "CONTENT and STYLE are needed"),
+    ("", 2, "CONTENT and STYLE are required"),
     ("photo.png painting.png -o there.png", 2, "'there.png' exists already"),
     ("photo.png painting.png -o photo.png --overwrite", 2, "is one of the inputs"),
     ("photo.png painting.png -o ./painting.png --overwrite", 2, "is one of the inputs"),
@@ -200,7 +200,7 @@ def test_a_bug_is_told_as_one_and_its_traceback_on_request_alone(
     assert main(["run", "photo.png", "painting.png"]) == 1
     err = capsys.readouterr().err
     assert err == r"styler: error: RuntimeError: two\nlines. This is a bug in styler; run again with --debug " + (
-        "to see where.\n"
+        "for the traceback.\n"
     )
     assert main(["run", "photo.png", "painting.png", "--debug"]) == 1
     assert "Traceback" in capsys.readouterr().err

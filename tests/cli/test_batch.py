@@ -178,10 +178,10 @@ def test_the_results_are_never_taken_for_photos(folder: Path, capsys: Capture) -
 @pytest.mark.parametrize(
     ("tokens", "code", "sentence"),
     [
-        (["photos"], 2, "CONTENTS and STYLES are needed"),
-        (["photos", "art"], 2, "The folder for the pictures is needed"),
-        (["a.jpg", "b.jpg", "c.jpg", "-o", "out"], 2, "There are 3 names .* put it in quotes, as in 'photos/\\*.jpg'"),
-        (["-", "art", "-o", "out"], 2, "A batch reads and writes files"),
+        (["photos"], 2, "CONTENTS and STYLES are required"),
+        (["photos", "art"], 2, "A folder for the pictures is required"),
+        (["a.jpg", "b.jpg", "c.jpg", "-o", "out"], 2, "There are 3 arguments .* quote it, as in 'photos/\\*.jpg'"),
+        (["-", "art", "-o", "out"], 2, "A batch cannot use standard input"),
         (["photos", "art", "-o", "art/x.png"], 2, "is a file; a batch needs a folder"),
         (["nothing", "art", "-o", "out"], 4, "Cannot read 'nothing': there is no such file"),
         (["photos/*.jpg", "art", "-o", "out"], 4, "CONTENTS 'photos/\\*.jpg' contains no picture to paint"),
@@ -215,9 +215,9 @@ def test_a_dry_run_tells_everything_and_writes_nothing(folder: Path, capsys: Cap
     page = capsys.readouterr().out
     for words in (
         "6 to paint, 0 done",
-        "64×48, as the first one",
+        "64×48, like the first one",
         "Device    cpu",
-        "GB that are free",
+        "GB free",
         "each, if all are",
     ):
         assert words in page
@@ -254,7 +254,7 @@ def test_the_status_is_told_from_the_manifest(folder: Path, capsys: Capture) -> 
     capsys.readouterr()
     assert main(["batch", "--status", "out"]) == 3
     first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith("1 done, 1 failed, 1 left (1 that were done are no longer there); the last run began 20")
+    assert first.startswith("1 done, 1 failed, 1 left (1 finished picture missing); the last run started at 20")
     assert second.startswith("failed: 'bad.x.png': Cannot read 'photos/bad.png': it is text")
     assert main(["batch", "--status", "out", "--json"]) == 3
     assert json.loads(capsys.readouterr().out)["left"] == 1
@@ -289,8 +289,8 @@ def test_lines_of_progress_tell_the_picture_and_the_whole(
     monkeypatch.setattr(batch_report, "BATCH_LINE_SECONDS", 0.0)
     assert paint("photos", "art/x.png", "-o", "out", "-r") == 0
     lines = capsys.readouterr().err.splitlines()
-    assert re.fullmatch(r"0 of 3 done.*; 'a1.x.png': Scale 1 of 1: 64×48, step 1 of 2, loss .*", lines[0])
-    assert any(re.match(r"[12] of 3 done, \d+:\d\d left; 'sub/a1.x.png': ", line) for line in lines)
+    assert re.fullmatch(r"0 of 3 done.*; 'a1.x.png': Scale 1 of 1: 64×48, iteration 1 of 2, loss .*", lines[0])
+    assert any(re.match(r"[12] of 3 done, [\d.]+ s left; 'sub/a1.x.png': ", line) for line in lines)
 
 
 def test_a_terminal_gets_bars(folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,7 +300,7 @@ def test_a_terminal_gets_bars(folder: Path, capsys: Capture, monkeypatch: pytest
     assert paint("photos", "art/x.png", "-o", "out") == 0
     out, err = capsys.readouterr()
     assert out.splitlines() == ["out/a1.x.png", "out/a2.x.png"]
-    assert re.search(r"'a\d\.x\.png'.*Scale 1 of 1: 64×48, step \d of 2", err)
+    assert re.search(r"'a\d\.x\.png'.*Scale 1 of 1: 64×48, iteration \d of 2", err)
     assert re.search(r"All .*\d of 2 done", err)
 
 

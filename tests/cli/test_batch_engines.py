@@ -41,10 +41,16 @@ def test_devices_are_workers(folder: Path, capsys: Capture) -> None:
 @pytest.mark.parametrize(
     ("tokens", "sentence"),
     [
-        (["--devices", "cpu,cpu", *CPU], "--device and --devices exclude each other; give one of them."),
-        (["--devices", "cpu,cpu", "--engine", "ray"], "--devices is of this machine, and Ray finds its own"),
-        (["--ray-address", "local"], "--ray-address is of Ray; add --engine ray, or leave it out."),
-        (["--cpus-per-worker", "2"], "--cpus-per-worker is of Ray; add --engine ray, or leave it out."),
+        (["--devices", "cpu,cpu", *CPU], "--device and --devices are mutually exclusive; give only one of them."),
+        (
+            ["--devices", "cpu,cpu", "--engine", "ray"],
+            "--devices names devices of this machine, but Ray chooses its own",
+        ),
+        (["--ray-address", "local"], "--ray-address requires --engine ray; add it, or leave --ray-address out."),
+        (
+            ["--cpus-per-worker", "2"],
+            "--cpus-per-worker requires --engine ray; add it, or leave --cpus-per-worker out.",
+        ),
         (["--engine", "ray", "--cpus-per-worker", "0"], "cpus_per_worker is 0; it can be a whole number above 0."),
         (["--engine", "spark"], "spark"),
     ],
@@ -62,7 +68,7 @@ def test_a_url_of_files_on_this_machine_is_a_folder_for_the_pictures(folder: Pat
     assert main(["batch", "photos", "x.png", "-o", f"file://{out}", *TINY, *CPU, "--no-index"]) == 0
     assert {path.name for path in out.glob("*.png")} == {"a.x.png", "b.x.png"}
     assert main(["batch", "photos", "x.png", "-o", "s3://bucket/out", *TINY, *CPU]) == 2
-    assert re.search(r"come back to this machine.*give a folder of it with -o", capsys.readouterr().err)
+    assert re.search(r"are written on this machine.*give a local folder with -o", capsys.readouterr().err)
 
 
 def test_a_dry_run_counts_the_workers_and_opens_urls(folder: Path, capsys: Capture) -> None:
@@ -133,6 +139,6 @@ def test_a_disk_that_is_full_costs_one_picture(
     assert out == "out/b.x.png\n"
     assert err == (
         "styler: error: Cannot write 'out/a.x.png': the disk is full; make room or choose another folder; the picture "
-        f"is kept as '{spare}/a.x.png'.\n"
+        f"was saved as '{spare}/a.x.png'.\n"
     )
     assert images.read_image(spare / "a.x.png").width == 64

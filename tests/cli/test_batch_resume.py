@@ -87,7 +87,7 @@ def test_a_failure_is_listed_again_and_tried_again_only_when_asked_or_mended(fol
     assert main(args) == 3
     err = capsys.readouterr().err
     assert "0 done, 1 failed, 2 skipped" in err
-    assert "1 of the failures is of an earlier run; --retry-failed tries it again." in err
+    assert "1 failure is from an earlier run; retry with --retry-failed." in err
     assert len(manifest_lines()) == lines
     assert main([*args, "--retry-failed"]) == 3
     assert len(errors()) == 2
@@ -103,7 +103,7 @@ def test_so_many_failures_end_the_batch(flags: list[str], tried: int, folder: Pa
         (folder / "photos" / f"{name}.png").write_text("no picture")
     assert main(["batch", "photos", "x.png", "-o", "out", *TINY[:-1], *flags]) == 3
     assert len(errors()) == tried
-    assert f"Stopped since so many failed; {3 - tried} left. The same command goes on from there." in (
+    assert f"Stopped because of failures; {3 - tried} left. Run the same command again to resume." in (
         capsys.readouterr().err
     )
 
@@ -174,7 +174,7 @@ def test_a_full_disk_keeps_the_picture_elsewhere_and_says_so(
     monkeypatch.setattr(files, "_write_beside", write)
     assert paint() == 3
     assert errors() == [
-        "Cannot write 'out/b.x.png': the disk is full; make room or choose another folder; the picture is kept as "
+        "Cannot write 'out/b.x.png': the disk is full; make room or choose another folder; the picture was saved as "
         f"'{spare}/b.x.png'."
     ]
     assert images.read_image(spare / "b.x.png").width == 64
@@ -287,7 +287,7 @@ def test_the_first_signal_drops_the_picture_in_work_and_keeps_the_others(
     out, err = capsys.readouterr()
     assert out == "out/a.x.png\n"
     assert "styler: 1 done, 0 failed, 0 skipped" in err
-    assert "styler: Stopped; 2 left. The same command goes on from there." in err
+    assert "styler: Stopped; 2 left. Run the same command again to resume." in err
     assert states() == {"a.x.png": "done"}
     assert (folder / "out" / "index.html").is_file()
     assert paint() == 0

@@ -126,7 +126,7 @@ def test_the_command_that_inspect_prints_gives_the_same_pixels(folder: Path, cap
     assert paint("holiday.png", "monet.png", "--strength", "63.7", "--distance", "gram", "-o", "a.png") == 0
     capsys.readouterr()
     assert main(["inspect", "a.png"]) == 0
-    found = re.search(r"Made by:\n  styler (.*)", capsys.readouterr().out)
+    found = re.search(r"Command:\n  styler (.*)", capsys.readouterr().out)
     assert found
     names = {"CONTENT": "holiday.png", "STYLE": "monet.png"}
     assert main([*(names.get(word, word) for word in found[1].split()), "-o", "b.png"]) == 0
@@ -209,8 +209,8 @@ def test_a_painting_that_was_stopped_carries_its_settings_and_is_repeated_exactl
     capsys.readouterr()
     assert main(["inspect", "a.partial.png"]) == 0
     shown = capsys.readouterr().out
-    assert "stopped before it was done" in shown
-    assert "2 of 6 steps of adam" in shown
+    assert "stopped before it was finished" in shown
+    assert "2 of 6 iterations of Adam" in shown
     assert again("a.partial.png", "b.png") == 0
     assert "The recorded run was stopped and is replayed up to that point" in capsys.readouterr().err
     assert same("a.partial.png", "b.png")
@@ -252,7 +252,7 @@ def test_inspect_loads_no_torch(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("tokens", "code", "said"),
     [
-        ("inspect", 2, "FILE is needed"),
+        ("inspect", 2, "FILE is required"),
         ("inspect missing.png", 1, "there is no such file"),
         ("inspect monet.png", 1, "There are no settings in 'monet.png'"),
         ("inspect a.png b.png", 2, "b.png"),

@@ -82,12 +82,14 @@ def test_the_whole_program_keeps_the_best_picture_so_far(number: signal.Signals,
         [script, *RUN[:-1], "100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder
     )
     assert program.stderr is not None
-    assert "step 1 of 100000" in program.stderr.readline(), "it paints"
+    assert "iteration 1 of 100000" in program.stderr.readline(), "it paints"
     program.send_signal(number)
     out, err = program.communicate(timeout=100)
     assert (program.returncode, out) == (code, "")
     last = err.splitlines()[-1]
-    assert re.fullmatch(r"styler: Stopped at 64×48, step \d+ of 100000; kept as 'photo.painting.partial.png'\.", last)
+    assert re.fullmatch(
+        r"styler: Stopped at iteration \d+ of 100000 at 64×48; saved as 'photo.painting.partial.png'\.", last
+    )
     assert names(folder) == {*INPUTS, "photo.painting.partial.png"}
     assert images.read_image(folder / "photo.painting.partial.png").width == 64
 
@@ -99,7 +101,7 @@ def test_the_first_signal_keeps_the_picture_beside_the_output(
     (folder / "out.partial.png").write_bytes(b"of an earlier run")
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     assert main([*RUN, "-q", "-o", "out.jpg"]) == 130
-    assert capsys.readouterr() == ("", "styler: Stopped at 64×48, step 3 of 5; kept as 'out.partial-2.png'.\n")
+    assert capsys.readouterr() == ("", "styler: Stopped at iteration 3 of 5 at 64×48; saved as 'out.partial-2.png'.\n")
     assert names(folder) == {*INPUTS, "out.partial.png", "out.partial-2.png"}
     assert (folder / "out.partial.png").read_bytes() == b"of an earlier run"
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
@@ -145,7 +147,7 @@ def test_a_signal_before_the_first_step_leaves_nothing(
 ) -> None:
     signals_at({0: [signal.SIGINT]})
     assert main([*RUN, "-q"]) == 130
-    assert capsys.readouterr() == ("", "styler: Stopped before the first step; nothing was written.\n")
+    assert capsys.readouterr() == ("", "styler: Stopped before the first iteration; nothing was written.\n")
     assert names(folder) == INPUTS
 
 

@@ -43,7 +43,7 @@ READING, LOADING, STEPPING = (
     "styler.vgg.registry.load_backbone",
     "styler.engine.optimizers.adam",
 )
-ENCODING, FLUSHING, RENAMING = "styler.images.encode", "os.fsync", "os.replace"
+ENCODING, FLUSHING, RENAMING = "styler.images.encode_image", "os.fsync", "os.replace"
 INT, TERM, KILL = signal.SIGINT, signal.SIGTERM, signal.SIGKILL
 
 
@@ -104,7 +104,7 @@ def test_a_second_run_is_told_which_process_is_writing(folder: Path, capsys: pyt
     command = [sys.executable, "-m", "styler", *RUN[:-1], "100000", "-o", "out.png"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as first:
         assert first.stderr is not None
-        assert "step 1 of 100000" in first.stderr.readline(), "it paints"
+        assert "iteration 1 of 100000" in first.stderr.readline(), "it paints"
         assert main([*RUN, "-o", "out.png"]) == 1
         assert f"Another run of styler (process {first.pid} on " in capsys.readouterr().err
         first.terminate()

@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from styler import config, images, library
-from styler.cli import doctor, main
+from styler.cli import main, show
 from styler.engine.painter import Painter
 from styler.errors import StylerError
 from styler.options import LOOKS, PRESETS, Options
@@ -54,7 +54,7 @@ def names(folder: Path) -> set[str]:
 def test_json_tells_everything_about_a_painting(folder: Path, use_tiny: None, capsys: Capture) -> None:
     assert main([*RUN, *TINY, "--json", "--seed", "3"]) == 0
     out, err = capsys.readouterr()
-    assert "step 1 of 2" in err, "progress is still told"
+    assert "iteration 1 of 2" in err, "progress is still shown"
     found = json.loads(out)
     assert (found["output"], found["content"], found["styles"]) == ("photo.painting.png", RUN[1], [RUN[2]])
     assert (found["width"], found["height"]) == (64, 48)
@@ -171,7 +171,9 @@ def test_stdout_that_is_full_is_told_once(folder: Path) -> None:
             env=os.environ | {"PYTHONPATH": str(root)},
         )  # fmt: skip
     assert done.returncode == 1
-    assert re.fullmatch(r"styler: error: Standard output cannot be written \(.*\); send it elsewhere.\n", done.stderr)
+    assert re.fullmatch(
+        r"styler: error: Standard output cannot be written \(.*\); redirect it elsewhere.\n", done.stderr
+    )
 
 
 def test_a_dry_run_tells_everything_and_writes_nothing(folder: Path, use_tiny: None, capsys: Capture) -> None:
@@ -183,14 +185,14 @@ def test_a_dry_run_tells_everything_and_writes_nothing(folder: Path, use_tiny: N
     assert err == ""
     assert names(folder) == before
     for said in (
-        r"^A dry run: nothing is painted or written\.$",
+        r"^Dry run: nothing is painted or written\.$",
         r"^Content +'photo\.png', 64×48$",
         r"^Style +'painting\.png', 64×48$",
         r"^Output +'new/a\.jpg', 512×384$",
         r"^Device +cpu, precision float32$",
-        r"^Plan +128×96 72 steps of lbfgs, .*, 512×384 79 steps of adam in 2 octaves; 227 evaluations, the work of ",
-        r"^Memory +about [\d.]+ GB of the [\d.]+ GB that are free, without checkpointing$",
-        r"^Time +about \d+:\d\d: an estimate from one evaluation at 256×192$",
+        r"^Schedule +128×96, 72 iterations of L-BFGS; .*; 512×384, 79 iterations of Adam, with 1 half-size copy\. In total 227 ",
+        r"^Memory +about [\d.]+ GB of [\d.]+ GB free, without checkpointing$",
+        r"^Time +about [\d.]+ (s|min \d+ s), estimated from one iteration at 256×192$",
     ):
         assert re.search(said, out, re.MULTILINE), said
 
@@ -205,7 +207,7 @@ def test_a_dry_run_foretells_what_the_run_then_does(folder: Path, use_tiny: None
         assert foretold[name] == done[name], name
     assert (foretold["iterations"], foretold["units"]) == (done["iterations"], done["units"])
     assert foretold["dry_run"] is True
-    assert foretold["estimated_seconds"] == foretold["units"] * foretold["estimated_seconds_per_evaluation"] > 0
+    assert foretold["estimated_seconds"] == foretold["units"] * foretold["estimated_seconds_per_iteration"] > 0
     assert foretold["estimated_memory_bytes"] > 0
 
 
@@ -242,7 +244,7 @@ def test_progress_can_be_silenced_alone(
     assert main([*RUN, *TINY, flag]) == 0
     out, err = capsys.readouterr()
     assert out == "photo.painting.png\n"
-    assert "step" not in err
+    assert "iteration" not in err
     assert ("warning: The variable STYLER_SIEZ" in err) == (flag == "--no-progress")
 
 
@@ -255,7 +257,7 @@ def test_once_verbose_tells_decisions_and_twice_times(
     assert "Settings: size 64 (flag)" in err
     assert "Device cpu" in err
     for what in (r"^Read the pictures in [\d.]+ s\.$", r"^Loaded PyTorch in", r"^Loaded the network in",
-                 r"^64×48: 2 steps in [\d.]+ s, [\d.]+ s each\.$", r"^Wrote the picture in"):  # fmt: skip
+                 r"^64×48: 2 iterations in [\d.]+ s, [\d.]+ s each\.$", r"^Wrote the picture in"):  # fmt: skip
         assert bool(re.search(what, err, re.MULTILINE)) == timed, what
 
 
@@ -292,7 +294,7 @@ def test_no_color_takes_the_colours_of_the_bar(
     monkeypatch.setenv("NO_COLOR", "1")
     assert main([*RUN, *TINY]) == 0
     err = capsys.readouterr().err
-    assert "step 1 of 2" in err
+    assert "iteration 1 of 2" in err
     assert not colour.search(err)
 
 
@@ -418,7 +420,7 @@ def test_config_shows_every_value_and_its_origin(
     rows = [re.split("  +", line) for line in capsys.readouterr().out.splitlines()]
     assert ["size", "99", "flag"] in rows
     assert ["taper", "0.33", "styler.toml (preset draft)"] in rows
-    assert rows[-1] == [f"Files: styler.toml (read), {config.list_config_paths()[0]} (not there)."]
+    assert rows[-1] == [f"Files: styler.toml (read), {config.list_config_paths()[0]} (not found)."]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such permissions")
@@ -436,10 +438,10 @@ def test_a_folder_of_settings_that_may_not_be_looked_into_has_none_for_us(
 
         monkeypatch.setattr(os, name, deny)
     assert main(["config"]) == 0
-    assert f"{hidden} (not there)." in capsys.readouterr().out
+    assert f"{hidden} (not found)." in capsys.readouterr().out
     assert main(["config", "--json"]) == 0
     assert [file["found"] for file in answer(capsys)["files"]] == [False, False]
-    assert doctor.CHECKS["settings"]()["files"] == []
+    assert show.CHECKS["settings"]()["files"] == []
 
 
 def test_presets_and_looks_are_listed_with_flags_that_make_them(capsys: Capture) -> None:
@@ -452,7 +454,7 @@ def test_presets_and_looks_are_listed_with_flags_that_make_them(capsys: Capture)
             assert Options(**bundle["values"], **{kind: name}) == Options.of(**{kind: name})
             assert bundle["help"]
     assert main(["presets"]) == 0
-    assert "--preset draft\n  seconds: " in capsys.readouterr().out
+    assert "--preset draft\n  a quick trial, in seconds\n" in capsys.readouterr().out
 
 
 def test_styles_and_photos_are_listed_with_their_credit(capsys: Capture) -> None:
@@ -501,12 +503,12 @@ def test_the_doctor_tells_what_is_broken_and_fails(
     out = capsys.readouterr().out
     said = {
         "weights": r"^weights: The weights file is altered\.$",
-        "loss": r"^self_test: Painting on cpu did not lower the loss .*; try ",
+        "loss": r"^self_test: Painting on cpu did not decrease the loss .*; try ",
         "settings": r"^settings: The settings in 'styler\.toml' are not valid TOML",
         "device": r"^devices: .*GPU",
     }
     assert re.search(said[broken], out, re.MULTILINE), out
-    assert "Everything works" not in out
+    assert "All checks passed" not in out
 
 
 def no_progress(objective: Any, image: Any, span: Any, _rate: float) -> Any:

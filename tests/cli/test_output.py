@@ -230,10 +230,14 @@ WRONG = [
     ("--max-pixels 0", 2, "max_pixels is 0;"),
     ("--max-pixels 3071", 1, "'photo.png': it is 64 × 48 px, more than the limit"),
     ("--bit-depth 12", 2, "bit-depth"),
-    ("--bit-depth 16 -o a.jpg", 2, "'a.jpg' is JPEG, which has no 16 bit; choose PNG or TIFF"),
-    ("--bit-depth 16 --format webp -o -", 2, "'standard output' is WebP, which has no 16 bit; choose PNG or TIFF"),
+    ("--bit-depth 16 -o a.jpg", 2, "'a.jpg' is JPEG, which does not support 16 bits; choose PNG or TIFF"),
+    (
+        "--bit-depth 16 --format webp -o -",
+        2,
+        "'standard output' is WebP, which does not support 16 bits; choose PNG or TIFF",
+    ),
     ("--format gif", 2, '--format. Choose from: "png"'),
-    ("--format jpg -o a.png", 2, "The name 'a.png' and --format jpg contradict each other"),
+    ("--format jpg -o a.png", 2, "The name 'a.png' contradicts --format jpg"),
     ("--format=", 2, "--format"),
     ("--output=", 2, "The name of the output is empty"),
 ]
@@ -258,7 +262,7 @@ def test_the_limit_of_pixels_is_inclusive() -> None:
 def test_on_a_full_disk_the_picture_is_kept_in_the_temporary_folder(folder: Path, capsys: Capture) -> None:
     assert paint("photo.png", "painting.png", "-o", "/dev/full") == 1
     said = error(capsys)
-    found = re.search(r"the disk is full; .*; the picture is kept as '(.*/temporary/photo\.painting\.png)'\.$", said)
+    found = re.search(r"the disk is full; .*; the picture was saved as '(.*/temporary/photo\.painting\.png)'\.$", said)
     assert found, said
     assert images.read_image(found[1]).width == 64
     assert Path("/dev/full").is_char_device()
@@ -279,7 +283,7 @@ def test_a_name_that_was_taken_meanwhile_costs_no_picture(
     assert paint("photo.png", "painting.png", "-o", "a.png") == 1
     said = error(capsys)
     assert "it exists already" in said
-    assert "the picture is kept as" in said
+    assert "the picture was saved as" in said
     assert (folder / "a.png").read_bytes() == b"somebody was faster"
     assert left(folder) == {"a.png"}
 
@@ -301,7 +305,7 @@ def test_if_nothing_can_be_written_anywhere_that_is_said(
     assert paint("photo.png", "painting.png", "-o", "a.png") == 1
     said = error(capsys)
     assert "the disk is full" in said
-    assert "nor could it be kept in the temporary folder" in said
+    assert "saving it in the temporary folder failed too" in said
 
 
 @POSIX

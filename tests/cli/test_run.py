@@ -45,7 +45,7 @@ def test_the_whole_program_paints_and_prints_the_path_alone(
     tokens = [script, "run", "photo.png", "painting.png", *TINY]
     done = subprocess.run(tokens, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=200)
     assert (done.returncode, done.stdout) == (0, "photo.painting.png\n")
-    assert re.fullmatch(r"Scale 1 of 1: 64×48, step 1 of 2, loss [\d.e-]+, \d+:\d\d left\n", done.stderr)
+    assert re.fullmatch(r"Scale 1 of 1: 64×48, iteration 1 of 2, loss [\d.e-]+, [\d.]+ s left\n", done.stderr)
     painted = images.read_image(tmp_path / "photo.painting.png")
     assert (painted.width, painted.height) == (64, 48)
 
@@ -102,18 +102,18 @@ def test_a_terminal_gets_a_bar_and_a_dumb_one_lines(
     out, err = capsys.readouterr()
     assert out == "photo.painting.png\n"
     assert ("\x1b[" in err) == drawn
-    assert re.search(r"Scale 1 of 1: 64×48.*step 1 of 2, loss [\d.e-]+, \d+:\d\d left", err, re.DOTALL)
+    assert re.search(r"Scale 1 of 1: 64×48.*iteration 1 of 2, loss [\d.e-]+, [\d.]+ s left", err, re.DOTALL)
 
 
 def test_the_log_tells_what_was_decided_and_how_it_went(folder: Path, capsys: Capture) -> None:
     assert paint("photo.png", "painting.png", "-vv", "--preset", "draft") == 0
     out, err = capsys.readouterr()
     assert out == "photo.painting.png\n"
-    assert "Content 64×48, style 64×48; the picture goes to 'photo.painting.png'." in err
-    assert "preset draft (flag), steps 2 (flag), taper 0.33 (flag (preset draft))" in err
+    assert "Content 64×48, style 64×48; output 'photo.painting.png'." in err
+    assert "preset draft (flag), iterations 2 (flag), taper 0.33 (flag (preset draft))" in err
     assert "Device cpu, precision float32." in err
-    assert "Plan: 64×48 3 steps of adam by the slim network, 64×48 1 steps of adam; 4 evaluations" in err
-    assert re.search(r"^64×48: 3 steps in [\d.]+ s", err, re.MULTILINE)
+    assert "Schedule: 64×48, 3 iterations of Adam with the slim network; 64×48, 1 iteration of Adam. In total 4 " in err
+    assert re.search(r"^64×48: 3 iterations in [\d.]+ s", err, re.MULTILINE)
     assert re.search(r"^Losses: .*total [\d.e-]+\.$", err, re.MULTILINE)
 
 

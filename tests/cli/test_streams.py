@@ -59,7 +59,7 @@ def test_a_reader_of_the_log_who_leaves_costs_no_picture() -> None:
 def test_an_answer_into_a_closed_stream_is_one_sentence_and_the_picture_is_there() -> None:
     done = started(["-q" if word == "-v" else word for word in RUN], ">&-")
     assert done.returncode == 1
-    assert re.fullmatch(r"styler: error: The picture is saved as 'out\.png', but [^\n]* closed; [^\n]*\n", done.stderr)
+    assert re.fullmatch(r"styler: error: The picture was saved as 'out\.png', but [^\n]* closed; [^\n]*\n", done.stderr)
     assert images.read_image("out.png").width == 64
     assert started(RUN, ">&- 2>&- <&-").returncode == 2, "it exists already"
 
@@ -88,7 +88,7 @@ def test_a_reader_who_has_seen_enough_is_no_error(tokens: str) -> None:
 def test_a_picture_for_a_closed_stream_is_refused_before_any_work(folder: Path) -> None:
     done = started([*RUN[:-1], "-"], ">&-")
     assert done.returncode == 2
-    assert "Standard output is closed; send the picture to a file" in done.stderr
+    assert "Standard output is closed; redirect it to a file" in done.stderr
 
 
 def test_a_terminal_without_unicode_gets_escapes_and_the_name_as_it_is(folder: Path) -> None:

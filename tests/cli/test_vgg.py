@@ -70,7 +70,7 @@ def test_the_workshop_lists_its_verbs(capsys: Capture) -> None:
 @pytest.mark.parametrize(("verb", "name"), [("import", "FILE"), ("compare", "A"), ("diagnose", "CONTENT")])
 def test_what_is_missing_is_named(verb: str, name: str, capsys: Capture) -> None:
     assert run(verb) == 2
-    assert f"{name} is needed; see 'styler vgg {verb} --help'." in capsys.readouterr().err
+    assert f"{name} is required; see 'styler vgg {verb} --help'." in capsys.readouterr().err
 
 
 def test_info_is_a_table_json_and_a_picture(folder: Path, capsys: Capture) -> None:
