@@ -17,10 +17,12 @@ import pytest
 sys.path.append(str(Path(__file__).parent / "helpers"))  # pytest does this itself
 from readme import BATCH_README, BENCH_README, FENCE, README, ROOT, SERVED, UI_README, blocks
 
+from styler import config
 from styler.cli import main
-from styler.cli.flags import flag_name
+from styler.cli.flags import BATCH_FLAGS, flag_name
 from styler.images import encode_image, write_file
 from styler.options import LOOKS, PRESETS, Options, describe_range, format_value, list_options
+from styler.provenance import SCHEDULE_OPTIONS
 
 DOCUMENTS = (README, BATCH_README, UI_README)
 MAX_LINES = 260
@@ -113,6 +115,11 @@ def test_first_block_is_two_commands_that_each_make_an_environment() -> None:
     assert second.endswith("pytest")
 
 
+def test_readme_lists_the_flags_that_change_the_schedule() -> None:
+    flags = ", ".join(f"`{flag_name(name)}`" for name in SCHEDULE_OPTIONS)
+    assert f"({flags})" in " ".join(README.read_text(encoding="utf-8").split())
+
+
 def test_readme_is_short() -> None:
     assert len(README.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
 
@@ -130,7 +137,7 @@ def test_layout_table_names_exactly_the_modules_in_the_order_of_the_layers() -> 
 def test_blocks_are_run_or_say_why_not(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     for block in re.finditer(FENCE, text, re.DOTALL | re.MULTILINE):
-        assert block[1] in {"sh", "python", "text"}
+        assert block[1] in {"sh", "python", "toml", "text"}
         if block[1] == "text":
             paragraph = text[: block.start()].rstrip().rpartition("\n\n")[2]
             assert "not run by the tests" in " ".join(paragraph.split()), block[0]
@@ -173,6 +180,15 @@ def test_command_runs(
 def test_example_runs(code: str, folder: Path, use_tiny: None) -> None:
     exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
     assert all((folder / name).is_file() for name in re.findall(r'\.save\("(.+?)"\)', code))
+
+
+@pytest.mark.parametrize("code", [code for path in DOCUMENTS for code in blocks("toml", path)])
+def test_configuration_is_valid(code: str, folder: Path) -> None:
+    (folder / config.CONFIG_FILE).write_text(code)
+    settings = config.load_config(command="batch", command_flags=BATCH_FLAGS)
+    flags = config.read_command_flags(folder / config.CONFIG_FILE, "batch", BATCH_FLAGS)
+    assert settings.warnings == ()
+    assert flags or any(values for _, values in settings.layers)
 
 
 if __name__ == "__main__":
