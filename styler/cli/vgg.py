@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Group, Parameter
-from rich.console import Console
 
 from styler import library
 from styler.cli import flags, report, usage
-from styler.cli.flags import OUTPUT_GROUP, FileName, Json
+from styler.cli.flags import OUTPUT_GROUP, FileName, Json, Overwrite
 from styler.cli.output import format_columns, print_document, print_lines
 from styler.errors import OptionError, OutputError, UsageError
 
@@ -34,25 +33,21 @@ OutputFlag = Annotated[
 PlotFlag = Annotated[
     FileName | None, Parameter(group=OUTPUT_GROUP, metavar="FILE", help="draw a chart, as .png (needs matplotlib)")
 ]
-OverwriteFlag = Annotated[bool, Parameter(group=OUTPUT_GROUP, negative=(), help="replace existing files")]
 ImagesFlag = Annotated[
     FileName | None, Parameter(metavar="FOLDER", help="pictures to use (default: those that come with styler)")
 ]
 PoolingFlag = Annotated[str, Parameter(metavar="NAME", help="average, max or mixed (default mixed)")]
 
 
-def make_app(console: Console, sort_key: int) -> App:
-    """Build `styler vgg` and its commands, at its place in the list of all commands."""
+def make_app(sort_key: int) -> App:
+    """Build `styler vgg` and its commands, for its place in the list of all commands."""
     app = App(
         name="vgg",
         sort_key=sort_key,
         help=usage.ABOUT_VGG,
         usage=usage.VGG_USAGE,
-        help_format="plaintext",
-        help_formatter=usage.print_panel,
         help_epilogue=usage.EXIT_CODES,
         group_arguments=Group("Arguments", sort_key=0),
-        console=console,
         version_flags=[],
     )
     commands: tuple[tuple[str, Callable[..., Any], str], ...] = (
@@ -76,7 +71,7 @@ def info(
     *,
     size: Annotated[int, Parameter(help="side of the image, in pixels (32 to 65536; default 224)")] = 224,
     plot: PlotFlag = None,
-    overwrite: OverwriteFlag = False,
+    overwrite: Overwrite = False,
     json: Json = False,
 ) -> int:
     """List the layers of a network of the family, and their costs."""
@@ -126,7 +121,7 @@ def import_(
             "normalized), rgb (0 to 1), or auto: what the file implies, otherwise what fits (default auto)",
         ),
     ] = "auto",
-    overwrite: OverwriteFlag = False,
+    overwrite: Overwrite = False,
     json: Json = False,
 ) -> int:
     """Verify weights of your own and store them under a name, for --backbone."""
@@ -152,7 +147,7 @@ def quantize(
         str, Parameter(metavar="FORMAT", help="float16, bfloat16, int8 or float32; for ONNX only int8 (default int8)")
     ] = "int8",
     images: ImagesFlag = None,
-    overwrite: OverwriteFlag = False,
+    overwrite: Overwrite = False,
     json: Json = False,
 ) -> int:
     """Store a network in fewer bytes, to be expanded when loaded, or make an ONNX model compute in int8."""
@@ -187,7 +182,7 @@ def export(
     pooling: PoolingFlag = "mixed",
     images: ImagesFlag = None,
     tensorrt: Annotated[bool, Parameter(negative=(), help="also build a TensorRT engine, with trtexec")] = False,
-    overwrite: OverwriteFlag = False,
+    overwrite: Overwrite = False,
     json: Json = False,
 ) -> int:
     """Write a network as ONNX, for RGB in 0 to 1 of any size, verified against torch."""
@@ -259,7 +254,7 @@ def slim(
     pooling: PoolingFlag = "mixed",
     device: Annotated[str, Parameter(metavar="NAME", help="to train on: auto, cpu, cuda, cuda:N or mps")] = "auto",
     seed: Annotated[int, Parameter(metavar="N", help="of the crops and training (default 0)")] = 0,
-    overwrite: OverwriteFlag = False,
+    overwrite: Overwrite = False,
     json: Json = False,
 ) -> int:
     """Make a network with fewer channels that paints nearly like the full one."""
@@ -337,7 +332,7 @@ def compare(
         FileName | None, Parameter(group=OUTPUT_GROUP, metavar="FOLDER", help="keep the painted pictures")
     ] = None,
     plot: PlotFlag = None,
-    overwrite: OverwriteFlag = False,
+    overwrite: Overwrite = False,
     json: Json = False,
 ) -> int:
     """Compare networks by their costs and by how well they paint in the judgment of A; prints Markdown."""
@@ -377,7 +372,7 @@ def diagnose(
         FileName | None,
         Parameter(group=OUTPUT_GROUP, metavar="FILE", help="draw maps and Gram matrices, as .png (needs matplotlib)"),
     ] = None,
-    overwrite: OverwriteFlag = False,
+    overwrite: Overwrite = False,
     json: Json = False,
 ) -> int:
     """Report what each layer sees, which terms drive the picture, and what is wrong with the network."""

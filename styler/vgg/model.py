@@ -219,8 +219,8 @@ class Features(nn.Module):
             kernel, bias = weights.rescale_convolution(conv, pooling)
             self.register_buffer(f"{conv.name}_weight", kernel.contiguous(memory_format=torch.channels_last))
             self.register_buffer(f"{conv.name}_bias", bias)
-            if conv.layer in self.layers and (metric := weights.compute_metric(conv.layer)) is not None:
-                self.register_buffer(f"{conv.layer}_metric", metric[:, :, None, None])
+            if conv.layer in self.layers and (factors := weights.factorize_readout(conv.layer)) is not None:
+                self.register_buffer(f"{conv.layer}_metric", factors[1][:, :, None, None])
         self.requires_grad_(False).eval()
 
     @property

@@ -73,22 +73,14 @@ class Weights:
         """Kernels, biases and readouts by their names in a weights file."""
         return {**self.kernels, **{f"readout.{layer}": readout for layer, readout in self.readouts.items()}}
 
-    def compute_metric(self, layer: str) -> Tensor | None:
-        """Return what brings a slim layer's k channels to the scale of the full layer, (k, k); None for a full layer.
+    def factorize_readout(self, layer: str) -> tuple[Tensor, Tensor] | None:
+        """Return the expansion (C, k) and the metric (k, k) of a slim layer; None for a full layer.
 
-        Every loss of styler is a mean over channels of something that does not change when the channels are rotated.
-        With the readout A = Q R, Q of orthonormal columns, the losses of A g over C channels are therefore those of
-        R g (k / C)^½ over k, at a fraction of the work.
+        The metric brings the layer's k channels to the scale of the full layer; the expansion maps the result to an
+        approximation of the full layer's C features. Every loss of styler is a mean over channels of something that
+        does not change when the channels are rotated. With the readout A = Q R, Q of orthonormal columns, the losses
+        of A g over C channels are therefore those of R g (k / C)^½ over k, at a fraction of the work.
         """
-        factors = self._factorize_readout(layer)
-        return None if factors is None else factors[1]
-
-    def compute_expansion(self, layer: str) -> Tensor | None:
-        """Return what maps features in the metric, k channels, to an approximation of the full ones: (C, k)."""
-        factors = self._factorize_readout(layer)
-        return None if factors is None else factors[0]
-
-    def _factorize_readout(self, layer: str) -> tuple[Tensor, Tensor] | None:
         readout = self.readouts.get(layer)
         if readout is None:
             return None

@@ -44,15 +44,42 @@ PicturePair = tuple[str, Tensor, Tensor]
 """A name, a content and a style, each (1, 3, H, W)."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Candidate:
-    """A network to be compared."""
+@dataclass(slots=True)
+class NetworkScore:
+    """The costs and errors of one network; NaN where an ONNX model has none: it has no gradient and paints nothing."""
 
     name: str
     parameters: int
     """Values in its convolutions, and in its readouts if it is slim."""
     bytes: int
     """Size of its file."""
+    gflop: float = math.nan
+    """Operations of a forward pass at the size of timing."""
+    forward: float = math.nan
+    """Seconds of a forward pass."""
+    evaluation: float = math.nan
+    """Seconds of the objective and its gradient."""
+    peak: float = math.nan
+    """Bytes that an evaluation adds to an idle process."""
+    cosine: dict[str, float] = field(default_factory=dict)
+    gram: dict[str, float] = field(default_factory=dict)
+    gradient: float = math.nan
+    """Cosine of the objective's gradient with the first network's, at contents and half-way to its paintings."""
+    same: float = math.nan
+    """Its objective of the first network's paintings, relative to the first network's own."""
+    objective: dict[str, float] = field(default_factory=dict)
+    """The first network's objective of the picture painted with this one, by pair."""
+    held_out: dict[str, float] = field(default_factory=dict)
+    structure: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Seconds of painting, by pair."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidate:
+    """A network to be compared, and its scores."""
+
+    score: NetworkScore
     weights: Weights | None
     """None for an ONNX model."""
     model: Any = None
@@ -69,8 +96,8 @@ class Candidate:
 def _run_features(features: Features, network: Weights, image: Tensor) -> dict[str, Tensor]:
     maps: dict[str, Tensor] = features(image)
     for layer in features.layers:
-        if (expansion := network.compute_expansion(layer)) is not None:
-            maps[layer] = F.conv2d(maps[layer], expansion[:, :, None, None])
+        if (factors := network.factorize_readout(layer)) is not None:
+            maps[layer] = F.conv2d(maps[layer], factors[0][:, :, None, None])
     return maps
 
 
@@ -98,7 +125,8 @@ def load_candidate(name: str) -> Candidate:
         path = registry.get_embedded_path(name)
     elif registry.is_valid_name(name) and registry.is_cached(name):
         path = registry.get_cached_paths(name)[0]
-    return Candidate(name, sum(t.numel() for t in network.tensors.values()), path.stat().st_size, network)
+    parameters = sum(tensor.numel() for tensor in network.tensors.values())
+    return Candidate(NetworkScore(name, parameters, path.stat().st_size), network)
 
 
 def _load_onnx(path: Path) -> Candidate:
@@ -110,7 +138,7 @@ def _load_onnx(path: Path) -> Candidate:
     except export.list_onnx_errors(runtime) as error:
         raise WeightsError(f"The model '{path}' is not an ONNX model that can run; export it again.") from error
     parameters = sum(math.prod(item.dims) for item in model.graph.initializer if len(item.dims) > 0)
-    return Candidate(str(path), parameters, len(data), None, session)
+    return Candidate(NetworkScore(str(path), parameters, len(data)), None, session)
 
 
 def measure_similarity(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
@@ -129,35 +157,6 @@ def measure_similarity(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor])
         gram, expected = x @ x.T, y @ y.T
         similarity[layer] = (cosine, float((gram - expected).norm() / expected.norm().clamp(min=1e-12)))
     return similarity
-
-
-@dataclass(slots=True)
-class NetworkScore:
-    """The costs and errors of one network; NaN where an ONNX model has none: it has no gradient and paints nothing."""
-
-    name: str
-    parameters: int
-    bytes: int
-    gflop: float = math.nan
-    """Operations of a forward pass at the size of timing."""
-    forward: float = math.nan
-    """Seconds of a forward pass."""
-    evaluation: float = math.nan
-    """Seconds of the objective and its gradient."""
-    peak: float = math.nan
-    """Bytes that an evaluation adds to an idle process."""
-    cosine: dict[str, float] = field(default_factory=dict)
-    gram: dict[str, float] = field(default_factory=dict)
-    gradient: float = math.nan
-    """Cosine of the objective's gradient with the first network's, at contents and half-way to its paintings."""
-    same: float = math.nan
-    """Its objective of the first network's paintings, relative to the first network's own."""
-    objective: dict[str, float] = field(default_factory=dict)
-    """The first network's objective of the picture painted with this one, by pair."""
-    held_out: dict[str, float] = field(default_factory=dict)
-    structure: dict[str, float] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    """Seconds of painting, by pair."""
 
 
 def average(values: Mapping[str, float]) -> float:
@@ -245,82 +244,81 @@ def compare_networks(
     """
     options = (options or Options.of(preset="draft", size=256)).replace(sketch=0.0)  # no network helps another
     candidates = [load_candidate(name) for name in names]
-    rows = [NetworkScore(candidate.name, candidate.parameters, candidate.bytes) for candidate in candidates]
     log("timing")
-    _time_networks(candidates, rows, options, timed_at)
+    _time_networks(candidates, options, timed_at)
     first = candidates[0]
     assert first.weights is not None
     judge = Judge(first.weights, options)
     for pair in pairs:
         first_picture: Tensor | None = None
-        for candidate, row in zip(candidates, rows, strict=True):
-            log(f"{pair[0]}: {candidate.name}")
+        for candidate in candidates:
+            name, score = candidate.score.name, candidate.score
+            log(f"{pair[0]}: {name}")
             if candidate.weights is not None:
-                picture = _paint(candidate, row, pair, options)
-                judge.score(row, pair, picture)
+                picture = _paint(score, pair, options)
+                judge.score(score, pair, picture)
                 first_picture = picture if first_picture is None else first_picture
                 if keep is not None:
                     data = images.encode_image(picture[0].permute(1, 2, 0).contiguous().numpy())
-                    images.write_file(keep / f"{pair[0]}.{Path(candidate.name).name}.png", data, overwrite=True)
+                    images.write_file(keep / f"{pair[0]}.{Path(name).name}.png", data, overwrite=True)
             assert first_picture is not None
-            _compare_features(candidate, row, first, first_picture, options, len(pairs))
+            _compare_features(candidate, first, first_picture, options, len(pairs))
             if candidate.weights is not None:
-                _compare_gradients(candidate.weights, row, first.weights, pair, first_picture, options, len(pairs))
-    return rows
+                _compare_gradients(candidate.weights, score, first.weights, pair, first_picture, options, len(pairs))
+    return [candidate.score for candidate in candidates]
 
 
-def _time_networks(candidates: Sequence[Candidate], rows: Sequence[NetworkScore], options: Options, side: int) -> None:
+def _time_networks(candidates: Sequence[Candidate], options: Options, side: int) -> None:
     """Time forward passes and evaluations of all networks in turn, so that a busy machine affects them all."""
     height, width = side * 3 // 4, side
     generator = torch.Generator().manual_seed(0)
     image, style = (torch.rand((1, 3, height, width), generator=generator) for _ in range(2))
     tasks: list[tuple[NetworkScore, str, Callable[[Tensor], object]]] = []
-    for candidate, row in zip(candidates, rows, strict=True):
-        network = candidate.weights
+    for candidate in candidates:
+        network, score = candidate.weights, candidate.score
         if network is None:
             layers = [output.name for output in candidate.model.get_outputs()]
-            tasks.append((row, "forward", candidate.build_features(layers, options.pooling)))
+            tasks.append((score, "forward", candidate.build_features(layers, options.pooling)))
             continue
         objective = _build_objective(network, options, image, style)
         layers = [*objective.features.layers]
-        row.gflop = arch.count_flops(network.network, layers, height * width, network.widths) / 1e9
-        row.peak = memory.measure_peak_memory(candidate.name, options.pooling, layers, (height, width))
-        tasks.append((row, "forward", torch.no_grad()(objective.features.forward)))
-        tasks.append((row, "evaluation", objective.gradient))
+        score.gflop = arch.count_flops(network.network, layers, height * width, network.widths) / 1e9
+        score.peak = memory.measure_peak_memory(score.name, options.pooling, layers, (height, width))
+        tasks.append((score, "forward", torch.no_grad()(objective.features.forward)))
+        tasks.append((score, "evaluation", objective.gradient))
     for _ in range(TIMING_ROUNDS):
-        for row, name, task in tasks:
+        for score, name, task in tasks:
             start = time.perf_counter()
             task(image)
             seconds = time.perf_counter() - start
-            setattr(row, name, min(seconds, getattr(row, name)) if math.isfinite(getattr(row, name)) else seconds)
+            setattr(score, name, min(seconds, getattr(score, name)))  # `min` keeps the first if the second is NaN
 
 
 def _build_objective(network: Weights, options: Options, content: Tensor, style: Tensor) -> Objective:
     return build_objective(build_features(network, options), options, content, style)
 
 
-def _paint(candidate: Candidate, row: NetworkScore, pair: PicturePair, options: Options) -> Tensor:
-    painter = Painter(candidate.name, options.device, options.precision)
+def _paint(score: NetworkScore, pair: PicturePair, options: Options) -> Tensor:
+    painter = Painter(score.name, options.device, options.precision)
     content, style = (image[0].permute(1, 2, 0).contiguous().numpy() for image in pair[1:])
-    result = painter.stylize(content, style, options.replace(backbone=candidate.name))
-    row.seconds[pair[0]] = result.seconds
+    result = painter.stylize(content, style, options.replace(backbone=score.name))
+    score.seconds[pair[0]] = result.seconds
     return torch.from_numpy(result.pixels).permute(2, 0, 1)[None].contiguous()
 
 
-def _compare_features(
-    candidate: Candidate, row: NetworkScore, first: Candidate, picture: Tensor, options: Options, pairs: int
-) -> None:
+def _compare_features(candidate: Candidate, first: Candidate, picture: Tensor, options: Options, pairs: int) -> None:
     """Add the similarity of the features of a painted picture to the averages over pairs."""
     assert first.weights is not None
+    score = candidate.score
     layers = list(resolve_style_layers(options, first.weights.network))
     ours, theirs = (network.build_features(layers, options.pooling)(picture) for network in (candidate, first))
     for layer, (cosine, gram) in measure_similarity(ours, theirs).items():
-        row.cosine[layer] = row.cosine.get(layer, 0.0) + cosine / pairs
-        row.gram[layer] = row.gram.get(layer, 0.0) + gram / pairs
+        score.cosine[layer] = score.cosine.get(layer, 0.0) + cosine / pairs
+        score.gram[layer] = score.gram.get(layer, 0.0) + gram / pairs
 
 
 def _compare_gradients(
-    ours: Weights, row: NetworkScore, first: Weights, pair: PicturePair, picture: Tensor, options: Options, pairs: int
+    ours: Weights, score: NetworkScore, first: Weights, pair: PicturePair, picture: Tensor, options: Options, pairs: int
 ) -> None:
     """Add the similarity of the gradients, and of the objectives of one picture, to the averages over pairs."""
     _, content, style = pair
@@ -331,8 +329,8 @@ def _compare_gradients(
         gradients = [objective.gradient(state)[1].flatten() for objective in (mine, theirs)]
         cosines.append(float(torch.cosine_similarity(gradients[0], gradients[1], dim=0)))
     ratio = float(mine.gradient(picture)[0][TOTAL] / theirs.gradient(picture)[0][TOTAL])
-    row.gradient = (0.0 if math.isnan(row.gradient) else row.gradient) + sum(cosines) / len(cosines) / pairs
-    row.same = (0.0 if math.isnan(row.same) else row.same) + ratio / pairs
+    score.gradient = (0.0 if math.isnan(score.gradient) else score.gradient) + sum(cosines) / len(cosines) / pairs
+    score.same = (0.0 if math.isnan(score.same) else score.same) + ratio / pairs
 
 
 def _fit_to(content: Tensor, picture: Tensor) -> Tensor:

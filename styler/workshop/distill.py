@@ -8,8 +8,10 @@ This module knows both networks, the objective and the file of a training state;
 made.
 """
 
+import io
 import json
 import math
+import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,8 +20,6 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from styler import images
@@ -30,7 +30,7 @@ from styler.vgg import arch
 from styler.vgg.arch import DEFAULT_POOLING
 from styler.vgg.importers import BATCH_NORM_EPSILON, fold_batch_norm
 from styler.vgg.model import run_layers
-from styler.vgg.weights import Weights, read_metadata
+from styler.vgg.weights import Weights
 from styler.workshop import crops
 from styler.workshop.objectives import build_features, build_objective
 
@@ -132,11 +132,11 @@ class Lessons:
 
 
 def dump_state(key: str, done: int, student: nn.Module, optimizer: torch.optim.Optimizer) -> bytes:
-    """Return the state of student and Adam after `done` steps as the bytes of a file; `key` identifies the training."""
-    tensors = {f"student.{name}": tensor for name, tensor in student.state_dict().items()}
-    for index, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"adam.{index}.{name}": tensor for name, tensor in moments.items()}
-    return save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, {"key": key, "done": str(done)})
+    """Return the state of a training after `done` steps as the bytes of a file; `key` identifies the training."""
+    stream = io.BytesIO()
+    state = {"key": key, "done": done, "student": student.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(state, stream)
+    return stream.getvalue()
 
 
 def restore_state(path: Path, key: str, student: nn.Module, optimizer: torch.optim.Optimizer) -> int:
@@ -146,24 +146,18 @@ def restore_state(path: Path, key: str, student: nn.Module, optimizer: torch.opt
         WeightsError: The state belongs to another training, or cannot be read.
     """
     try:
-        data = path.read_bytes()
-        tensors, metadata = load(data), read_metadata(data)
-        if metadata["key"] != key:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["key"] != key:
             raise WeightsError(
                 f"The state in '{path}' belongs to another distillation; delete it to start again, or repeat its "
                 "settings."
             )
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("adam."):
-                _, index, part = name.split(".")
-                state.setdefault(int(index), {})[part] = tensor
-        prefix = "student."
-        student.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-        return int(metadata["done"])
-    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise WeightsError(f"Cannot read the state in '{path}': {error}; delete it to start again.") from error
+        student.load_state_dict(state["student"])
+        optimizer.load_state_dict(state["optimizer"])
+        return int(state["done"])
+    except (OSError, pickle.UnpicklingError, EOFError, LookupError, ValueError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise WeightsError(f"Cannot read the state in '{path}': {reason}; delete it to start again.") from error
 
 
 BATCH_SIZE = 4

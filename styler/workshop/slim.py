@@ -3,8 +3,8 @@
 Layer by layer, channels are chosen by how much they contribute to the style statistics and content features of that
 layer and to the next convolution; then the convolution is refitted by least squares, so that it maps the slim
 network's own inputs to the full network's outputs. A linear readout of every layer approximates the full network's
-features; through it the losses of styler are the same losses (`Weights.compute_metric`). The first convolution is kept
-whole: it costs little, and matters most to the style.
+features; through it the losses of styler are the same losses (`Weights.factorize_readout`). The first convolution is
+kept whole: it costs little, and matters most to the style.
 
 Source of the idea: He, Zhang and Sun, "Channel Pruning for Accelerating Very Deep Neural Networks", ICCV 2017; they
 choose by LASSO for the labels of ImageNet, we choose greedily for the statistics of painting.

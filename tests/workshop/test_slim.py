@@ -59,9 +59,9 @@ def test_the_metric_gives_the_losses_of_the_readout(slimmed: Weights, picture: P
     for layer, readout in slimmed.readouts.items():
         if layer not in LAYERS:
             continue
-        expansion = slimmed.compute_expansion(layer)
-        assert expansion is not None
-        full = [torch.einsum("ck,nkhw->nchw", expansion, maps[layer]) for maps in (a, b)]
+        factors = slimmed.factorize_readout(layer)
+        assert factors is not None
+        full = [torch.einsum("ck,nkhw->nchw", factors[0], maps[layer]) for maps in (a, b)]
         assert full[0].shape[1] == len(readout)
         torch.testing.assert_close(losses.content_loss(a[layer], b[layer]), losses.content_loss(*full))
         slim_moments, full_moments = ([losses.compute_moments(x) for x in xs] for xs in ((a[layer], b[layer]), full))
@@ -91,9 +91,11 @@ def test_refitted_is_nearer_than_merely_pruned(tiny: Weights, slimmed: Weights, 
 
     def missed(network: Weights) -> float:
         maps = Features(network, ["relu3_1"], DEFAULT_POOLING)(image)["relu3_1"]
-        expansion = network.compute_expansion("relu3_1")
-        assert expansion is not None
-        return float((torch.einsum("ck,nkhw->nchw", expansion, maps) - full["relu3_1"]).norm() / full["relu3_1"].norm())
+        factors = network.factorize_readout("relu3_1")
+        assert factors is not None
+        return float(
+            (torch.einsum("ck,nkhw->nchw", factors[0], maps) - full["relu3_1"]).norm() / full["relu3_1"].norm()
+        )
 
     assert missed(slimmed) < 0.6
     assert missed(slimmed) < missed(shuffled)
