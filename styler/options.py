@@ -71,17 +71,10 @@ PRESETS = {
 LOOKS = {
     "plain": Bundle("the default: balanced between photo and painting", {}),
     "faithful": Bundle(
-        "close to the photo: portraits, buildings",
-        {"strength": 30.0, "stroke_size": 0.8, "keep_color": 0.5},
+        "close to the photo: portraits, buildings", {"strength": 30.0, "stroke_size": 0.8, "keep_color": 0.5}
     ),
-    "bold": Bundle(
-        "far from the photo, in large shapes: posters, landscapes",
-        {"strength": 75.0, "stroke_size": 1.6},
-    ),
-    "oil": Bundle(
-        "thick, smooth strokes: oil paintings",
-        {"strength": 55.0, "stroke_size": 1.4, "smoothness": 0.6},
-    ),
+    "bold": Bundle("far from the photo, in large shapes: posters, landscapes", {"strength": 75.0, "stroke_size": 1.6}),
+    "oil": Bundle("thick, smooth strokes: oil paintings", {"strength": 55.0, "stroke_size": 1.4, "smoothness": 0.6}),
     "ink": Bundle(
         "crisp lines and clear areas: drawings, prints, woodcuts",
         {"strength": 60.0, "stroke_size": 0.8, "smoothness": 0.05, "pooling": "max"},
@@ -135,22 +128,14 @@ class Options:
         0.0, "time budget, such as 60s or 2m; 0 for none", group="Effort", low=0, high=604_800, unit="s"
     )
     patience: int = option(
-        0,
-        "early stopping: iterations without improvement that end a scale; 0 disables it",
-        group="Effort",
-        low=0,
-        high=100_000,
+        0, "early stopping: iterations without improvement; 0 disables it", group="Effort", low=0, high=100_000
     )
     iterations: int = option(72, "iterations at the coarsest scale", group="Effort", low=1, high=100_000)
     taper: float = option(
         1.05, "iterations of each scale relative to the next coarser one", group="Effort", low=0.01, high=2
     )
     sketch: float = option(
-        0.0,
-        "share of the work done by the slim network, which makes more iterations in the same time",
-        group="Effort",
-        low=0,
-        high=0.99,
+        0.0, "share of the work done by the slim network, which iterates faster", group="Effort", low=0, high=0.99
     )
     first_size: int = option(
         128, "minimum long side of the coarsest scale, in pixels", group="Effort", low=32, high=8192
@@ -188,11 +173,7 @@ class Options:
         high=1e9,
     )
     smoothness: float = option(
-        0.23,
-        "weight of the total variation loss, relative to the painting's own roughness",
-        group="Objective",
-        low=0,
-        high=1e6,
+        0.23, "weight of total variation, relative to the painting's own roughness", group="Objective", low=0, high=1e6
     )
     multiscale: float = option(1.0, "weight of the multiscale loss; 0 disables it", group="Objective", low=0, high=100)
     pooling: str = option(

@@ -47,11 +47,7 @@ SCHEDULE_OPTIONS = (
 """Options that determine the schedule: setting one of them replaces the recorded schedule by a new one."""
 
 
-def _is_hash(text: str) -> bool:
-    return re.fullmatch("([0-9a-f]{64})?", text) is not None
-
-
-Hash = Annotated[str, Predicate(_is_hash)]
+Hash = Annotated[str, Predicate(re.compile("([0-9a-f]{64})?").fullmatch)]
 """A SHA-256 in hexadecimal; empty if there was no file."""
 Count = Annotated[int, Interval(ge=0, le=MAX_COUNT)]
 Positive = Annotated[int, Interval(ge=1, le=MAX_COUNT)]
@@ -199,8 +195,7 @@ def _parse_json(text: str) -> dict[str, Any]:
     if type(schema) is not int or schema < 1:
         raise _DamagedRecord("no schema version")
     if schema > RECORD_SCHEMA:
-        number = schema if schema <= MAX_COUNT else "?"
-        raise _NewerRecord(f"come from a newer version (schema {number}; this version reads {RECORD_SCHEMA})")
+        raise _NewerRecord("were written by a newer version")
     if not texts_are_safe:
         raise _DamagedRecord("a text is too long or not printable")
     return cast("dict[str, Any]", data)

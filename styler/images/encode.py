@@ -25,11 +25,8 @@ FloatArray = NDArray[np.floating[Any]]
 _TIFF_ASCII = 2  # type of a tag
 
 
-@dataclass(frozen=True, slots=True)
-class _Extras:
-    quality: int
-    text: Mapping[str, str]
-    metadata: Mapping[str, Any]
+Encoder = Callable[[Array, int, Mapping[str, str], Mapping[str, Any]], bytes]
+"""From integers (H, W, 3 or 4), quality, texts and metadata to the bytes of a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +35,7 @@ class Format:
 
     name: str
     extensions: tuple[str, ...]  # the first is the usual one
-    encode: Callable[[Array, _Extras], bytes]
+    encode: Encoder
     depths: tuple[int, ...] = (8,)
     has_alpha: bool = True
     max_side: int = 2**31 - 1
@@ -78,7 +75,7 @@ def encode_image(
         if alpha is not None and target.has_alpha:
             pixels = np.concatenate([pixels, alpha[..., None]], axis=-1)  # (H, W, 4)
         stored = _quantize(pixels, bit_depth).astype(np.uint8 if bit_depth == 8 else np.uint16)  # (H, W, 3 or 4)
-        return target.encode(stored, _Extras(quality, text or {}, metadata or {}))
+        return target.encode(stored, quality, text or {}, metadata or {})
     except (OSError, ValueError, RuntimeError, KeyError, struct.error) as error:
         reason = " ".join(str(error).split())
         raise OutputError(f"Cannot encode the picture as {target.name} ({reason}); choose another format.") from error
@@ -116,14 +113,14 @@ def _quantize(pixels: FloatArray, bit_depth: int) -> FloatArray:
     return np.rint(scaled, out=scaled)
 
 
-def _encode_png(stored: Array, extras: _Extras) -> bytes:
+def _encode_png(stored: Array, _quality: int, text: Mapping[str, str], metadata: Mapping[str, Any]) -> bytes:
     import imagecodecs
 
     plain = bytes(imagecodecs.png_encode(stored, level=6))
     chunks = [_chunk(b"sRGB", b"\0")]  # perceptual intent
-    if block := exif.build_exif({}, extras.metadata):
+    if block := exif.build_exif({}, metadata):
         chunks.append(_chunk(b"eXIf", block.removeprefix(b"Exif\0\0")))
-    for key, value in extras.text.items():
+    for key, value in text.items():
         if not (1 <= len(key) <= 79 and key.isascii() and key.isprintable()):
             raise ValueError("the key of a text must be 1 to 79 ASCII characters")
         # Not compressed, because readers limit what they unpack; without a language or translated keyword.
@@ -136,12 +133,12 @@ def _chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
-def _encode_tiff(stored: Array, extras: _Extras) -> bytes:
+def _encode_tiff(stored: Array, _quality: int, text: Mapping[str, str], metadata: Mapping[str, Any]) -> bytes:
     import tifffile
 
     tags = [
         (exif.KEPT[name], _TIFF_ASCII, None, str(value).encode("utf-8") + b"\0", True)
-        for name, value in extras.metadata.items()
+        for name, value in metadata.items()
         if name in exif.KEPT
     ]
     stream = BytesIO()
@@ -153,7 +150,7 @@ def _encode_tiff(stored: Array, extras: _Extras) -> bytes:
         compression="zlib",
         predictor=True,
         iccprofile=make_srgb_profile(),
-        description=json.dumps(dict(extras.text)) if extras.text else None,
+        description=json.dumps(dict(text)) if text else None,
         software=False,
         metadata=None,
         extratags=tags,
@@ -161,15 +158,15 @@ def _encode_tiff(stored: Array, extras: _Extras) -> bytes:
     return stream.getvalue()
 
 
-def _make_pillow_encoder(name: str, **settings: Any) -> Callable[[Array, _Extras], bytes]:
+def _make_pillow_encoder(name: str, **settings: Any) -> Encoder:
     """Return an encoder that uses Pillow."""
 
-    def encode(stored: Array, extras: _Extras) -> bytes:
-        block = exif.build_exif(extras.text, extras.metadata)
+    def encode(stored: Array, quality: int, text: Mapping[str, str], metadata: Mapping[str, Any]) -> bytes:
+        block = exif.build_exif(text, metadata)
         if name == "JPEG" and len(block) > 65533:
             raise ValueError("its settings and metadata are too long for a JPEG")
         stream = BytesIO()
-        options = {"quality": extras.quality, "icc_profile": make_srgb_profile(), **settings}
+        options = {"quality": quality, "icc_profile": make_srgb_profile(), **settings}
         if name == "AVIF" and stored.shape[-1] == 4:
             options |= {
                 "codec": "aom",

@@ -27,13 +27,6 @@ Readable: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | 
 _HEAD = 4096  # bytes, enough to detect every format
 _CHUNK = 1 << 20  # bytes; a stream is read in chunks, because read(limit) would allocate the whole limit at once
 
-_IRREGULAR = (
-    (stat.S_ISDIR, "it is a folder; name a picture inside it"),
-    (stat.S_ISFIFO, "it is a pipe, not a file; save the picture to a file first"),
-    (stat.S_ISSOCK, "it is a socket, not a file; save the picture to a file first"),
-    (stat.S_ISCHR, "it is a device, not a file; save the picture to a file first"),
-    (stat.S_ISBLK, "it is a device, not a file; save the picture to a file first"),
-)
 _KIND_NAMES = {"webp": "WebP", "jxl": "JPEG XL", "heif": "HEIC"}  # other formats are written in capitals
 
 
@@ -138,10 +131,10 @@ def _load_file(path: str, max_bytes: int) -> bytes:
 
 
 def _check_regular(mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise Refusal("it is a folder; name a picture inside it")
     if not stat.S_ISREG(mode):
-        raise Refusal(
-            next((reason for test, reason in _IRREGULAR if test(mode)), "it is not a regular file; choose a file")
-        )
+        raise Refusal("it is a pipe, socket or device, not a file; save the picture to a file first")
 
 
 def _check_size(size: int, max_bytes: int) -> None:

@@ -140,8 +140,8 @@ def dangling() -> None:
 
 PLACES: dict[str, tuple[str, Callable[[], object], str]] = {
     "folder": ("x.png", lambda: Path("x.png").mkdir(), "it is a folder"),
-    "pipe": ("x.png", lambda: os.mkfifo("x.png"), "it is a pipe"),
-    "endless": ("/dev/zero", lambda: None, "it is a device"),
+    "pipe": ("x.png", lambda: os.mkfifo("x.png"), "it is a pipe, socket or device"),
+    "endless": ("/dev/zero", lambda: None, "it is a pipe, socket or device"),
     "missing": ("x.png", lambda: None, "no such file"),
     "dangling": ("x.png", dangling, "it is a link to 'gone.png'"),
 }
