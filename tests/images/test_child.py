@@ -1,4 +1,4 @@
-"""Claims about decoding in a child: the same pictures, limits on time and memory, and a new child after a death."""
+"""Decoding in a child process: the same pictures, limits on time and memory, and replacement of a dead process."""
 
 import io
 import os
@@ -30,7 +30,7 @@ def png(side: int = 40, seed: int = 0) -> bytes:
 
 
 def bomb(side: int) -> bytes:
-    """A black RGBA PNG with almost no bytes."""
+    """Return a black RGBA PNG of almost no bytes."""
     stream = io.BytesIO()
     Image.new("RGBA", (side, side)).save(stream, "PNG", compress_level=1)
     return stream.getvalue()
@@ -42,7 +42,7 @@ def decoder() -> Iterator[Decoder]:
         yield shared
 
 
-def test_it_is_what_read_returns(decoder: Decoder) -> None:
+def test_the_child_reads_the_same_picture(decoder: Decoder) -> None:
     pid = decoder.pid
     for data in (png(), bomb(20), images.encode_image(np.zeros((16, 300, 3), np.float32), format="jpeg")):
         there, here = decoder.read(data, background=(0, 1, 0)), images.read_image(data, background=(0, 1, 0))
@@ -57,17 +57,17 @@ REFUSED = {"empty": b"", "page": b"<html>", "cut": png()[:300], "small": png(8),
 
 
 @pytest.mark.parametrize("data", REFUSED.values(), ids=REFUSED.keys())
-def test_it_refuses_in_the_words_of_read(decoder: Decoder, data: bytes) -> None:
+def test_the_child_raises_the_same_errors(decoder: Decoder, data: bytes) -> None:
     pid = decoder.pid
     with pytest.raises(ImageError) as here:
         images.read_image(data, name="a\nb.png", max_pixels=50_000_000)
     with pytest.raises(ImageError) as there:
         decoder.read(data, name="a\nb.png")
     assert str(there.value) == str(here.value)
-    assert decoder.pid == pid, "a refusal costs no process"
+    assert decoder.pid == pid, "an error does not end the process"
 
 
-def test_what_libraries_print_is_not_seen(decoder: Decoder, capfd: pytest.CaptureFixture[str]) -> None:
+def test_output_of_libraries_is_not_shown(decoder: Decoder, capfd: pytest.CaptureFixture[str]) -> None:
     stream = io.BytesIO()
     Image.new("1", (64, 64)).save(stream, "TIFF", compression="group4")
     broken = stream.getvalue().replace(b"\x00\x10\x01", b"\xff\xff\xff")
@@ -77,7 +77,7 @@ def test_what_libraries_print_is_not_seen(decoder: Decoder, capfd: pytest.Captur
     assert capfd.readouterr() == ("", "")
 
 
-def test_time_that_is_up_is_a_sentence_and_the_next_picture_is_read() -> None:
+def test_a_timeout_is_reported_and_the_next_picture_is_read() -> None:
     with Decoder(seconds=0.0) as decoder:
         pid = decoder.pid
         with pytest.raises(
@@ -90,9 +90,7 @@ def test_time_that_is_up_is_a_sentence_and_the_next_picture_is_read() -> None:
 
 
 @POSIX
-def test_a_process_that_never_starts_to_answer_ends_with_the_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_that_never_becomes_ready_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sleeper = tmp_path / "python"
     sleeper.write_text("#!/bin/sh\nexec sleep 1000\n")
     sleeper.chmod(0o755)
@@ -104,7 +102,7 @@ def test_a_process_that_never_starts_to_answer_ends_with_the_time(
 
 
 @POSIX
-def test_memory_has_a_limit() -> None:
+def test_memory_is_limited() -> None:
     with Decoder(memory=200_000_000) as decoder:
         with pytest.raises(ImageError, match=r"memory|crashed"):
             decoder.read(bomb(4000))
@@ -112,7 +110,7 @@ def test_memory_has_a_limit() -> None:
 
 
 @POSIX
-def test_a_child_that_was_killed_while_it_waited_is_replaced(decoder: Decoder) -> None:
+def test_a_child_killed_while_waiting_is_replaced(decoder: Decoder) -> None:
     pid = decoder.pid
     os.kill(pid, signal.SIGKILL)
     decoder._process.wait()
@@ -121,19 +119,19 @@ def test_a_child_that_was_killed_while_it_waited_is_replaced(decoder: Decoder) -
 
 
 @POSIX
-def test_a_crash_costs_the_picture_that_caused_it_alone(decoder: Decoder) -> None:
+def test_a_crash_affects_only_the_current_picture(decoder: Decoder) -> None:
     assert decoder.read(png()).width == 40
     pid = decoder.pid
-    os.kill(pid, signal.SIGSTOP)  # so that it is surely at work when it dies
+    os.kill(pid, signal.SIGSTOP)  # so that it dies at work
     caught: list[str] = []
 
-    def reading() -> None:
+    def read_picture() -> None:
         try:
             decoder.read(png())
         except ImageError as refusal:
             caught.append(str(refusal))
 
-    thread = threading.Thread(target=reading)
+    thread = threading.Thread(target=read_picture)
     thread.start()
     while not decoder._lock.locked():
         time.sleep(0.01)
@@ -146,23 +144,23 @@ def test_a_crash_costs_the_picture_that_caused_it_alone(decoder: Decoder) -> Non
     assert decoder.read(png()).width == 40
 
 
-def test_threads_each_get_their_own_picture(decoder: Decoder) -> None:
-    found: dict[int, images.Picture] = {}
+def test_each_thread_gets_its_own_picture(decoder: Decoder) -> None:
+    pictures: dict[int, images.Picture] = {}
 
-    def reading(seed: int) -> None:
-        found[seed] = decoder.read(png(seed=seed))
+    def read_picture(seed: int) -> None:
+        pictures[seed] = decoder.read(png(seed=seed))
 
-    threads = [threading.Thread(target=reading, args=(seed,)) for seed in range(8)]
+    threads = [threading.Thread(target=read_picture, args=(seed,)) for seed in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     for seed in range(8):
-        assert np.array_equal(found[seed].pixels, images.read_image(png(seed=seed)).pixels)
+        assert np.array_equal(pictures[seed].pixels, images.read_image(png(seed=seed)).pixels)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the system tells what a process has loaded")
-def test_it_loads_no_torch(decoder: Decoder) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_the_child_does_not_load_torch(decoder: Decoder) -> None:
     decoder.read(png())
     loaded = Path(f"/proc/{decoder.pid}/maps").read_text()
     assert "imagecodecs" in loaded or "PIL" in loaded
@@ -170,7 +168,7 @@ def test_it_loads_no_torch(decoder: Decoder) -> None:
 
 
 @POSIX
-def test_it_ends_with_its_server() -> None:
+def test_the_child_ends_with_its_parent() -> None:
     program = (
         "import os, sys\nfrom styler.images.child import Decoder\n"
         "print(Decoder().pid, flush=True)\nos.kill(os.getpid(), 9)\n"
@@ -183,13 +181,13 @@ def test_it_ends_with_its_server() -> None:
         except ProcessLookupError:
             return
         stat = Path(f"/proc/{pid}/stat")
-        if stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] == "Z":  # nobody here reaps orphans
+        if stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] == "Z":  # nobody reaps orphans here
             return
         time.sleep(0.02)
-    raise AssertionError("it is still there")
+    raise AssertionError("the child is still running")
 
 
-def test_a_lying_header_fills_no_memory(decoder: Decoder) -> None:
+def test_a_false_header_does_not_fill_the_memory(decoder: Decoder) -> None:
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 

@@ -1,4 +1,4 @@
-"""Tones and colours survive: 16 bit and floats, embedded profiles, CMYK and grey."""
+"""16-bit and float samples, embedded profiles, CMYK and gray keep their tones and colors."""
 
 import io
 import struct
@@ -9,14 +9,15 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+from made import insert_chunk, save_image
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from styler import images
 from styler.errors import ImageError
 
-TONES = np.arange(65536, dtype=np.uint16).reshape(256, 256)  # every 16-bit tone there is
-COLOURS = np.stack([TONES, TONES.T, TONES[::-1]], -1)
+TONES = np.arange(65536, dtype=np.uint16).reshape(256, 256)  # every 16-bit tone
+COLORS = np.stack([TONES, TONES.T, TONES[::-1]], -1)
 
 
 def tiff(array: NDArray[Any], **settings: Any) -> bytes:
@@ -25,18 +26,7 @@ def tiff(array: NDArray[Any], **settings: Any) -> bytes:
     return stream.getvalue()
 
 
-def saved(image: Image.Image, form: str, **settings: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, form, **settings)
-    return stream.getvalue()
-
-
-def with_chunk(png: bytes, name: bytes, content: bytes) -> bytes:
-    chunk = struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-    return png[:33] + chunk + png[33:]
-
-
-DEEP_GREY = {
+DEEP_GRAY = {
     "PNG": bytes(imagecodecs.png_encode(TONES)),
     "TIFF": tiff(TONES),
     "big-endian": tiff(TONES, byteorder=">"),
@@ -44,32 +34,32 @@ DEEP_GREY = {
     "tiled": tiff(TONES, tile=(64, 64), compression="zlib", predictor=True),
     "inverted": tiff(65535 - TONES, photometric="miniswhite"),
 }
-DEEP_COLOUR = {
-    "PNG": bytes(imagecodecs.png_encode(COLOURS)),
-    "TIFF": tiff(COLOURS, photometric="rgb"),
-    "tiled": tiff(COLOURS, photometric="rgb", tile=(32, 32), compression="lzw"),
-    "planes": tiff(np.moveaxis(COLOURS, -1, 0), photometric="rgb", planarconfig="separate"),
-    "float": tiff((COLOURS / 65535).astype(np.float32), photometric="rgb"),
-    "double": tiff(COLOURS / 65535, photometric="rgb"),
-    "32 bit": tiff(COLOURS.astype(np.uint32) * 65537, photometric="rgb"),
+DEEP_COLOR = {
+    "PNG": bytes(imagecodecs.png_encode(COLORS)),
+    "TIFF": tiff(COLORS, photometric="rgb"),
+    "tiled": tiff(COLORS, photometric="rgb", tile=(32, 32), compression="lzw"),
+    "planes": tiff(np.moveaxis(COLORS, -1, 0), photometric="rgb", planarconfig="separate"),
+    "float": tiff((COLORS / 65535).astype(np.float32), photometric="rgb"),
+    "double": tiff(COLORS / 65535, photometric="rgb"),
+    "32 bit": tiff(COLORS.astype(np.uint32) * 65537, photometric="rgb"),
 }
 
 
-@pytest.mark.parametrize("data", DEEP_GREY.values(), ids=DEEP_GREY.keys())
-def test_every_tone_of_16_bit_grey_is_kept(data: bytes) -> None:
+@pytest.mark.parametrize("data", DEEP_GRAY.values(), ids=DEEP_GRAY.keys())
+def test_every_tone_of_16_bit_gray_is_kept(data: bytes) -> None:
     picture = images.read_image(data)
     assert np.array_equal(picture.pixels * 65535, np.repeat(TONES[..., None], 3, -1).astype(np.float32))
     assert picture.warnings == ()
 
 
-@pytest.mark.parametrize("data", DEEP_COLOUR.values(), ids=DEEP_COLOUR.keys())
+@pytest.mark.parametrize("data", DEEP_COLOR.values(), ids=DEEP_COLOR.keys())
 def test_every_tone_of_16_bit_rgb_is_kept(data: bytes) -> None:
-    assert np.array_equal(np.rint(images.read_image(data).pixels * 65535), COLOURS)
+    assert np.array_equal(np.rint(images.read_image(data).pixels * 65535), COLORS)
 
 
-def test_16_bit_alpha_is_kept_and_premultiplied_colours_are_restored() -> None:
+def test_16_bit_alpha_is_kept_and_premultiplied_colors_are_restored() -> None:
     alpha = np.maximum(TONES.T, 1)
-    straight = np.dstack([COLOURS, alpha])
+    straight = np.dstack([COLORS, alpha])
     for data in (
         bytes(imagecodecs.png_encode(straight)),
         tiff(straight, photometric="rgb", extrasamples=["unassalpha"]),
@@ -77,45 +67,45 @@ def test_16_bit_alpha_is_kept_and_premultiplied_colours_are_restored() -> None:
         picture = images.read_image(data, background=(0, 0, 0))
         assert picture.alpha is not None
         assert np.array_equal(picture.alpha * 65535, alpha.astype(np.float32))
-        assert np.abs(picture.pixels - COLOURS / 65535 * (alpha / 65535)[..., None]).max() < 1e-6
+        assert np.abs(picture.pixels - COLORS / 65535 * (alpha / 65535)[..., None]).max() < 1e-6
     half = np.full((32, 32, 4), 32768, np.uint16)
     picture = images.read_image(tiff(half, photometric="rgb", extrasamples=["assocalpha"]), background=(1, 1, 1))
-    assert np.abs(picture.pixels - 1).max() < 1e-4  # white at half cover, over white
-    grey_alpha = images.read_image(bytes(imagecodecs.png_encode(np.dstack([TONES, alpha]))))
-    assert grey_alpha.alpha is not None
+    assert np.abs(picture.pixels - 1).max() < 1e-4  # half-transparent white over white
+    gray_alpha = images.read_image(bytes(imagecodecs.png_encode(np.dstack([TONES, alpha]))))
+    assert gray_alpha.alpha is not None
 
 
-def test_a_transparent_16_bit_colour_becomes_alpha() -> None:
-    picture = images.read_image(with_chunk(DEEP_GREY["PNG"], b"tRNS", struct.pack(">H", 1000)))
+def test_a_transparent_16_bit_color_becomes_alpha() -> None:
+    picture = images.read_image(insert_chunk(DEEP_GRAY["PNG"], b"tRNS", struct.pack(">H", 1000)))
     assert picture.alpha is not None
     assert np.array_equal(picture.alpha, TONES != 1000)
 
 
-def test_12_bit_tiff_uses_its_full_scale() -> None:
+def test_a_12_bit_tiff_is_scaled_to_white() -> None:
     stored = np.arange(4096, dtype=np.uint16).reshape(64, 64)
     packed = tiff(stored, bitspersample=12)
     assert np.abs(images.read_image(packed).pixels[..., 0] - stored / 4095).max() < 1e-6
 
 
-def test_first_page_and_orientation_of_a_deep_tiff() -> None:
+def test_the_first_page_of_a_16_bit_tiff_is_upright() -> None:
     stream = io.BytesIO()
     with tifffile.TiffWriter(stream) as writer:
-        writer.write(COLOURS[:100], photometric="rgb", extratags=[(274, 3, 1, 6, True)], metadata=None)
-        writer.write(COLOURS[:50], photometric="rgb", metadata=None)
+        writer.write(COLORS[:100], photometric="rgb", extratags=[(274, 3, 1, 6, True)], metadata=None)
+        writer.write(COLORS[:50], photometric="rgb", metadata=None)
     picture = images.read_image(stream.getvalue(), name="scan")
-    assert np.array_equal(np.rint(picture.pixels * 65535), np.rot90(COLOURS[:100], -1))
+    assert np.array_equal(np.rint(picture.pixels * 65535), np.rot90(COLORS[:100], -1))
     assert picture.warnings == ("About 'scan': it contains more than one image; only the first is used.",)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_values_that_are_no_numbers_are_refused(bad: float) -> None:
+def test_values_that_are_not_finite_are_refused(bad: float) -> None:
     stored = np.zeros((20, 20, 3), np.float32)
     stored[3, 4, 1] = bad
     with pytest.raises(ImageError, match=r"^Cannot read 'x\.tif': some of its values are not finite .*\.$"):
         images.read_image(tiff(stored, photometric="rgb"), name="x.tif")
 
 
-def test_float_values_over_1_keep_their_drawing_and_it_is_said() -> None:
+def test_float_values_above_1_are_scaled_and_reported() -> None:
     stored = np.linspace(-5, 255, 400, dtype=np.float32).reshape(20, 20)
     picture = images.read_image(tiff(stored))
     assert np.abs(picture.pixels[..., 0] - np.maximum(stored, 0) / 255).max() < 1e-6
@@ -129,7 +119,7 @@ def test_signed_and_complex_values_are_refused(dtype: type) -> None:
 
 
 @pytest.mark.parametrize("extra", [{50706: b"\1\4\0\0"}, {}])
-def test_camera_raw_in_a_tiff_is_named(extra: dict[int, bytes]) -> None:
+def test_raw_camera_files_in_tiff_format_are_refused(extra: dict[int, bytes]) -> None:
     tags: list[Any] = [(code, 1, len(value), value, True) for code, value in extra.items()]
     stream = io.BytesIO()
     with tifffile.TiffWriter(stream) as writer:
@@ -163,94 +153,94 @@ def odd_inks() -> bytes:
 
 
 def as_srgb(pixels: NDArray[Any]) -> NDArray[Any]:
-    """Convert `wide_gamut` values to sRGB by the book."""
+    """Convert `wide_gamut` values to sRGB by the definition."""
     to_xyz = np.array([[0.57667, 0.18556, 0.18823], [0.29734, 0.62736, 0.07529], [0.02703, 0.07069, 0.99134]])
     to_rgb = np.array([[3.24045, -1.53714, -0.49853], [-0.96927, 1.87601, 0.04156], [0.05564, -0.20403, 1.05723]])
-    return encoded(np.clip(pixels**2.2 @ to_xyz.T @ to_rgb.T, 0, 1))
+    return encode_srgb(np.clip(pixels**2.2 @ to_xyz.T @ to_rgb.T, 0, 1))
 
 
-def encoded(linear: NDArray[Any]) -> NDArray[Any]:
+def encode_srgb(linear: NDArray[Any]) -> NDArray[Any]:
     return np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 
-def test_an_embedded_rgb_profile_is_converted_in_8_and_in_16_bit() -> None:
-    eight = (COLOURS[::4, ::4] >> 8).astype(np.uint8)
+def test_an_embedded_rgb_profile_is_applied_to_8_and_16_bits() -> None:
+    eight = (COLORS[::4, ::4] >> 8).astype(np.uint8)
     icc = wide_gamut()
-    wanted = as_srgb(eight / 255)
-    assert np.abs(wanted - eight / 255).max() > 0.1  # the profile does something
+    expected = as_srgb(eight / 255)
+    assert np.abs(expected - eight / 255).max() > 0.1  # the profile does something
     deep = eight.astype(np.uint16) * 257
     flat = (eight / 255).astype(np.float32)
     for data in (
-        saved(Image.fromarray(eight), "PNG", icc_profile=icc),
-        saved(Image.fromarray(eight), "WEBP", icc_profile=icc, lossless=True),
-        saved(Image.fromarray(eight), "TIFF", icc_profile=icc),
-        with_chunk(bytes(imagecodecs.png_encode(deep)), b"iCCP", b"wide\0\0" + zlib.compress(icc)),
+        save_image("PNG", Image.fromarray(eight), icc_profile=icc),
+        save_image("WEBP", Image.fromarray(eight), icc_profile=icc, lossless=True),
+        save_image("TIFF", Image.fromarray(eight), icc_profile=icc),
+        insert_chunk(bytes(imagecodecs.png_encode(deep)), b"iCCP", b"wide\0\0" + zlib.compress(icc)),
         tiff(deep, photometric="rgb", iccprofile=icc),
         tiff(flat, photometric="rgb", iccprofile=icc),
     ):
         picture = images.read_image(data)
-        assert np.abs(picture.pixels - wanted).max() < 0.5 / 255
+        assert np.abs(picture.pixels - expected).max() < 0.5 / 255
         assert picture.warnings == ()
 
 
 @pytest.mark.parametrize("icc", [ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()])
 def test_an_srgb_profile_changes_nothing(icc: bytes) -> None:
-    picture = images.read_image(tiff(COLOURS, photometric="rgb", iccprofile=icc))
-    assert np.array_equal(np.rint(picture.pixels * 65535), COLOURS)
+    picture = images.read_image(tiff(COLORS, photometric="rgb", iccprofile=icc))
+    assert np.array_equal(np.rint(picture.pixels * 65535), COLORS)
 
 
 @pytest.mark.parametrize("icc", [b"garbage", bytes(128), wide_gamut()[:200], odd_inks()])
-def test_a_broken_or_foreign_profile_is_ignored_and_said(icc: bytes) -> None:
-    eight = Image.fromarray((COLOURS >> 8).astype(np.uint8))
-    plain = images.read_image(saved(eight, "PNG"))
-    picture = images.read_image(saved(eight, "PNG", icc_profile=icc), name="odd.png")
+def test_a_damaged_or_unsuitable_profile_is_ignored_and_reported(icc: bytes) -> None:
+    eight = Image.fromarray((COLORS >> 8).astype(np.uint8))
+    plain = images.read_image(save_image("PNG", eight))
+    picture = images.read_image(save_image("PNG", eight, icc_profile=icc), name="odd.png")
     assert np.array_equal(picture.pixels, plain.pixels)
     assert picture.warnings == ("About 'odd.png': its color profile is damaged or does not fit, and was ignored.",)
 
 
-def test_grey_profiles_and_rgb_profiles_on_grey() -> None:
-    grey = Image.fromarray((TONES >> 8).astype(np.uint8).T.copy())
+def test_gray_profiles_and_rgb_profiles_apply_to_gray() -> None:
+    gray = Image.fromarray((TONES >> 8).astype(np.uint8).T.copy())
     linear = bytes(imagecodecs.cms_profile("gray", gamma=1.0))
-    picture = images.read_image(saved(grey, "PNG", icc_profile=linear))
-    assert np.abs(picture.pixels - encoded(np.asarray(grey) / 255)[..., None]).max() < 1e-4
-    rgb_on_grey = images.read_image(saved(grey, "PNG", icc_profile=wide_gamut()))
-    assert rgb_on_grey.warnings == ()
-    assert np.ptp(rgb_on_grey.pixels, axis=-1).max() < 0.01
+    picture = images.read_image(save_image("PNG", gray, icc_profile=linear))
+    assert np.abs(picture.pixels - encode_srgb(np.asarray(gray) / 255)[..., None]).max() < 1e-4
+    rgb_on_gray = images.read_image(save_image("PNG", gray, icc_profile=wide_gamut()))
+    assert rgb_on_gray.warnings == ()
+    assert np.ptp(rgb_on_gray.pixels, axis=-1).max() < 0.01
 
 
 # CMYK
 
 INKS = {"white": (0, 0, 0, 0), "cyan": (255, 0, 0, 0), "yellow": (0, 0, 255, 0), "black": (0, 0, 0, 255)}
-SEEN = {"white": (1, 1, 1), "cyan": (0, 1, 1), "yellow": (1, 1, 0), "black": (0, 0, 0)}
+EXPECTED = {"white": (1, 1, 1), "cyan": (0, 1, 1), "yellow": (1, 1, 0), "black": (0, 0, 0)}
 
 
 @pytest.mark.parametrize("ink", INKS)
-def test_cmyk_shows_its_inks(ink: str) -> None:
+def test_cmyk_is_converted(ink: str) -> None:
     image = Image.new("CMYK", (32, 32), INKS[ink])
     deep = np.full((32, 32, 4), INKS[ink], np.uint16) * 257
-    adobe = saved(image, "JPEG", quality=100)  # inverted, as Adobe has it
+    adobe = save_image("JPEG", image, quality=100)  # inverted, as Adobe stores it
     assert b"Adobe" in adobe
-    for data in (adobe, saved(image, "TIFF"), tiff(deep, photometric="separated")):
-        assert np.abs(images.read_image(data).pixels - SEEN[ink]).max() < 0.02
+    for data in (adobe, save_image("TIFF", image), tiff(deep, photometric="separated")):
+        assert np.abs(images.read_image(data).pixels - EXPECTED[ink]).max() < 0.02
 
 
-def test_cmyk_jpeg_that_lost_its_adobe_marker_is_the_same_picture() -> None:
-    adobe = saved(Image.new("CMYK", (32, 32), INKS["cyan"]), "JPEG", quality=100)
+def test_a_cmyk_jpeg_without_its_adobe_marker_is_read_the_same() -> None:
+    adobe = save_image("JPEG", Image.new("CMYK", (32, 32), INKS["cyan"]), quality=100)
     at = adobe.index(b"\xff\xee")
     length = int.from_bytes(adobe[at + 2 : at + 4], "big")
-    stripped = adobe[:at] + adobe[at + 2 + length :]  # as browsers show it; strippers of metadata make such files
+    stripped = adobe[:at] + adobe[at + 2 + length :]  # as programs that strip metadata leave it
     assert np.array_equal(images.read_image(stripped).pixels, images.read_image(adobe).pixels)
 
 
-@pytest.mark.parametrize(("ink", "seen"), [("white", (1, 1, 1)), ("cyan", (0, 0, 1)), ("yellow", (0, 0, 0))])
-def test_a_cmyk_profile_decides_what_inks_look_like(ink: str, seen: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize(("ink", "expected"), [("white", (1, 1, 1)), ("cyan", (0, 0, 1)), ("yellow", (0, 0, 0))])
+def test_a_cmyk_profile_is_applied(ink: str, expected: tuple[int, int, int]) -> None:
     image = Image.new("CMYK", (32, 32), INKS[ink])
     deep = np.full((32, 32, 4), INKS[ink], np.uint16) * 257
     for data in (
-        saved(image, "JPEG", quality=100, icc_profile=odd_inks()),
-        saved(image, "TIFF", icc_profile=odd_inks()),
+        save_image("JPEG", image, quality=100, icc_profile=odd_inks()),
+        save_image("TIFF", image, icc_profile=odd_inks()),
         tiff(deep, photometric="separated", iccprofile=odd_inks()),
     ):
         picture = images.read_image(data)
         assert picture.warnings == ()
-        assert np.abs(picture.pixels - seen).max() < 0.06
+        assert np.abs(picture.pixels - expected).max() < 0.06

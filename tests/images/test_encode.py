@@ -1,4 +1,4 @@
-"""What goes out comes back: rounded once, tagged sRGB, with alpha, texts and the kept fields."""
+"""Encoded pictures are read back rounded once, tagged as sRGB, with alpha, texts and metadata."""
 
 import io
 import subprocess
@@ -23,7 +23,7 @@ METADATA = {"make": "Leica", "model": "M ñ", "artist": "Ünal", "copyright": "�
 
 
 @pytest.mark.parametrize("format_", ["png", "tiff"])
-def test_16_bit_is_exact_to_its_last_step_and_rounded_once(format_: str) -> None:
+def test_16_bits_are_exact_and_rounded_once(format_: str) -> None:
     back = images.read_image(images.encode_image(PIXELS, format=format_, bit_depth=16)).pixels
     assert np.array_equal(back, np.rint(PIXELS.astype(np.float64) * 65535).astype(np.float32) / np.float32(65535))
     tones = np.arange(65536, dtype=np.float32).reshape(256, 256, 1).repeat(3, -1) / np.float32(65535)
@@ -31,7 +31,7 @@ def test_16_bit_is_exact_to_its_last_step_and_rounded_once(format_: str) -> None
 
 
 @pytest.mark.parametrize("format_", ["png", "tiff"])
-def test_8_bit_is_the_nearest_of_256(format_: str) -> None:
+def test_8_bits_are_rounded_to_the_nearest_value(format_: str) -> None:
     back = images.read_image(images.encode_image(PIXELS, format=format_)).pixels
     assert np.abs(back - PIXELS).max() <= 0.5 / 255 + 1e-6
     assert np.array_equal(images.encode_image(back, format=format_), images.encode_image(PIXELS, format=format_))
@@ -42,7 +42,7 @@ def test_lossy_formats_are_close(format_: str, tolerance: float) -> None:
     assert np.abs(images.read_image(images.encode_image(SMALL, format=format_)).pixels - SMALL).max() < tolerance
 
 
-def test_jpeg_keeps_colour_at_full_resolution() -> None:
+def test_jpeg_keeps_color_at_full_resolution() -> None:
     checks = np.indices((32, 32)).sum(0) % 2
     red_blue = np.stack([checks, checks * 0, 1 - checks], -1).astype(np.float32)
     assert (
@@ -51,7 +51,7 @@ def test_jpeg_keeps_colour_at_full_resolution() -> None:
     )
 
 
-def test_values_outside_are_clipped_and_no_numbers_are_refused() -> None:
+def test_values_outside_the_range_are_clipped_and_nan_is_refused() -> None:
     wild = SMALL * 3 - 1
     assert np.array_equal(images.encode_image(wild), images.encode_image(np.clip(wild, 0, 1)))
     wild[3, 4, 1] = np.nan
@@ -61,7 +61,7 @@ def test_values_outside_are_clipped_and_no_numbers_are_refused() -> None:
 
 @pytest.mark.parametrize("depth", [8, 16])
 @pytest.mark.parametrize("format_", FORMATS)
-def test_alpha_comes_back_exactly_where_the_format_has_it(format_: str, depth: int) -> None:
+def test_alpha_is_exact_in_formats_that_have_it(format_: str, depth: int) -> None:
     if depth == 16 and format_ not in ("png", "tiff"):
         with pytest.raises(OptionError, match=r"^The bit depth is 16; in \w+ it can be 8\.$"):
             images.encode_image(SMALL, format=format_, bit_depth=16)
@@ -76,14 +76,14 @@ def test_alpha_comes_back_exactly_where_the_format_has_it(format_: str, depth: i
 
 
 @pytest.mark.parametrize("format_", ["png", "webp", "tiff"])
-def test_colours_under_full_transparency_survive(format_: str) -> None:
+def test_colors_under_full_transparency_survive(format_: str) -> None:
     data = images.encode_image(SMALL, alpha=np.zeros_like(ALPHA), format=format_, quality=100)
     stored = np.asarray(Image.open(io.BytesIO(data)).convert("RGBA"))[..., :3]
     assert np.abs(stored / 255 - SMALL).max() < 0.1
 
 
 @pytest.mark.parametrize("format_", FORMATS)
-def test_every_format_says_that_it_is_srgb_in_the_same_bytes_each_time(format_: str) -> None:
+def test_every_format_is_tagged_as_srgb_with_the_same_bytes_each_time(format_: str) -> None:
     data = images.encode_image(SMALL, format=format_)
     assert images.encode_image(SMALL.copy(), format=format_) == data
     with Image.open(io.BytesIO(data)) as image:
@@ -97,7 +97,7 @@ def test_every_format_says_that_it_is_srgb_in_the_same_bytes_each_time(format_: 
 
 @pytest.mark.parametrize("depth", [8, 16])
 @pytest.mark.parametrize("format_", FORMATS)
-def test_texts_and_kept_fields_come_back_and_nothing_else_is_written(format_: str, depth: int) -> None:
+def test_texts_and_metadata_are_written_and_nothing_else(format_: str, depth: int) -> None:
     if depth == 16 and format_ not in ("png", "tiff"):
         return
     private = {"gps": "52.5 N", "serial": "12345"}
@@ -110,7 +110,7 @@ def test_texts_and_kept_fields_come_back_and_nothing_else_is_written(format_: st
     assert images.read_text(images.encode_image(SMALL, format=format_, bit_depth=depth)) == {}
 
 
-def test_texts_of_others_are_not_taken_for_ours() -> None:
+def test_texts_of_other_programs_are_ignored() -> None:
     block = Image.Exif()
     block.get_ifd(0x8769)[0x9286] = b"ASCII\0\0\0a nice day"
     stream = io.BytesIO()
@@ -118,7 +118,7 @@ def test_texts_of_others_are_not_taken_for_ours() -> None:
     assert images.read_text(stream.getvalue()) == {}
 
 
-def test_more_text_than_a_jpeg_holds_is_refused_and_a_png_holds_it() -> None:
+def test_text_that_is_too_long_for_a_jpeg_is_refused() -> None:
     text = {"styler": "x" * 100_000}
     with pytest.raises(OutputError, match=r"too long for a JPEG.*\.$"):
         images.encode_image(SMALL, format="jpeg", text=text)
@@ -126,7 +126,7 @@ def test_more_text_than_a_jpeg_holds_is_refused_and_a_png_holds_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "error", "said"),
+    ("settings", "error", "message"),
     [
         ({"format": "bmp"}, OutputError, "There is no format 'bmp'; choose one of png, jpeg, webp, avif, tiff."),
         ({"bit_depth": 12}, OptionError, "The bit depth is 12; in PNG it can be 8 or 16."),
@@ -134,14 +134,14 @@ def test_more_text_than_a_jpeg_holds_is_refused_and_a_png_holds_it() -> None:
         ({"quality": 101, "format": "jpeg"}, OptionError, "The quality is 101; it can be 1 to 100."),
     ],
 )
-def test_settings_that_do_not_exist(settings: dict[str, Any], error: type[Exception], said: str) -> None:
+def test_unknown_settings_are_refused(settings: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error) as caught:
         images.encode_image(SMALL, **settings)
-    assert str(caught.value) == said
+    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize("shape", [(20, 20), (20, 20, 4), (0, 20, 3), (1, 3, 20, 20)])
-def test_what_has_no_shape_of_a_picture_is_refused(shape: tuple[int, ...]) -> None:
+def test_an_array_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(OutputError, match="shape"):
         images.encode_image(np.zeros(shape, np.float32))
 
@@ -153,7 +153,7 @@ def test_a_side_too_long_for_the_format_is_refused() -> None:
     assert images.read_image(images.encode_image(long)).width == 16384
 
 
-def test_importing_is_cheap_and_never_brings_torch() -> None:
+def test_imports_are_light_and_never_include_torch() -> None:
     heavy = ("torch", "tifffile", "imagecodecs", "PIL.ImageCms", "PIL.EpsImagePlugin", "pillow_heif")
     program = (
         "import sys, styler.errors, styler.images as images\n"

@@ -1,4 +1,4 @@
-"""A result is written whole or not at all, over nothing unasked, and leaves nothing else behind."""
+"""Files are written whole or not at all, overwritten only on request, and nothing else is left behind."""
 
 import errno
 import os
@@ -20,7 +20,7 @@ from styler import images
 from styler.errors import OutputError
 
 DATA = b"picture" * 1000
-POSIX = pytest.mark.skipif(sys.platform == "win32", reason="pipes, devices and locks as POSIX has them")
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="needs the pipes, devices and locks of POSIX")
 
 
 def refusal(call: Callable[..., Any], *args: Any, **settings: Any) -> str:
@@ -37,7 +37,7 @@ def listing(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_writing_makes_folders_and_leaves_only_the_file(tmp_path: Path) -> None:
+def test_writing_creates_folders_and_only_the_file(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "a.png"
     assert images.write_file(path, DATA) == path
     assert path.read_bytes() == DATA
@@ -47,7 +47,7 @@ def test_writing_makes_folders_and_leaves_only_the_file(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
 
 
-def test_nothing_is_overwritten_unless_asked(tmp_path: Path) -> None:
+def test_nothing_is_overwritten_by_default(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(b"old")
     path.chmod(0o640)
@@ -62,22 +62,22 @@ def test_nothing_is_overwritten_unless_asked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", ["write", "fsync", "link", "replace"])
-@pytest.mark.parametrize("problem", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(
-    step: str, problem: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    step: str, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.png"
     if step == "replace":
         path.write_bytes(b"old")
 
     def fail(*args: Any, **kwargs: Any) -> None:
-        raise problem
+        raise error
 
     if step != "replace":
         monkeypatch.setattr(os, step, fail)
-    if step in ("link", "replace"):  # replacing is also the way round where there are no links
+    if step in ("link", "replace"):  # which is also used where there are no links
         monkeypatch.setattr(Path, "replace", fail)
-    if isinstance(problem, KeyboardInterrupt):
+    if isinstance(error, KeyboardInterrupt):
         with pytest.raises(KeyboardInterrupt):
             images.write_file(path, DATA, overwrite=step == "replace")
     else:
@@ -87,7 +87,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     assert step != "replace" or path.read_bytes() == b"old"
 
 
-def test_without_hard_links_it_is_written_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_hard_links_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_links(*args: Any) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
 
@@ -98,7 +98,7 @@ def test_without_hard_links_it_is_written_all_the_same(tmp_path: Path, monkeypat
     assert listing(tmp_path) == {"a.png"}
 
 
-def test_of_many_threads_writing_one_name_exactly_one_wins(tmp_path: Path) -> None:
+def test_only_one_of_many_threads_creates_a_file(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     start = threading.Barrier(8)
 
@@ -117,7 +117,7 @@ def test_of_many_threads_writing_one_name_exactly_one_wins(tmp_path: Path) -> No
     assert listing(tmp_path) == {"a.png"}
 
 
-def test_threads_overwriting_one_name_never_tear_it(tmp_path: Path) -> None:
+def test_a_file_that_threads_overwrite_is_always_whole(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     images.write_file(path, b"\0" * 100_000)
     done = threading.Event()
@@ -131,7 +131,7 @@ def test_threads_overwriting_one_name_never_tear_it(tmp_path: Path) -> None:
             seen = path.read_bytes()
             assert len(seen) == 100_000
             assert len(set(seen)) == 1
-            images.remove_stale_files(tmp_path)  # and a sweep beside them takes nothing away
+            images.remove_stale_files(tmp_path)  # which removes nothing that is in use
 
     with ThreadPoolExecutor(5) as pool:
         watcher = pool.submit(watch)
@@ -170,15 +170,15 @@ def test_devices_and_pipes_are_written_to_and_never_replaced(tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_a_full_disk_is_a_sentence() -> None:
+def test_a_full_disk_is_reported() -> None:
     assert "disk is full" in refusal(images.write_file, "/dev/full", DATA)
     assert stat.S_ISCHR(Path("/dev/full").stat().st_mode)
 
 
-def test_what_cannot_be_written_is_known_before_any_work(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_detected_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "sub.png").mkdir()
     (tmp_path / "file").write_text("x")
-    for name, said in {
+    for name, message in {
         "sub.png": "it is a folder",
         "": "it is a folder",
         "new/": "it is a folder",
@@ -187,8 +187,8 @@ def test_what_cannot_be_written_is_known_before_any_work(tmp_path: Path) -> None
         "long" * 99 + ".png": "too long",
         "null\0.png": "a file cannot have this name",
     }.items():
-        assert said in refusal(images.check_output, f"{tmp_path}/{name}")
-        assert said in refusal(images.write_file, f"{tmp_path}/{name}", DATA)
+        assert message in refusal(images.check_output, f"{tmp_path}/{name}")
+        assert message in refusal(images.write_file, f"{tmp_path}/{name}", DATA)
     assert "its name has no extension; end the name in one of .png, .jpg" in refusal(
         images.check_output, tmp_path / "a"
     )
@@ -196,8 +196,8 @@ def test_what_cannot_be_written_is_known_before_any_work(tmp_path: Path) -> None
     assert listing(tmp_path) == {"sub.png", "file"}
 
 
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which nobody, not even root, can write")
-def test_an_unwritable_folder_is_known_before_any_work() -> None:
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that not even root can write to")
+def test_an_unwritable_folder_is_detected_before_any_work() -> None:
     refusal(images.check_output, "/proc/a.png")
     refusal(images.write_file, "/proc/a.png", DATA)
     refusal(images.check_output, "/proc/new/folder/a.png")
@@ -205,7 +205,7 @@ def test_an_unwritable_folder_is_known_before_any_work() -> None:
 
 def test_no_permission_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tmp_path.chmod(0o500)
-    if os.access(tmp_path, os.W_OK):  # the superuser may write anywhere, so let the system call say no
+    if os.access(tmp_path, os.W_OK):  # root may write anywhere, so the system call is replaced
 
         def deny(*args: Any, **kwargs: Any) -> int:
             raise PermissionError(errno.EACCES, "Permission denied")
@@ -216,7 +216,7 @@ def test_no_permission_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "no permission" in refusal(images.write_file, tmp_path / "a.png", DATA)
 
 
-def test_checking_changes_nothing(tmp_path: Path) -> None:
+def test_checking_leaves_nothing_behind(tmp_path: Path) -> None:
     images.check_output(tmp_path / "new" / "folder" / "a.png")
     images.check_output(tmp_path / "b.TIFF")
     assert listing(tmp_path) == set()
@@ -229,7 +229,7 @@ def test_odd_names_are_written_and_shown_on_one_line(tmp_path: Path) -> None:
     assert r"line\nbreak\xff -x.png" in refusal(images.write_file, path, DATA)
 
 
-def test_free_name_counts_before_the_extension(tmp_path: Path) -> None:
+def test_a_free_name_is_numbered_before_the_extension(tmp_path: Path) -> None:
     path = tmp_path / "a b.png"
     assert images.find_free_name(path) == path
     path.touch()
@@ -256,12 +256,12 @@ def test_the_extension_decides_the_format(name: str, format_: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["a", "a.", ".png", "a.bmp", "a.png.", "folder.png/a", "a.b\nc"])
-def test_any_other_extension_lists_the_known_ones(name: str) -> None:
+def test_an_unknown_extension_lists_the_known_ones(name: str) -> None:
     assert ".png, .jpg, .webp, .avif, .tif." in refusal(images.find_format, name)
 
 
 @POSIX
-def test_a_killed_run_leaves_one_temporary_file_and_the_next_sweeps_it(tmp_path: Path) -> None:
+def test_the_temporary_file_of_a_killed_run_is_removed_by_the_next(tmp_path: Path) -> None:
     program = (
         "import os, sys, time\n"
         "from styler import images\n"
@@ -282,8 +282,8 @@ def test_a_killed_run_leaves_one_temporary_file_and_the_next_sweeps_it(tmp_path:
     assert listing(tmp_path) == set()
 
 
-def test_sweeping_takes_only_stale_files_of_ours(tmp_path: Path) -> None:
-    (tmp_path / ".styler-young.tmp").touch()  # empty, and perhaps about to be locked by whoever has just made it
+def test_only_stale_temporary_files_are_removed(tmp_path: Path) -> None:
+    (tmp_path / ".styler-young.tmp").touch()  # empty, and perhaps about to be locked by its owner
     (tmp_path / ".styler-old.tmp").touch()
     long_ago = time.time() - 3600
     os.utime(tmp_path / ".styler-old.tmp", (long_ago, long_ago))

@@ -1,4 +1,4 @@
-"""No bytes, however hostile, cost more memory, time or threads than the limits allow, or raise anything else."""
+"""Hostile bytes cannot exceed the limits of memory, time and threads, or raise anything but `ImageError`."""
 
 import io
 import struct
@@ -14,25 +14,25 @@ import pytest
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made import NOISE, chunk, png, refusal, saved
+from made import NOISE, chunk, png, refusal, save_image
 from PIL import Image
 
 from styler import images
 from styler.errors import ImageError
 
 
-def test_a_header_that_lies_is_refused_before_decoding() -> None:
+def test_a_false_header_is_refused_before_decoding() -> None:
     tiny = chunk(b"IDAT", zlib.compress(b"\0" * 99))
     assert "60000 × 60000 px" in refusal(png(60000, 60000, tiny))
-    jpeg = bytearray(saved("JPEG"))
+    jpeg = bytearray(save_image("JPEG"))
     at = jpeg.index(b"\xff\xc0") + 5
     jpeg[at : at + 4] = struct.pack(">HH", 60000, 60000)
     assert "60000 × 60000 px" in refusal(bytes(jpeg))
-    gif = bytearray(saved("GIF"))
+    gif = bytearray(save_image("GIF"))
     at = gif.index(b",\0\0\0\0") + 5  # its first frame may enlarge the canvas
     gif[at : at + 4] = struct.pack("<HH", 60000, 60000)
     assert "larger than the limit for whole pictures" in refusal(bytes(gif))
-    assert "end too early" in refusal(png(9000, 9000, tiny))  # within the limit, but nothing behind it
+    assert "end too early" in refusal(png(9000, 9000, tiny))  # within the limit, but without data
     assert refusal(png(9000, 9000, tiny, depth=16))
 
 
@@ -51,21 +51,21 @@ def test_a_bomb_is_refused_exactly_when_it_is_over_the_limit() -> None:
 
 
 @pytest.mark.parametrize("first", [(64, 64), (128, 12_000_000)])
-def test_an_animated_png_that_lies_is_refused_before_a_frame_is_made(first: tuple[int, int]) -> None:
+def test_a_false_animated_png_is_refused_before_a_frame_is_allocated(first: tuple[int, int]) -> None:
     lie = chunk(b"IHDR", struct.pack(">IIBBBBB", 128, 12_000_000, 8, 6, 0, 0, 0))
     frame = chunk(b"fcTL", struct.pack(">IIIIIHHBB", 0, 64, 64, 0, 0, 1, 10, 1, 0))
     animation = chunk(b"acTL", struct.pack(">II", 2, 0)) + lie + frame
     data = png(*first, animation, chunk(b"IDAT", zlib.compress(b"\0")))
     opened: list[object] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("PIL.PngImagePlugin.PngImageFile", lambda *given: opened.append(given))
+        patch.setattr("PIL.PngImagePlugin.PngImageFile", lambda *args: opened.append(args))
         assert "128 × 12000000 px" in refusal(data)
         with pytest.raises(ImageError, match="128 × 12000000 px"):
             images.read_text(data)
     assert opened == []
 
 
-def test_a_tiff_strip_that_unpacks_to_much_more_is_no_way_around_the_limit() -> None:
+def test_a_tiff_strip_that_unpacks_to_much_more_is_limited() -> None:
     honest = io.BytesIO()
     tifffile.imwrite(honest, np.zeros((16, 16), np.uint16), compression="zlib", metadata=None)
     with tifffile.TiffFile(io.BytesIO(honest.getvalue())) as file:
@@ -88,20 +88,20 @@ def test_a_tiff_strip_that_unpacks_to_much_more_is_no_way_around_the_limit() -> 
 @pytest.mark.parametrize("name", [b"zTXt", b"iTXt"])
 def test_80_megabytes_of_text_are_refused(name: bytes) -> None:
     middle = b"comment\0\0" if name == b"zTXt" else b"comment\0\1\0\0\0"
-    data = saved("PNG")
+    data = save_image("PNG")
     text = chunk(name, middle + zlib.compress(bytes(80_000_000), 9))
     assert "it contains too much text" in refusal(data[:33] + text + data[33:])
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 30000), (30000, 1), (15, 16)])
-def test_what_is_too_small_to_paint_is_refused(size: tuple[int, int]) -> None:
-    data = saved("PNG", Image.new("RGB", size))
+def test_a_picture_that_is_too_small_is_refused(size: tuple[int, int]) -> None:
+    data = save_image("PNG", Image.new("RGB", size))
     assert f"{size[0]} × {size[1]} px" in refusal(data)
     assert images.read_image(data, min_side=1).width == size[0]
 
 
-def test_more_bytes_than_the_limit_are_refused_and_not_read(tmp_path: Path) -> None:
-    data = saved("PNG")
+def test_a_file_over_the_limit_is_refused_and_not_read(tmp_path: Path) -> None:
+    data = save_image("PNG")
     path = tmp_path / "big.png"
     path.write_bytes(data)
     for source in (data, path):
@@ -109,26 +109,26 @@ def test_more_bytes_than_the_limit_are_refused_and_not_read(tmp_path: Path) -> N
     assert images.read_image(path, max_bytes=len(data)).width == 64
     stream = Endless(data)
     assert "limit" in refusal(cast("BinaryIO", stream), max_bytes=5_000_000)
-    assert stream.given < 8_000_000
+    assert stream.offset < 8_000_000
 
 
 class Endless(io.RawIOBase):
     """A stream that begins like a picture and never ends."""
 
     def __init__(self, head: bytes) -> None:
-        self.head, self.given = head, 0
+        self.head, self.offset = head, 0
 
     def read(self, size: int = -1) -> bytes:
         assert 0 < size < 10_000_000
-        piece = self.head[self.given : self.given + size] or bytes(size)
-        self.given += len(piece)
+        piece = self.head[self.offset : self.offset + size] or bytes(size)
+        self.offset += len(piece)
         return piece
 
 
-def test_an_endless_stream_of_no_picture_is_refused_after_its_beginning() -> None:
+def test_an_endless_stream_of_an_unknown_format_is_refused_early() -> None:
     stream = Endless(bytes(1))
     assert "unrecognized image format" in refusal(cast("BinaryIO", stream))
-    assert stream.given < 100_000
+    assert stream.offset < 100_000
 
 
 def test_a_stream_that_fails_or_is_text_is_refused() -> None:
@@ -140,12 +140,12 @@ def test_a_stream_that_fails_or_is_text_is_refused() -> None:
     assert "binary mode" in refusal(io.StringIO("text"))
 
 
-def test_memory_that_is_not_there_is_a_sentence_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lack_of_memory_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def out_of_memory(*args: Any) -> None:
         raise MemoryError
 
     monkeypatch.setattr("styler.images.color.convert_to_srgb", out_of_memory)
-    assert "not enough memory" in refusal(saved("PNG"))
+    assert "not enough memory" in refusal(save_image("PNG"))
 
 
 @pytest.fixture(scope="module")
@@ -153,11 +153,11 @@ def seeds() -> list[bytes]:
     floats = np.asarray(NOISE, np.float32) / 255
     small = NOISE.resize((17, 16))
     return [
-        *(saved(form) for form in ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF")),
-        saved("WEBP", lossless=True),
-        saved("TIFF", compression="tiff_lzw"),
-        saved("PNG", small.convert("P"), transparency=b"\0\x80"),
-        saved("JPEG", small.convert("CMYK")),
+        *(save_image(form) for form in ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF")),
+        save_image("WEBP", lossless=True),
+        save_image("TIFF", compression="tiff_lzw"),
+        save_image("PNG", small.convert("P"), transparency=b"\0\x80"),
+        save_image("JPEG", small.convert("CMYK")),
         images.encode_image(floats, bit_depth=16, text={"styler": "{}"}, metadata={"make": "x"}),
         images.encode_image(floats, format="tiff", bit_depth=16),
         images.encode_image(floats, format="jpeg", text={"styler": "{}"}, metadata={"date": "x"}),
@@ -166,10 +166,10 @@ def seeds() -> list[bytes]:
 
 @settings(max_examples=300, deadline=5000, derandomize=True)
 @given(data=st.data())
-def test_any_mutation_is_a_picture_or_an_image_error(seeds: list[bytes], data: st.DataObject) -> None:
+def test_any_mutation_gives_a_picture_or_an_image_error(seeds: list[bytes], data: st.DataObject) -> None:
     mutated = bytearray(data.draw(st.sampled_from(seeds)))
     for _ in range(data.draw(st.integers(1, 8))):
-        # Headers matter most: half of the changes fall into the first hundred bytes.
+        # Headers matter most, so half of the changes are in the first hundred bytes.
         at = data.draw(st.integers(0, min(99, len(mutated) - 1)) | st.integers(0, len(mutated) - 1))
         mutated[at] = data.draw(st.sampled_from([0, 1, 127, 128, 255]) | st.integers(0, 255))
     picture, sentence = None, "."
@@ -185,7 +185,7 @@ def test_any_mutation_is_a_picture_or_an_image_error(seeds: list[bytes], data: s
 
 
 @pytest.fixture(autouse=True)
-def no_thread_is_left() -> Iterator[None]:
+def no_thread_remains() -> Iterator[None]:
     before = threading.active_count()
     yield
     assert threading.active_count() == before

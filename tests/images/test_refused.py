@@ -1,4 +1,4 @@
-"""What cannot be painted is refused in one sentence, quickly, without hanging and without another program started."""
+"""Files that cannot be read are refused in one sentence, without blocking or starting another program."""
 
 import io
 import os
@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made import NOISE, refusal, saved
+from made import NOISE, refusal, save_image
 
 from styler import images
 from styler.errors import ImageError
 
-NO_PICTURES = {
+OTHER_FILES = {
     "empty": (b"", "empty"),
-    "text": ("Grüße, this is no picture\n".encode() * 300, "text"),
+    "text": ("Grüße, this is not a picture\n".encode() * 300, "text"),
     "utf-16 text": ("text".encode("utf-16"), "text"),
     "html": (b"<!DOCTYPE html><html><body>404</body></html>", "web page"),
     "html later": (b"\n\n<!-- x --><HTML><head>", "web page"),
@@ -39,33 +39,33 @@ NO_PICTURES = {
 }
 
 
-@pytest.mark.parametrize(("data", "said"), NO_PICTURES.values(), ids=NO_PICTURES.keys())
-def test_what_is_no_picture_is_called_by_its_name(data: bytes, said: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("data", "message"), OTHER_FILES.values(), ids=OTHER_FILES.keys())
+def test_other_kinds_of_files_are_named(data: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "holiday.jpg"
     path.write_bytes(data)
     sentence = refusal(path)
-    assert said in sentence
+    assert message in sentence
     assert "holiday.jpg" in sentence
-    assert said in refusal(data)
-    assert said in refusal(io.BytesIO(data), name="upload")
+    assert message in refusal(data)
+    assert message in refusal(io.BytesIO(data), name="upload")
 
 
 def test_postscript_never_reaches_ghostscript(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("subprocess.Popen", lambda *args, **kwargs: pytest.fail("a program was started"))
-    refusal(NO_PICTURES["eps"][0])
-    refusal(NO_PICTURES["pdf"][0])
+    refusal(OTHER_FILES["eps"][0])
+    refusal(OTHER_FILES["pdf"][0])
 
 
 TRUNCATED = {
-    "JPEG": saved("JPEG"),
-    "PNG": saved("PNG"),
+    "JPEG": save_image("JPEG"),
+    "PNG": save_image("PNG"),
     "16-bit PNG": images.encode_image(np.asarray(NOISE, np.float32) / 255, bit_depth=16),
-    "WEBP": saved("WEBP", quality=95),
-    "lossless WEBP": saved("WEBP", lossless=True),
-    "GIF": saved("GIF"),
-    "AVIF": saved("AVIF"),
-    "BMP": saved("BMP"),
-    "TIFF": saved("TIFF", compression="tiff_lzw"),
+    "WEBP": save_image("WEBP", quality=95),
+    "lossless WEBP": save_image("WEBP", lossless=True),
+    "GIF": save_image("GIF"),
+    "AVIF": save_image("AVIF"),
+    "BMP": save_image("BMP"),
+    "TIFF": save_image("TIFF", compression="tiff_lzw"),
     "16-bit TIFF": images.encode_image(np.asarray(NOISE, np.float32) / 255, format="tiff", bit_depth=16),
 }
 
@@ -79,7 +79,7 @@ def test_a_truncated_picture_is_refused(data: bytes, share: float) -> None:
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
-def test_truncation_is_called_truncation(form: str) -> None:
+def test_truncation_is_reported_as_such(form: str) -> None:
     data = TRUNCATED[form]
     assert "end too early" in refusal(data[: len(data) // 2])
 
@@ -119,7 +119,7 @@ def under_a_file(folder: Path) -> Path:
     return folder / "file.txt" / "photo.jpg"
 
 
-NO_FILES: list[tuple[Callable[[Path], Path], str]] = [
+IRREGULAR_FILES: list[tuple[Callable[[Path], Path], str]] = [
     (missing, "no such file"),
     (directory, "folder"),
     (dangling, "link to 'gone.jpg'"),
@@ -135,21 +135,21 @@ NO_FILES: list[tuple[Callable[[Path], Path], str]] = [
 ]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="these kinds of files are POSIX's")
+@pytest.mark.skipif(sys.platform == "win32", reason="these kinds of files exist on POSIX only")
 @pytest.mark.timeout(20)
-@pytest.mark.parametrize(("make", "said"), NO_FILES)
-def test_what_is_no_regular_file_is_refused_without_hanging(
-    make: Callable[[Path], Path], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("make", "message"), IRREGULAR_FILES)
+def test_a_path_that_is_not_a_regular_file_is_refused_without_blocking(
+    make: Callable[[Path], Path], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert said in refusal(make(tmp_path))
+    assert message in refusal(make(tmp_path))
 
 
 def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "secret.jpg"
-    path.write_bytes(saved("JPEG"))
+    path.write_bytes(save_image("JPEG"))
     path.chmod(0)
-    if os.access(path, os.R_OK):  # the superuser may read anything, so let the system call say no
+    if os.access(path, os.R_OK):  # root may read anything, so the system call is replaced
         monkeypatch.setattr(os, "open", deny)
     assert "no permission" in refusal(path)
 
@@ -158,16 +158,16 @@ def deny(*args: Any, **kwargs: Any) -> int:
     raise PermissionError(13, "Permission denied")
 
 
-def test_an_interrupt_is_not_taken_for_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_is_not_reported_as_damage(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*args: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("styler.images.color.convert_to_srgb", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        images.read_image(saved("PNG"))
+        images.read_image(save_image("PNG"))
 
 
-def test_the_cause_is_kept_for_those_who_ask() -> None:
+def test_the_cause_is_kept() -> None:
     with pytest.raises(ImageError) as caught:
         images.read_image(TRUNCATED["JPEG"][:900])
     assert isinstance(caught.value.__cause__, OSError)
