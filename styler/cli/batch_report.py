@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
-    from styler.batch.plan import BatchPlan
+    from styler.batch.plan import BatchPlan, Pair
     from styler.batch.runner import BatchEvent
     from styler.cli.run import Forecast
     from styler.engine.result import Progress
@@ -263,30 +263,40 @@ BYTES_PER_PIXEL = {"png": 2.4, "jpg": 0.9, "webp": 0.7, "avif": 0.6, "tiff": 2.6
 """Typical size of a painting's file by format, at 8 bits; twice as much at 16 bits."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Cost:
-    """Estimated cost of a batch if every picture is like the first one."""
-
-    forecast: "Forecast"
-    seconds: float
-    disk: float
-    """Bytes."""
-
-
 def print_plan(plan: "BatchPlan", read: "Callable[[str], Picture]", engine: EngineOptions, *, json: bool) -> int:
-    """Print what would be painted and its estimated cost; return the exit code."""
-    request, todo = plan.request, plan.state.todo
-    cost = None
-    if forecast := _forecast_first(plan, read, engine):
-        pixel = BYTES_PER_PIXEL[request.format] * (request.bit_depth // 8)
-        seconds = forecast.seconds * len(todo) / max(1, len(engine.device_names))
-        cost = _Cost(forecast, seconds, math.prod(forecast.size) * pixel * len(todo))
+    """Print what would be painted and what it would cost if every picture is like the first; return the exit code."""
+    request, state = plan.request, plan.state
+    forecast = _forecast_first(plan, read, engine)
+    seconds = forecast.seconds * len(state.todo) / max(1, len(engine.device_names)) if forecast else None
+    pixels = math.prod(forecast.size) * len(state.todo) if forecast else None
+    disk = pixels and round(pixels * BYTES_PER_PIXEL[request.format] * (request.bit_depth // 8))
     folder = plan.out.absolute()
     free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
-    if json:
-        output.print_document(_plan_to_json(plan, cost, free))
-    else:
-        output.print_lines(_format_plan(plan, cost, free, engine))
+    if not json:
+        rows = [("Pictures", format_state(plan))]
+        if forecast:
+            rows += _format_forecast(forecast, seconds or 0.0, engine)
+            rows += [("Disk", f"about {(disk or 0) / 1e6:.1f} MB of {free / 1e9:.1f} GB free")]
+        output.print_lines(["Dry run: nothing is painted or written.", *output.format_columns(rows)])
+        output.print_lines(_format_pair(pair, plan.out) for pair in state.todo)
+        return 0
+    todo = [
+        {"content": pair.content.path, "styles": [style.path for style in pair.styles], "output": pair.output}
+        for pair in state.todo
+    ]
+    output.print_document(
+        {
+            "dry_run": True,
+            "folder": str(plan.out),
+            "todo": todo,
+            "done": len(state.done),
+            "failed": len(state.failed),
+            "first": run.forecast_to_json(forecast, request.options) if forecast else None,
+            "estimated_seconds": seconds,
+            "estimated_disk_bytes": disk,
+            "free_disk_bytes": free,
+        }
+    )
     return 0
 
 
@@ -313,44 +323,18 @@ def format_state(plan: "BatchPlan") -> str:
     return f"{len(state.todo)} to paint, {len(state.done)} done{failed}"
 
 
-def _format_plan(plan: "BatchPlan", cost: _Cost | None, free: int, engine: EngineOptions) -> list[str]:
-    rows = [("Pictures", format_state(plan))]
-    if cost:
-        forecast, workers = cost.forecast, len(engine.device_names)
-        width, height = forecast.size
-        each = format_duration(forecast.seconds)
-        condition = "if all are like the first one" + (f", with {workers} workers" if workers > 1 else "")
-        if engine.engine == "ray":
-            condition += "; the workers of the cluster share this time"
-        rows += [
-            ("Size", f"{width}×{height}, like the first one"),
-            ("Device", f"{forecast.device}, precision {forecast.precision}"),
-            ("Memory", run.format_memory(forecast)),
-            ("Time", f"about {format_duration(cost.seconds)}, {each} each, {condition}"),
-            ("Disk", f"about {cost.disk / 1e6:.1f} MB of {free / 1e9:.1f} GB free"),
-        ]
-    pairs = [
-        f"{' × '.join(quote_name(it.path) for it in (pair.content, *pair.styles))} → "
-        f"{quote_name(os.fspath(plan.out / pair.output))}"
-        for pair in plan.state.todo
+def _format_forecast(forecast: "Forecast", seconds: float, engine: EngineOptions) -> list[tuple[str, str]]:
+    workers = f", with {len(engine.device_names)} workers" if len(engine.device_names) > 1 else ""
+    cluster = "; the workers of the cluster share this time" if engine.engine == "ray" else ""
+    each = f"{format_duration(forecast.seconds)} each, if all are like the first one"
+    return [
+        ("Size", f"{forecast.size[0]}×{forecast.size[1]}, like the first one"),
+        ("Device", f"{forecast.device}, precision {forecast.precision}"),
+        ("Memory", run.format_memory(forecast)),
+        ("Time", f"about {format_duration(seconds)}, {each}{workers}{cluster}"),
     ]
-    return ["Dry run: nothing is painted or written.", *output.format_columns(rows), *pairs]
 
 
-def _plan_to_json(plan: "BatchPlan", cost: _Cost | None, free: int) -> dict[str, Any]:
-    state = plan.state
-    todo = [
-        {"content": pair.content.path, "styles": [style.path for style in pair.styles], "output": pair.output}
-        for pair in state.todo
-    ]
-    return {
-        "dry_run": True,
-        "folder": str(plan.out),
-        "todo": todo,
-        "done": len(state.done),
-        "failed": len(state.failed),
-        "first": run.forecast_to_json(cost.forecast, plan.request.options) if cost else None,
-        "estimated_seconds": cost.seconds if cost else None,
-        "estimated_disk_bytes": round(cost.disk) if cost else None,
-        "free_disk_bytes": free,
-    }
+def _format_pair(pair: "Pair", out: Path) -> str:
+    inputs = " × ".join(quote_name(picture.path) for picture in (pair.content, *pair.styles))
+    return f"{inputs} → {quote_name(os.fspath(out / pair.output))}"

@@ -251,7 +251,7 @@ def _check_target(path: Path, inputs: Iterable[Path], default: Path, *, overwrit
         raise UsageError("The name of the output is empty; give one with -o.")
     if any(_is_same_file(path, other) for other in inputs):
         raise UsageError(f"The output {quote_name(path)} is one of the inputs; give it another name with -o.")
-    if _try_path(path.is_file) and not overwrite:
+    if os.path.isfile(path) and not overwrite:  # noqa: PTH113 - False where `Path.is_file` raises
         raise UsageError(f"{quote_name(path)} exists already; give another name with -o, or --overwrite.")
     images.check_output(path, overwrite=overwrite)
     try:
@@ -328,15 +328,7 @@ def _stem(path: Path) -> str:
 
 
 def _is_folder(name: str) -> bool:
-    return name.endswith(("/", os.sep)) or (name != "" and _try_path(Path(name).is_dir))
-
-
-def _try_path(question: Callable[[], bool]) -> bool:
-    """Return the answer of `Path.is_file` or `Path.is_dir`; False for a name that no file can have."""
-    try:
-        return question()
-    except OSError:
-        return False
+    return name.endswith(("/", os.sep)) or os.path.isdir(name)  # noqa: PTH112 - False where `Path.is_dir` raises
 
 
 def _is_same_file(one: Path, other: Path) -> bool:

@@ -259,9 +259,7 @@ def format_schedule(schedule: "Schedule", options: Options | None = None) -> str
     ]
     total = format_count(sum(scale.iterations for scale in schedule), "iteration")
     most = "at most " if options and options.patience else ""
-    return (
-        f"{'; '.join(scales)}. In total {most}{total}, as much work as {count_units(schedule):.1f} at the final size."
-    )
+    return f"{'; '.join(scales)}. In total {most}{total}, equivalent to {count_units(schedule):.1f} at the final size."
 
 
 def format_method(optimizer: str, *, sketch: bool, copies: int) -> str:

@@ -139,11 +139,11 @@ def _format_record(record: "Record") -> Iterator[str]:
 
 def _work_rows(record: "Record") -> Iterator[tuple[str, str]]:
     for scale, seconds in zip(record["schedule"], record["scale_seconds"], strict=False):
-        planned = f" of {scale['planned']}" if scale["planned"] else ""
+        planned = f"{scale['iterations']} of " if scale["planned"] else ""
+        iterations = report.format_count(scale["planned"] or scale["iterations"], "iteration")
         method = report.format_method(scale["optimizer"], sketch=scale["sketch"], copies=scale["half_size_copies"])
-        work = f"{scale['iterations']}{planned} iterations of {method}, in {seconds:.1f} s"
-        yield f"{scale['width']}×{scale['height']}", work
-    yield "iterations", f"{record['iterations']}, as much work as {record['units']:.1f} at the final size"
+        yield f"{scale['width']}×{scale['height']}", f"{planned}{iterations} of {method}, in {seconds:.1f} s"
+    yield "iterations", f"{record['iterations']}, equivalent to {record['units']:.1f} at the final size"
     yield "time", format_duration(record["seconds"])
     yield "losses", report.format_losses(record["losses"]) or NO_VALUE
     yield "machine", f"{record['device']}, {record['precision']}, {report.format_count(record['threads'], 'thread')}"

@@ -1,4 +1,4 @@
-"""Claims about the command line before it paints: help, flags, and every refusal with its exit code."""
+"""The command line before it paints: help, flags, and every error with its exit code."""
 
 import dataclasses
 import os
@@ -36,10 +36,10 @@ assert "numpy" not in sys.modules or tokens[1] == "nothing-there"
 
 @pytest.fixture
 def folder(tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, with a photo, a painting, a text and a folder in it."""
+    """Create a working folder with a photo, a painting, a text and a folder."""
     for seed, name in enumerate(("photo.png", "painting.png")):
         images.write_file(tmp_path / name, images.encode_image(pixels(48, 64, seed)))
-    (tmp_path / "text.jpg").write_text("no picture at all")
+    (tmp_path / "text.jpg").write_text("not a picture")
     (tmp_path / "there.png").write_bytes(b"somebody's work")
     (tmp_path / "album").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -49,7 +49,7 @@ def folder(tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypat
 
 @pytest.fixture
 def no_painting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A network that must not be loaded."""
+    """Make loading the network an error."""
 
     def loaded(_options: Options) -> Painter:
         raise AssertionError("the network was loaded")
@@ -61,20 +61,20 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-def test_help_and_a_wrong_name_load_neither_torch_nor_gradio() -> None:
+def test_help_and_missing_files_load_neither_torch_nor_gradio() -> None:
     done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
 
 
-def test_the_installed_program_and_the_module_are_the_same() -> None:
+def test_script_and_module_run_the_same_program() -> None:
     script = shutil.which("styler", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     assert script, "install the package first: pip install -e ."
-    said = [
+    message = [
         subprocess.run([*program, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
         for program in ([script], [sys.executable, "-m", "styler"])
     ]
-    assert said[0] == said[1]
-    assert re.fullmatch(r"styler \d+\.\d+\.\d+\n", said[0])
+    assert message[0] == message[1]
+    assert re.fullmatch(r"styler \d+\.\d+\.\d+\n", message[0])
 
 
 def test_no_arguments_print_the_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,7 +86,7 @@ def test_no_arguments_print_the_help(capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.parametrize("tokens", [["--help"], ["run", "--help"]], ids=" ".join)
-def test_help_names_the_exit_codes_and_begins_with_three_examples(
+def test_help_begins_with_three_examples_and_lists_the_exit_codes(
     tokens: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
@@ -98,7 +98,7 @@ def test_help_names_the_exit_codes_and_begins_with_three_examples(
     assert max(map(len, page.splitlines())) <= 80
 
 
-def test_the_ten_options_that_matter_come_first(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_ten_main_options_come_first(capsys: pytest.CaptureFixture[str]) -> None:
     main(["run", "--help"])
     page = capsys.readouterr().out
     first = page.split("\nPicture:\n")[1].split("\n\n")[0]
@@ -126,13 +126,13 @@ def test_typing_every_default_gives_the_default_options() -> None:
     assert resolve_options(("flag", read_flags(Flags(**typed)))).options == Options()
 
 
-def test_a_flag_that_is_not_given_is_no_setting() -> None:
+def test_omitted_flags_are_not_settings() -> None:
     assert read_flags(Flags()) == {}
     assert read_flags(Flags(size="original", style_weights="2, 1")) == {"size": "original", "style_weights": (2, 1)}
 
 
 @pytest.mark.parametrize("text", ["12x", "nan", "inf", "1e9", "", "0x40", "64.5"])
-def test_a_size_that_is_none_is_refused_by_name(text: str) -> None:
+def test_an_invalid_size_is_rejected_by_name(text: str) -> None:
     with pytest.raises(OptionError, match=r"^size is "):
         resolve_options(("flag", read_flags(Flags(size=text))))
 
@@ -163,34 +163,34 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "code", "said"), REFUSALS)
-def test_a_refusal_is_one_plain_line_before_any_work(
-    arguments: str, code: int, said: str, folder: Path, no_painting: None, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("arguments", "code", "message"), REFUSALS)
+def test_invalid_arguments_give_a_one_line_error_before_any_work(
+    arguments: str, code: int, message: str, folder: Path, no_painting: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = contents(folder)
     assert main(["run", *arguments.split()]) == code
     out, err = capsys.readouterr()
     assert out == ""
     assert re.fullmatch(r"styler: error: [^\n]*\n", err), err
-    assert said in err
+    assert message in err
     assert contents(folder) == before
 
 
-def test_a_device_that_is_absent_is_an_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_device_is_an_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = contents(folder)
     assert main(["run", "photo.png", "painting.png", "--device", "cuda:99"]) == 1
     assert re.fullmatch(r"styler: error: .*GPU.*\n", capsys.readouterr().err)
     assert contents(folder) == before
 
 
-def test_an_unknown_verb_is_told_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_command_lists_the_available_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["runn"]) == 2
     assert capsys.readouterr().err == 'styler: error: Unknown command "runn". Did you mean "run"? ' + (
         "Available commands: run, batch, ui, inspect, presets, styles, config, doctor, ...\n"
     )
 
 
-def test_a_bug_is_told_as_one_and_its_traceback_on_request_alone(
+def test_a_bug_is_reported_with_a_traceback_only_under_debug(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(_name: str) -> Path:
@@ -205,10 +205,10 @@ def test_a_bug_is_told_as_one_and_its_traceback_on_request_alone(
     assert main(["run", "photo.png", "painting.png", "--debug"]) == 1
     assert "Traceback" in capsys.readouterr().err
     assert main(["run", "photo.png", "--", "--debug"]) == 1
-    assert "Traceback" not in capsys.readouterr().err, "after -- it is a name"
+    assert "Traceback" not in capsys.readouterr().err, "after -- it is a file name"
 
 
-def test_openmp_waits_passively_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openmp_waits_passively_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     main(["--version"])

@@ -1,4 +1,4 @@
-"""Claims about `styler batch`: what is painted, where, what is refused, and what a second run does."""
+"""`styler batch`: what is painted, where, which requests are rejected, and what a second run does."""
 
 import json
 import os
@@ -27,7 +27,7 @@ Capture = pytest.CaptureFixture[str]
 def folder(
     tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch, use_tiny: None
 ) -> Path:
-    """The working folder, with three photos and two paintings; the network is tiny."""
+    """Create a working folder with three photos and two paintings; the network is tiny."""
     for seed, name in enumerate(("photos/a1.png", "photos/a2.png", "photos/sub/a1.png", "art/x.png", "art/y.png")):
         images.write_file(tmp_path / name, images.encode_image(pixels(48, 64, seed)))
     monkeypatch.chdir(tmp_path)
@@ -39,7 +39,7 @@ def paint(*tokens: str) -> int:
 
 
 def made(folder: Path, out: str = "out") -> set[str]:
-    """The pictures below the folder of the results."""
+    """List the pictures in the folder of the results."""
     return {
         path.relative_to(folder / out).as_posix() for path in (folder / out).rglob("*.*") if ".styler" not in path.parts
     }
@@ -58,7 +58,7 @@ def test_every_photo_is_painted_in_every_style(folder: Path, capsys: Capture) ->
     assert images.read_image("out/sub/a1.y.png").width == 64
 
 
-def test_a_picture_is_the_one_that_run_makes(folder: Path) -> None:
+def test_batch_and_run_paint_the_same_picture(folder: Path) -> None:
     assert paint("photos", "art/x.png", "-o", "out", "-q", "--seed", "3") == 0
     assert main(["run", "photos/a2.png", "art/x.png", *TINY, "--seed", "3", "-o", "one.png", "-q"]) == 0
     assert (images.read_image("out/a2.x.png").pixels == images.read_image("one.png").pixels).all()
@@ -73,7 +73,7 @@ def test_blend_zip_format_and_names(folder: Path) -> None:
     assert made(folder, "named") == {"a1.starry-night.png"}
 
 
-def test_one_painter_computes_a_style_once_a_scale_for_all_photos(
+def test_style_statistics_are_computed_once_per_scale_for_all_photos(
     folder: Path, monkeypatch: pytest.MonkeyPatch, painter: Painter
 ) -> None:
     asked: list[Options] = []
@@ -115,7 +115,7 @@ def test_one_painter_computes_a_style_once_a_scale_for_all_photos(
     assert len(computed) - 2 == 2 * len(set(computed[2:])), "each scale's size once for each style"
 
 
-def test_a_second_run_does_only_what_is_missing(folder: Path, capsys: Capture) -> None:
+def test_a_second_run_paints_only_missing_pictures(folder: Path, capsys: Capture) -> None:
     assert paint("photos", "art/x.png", "-o", "out") == 0
     before = {path: path.stat().st_mtime_ns for path in (folder / "out").rglob("*") if path.is_file()}
     capsys.readouterr()
@@ -130,7 +130,7 @@ def test_a_second_run_does_only_what_is_missing(folder: Path, capsys: Capture) -
     assert capsys.readouterr().out.splitlines() == ["out/a2.x.png", "out/a3.x.png"]
 
 
-def test_a_touched_file_is_the_same_and_a_changed_one_is_refused(folder: Path, capsys: Capture) -> None:
+def test_touched_inputs_are_unchanged_and_modified_ones_are_rejected(folder: Path, capsys: Capture) -> None:
     assert paint("photos", "art/x.png", "-o", "out", "-q") == 0
     os.utime("photos/a1.png", (1, 1))
     assert paint("photos", "art/x.png", "-o", "out", "-q") == 0
@@ -140,10 +140,10 @@ def test_a_touched_file_is_the_same_and_a_changed_one_is_refused(folder: Path, c
     sentence = "styler: error: 1 picture was painted from other inputs or settings, such as 'a1.x.png' "
     assert capsys.readouterr().err.startswith(f"{sentence}(changed: the content 'photos/a1.png'); paint them again")
     assert paint("photos", "art/x.png", "-o", "out", "-q", "--overwrite") == 0
-    assert capsys.readouterr().out == "out/a1.x.png\n", "the other one is as it was"
+    assert capsys.readouterr().out == "out/a1.x.png\n", "the other one is unchanged"
 
 
-def test_other_settings_are_refused_by_name(folder: Path, capsys: Capture) -> None:
+def test_changed_settings_are_rejected_by_name(folder: Path, capsys: Capture) -> None:
     assert paint("photos", "art/x.png", "-o", "out", "-q") == 0
     before = (folder / "out" / "a1.x.png").read_bytes()
     capsys.readouterr()
@@ -153,7 +153,7 @@ def test_other_settings_are_refused_by_name(folder: Path, capsys: Capture) -> No
     assert (folder / "out" / "a1.x.png").read_bytes() == before
 
 
-def test_what_is_there_already_is_never_replaced_unasked(folder: Path, capsys: Capture) -> None:
+def test_existing_files_are_replaced_only_with_overwrite(folder: Path, capsys: Capture) -> None:
     (folder / "out").mkdir()
     (folder / "out" / "a1.x.png").write_bytes(b"somebody's")
     (folder / "out" / "index.html").write_bytes(b"somebody's page")
@@ -168,7 +168,7 @@ def test_what_is_there_already_is_never_replaced_unasked(folder: Path, capsys: C
     )
 
 
-def test_the_results_are_never_taken_for_photos(folder: Path, capsys: Capture) -> None:
+def test_results_are_never_used_as_photos(folder: Path, capsys: Capture) -> None:
     assert paint("photos", "art/x.png", "-r", "-o", "photos/out", "-q") == 0
     assert paint("photos", "art/x.png", "-r", "-o", "photos/out") == 0
     assert "0 done, 0 failed, 3 skipped" in capsys.readouterr().err
@@ -197,7 +197,7 @@ def test_the_results_are_never_taken_for_photos(folder: Path, capsys: Capture) -
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_makes_no_sense_is_refused_in_a_sentence(
+def test_invalid_requests_give_one_sentence(
     tokens: list[str], code: int, sentence: str, folder: Path, capsys: Capture
 ) -> None:
     before = sorted(path for path in folder.rglob("*") if ".styler" not in path.parts and path.name != "out")
@@ -209,7 +209,7 @@ def test_what_makes_no_sense_is_refused_in_a_sentence(
     assert sorted(path for path in folder.rglob("*") if ".styler" not in path.parts and path.name != "out") == before
 
 
-def test_a_dry_run_tells_everything_and_writes_nothing(folder: Path, capsys: Capture) -> None:
+def test_a_dry_run_prints_the_plan_and_writes_nothing(folder: Path, capsys: Capture) -> None:
     before = sorted(folder.rglob("*"))
     assert paint("photos", "art", "-r", "-o", "out", "--dry-run") == 0
     page = capsys.readouterr().out
@@ -229,7 +229,7 @@ def test_a_dry_run_tells_everything_and_writes_nothing(folder: Path, capsys: Cap
     assert sorted(folder.rglob("*")) == before
 
 
-def test_events_are_lines_of_json(folder: Path, capsys: Capture) -> None:
+def test_events_are_json_lines(folder: Path, capsys: Capture) -> None:
     (folder / "photos" / "bad.png").write_text("no picture")
     assert paint("photos", "art/x.png", "-o", "out", "--json", "-q") == 3
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -247,7 +247,7 @@ def test_events_are_lines_of_json(folder: Path, capsys: Capture) -> None:
     assert json.loads(line)["error"]["exit_code"] == 4
 
 
-def test_the_status_is_told_from_the_manifest(folder: Path, capsys: Capture) -> None:
+def test_status_is_read_from_the_manifest(folder: Path, capsys: Capture) -> None:
     (folder / "photos" / "bad.png").write_text("no picture")
     assert paint("photos", "art/x.png", "-o", "out", "-q") == 3
     (folder / "out" / "a2.x.png").unlink()
@@ -260,7 +260,7 @@ def test_the_status_is_told_from_the_manifest(folder: Path, capsys: Capture) -> 
     assert json.loads(capsys.readouterr().out)["left"] == 1
 
 
-def test_two_batches_do_not_share_a_folder(folder: Path, capsys: Capture) -> None:
+def test_a_folder_is_locked_by_its_batch(folder: Path, capsys: Capture) -> None:
     with files.hold_output(Path("out")):
         assert paint("photos", "art", "-o", "out") == 1
     assert re.search(r"Another run of styler \(process \d+ .*\) is writing 'out'; wait for it", capsys.readouterr().err)
@@ -283,7 +283,7 @@ def test_the_index_shows_content_style_and_result(folder: Path) -> None:
     assert result.std() > 0.02
 
 
-def test_lines_of_progress_tell_the_picture_and_the_whole(
+def test_progress_lines_show_the_picture_and_the_batch(
     folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch_report, "BATCH_LINE_SECONDS", 0.0)

@@ -1,4 +1,4 @@
-"""Claims about `styler batch`: what paints, what its table in styler.toml says, and a disk that is really full."""
+"""`styler batch`: workers, the table in styler.toml, and a full disk."""
 
 import re
 from collections.abc import Callable
@@ -20,7 +20,7 @@ Capture = pytest.CaptureFixture[str]
 def folder(
     tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch, use_tiny: None
 ) -> Path:
-    """The working folder, with three photos, one of them in a folder, and a painting; the network is tiny."""
+    """Create a working folder with three photos, one of them in a folder, and a painting; the network is tiny."""
     for seed, name in enumerate(("photos/a.png", "photos/b.png", "photos/sub/c.png", "x.png")):
         images.write_file(tmp_path / name, images.encode_image(pixels(48, 64, seed)))
     monkeypatch.chdir(tmp_path)
@@ -31,10 +31,10 @@ def paint(*tokens: str) -> int:
     return main(["batch", "photos", "x.png", "-o", "out", *TINY, *tokens])
 
 
-def test_devices_are_workers(folder: Path, capsys: Capture) -> None:
+def test_every_device_is_a_worker(folder: Path, capsys: Capture) -> None:
     assert paint("--devices", "cpu, cpu") == 0
     assert sorted(capsys.readouterr().out.splitlines()) == ["out/a.x.png", "out/b.x.png"]
-    assert paint("--devices", "cpu") == 0, "the device is no setting that asks for other pictures"
+    assert paint("--devices", "cpu") == 0, "the device does not change the pictures"
     assert "0 done, 0 failed, 2 skipped" in capsys.readouterr().err
 
 
@@ -56,14 +56,14 @@ def test_devices_are_workers(folder: Path, capsys: Capture) -> None:
     ],
     ids=" ".join,
 )
-def test_what_contradicts_itself_is_refused(tokens: list[str], sentence: str, folder: Path, capsys: Capture) -> None:
+def test_contradictory_flags_are_rejected(tokens: list[str], sentence: str, folder: Path, capsys: Capture) -> None:
     assert paint(*tokens) == 2
     err = capsys.readouterr().err
     assert sentence in err
     assert len(err.splitlines()) == 1
 
 
-def test_a_url_of_files_on_this_machine_is_a_folder_for_the_pictures(folder: Path, capsys: Capture) -> None:
+def test_a_file_url_is_a_valid_output_folder(folder: Path, capsys: Capture) -> None:
     out = folder / "far away"
     assert main(["batch", "photos", "x.png", "-o", f"file://{out}", *TINY, *CPU, "--no-index"]) == 0
     assert {path.name for path in out.glob("*.png")} == {"a.x.png", "b.x.png"}
@@ -80,7 +80,7 @@ def test_a_dry_run_counts_the_workers_and_opens_urls(folder: Path, capsys: Captu
     assert not (folder / "out").exists()
 
 
-def test_the_table_in_the_file_takes_the_flags_of_the_batch(folder: Path, capsys: Capture) -> None:
+def test_the_batch_table_sets_flags(folder: Path, capsys: Capture) -> None:
     (folder / "styler.toml").write_text(
         'seed = 3\n[batch]\nrecursive = true\nexclude = ["b*"]\nformat = "jpg"\nno_index = true\niterations = 2\n'
         'devices = "cpu,cpu"\nmax_failures = 2\nname = "{content}-{seed}.{ext}"\nbackground = "black"\n'
@@ -93,7 +93,7 @@ def test_the_table_in_the_file_takes_the_flags_of_the_batch(folder: Path, capsys
     assert main(["run", "photos/a.png", "x.png", *TINY, *CPU, "-o", "one.png", "-q"]) == 0
 
 
-def test_the_nearer_file_wins_and_a_flag_beats_both(
+def test_flags_override_the_local_file_which_overrides_the_user_file(
     folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     home = tmp_path_factory.mktemp("home")
@@ -116,9 +116,7 @@ def test_the_nearer_file_wins_and_a_flag_beats_both(
         ("recursive = ", 2, r"The settings in 'styler.toml' are not valid TOML"),
     ],
 )
-def test_a_wrong_table_is_refused_in_a_sentence(
-    text: str, code: int, sentence: str, folder: Path, capsys: Capture
-) -> None:
+def test_an_invalid_batch_table_is_an_error(text: str, code: int, sentence: str, folder: Path, capsys: Capture) -> None:
     (folder / "styler.toml").write_text(f"[batch]\n{text}\n")
     assert paint(*CPU) == code
     err = capsys.readouterr().err
@@ -127,7 +125,7 @@ def test_a_wrong_table_is_refused_in_a_sentence(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
-def test_a_disk_that_is_full_costs_one_picture(
+def test_a_full_disk_fails_one_picture(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory, capsys: Capture
 ) -> None:
     spare = tmp_path_factory.mktemp("spare")

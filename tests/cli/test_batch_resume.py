@@ -1,4 +1,4 @@
-"""Claims about a batch in trouble: bad files, short memory, a full disk, signals, and what a second run makes of it."""
+"""Batches with errors: unreadable files, too little memory, a full disk, signals, and what a second run does."""
 
 import errno
 import hashlib
@@ -32,7 +32,7 @@ Capture = pytest.CaptureFixture[str]
 def folder(
     tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch, use_tiny: None
 ) -> Path:
-    """The working folder, with three photos and a painting; the network is tiny."""
+    """Create a working folder with three photos and a painting; the network is tiny."""
     for seed, name in enumerate(("photos/a.png", "photos/b.png", "photos/c.png", "x.png")):
         images.write_file(tmp_path / name, images.encode_image(pixels(48, 64, seed)))
     monkeypatch.chdir(tmp_path)
@@ -55,7 +55,7 @@ def errors() -> list[str]:
     return [line["error"] for line in manifest_lines() if line["state"] == "failed"]
 
 
-def test_bad_files_fail_with_their_sentences_and_the_rest_goes_on(folder: Path, capsys: Capture) -> None:
+def test_unreadable_inputs_fail_and_the_others_are_painted(folder: Path, capsys: Capture) -> None:
     (folder / "photos" / "b.png").write_bytes((folder / "photos" / "a.png").read_bytes()[:900])
     (folder / "photos" / "bomb.png").write_bytes(made.png(20_000, 15_000))
     (folder / "photos" / "gone.png").symlink_to(folder / "nowhere.png")
@@ -75,7 +75,7 @@ def test_bad_files_fail_with_their_sentences_and_the_rest_goes_on(folder: Path, 
     assert [line.removeprefix("styler: error: ") for line in err.splitlines()] == errors()
 
 
-def test_a_failure_is_listed_again_and_tried_again_only_when_asked_or_mended(folder: Path, capsys: Capture) -> None:
+def test_failures_are_retried_only_on_request_or_after_a_change(folder: Path, capsys: Capture) -> None:
     whole = (folder / "photos" / "b.png").read_bytes()
     (folder / "photos" / "b.png").write_bytes(b"")
     args = ["batch", "photos", "x.png", "-o", "out", *TINY[:-1]]
@@ -98,7 +98,7 @@ def test_a_failure_is_listed_again_and_tried_again_only_when_asked_or_mended(fol
 
 
 @pytest.mark.parametrize(("flags", "tried"), [(["--fail-fast"], 1), (["--max-failures", "2"], 2)])
-def test_so_many_failures_end_the_batch(flags: list[str], tried: int, folder: Path, capsys: Capture) -> None:
+def test_the_limit_of_failures_ends_the_batch(flags: list[str], tried: int, folder: Path, capsys: Capture) -> None:
     for name in ("a", "b", "c"):
         (folder / "photos" / f"{name}.png").write_text("no picture")
     assert main(["batch", "photos", "x.png", "-o", "out", *TINY[:-1], *flags]) == 3
@@ -111,7 +111,7 @@ def test_so_many_failures_end_the_batch(flags: list[str], tried: int, folder: Pa
 def failing(
     painter: Painter, monkeypatch: pytest.MonkeyPatch, fails: Callable[[Options], Exception | None]
 ) -> list[Options]:
-    """Have paintings fail, and return the options of all that are tried."""
+    """Make paintings fail, and return the options of all attempts."""
     tried: list[Options] = []
     real = Painter.stream
 
@@ -125,7 +125,7 @@ def failing(
     return tried
 
 
-def test_short_memory_is_tried_once_more_with_checkpointing(
+def test_out_of_memory_is_retried_with_checkpointing(
     folder: Path, painter: Painter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short = OutOfMemory("A picture of 64×48 needs more; take --size 32.")
@@ -134,14 +134,14 @@ def test_short_memory_is_tried_once_more_with_checkpointing(
     assert [options.checkpoint for options in tried] == ["auto", "on"] * 3
 
 
-def test_what_fails_twice_is_recorded(folder: Path, painter: Painter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_failure_is_recorded(folder: Path, painter: Painter, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = failing(painter, monkeypatch, lambda _options: OutOfMemory("It is too large; take --size 32."))
     assert paint() == 3
     assert errors() == ["It is too large; take --size 32."] * 3
     assert len(tried) == 6
 
 
-def test_a_loss_that_is_no_number_is_tried_once_more_in_full_precision(
+def test_a_nan_loss_is_retried_in_full_precision(
     folder: Path, painter: Painter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nan = DeviceError("The loss was not a number at any step; try --precision fp32.")
@@ -150,7 +150,7 @@ def test_a_loss_that_is_no_number_is_tried_once_more_in_full_precision(
     assert [options.precision for options in tried] == ["bf16", "fp32"] * 3
 
 
-def test_a_bug_costs_one_picture(folder: Path, painter: Painter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_fails_one_picture(folder: Path, painter: Painter, monkeypatch: pytest.MonkeyPatch) -> None:
     left = [ValueError("odd"), None, None]
     failing(painter, monkeypatch, lambda _options: left.pop(0))
     assert paint() == 3
@@ -160,7 +160,7 @@ def test_a_bug_costs_one_picture(folder: Path, painter: Painter, monkeypatch: py
     assert states() == {"a.x.png": "failed", "b.x.png": "done", "c.x.png": "done"}
 
 
-def test_a_full_disk_keeps_the_picture_elsewhere_and_says_so(
+def test_on_a_full_disk_the_picture_is_saved_elsewhere(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     spare, real = tmp_path_factory.mktemp("spare"), files._write_beside
@@ -184,9 +184,7 @@ def test_a_full_disk_keeps_the_picture_elsewhere_and_says_so(
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="the system does not tell which file is which")
-def test_a_manifest_that_cannot_be_written_ends_the_batch(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
-) -> None:
+def test_an_unwritable_manifest_ends_the_batch(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     real, calls = os.fsync, []
 
     def fsync(file: int) -> None:
@@ -204,7 +202,7 @@ def test_a_manifest_that_cannot_be_written_ends_the_batch(
     monkeypatch.chdir(folder)
 
 
-def test_a_torn_last_line_is_as_if_it_were_not_there(folder: Path, capsys: Capture) -> None:
+def test_an_incomplete_last_line_is_ignored(folder: Path, capsys: Capture) -> None:
     assert paint("--no-index") == 0
     file = manifest.manifest_path(Path("out"))
     whole = file.read_bytes()
@@ -216,7 +214,7 @@ def test_a_torn_last_line_is_as_if_it_were_not_there(folder: Path, capsys: Captu
     assert file.read_bytes().startswith(whole[: whole.rindex(b"\n", 0, -1) + 1])
 
 
-def test_a_picture_that_was_about_to_be_written_is_made_again(folder: Path, capsys: Capture) -> None:
+def test_an_unwritten_picture_is_painted_again(folder: Path, capsys: Capture) -> None:
     assert paint("--no-index") == 0
     file = manifest.manifest_path(Path("out"))
     lines = file.read_bytes().splitlines(keepends=True)
@@ -239,7 +237,7 @@ def test_a_picture_that_was_about_to_be_written_is_made_again(folder: Path, caps
         (b'{"schema":9,"state":"done"}\n', "was written by a newer version of styler; update styler."),
     ],
 )
-def test_a_damaged_or_newer_manifest_is_left_alone(line: bytes, sentence: str, folder: Path, capsys: Capture) -> None:
+def test_a_damaged_or_newer_manifest_is_not_changed(line: bytes, sentence: str, folder: Path, capsys: Capture) -> None:
     assert paint("--no-index") == 0
     file = manifest.manifest_path(Path("out"))
     lines = file.read_bytes().splitlines(keepends=True)
@@ -251,7 +249,7 @@ def test_a_damaged_or_newer_manifest_is_left_alone(line: bytes, sentence: str, f
 
 
 def signals_at(painter: Painter, monkeypatch: pytest.MonkeyPatch, numbers: list[int], picture: int = 2) -> None:
-    """Have signals arrive at the first reports of a picture, counted from 1: one at each."""
+    """Send a signal at each of the first iterations of a picture, counted from 1."""
     real, pictures, left = painter.stream, [], [*numbers]
 
     def stream(content: Any, *others: Any) -> Iterator[Any]:
@@ -266,21 +264,21 @@ def signals_at(painter: Painter, monkeypatch: pytest.MonkeyPatch, numbers: list[
 
 
 @pytest.fixture
-def heard() -> Iterator[None]:
+def restore_sigint() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_the_first_signal_drops_the_picture_in_work_and_keeps_the_others(
+def test_the_first_signal_discards_the_picture_in_progress(
     number: int,
     code: int,
     folder: Path,
     painter: Painter,
     monkeypatch: pytest.MonkeyPatch,
     capsys: Capture,
-    heard: None,
+    restore_sigint: None,
 ) -> None:
     signals_at(painter, monkeypatch, [number])
     assert main(["batch", "photos", "x.png", "-o", "out", *TINY[:-1]]) == code
@@ -295,7 +293,7 @@ def test_the_first_signal_drops_the_picture_in_work_and_keeps_the_others(
 
 
 def test_the_second_signal_stops_at_once(
-    folder: Path, painter: Painter, monkeypatch: pytest.MonkeyPatch, capsys: Capture, heard: None
+    folder: Path, painter: Painter, monkeypatch: pytest.MonkeyPatch, capsys: Capture, restore_sigint: None
 ) -> None:
     signals_at(painter, monkeypatch, [signal.SIGINT, signal.SIGINT], picture=3)  # the second one may be being written
     assert paint() == 130
@@ -311,7 +309,7 @@ def test_the_second_signal_stops_at_once(
     assert set(states().values()) == {"done"}
 
 
-def test_the_index_stays_ours_after_every_run(folder: Path, capsys: Capture) -> None:
+def test_the_manifest_records_every_version_of_the_index(folder: Path, capsys: Capture) -> None:
     assert paint() == 0
     first = (folder / "out" / "index.html").read_bytes()
     shutil.copy(folder / "photos" / "a.png", folder / "photos" / "d.png")

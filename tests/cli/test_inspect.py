@@ -1,4 +1,4 @@
-"""Claims about settings inside pictures on the command line: written, shown, and done again."""
+"""The record inside pictures: written by `run`, printed by `inspect`, replayed by `--from`."""
 
 import json
 import re
@@ -33,7 +33,7 @@ assert not {"torch", "torchvision", "gradio"} & set(sys.modules)
 def folder(
     tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch, use_tiny: None
 ) -> Path:
-    """The working folder, with a photo and two paintings of telling names; the network is tiny."""
+    """Create a working folder with a photo and two paintings with distinctive names; the network is tiny."""
     for seed, name in enumerate(("holiday.png", "monet.png", "other.png")):
         exif = {"artist": "Ada Lovelace", "copyright": "© Ada Lovelace", "make": "Kodak"} if seed == 0 else {}
         images.write_file(tmp_path / name, images.encode_image(pixels(64, 64, seed), metadata=exif))
@@ -58,7 +58,7 @@ def same(one: str, other: str) -> bool:
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.avif", "a.tiff"])
-def test_every_format_carries_the_settings_and_no_name(name: str, folder: Path) -> None:
+def test_every_format_stores_the_settings_but_no_names(name: str, folder: Path) -> None:
     assert paint("holiday.png", "monet.png", "--init", str(folder / "other.png"), "-o", name) == 0
     record = provenance.read_record(name)
     assert record["options"]["iterations"] == 4
@@ -72,7 +72,7 @@ def test_every_format_carries_the_settings_and_no_name(name: str, folder: Path) 
             assert word.encode(encoding) not in data
 
 
-def test_metadata_is_left_out_or_kept_when_asked(folder: Path) -> None:
+def test_metadata_flags_omit_the_record_or_keep_the_exif(folder: Path) -> None:
     assert paint("holiday.png", "monet.png", "-o", "bare.png", "--no-metadata") == 0
     assert images.read_text("bare.png") == {}
     assert main(["inspect", "bare.png"]) == 1
@@ -84,7 +84,7 @@ def test_metadata_is_left_out_or_kept_when_asked(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tiff"])
-def test_from_on_the_same_inputs_gives_the_same_pixels(name: str, folder: Path, capsys: Capture) -> None:
+def test_a_replay_of_the_same_inputs_gives_the_same_pixels(name: str, folder: Path, capsys: Capture) -> None:
     settings = ["--seed", "7", "--look", "gatys", "--strength", "63.7", "--threads", "1"]
     assert paint("holiday.png", "monet.png", "other.png", "--style-weights", "1,3", *settings, "-o", name) == 0
     capsys.readouterr()
@@ -101,16 +101,16 @@ def test_from_on_the_same_inputs_gives_the_same_pixels(name: str, folder: Path, 
 @pytest.mark.parametrize(
     "flags", ["--preset draft", "--look gatys", "--preset fine --look gatys --stroke-size 2", "--keep-color 1"]
 )
-def test_from_gives_the_same_pixels_whatever_preset_or_look_there_was(flags: str, folder: Path) -> None:
+def test_a_replay_gives_the_same_pixels_for_any_preset_or_look(flags: str, folder: Path) -> None:
     assert paint("holiday.png", "monet.png", *flags.split(), "-o", "a.png") == 0
     assert again("a.png", "b.png") == 0
     assert same("a.png", "b.png")
-    if "--look" in flags:  # no flag of the plan: said again, it changes nothing
+    if "--look" in flags:  # no flag of the plan: message again, it changes nothing
         assert again("a.png", "c.png", *flags.removeprefix("--preset fine ").split()) == 0
         assert same("a.png", "c.png")
 
 
-def test_a_picture_is_inspected_from_standard_input(folder: Path, capsys: Capture) -> None:
+def test_inspect_reads_standard_input(folder: Path, capsys: Capture) -> None:
     assert paint("holiday.png", "monet.png", "-o", "a.png") == 0
     assert main(["inspect", "a.png"]) == 0
     named = capsys.readouterr().out.split("\n", 1)[1]
@@ -122,7 +122,7 @@ def test_a_picture_is_inspected_from_standard_input(folder: Path, capsys: Captur
     assert b"Cannot read 'standard input': it is a web page" in done.stderr
 
 
-def test_the_command_that_inspect_prints_gives_the_same_pixels(folder: Path, capsys: Capture) -> None:
+def test_the_printed_command_gives_the_same_pixels(folder: Path, capsys: Capture) -> None:
     assert paint("holiday.png", "monet.png", "--strength", "63.7", "--distance", "gram", "-o", "a.png") == 0
     capsys.readouterr()
     assert main(["inspect", "a.png"]) == 0
@@ -133,7 +133,7 @@ def test_the_command_that_inspect_prints_gives_the_same_pixels(folder: Path, cap
     assert same("a.png", "b.png")
 
 
-def test_flags_override_and_those_of_the_plan_have_it_made_anew(folder: Path) -> None:
+def test_flags_override_the_record_and_can_replace_its_schedule(folder: Path) -> None:
     assert paint("holiday.png", "monet.png", "-o", "a.png") == 0
     first = provenance.read_record("a.png")
     assert again("a.png", "b.png", "--strength", "80", "--seed", "9", "-q") == 0
@@ -154,7 +154,7 @@ def test_flags_override_and_those_of_the_plan_have_it_made_anew(folder: Path) ->
     assert same("a.png", "f.png"), "there was no plan to repeat, so it is made"
 
 
-def test_inputs_that_changed_are_warned_about(folder: Path, capsys: Capture) -> None:
+def test_changed_inputs_give_a_warning(folder: Path, capsys: Capture) -> None:
     assert paint("holiday.png", "monet.png", "-o", "a.png") == 0
     assert again("a.png", "b.png") == 0
     assert "warning" not in capsys.readouterr().err
@@ -164,13 +164,13 @@ def test_inputs_that_changed_are_warned_about(folder: Path, capsys: Capture) -> 
     assert capsys.readouterr().err == ""
 
 
-def test_a_machine_that_differs_is_noted(folder: Path, capsys: Capture) -> None:
+def test_a_different_machine_gives_a_note(folder: Path, capsys: Capture) -> None:
     assert paint("holiday.png", "monet.png", "--threads", "1", "-o", "a.png") == 0
     assert again("a.png", "b.png", "--threads", "2") == 0
     assert "styler: note: The number of threads is 2; 1 was recorded.\n" in capsys.readouterr().err
 
 
-def test_a_start_that_was_a_file_must_be_given_again(folder: Path, capsys: Capture) -> None:
+def test_an_init_file_must_be_given_again(folder: Path, capsys: Capture) -> None:
     assert paint("holiday.png", "monet.png", "--init", "other.png", "-o", "a.png") == 0
     assert again("a.png", "b.png") == 2
     assert "was started from a picture file; give that file with --init FILE." in capsys.readouterr().err
@@ -180,9 +180,7 @@ def test_a_start_that_was_a_file_must_be_given_again(folder: Path, capsys: Captu
     assert "The picture given with --init differs from the recorded file." in capsys.readouterr().err
 
 
-def test_a_painting_that_was_stopped_carries_its_settings_and_is_repeated_exactly(
-    folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_run_is_replayed_exactly(folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Painter.stream
 
     def stopping(*given: object) -> object:
@@ -221,7 +219,7 @@ def test_a_painting_that_was_stopped_carries_its_settings_and_is_repeated_exactl
 
 
 @pytest.mark.usefixtures("folder")
-def test_inspect_shows_everything_to_a_person_and_to_a_program(capsys: Capture) -> None:
+def test_inspect_prints_text_and_json(capsys: Capture) -> None:
     assert paint("holiday.png", "monet.png", "--preset", "draft", "-o", "a.png") == 0
     capsys.readouterr()
     assert main(["inspect", "a.png"]) == 0
@@ -250,7 +248,7 @@ def test_inspect_loads_no_torch(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tokens", "code", "said"),
+    ("tokens", "code", "message"),
     [
         ("inspect", 2, "FILE is required"),
         ("inspect missing.png", 1, "there is no such file"),
@@ -263,7 +261,9 @@ def test_inspect_loads_no_torch(folder: Path) -> None:
         ("run --from a.png holiday.png monet.png -o a.png --overwrite", 2, "is one of the inputs"),
     ],
 )
-def test_what_cannot_be_is_one_sentence(tokens: str, code: int, said: str, folder: Path, capsys: Capture) -> None:
+def test_unusable_records_give_one_sentence(
+    tokens: str, code: int, message: str, folder: Path, capsys: Capture
+) -> None:
     assert paint("holiday.png", "monet.png", "-o", "a.png") == 0
     deep = '{"schema":1,"schedule":' + "[" * 50_000
     images.write_file("hostile.png", images.encode_image(np.ones((64, 64, 3), np.float32), text={"styler": deep}))
@@ -273,6 +273,6 @@ def test_what_cannot_be_is_one_sentence(tokens: str, code: int, said: str, folde
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("styler: error: ")
-    assert said in err
+    assert message in err
     assert err.count("\n") == 1
     assert sorted(path.name for path in folder.iterdir()) == before

@@ -1,4 +1,4 @@
-"""Claims about Ctrl-C and SIGTERM: what is kept, what is said, and that nothing else is left."""
+"""Ctrl-C and SIGTERM: what is saved and printed, and that nothing else is left."""
 
 import os
 import re
@@ -27,8 +27,8 @@ SignalsAt = Callable[[Mapping[int, list[int]]], None]
 
 
 @pytest.fixture(autouse=True)
-def signals_heard() -> Iterator[None]:
-    """A shell that starts the tests in the background has SIGINT ignored, and children would inherit that."""
+def restore_sigint() -> Iterator[None]:
+    """Restore SIGINT, which a shell ignores in background jobs and their children."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -44,7 +44,7 @@ def folder(tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypat
 
 @pytest.fixture
 def signals_at(painter: Painter, monkeypatch: pytest.MonkeyPatch) -> SignalsAt:
-    """Have signals arrive right after certain evaluations, 0 being before the first."""
+    """Send signals right after certain iterations; 0 is before the first."""
 
     def arrange(arrivals: Mapping[int, list[int]]) -> None:
         real = painter.stream
@@ -75,7 +75,7 @@ def names(folder: Path) -> set[str]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_the_whole_program_keeps_the_best_picture_so_far(number: signal.Signals, code: int, folder: Path) -> None:
+def test_a_signal_saves_the_best_picture_so_far(number: signal.Signals, code: int, folder: Path) -> None:
     script = shutil.which("styler", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     assert script, "install the package first: pip install -e ."
     program = subprocess.Popen(
@@ -94,7 +94,7 @@ def test_the_whole_program_keeps_the_best_picture_so_far(number: signal.Signals,
     assert images.read_image(folder / "photo.painting.partial.png").width == 64
 
 
-def test_the_first_signal_keeps_the_picture_beside_the_output(
+def test_the_first_signal_saves_the_picture_beside_the_output(
     folder: Path, signals_at: SignalsAt, capsys: pytest.CaptureFixture[str]
 ) -> None:
     signals_at({3: [signal.SIGINT]})
@@ -117,7 +117,7 @@ def test_the_second_signal_stops_at_once(
     assert names(folder) == INPUTS
 
 
-def test_the_second_signal_while_writing_leaves_no_torn_file(
+def test_a_second_signal_during_writing_leaves_no_incomplete_file(
     folder: Path, signals_at: SignalsAt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     signals_at({2: [signal.SIGINT]})
@@ -126,7 +126,7 @@ def test_the_second_signal_while_writing_leaves_no_torn_file(
     assert names(folder) == INPUTS
 
 
-def test_a_signal_after_the_last_step_does_not_cost_the_picture(
+def test_a_signal_after_the_last_iteration_keeps_the_picture(
     folder: Path, signals_at: SignalsAt, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     signals_at({})
@@ -142,7 +142,7 @@ def test_a_signal_after_the_last_step_does_not_cost_the_picture(
     assert images.read_image("photo.painting.png").width == 64
 
 
-def test_a_signal_before_the_first_step_leaves_nothing(
+def test_a_signal_before_the_first_iteration_writes_nothing(
     folder: Path, signals_at: SignalsAt, capsys: pytest.CaptureFixture[str]
 ) -> None:
     signals_at({0: [signal.SIGINT]})
@@ -152,7 +152,7 @@ def test_a_signal_before_the_first_step_leaves_nothing(
 
 
 @pytest.mark.parametrize("fate", ["raised", "replaced", "swallowed"])
-def test_a_signal_while_the_network_loads_ends_at_once(
+def test_a_signal_during_loading_ends_at_once(
     fate: str, folder: Path, painter: Painter, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def loading(_options: Options) -> Painter:
@@ -171,13 +171,13 @@ def test_a_signal_while_the_network_loads_ends_at_once(
     assert names(folder) == INPUTS
 
 
-def test_a_signal_that_the_caller_ignores_stays_ignored(signals_heard: None) -> None:
+def test_ignored_signals_stay_ignored(restore_sigint: None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with watch_signals():
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
-def test_outside_the_main_thread_no_handler_is_touched() -> None:
+def test_handlers_are_unchanged_outside_the_main_thread() -> None:
     seen: list[object] = []
 
     def elsewhere() -> None:
@@ -191,7 +191,7 @@ def test_outside_the_main_thread_no_handler_is_touched() -> None:
 
 
 class Dying:
-    """Does something when it is gone, where Python can only report an exception."""
+    """Calls a function when it is deleted, where Python can only report an exception."""
 
     def __init__(self, last: Callable[[], object]) -> None:
         self.last = last
@@ -200,7 +200,7 @@ class Dying:
         self.last()
 
 
-def test_an_interruption_that_python_cannot_raise_is_neither_lost_nor_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unraisable_interruption_is_raised_later_and_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[object] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda lost: seen.append(lost.exc_type))
     hook = sys.unraisablehook
@@ -213,7 +213,7 @@ def test_an_interruption_that_python_cannot_raise_is_neither_lost_nor_shown(monk
     assert sys.unraisablehook is hook
 
 
-def test_a_lost_interruption_is_noticed_before_painting_begins() -> None:
+def test_a_lost_interruption_is_raised_before_painting() -> None:
     with watch_signals() as watch:
         with pytest.raises(Interrupted):
             signal.raise_signal(signal.SIGTERM)

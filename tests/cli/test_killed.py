@@ -1,4 +1,4 @@
-"""Claims about signals at the worst moments: a file is the old one or the new one, and a killed run leaves one file."""
+"""Signals at the worst moments: a file is the old or the new one, and a killed run leaves one temporary file."""
 
 import re
 import signal
@@ -23,7 +23,7 @@ INPUTS = {"photo.png", "painting.png"}
 PROGRAM = """
 import os, signal, sys
 from styler.cli import main
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell has it for what it starts in the background
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in background jobs of a shell
     signal.signal(signal.SIGINT, signal.default_int_handler)
 where, numbers, tokens = sys.argv[1], [int(number) for number in sys.argv[2].split(",")], sys.argv[3:]
 module, name = where.rsplit(".", 1)
@@ -36,7 +36,7 @@ def struck(*given, **named):
 setattr(owner, name, struck)
 sys.exit(main(tokens))
 """
-"""Runs styler, and has signals arrive when a certain function is called."""
+"""Runs styler and sends signals when a given function is called."""
 
 READING, LOADING, STEPPING = (
     "styler.images.read_image",
@@ -69,9 +69,9 @@ def locks(folder: Path) -> list[Path]:
 MOMENTS = [
     (READING, [TERM], 143, set()),
     (LOADING, [INT], 130, set()),
-    (STEPPING, [INT], 130, set()),  # before the first step
+    (STEPPING, [INT], 130, set()),  # before the first iteration
     (ENCODING, [TERM, TERM], 143, set()),
-    (FLUSHING, [INT], 0, {"new"}),  # the picture is done already
+    (FLUSHING, [INT], 0, {"new"}),  # the picture is already complete
     (FLUSHING, [INT, TERM], 143, set()),
     (RENAMING, [TERM], 0, {"new"}),
     (FLUSHING, [KILL], -KILL, {"temporary", "lock"}),
@@ -80,7 +80,7 @@ MOMENTS = [
 
 
 @pytest.mark.parametrize(("moment", "numbers", "code", "after"), MOMENTS, ids=str)
-def test_whenever_a_signal_comes_a_file_is_the_old_or_the_new_one(
+def test_files_are_old_or_new_whenever_a_signal_arrives(
     moment: str, numbers: list[signal.Signals], code: int, after: set[str], folder: Path, use_tiny: None
 ) -> None:
     old = (folder / "old.png").read_bytes()
@@ -94,13 +94,13 @@ def test_whenever_a_signal_comes_a_file_is_the_old_or_the_new_one(
     assert len(temporary) == ("temporary" in after)
     assert all(re.fullmatch(r"\.styler-[0-9a-f]+\.tmp", name) for name in temporary)
     assert bool(locks(folder)) == ("lock" in after)
-    if code == -KILL:  # the next run in that folder sweeps
+    if code == -KILL:  # the next run in that folder removes it
         assert main([*RUN, "-q", "-o", "old.png", "--overwrite"]) == 0
         assert names(folder) == {*INPUTS, "old.png"}
         assert locks(folder) == []
 
 
-def test_a_second_run_is_told_which_process_is_writing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_run_names_the_process_that_is_writing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = [sys.executable, "-m", "styler", *RUN[:-1], "100000", "-o", "out.png"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as first:
         assert first.stderr is not None

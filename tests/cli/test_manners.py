@@ -1,4 +1,4 @@
-"""Claims about manners: JSON, dry runs, verbosity, colours, hints, completion, and the verbs that only tell."""
+"""JSON, dry runs, verbosity, colors, suggestions, completion, and the commands that only print."""
 
 import json
 import os
@@ -28,7 +28,7 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, with a photo and a painting in it."""
+    """Create a working folder with a photo and a painting."""
     for seed, name in enumerate(("photo.png", "painting.png")):
         images.write_file(tmp_path / name, images.encode_image(pixels(48, 64, seed)))
     monkeypatch.chdir(tmp_path)
@@ -36,7 +36,7 @@ def folder(tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypat
 
 
 def answer(capsys: Capture) -> dict[str, Any]:
-    """The one object on stdout; NaN and the like, which JSON has not, are refused."""
+    """Parse the one object on stdout; NaN and infinity, which JSON does not have, are rejected."""
 
     def refused(name: str) -> None:
         raise AssertionError(f"{name} is no JSON")
@@ -51,7 +51,7 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_json_tells_everything_about_a_painting(folder: Path, use_tiny: None, capsys: Capture) -> None:
+def test_json_describes_the_whole_result(folder: Path, use_tiny: None, capsys: Capture) -> None:
     assert main([*RUN, *TINY, "--json", "--seed", "3"]) == 0
     out, err = capsys.readouterr()
     assert "iteration 1 of 2" in err, "progress is still shown"
@@ -70,7 +70,7 @@ def test_json_tells_everything_about_a_painting(folder: Path, use_tiny: None, ca
     assert (found["notes"], found["warnings"]) == ([], [])
 
 
-def test_json_keeps_warnings_and_makes_null_of_what_is_no_number(
+def test_json_has_warnings_and_null_for_nan(
     folder: Path, use_tiny: None, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = Painter.stream
@@ -90,7 +90,7 @@ def test_json_keeps_warnings_and_makes_null_of_what_is_no_number(
 
 
 @pytest.mark.skipif(sys.platform in {"win32", "darwin"}, reason="these systems have no such names")
-def test_json_names_what_is_no_unicode_without_loss(folder: Path, use_tiny: None, capsys: Capture) -> None:
+def test_json_keeps_names_that_are_not_unicode(folder: Path, use_tiny: None, capsys: Capture) -> None:
     odd = os.fsdecode(b"two\nlines\xff.png")
     shutil.copy("photo.png", odd)
     assert main(["run", odd, "painting.png", *TINY, "--json", "-q"]) == 0
@@ -98,7 +98,7 @@ def test_json_names_what_is_no_unicode_without_loss(folder: Path, use_tiny: None
 
 
 @pytest.mark.parametrize(
-    ("tokens", "kind", "code", "said"),
+    ("tokens", "kind", "code", "message"),
     [
         (["run", "missing.png", "painting.png"], "ImageError", 1, "no such file"),
         ([*RUN, "--size", "12"], "OptionError", 2, "size is 12"),
@@ -111,19 +111,19 @@ def test_json_names_what_is_no_unicode_without_loss(folder: Path, use_tiny: None
         (["config", "--size", "12"], "OptionError", 2, "size is 12"),
     ],
 )
-def test_errors_are_json_too(tokens: list[str], kind: str, code: int, said: str, capsys: Capture) -> None:
+def test_errors_are_printed_as_json(tokens: list[str], kind: str, code: int, message: str, capsys: Capture) -> None:
     assert main([*tokens, "--json"]) == code
     error = answer(capsys)["error"]
     assert (error["kind"], error["exit_code"]) == (kind, code)
-    assert said in error["message"]
+    assert message in error["message"]
 
 
-def test_after_two_dashes_json_is_a_name(capsys: Capture) -> None:
+def test_json_after_two_dashes_is_a_name(capsys: Capture) -> None:
     assert main(["run", "photo.png", "--", "--json"]) == 1
     assert capsys.readouterr().out == ""
 
 
-def test_a_bug_is_json_too(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+def test_bugs_are_printed_as_json(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     def broken(_name: str) -> Path:
         raise RuntimeError("unforeseen")
 
@@ -133,7 +133,7 @@ def test_a_bug_is_json_too(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> 
 
 
 @pytest.mark.parametrize("iterations", [0, 1])
-def test_an_interrupted_run_is_json_too(
+def test_a_stopped_run_is_printed_as_json(
     iterations: int, folder: Path, painter: Painter, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     real = painter.stream
@@ -154,13 +154,13 @@ def test_an_interrupted_run_is_json_too(
     assert found["output"] == ("photo.painting.partial.png" if iterations else None)
 
 
-def test_an_interruption_while_the_network_loads_is_json_too(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+def test_an_interruption_during_loading_is_printed_as_json(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     monkeypatch.setattr(Painter, "of", lambda _options: signal.raise_signal(signal.SIGTERM))
     assert main([*RUN, *TINY, "--json", "-q"]) == 143
     assert answer(capsys)["error"] == {"kind": "Interrupted", "message": "Terminated.", "exit_code": 143}
 
 
-def test_stdout_that_is_full_is_told_once(folder: Path) -> None:
+def test_a_full_stdout_is_reported_once(folder: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
     with Path("/dev/full").open("wb") as full:
@@ -176,7 +176,7 @@ def test_stdout_that_is_full_is_told_once(folder: Path) -> None:
     )
 
 
-def test_a_dry_run_tells_everything_and_writes_nothing(folder: Path, use_tiny: None, capsys: Capture) -> None:
+def test_a_dry_run_prints_the_plan_and_writes_nothing(folder: Path, use_tiny: None, capsys: Capture) -> None:
     left = folder / ".styler-0123456789abcdef.tmp"
     left.write_bytes(b"half a picture")
     before = names(folder)
@@ -184,20 +184,20 @@ def test_a_dry_run_tells_everything_and_writes_nothing(folder: Path, use_tiny: N
     out, err = capsys.readouterr()
     assert err == ""
     assert names(folder) == before
-    for said in (
+    for message in (
         r"^Dry run: nothing is painted or written\.$",
         r"^Content +'photo\.png', 64×48$",
         r"^Style +'painting\.png', 64×48$",
         r"^Output +'new/a\.jpg', 512×384$",
         r"^Device +cpu, precision float32$",
-        r"^Schedule +128×96, 72 iterations of L-BFGS; .*; 512×384, 79 iterations of Adam, with 1 half-size copy\. In total 227 ",
+        r"^Schedule +128×96, 72 iterations of L-BFGS; .*; 512×384, 79 iterations of Adam, with 1 half-size copy\. ",
         r"^Memory +about [\d.]+ GB of [\d.]+ GB free, without checkpointing$",
         r"^Time +about [\d.]+ (s|min \d+ s), estimated from one iteration at 256×192$",
     ):
-        assert re.search(said, out, re.MULTILINE), said
+        assert re.search(message, out, re.MULTILINE), message
 
 
-def test_a_dry_run_foretells_what_the_run_then_does(folder: Path, use_tiny: None, capsys: Capture) -> None:
+def test_a_dry_run_predicts_the_run(folder: Path, use_tiny: None, capsys: Capture) -> None:
     tokens = [*RUN, *TINY[2:], "--size", "128", "--json", "-q"]
     assert main([*tokens, "--dry-run"]) == 0
     foretold = answer(capsys)
@@ -214,7 +214,7 @@ def test_a_dry_run_foretells_what_the_run_then_does(folder: Path, use_tiny: None
 @pytest.mark.parametrize(
     "asked", [["--strength", "0"], ["--size", "original"], ["--size", "64", "--checkpoint", "on"]], ids=" ".join
 )
-def test_a_dry_run_takes_every_request(asked: list[str], folder: Path, use_tiny: None, capsys: Capture) -> None:
+def test_a_dry_run_supports_all_options(asked: list[str], folder: Path, use_tiny: None, capsys: Capture) -> None:
     assert main([*RUN, "--device", "cpu", "--dry-run", "--json", *asked]) == 0
     found = answer(capsys)
     assert (found["iterations"] == 0) == ("--strength" in asked)
@@ -224,20 +224,20 @@ def test_a_dry_run_takes_every_request(asked: list[str], folder: Path, use_tiny:
 @pytest.mark.parametrize(
     "asked", [["--style-weights", "1,2"], ["--size", "8192", "--checkpoint", "off"], ["--style-layers", "relu9_9"]]
 )
-def test_a_dry_run_refuses_what_the_run_would(
+def test_a_dry_run_fails_like_the_run(
     asked: list[str], folder: Path, use_tiny: None, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("styler.engine.device.free_memory", lambda _device: 400_000_000)
     tokens = [*RUN, "--device", "cpu", "-q", "--layer-weights", "1", *asked]
     code = main(tokens)
-    said = capsys.readouterr().err
+    message = capsys.readouterr().err
     assert code
     assert main([*tokens, "--dry-run"]) == code
-    assert capsys.readouterr().err == said
+    assert capsys.readouterr().err == message
 
 
 @pytest.mark.parametrize("flag", ["--no-progress", "-q"])
-def test_progress_can_be_silenced_alone(
+def test_no_progress_keeps_warnings(
     flag: str, folder: Path, use_tiny: None, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STYLER_SIEZ", "1")
@@ -249,7 +249,7 @@ def test_progress_can_be_silenced_alone(
 
 
 @pytest.mark.parametrize(("flags", "timed"), [(["-v"], False), (["-vv"], True), (["-v", "-v"], True)], ids=str)
-def test_once_verbose_tells_decisions_and_twice_times(
+def test_verbose_logs_settings_and_twice_timings(
     flags: list[str], timed: bool, folder: Path, use_tiny: None, capsys: Capture
 ) -> None:
     assert main([*RUN, *TINY, *flags]) == 0
@@ -262,7 +262,7 @@ def test_once_verbose_tells_decisions_and_twice_times(
 
 
 @pytest.mark.parametrize(
-    ("environment", "coloured"),
+    ("environment", "is_colored"),
     [
         ({}, False),
         ({"FORCE_COLOR": "1", "TERM": "xterm"}, True),
@@ -272,34 +272,34 @@ def test_once_verbose_tells_decisions_and_twice_times(
     ],
     ids=str,
 )
-def test_colours_are_as_the_environment_wants_them(
-    environment: dict[str, str], coloured: bool, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+def test_colors_follow_the_environment(
+    environment: dict[str, str], is_colored: bool, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert main(["run"]) == 2
     err = capsys.readouterr().err
-    assert ("\x1b[31merror:\x1b[0m" in err) == coloured
-    assert ("\x1b" in err) == coloured
+    assert ("\x1b[31merror:\x1b[0m" in err) == is_colored
+    assert ("\x1b" in err) == is_colored
 
 
-def test_no_color_takes_the_colours_of_the_bar(
+def test_no_color_removes_the_colors_of_the_bar(
     folder: Path, use_tiny: None, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    colour = re.compile(r"\x1b\[[\d;]*\b[34][0-8](;|m)")
+    color_code = re.compile(r"\x1b\[[\d;]*\b[34][0-8](;|m)")
     assert main([*RUN, *TINY]) == 0
-    assert colour.search(capsys.readouterr().err)
+    assert color_code.search(capsys.readouterr().err)
     monkeypatch.setenv("NO_COLOR", "1")
     assert main([*RUN, *TINY]) == 0
     err = capsys.readouterr().err
     assert "iteration 1 of 2" in err
-    assert not colour.search(err)
+    assert not color_code.search(err)
 
 
 @pytest.mark.parametrize(
-    ("tokens", "said"),
+    ("tokens", "message"),
     [
         ("confg", 'Did you mean "config"?'),
         ("doktor", 'Did you mean "doctor"?'),
@@ -312,24 +312,24 @@ def test_no_color_takes_the_colours_of_the_bar(
         ("run cat stary-night", "did you mean 'starry-night'?"),
     ],
 )
-def test_a_misspelling_is_answered_with_what_was_meant(tokens: str, said: str, capsys: Capture) -> None:
+def test_misspellings_give_a_suggestion(tokens: str, message: str, capsys: Capture) -> None:
     assert main(tokens.split()) in {1, 2}
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
-    assert said in err
+    assert message in err
 
 
-@pytest.mark.parametrize("verb", ["presets", "styles", "config", "doctor", "completion"])
-def test_the_page_of_every_verb_begins_with_three_examples_and_fits(
-    verb: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("command", ["presets", "styles", "config", "doctor", "completion"])
+def test_every_help_page_begins_with_three_examples_and_fits(
+    command: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    assert main([verb, "--help"]) == 0
+    assert main([command, "--help"]) == 0
     page = capsys.readouterr().out
     assert re.match(r"Usage: .*\n\nExamples:\n(  .*styler .*\n){3}\n", page)
     assert "Exit codes: " in page
     assert max(map(len, page.splitlines())) <= 80
-    if verb == "config":
+    if command == "config":
         assert re.findall(r"^(\w+):$", page, re.MULTILINE)[1:] == [
             "Picture",
             "Effort",
@@ -341,14 +341,14 @@ def test_the_page_of_every_verb_begins_with_three_examples_and_fits(
         assert len(page.splitlines()) <= 24
 
 
-def test_the_first_verb_is_run(capsys: Capture) -> None:
+def test_the_first_command_is_run(capsys: Capture) -> None:
     main(["--help"])
-    verbs = capsys.readouterr().out.split("\nCommands:\n")[1]
-    assert re.findall(r"^  (\w+) ", verbs, re.MULTILINE)[:3] == ["run", "batch", "ui"]
+    commands = capsys.readouterr().out.split("\nCommands:\n")[1]
+    assert re.findall(r"^  (\w+) ", commands, re.MULTILINE)[:3] == ["run", "batch", "ui"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_a_completion_script_knows_verbs_flags_and_choices(shell: str, capsys: Capture) -> None:
+def test_completion_scripts_contain_commands_flags_and_choices(shell: str, capsys: Capture) -> None:
     assert main(["completion", shell]) == 0
     script = capsys.readouterr().out
     for word in ("doctor", "keep-color", "dry-run", "gatys", "draft"):
@@ -358,7 +358,7 @@ def test_a_completion_script_knows_verbs_flags_and_choices(shell: str, capsys: C
         subprocess.run(check, input=script, text=True, check=True, timeout=30)
 
 
-def test_bash_completes_verbs_flags_choices_and_files(folder: Path, capsys: Capture) -> None:
+def test_bash_completes_commands_flags_choices_and_files(folder: Path, capsys: Capture) -> None:
     bash = shutil.which("bash")
     if bash is None:
         pytest.skip("there is no bash")
@@ -388,7 +388,7 @@ def test_completion_is_installed_in_the_home_folder(
     assert "cannot be installed" in capsys.readouterr().err
 
 
-def test_run_obeys_file_and_environment_and_flags_beat_them(
+def test_flags_override_environment_and_file(
     folder: Path, use_tiny: None, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "styler.toml").write_text('size = 80\nfirst_size = 64\niterations = 3\ndevice = "cpu"\n[batch]\nx = 1')
@@ -424,9 +424,7 @@ def test_config_shows_every_value_and_its_origin(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such permissions")
-def test_a_folder_of_settings_that_may_not_be_looked_into_has_none_for_us(
-    capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreadable_configuration_folder_is_ignored(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     hidden = str(config.list_config_paths()[0])
     for name in ("stat", "lstat"):
         real = getattr(os, name)
@@ -444,7 +442,7 @@ def test_a_folder_of_settings_that_may_not_be_looked_into_has_none_for_us(
     assert show.CHECKS["settings"]()["files"] == []
 
 
-def test_presets_and_looks_are_listed_with_flags_that_make_them(capsys: Capture) -> None:
+def test_presets_and_looks_are_listed_with_their_flags(capsys: Capture) -> None:
     assert main(["presets", "--json"]) == 0
     found = answer(capsys)
     assert (list(found["presets"]), list(found["looks"])) == (list(PRESETS), list(LOOKS))
@@ -472,7 +470,7 @@ def test_styles_and_photos_are_listed_with_their_credit(capsys: Capture) -> None
                      capsys.readouterr().out, re.MULTILINE)  # fmt: skip
 
 
-def test_the_doctor_finds_a_sound_installation_sound(capsys: Capture) -> None:
+def test_doctor_passes_on_a_working_installation(capsys: Capture) -> None:
     assert main(["doctor", "--json"]) == 0
     found = answer(capsys)
     assert (found["ok"], found["broken"]) == (True, [])
@@ -484,7 +482,7 @@ def test_the_doctor_finds_a_sound_installation_sound(capsys: Capture) -> None:
 
 
 @pytest.mark.parametrize("broken", ["weights", "loss", "settings", "device"])
-def test_the_doctor_tells_what_is_broken_and_fails(
+def test_doctor_reports_what_is_broken(
     broken: str, folder: Path, use_tiny: None, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if broken == "weights":
@@ -501,18 +499,18 @@ def test_the_doctor_tells_what_is_broken_and_fails(
         monkeypatch.setenv("STYLER_DEVICE", "cuda:99")
     assert main(["doctor"]) == 1
     out = capsys.readouterr().out
-    said = {
+    message = {
         "weights": r"^weights: The weights file is altered\.$",
         "loss": r"^self_test: Painting on cpu did not decrease the loss .*; try ",
         "settings": r"^settings: The settings in 'styler\.toml' are not valid TOML",
         "device": r"^devices: .*GPU",
     }
-    assert re.search(said[broken], out, re.MULTILINE), out
+    assert re.search(message[broken], out, re.MULTILINE), out
     assert "All checks passed" not in out
 
 
 def no_progress(objective: Any, image: Any, span: Any, _rate: float) -> Any:
-    """An optimiser that does not move."""
+    """Run an optimizer that does not change the image."""
     from styler.engine.optimizers import OptimizerStep
 
     for _ in range(span.iterations):

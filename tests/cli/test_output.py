@@ -1,4 +1,4 @@
-"""Claims about where `styler run` puts the picture, and about what goes in and comes out unharmed."""
+"""Where `styler run` writes the picture, and what is preserved in it."""
 
 import io
 import os
@@ -28,7 +28,7 @@ POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such 
 def folder(
     tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch, use_tiny: None
 ) -> Path:
-    """The working folder, with a photo and a painting in it; temporary files and locks lie beside it."""
+    """Create a working folder with a photo and a painting; temporary files and locks are beside it."""
     folder = tmp_path / "work"
     for seed, name in enumerate(("photo.png", "painting.png")):
         images.write_file(folder / name, images.encode_image(pixels(48, 64, seed)))
@@ -41,7 +41,7 @@ def folder(
 
 
 class Stream(io.StringIO):
-    """A text stream with bytes beneath."""
+    """A text stream on top of bytes."""
 
     def __init__(self, data: bytes = b"", *, terminal: bool = False) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ def error(capsys: Capture) -> str:
     return err
 
 
-def test_a_picture_on_standard_output_is_the_only_thing_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standard_output_gets_only_the_picture(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = names(folder)
     for flag in (["-o", "-"], ["--output", "-"], ["--output=-"]):
         out = Stream()
@@ -116,29 +116,29 @@ STREAMS = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "said"), STREAMS)
-def test_what_streams_cannot_do_is_a_sentence(
-    arguments: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+@pytest.mark.parametrize(("arguments", "message"), STREAMS)
+def test_invalid_uses_of_streams_give_one_sentence(
+    arguments: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.setattr(sys, "stdin", Stream(terminal=True))
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert paint(*arguments.split()) in {1, 2}
-    assert said in error(capsys)
+    assert message in error(capsys)
 
 
-def test_two_answers_do_not_go_into_one_stream(capsys: Capture) -> None:
+def test_picture_and_json_cannot_share_a_stream(capsys: Capture) -> None:
     assert main(["run", "photo.png", "painting.png", "-o", "-", "--json"]) == 2
     assert "-o - and --json both need standard output" in capsys.readouterr().err
 
 
-def test_standard_input_that_is_closed_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+def test_a_closed_standard_input_is_an_error(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     monkeypatch.setattr(sys, "stdin", None)
     assert paint("-", "painting.png") == 1
     assert "it is closed" in error(capsys)
 
 
 @pytest.mark.parametrize("asked", ["album", "album/", "new/deep/"])
-def test_in_a_folder_the_default_name_is_taken(asked: str, folder: Path, capsys: Capture) -> None:
+def test_a_folder_as_output_gets_the_default_name(asked: str, folder: Path, capsys: Capture) -> None:
     (folder / "album").mkdir()
     for name in ("photo.painting.png", "photo.painting-2.png"):
         assert paint("photo.png", "painting.png", "-o", asked) == 0
@@ -164,7 +164,7 @@ KINDS = [("png", "PNG"), ("jpg", "JPEG"), ("jpeg", "JPEG"), ("webp", "WEBP"), ("
 
 
 @pytest.mark.parametrize(("extension", "kind"), KINDS)
-def test_the_format_can_be_named_where_the_output_s_name_does_not_say_it(
+def test_format_applies_to_outputs_without_a_name(
     extension: str, kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     (folder / "album").mkdir()
@@ -178,15 +178,15 @@ def test_the_format_can_be_named_where_the_output_s_name_does_not_say_it(
     assert kind_of(out.bytes) == kind
 
 
-def test_a_jpeg_by_any_of_its_names_is_no_contradiction() -> None:
+def test_jpg_and_jpeg_are_the_same_format() -> None:
     assert paint("photo.png", "painting.png", "--format", "jpeg", "-o", "a.jpg") == 0
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
-def test_16_bit_keeps_every_tone_of_grey_and_colour_at_strength_0(name: str, folder: Path) -> None:
-    grey = np.arange(65536, dtype=np.uint16).reshape(256, 256)
-    colours = np.dstack([grey, grey[::-1], grey.T])
-    for stored in (grey, colours):
+def test_16_bits_keep_every_tone_at_strength_0(name: str, folder: Path) -> None:
+    gray = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    colors = np.dstack([gray, gray[::-1], gray.T])
+    for stored in (gray, colors):
         (folder / "deep.png").write_bytes(imagecodecs.png_encode(stored))
         assert paint("deep.png", "painting.png", "-o", name, "--bit-depth", "16", "--overwrite", with_=SAME) == 0
         data = (folder / name).read_bytes()
@@ -198,13 +198,13 @@ def test_16_bit_keeps_every_tone_of_grey_and_colour_at_strength_0(name: str, fol
         assert np.abs(eight - found / 65535).max() <= 0.5 / 255 + 1e-9
 
 
-def test_strength_0_gives_the_photo_back_bit_for_bit(painter: Painter) -> None:
+def test_strength_0_returns_the_photo_bit_for_bit(painter: Painter) -> None:
     photo, style = images.read_image("photo.png"), images.read_image("painting.png")
     assert np.array_equal(painter.stylize(photo, style, Options(strength=0, size="original")).pixels, photo.pixels)
 
 
 @pytest.mark.parametrize(("name", "depth"), [("a.png", 8), ("a.png", 16), ("a.tif", 16), ("a.webp", 8), ("a.avif", 8)])
-def test_alpha_comes_back_exactly_at_the_same_size(name: str, depth: int, folder: Path) -> None:
+def test_alpha_is_kept_exactly_at_the_same_size(name: str, depth: int, folder: Path) -> None:
     top = 2**depth - 1
     stored = np.random.default_rng(0).integers(0, top + 1, (48, 64, 4)).astype(np.uint8 if depth == 8 else np.uint16)
     (folder / "cut.png").write_bytes(imagecodecs.png_encode(stored))
@@ -218,14 +218,14 @@ COLORS = [("red", (1, 0, 0)), ("#0080ff", (0, 128 / 255, 1)), ("hsl(0,0%,0%)", (
 
 
 @pytest.mark.parametrize(("color", "seen"), COLORS)
-def test_the_background_is_what_transparency_is_painted_on(color: str, seen: tuple[float, ...], folder: Path) -> None:
+def test_background_is_the_color_behind_transparency(color: str, seen: tuple[float, ...], folder: Path) -> None:
     images.write_file("clear.png", images.encode_image(np.ones((48, 64, 3)), alpha=np.zeros((48, 64))))
     assert paint("clear.png", "painting.png", "--background", color, "-o", "a.jpg", with_=SAME) == 0
     assert np.abs(images.read_image("a.jpg").pixels - np.array(seen)).max() < 0.02
 
 
 WRONG = [
-    ("--background nocolour", 2, "background is nocolour; it can be a name such as white, or #rrggbb."),
+    ("--background nocolor", 2, "background is nocolor; it can be a name such as white, or #rrggbb."),
     ("--max-pixels many", 2, "max_pixels is many; it can be a whole number above 0"),
     ("--max-pixels 0", 2, "max_pixels is 0;"),
     ("--max-pixels 3071", 1, "'photo.png': it is 64 × 48 px, more than the limit"),
@@ -243,14 +243,14 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("flags", "code", "said"), WRONG)
+@pytest.mark.parametrize(("flags", "code", "message"), WRONG)
 def test_flags_about_pictures_are_checked_before_any_work(
-    flags: str, code: int, said: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+    flags: str, code: int, message: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.setattr(Painter, "of", None)
     before = names(folder)
     assert paint("photo.png", "painting.png", *flags.split()) == code
-    assert said in error(capsys)
+    assert message in error(capsys)
     assert names(folder) == before
 
 
@@ -259,17 +259,19 @@ def test_the_limit_of_pixels_is_inclusive() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device")
-def test_on_a_full_disk_the_picture_is_kept_in_the_temporary_folder(folder: Path, capsys: Capture) -> None:
+def test_on_a_full_disk_the_picture_is_saved_in_the_temporary_folder(folder: Path, capsys: Capture) -> None:
     assert paint("photo.png", "painting.png", "-o", "/dev/full") == 1
-    said = error(capsys)
-    found = re.search(r"the disk is full; .*; the picture was saved as '(.*/temporary/photo\.painting\.png)'\.$", said)
-    assert found, said
+    message = error(capsys)
+    found = re.search(
+        r"the disk is full; .*; the picture was saved as '(.*/temporary/photo\.painting\.png)'\.$", message
+    )
+    assert found, message
     assert images.read_image(found[1]).width == 64
     assert Path("/dev/full").is_char_device()
     assert names(folder) == {"photo.png", "painting.png"}
 
 
-def test_a_name_that_was_taken_meanwhile_costs_no_picture(
+def test_an_output_created_meanwhile_does_not_lose_the_picture(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     stream = Painter.stream
@@ -281,14 +283,14 @@ def test_a_name_that_was_taken_meanwhile_costs_no_picture(
 
     monkeypatch.setattr(Painter, "stream", taken)
     assert paint("photo.png", "painting.png", "-o", "a.png") == 1
-    said = error(capsys)
-    assert "it exists already" in said
-    assert "the picture was saved as" in said
+    message = error(capsys)
+    assert "it exists already" in message
+    assert "the picture was saved as" in message
     assert (folder / "a.png").read_bytes() == b"somebody was faster"
     assert left(folder) == {"a.png"}
 
 
-def test_if_nothing_can_be_written_anywhere_that_is_said(
+def test_an_unwritable_temporary_folder_is_reported(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     def full(*_given: object) -> int:
@@ -303,13 +305,13 @@ def test_if_nothing_can_be_written_anywhere_that_is_said(
 
     monkeypatch.setattr(Painter, "stream", filling)
     assert paint("photo.png", "painting.png", "-o", "a.png") == 1
-    said = error(capsys)
-    assert "the disk is full" in said
-    assert "saving it in the temporary folder failed too" in said
+    message = error(capsys)
+    assert "the disk is full" in message
+    assert "saving it in the temporary folder failed too" in message
 
 
 @POSIX
-def test_a_pipe_gets_the_picture_and_stays(folder: Path) -> None:
+def test_a_picture_can_be_written_to_a_pipe(folder: Path) -> None:
     os.mkfifo("pipe.png")
     reader = os.open("pipe.png", os.O_RDONLY | os.O_NONBLOCK)
     assert paint("photo.png", "painting.png", "-o", "pipe.png") == 0
@@ -318,7 +320,7 @@ def test_a_pipe_gets_the_picture_and_stays(folder: Path) -> None:
     assert Path("pipe.png").is_fifo()
 
 
-def test_of_two_runs_with_one_output_the_second_is_told_who_has_it(folder: Path, capsys: Capture) -> None:
+def test_a_second_run_with_the_same_output_is_rejected(folder: Path, capsys: Capture) -> None:
     with files.hold_output(folder / "a.png"):
         assert paint("photo.png", "painting.png", "-o", "./a.png") == 1
         who = rf"Another run of styler \(process {os.getpid()} on .*, since [\d:]+\) is writing 'a\.png'; wait for it"
@@ -329,7 +331,7 @@ def test_of_two_runs_with_one_output_the_second_is_told_who_has_it(folder: Path,
     assert left(folder) == set(), "no lock is left"
 
 
-def test_a_lock_of_a_dead_run_holds_nobody_up(folder: Path) -> None:
+def test_locks_of_dead_runs_are_ignored(folder: Path) -> None:
     with files.hold_output(folder / "a.png"):
         (lock,) = (folder.parent / "cache" / "styler" / "locks").glob("*.lock")
     lock.touch()
@@ -342,9 +344,7 @@ def test_a_lock_of_a_dead_run_holds_nobody_up(folder: Path) -> None:
 @pytest.mark.parametrize(
     "problem", [PermissionError(13, "Permission denied"), OSError(38, "Not there"), NotImplementedError()]
 )
-def test_a_lock_of_another_user_or_a_disk_without_locks_is_no_hindrance(
-    problem: Exception, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unavailable_locks_are_ignored(problem: Exception, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_lock: object) -> None:
         raise problem
 
@@ -355,9 +355,7 @@ def test_a_lock_of_another_user_or_a_disk_without_locks_is_no_hindrance(
 
 @POSIX
 @pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can make files of another user")
-def test_a_folder_of_locks_that_is_another_user_s_is_not_written_in(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lock_folders_of_other_users_are_not_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder.parent / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder.parent / "file"))
     theirs = folder.parent / "temporary" / f"styler-{os.getuid()}"
@@ -370,7 +368,7 @@ def test_a_folder_of_locks_that_is_another_user_s_is_not_written_in(
         assert len([*theirs.iterdir()]) == 2
 
 
-def test_where_no_lock_can_be_made_it_is_painted_all_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_painting_works_without_a_lock_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder.parent / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder.parent / "file"))
     assert paint("photo.png", "painting.png", "-o", "a.png") == 0

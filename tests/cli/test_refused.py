@@ -1,6 +1,6 @@
-"""Every file and request that is refused, and every odd one that is painted, through the command line.
+"""Files and requests that are rejected, and unusual ones that are painted.
 
-Refused: one sentence on stderr, exit code 1 or 2, nothing on stdout, nothing written, changed or left.
+Rejected: one sentence on stderr, exit code 1 or 2, nothing on stdout, nothing written, changed or left behind.
 """
 
 import io
@@ -32,7 +32,7 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, with a photo and a painting in it."""
+    """Create a working folder with a photo and a painting."""
     folder = tmp_path / "work"
     for seed, name in enumerate(("photo.png", "painting.png")):
         images.write_file(folder / name, images.encode_image(pixels(48, 64, seed)))
@@ -42,13 +42,13 @@ def folder(tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypat
 
 
 def state(folder: Path) -> dict[str, bytes]:
-    """Every file beneath the test's own folder."""
+    """Read every file in the folder of the test."""
     files = (path for path in folder.parent.rglob("*") if path.is_file() and not path.is_symlink())
     return {str(path): path.read_bytes() for path in files if os.access(path, os.R_OK)}
 
 
 def refused(capfd: Capture, folder: Path, *tokens: str) -> str:
-    """Run, and return the sentence after checking that it is one and that nothing happened."""
+    """Run and return the error, after checking that it is one sentence and that nothing was changed."""
     before = state(folder)
     code = main(["run", *TINY, *tokens])
     out, err = capfd.readouterr()
@@ -63,7 +63,7 @@ def refused(capfd: Capture, folder: Path, *tokens: str) -> str:
 
 @pytest.fixture
 def no_painting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A network that must not be loaded."""
+    """Make loading the network an error."""
     monkeypatch.setattr(Painter, "of", None)
 
 
@@ -79,7 +79,7 @@ def chunk(name: bytes, content: bytes) -> bytes:
 
 
 def claiming(side: int, data: bytes) -> bytes:
-    """A grey PNG that claims to be so large."""
+    """Return a gray PNG whose header claims the given size."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
@@ -107,7 +107,7 @@ FILES: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "cut png": ("a.png", lambda: saved("PNG")[:900], "end too early"),
     "cut webp": ("a.webp", lambda: saved("WEBP")[:900], "end too early"),
     "empty": ("a.png", lambda: b"", "it is empty"),
-    "text": ("a.jpg", lambda: b"no picture at all", "it is text"),
+    "text": ("a.jpg", lambda: b"not a picture", "it is text"),
     "html": ("a.png", lambda: b"<!DOCTYPE html><title>404", "it is a web page"),
     "bomb": ("a.png", bomb, "20000 × 20000 px"),
     "liar": ("a.png", lambda: claiming(60_000, zlib.compress(b"\0")), "60000 × 60000 px"),
@@ -123,15 +123,15 @@ FILES: dict[str, tuple[str, Callable[[], bytes], str]] = {
 }
 
 
-@pytest.mark.parametrize(("name", "make", "said"), FILES.values(), ids=FILES.keys())
-def test_a_file_that_is_no_picture_is_refused(
-    name: str, make: Callable[[], bytes], said: str, folder: Path, no_painting: None, capfd: Capture
+@pytest.mark.parametrize(("name", "make", "message"), FILES.values(), ids=FILES.keys())
+def test_files_that_are_not_pictures_are_rejected(
+    name: str, make: Callable[[], bytes], message: str, folder: Path, no_painting: None, capfd: Capture
 ) -> None:
     (folder / name).write_bytes(make())
     for tokens in ((name, "painting.png"), ("photo.png", name), ("photo.png", "painting.png", "--init", name)):
         sentence = refused(capfd, folder, *tokens, "-o", "out.png")
         assert f"Cannot read '{name}'" in sentence
-        assert said in sentence
+        assert message in sentence
 
 
 def dangling() -> None:
@@ -149,17 +149,17 @@ PLACES: dict[str, tuple[str, Callable[[], object], str]] = {
 
 @POSIX
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize(("name", "make", "said"), PLACES.values(), ids=PLACES.keys())
-def test_what_is_no_file_is_refused(
-    name: str, make: Callable[[], object], said: str, folder: Path, no_painting: None, capfd: Capture
+@pytest.mark.parametrize(("name", "make", "message"), PLACES.values(), ids=PLACES.keys())
+def test_paths_that_are_not_files_are_rejected(
+    name: str, make: Callable[[], object], message: str, folder: Path, no_painting: None, capfd: Capture
 ) -> None:
     make()
-    assert said in refused(capfd, folder, name, "painting.png")
-    assert said in refused(capfd, folder, "photo.png", name)
+    assert message in refused(capfd, folder, name, "painting.png")
+    assert message in refused(capfd, folder, "photo.png", name)
 
 
 @POSIX
-def test_no_permission_is_a_sentence(
+def test_missing_permission_is_an_error(
     folder: Path, no_painting: None, capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy("photo.png", "secret.png")
@@ -189,17 +189,17 @@ REQUESTS = [
 
 
 @POSIX
-@pytest.mark.parametrize(("flags", "said"), REQUESTS, ids=lambda value: " ".join(value).replace("\0", "0"))
-def test_a_request_that_makes_no_sense_is_refused(
-    flags: list[str], said: str, folder: Path, no_painting: None, capfd: Capture
+@pytest.mark.parametrize(("flags", "message"), REQUESTS, ids=lambda value: " ".join(value).replace("\0", "0"))
+def test_invalid_requests_are_rejected(
+    flags: list[str], message: str, folder: Path, no_painting: None, capfd: Capture
 ) -> None:
     (folder / "link.png").symlink_to("painting.png")
     shutil.copy("photo.png", "other.png")
-    assert said in refused(capfd, folder, "photo.png", "painting.png", *flags)
+    assert message in refused(capfd, folder, "photo.png", "painting.png", *flags)
 
 
 class Touching:
-    """What makes a folder when it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -217,7 +217,7 @@ SPOILT: dict[str, Callable[[bytes, Path], bytes]] = {
 
 
 @pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT.keys())
-def test_weights_that_were_tampered_with_are_refused(
+def test_modified_weights_are_rejected(
     spoil: Callable[[bytes, Path], bytes], folder: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = library.find_assets()
@@ -232,7 +232,7 @@ def test_weights_that_were_tampered_with_are_refused(
 
 
 def painted(*tokens: str) -> images.Picture:
-    """Paint, and return the picture, which is finite."""
+    """Paint and return the picture, after checking that it is finite."""
     assert main(["run", *TINY, *tokens, "-o", "out.png"]) == 0
     picture = images.read_image("out.png")
     assert np.isfinite(picture.pixels).all()
@@ -246,7 +246,7 @@ def turned(value: int) -> bytes:
 
 
 def fax() -> bytes:
-    """A damaged TIFF that can be read all the same, about which libtiff prints lines of its own."""
+    """Return a damaged TIFF that can still be read, but about which libtiff prints messages."""
     noise = Image.fromarray(np.random.default_rng(0).random((64, 64)) > 0.5)
     whole = bytearray(saved("TIFF", noise, compression="group4"))
     whole[60:100] = b"\xa5" * 40
@@ -257,8 +257,8 @@ ODD: dict[str, tuple[Callable[[], bytes], str]] = {
     "garbage profile": (lambda: saved("JPEG", icc_profile=b"garbage" * 40), "its color profile is damaged"),
     "orientation 99": (lambda: turned(99), ""),
     "black": (lambda: saved("PNG", Image.new("RGB", (64, 48))), ""),
-    "one colour": (lambda: saved("PNG", Image.new("RGB", (64, 48), (9, 200, 30))), ""),
-    "one grey": (lambda: saved("PNG", Image.new("L", (64, 48), 77)), ""),
+    "one color": (lambda: saved("PNG", Image.new("RGB", (64, 48), (9, 200, 30))), ""),
+    "one gray": (lambda: saved("PNG", Image.new("L", (64, 48), 77)), ""),
     "jpeg as png": (lambda: saved("JPEG"), ""),
     "trailing junk": (lambda: saved("JPEG") + b"junk" * 999, ""),
     "trailing junk in png": (lambda: saved("PNG") + b"junk" * 999, ""),
@@ -266,20 +266,20 @@ ODD: dict[str, tuple[Callable[[], bytes], str]] = {
 }
 
 
-@pytest.mark.parametrize(("make", "said"), ODD.values(), ids=ODD.keys())
-def test_an_odd_picture_is_painted(
-    make: Callable[[], bytes], said: str, folder: Path, use_tiny: None, capfd: Capture
+@pytest.mark.parametrize(("make", "message"), ODD.values(), ids=ODD.keys())
+def test_unusual_pictures_are_painted(
+    make: Callable[[], bytes], message: str, folder: Path, use_tiny: None, capfd: Capture
 ) -> None:
     (folder / "odd.png").write_bytes(make())
     for tokens in (("odd.png", "painting.png"), ("photo.png", "odd.png")):
         picture = painted(*tokens, "--overwrite")
         assert (picture.width, picture.height) == (64, 48)
         warnings = [line for line in capfd.readouterr().err.splitlines() if "warning" in line]
-        assert len(warnings) == bool(said)
-        assert said in "".join(warnings)
+        assert len(warnings) == bool(message)
+        assert message in "".join(warnings)
 
 
-def test_what_libraries_print_about_damage_is_not_heard(folder: Path, use_tiny: None, capfd: Capture) -> None:
+def test_messages_of_libraries_about_damage_are_muted(folder: Path, use_tiny: None, capfd: Capture) -> None:
     (folder / "fax.tif").write_bytes(fax())
     images.read_image("fax.tif")
     assert capfd.readouterr().err, "it does print"
@@ -287,7 +287,7 @@ def test_what_libraries_print_about_damage_is_not_heard(folder: Path, use_tiny: 
     assert capfd.readouterr() == ("out.png\n", "")
 
 
-def test_a_phone_photo_comes_out_upright(folder: Path, use_tiny: None) -> None:
+def test_rotated_photos_are_painted_upright(folder: Path, use_tiny: None) -> None:
     stored = Image.new("RGB", (64, 48), "black")
     stored.paste((255, 0, 0), (0, 0, 64, 12))  # of a photo that is turned right, its upper edge is the right side
     exif = Image.Exif()
@@ -308,7 +308,7 @@ def test_the_photo_can_be_the_style_and_a_style_can_be_tiny(folder: Path, use_ti
 
 @POSIX
 @pytest.mark.parametrize("home", ["/proc/nobody", "file/in/the/way"])
-def test_a_home_that_cannot_be_written_is_no_hindrance(
+def test_an_unwritable_home_is_ignored(
     home: str, folder: Path, use_tiny: None, capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "file").touch()
@@ -320,7 +320,7 @@ def test_a_home_that_cannot_be_written_is_no_hindrance(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
-def test_names_that_are_not_utf_8_are_shown_and_written(folder: Path, use_tiny: None, capfd: Capture) -> None:
+def test_names_that_are_not_utf_8_are_printed_and_written(folder: Path, use_tiny: None, capfd: Capture) -> None:
     name = os.fsdecode(b"caf\xe9.png")
     assert "'caf\\xe9.png': there is no such file" in refused(capfd, folder, name, "painting.png")
     shutil.copy("photo.png", name)

@@ -1,4 +1,4 @@
-"""Claims about `styler run` when it paints: names, streams, formats, the same seed."""
+"""`styler run` while it paints: names, streams, formats, seeds."""
 
 import os
 import re
@@ -24,7 +24,7 @@ Capture = pytest.CaptureFixture[str]
 def folder(
     tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch, use_tiny: None
 ) -> Path:
-    """The working folder, with a photo and two paintings in it; the network is tiny."""
+    """Create a working folder with a photo and two paintings; the network is tiny."""
     for seed, name in enumerate(("photo.png", "painting.png", "other.png")):
         images.write_file(tmp_path / name, images.encode_image(pixels(48, 64, seed)))
     monkeypatch.chdir(tmp_path)
@@ -35,7 +35,7 @@ def paint(*tokens: str) -> int:
     return main(["run", *TINY, *tokens])
 
 
-def test_the_whole_program_paints_and_prints_the_path_alone(
+def test_the_program_paints_and_prints_only_the_path(
     tmp_path: Path, pixels: Callable[..., NDArray[np.float32]]
 ) -> None:
     script = shutil.which("styler", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
@@ -50,7 +50,7 @@ def test_the_whole_program_paints_and_prints_the_path_alone(
     assert (painted.width, painted.height) == (64, 48)
 
 
-def test_the_default_name_never_hits_a_file(folder: Path, capsys: Capture) -> None:
+def test_the_default_name_never_replaces_a_file(folder: Path, capsys: Capture) -> None:
     for name in ("photo.painting.png", "photo.painting-2.png", "photo.painting-3.png"):
         assert paint("photo.png", "painting.png", "-q") == 0
         assert capsys.readouterr() == (f"{name}\n", "")
@@ -64,7 +64,7 @@ def test_a_bundled_photo_is_painted_into_the_working_folder(folder: Path, capsys
     assert (folder / "cat.starry-night.png").is_file()
 
 
-def test_every_picture_is_read_once_and_within_the_limits_given(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_picture_is_read_once_with_the_given_limits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read, seen = images.read_image, []
 
     def counted(source: object, **given: object) -> images.Picture:
@@ -81,7 +81,7 @@ def test_every_picture_is_read_once_and_within_the_limits_given(folder: Path, mo
         assert seen == [(name, *limits) for name in ("photo.png", "painting.png", "start.png")]
 
 
-def test_an_output_that_exists_is_replaced_only_when_asked(folder: Path, capsys: Capture) -> None:
+def test_an_existing_output_is_replaced_only_with_overwrite(folder: Path, capsys: Capture) -> None:
     out = folder / "out.png"
     out.write_bytes(b"old")
     assert paint("photo.png", "painting.png", "-o", "out.png") == 2
@@ -92,7 +92,7 @@ def test_an_output_that_exists_is_replaced_only_when_asked(folder: Path, capsys:
 
 
 @pytest.mark.parametrize(("terminal", "drawn"), [("xterm", True), ("dumb", False)])
-def test_a_terminal_gets_a_bar_and_a_dumb_one_lines(
+def test_terminals_get_a_bar_and_dumb_terminals_lines(
     terminal: str, drawn: bool, folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TERM", terminal)
@@ -105,7 +105,7 @@ def test_a_terminal_gets_a_bar_and_a_dumb_one_lines(
     assert re.search(r"Scale 1 of 1: 64×48.*iteration 1 of 2, loss [\d.e-]+, [\d.]+ s left", err, re.DOTALL)
 
 
-def test_the_log_tells_what_was_decided_and_how_it_went(folder: Path, capsys: Capture) -> None:
+def test_the_log_contains_settings_and_results(folder: Path, capsys: Capture) -> None:
     assert paint("photo.png", "painting.png", "-vv", "--preset", "draft") == 0
     out, err = capsys.readouterr()
     assert out == "photo.painting.png\n"
@@ -126,9 +126,7 @@ def test_warnings_are_lines_on_stderr_unless_quiet(folder: Path, capsys: Capture
     assert capsys.readouterr().err == ""
 
 
-def test_notes_about_the_painting_are_lines_on_stderr(
-    folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_notes_are_lines_on_stderr(folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Painter.stream
 
     def noting(self: Painter, *given: object) -> object:
@@ -142,7 +140,7 @@ def test_notes_about_the_painting_are_lines_on_stderr(
     assert "styler: note: Something was done differently.\n" in capsys.readouterr().err
 
 
-def test_alpha_comes_back_at_the_size_of_the_picture(folder: Path, pixels: Callable[..., NDArray[np.float32]]) -> None:
+def test_alpha_is_resized_to_the_picture(folder: Path, pixels: Callable[..., NDArray[np.float32]]) -> None:
     alpha = np.zeros((96, 128), np.float32)
     alpha[:, 64:] = 1
     images.write_file("cut.png", images.encode_image(pixels(96, 128), alpha=alpha))
@@ -157,12 +155,12 @@ def test_alpha_comes_back_at_the_size_of_the_picture(folder: Path, pixels: Calla
 
 
 @pytest.mark.parametrize(("name", "magic"), [("a.jpg", b"\xff\xd8"), ("a.webp", b"RIFF"), ("a.tiff", b"II*")])
-def test_the_name_chooses_the_format(name: str, magic: bytes, folder: Path) -> None:
+def test_the_extension_selects_the_format(name: str, magic: bytes, folder: Path) -> None:
     assert paint("photo.png", "painting.png", "-q", "-o", name) == 0
     assert (folder / name).read_bytes().startswith(magic)
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_another_picture(folder: Path) -> None:
+def test_the_same_seed_gives_the_same_bytes(folder: Path) -> None:
     for name, seed in (("a.png", "3"), ("b.png", "3"), ("c.png", "4")):
         assert paint("photo.png", "painting.png", "-q", "--no-metadata", "--seed", seed, "-o", name) == 0
     a, b, c = ((folder / name).read_bytes() for name in ("a.png", "b.png", "c.png"))
@@ -171,9 +169,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_another_picture(folder: 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such names")
-def test_odd_names_are_painted_and_printed_as_they_are(
-    folder: Path, capsysbinary: pytest.CaptureFixture[bytes]
-) -> None:
+def test_unusual_names_are_printed_unchanged(folder: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     odd = os.fsdecode(b"two\nlines\xff.png")
     shutil.copy("photo.png", odd)
     shutil.copy("photo.png", "-dash.png")
@@ -182,12 +178,10 @@ def test_odd_names_are_painted_and_printed_as_they_are(
     assert paint("-q", "--", "-dash.png", "painting.png") == 0
     assert capsysbinary.readouterr().out == b"-dash.painting.png\n"
     assert (folder / "-dash.painting.png").is_file()
-    assert paint("-dash.png", "painting.png") == 2, "without -- it is a flag that there is not"
+    assert paint("-dash.png", "painting.png") == 2, "without -- it is an unknown flag"
 
 
-def test_two_runs_that_choose_the_same_name_both_keep_their_picture(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_runs_that_choose_the_same_name_both_keep_their_picture(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     offered = iter([Path("a.png"), Path("a-2.png")])
     (folder / "a.png").write_bytes(b"the other run was faster")
     monkeypatch.setattr(images, "find_free_name", lambda _path: next(offered))
@@ -196,7 +190,7 @@ def test_two_runs_that_choose_the_same_name_both_keep_their_picture(
     assert (folder / "a-2.png").read_bytes() == b"ours"
 
 
-def test_temporary_files_of_killed_runs_are_swept(folder: Path) -> None:
+def test_temporary_files_of_killed_runs_are_removed(folder: Path) -> None:
     left = folder / ".styler-0123456789abcdef.tmp"
     left.write_bytes(b"half a picture")
     assert paint("photo.png", "painting.png", "-q") == 0

@@ -1,4 +1,4 @@
-"""Claims about standard streams that are closed, full or read by nobody: they cost words, never a picture."""
+"""Standard streams that are closed, full or not read: no picture is lost."""
 
 import os
 import re
@@ -31,7 +31,7 @@ def folder(tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypat
 
 
 def started(command: list[str], redirected: str) -> "subprocess.CompletedProcess[str]":
-    """Run with its streams redirected as a shell has it."""
+    """Run a command with its streams redirected by a shell."""
     line = ["sh", "-c", f'"$@" {redirected}', "sh", *command]
     return subprocess.run(line, capture_output=True, text=True, check=False, timeout=100)
 
@@ -40,14 +40,14 @@ STDERR = ["2>&-", "<&- 2>&-", pytest.param("2>/dev/full", marks=FULL)]
 
 
 @pytest.mark.parametrize("redirected", STDERR)
-def test_words_that_cannot_be_said_cost_no_picture(redirected: str, folder: Path) -> None:
+def test_an_unwritable_stderr_does_not_lose_the_picture(redirected: str, folder: Path) -> None:
     done = started(RUN, redirected)
     assert (done.returncode, done.stdout, done.stderr) == (0, "out.png\n", "")
     assert images.read_image("out.png").width == 64
     assert {path.name for path in folder.iterdir()} == {"photo.png", "painting.png", "out.png"}
 
 
-def test_a_reader_of_the_log_who_leaves_costs_no_picture() -> None:
+def test_a_closed_log_reader_does_not_lose_the_picture() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(RUN, stdout=subprocess.PIPE, stderr=writer, text=True, check=False, timeout=100)
@@ -56,7 +56,7 @@ def test_a_reader_of_the_log_who_leaves_costs_no_picture() -> None:
     assert images.read_image("out.png").width == 64
 
 
-def test_an_answer_into_a_closed_stream_is_one_sentence_and_the_picture_is_there() -> None:
+def test_a_closed_stdout_is_an_error_but_the_picture_is_saved() -> None:
     done = started(["-q" if word == "-v" else word for word in RUN], ">&-")
     assert done.returncode == 1
     assert re.fullmatch(r"styler: error: The picture was saved as 'out\.png', but [^\n]* closed; [^\n]*\n", done.stderr)
@@ -68,7 +68,7 @@ def test_an_answer_into_a_closed_stream_is_one_sentence_and_the_picture_is_there
 @pytest.mark.parametrize(
     "tokens", ["--help", "run --help", "--version", "styles", "styles --json", "config", "presets"]
 )
-def test_an_answer_that_cannot_be_given_is_one_sentence(tokens: str, redirected: str) -> None:
+def test_an_unwritable_stdout_is_one_sentence(tokens: str, redirected: str) -> None:
     done = started([*STYLER, *tokens.split()], redirected)
     assert done.returncode == 1
     assert re.fullmatch(r"styler: error: Standard output [^\n]*[^.]\.\n", done.stderr), done.stderr
@@ -76,7 +76,7 @@ def test_an_answer_that_cannot_be_given_is_one_sentence(tokens: str, redirected:
 
 
 @pytest.mark.parametrize("tokens", ["--help", "run --help", "styles", "config"])
-def test_a_reader_who_has_seen_enough_is_no_error(tokens: str) -> None:
+def test_a_reader_that_closes_the_pipe_is_not_an_error(tokens: str) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     command = [*STYLER, *tokens.split()]
@@ -85,13 +85,13 @@ def test_a_reader_who_has_seen_enough_is_no_error(tokens: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_picture_for_a_closed_stream_is_refused_before_any_work(folder: Path) -> None:
+def test_a_picture_for_a_closed_stdout_is_rejected_before_any_work(folder: Path) -> None:
     done = started([*RUN[:-1], "-"], ">&-")
     assert done.returncode == 2
     assert "Standard output is closed; redirect it to a file" in done.stderr
 
 
-def test_a_terminal_without_unicode_gets_escapes_and_the_name_as_it_is(folder: Path) -> None:
+def test_a_terminal_without_unicode_gets_escapes_and_the_unchanged_name(folder: Path) -> None:
     (folder / "photo.png").rename(folder / "café ☕.png")
     plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     command = [*STYLER, "run", "café ☕.png", "painting.png", *RUN[6:-2]]
