@@ -1,4 +1,4 @@
-"""Every setting is validated from its own table, and layers of settings merge as promised."""
+"""Options are validated from their own specs, and layers of settings are merged in order."""
 
 import dataclasses
 import json
@@ -19,25 +19,25 @@ from styler.options import (
     resolve_options,
 )
 
-KNOBS = list_options()
-NUMBERS = [name for name, knob in KNOBS.items() if knob.low is not None]
+SPECS = list_options()
+NUMBERS = [name for name, spec in SPECS.items() if spec.low is not None]
 LISTS = [field.name for field in dataclasses.fields(Options) if isinstance(field.default, tuple)]
-WORDS = [name for name, knob in KNOBS.items() if knob.choices]
+WORDS = [name for name, spec in SPECS.items() if spec.choices]
 TEXTS = [name for name, value in Options().to_dict().items() if isinstance(value, str) and name not in WORDS]
 WHOLE = ["size", "seed", "iterations", "first_size", "threads"]
 
 
-def options(name: str, value: Any) -> Options:
-    """Options with one setting; one for a list is put in one."""
+def make_options(name: str, value: Any) -> Options:
+    """Return options with one setting; a value for a list is wrapped in a tuple."""
     if name in LISTS and not isinstance(value, (str, list, tuple)):
         value = (value,)
     return Options(**{name: value})
 
 
-def refused(name: str, value: Any) -> str:
-    """The sentence with which a value is refused: one line that names the setting and the value."""
+def refusal(name: str, value: Any) -> str:
+    """Return the message of the error that a value raises, which is one line that names the setting."""
     with pytest.raises(OptionError) as caught:
-        options(name, value)
+        make_options(name, value)
     message = str(caught.value)
     assert message.startswith(f"{name} is ")
     assert "\n" not in message
@@ -45,16 +45,16 @@ def refused(name: str, value: Any) -> str:
     return message
 
 
-def test_every_setting_is_documented_and_bounded_or_chosen_from() -> None:
-    assert set(KNOBS) == {field.name for field in dataclasses.fields(Options)}
-    for name, knob in KNOBS.items():
-        assert knob.help, name
-        assert knob.group in {"Picture", "Effort", "Objective", "Machine"}, name
-        assert (knob.low is None) == (knob.high is None), name
-    assert set(NUMBERS) | set(WORDS) | set(TEXTS) | {"content_layers", "style_layers"} == set(KNOBS)
+def test_every_option_has_help_and_a_range_or_choices() -> None:
+    assert set(SPECS) == {field.name for field in dataclasses.fields(Options)}
+    for name, spec in SPECS.items():
+        assert spec.help, name
+        assert spec.group in {"Picture", "Effort", "Objective", "Machine"}, name
+        assert (spec.low is None) == (spec.high is None), name
+    assert set(NUMBERS) | set(WORDS) | set(TEXTS) | {"content_layers", "style_layers"} == set(SPECS)
 
 
-def test_the_defaults_are_valid_and_are_those_of_the_default_preset_and_look() -> None:
+def test_the_defaults_are_those_of_the_default_preset_and_look() -> None:
     plain = Options()
     assert plain.preset == "standard"
     assert plain.look == "plain"
@@ -63,92 +63,92 @@ def test_the_defaults_are_valid_and_are_those_of_the_default_preset_and_look() -
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-def test_a_number_is_taken_at_its_bounds_and_refused_beyond(name: str) -> None:
-    low, high = KNOBS[name].low, KNOBS[name].high
+def test_a_number_is_accepted_at_its_bounds_and_refused_beyond(name: str) -> None:
+    low, high = SPECS[name].low, SPECS[name].high
     assert low is not None
     assert high is not None
     for bound in (low, high):
-        found = getattr(options(name, int(bound) if name in WHOLE else bound), name)
-        assert found in (bound, (bound,))
+        value = getattr(make_options(name, int(bound) if name in WHOLE else bound), name)
+        assert value in (bound, (bound,))
     below = low - (1 if name in WHOLE else max(1e-6, low * 1e-6))
     above = high + (1 if name in WHOLE else high * 1e-6)
     for value in (below, above):
-        assert describe_range(KNOBS[name]) in refused(name, value).replace("a whole number from ", "")
+        assert describe_range(SPECS[name]) in refusal(name, value).replace("a whole number from ", "")
 
 
 @pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, True, False, "12", None, 3j, object()])
-def test_what_is_no_number_is_refused(name: str, value: Any) -> None:
-    refused(name, [value] if name in LISTS else value)
+def test_a_value_that_is_not_a_number_is_refused(name: str, value: Any) -> None:
+    refusal(name, [value] if name in LISTS else value)
 
 
-def test_a_number_of_any_length_is_refused_in_a_sentence() -> None:
+def test_a_huge_integer_is_refused() -> None:
     for name in NUMBERS:
-        refused(name, 10**400)
+        refusal(name, 10**400)
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_a_fraction_of_a_pixel_a_step_or_a_thread_is_refused(name: str) -> None:
-    refused(name, 100.5)
-    found = getattr(options(name, 100.0), name)
-    assert found == 100
-    assert isinstance(found, int)
+def test_a_fraction_is_refused_where_an_integer_belongs(name: str) -> None:
+    refusal(name, 100.5)
+    value = getattr(make_options(name, 100.0), name)
+    assert value == 100
+    assert isinstance(value, int)
 
 
 @pytest.mark.parametrize("name", ["strength", "stroke_size", "keep_color", "taper", "learning_rate"])
-def test_a_whole_number_does_for_a_real_one(name: str) -> None:
-    found = getattr(options(name, 1), name)
-    assert found == 1
-    assert isinstance(found, float)
+def test_an_integer_is_converted_to_a_float(name: str) -> None:
+    value = getattr(make_options(name, 1), name)
+    assert value == 1
+    assert isinstance(value, float)
 
 
 @pytest.mark.parametrize("name", WORDS)
-def test_a_word_is_taken_from_the_choices_alone(name: str) -> None:
-    for choice in KNOBS[name].choices:
-        assert getattr(options(name, choice), name) == choice
-    for value in ("", "nothing of ours", KNOBS[name].choices[0].upper(), 3, None, ["a list"], True):
-        message = refused(name, value)
-        assert all(choice in message for choice in KNOBS[name].choices)
+def test_only_the_choices_are_accepted(name: str) -> None:
+    for choice in SPECS[name].choices:
+        assert getattr(make_options(name, choice), name) == choice
+    for value in ("", "unknown", SPECS[name].choices[0].upper(), 3, None, ["a list"], True):
+        message = refusal(name, value)
+        assert all(choice in message for choice in SPECS[name].choices)
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_a_text_is_a_text(name: str) -> None:
-    assert getattr(options(name, "anything"), name) == "anything"
+def test_a_text_must_be_a_string(name: str) -> None:
+    assert getattr(make_options(name, "anything"), name) == "anything"
     for value in (3, None, ["a list"], True):
-        refused(name, value)
+        refusal(name, value)
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_a_list_is_a_list(name: str) -> None:
+def test_a_list_must_not_be_a_string_or_a_scalar(name: str) -> None:
     for value in ("relu1_1", "1.0"):
-        assert "list" in refused(name, value)
+        assert "list" in refusal(name, value)
     for nothing in (5, None):
         with pytest.raises(OptionError, match="list"):
             Options.of(**{name: nothing})
 
 
-def test_a_list_may_come_as_any_sequence() -> None:
+def test_a_list_may_be_any_sequence() -> None:
     assert Options(style_weights=[1, 2]).style_weights == (1.0, 2.0)  # type: ignore[arg-type]
 
 
-def test_messages_name_the_value_and_the_range_there_is() -> None:
-    assert refused("size", 12) == "size is 12; it can be 64 to 8192."
-    assert refused("strength", 101) == "strength is 101; it can be 0 to 100."
-    assert refused("seed", -1) == "seed is -1; it can be a whole number from 0 to 4294967295."
-    assert refused("stroke_size", 0.1) == "stroke_size is 0.1; it can be 0.25 to 4."
+def test_messages_name_the_value_and_the_range() -> None:
+    assert refusal("size", 12) == "size is 12; it can be 64 to 8192."
+    assert refusal("strength", 101) == "strength is 101; it can be 0 to 100."
+    assert refusal("seed", -1) == "seed is -1; it can be a whole number from 0 to 4294967295."
+    assert refusal("stroke_size", 0.1) == "stroke_size is 0.1; it can be 0.25 to 4."
 
 
-def test_a_misspelt_choice_is_guessed() -> None:
-    assert "did you mean 'gram'?" in refused("distance", "grams")
-    assert "did you mean" not in refused("distance", "zzz")
+def test_a_misspelled_choice_gets_a_suggestion() -> None:
+    assert "did you mean 'gram'?" in refusal("distance", "grams")
+    assert "did you mean" not in refusal("distance", "zzz")
 
 
-def test_size_may_be_that_of_the_original() -> None:
+def test_size_may_be_original() -> None:
     assert Options(size="original").size == "original"
-    refused("size", "orignal")
+    refusal("size", "orignal")
 
 
-def test_there_is_a_weight_for_every_style_layer_or_one_for_all() -> None:
+def test_layer_weights_are_one_per_style_layer_or_one_for_all() -> None:
     assert Options(layer_weights=(3.0,)).layer_weights == (3.0,)
     with pytest.raises(OptionError, match="2 numbers for 6 style layers"):
         Options(layer_weights=(1.0, 2.0))
@@ -158,8 +158,7 @@ def test_there_is_a_weight_for_every_style_layer_or_one_for_all() -> None:
         Options(style_layers=("relu1_1",))
 
 
-def test_a_picture_must_be_compared_with_something() -> None:
-    """Without any layer there is nothing to paint towards."""
+def test_at_least_one_layer_is_required() -> None:
     with pytest.raises(OptionError):
         Options(content_layers=(), style_layers=(), layer_weights=(1.0,))
 
@@ -179,73 +178,77 @@ def test_options_are_frozen_and_can_be_replaced() -> None:
 
 
 @pytest.mark.parametrize(
-    "found",
+    "options",
     [
         Options(),
         Options(size="original", style_weights=(1.0, 2.5), seed=2**32 - 1),
         Options.of(look="gatys", preset="fine", strength=33.3),
     ],
 )
-def test_options_survive_json(found: Options) -> None:
-    assert Options(**json.loads(json.dumps(found.to_dict()))) == found
-    assert hash(found) == hash(Options(**found.to_dict()))
+def test_options_are_restored_from_json(options: Options) -> None:
+    assert Options(**json.loads(json.dumps(options.to_dict()))) == options
+    assert hash(options) == hash(Options(**options.to_dict()))
 
 
-def test_a_stronger_layer_wins_and_origins_say_which() -> None:
-    found = resolve_options(("file", {"size": 256, "seed": 1}), ("flags", {"size": 128}))
-    assert (found.options.size, found.options.seed) == (128, 1)
-    assert (found.origins["size"], found.origins["seed"], found.origins["stroke_size"]) == ("flags", "file", "default")
-    assert set(found.origins) == set(KNOBS)
+def test_a_stronger_layer_wins_and_origins_name_it() -> None:
+    resolved = resolve_options(("file", {"size": 256, "seed": 1}), ("flags", {"size": 128}))
+    assert (resolved.options.size, resolved.options.seed) == (128, 1)
+    assert (resolved.origins["size"], resolved.origins["seed"], resolved.origins["stroke_size"]) == (
+        "flags",
+        "file",
+        "default",
+    )
+    assert set(resolved.origins) == set(SPECS)
 
 
-def test_a_preset_ranks_below_its_own_layer_s_fields_and_above_weaker_layers() -> None:
+def test_a_preset_ranks_below_the_fields_of_its_layer_and_above_weaker_layers() -> None:
     draft = PRESETS["draft"].values
-    found = resolve_options(("file", {"iterations": 7, "taper": 0.5}), ("flags", {"preset": "draft", "taper": 0.9}))
-    assert found.options.iterations == draft["iterations"]
-    assert found.options.taper == 0.9
-    assert found.options.preset == "draft"
-    assert found.origins["iterations"] == "flags (preset draft)"
-    assert found.origins["taper"] == found.origins["preset"] == "flags"
+    resolved = resolve_options(("file", {"iterations": 7, "taper": 0.5}), ("flags", {"preset": "draft", "taper": 0.9}))
+    assert resolved.options.iterations == draft["iterations"]
+    assert resolved.options.taper == 0.9
+    assert resolved.options.preset == "draft"
+    assert resolved.origins["iterations"] == "flags (preset draft)"
+    assert resolved.origins["taper"] == resolved.origins["preset"] == "flags"
 
 
 def test_a_preset_does_not_outrank_stronger_layers() -> None:
-    found = resolve_options(("file", {"preset": "draft"}), ("flags", {"iterations": 7}))
-    assert found.options.iterations == 7
-    assert found.options.taper == PRESETS["draft"].values["taper"]
-    assert found.origins["taper"] == "file (preset draft)"
+    resolved = resolve_options(("file", {"preset": "draft"}), ("flags", {"iterations": 7}))
+    assert resolved.options.iterations == 7
+    assert resolved.options.taper == PRESETS["draft"].values["taper"]
+    assert resolved.origins["taper"] == "file (preset draft)"
 
 
 @pytest.mark.parametrize(("kind", "bundles", "weaker"), [("preset", PRESETS, "draft"), ("look", LOOKS, "gatys")])
 def test_the_default_preset_or_look_undoes_a_weaker_one(kind: str, bundles: dict[str, Any], weaker: str) -> None:
     default = getattr(Options(), kind)
-    found = resolve_options(("file", {kind: weaker}), ("flags", {kind: default}))
-    assert found.options == Options()
-    assert all(found.origins[name] == f"flags ({kind} {default})" for name in bundles[weaker].values)
+    resolved = resolve_options(("file", {kind: weaker}), ("flags", {kind: default}))
+    assert resolved.options == Options()
+    assert all(resolved.origins[name] == f"flags ({kind} {default})" for name in bundles[weaker].values)
 
 
-def test_every_preset_and_look_is_valid_and_does_what_it_says() -> None:
+def test_every_preset_and_look_is_valid_and_applied() -> None:
     for preset, effort in PRESETS.items():
         for look, manner in LOOKS.items():
-            found = Options.of(preset=preset, look=look).to_dict()
+            options = Options.of(preset=preset, look=look).to_dict()
             for name, value in {**effort.values, **manner.values}.items():
-                assert found[name] == (list(value) if isinstance(value, tuple) else value)
+                assert options[name] == (list(value) if isinstance(value, tuple) else value)
             assert effort.help
             assert manner.help
-    steps = [Options.of(preset=preset).iterations for preset in ("draft", "standard", "fine")]
-    assert steps == sorted(set(steps))
+    iterations = [Options.of(preset=preset).iterations for preset in ("draft", "standard", "fine")]
+    assert iterations == sorted(set(iterations))
 
 
-def test_the_gatys_look_is_the_recipe_of_the_paper() -> None:
-    found = Options.of(look="gatys")
-    assert found.distance == "gram"
-    assert found.content_layers == ("relu4_2",)
-    assert found.style_layers == ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu4_3", "relu5_1")
-    assert len(set(found.layer_weights)) == 1
-    assert found.smoothness == 0
-    assert found.pooling == "average"
+def test_the_gatys_look_is_the_method_of_the_paper() -> None:
+    options = Options.of(look="gatys")
+    assert options.distance == "gram"
+    assert options.content_layers == ("relu4_2",)
+    assert options.style_layers == ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu4_3", "relu5_1")
+    assert len(set(options.layer_weights)) == 1
+    assert options.smoothness == 0
+    assert options.pooling == "average"
 
 
-def test_an_unknown_setting_is_refused_with_a_guess_or_the_list() -> None:
+def test_an_unknown_setting_is_refused_with_a_suggestion_or_the_list() -> None:
     with pytest.raises(OptionError, match="no setting 'strenght'; did you mean 'strength'"):
         resolve_options(("flags", {"strenght": 50}))
     with pytest.raises(OptionError, match="no setting 'zzz'; the settings are size, preset"):
@@ -257,21 +260,21 @@ def test_an_unknown_setting_is_refused_with_a_guess_or_the_list() -> None:
 def test_an_unknown_preset_or_look_is_refused_with_the_list(kind: str, value: Any) -> None:
     with pytest.raises(OptionError) as caught:
         resolve_options(("file", {kind: value}))
-    assert all(choice in str(caught.value) for choice in KNOBS[kind].choices)
+    assert all(choice in str(caught.value) for choice in SPECS[kind].choices)
 
 
-def test_resolving_nothing_gives_the_defaults() -> None:
-    found = resolve_options()
-    assert found.options == Options()
-    assert set(found.origins.values()) == {"default"}
+def test_without_layers_the_defaults_are_returned() -> None:
+    resolved = resolve_options()
+    assert resolved.options == Options()
+    assert set(resolved.origins.values()) == {"default"}
 
 
 def test_durations_are_formatted_for_people() -> None:
     seconds = (0, 0.44, 9.94, 9.96, 59.4, 59.6, 61, 185, 3599.6, 7800, 90_000)
-    assert [format_duration(value) for value in seconds] == (
-        ["0.0 s", "0.4 s", "9.9 s", "10 s", "59 s", "1 min 0 s", "1 min 1 s", "3 min 5 s", "1 h 0 min"]
-        + ["2 h 10 min", "25 h 0 min"]
-    )
+    assert [format_duration(value) for value in seconds] == [
+        *("0.0 s", "0.4 s", "9.9 s", "10 s", "59 s", "1 min 0 s", "1 min 1 s", "3 min 5 s", "1 h 0 min"),
+        *("2 h 10 min", "25 h 0 min"),
+    ]
 
 
 def test_values_are_formatted_as_flags_take_them() -> None:

@@ -1,4 +1,4 @@
-"""Claims about the settings inside a picture: they come back whole, tell no names, and believe nothing."""
+"""The record inside a picture is complete, contains no file names, and is validated when it is read."""
 
 import copy
 import dataclasses
@@ -36,14 +36,14 @@ Array = NDArray[np.float32]
 FORMATS = ("png", "jpeg", "webp", "avif", "tiff")
 PIXELS = np.full((48, 64, 3), 0.5, np.float32)
 CONTENT, STYLE, OTHER = (Picture(PIXELS, sha256=digit * 64) for digit in "abc")
-PLAN = (Scale(32, 24, 6, "lbfgs", sketch=True), Scale(64, 48, 3, "adam", planned=8, half_size_copies=1))
+EXECUTED = (Scale(32, 24, 6, "lbfgs", sketch=True), Scale(64, 48, 3, "adam", planned=8, half_size_copies=1))
 
 
-def result(**changes: Any) -> Result:
-    made: dict[str, Any] = {
+def make_result(**changes: Any) -> Result:
+    fields: dict[str, Any] = {
         "pixels": PIXELS,
         "options": Options.of(preset="draft", look="gatys", size=64, strength=70, threads=2, seed=2**32 - 1),
-        "schedule": PLAN,
+        "schedule": EXECUTED,
         "losses": {"content relu4_2": 0.1, "total": 1 / 3, "style relu1_1": float("inf")},
         "units": 4.5,
         "seconds": 1.23456,
@@ -56,11 +56,11 @@ def result(**changes: Any) -> Result:
         "content_sha256": "a" * 64,
         "style_sha256": ("b" * 64,),
     }
-    return Result(**{**made, **changes})
+    return Result(**{**fields, **changes})
 
 
-def stored(record: Any, format_: str = "png") -> bytes:
-    """A picture with anything at all where the record belongs."""
+def encode_record(record: Any, format_: str = "png") -> bytes:
+    """Encode a picture with anything in place of the record."""
     return encode_image(
         PIXELS, format=format_, text={provenance.RECORD_KEY: record if isinstance(record, str) else json.dumps(record)}
     )
@@ -68,43 +68,43 @@ def stored(record: Any, format_: str = "png") -> bytes:
 
 @pytest.fixture
 def record() -> Record:
-    return provenance.make_record(result())
+    return provenance.make_record(make_result())
 
 
 @pytest.mark.parametrize("format_", FORMATS)
-def test_a_record_comes_back_from_every_format(format_: str, record: Record) -> None:
+def test_a_record_is_read_from_every_format(format_: str, record: Record) -> None:
     assert read_record(encode_image(PIXELS, format=format_, text=provenance.record_to_text(record))) == record
 
 
-def test_a_record_says_what_was_done(record: Record) -> None:
+def test_a_record_describes_the_result(record: Record) -> None:
     assert record["schema"] == RECORD_SCHEMA
-    assert record["options"] == result().options.to_dict()
+    assert record["options"] == make_result().options.to_dict()
     assert (record["content"], record["styles"], record["init"]) == ("a" * 64, ["b" * 64], "")
     assert (record["width"], record["height"]) == (64, 48)
     assert (record["iterations"], record["units"], record["seconds"]) == (9, 4.5, 1.235)
     assert record["losses"] == {"content relu4_2": 0.1, "total": 1 / 3}
-    assert provenance.replay_from_record(record) == result().replay == Replay(PLAN, 64, 48)
-    empty = provenance.make_record(result(schedule=(), scale_seconds=()))
+    assert provenance.replay_from_record(record) == make_result().replay == Replay(EXECUTED, 64, 48)
+    empty = provenance.make_record(make_result(schedule=(), scale_seconds=()))
     assert provenance.replay_from_record(empty) is None
 
 
-def test_settings_are_a_layer_that_gives_the_same_options_but_for_the_machine(record: Record) -> None:
-    options = result(options=result().options.replace(device="cuda:1", precision="bf16", checkpoint="on", threads=0))
-    record = provenance.make_record(options)
+def test_the_settings_of_a_record_give_the_same_options_except_for_the_machine(record: Record) -> None:
+    options = make_result().options.replace(device="cuda:1", precision="bf16", checkpoint="on", threads=0)
+    record = provenance.make_record(make_result(options=options))
     settings = provenance.settings_from_record(record)
     assert not set(settings) & set(MACHINE_OPTIONS)
-    assert settings["threads"] == 2, "as it was, though it was not asked for"
-    assert resolve_options(("--from", settings)).options == result().options
+    assert settings["threads"] == 2, "the number that was used, although the option was 0"
+    assert resolve_options(("--from", settings)).options == make_result().options
     again = resolve_options(("--from", settings), ("flag", {"preset": "fine", "strength": 10})).options
     assert (again.iterations, again.strength, again.distance) == (160, 10, "gram")
 
 
-def test_every_setting_that_a_plan_is_made_from_has_it_made_anew() -> None:
-    from_plan = {"size", "time", "patience", "iterations", "taper", "sketch", "multiscale", "first_size", "optimizer"}
-    assert set(SCHEDULE_OPTIONS) == from_plan | {"preset"}
+def test_every_option_that_determines_the_schedule_is_listed() -> None:
+    determining = {"size", "time", "patience", "iterations", "taper", "sketch", "multiscale", "first_size", "optimizer"}
+    assert set(SCHEDULE_OPTIONS) == determining | {"preset"}
 
 
-def test_the_command_that_made_it_gives_the_same_options(record: Record) -> None:
+def test_the_command_in_a_record_gives_the_same_options(record: Record) -> None:
     assert format_command(record) == (
         "styler run CONTENT STYLE --size 64 --preset draft --look gatys --strength 70 --seed 4294967295 --threads 2"
     )
@@ -116,17 +116,19 @@ def test_the_command_that_made_it_gives_the_same_options(record: Record) -> None
         layer_weights=(1e-3, 2, 3, 4, 5, 1e9),
         size="original",
     )
-    words = shlex.split(format_command(provenance.make_record(result(options=odd, style_sha256=("b" * 64, "c" * 64)))))
+    words = shlex.split(
+        format_command(provenance.make_record(make_result(options=odd, style_sha256=("b" * 64, "c" * 64))))
+    )
     assert words[:5] == ["styler", "run", "CONTENT", "STYLE1", "STYLE2"]
     pairs = dict(zip(words[5::2], words[6::2], strict=True))
-    typed = Flags(**{flag.removeprefix("--").replace("-", "_"): value for flag, value in pairs.items()})
-    assert resolve_options(("flag", read_flags(typed))).options == odd
-    assert format_command(provenance.make_record(result(options=Options()))) == "styler run CONTENT STYLE"
+    flags = Flags(**{flag.removeprefix("--").replace("-", "_"): value for flag, value in pairs.items()})
+    assert resolve_options(("flag", read_flags(flags))).options == odd
+    assert format_command(provenance.make_record(make_result(options=Options()))) == "styler run CONTENT STYLE"
 
 
-def test_a_picture_file_to_start_from_is_a_hash_and_must_be_given_again(tmp_path: Path) -> None:
+def test_an_initial_picture_file_is_recorded_by_its_hash(tmp_path: Path) -> None:
     options = Options(init=str(tmp_path / "secret.png"))
-    record = provenance.make_record(result(options=options, start_sha256="c" * 64))
+    record = provenance.make_record(make_result(options=options, start_sha256="c" * 64))
     assert (record["options"]["init"], record["init"]) == ("file", "c" * 64)
     assert "secret" not in json.dumps(record)
     assert "init" not in provenance.settings_from_record(
@@ -149,7 +151,7 @@ def test_different_inputs_are_named(record: Record) -> None:
         "The style differs from the recorded file.",
     ]
     assert earlier.compare_inputs(CONTENT, [STYLE, OTHER]) == ["The number of styles is 2; 1 was recorded."]
-    two = EarlierPicture(provenance.make_record(result(style_sha256=("b" * 64, "c" * 64))))
+    two = EarlierPicture(provenance.make_record(make_result(style_sha256=("b" * 64, "c" * 64))))
     assert two.compare_inputs(CONTENT, [STYLE, CONTENT]) == ["Style 2 differs from the recorded file."]
     assert two.compare_inputs(Picture(PIXELS), [STYLE, OTHER]) == [], "pixels without a file are not compared"
     assert EarlierPicture().compare_inputs(STYLE, [OTHER]) == []
@@ -161,8 +163,8 @@ def test_a_stopped_run_is_reported_when_it_is_replayed(record: Record) -> None:
 
 
 def test_a_different_machine_is_reported(record: Record) -> None:
-    assert EarlierPicture(record).compare_machine(result()) == []
-    other = result(threads=3, device="cuda:0", precision="bfloat16", weights_sha256="e" * 64)
+    assert EarlierPicture(record).compare_machine(make_result()) == []
+    other = make_result(threads=3, device="cuda:0", precision="bfloat16", weights_sha256="e" * 64)
     assert EarlierPicture(record).compare_machine(other) == [
         "The network's weights differ from those recorded.",
         "The device is cuda:0; cpu was recorded.",
@@ -172,22 +174,22 @@ def test_a_different_machine_is_reported(record: Record) -> None:
     assert EarlierPicture().compare_machine(other) == []
 
 
-def test_a_newer_program_s_additions_are_left_out_and_its_settings_refused(record: Record) -> None:
-    assert read_record(stored({**record, "mood": "blue"})) == record
+def test_unknown_fields_are_dropped_and_unknown_settings_are_refused(record: Record) -> None:
+    assert read_record(encode_record({**record, "mood": "blue"})) == record
     options = {**record["options"], "texture": 3}
     with pytest.raises(ImageError, match=r"contain 'texture', which this version does not know; update styler\.$"):
-        read_record(stored({**record, "options": options}))
+        read_record(encode_record({**record, "options": options}))
     with pytest.raises(ImageError, match=r"were written by a newer version; update styler\.$"):
-        read_record(stored({"schema": RECORD_SCHEMA + 1, "options": "of another shape"}))
+        read_record(encode_record({"schema": RECORD_SCHEMA + 1, "options": "of another shape"}))
 
 
-def test_settings_that_an_older_program_did_not_know_have_their_defaults(record: Record) -> None:
+def test_missing_settings_have_their_defaults(record: Record) -> None:
     options = {name: value for name, value in record["options"].items() if name not in ("stroke_size", "init")}
-    assert read_record(stored({**record, "options": options})) == record
+    assert read_record(encode_record({**record, "options": options})) == record
 
 
 HOSTILE: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "no JSON": lambda _: "{",
+    "not JSON": lambda _: "{",
     "empty": lambda _: "",
     "a list": lambda _: [1],
     "null": lambda _: "null",
@@ -207,21 +209,25 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], Any]] = {
     "schema true": lambda r: {**r, "schema": True},
     "schema 0": lambda r: {**r, "schema": 0},
     "schema text": lambda r: {**r, "schema": "1"},
-    "a path to start from": lambda r: {**r, "options": {**r["options"], "init": "/etc/passwd"}},
-    "a start of no type": lambda r: {**r, "options": {**r["options"], "init": ["content"]}},
+    "a path as init": lambda r: {**r, "options": {**r["options"], "init": "/etc/passwd"}},
+    "an init of another type": lambda r: {**r, "options": {**r["options"], "init": ["content"]}},
     "an option out of range": lambda r: {**r, "options": {**r["options"], "strength": 1000}},
     "an option of another type": lambda r: {**r, "options": {**r["options"], "seed": [[[]]]}},
-    "layer weights that do not fit": lambda r: {**r, "options": {**r["options"], "layer_weights": [1, 2]}},
+    "too few layer weights": lambda r: {**r, "options": {**r["options"], "layer_weights": [1, 2]}},
     "options are a list": lambda r: {**r, "options": []},
     "a hash that is a path": lambda r: {**r, "content": "/home/me/photo.jpg"},
     "a hash in a list": lambda r: {**r, "styles": "b" * 64},
-    "no plan": lambda r: {**r, "schedule": None},
-    "a scale too many fields": lambda r: {**r, "schedule": [{**r["schedule"][0], "x": 1}], "scale_seconds": [1]},
-    "a scale of a text": lambda r: {**r, "schedule": ["64x48"], "scale_seconds": [1]},
+    "no schedule": lambda r: {**r, "schedule": None},
+    "a scale with an unknown field": lambda r: {**r, "schedule": [{**r["schedule"][0], "x": 1}], "scale_seconds": [1]},
+    "a text as a scale": lambda r: {**r, "schedule": ["64x48"], "scale_seconds": [1]},
     "a scale of no size": lambda r: {**r, "schedule": [{**r["schedule"][0], "width": 0}], "scale_seconds": [1]},
     "a scale of size 1.5": lambda r: {**r, "schedule": [{**r["schedule"][0], "width": 1.5}], "scale_seconds": [1]},
     "a scale beyond the size": lambda r: {**r, "schedule": [{**r["schedule"][0], "width": 65}], "scale_seconds": [1]},
-    "another optimiser": lambda r: {**r, "schedule": [{**r["schedule"][0], "optimizer": "sgd"}], "scale_seconds": [1]},
+    "an unknown optimizer": lambda r: {
+        **r,
+        "schedule": [{**r["schedule"][0], "optimizer": "sgd"}],
+        "scale_seconds": [1],
+    },
     "seconds of other scales": lambda r: {**r, "scale_seconds": []},
     "stopped 1": lambda r: {**r, "stopped": 1},
     "losses of texts": lambda r: {**r, "losses": {"total": "low"}},
@@ -229,32 +235,31 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 
 @pytest.mark.parametrize("format_", ["png", "tiff"])
-@pytest.mark.parametrize("how", HOSTILE)
-def test_a_hostile_record_is_one_sentence(how: str, format_: str, record: Record) -> None:
-    data = stored(HOSTILE[how](copy.deepcopy(dict(record))), format_)
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_hostile_record_is_refused_in_one_sentence(case: str, format_: str, record: Record) -> None:
+    data = encode_record(HOSTILE[case](copy.deepcopy(dict(record))), format_)
     with pytest.raises(ImageError) as caught:
         read_record(data, name="picture.png")
-    said = str(caught.value)
-    assert "The settings in 'picture.png' are damaged (" in said
-    assert said.endswith("; use the original file.")
-    assert said.isprintable()
-    assert len(said) < 400
+    message = str(caught.value)
+    assert "The settings in 'picture.png' are damaged (" in message
+    assert message.endswith("; use the original file.")
+    assert message.isprintable()
+    assert len(message) < 400
 
 
 @pytest.mark.parametrize("field", Record.__annotations__)
 @pytest.mark.parametrize("value", [None, "x", -1.5, [], {}, [None], {"a": None}, True], ids=repr)
-def test_no_field_is_believed(field: str, value: Any, record: Record) -> None:
-    """Whatever stands in a field, it is refused or harmless."""
+def test_no_value_of_a_field_causes_another_error(field: str, value: Any, record: Record) -> None:
     try:
-        found = read_record(stored({**record, field: value}))
+        checked = read_record(encode_record({**record, field: value}))
     except ImageError:
         return
-    assert isinstance(format_command(found), str)
-    assert resolve_options(("--from", provenance.settings_from_record(found))).options
-    provenance.replay_from_record(found)
+    assert isinstance(format_command(checked), str)
+    assert resolve_options(("--from", provenance.settings_from_record(checked))).options
+    provenance.replay_from_record(checked)
 
 
-def test_a_picture_without_settings_says_so(tmp_path: Path) -> None:
+def test_a_picture_without_a_record_is_refused(tmp_path: Path) -> None:
     path = images.write_file(tmp_path / "plain.png", encode_image(PIXELS))
     with pytest.raises(ImageError, match=r"^There are no settings in '.*plain\.png': "):
         read_record(path)
