@@ -326,7 +326,7 @@ def compare(
     size: Annotated[int, Parameter(metavar="N", help="of the pictures, in pixels (default 256)")] = 256,
     iterations: Annotated[int, Parameter(metavar="N", help="at the coarsest scale (default 40)")] = 40,
     timed_at: Annotated[
-        int, Parameter(metavar="N", help="long side at which evaluations are timed, in pixels (default 512)")
+        int, Parameter(metavar="N", help="long side at which iterations are timed, in pixels (default 512)")
     ] = 512,
     pictures: Annotated[
         FileName | None, Parameter(group=OUTPUT_GROUP, metavar="FOLDER", help="keep the painted pictures")

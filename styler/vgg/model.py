@@ -4,7 +4,7 @@
 `Features` is its fast path for painting: it runs each block as one step of autograd. Autograd by itself allocates a
 new gradient at every rectifier, at every pooling, and wherever the loss of a layer joins in. The weights are frozen,
 and nobody else sees a gradient between two layers of a block, so here it is updated in place, which saves a tenth of
-the time of an evaluation on a CPU and the memory of one map.
+the time of an iteration on a CPU and the memory of one map.
 
 This module knows kernels and maps; it does not know files or losses.
 """

@@ -57,10 +57,10 @@ class NetworkScore:
     """Operations of a forward pass at the size of timing."""
     forward: float = math.nan
     """Seconds of a forward pass."""
-    evaluation: float = math.nan
+    iteration: float = math.nan
     """Seconds of the objective and its gradient."""
     peak: float = math.nan
-    """Bytes that an evaluation adds to an idle process."""
+    """Bytes that an iteration adds to an idle process."""
     cosine: dict[str, float] = field(default_factory=dict)
     gram: dict[str, float] = field(default_factory=dict)
     gradient: float = math.nan
@@ -173,7 +173,7 @@ def average_ratio(row: NetworkScore, first: NetworkScore, field: str) -> float:
 def format_table(rows: Sequence[NetworkScore]) -> list[str]:
     """Return the scores as a Markdown table, one network per row; ratios are to the first."""
     lines = [
-        "| network | parameters | file | GFLOP | forward | evaluation | peak | features | Gram | gradient "
+        "| network | parameters | file | GFLOP | forward | iteration | peak | features | Gram | gradient "
         "| same picture | objective | held-out | structure |",
         "|---|" + "---:|" * 13,
     ]
@@ -186,7 +186,7 @@ def _format_cells(row: NetworkScore, first: NetworkScore) -> Iterator[str]:
     for value, form, unit in (
         (row.gflop, ".0f", ""),
         (row.forward, ".2f", " s"),
-        (row.evaluation, ".2f", " s"),
+        (row.iteration, ".2f", " s"),
         (row.peak / 1e6, ".0f", " MB"),
         (average(row.cosine), ".4f", ""),
         (average(row.gram), ".4f", ""),
@@ -235,7 +235,7 @@ def compare_networks(
 
     Args:
         names: Backbones, weights files, or ONNX models of `vgg export`; the first must have gradients.
-        timed_at: Long side, in pixels, of the 4:3 image that evaluations are timed with.
+        timed_at: Long side, in pixels, of the 4:3 image that iterations are timed with.
         keep: A folder for the painted pictures.
         log: Called with a line for every step.
 
@@ -269,7 +269,7 @@ def compare_networks(
 
 
 def _time_networks(candidates: Sequence[Candidate], options: Options, side: int) -> None:
-    """Time forward passes and evaluations of all networks in turn, so that a busy machine affects them all."""
+    """Time forward passes and iterations of all networks in turn, so that a busy machine affects them all."""
     height, width = side * 3 // 4, side
     generator = torch.Generator().manual_seed(0)
     image, style = (torch.rand((1, 3, height, width), generator=generator) for _ in range(2))
@@ -285,7 +285,7 @@ def _time_networks(candidates: Sequence[Candidate], options: Options, side: int)
         score.gflop = arch.count_flops(network.network, layers, height * width, network.widths) / 1e9
         score.peak = memory.measure_peak_memory(score.name, options.pooling, layers, (height, width))
         tasks.append((score, "forward", torch.no_grad()(objective.features.forward)))
-        tasks.append((score, "evaluation", objective.gradient))
+        tasks.append((score, "iteration", objective.gradient))
     for _ in range(TIMING_ROUNDS):
         for score, name, task in tasks:
             start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Measure the peak memory of one evaluation, in a separate process: memory that was used before would hide it.
+"""Measure the peak memory of one iteration, in a separate process: memory that was used before would hide it.
 
 `python -m styler.workshop.memory BACKBONE POOLING LAYERS HEIGHT WIDTH` prints the bytes.
 """
@@ -33,7 +33,7 @@ def measure_peak_memory(name: str, pooling: str, layers: Sequence[str], size: tu
 
 
 def main() -> None:
-    """Measure one evaluation and print its bytes."""
+    """Measure one iteration and print its bytes."""
     import torch
 
     from styler.vgg import registry

@@ -61,15 +61,15 @@ def plot_info(info: NetworkInfo) -> "Figure":
 
 
 def plot_comparison(rows: Sequence[NetworkScore]) -> "Figure":
-    """Draw each network's seconds per evaluation and its objective relative to the first network's."""
+    """Draw each network's seconds per iteration and its objective relative to the first network's."""
     figure = make_figure(7.5, 5)
     chart = figure.subplots()
     for row in rows:
-        x, y = row.evaluation, average_ratio(row, rows[0], "objective")
+        x, y = row.iteration, average_ratio(row, rows[0], "objective")
         if math.isfinite(x) and math.isfinite(y):
             chart.scatter(x, y, s=60, label=Path(row.name).name)
     chart.set_title("Cost and quality of networks")
-    chart.set_xlabel("seconds per evaluation")
+    chart.set_xlabel("seconds per iteration")
     chart.set_ylabel(f"objective, relative to {Path(rows[0].name).name}")
     chart.margins(0.25)
     chart.grid(alpha=0.3)

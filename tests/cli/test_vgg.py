@@ -1,4 +1,4 @@
-"""The workshop's verbs on the command line: help, answers, refusals, each with its exit code."""
+"""Tests of `styler vgg`: help, output and errors of every command, with exit codes."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ from styler.vgg.weights import Weights
 from styler.workshop import crops, distill, memory, quantize, slim
 
 Capture = pytest.CaptureFixture[str]
-VERBS = ("info", "import", "quantize", "export", "slim", "compare", "diagnose")
+COMMANDS = ("info", "import", "quantize", "export", "slim", "compare", "diagnose")
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def folder(
     use_tiny: None,
     tiny: Weights,
 ) -> Path:
-    """The working folder, with pictures, and the tiny network as every backbone."""
+    """Use a working folder with pictures, and the tiny network as every backbone."""
     for kind in ("contents", "styles"):
         for seed in range(2):
             images.write_file(tmp_path / "pictures" / kind / f"{seed}.png", images.encode_image(pixels(64, 72, seed)))
@@ -36,7 +36,7 @@ def folder(
     monkeypatch.setattr(registry, "get_cache_folder", lambda: tmp_path / "cache")
     monkeypatch.setattr(slim, "MULTIPLE", 1)
     monkeypatch.setattr(distill, "LESSON_SIDE", 32)
-    monkeypatch.setattr(memory, "measure_peak_memory", lambda *_given: 1e6)
+    monkeypatch.setattr(memory, "measure_peak_memory", lambda *_args: 1e6)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -45,40 +45,40 @@ def run(*tokens: str) -> int:
     return main(["vgg", *tokens])
 
 
-def answer(capsys: Capture) -> dict[str, object]:
-    found = json.loads(capsys.readouterr().out)
-    assert isinstance(found, dict)
-    return found
+def read_json(capsys: Capture) -> dict[str, object]:
+    document = json.loads(capsys.readouterr().out)
+    assert isinstance(document, dict)
+    return document
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_help_begins_with_three_examples_and_names_the_exit_codes(verb: str, capsys: Capture) -> None:
-    assert run(verb, "--help") == 0
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_three_examples_and_the_exit_codes(command: str, capsys: Capture) -> None:
+    assert run(command, "--help") == 0
     page = capsys.readouterr().out
     assert page.count("\n  styler ") == 3
-    assert f"Usage: styler vgg {verb}" in page
+    assert f"Usage: styler vgg {command}" in page
     assert "Exit codes" in page
     assert "--json" in page
 
 
-def test_the_workshop_lists_its_verbs(capsys: Capture) -> None:
+def test_help_lists_the_commands(capsys: Capture) -> None:
     assert run("--help") == 0
     page = capsys.readouterr().out
-    assert all(f"\n  {verb} " in page for verb in VERBS)
+    assert all(f"\n  {command} " in page for command in COMMANDS)
 
 
-@pytest.mark.parametrize(("verb", "name"), [("import", "FILE"), ("compare", "A"), ("diagnose", "CONTENT")])
-def test_what_is_missing_is_named(verb: str, name: str, capsys: Capture) -> None:
-    assert run(verb) == 2
-    assert f"{name} is required; see 'styler vgg {verb} --help'." in capsys.readouterr().err
+@pytest.mark.parametrize(("command", "name"), [("import", "FILE"), ("compare", "A"), ("diagnose", "CONTENT")])
+def test_missing_argument_is_named(command: str, name: str, capsys: Capture) -> None:
+    assert run(command) == 2
+    assert f"{name} is required; see 'styler vgg {command} --help'." in capsys.readouterr().err
 
 
-def test_info_is_a_table_json_and_a_picture(folder: Path, capsys: Capture) -> None:
+def test_info_prints_a_table_or_json_and_draws_a_chart(folder: Path, capsys: Capture) -> None:
     assert run("info") == 0
     assert "138,357,544" in capsys.readouterr().out
     assert run("info", "vgg19-bn", "--size", "64", "--json", "--plot", "a.png") == 0
-    found = answer(capsys)
-    assert found["configuration"] == "E"
+    document = read_json(capsys)
+    assert document["configuration"] == "E"
     with Image.open("a.png") as image:
         assert image.width > 500
     assert run("info", "vgg12") == 2
@@ -87,7 +87,7 @@ def test_info_is_a_table_json_and_a_picture(folder: Path, capsys: Capture) -> No
     assert "exists already" in capsys.readouterr().err
 
 
-def test_import_quantize_and_what_they_refuse(folder: Path, capsys: Capture) -> None:
+def test_import_and_quantize_write_files_and_reject_wrong_input(folder: Path, capsys: Capture) -> None:
     assert run("import", "own.safetensors", "mine") == 0
     assert Path(capsys.readouterr().out.strip()).is_file()
     assert run("import", "own.safetensors", "vgg16") == 2
@@ -95,23 +95,23 @@ def test_import_quantize_and_what_they_refuse(folder: Path, capsys: Capture) -> 
     assert run("import", "own.safetensors", "other", "--convention", "bgr") == 2
     capsys.readouterr()
     assert run("quantize", "vgg16", "--json") == 0
-    assert answer(capsys)["output"] == "vgg16.int8.safetensors"
+    assert read_json(capsys)["output"] == "vgg16.int8.safetensors"
     assert run("quantize", "vgg16") == 1
     assert run("quantize", "vgg16", "--to", "int4", "-o", "a.safetensors") == 2
 
 
-def test_export_writes_a_model_and_says_how_near_it_is(
+def test_export_writes_a_model_and_reports_its_errors(
     folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("onnxscript", reason="export needs onnx, onnxscript and onnxruntime")
     assert run("export", "-o", "a.onnx", "--layers", "relu1_1,relu4_2", "--json") == 0
-    assert answer(capsys)["errors"].keys() == {"relu1_1", "relu4_2"}  # type: ignore[attr-defined]
+    assert read_json(capsys)["errors"].keys() == {"relu1_1", "relu4_2"}  # type: ignore[attr-defined]
     assert run("export", "--fp16", "--int8") == 2
     monkeypatch.setenv("PATH", str(folder))
     assert run("export", "-o", "b.onnx", "--layers", "relu1_1", "--tensorrt") == 1
-    said = capsys.readouterr().err
-    assert "--onnx=b.onnx" in said
-    assert "TensorRT 10" in said
+    message = capsys.readouterr().err
+    assert "--onnx=b.onnx" in message
+    assert "TensorRT 10" in message
     monkeypatch.setattr("styler.workshop.export.CALIBRATION_SIDE", 48)
     assert run("quantize", "a.onnx", "-o", "a8.onnx", "--images", "pictures") == 0
     assert run("quantize", "a.onnx", "--to", "float16", "-o", "a16.onnx") == 2
@@ -120,13 +120,13 @@ def test_export_writes_a_model_and_says_how_near_it_is(
     assert "pip install 'styler[onnx]'" in capsys.readouterr().err
 
 
-def test_slim_reports_the_channels_kept_and_learns(folder: Path, capsys: Capture) -> None:
+def test_slim_reports_the_channels_and_trains(folder: Path, capsys: Capture) -> None:
     flags = ("--images", "pictures", "--crops", "3")
     assert run("slim", "--keep", "0.5", *flags, "--distill-steps", "2", "--json", "-o", "a.safetensors") == 0
     captured = capsys.readouterr()
-    found = json.loads(captured.out)
-    assert found["channels"]["conv1_1"] == 4
-    assert found["channels"]["conv4_1"] == 4
+    document = json.loads(captured.out)
+    assert document["channels"]["conv1_1"] == 4
+    assert document["channels"]["conv4_1"] == 4
     assert "step 2 of 2" in captured.err
     assert not Path("a.safetensors.state").exists()
     assert run("slim", *flags, "-o", "a.safetensors") == 1
@@ -135,7 +135,7 @@ def test_slim_reports_the_channels_kept_and_learns(folder: Path, capsys: Capture
     assert run("slim", "--images", "nowhere", "-o", "b.safetensors") == 4
 
 
-def test_compare_answers_in_markdown(folder: Path, capsys: Capture) -> None:
+def test_compare_prints_markdown(folder: Path, capsys: Capture) -> None:
     flags = ("--images", "pictures", "--pairs", "1", "--size", "64", "--iterations", "1", "--timed-at", "64")
     assert run("compare", "own.safetensors", "own.safetensors", *flags, "--plot", "a.png", "--pictures", "kept") == 0
     assert capsys.readouterr().out.startswith("| network |")
@@ -143,15 +143,15 @@ def test_compare_answers_in_markdown(folder: Path, capsys: Capture) -> None:
     assert run("compare", "a.onnx", "own.safetensors") == 2
 
 
-def test_diagnose_tells_what_each_layer_sees(folder: Path, capsys: Capture) -> None:
+def test_diagnose_reports_every_layer(folder: Path, capsys: Capture) -> None:
     photo, painting = "pictures/contents/0.png", "pictures/styles/1.png"
     assert run("diagnose", photo, painting, photo, "--size", "64", "--sheet", "seen.png") == 0
     assert "relu5_1" in capsys.readouterr().out
     assert Path("seen.png").is_file()
     assert run("diagnose", photo, painting, "--size", "64", "--json") == 0
-    assert {"layers", "gradients", "problems"} <= answer(capsys).keys()
+    assert {"layers", "gradients", "problems"} <= read_json(capsys).keys()
     assert run("diagnose", photo, "nowhere.png") == 1
 
 
-def test_pictures_of_a_folder_are_found_in_folders_too(folder: Path) -> None:
+def test_pictures_are_found_in_subfolders(folder: Path) -> None:
     assert len(crops.find_pictures(folder / "pictures")) == 4

@@ -1,4 +1,4 @@
-"""The table of the family against torchvision's models, and its arithmetic against what a network does."""
+"""Tests of the VGG family's table: it matches torchvision, and its arithmetic matches a running network."""
 
 from collections import OrderedDict
 
@@ -12,11 +12,11 @@ from styler.vgg import arch
 from styler.vgg.model import Features
 from styler.vgg.weights import Weights
 
-TRUE = ("vgg11", "vgg13", "vgg16", "vgg19")
+STANDARD = ("vgg11", "vgg13", "vgg16", "vgg19")
 
 
-@pytest.mark.parametrize("network", TRUE)
-def test_the_table_is_that_of_torchvision(network: str) -> None:
+@pytest.mark.parametrize("network", STANDARD)
+def test_table_matches_torchvision(network: str) -> None:
     with torch.device("meta"):
         model = getattr(torchvision.models, network)(weights=None)
     theirs = [(m.in_channels, m.out_channels) for m in model.features if isinstance(m, nn.Conv2d)]
@@ -24,11 +24,11 @@ def test_the_table_is_that_of_torchvision(network: str) -> None:
 
 
 @pytest.mark.parametrize(("network", "count"), [("vgg11", 8), ("vgg13", 10), ("vgg16", 13), ("vgg19", 16)])
-def test_the_number_in_a_network_s_name_counts_its_convolutions_and_three_more(network: str, count: int) -> None:
+def test_name_counts_the_convolutions_and_three_more_layers(network: str, count: int) -> None:
     assert len(arch.list_convolutions(network)) == count == int(network.removeprefix("vgg")) - 3
 
 
-def test_layers_are_named_as_in_the_literature() -> None:
+def test_layers_have_the_names_of_the_literature() -> None:
     assert arch.list_layers("vgg16") == (
         *("relu1_1", "relu1_2", "relu2_1", "relu2_2", "relu3_1", "relu3_2", "relu3_3"),
         *("relu4_1", "relu4_2", "relu4_3", "relu5_1", "relu5_2", "relu5_3"),
@@ -41,26 +41,26 @@ def test_conv4_2_means_its_rectified_output(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["relu6_1", "conv4_9", "20", "", "relu"])
-def test_an_unknown_layer_is_refused_with_the_names_there_are(name: str) -> None:
+def test_unknown_layer_is_rejected_with_the_valid_names(name: str) -> None:
     with pytest.raises(OptionError) as caught:
         arch.canonicalize_layer(name, "vgg11")
     assert f"'{name}'" in str(caught.value)
     assert all(layer in str(caught.value) for layer in arch.list_layers("vgg11"))
 
 
-def test_an_unknown_network_is_refused_with_the_names_there_are() -> None:
+def test_unknown_network_is_rejected_with_the_valid_names() -> None:
     with pytest.raises(OptionError, match="'resnet50' is not a VGG network") as caught:
         arch.list_convolutions("resnet50")
-    assert all(network in str(caught.value) for network in TRUE)
+    assert all(network in str(caught.value) for network in STANDARD)
 
 
-def test_a_layer_that_a_shallow_network_lacks_becomes_the_last_of_its_block() -> None:
+def test_layer_missing_from_a_shallow_network_becomes_the_last_of_its_block() -> None:
     assert arch.find_nearest_layer("relu4_3", "vgg11") == "relu4_2"
     assert arch.find_nearest_layer("relu1_2", "vgg11") == "relu1_1"
     assert arch.find_nearest_layer("relu4_3", "vgg16") == "relu4_3"
 
 
-def test_nothing_beyond_the_last_layer_is_needed() -> None:
+def test_convolutions_end_at_the_last_requested_layer() -> None:
     assert [conv.name for conv in arch.list_convolutions_until("vgg11", ["relu3_1", "relu1_1"])] == [
         "conv1_1",
         "conv2_1",
@@ -73,14 +73,14 @@ def test_strides_double_from_block_to_block() -> None:
     assert {conv.block: conv.stride for conv in arch.list_convolutions("vgg19")} == {1: 1, 2: 2, 3: 4, 4: 8, 5: 16}
 
 
-def test_an_output_sees_just_its_receptive_field(tiny: Weights) -> None:
+def test_gradient_of_an_output_covers_its_receptive_field(tiny: Weights) -> None:
     ones = OrderedDict((name, torch.ones_like(kernel) / kernel[0].numel()) for name, kernel in tiny.kernels.items())
     weights = Weights("tiny", "", ones, {}, {})
     layers = arch.list_layers("tiny")
     image = torch.ones((1, 3, 320, 320), requires_grad=True)
-    found = Features(weights, layers, "average")(image)
+    outputs = Features(weights, layers, "average")(image)
     for conv in arch.list_convolutions("tiny"):
-        maps = found[conv.layer]
+        maps = outputs[conv.layer]
         middle = maps.shape[-1] // 2
         (gradient,) = torch.autograd.grad(maps[0, 0, middle, middle], image, retain_graph=True)
         seen = gradient.abs().sum(dim=(0, 1)).nonzero()
@@ -88,7 +88,7 @@ def test_an_output_sees_just_its_receptive_field(tiny: Weights) -> None:
         assert extent.tolist() == [conv.receptive_field] * 2, conv.layer
 
 
-def test_receptive_fields_of_vgg16_are_those_of_the_literature() -> None:
+def test_receptive_fields_of_vgg16_match_the_literature() -> None:
     fields = {conv.layer: conv.receptive_field for conv in arch.list_convolutions("vgg16")}
     assert fields["relu1_1"] == 3
     assert fields["relu2_1"] == 10
@@ -96,15 +96,15 @@ def test_receptive_fields_of_vgg16_are_those_of_the_literature() -> None:
     assert fields["relu5_3"] == 196
 
 
-def test_operations_of_vgg16_are_those_of_a_hand_count() -> None:
+def test_flops_of_vgg16_match_a_manual_count() -> None:
     assert arch.count_flops("vgg16", ["relu1_1"], 256 * 256) == 2 * 9 * 3 * 64 * 256 * 256
     assert arch.count_flops("vgg16", ["relu5_1"], 256 * 256) == pytest.approx(37.7e9, rel=5e-3)
     assert arch.count_flops("vgg16", ["relu5_1"], 512 * 512) == 4 * arch.count_flops("vgg16", ["relu5_1"], 256 * 256)
 
 
 @pytest.mark.parametrize("pooling", ["max", "average", "mixed"])
-def test_the_estimate_of_memory_holds_what_the_backward_pass_keeps(tiny: Weights, pooling: str) -> None:
-    """Every storage that autograd keeps, once; the estimate adds what the backward pass takes for itself."""
+def test_memory_estimate_covers_what_the_backward_pass_keeps(tiny: Weights, pooling: str) -> None:
+    """Count every storage that autograd keeps once; the estimate adds the memory of the backward pass itself."""
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -116,15 +116,15 @@ def test_the_estimate_of_memory_holds_what_the_backward_pass_keeps(tiny: Weights
     own = {buffer.untyped_storage().data_ptr() for buffer in features.buffers()}
     image = torch.rand((1, 3, 128, 128), requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        found = features(image)
+        outputs = features(image)
     measured = sum(size for address, size in kept.items() if address not in own)
     estimate = arch.estimate_activation_bytes("tiny", layers, 128 * 128)
-    assert found
+    assert outputs
     assert measured < estimate < 2.5 * measured
 
 
-def test_checkpointing_is_estimated_to_take_less_and_memory_to_grow_with_the_picture() -> None:
-    for network in TRUE:
+def test_estimated_memory_is_less_with_checkpointing_and_grows_with_the_image() -> None:
+    for network in STANDARD:
         plain = arch.estimate_activation_bytes(network, ["relu5_1"], 512 * 512)
         assert arch.estimate_activation_bytes(network, ["relu5_1"], 512 * 512, checkpoint=True) < plain
         assert arch.estimate_activation_bytes(network, ["relu5_1"], 1024 * 1024) == pytest.approx(4 * plain)

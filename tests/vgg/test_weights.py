@@ -1,4 +1,4 @@
-"""The embedded file is what it says, and a file that is not is refused in one sentence without being run."""
+"""Tests of weights files: the embedded one is authentic, and invalid ones are rejected and never executed."""
 
 import hashlib
 import json
@@ -24,33 +24,33 @@ from styler.vgg.weights import Weights
 from styler.workshop import compare
 from styler.workshop.objectives import build_features, build_objective
 
-INFO: dict[str, Any] = {"network": "tiny", "convention": "rgb", "source": "made"}
+INFO: dict[str, Any] = {"network": "tiny", "convention": "rgb", "source": "test"}
 FIRST_BIASES = (0.73429835, 0.09340367, 0.06775674, 0.8862966)
-"""Of conv1_1 of Oxford's VGG-16."""
+"""The first biases of conv1_1 of Oxford's VGG-16."""
 
 
-def embedded() -> Path:
+def embedded_path() -> Path:
     return library.find_assets() / "weights" / "vgg16.safetensors"
 
 
-def contents(tiny: Weights) -> dict[str, Tensor]:
-    """What a file of the tiny network holds."""
+def make_tensors(tiny: Weights) -> dict[str, Tensor]:
+    """Return the tensors in a file of the tiny network."""
     means = {
         f"mean_activation.{pooling}.{conv}": mean
-        for pooling, found in tiny.mean_activation.items()
-        for conv, mean in found.items()
+        for pooling, means in tiny.mean_activation.items()
+        for conv, mean in means.items()
     }
     return {name: tensor.clone() for name, tensor in (*tiny.kernels.items(), *means.items())}
 
 
-def file(folder: Path, tensors: dict[str, Tensor], info: Any = INFO) -> Path:
+def save_file(folder: Path, tensors: dict[str, Tensor], info: Any = INFO) -> Path:
     path = folder / "net.safetensors"
     path.write_bytes(save(tensors, {"styler": json.dumps(info)}))
     return path
 
 
-def refused(path: Path, sha256: str | None = None) -> str:
-    """The sentence with which a file is refused: one line that names it."""
+def read_error(path: Path, sha256: str | None = None) -> str:
+    """Return the error message for a file: one line that names it."""
     with pytest.raises(WeightsError) as caught:
         weights.read_weights(path, sha256=sha256)
     message = str(caught.value)
@@ -60,12 +60,12 @@ def refused(path: Path, sha256: str | None = None) -> str:
     return message
 
 
-def test_the_embedded_file_is_the_one_that_was_built() -> None:
-    assert hashlib.sha256(embedded().read_bytes()).hexdigest() == weights.SHA256[weights.EMBEDDED]
-    assert embedded().stat().st_size < 21e6
+def test_embedded_file_has_the_recorded_hash() -> None:
+    assert hashlib.sha256(embedded_path().read_bytes()).hexdigest() == weights.SHA256[weights.EMBEDDED]
+    assert embedded_path().stat().st_size < 21e6
 
 
-def test_the_embedded_file_says_where_it_comes_from(vgg16: Weights) -> None:
+def test_embedded_file_records_its_source(vgg16: Weights) -> None:
     assert vgg16.network == "vgg16"
     assert vgg16.sha256 == weights.SHA256[weights.EMBEDDED]
     assert "Simonyan" in vgg16.info["credit"]
@@ -75,7 +75,7 @@ def test_the_embedded_file_says_where_it_comes_from(vgg16: Weights) -> None:
     assert 0 < vgg16.info["float16_error"] < 1e-3
 
 
-def test_the_slim_network_comes_from_the_full_one(vgg16: Weights) -> None:
+def test_slim_network_was_made_from_the_full_one(vgg16: Weights) -> None:
     path = registry.get_embedded_path(weights.SLIM)
     assert hashlib.sha256(path.read_bytes()).hexdigest() == weights.SHA256[weights.SLIM]
     assert path.stat().st_size < 8e6
@@ -86,7 +86,7 @@ def test_the_slim_network_comes_from_the_full_one(vgg16: Weights) -> None:
     assert [conv.outputs for conv in slim.convs] == [64, *(conv.outputs // 2 for conv in vgg16.convs[1:])]
 
 
-def test_the_slim_network_pulls_where_the_full_one_does(vgg16: Weights) -> None:
+def test_slim_network_has_nearly_the_gradient_of_the_full_one(vgg16: Weights) -> None:
     _, content, style = compare.load_pairs(None, 1, 128)[0]
     objectives = [
         build_objective(build_features(network, Options()), Options(), content, style)
@@ -96,8 +96,8 @@ def test_the_slim_network_pulls_where_the_full_one_does(vgg16: Weights) -> None:
     assert torch.cosine_similarity(full, slim, dim=0) > 0.9
 
 
-def test_the_embedded_network_is_oxford_s_up_to_conv5_1(vgg16: Weights) -> None:
-    stored = load_file(embedded())
+def test_embedded_network_is_that_of_oxford_up_to_conv5_1(vgg16: Weights) -> None:
+    stored = load_file(embedded_path())
     assert stored["conv1_1.bias"][:4].tolist() == pytest.approx(FIRST_BIASES, rel=1e-3)
     assert stored["conv1_1.weight"].dtype is torch.float16
     names = [conv.name for conv in arch.list_convolutions_until("vgg16", ["relu5_1"])]
@@ -113,18 +113,18 @@ def test_every_filter_has_a_constant_for_every_pooling(vgg16: Weights) -> None:
             assert (means[conv.name] > 0).all()
 
 
-def test_a_file_is_read_as_it_was_written(tmp_path: Path, tiny: Weights) -> None:
-    path = file(tmp_path, contents(tiny))
-    found = weights.read_weights(path, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
-    assert found.network == "tiny"
-    assert found.info == INFO
+def test_file_round_trips(tmp_path: Path, tiny: Weights) -> None:
+    path = save_file(tmp_path, make_tensors(tiny))
+    loaded = weights.read_weights(path, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    assert loaded.network == "tiny"
+    assert loaded.info == INFO
     for name, kernel in tiny.kernels.items():
-        torch.testing.assert_close(found.kernels[name], kernel, rtol=0, atol=0)
-    torch.testing.assert_close(found.mean_activation["max"]["conv2_1"], tiny.mean_activation["max"]["conv2_1"])
+        torch.testing.assert_close(loaded.kernels[name], kernel, rtol=0, atol=0)
+    torch.testing.assert_close(loaded.mean_activation["max"]["conv2_1"], tiny.mean_activation["max"]["conv2_1"])
 
 
 @pytest.mark.parametrize("convention", ["caffe", "torchvision"])
-def test_folding_a_convention_changes_nothing_in_what_the_first_convolution_gives(convention: str) -> None:
+def test_folding_a_convention_does_not_change_the_first_convolution(convention: str) -> None:
     generator = torch.Generator().manual_seed(1)
     kernel, bias = torch.randn((5, 3, 3, 3), generator=generator), torch.randn(5, generator=generator)
     image = torch.rand((1, 3, 9, 8), generator=generator)  # RGB in [0, 1]
@@ -135,48 +135,48 @@ def test_folding_a_convention_changes_nothing_in_what_the_first_convolution_give
         seen = (image - mean.reshape(1, 3, 1, 1)) / spread.reshape(1, 3, 1, 1)
     expected = F.conv2d(F.pad(seen, (1, 1, 1, 1), mode="replicate"), kernel, bias)
     folded = weights.fold_convention({"conv1_1.weight": kernel, "conv1_1.bias": bias}, convention)
-    found = F.conv2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), folded["conv1_1.weight"], folded["conv1_1.bias"])
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+    actual = F.conv2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), folded["conv1_1.weight"], folded["conv1_1.bias"])
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-3)
 
 
-def test_an_altered_or_truncated_file_is_refused_by_its_hash(tmp_path: Path, tiny: Weights) -> None:
-    path = file(tmp_path, contents(tiny))
+def test_altered_or_truncated_file_is_rejected_by_its_hash(tmp_path: Path, tiny: Weights) -> None:
+    path = save_file(tmp_path, make_tensors(tiny))
     good = path.read_bytes()
     sha256 = hashlib.sha256(good).hexdigest()
     for bad in (good[:-1], good[: len(good) // 2], b"", good[:-1] + bytes([good[-1] ^ 1])):
         path.write_bytes(bad)
-        message = refused(path, sha256)
+        message = read_error(path, sha256)
         assert "truncated or has been altered" in message
         assert hashlib.sha256(bad).hexdigest()[:12] in message
 
 
-def test_an_altered_copy_of_the_embedded_file_is_refused(tmp_path: Path) -> None:
-    data = bytearray(embedded().read_bytes())
+def test_altered_copy_of_the_embedded_file_is_rejected(tmp_path: Path) -> None:
+    data = bytearray(embedded_path().read_bytes())
     data[len(data) // 2] ^= 1
     path = tmp_path / "vgg16.safetensors"
     path.write_bytes(data)
-    assert "altered" in refused(path, weights.SHA256[weights.EMBEDDED])
+    assert "altered" in read_error(path, weights.SHA256[weights.EMBEDDED])
 
 
-def test_a_truncated_file_is_refused_without_its_hash_too(tmp_path: Path, tiny: Weights) -> None:
-    path = file(tmp_path, contents(tiny))
+def test_truncated_file_is_rejected_even_without_a_hash(tmp_path: Path, tiny: Weights) -> None:
+    path = save_file(tmp_path, make_tensors(tiny))
     good = path.read_bytes()
     for length in (0, 4, 100, len(good) // 2, len(good) - 1):
         path.write_bytes(good[:length])
-        assert "does not hold VGG weights" in refused(path)
+        assert "does not hold VGG weights" in read_error(path)
 
 
-def test_a_missing_file_and_a_folder_are_refused_with_what_to_do(tmp_path: Path) -> None:
-    assert "--backbone" in refused(tmp_path / "absent.safetensors")
-    assert "--backbone" in refused(tmp_path)
+def test_missing_file_and_folder_are_rejected_with_advice(tmp_path: Path) -> None:
+    assert "--backbone" in read_error(tmp_path / "absent.safetensors")
+    assert "--backbone" in read_error(tmp_path)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["conv3_1.weight", "conv1_1.bias", "mean_activation.average.conv2_1"])
-def test_a_number_that_is_none_is_refused(tmp_path: Path, tiny: Weights, name: str, value: float) -> None:
-    tensors = contents(tiny)
+def test_value_that_is_not_finite_is_rejected(tmp_path: Path, tiny: Weights, name: str, value: float) -> None:
+    tensors = make_tensors(tiny)
     tensors[name].view(-1)[1] = value
-    assert "not finite" in refused(file(tmp_path, tensors))
+    assert "not finite" in read_error(save_file(tmp_path, tensors))
 
 
 def shape(tensors: dict[str, Tensor]) -> None:
@@ -214,12 +214,12 @@ def mean_missing(tensors: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize(
     "spoil", [shape, bias, no_bias, no_first, mean_of_no_pooling, mean_shape, mean_of_0, mean_missing]
 )
-def test_a_file_of_another_form_is_refused(
+def test_file_with_wrong_tensors_is_rejected(
     tmp_path: Path, tiny: Weights, spoil: Callable[[dict[str, Tensor]], None]
 ) -> None:
-    tensors = contents(tiny)
+    tensors = make_tensors(tiny)
     spoil(tensors)
-    refused(file(tmp_path, tensors))
+    read_error(save_file(tmp_path, tensors))
 
 
 @pytest.mark.parametrize(
@@ -235,19 +235,19 @@ def test_a_file_of_another_form_is_refused(
         {"network": "tiny", "convention": "bgr"},
     ],
 )
-def test_a_file_that_does_not_say_what_it_holds_is_refused(tmp_path: Path, tiny: Weights, info: Any) -> None:
-    refused(file(tmp_path, contents(tiny), info))
+def test_file_with_wrong_metadata_is_rejected(tmp_path: Path, tiny: Weights, info: Any) -> None:
+    read_error(save_file(tmp_path, make_tensors(tiny), info))
 
 
-def test_a_safetensors_file_of_somebody_else_is_refused(tmp_path: Path) -> None:
+def test_foreign_safetensors_file_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     for metadata in (None, {"format": "pt"}, {"styler": "not JSON"}):
         path.write_bytes(save({"conv1_1.weight": torch.zeros(1)}, metadata))
-        refused(path)
+        read_error(path)
 
 
 class Malicious:
-    """Leaves a mark when it is unpickled."""
+    """An object that leaves a mark when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -256,25 +256,25 @@ class Malicious:
         return (Path.touch, (self.mark,))
 
 
-def test_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
+def test_pickle_is_rejected_and_not_executed(tmp_path: Path) -> None:
     path, mark = tmp_path / "net.safetensors", tmp_path / "mark"
     path.write_bytes(pickle.dumps(Malicious(mark)))
-    refused(path)
+    read_error(path)
     torch.save({"conv1_1.weight": Malicious(mark)}, path)
-    refused(path)
+    read_error(path)
     assert not mark.exists()
     pickle.loads(pickle.dumps(Malicious(mark)))
-    assert mark.exists()  # it would have
+    assert mark.exists()  # the attack works where it is not prevented
 
 
 @pytest.mark.parametrize("data", [b"\xff\xd8\xff\xe0 a photo", b"\n" * 40, struct.pack("<Q", 2) + b"{}", b"\0" * 64])
-def test_what_is_no_safetensors_file_is_refused(tmp_path: Path, data: bytes) -> None:
+def test_invalid_safetensors_file_is_rejected(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "net.safetensors"
     path.write_bytes(data)
-    refused(path)
+    read_error(path)
 
 
-def test_a_layer_that_was_pruned_away_is_refused_with_the_layers_there_are(vgg16: Weights) -> None:
+def test_pruned_layer_is_rejected_with_the_valid_names(vgg16: Weights) -> None:
     """VGG-16 has relu5_2, but the embedded file ends with conv5_1."""
     with pytest.raises(OptionError, match="relu5_2") as caught:
         Features(vgg16, ["relu5_2"])

@@ -1,4 +1,4 @@
-"""The family's table gives the published numbers, and torchvision's."""
+"""Tests of `vgg info`: its numbers match the paper and torchvision."""
 
 import sys
 from pathlib import Path
@@ -18,7 +18,7 @@ from styler.workshop.info import NETWORK_NAMES, LayerInfo, describe_network, inf
 MIB = 2**20
 
 
-def rows(name: str, size: int = 224) -> dict[str, LayerInfo]:
+def list_rows(name: str, size: int = 224) -> dict[str, LayerInfo]:
     return {row.name: row for row in describe_network(name, size).rows}
 
 
@@ -28,25 +28,25 @@ def test_vgg16_has_138_4_million_parameters_and_15_5_gmac_at_224() -> None:
     assert round(total.flops / 2e9, 1) == 15.5
 
 
-def test_the_first_convolutions_of_blocks_1_to_4_cost_what_is_published() -> None:
-    found = [conv for conv in arch.list_convolutions("vgg16") if conv.index == 1][:4]
-    assert [conv.parameters - conv.outputs for conv in found] == [1_728, 73_728, 294_912, 1_179_648]
-    assert [rows("vgg16")[conv.name].bytes / MIB for conv in found] == [12.25, 6.125, 3.0625, 1.53125]
+def test_first_convolutions_of_blocks_1_to_4_have_the_published_costs() -> None:
+    convs = [conv for conv in arch.list_convolutions("vgg16") if conv.index == 1][:4]
+    assert [conv.parameters - conv.outputs for conv in convs] == [1_728, 73_728, 294_912, 1_179_648]
+    assert [list_rows("vgg16")[conv.name].bytes / MIB for conv in convs] == [12.25, 6.125, 3.0625, 1.53125]
 
 
-def test_stacked_3x3_see_what_one_larger_kernel_does_with_fewer_weights() -> None:
+def test_stacked_3x3_kernels_see_as_much_as_a_larger_one_with_fewer_weights() -> None:
     width = 64
     two, three = 2 * 9 * width**2, 3 * 9 * width**2
-    assert rows("vgg16")["conv1_2"].receptive_field == 5
+    assert list_rows("vgg16")["conv1_2"].receptive_field == 5
     assert two * 25 == 18 * 25 * width**2  # 18/25
     stack = {conv.name: conv.receptive_field for conv in arch.list_convolutions("vgg16")}
-    before = rows("vgg16")["pool2"].receptive_field
+    before = list_rows("vgg16")["pool2"].receptive_field
     assert (stack["conv3_3"] - before) // 4 + 1 == 7
     assert round(three / (49 * width**2), 2) == 0.55
 
 
 @pytest.mark.parametrize("name", [name for name in NETWORK_NAMES if not name.startswith("vgg16c")])
-def test_parameters_are_those_of_torchvisions_modules(name: str) -> None:
+def test_parameters_match_torchvision(name: str) -> None:
 
     with torch.device("meta"):
         theirs = getattr(torchvision.models, name.replace("-bn", "_bn"))(weights=None)
@@ -55,15 +55,15 @@ def test_parameters_are_those_of_torchvisions_modules(name: str) -> None:
     assert describe_network(name).total(classifier=True).parameters == total
 
 
-def test_configuration_c_has_1x1_convolutions_that_see_no_more() -> None:
-    found = rows("vgg16c")
+def test_1x1_convolutions_of_configuration_c_do_not_enlarge_the_receptive_field() -> None:
+    convs = list_rows("vgg16c")
     for block in (3, 4, 5):
-        assert found[f"conv{block}_3"].kernel == "1×1"
-        assert found[f"conv{block}_3"].receptive_field == found[f"conv{block}_2"].receptive_field
+        assert convs[f"conv{block}_3"].kernel == "1×1"
+        assert convs[f"conv{block}_3"].receptive_field == convs[f"conv{block}_2"].receptive_field
     assert round(describe_network("vgg16c").total(classifier=True).parameters / 1e6) == 134  # the paper's table 2
 
 
-def test_flops_are_those_torch_counts() -> None:
+def test_flops_match_the_counter_of_torch() -> None:
 
     with torch.device("meta"):
         theirs = torchvision.models.vgg11(weights=None)
@@ -72,9 +72,9 @@ def test_flops_are_those_torch_counts() -> None:
     assert counter.get_total_flops() == describe_network("vgg11").total(classifier=True).flops
 
 
-@pytest.mark.parametrize(("name", "size", "said"), [("vgg12", 224, "vgg11"), ("vgg16", 31, "32")])
-def test_what_there_is_not_is_a_sentence(name: str, size: int, said: str) -> None:
-    with pytest.raises(OptionError, match=said):
+@pytest.mark.parametrize(("name", "size", "message"), [("vgg12", 224, "vgg11"), ("vgg16", 31, "32")])
+def test_unknown_network_and_size_are_rejected(name: str, size: int, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
         describe_network(name, size)
 
 

@@ -1,4 +1,4 @@
-"""A slim network: exact where nothing is lost, close where little is, and better after it has learnt."""
+"""Tests of slim networks: exact with all channels, close with fewer, and better after training."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -35,25 +35,25 @@ def slimmed(tiny: Weights, pictures: list[Tensor]) -> Weights:
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small lessons."""
+    """Use small lessons."""
     monkeypatch.setattr(distill, "LESSON_SIDE", 32)
 
 
-def test_all_channels_kept_is_the_same_network(tiny: Weights, pictures: list[Tensor], picture: Picture) -> None:
+def test_keeping_all_channels_keeps_the_network(tiny: Weights, pictures: list[Tensor], picture: Picture) -> None:
     whole = slim.slim_network(tiny, 1.0, pictures, count=2, side=32)
     ours, theirs = (Features(network, LAYERS, DEFAULT_POOLING)(picture(64, 48)) for network in (whole, tiny))
     for layer in LAYERS:
         torch.testing.assert_close(ours[layer], theirs[layer], rtol=1e-4, atol=1e-4)
 
 
-def test_a_slim_network_has_fewer_channels_and_the_first_convolution_whole(slimmed: Weights) -> None:
+def test_slim_network_has_fewer_channels_except_in_the_first_convolution(slimmed: Weights) -> None:
     assert slimmed.widths == (4, 4, 4, 4, 4, 5, 5, 5, 5)
     assert slimmed.readouts["relu4_1"].shape == (8, 5)
     assert "relu1_1" not in slimmed.readouts
 
 
-def test_the_metric_gives_the_losses_of_the_readout(slimmed: Weights, picture: Picture) -> None:
-    """The distances over k channels in the metric are those over C channels of A g."""
+def test_metric_gives_the_losses_of_the_readout(slimmed: Weights, picture: Picture) -> None:
+    """Distances over k channels in the metric equal those over C channels of A g."""
     features = Features(slimmed, LAYERS, DEFAULT_POOLING)
     a, b = (features(picture(64, 48, seed)) for seed in (1, 2))
     for layer, readout in slimmed.readouts.items():
@@ -73,8 +73,8 @@ def test_the_metric_gives_the_losses_of_the_readout(slimmed: Weights, picture: P
         torch.testing.assert_close(*distances, rtol=2e-2, atol=1e-4)  # the covariances' floor differs
 
 
-def test_channels_that_tell_the_others_are_chosen() -> None:
-    """Two independent signals, each seen by several channels: one of each is enough."""
+def test_channels_that_predict_the_others_are_chosen() -> None:
+    """Of two independent signals, each in several channels, one channel of each is enough."""
     generator = torch.Generator().manual_seed(0)
     signals = torch.randn((1000, 2), generator=generator)
     rows = torch.cat([signals[:, :1] * 3, signals[:, 1:] * 2, signals[:, :1], signals[:, 1:]], dim=1)
@@ -82,14 +82,14 @@ def test_channels_that_tell_the_others_are_chosen() -> None:
     assert len({index % 2 for index in chosen.tolist()}) == 2
 
 
-def test_refitted_is_nearer_than_merely_pruned(tiny: Weights, slimmed: Weights, picture: Picture) -> None:
+def test_refitted_channels_are_closer_than_shuffled_ones(tiny: Weights, slimmed: Weights, picture: Picture) -> None:
     image = picture(64, 64, 9)
     full = Features(tiny, LAYERS, DEFAULT_POOLING)(image)
     shuffled = replace(
         slimmed, kernels={**slimmed.kernels, "conv3_1.weight": slimmed.kernels["conv3_1.weight"].flip(0)}
     )
 
-    def missed(network: Weights) -> float:
+    def measure_error(network: Weights) -> float:
         maps = Features(network, ["relu3_1"], DEFAULT_POOLING)(image)["relu3_1"]
         factors = network.factorize_readout("relu3_1")
         assert factors is not None
@@ -97,47 +97,47 @@ def test_refitted_is_nearer_than_merely_pruned(tiny: Weights, slimmed: Weights, 
             (torch.einsum("ck,nkhw->nchw", factors[0], maps) - full["relu3_1"]).norm() / full["relu3_1"].norm()
         )
 
-    assert missed(slimmed) < 0.6
-    assert missed(slimmed) < missed(shuffled)
+    assert measure_error(slimmed) < 0.6
+    assert measure_error(slimmed) < measure_error(shuffled)
 
 
-def test_a_slim_file_is_read_as_it_was_written(slimmed: Weights, tmp_path: Path) -> None:
+def test_slim_file_round_trips(slimmed: Weights, tmp_path: Path) -> None:
     path = tmp_path / "slim.safetensors"
     path.write_bytes(slim.dump_network(slimmed, torch.float32))
-    found = weights.read_weights(path)
-    assert found.widths == slimmed.widths
+    trained = weights.read_weights(path)
+    assert trained.widths == slimmed.widths
     for name, tensor in slimmed.kernels.items():
-        assert torch.equal(found.kernels[name], tensor)
-    assert torch.equal(found.readouts["relu3_2"], slimmed.readouts["relu3_2"])
+        assert torch.equal(trained.kernels[name], tensor)
+    assert torch.equal(trained.readouts["relu3_2"], slimmed.readouts["relu3_2"])
 
 
-def test_a_slim_network_takes_the_pooling_it_was_made_for(slimmed: Weights) -> None:
+def test_slim_network_rejects_another_pooling(slimmed: Weights) -> None:
     with pytest.raises(OptionError, match="--pooling mixed"):
         Features(slimmed, LAYERS, "max")
 
 
 @pytest.mark.parametrize("keep", [0.0, 1.5, -1.0])
-def test_a_share_out_of_range_is_refused(keep: float, tiny: Weights, pictures: list[Tensor]) -> None:
+def test_share_out_of_range_is_rejected(keep: float, tiny: Weights, pictures: list[Tensor]) -> None:
     with pytest.raises(OptionError, match="up to 1"):
         slim.slim_network(tiny, keep, pictures)
 
 
-def test_a_slim_network_is_not_slimmed_again(slimmed: Weights, pictures: list[Tensor]) -> None:
+def test_slim_network_is_not_slimmed_again(slimmed: Weights, pictures: list[Tensor]) -> None:
     with pytest.raises(OptionError, match="already slim"):
         slim.slim_network(slimmed, 0.5, pictures)
 
 
-def learnt(
-    beginning: Weights, tiny: Weights, pictures: list[Tensor], settings: DistillSettings, **given: object
+def train(
+    original: Weights, tiny: Weights, pictures: list[Tensor], settings: DistillSettings, **kwargs: object
 ) -> Weights:
-    found = beginning
-    for step, network in distill.distill(beginning, tiny, pictures, settings, **given):  # type: ignore[arg-type]
+    trained = original
+    for step, network in distill.distill(original, tiny, pictures, settings, **kwargs):  # type: ignore[arg-type]
         if step.number == settings.steps:
-            found = network()
-    return found
+            trained = network()
+    return trained
 
 
-def test_learning_lowers_what_is_missed(
+def test_training_lowers_the_error(
     slimmed: Weights, tiny: Weights, pictures: list[Tensor], short: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(distill, "LEARNING_RATE", 5e-3)
@@ -146,15 +146,15 @@ def test_learning_lowers_what_is_missed(
     assert last < 0.9 * first
 
 
-def test_frozen_blocks_and_the_first_convolution_stay(
+def test_frozen_blocks_and_the_first_convolution_do_not_change(
     slimmed: Weights, tiny: Weights, pictures: list[Tensor], short: None
 ) -> None:
-    found = learnt(slimmed, tiny, pictures, DistillSettings(steps=2, freeze=2))
+    trained = train(slimmed, tiny, pictures, DistillSettings(steps=2, freeze=2))
     for name, tensor in slimmed.kernels.items():
-        assert torch.equal(found.kernels[name], tensor) == name.startswith(("conv1", "conv2")), name
+        assert torch.equal(trained.kernels[name], tensor) == name.startswith(("conv1", "conv2")), name
 
 
-def test_learning_goes_on_where_it_was_cut_off(
+def test_interrupted_training_resumes(
     slimmed: Weights,
     tiny: Weights,
     pictures: list[Tensor],
@@ -164,7 +164,7 @@ def test_learning_goes_on_where_it_was_cut_off(
 ) -> None:
     monkeypatch.setattr(distill, "SAVE_EVERY", 2)
     settings, state = DistillSettings(steps=4), tmp_path / "slim.state"
-    whole = learnt(slimmed, tiny, pictures, settings)
+    whole = train(slimmed, tiny, pictures, settings)
     for step, _ in distill.distill(slimmed, tiny, pictures, settings, state=state):
         if step.number == 3:
             break  # the third step is not saved
@@ -182,8 +182,8 @@ def test_learning_goes_on_where_it_was_cut_off(
         next(distill.distill(slimmed, tiny, pictures, settings, state=state))
 
 
-def test_lessons_are_of_the_last_paintings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that those in memory are enough, and a long learning sees more than a short one."""
+def test_lessons_come_from_the_latest_paintings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then those in memory are enough, and a long training sees more than a short one."""
     monkeypatch.setattr(distill, "PAINTINGS_KEPT", 10)
     asked: list[int] = []
 
@@ -200,7 +200,7 @@ def test_lessons_are_of_the_last_paintings(monkeypatch: pytest.MonkeyPatch) -> N
     assert (min(asked), max(asked)) == (painted - 10, painted - 1)
 
 
-def test_batch_norm_begins_as_the_network_it_was_put_into_and_folds_away(slimmed: Weights, picture: Picture) -> None:
+def test_batch_norm_starts_equal_to_the_network_and_folds_away(slimmed: Weights, picture: Picture) -> None:
     settings = DistillSettings(steps=1, batch_norm=True)
     image = torch.cat([picture(48, 48, seed) for seed in range(4)])
     student = Student(slimmed, settings)
@@ -211,9 +211,9 @@ def test_batch_norm_begins_as_the_network_it_was_put_into_and_folds_away(slimmed
     torch.testing.assert_close(student.eval()(image, ["relu4_1"])["relu4_1"], folded, rtol=1e-5, atol=1e-5)
 
 
-def test_layers_without_a_parent_begin_with_kaimings_spread(slimmed: Weights) -> None:
-    found = reinitialize(slimmed, seed=3)
-    assert torch.equal(found.kernels["conv1_1.weight"], slimmed.kernels["conv1_1.weight"])
-    kernel = found.kernels["conv4_2.weight"]
+def test_reinitialized_layers_have_the_standard_deviation_of_kaiming(slimmed: Weights) -> None:
+    trained = reinitialize(slimmed, seed=3)
+    assert torch.equal(trained.kernels["conv1_1.weight"], slimmed.kernels["conv1_1.weight"])
+    kernel = trained.kernels["conv4_2.weight"]
     assert abs(float(kernel.std()) - (2 / (9 * kernel.shape[1])) ** 0.5) < 0.02
-    assert torch.equal(found.kernels["conv4_2.weight"], reinitialize(slimmed, seed=3).kernels["conv4_2.weight"])
+    assert torch.equal(trained.kernels["conv4_2.weight"], reinitialize(slimmed, seed=3).kernels["conv4_2.weight"])
