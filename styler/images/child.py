@@ -168,12 +168,8 @@ def _read_exactly(stream: IO[bytes], size: int) -> bytes:
 
 def _receive_array(stream: IO[bytes], shape: list[int]) -> NDArray[np.float32]:
     array = np.empty(shape, np.float32)
-    rest = memoryview(array.view(np.uint8).reshape(-1))  # type: ignore[arg-type] # arrays are buffers
-    while rest:
-        count = stream.readinto(rest)  # type: ignore[attr-defined] # buffered readers have it
-        if not count:
-            raise EOFError
-        rest = rest[count:]
+    if stream.readinto(array.data.cast("B")) < array.nbytes:  # type: ignore[attr-defined] # buffered readers have it
+        raise EOFError
     return array
 
 

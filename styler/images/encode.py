@@ -25,7 +25,7 @@ FloatArray = NDArray[np.floating[Any]]
 _TIFF_ASCII = 2  # type of a tag
 
 
-Encoder = Callable[[Array, int, Mapping[str, str], Mapping[str, Any]], bytes]
+_Encoder = Callable[[Array, int, Mapping[str, str], Mapping[str, Any]], bytes]
 """From integers (H, W, 3 or 4), quality, texts and metadata to the bytes of a file."""
 
 
@@ -35,7 +35,7 @@ class Format:
 
     name: str
     extensions: tuple[str, ...]  # the first is the usual one
-    encode: Encoder
+    encode: _Encoder
     depths: tuple[int, ...] = (8,)
     has_alpha: bool = True
     max_side: int = 2**31 - 1
@@ -158,7 +158,7 @@ def _encode_tiff(stored: Array, _quality: int, text: Mapping[str, str], metadata
     return stream.getvalue()
 
 
-def _make_pillow_encoder(name: str, **settings: Any) -> Encoder:
+def _make_pillow_encoder(name: str, **settings: Any) -> _Encoder:
     """Return an encoder that uses Pillow."""
 
     def encode(stored: Array, quality: int, text: Mapping[str, str], metadata: Mapping[str, Any]) -> bytes:
