@@ -74,21 +74,21 @@ def read_manifest(out: Path) -> ManifestHistory:
     Raises:
         StylerError: it cannot be read, is damaged, or was written by a newer version.
     """
-    past, file = ManifestHistory(), manifest_path(out)
+    history, file = ManifestHistory(), manifest_path(out)
     try:
         with file.open("rb") as stream:
             for number, line in enumerate(stream, start=1):
                 if not line.endswith(b"\n"):  # left by a crash
                     break
-                past.add(_parse_line(line, number, file))
-                past.size += len(line)
+                history.add(_parse_line(line, number, file))
+                history.size += len(line)
     except (FileNotFoundError, NotADirectoryError):
-        return past
+        return history
     except OSError as problem:
         raise StylerError(
             f"Cannot read the manifest {quote_name(file)}: {problem.strerror}; make it readable, or use another folder."
         ) from problem
-    return past
+    return history
 
 
 def _parse_line(line: bytes, number: int, file: Path) -> dict[str, Any]:
@@ -109,21 +109,21 @@ class Manifest:
 
     Args:
         out: the output folder.
-        past: its contents, just read.
+        history: its contents, just read.
 
     Raises:
         StylerError: it cannot be written.
     """
 
-    def __init__(self, out: Path, past: ManifestHistory) -> None:
-        self.past = past
+    def __init__(self, out: Path, history: ManifestHistory) -> None:
+        self.history = history
         self._file = manifest_path(out)
         self._lock = threading.Lock()
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             self._stream: IO[bytes] = self._file.open("ab", buffering=0)
-            if os.fstat(self._stream.fileno()).st_size != self.past.size:  # an incomplete last line
-                self._stream.truncate(self.past.size)
+            if os.fstat(self._stream.fileno()).st_size != self.history.size:  # an incomplete last line
+                self._stream.truncate(self.history.size)
         except OSError as problem:
             raise self._write_error(problem) from problem
 
@@ -149,10 +149,10 @@ class Manifest:
                 os.fsync(self._stream.fileno())
             except OSError as problem:
                 with suppress(OSError):  # or the next reader ignores the incomplete line
-                    self._stream.truncate(self.past.size)
+                    self._stream.truncate(self.history.size)
                 raise self._write_error(problem) from problem
-            self.past.size += len(data)
-            self.past.add(line)
+            self.history.size += len(data)
+            self.history.add(line)
 
     def _write_error(self, problem: OSError) -> ManifestError:
         return ManifestError(

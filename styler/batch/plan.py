@@ -270,17 +270,21 @@ def hash_settings(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode("ascii")).hexdigest()
 
 
-def _find_earlier_names(past: ManifestHistory, extension: str) -> dict[CoupleKey, str]:
+def _find_earlier_names(history: ManifestHistory, extension: str) -> dict[CoupleKey, str]:
     """Return the names with this extension that earlier runs gave."""
     return {
         (entry["content"]["path"], tuple(style["path"] for style in entry["styles"])): name
-        for name, entry in past.entries.items()
+        for name, entry in history.entries.items()
         if "content" in entry and name.endswith(f".{extension}")
     }
 
 
 def compare_with_manifest(
-    pairs: Sequence[Pair], past: ManifestHistory, request: BatchRequest, settings: Mapping[str, Any], files: FileFacts
+    pairs: Sequence[Pair],
+    history: ManifestHistory,
+    request: BatchRequest,
+    settings: Mapping[str, Any],
+    files: FileFacts,
 ) -> BatchState:
     """Sort the pairs into those that are to be painted and those that are not.
 
@@ -291,7 +295,7 @@ def compare_with_manifest(
     foreign: list[str] = []
     changed: list[tuple[str, str]] = []
     for pair in pairs:
-        entry, path = past.entries.get(pair.output), request.out / pair.output
+        entry, path = history.entries.get(pair.output), request.out / pair.output
         recorded = entry["state"] if entry else None
         is_there = os.path.lexists(path)
         if recorded == manifest.WRITING and entry and is_there:
@@ -300,7 +304,7 @@ def compare_with_manifest(
             foreign += [pair.output] * is_there
             state.todo.append(pair)
             continue
-        change = _find_change(pair, entry, digest, settings, past, files)
+        change = _find_change(pair, entry, digest, settings, history, files)
         if recorded == manifest.FAILED and not change and not request.retry_failed:
             state.failed.append((pair, str(entry["error"])))
         elif recorded == manifest.FAILED or change:
@@ -320,12 +324,12 @@ def _find_change(
     entry: Mapping[str, Any],
     digest: str,
     settings: Mapping[str, Any],
-    past: ManifestHistory,
+    history: ManifestHistory,
     files: FileFacts,
 ) -> str:
     """Return what has changed since a picture was painted; empty if nothing has."""
     if entry["settings"] != digest:
-        before = past.settings(entry["settings"])
+        before = history.settings(entry["settings"])
         names = [name for name, value in settings.items() if before.get(name) != value] if before else []
         changes = [
             f"{name} was {format_value(before.get(name))} and is {format_value(settings[name])}"
@@ -369,13 +373,13 @@ def _refuse_overwrite(foreign: Sequence[str], changed: Sequence[tuple[str, str]]
 
 
 def plan_batch(
-    request: BatchRequest, past: ManifestHistory, find_content: FindBundled, find_style: FindBundled
+    request: BatchRequest, history: ManifestHistory, find_content: FindBundled, find_style: FindBundled
 ) -> BatchPlan:
     """Find everything that is to be painted.
 
     Args:
         request: what to paint.
-        past: the manifest of the output folder.
+        history: the manifest of the output folder.
         find_content: finds a bundled content by its name.
         find_style: finds a bundled style by its name.
 
@@ -400,7 +404,7 @@ def plan_batch(
             f"style_weights has {len(weights)} numbers, but each picture has {number} styles; give one for each, and "
             "use --blend to blend several."
         )
-    earlier = _find_earlier_names(past, request.format) if request.template is None else {}
+    earlier = _find_earlier_names(history, request.format) if request.template is None else {}
     pairs = name_outputs(couples, request.template, request.format, request.options.seed, earlier)
     _check_outputs(pairs, request)
     files = FileFacts()
@@ -408,7 +412,7 @@ def plan_batch(
     return BatchPlan(
         request=request,
         pairs=pairs,
-        state=compare_with_manifest(pairs, past, request, settings, files),
+        state=compare_with_manifest(pairs, history, request, settings, files),
         files=files,
         settings=settings,
         problems=contents.problems + styles.problems,

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from styler import images
-from styler.batch import manifest
-from styler.batch.manifest import MANIFEST_FOLDER, Manifest
+from styler.batch.manifest import DONE, FAILED, INDEX, MANIFEST_FOLDER, Manifest
 from styler.batch.plan import BatchPlan
 from styler.errors import quote_name
 
@@ -80,29 +79,29 @@ def save_thumbnail(out: Path, sha256: str, data: bytes) -> None:
         images.write_file(path, data, overwrite=True)
 
 
-def write_index(plan: BatchPlan, book: Manifest) -> list[str]:
+def write_index(plan: BatchPlan, manifest: Manifest) -> list[str]:
     """Write the index page and the contact sheet; return messages about files that were not replaced.
 
     Raises:
         OutputError: one of them cannot be written.
     """
-    past = book.past
-    entries = [(pair.output, past.entries[pair.output]) for pair in plan.pairs if pair.output in past.entries]
-    done = [(name, entry) for name, entry in entries if entry["state"] == manifest.DONE]
-    failed = [(name, entry) for name, entry in entries if entry["state"] == manifest.FAILED]
+    history = manifest.history
+    entries = [(pair.output, history.entries[pair.output]) for pair in plan.pairs if pair.output in history.entries]
+    done = [(name, entry) for name, entry in entries if entry["state"] == DONE]
+    failed = [(name, entry) for name, entry in entries if entry["state"] == FAILED]
     files = {INDEX_PAGE: make_index_page(plan.out, len(plan.pairs), done, failed)}
     if done:
         files[CONTACT_SHEET] = make_contact_sheet(plan.out, done)
     messages = []
     for name, data in files.items():
-        path, recorded = plan.out / name, past.index.get(name)
+        path, recorded = plan.out / name, history.index.get(name)
         is_there = os.path.lexists(path)
         if is_there and (recorded is None or hashlib.sha256(path.read_bytes()).hexdigest() != recorded):
             messages.append(f"{quote_name(path)} was not written by this batch, or was changed since; it is kept.")
             continue
         sha256 = hashlib.sha256(data).hexdigest()
         if sha256 != recorded or not is_there:
-            book.add(manifest.INDEX, files={name: sha256})
+            manifest.add(INDEX, files={name: sha256})
             images.write_file(path, data, overwrite=True)
     return messages
 

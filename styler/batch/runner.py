@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from styler import images, library, provenance
-from styler.batch import discover, manifest
-from styler.batch.manifest import Manifest
+from styler.batch import discover
+from styler.batch.manifest import DONE, FAILED, RUN, WRITING, Manifest, ManifestError, read_manifest
 from styler.batch.plan import EXTENSION_FORMATS, BatchPlan, BatchRequest, Pair, hash_settings, plan_batch
 from styler.batch.ray import ClusterConfig, RayEngine
 from styler.batch.report import save_thumbnail, write_index
@@ -84,7 +84,7 @@ class _OpenPicture:
 
 
 def run_batch(
-    plan: BatchPlan, book: Manifest, context: BatchContext, stop: threading.Event, limit: int | None = None
+    plan: BatchPlan, manifest: Manifest, context: BatchContext, stop: threading.Event, limit: int | None = None
 ) -> Iterator[BatchEvent]:
     """Paint the pictures of a plan and yield everything that happens.
 
@@ -93,7 +93,7 @@ def run_batch(
 
     Args:
         plan: the pictures.
-        book: the open manifest.
+        manifest: the open manifest.
         context: how pictures are read, written and painted.
         stop: once set, nothing is started, and pictures in progress are discarded; checked between convolutions.
         limit: number of failures that ends the batch; what fails afterwards is not recorded, and the next run tries
@@ -103,11 +103,11 @@ def run_batch(
         StylerError: the network cannot be loaded, the cluster cannot be reached, or the manifest cannot be written.
     """
     for pair in plan.state.unrecorded:
-        book.add(manifest.DONE, output=pair.output, seconds=0.0)
+        manifest.add(DONE, output=pair.output, seconds=0.0)
     if not plan.state.todo:
         return
-    book.add(
-        manifest.RUN,
+    manifest.add(
+        RUN,
         version=provenance.get_version(),
         settings=hash_settings(plan.settings),
         options=plan.settings,
@@ -116,7 +116,7 @@ def run_batch(
     )
     for folder in {(plan.out / pair.output).parent for pair in plan.state.todo}:
         images.remove_stale_files(folder)
-    run = _BatchRun(plan, book, context, _start_engine(plan, context), limit)
+    run = _BatchRun(plan, manifest, context, _start_engine(plan, context), limit)
     finish_encoded = False
     try:
         yield from run.paint(stop)
@@ -152,9 +152,9 @@ class _BatchRun:
     """The pictures in progress between an engine and the output folder, and the thread that writes them."""
 
     def __init__(
-        self, plan: BatchPlan, book: Manifest, context: BatchContext, engine: Engine, limit: int | None
+        self, plan: BatchPlan, manifest: Manifest, context: BatchContext, engine: Engine, limit: int | None
     ) -> None:
-        self._plan, self._book, self._context, self._engine, self._limit = plan, book, context, engine, limit
+        self._plan, self._manifest, self._context, self._engine, self._limit = plan, manifest, context, engine, limit
         self._failures = 0
         self._settings = hash_settings(plan.settings)
         self._open: dict[int, _OpenPicture] = {}
@@ -244,19 +244,19 @@ class _BatchRun:
             return report.number, None if report.kind == "unstarted" else picture.event(report.kind, report.text)
         try:
             self._write(picture, report.encoded)
-        except manifest.ManifestError:
+        except ManifestError:
             raise
         except StylerError as problem:
             return report.number, picture.event("failed", str(problem))
         event = picture.event("done")
-        self._book.add(manifest.DONE, output=picture.pair.output, seconds=round(event.seconds, 3))
+        self._manifest.add(DONE, output=picture.pair.output, seconds=round(event.seconds, 3))
         return report.number, event
 
     def _record_failure(self, picture: _OpenPicture, event: BatchEvent) -> None:
         try:
-            self._book.add(manifest.FAILED, **picture.facts, error=event.text, seconds=round(event.seconds, 3))
-        except manifest.ManifestError as problem:
-            raise manifest.ManifestError(f"{event.text} {problem}") from problem
+            self._manifest.add(FAILED, **picture.facts, error=event.text, seconds=round(event.seconds, 3))
+        except ManifestError as problem:
+            raise ManifestError(f"{event.text} {problem}") from problem
 
     def _write(self, picture: _OpenPicture, encoded: EncodedPicture) -> None:
         """Write a picture after its hash, so that the next run recognizes it if this one is killed in between."""
@@ -266,7 +266,7 @@ class _BatchRun:
         def write() -> Path:
             for sha256, thumbnail in encoded.thumbnails.items():
                 save_thumbnail(out, sha256, thumbnail)
-            self._book.add(manifest.WRITING, **picture.facts, sha256=encoded.sha256)
+            self._manifest.add(WRITING, **picture.facts, sha256=encoded.sha256)
             return images.write_file(path, encoded.data, overwrite=request.overwrite)
 
         self._context.write(write, path, partial(_reencode, encoded.data, EXTENSION_FORMATS[request.format]))
@@ -309,9 +309,9 @@ def stylize_folder(
     request = BatchRequest(
         contents=str(contents), styles=str(styles), out=Path(out), options=options or Options(), **fields
     )
-    past = manifest.read_manifest(request.out)
-    plan = plan_batch(request, past, library.find_content, library.find_style)
-    with manifest.Manifest(request.out, past) as book:
-        yield from run_batch(plan, book, context or BatchContext(), stop or threading.Event())
+    history = read_manifest(request.out)
+    plan = plan_batch(request, history, library.find_content, library.find_style)
+    with Manifest(request.out, history) as manifest:
+        yield from run_batch(plan, manifest, context or BatchContext(), stop or threading.Event())
         if request.index:
-            write_index(plan, book)
+            write_index(plan, manifest)

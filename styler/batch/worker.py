@@ -379,7 +379,8 @@ class LocalEngine:
     def _send(self, report: WorkerReport) -> None:
         handled = threading.Event()
         self._inbox.put((report, handled))
-        handled.wait()
+        if not self._stop.is_set():  # nothing is polled once the engine is closed
+            handled.wait()
 
 
 def _config_for_device(config: WorkerConfig, device: str, workers: int) -> WorkerConfig:

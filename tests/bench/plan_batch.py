@@ -22,7 +22,7 @@ from styler.options import Options
 def make_plan(folder: Path) -> tuple[BatchPlan, float, float]:
     """Return the plan, and the seconds of CPU time for the manifest and for everything."""
     start = time.process_time()
-    past = manifest.read_manifest(folder / "out")
+    history = manifest.read_manifest(folder / "out")
     manifest_seconds = time.process_time() - start
     request = BatchRequest(
         contents=str(folder / "photos"),
@@ -31,7 +31,7 @@ def make_plan(folder: Path) -> tuple[BatchPlan, float, float]:
         options=Options(),
         rules=SelectionRules(recursive=True),
     )
-    return plan.plan_batch(request, past, Path, Path), manifest_seconds, time.process_time() - start
+    return plan.plan_batch(request, history, Path, Path), manifest_seconds, time.process_time() - start
 
 
 def write_manifest(folder: Path, batch: BatchPlan) -> None:
