@@ -36,12 +36,6 @@ Folder = Annotated[
     ),
 ]
 
-DEFAULT_SELECTION, DEFAULT_RESUME, DEFAULT_ENGINE = (
-    flags.SelectionOptions(),
-    flags.ResumeOptions(),
-    flags.EngineOptions(),
-)
-
 
 def batch(
     contents: Contents = None,
@@ -49,16 +43,16 @@ def batch(
     /,
     *more: More,
     output: Folder = None,
-    selection: flags.SelectionFlags = DEFAULT_SELECTION,
-    resume: flags.ResumeFlags = DEFAULT_RESUME,
-    engine: flags.EngineFlags = DEFAULT_ENGINE,
+    selection: flags.SelectionOptions = flags.DEFAULT_SELECTION,
+    resume: flags.ResumeOptions = flags.DEFAULT_RESUME,
+    engine: flags.EngineOptions = flags.DEFAULT_ENGINE,
     settings: flags.Settings = flags.NO_FLAGS,
-    replay: flags.ReplayFlags = flags.DEFAULT_REPLAY,
-    inputs: flags.InputFlags = flags.DEFAULT_INPUT,
+    replay: flags.ReplayOptions = flags.DEFAULT_REPLAY,
+    inputs: flags.InputOptions = flags.DEFAULT_INPUT,
     bit_depth: flags.BitDepth = "8",
     overwrite: flags.Overwrite = False,
     dry_run: flags.DryRun = False,
-    reports: flags.ReportFlags = flags.DEFAULT_REPORT,
+    reports: flags.ReportOptions = flags.DEFAULT_REPORT,
 ) -> int:
     """Paint many photos in many styles, and resume where an earlier run stopped."""
     reports.check()
@@ -66,13 +60,13 @@ def batch(
         return batch_report.print_status(Path(resume.status), json=reports.json)
     log = report.Logger(reports)
     with interrupts.watch_signals() as watch, ExitStack() as stack:
-        found = config.load_config(command="batch", command_flags=flags.BATCH_FLAGS)
-        given = flags.read_flags(settings)
-        engine.check(has_device="device" in given)
-        earlier = provenance.load_earlier(replay.source, given)
-        options = resolve_options(*found.layers, *earlier.layers, ("flag", given)).options
+        configuration = config.load_config(command="batch", command_flags=flags.BATCH_FLAGS)
+        flag_values = flags.read_flags(settings)
+        engine.check(has_device="device" in flag_values)
+        earlier = provenance.load_earlier(replay.source, flag_values)
+        options = resolve_options(*configuration.layers, *earlier.layers, ("flag", flag_values)).options
         out = _check_arguments([contents, styles, *more], output, resume, options)
-        read = files.make_url_reader(inputs)
+        read = files.make_url_reader(inputs)  # checks the limits, too
         if not dry_run:
             stack.enter_context(files.hold_output(out))
         request = _make_request(
@@ -91,10 +85,10 @@ def batch(
             replay=earlier.replay,
         )
         history, plan = _plan(request)
-        log.warn([*found.warnings, *_describe_links(plan.links)])
+        log.warn([*configuration.warnings, *_describe_links(plan.links)])
         for problem in plan.problems:
             report.print_error(f"error: {problem}")
-        log.log([f"{report.format_count(len(plan.pairs), 'picture')}: {batch_report.format_state(plan)}."])
+        log.info([f"{report.format_count(len(plan.pairs), 'picture')}: {batch_report.format_state(plan)}."])
         if dry_run:
             return batch_report.print_plan(plan, read, engine, json=reports.json)
         context = _make_context(stack, inputs, engine)
@@ -187,11 +181,7 @@ def _make_context(stack: ExitStack, inputs: flags.InputOptions, engine: flags.En
     else:
         read, decode = files.start_decoder(inputs, stack)
     return BatchContext(
-        read=read,
-        decode=decode,
-        write=files.write_or_keep,
-        devices=engine.device_names,
-        cluster=cluster,
+        read=read, decode=decode, write=files.write_or_keep, devices=engine.device_names, cluster=cluster
     )
 
 

@@ -1,7 +1,7 @@
 """The flags of the commands. Those of a picture are derived from `Options`: nothing is declared twice.
 
-A flag that was not given is None, so that a command can tell it from a default. Values stay text here; `Options`
-validates them.
+A flag of `Options` that was not given is None, so that a command can tell it from a default. Values stay text here;
+`Options` validates them. The other flags are the fields of dataclasses, which cyclopts flattens (`name="*"`).
 """
 
 import dataclasses
@@ -114,6 +114,7 @@ DryRun = Annotated[bool, _switch("print what would be painted and its estimated 
 Json = Annotated[bool, _switch("print JSON instead of text, also for errors", "--json")]
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputOptions:
     """Where the picture is written, and in which format."""
@@ -143,6 +144,7 @@ class OutputOptions:
     overwrite: Overwrite = False
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayOptions:
     """Which earlier picture is replayed, and which metadata the new one gets."""
@@ -155,6 +157,7 @@ class ReplayOptions:
     keep_metadata: Annotated[bool, _switch("copy camera, lens, date, artist and copyright from CONTENT")] = False
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputOptions:
     """How pictures are read."""
@@ -167,6 +170,7 @@ class InputOptions:
     ] = "250M"
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportOptions:
     """What is printed besides the answer."""
@@ -197,6 +201,7 @@ class ReportOptions:
             raise UsageError("--quiet and --verbose are mutually exclusive; give only one of them.")
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelectionOptions:
     """Which pictures of a batch are painted, and how they are named."""
@@ -224,6 +229,7 @@ class SelectionOptions:
     ] = "png"
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResumeOptions:
     """How a batch is resumed, and when it ends early."""
@@ -242,6 +248,7 @@ class ResumeOptions:
         return 1 if self.fail_fast else self.max_failures
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
     """Which workers paint a batch."""
@@ -298,20 +305,14 @@ class EngineOptions:
         return ClusterConfig(address=self.ray_address or "auto", cpus_per_worker=self.cpus_per_worker)
 
 
-OutputFlags = Annotated[OutputOptions, Parameter(name="*")]
-ReplayFlags = Annotated[ReplayOptions, Parameter(name="*")]
-InputFlags = Annotated[InputOptions, Parameter(name="*")]
-ReportFlags = Annotated[ReportOptions, Parameter(name="*")]
-SelectionFlags = Annotated[SelectionOptions, Parameter(name="*")]
-ResumeFlags = Annotated[ResumeOptions, Parameter(name="*")]
-EngineFlags = Annotated[EngineOptions, Parameter(name="*")]
-
-DEFAULT_OUTPUT, DEFAULT_REPLAY, DEFAULT_INPUT, DEFAULT_REPORT = (
-    OutputOptions(),
-    ReplayOptions(),
-    InputOptions(),
-    ReportOptions(),
-)
+# Defaults of the commands' parameters.
+DEFAULT_OUTPUT = OutputOptions()
+DEFAULT_REPLAY = ReplayOptions()
+DEFAULT_INPUT = InputOptions()
+DEFAULT_REPORT = ReportOptions()
+DEFAULT_SELECTION = SelectionOptions()
+DEFAULT_RESUME = ResumeOptions()
+DEFAULT_ENGINE = EngineOptions()
 
 BATCH_FLAGS = frozenset(
     {

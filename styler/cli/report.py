@@ -113,12 +113,12 @@ class Logger:
         for text in [] if self.options.quiet else notes:
             print_line(self.console, f"styler: note: {text}")
 
-    def log(self, lines: Iterable[str]) -> None:
+    def info(self, lines: Iterable[str]) -> None:
         """Print settings and results, if --verbose is given."""
         for line in lines if self.options.verbose or self.options.debug else []:
             print_line(self.console, line)
 
-    def log_timings(self, lines: Iterable[str]) -> None:
+    def debug(self, lines: Iterable[str]) -> None:
         """Print timings, if --verbose is given twice."""
         for line in lines if self.options.verbose > 1 or self.options.debug else []:
             print_line(self.console, line)
@@ -128,7 +128,7 @@ class Logger:
         """Log how long the block took."""
         start = time.perf_counter()
         yield
-        self.log_timings([f"{action} in {time.perf_counter() - start:.2f} s."])
+        self.debug([f"{action} in {time.perf_counter() - start:.2f} s."])
 
 
 @dataclass(slots=True, eq=False)

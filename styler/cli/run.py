@@ -46,6 +46,8 @@ class _PreparedRun:
     """The picture that `init` names, if it names a file."""
     earlier: "EarlierPicture"
     target: files.OutputTarget
+    encoding: Mapping[str, Any]
+    """Arguments of `Result.encode` besides the format."""
 
 
 def run(
@@ -53,12 +55,12 @@ def run(
     style: Style,
     /,
     *styles: MoreStyles,
-    target: flags.OutputFlags = flags.DEFAULT_OUTPUT,
+    target: OutputOptions = flags.DEFAULT_OUTPUT,
     settings: flags.Settings = flags.NO_FLAGS,
-    replay: flags.ReplayFlags = flags.DEFAULT_REPLAY,
-    inputs: flags.InputFlags = flags.DEFAULT_INPUT,
+    replay: ReplayOptions = flags.DEFAULT_REPLAY,
+    inputs: InputOptions = flags.DEFAULT_INPUT,
     dry_run: flags.DryRun = False,
-    reports: flags.ReportFlags = flags.DEFAULT_REPORT,
+    reports: flags.ReportOptions = flags.DEFAULT_REPORT,
 ) -> int:
     """Paint one picture and return the exit code."""
     reports.check()
@@ -66,17 +68,16 @@ def run(
     output.check_streams(names, target.output, json=reports.json)
     log = report.Logger(reports)
     with interrupts.watch_signals() as watch, ExitStack() as stack:
-        found = config.load_config()
-        given = flags.read_flags(settings)
-        earlier = provenance.load_earlier(replay.source, given)
-        resolved = resolve_options(*found.layers, *earlier.layers, ("flag", given))  # weakest first
+        configuration, flag_values = config.load_config(), flags.read_flags(settings)
+        earlier = provenance.load_earlier(replay.source, flag_values)
+        resolved = resolve_options(*configuration.layers, *earlier.layers, ("flag", flag_values))  # weakest first
         with log.time("Read the pictures"):
             prepared = _prepare(names, resolved.options, target, inputs, replay, earlier)
         pictures = (prepared.content, *prepared.styles)
-        warnings = [*found.warnings, *(warning for picture in pictures for warning in picture.warnings)]
+        warnings = [*configuration.warnings, *(warning for picture in pictures for warning in picture.warnings)]
         warnings += earlier.compare_inputs(prepared.content, prepared.styles, prepared.start)
         log.warn(warnings)
-        log.log(report.format_settings(resolved, prepared.content, prepared.styles, prepared.target.label))
+        log.info(report.format_settings(resolved, prepared.content, prepared.styles, prepared.target.label))
         labels = [output.unmark_streams(name) for name in names]
         facts = {"content": labels[0], "styles": labels[1:], "warnings": warnings}
         if dry_run:
@@ -84,7 +85,7 @@ def run(
         stack.enter_context(files.hold_output(prepared.target.path if not prepared.target.default else None))
         with report.show_progress(log.console, is_shown=reports.shows_progress) as show:
             last = _paint(prepared, watch, show, log)
-        path = _save(prepared, last, int(target.bit_depth), replay, log)
+        path = _save(prepared, last, log)
         assert last.result is not None
         if reports.json:
             output.print_document({"output": path and str(path), **facts, **report.result_to_json(last.result)})
@@ -117,6 +118,11 @@ def _prepare(
         start=None if start is None else read(start),
         earlier=earlier,
         target=checked,
+        encoding={
+            "bit_depth": int(target.bit_depth),
+            "settings": not replay.no_metadata,
+            "keep_metadata": replay.keep_metadata,
+        },
     )
 
 
@@ -133,35 +139,31 @@ def _paint(
     options, replay = prepared.options, prepared.earlier.replay
     with log.time("Loaded the network"):
         painter = Painter.of(options)
-    log.log([f"Device {describe_device(painter.device)}, precision {_name_precision(painter)}."])
+    log.info([f"Device {describe_device(painter.device)}, precision {_name_precision(painter)}."])
     watch.begin()
     last = None
     for progress in painter.stream(prepared.content, [*prepared.styles], options, watch.stop, replay, prepared.start):
         if last is None:
-            log.log([f"Schedule: {report.format_schedule(progress.schedule, None if replay else options)}"])
+            log.info([f"Schedule: {report.format_schedule(progress.schedule, None if replay else options)}"])
         last = progress
         show(progress)
     assert last is not None
     return last
 
 
-def _save(
-    prepared: _PreparedRun, last: "Progress", bit_depth: int, replay: ReplayOptions, log: report.Logger
-) -> Path | None:
+def _save(prepared: _PreparedRun, last: "Progress", log: report.Logger) -> Path | None:
     """Log the result and write the picture; return its path, or None if there is no file."""
     result = last.result
     assert result is not None
     log.note([*result.notes, *prepared.earlier.compare_machine(result)])
-    log.log_timings(report.format_timings(result))
-    log.log(report.format_summary(result))
+    log.debug(report.format_timings(result))
+    log.info(report.format_summary(result))
     if result.stopped and not result.iterations:
         report.print_error("Stopped before the first iteration; nothing was written.")
         return None
 
     def encode(name: str) -> bytes:
-        return result.encode(
-            format=name, bit_depth=bit_depth, settings=not replay.no_metadata, keep_metadata=replay.keep_metadata
-        )
+        return result.encode(format=name, **prepared.encoding)
 
     if result.stopped:
         path = files.save_partial(prepared.target, encode)

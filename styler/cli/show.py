@@ -78,13 +78,13 @@ def styles(*, json: Json = False) -> int:
 
 def show_config(*, settings: flags.Settings = flags.NO_FLAGS, json: Json = False) -> int:
     """Print every setting and where its value comes from."""
-    found = config.load_config()
-    resolved = resolve_options(*found.layers, ("flag", flags.read_flags(settings)))
+    configuration = config.load_config()
+    resolved = resolve_options(*configuration.layers, ("flag", flags.read_flags(settings)))
     origins = {
         name: config.get_variable_name(name) if origin == config.ENVIRONMENT_LAYER else origin
         for name, origin in resolved.origins.items()
     }
-    for warning in found.warnings:
+    for warning in configuration.warnings:
         report.print_warning(warning)
     if json:
         values = resolved.options.to_dict()
@@ -94,7 +94,7 @@ def show_config(*, settings: flags.Settings = flags.NO_FLAGS, json: Json = False
                 "files": [
                     {"path": str(path), "found": config.is_readable(path)} for path in config.list_config_paths()
                 ],
-                "warnings": found.warnings,
+                "warnings": configuration.warnings,
             }
         )
         return 0
@@ -180,8 +180,8 @@ def doctor(*, json: Json = False) -> int:
         output.print_document({"ok": not broken, **facts, "broken": broken})
     else:
         rows = [
-            (name, ", ".join(f"{key} {_format_fact(value)}" for key, value in found.items()))
-            for name, found in facts.items()
+            (name, ", ".join(f"{key} {_format_fact(value)}" for key, value in values.items()))
+            for name, values in facts.items()
         ]
         output.print_lines([*output.format_columns(rows), "", *(broken or ["All checks passed."])])
     return 1 if broken else 0
@@ -203,12 +203,12 @@ def _check_torch() -> Facts:
 
 
 def _check_settings() -> Facts:
-    found = config.load_config()
-    origins = resolve_options(*found.layers).origins
+    configuration = config.load_config()
+    origins = resolve_options(*configuration.layers).origins
     return {
         "files": [str(path) for path in config.list_config_paths() if config.is_readable(path)],
         "set": [name for name, origin in origins.items() if origin != "default"],
-        "warnings": list(found.warnings),
+        "warnings": list(configuration.warnings),
     }
 
 

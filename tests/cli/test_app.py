@@ -116,7 +116,7 @@ def test_every_option_has_a_flag_that_shows_its_default(capsys: pytest.CaptureFi
         shown = ",".join(str(item).removesuffix(".0") for item in (value if isinstance(value, tuple) else (value,)))
         entry = page.split(f" {flag_name(field.name)} ", 1)[1].split(" --", 1)[0]
         assert field.metadata["spec"].help in entry
-        assert f"default {shown})" in entry if shown else "default" not in entry
+        assert f"default {shown})" in entry if shown else "; default" not in entry
 
 
 def test_typing_every_default_gives_the_default_options() -> None:
