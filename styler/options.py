@@ -215,11 +215,6 @@ class Options:
         """Create options from settings as flags would give them: `Options.of(preset="draft", strength=70)`."""
         return resolve_options(("call", settings)).options
 
-    @property
-    def effective_sketch(self) -> float:
-        """`sketch`, or 0 where the slim network cannot stand in for the backbone or there is a time budget."""
-        return self.sketch if self.backbone == "vgg16" and self.pooling == "mixed" and not self.time else 0.0
-
     def replace(self, **settings: Any) -> "Options":
         """Return the same options with some fields changed."""
         _check_names(settings)

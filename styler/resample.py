@@ -1,4 +1,4 @@
-"""One way to bring a picture to another size, before a scale and inside the objective."""
+"""Resizing of image tensors, before a scale and inside the objective."""
 
 import torch
 import torch.nn.functional as F
@@ -6,9 +6,9 @@ from torch import Tensor
 
 
 def resize(image: Tensor, width: int, height: int) -> Tensor:
-    """The image (1, 3, H, W) at another size: bicubic, antialiased, in [0, 1], on its own device.
+    """Resize an image (1, 3, H, W), bicubic and antialiased, clamped to [0, 1]; the result is on the same device.
 
-    It is computed on the CPU, where every build of PyTorch can do it, once a scale.
+    It is computed on the CPU, where every build of PyTorch supports antialiasing.
     """
     if tuple(image.shape[-2:]) == (height, width):
         return image
@@ -16,28 +16,28 @@ def resize(image: Tensor, width: int, height: int) -> Tensor:
 
 
 class Downsample:
-    """The same, without the clamp, as two products of matrices: every device can do them, and their gradients.
+    """The same resizing without the clamp, as two matrix products, which every device can do and differentiate.
 
     Args:
-        before: width and height.
-        after: likewise.
-        device: where.
+        before: width and height of the input.
+        after: width and height of the output.
+        device: of the images.
     """
 
     def __init__(self, before: tuple[int, int], after: tuple[int, int], device: torch.device) -> None:
         self._across, self._down = (_resize_matrix(*sides).to(device) for sides in zip(before, after, strict=True))
 
     def __call__(self, image: Tensor) -> Tensor:
-        """(1, 3, H, W) to (1, 3, h, w)."""
+        """Resize an image (1, 3, H, W) to (1, 3, h, w)."""
         return self._down @ image @ self._across.T
 
     def adjoint(self, gradient: Tensor) -> Tensor:
-        """What a gradient (1, 3, h, w) to the smaller picture is to the larger one, (1, 3, H, W)."""
+        """Map the gradient with respect to the output (1, 3, h, w) to that of the input (1, 3, H, W)."""
         return self._down.T @ gradient @ self._across
 
 
 def _resize_matrix(before: int, after: int) -> Tensor:
-    """How much each of `before` pixels counts for each of `after`, (after, before), found by resizing unit vectors."""
+    """Return the weight of each of `before` pixels in each of `after`, (after, before), by resizing unit vectors."""
     return _interpolate(torch.eye(before)[None, None], before, after)[0, 0]
 
 

@@ -97,7 +97,7 @@ def test_there_is_no_sketch_where_the_slim_network_cannot_stand_in(changed: dict
 def test_a_sketch_is_repeated_only_where_the_slim_network_can_stand_in() -> None:
     replay = Replay(schedule.build_schedule(Options(sketch=0.6), 800, 600, 16), 512, 384)
     assert schedule.refit_schedule(replay, 512, 384) == replay.schedule
-    assert not any(scale.sketch for scale in schedule.refit_schedule(replay, 512, 384, sketched=False))
+    assert not any(scale.sketch for scale in schedule.refit_schedule(replay, 512, 384, allow_sketch=False))
 
 
 def test_the_first_scale_is_no_smaller_than_asked_for() -> None:
@@ -123,7 +123,7 @@ def test_the_original_size_is_just_that() -> None:
 def test_a_narrower_result_than_the_network_needs_is_refused_with_a_size_that_would_do() -> None:
     with pytest.raises(ImageError, match=r"64×6 pixels.* needs 16 on the short side") as caught:
         schedule.build_schedule(Options(size=64), 1000, 100, 16)
-    found = re.search(r"--size of at least (\d+)", str(caught.value))
+    found = re.search(r"--size (\d+) or more", str(caught.value))
     assert found
     needed = int(found[1])
     assert min(sizes(schedule.build_schedule(Options(size=needed), 1000, 100, 16))[-1]) == 16
@@ -134,7 +134,7 @@ def test_a_narrower_result_than_the_network_needs_is_refused_with_a_size_that_wo
 def test_no_size_is_advised_that_cannot_be_asked_for() -> None:
     with pytest.raises(ImageError) as caught:
         schedule.build_schedule(Options(size=8192), 10_000, 10, 16)
-    found = re.search(r"--size of at least (\d+)", str(caught.value))
+    found = re.search(r"--size (\d+) or more", str(caught.value))
     assert found is None or int(found[1]) <= 8192
 
 
@@ -172,7 +172,7 @@ def test_every_scale_gets_its_share_of_steps_and_one_at_least(taper: float, expe
 
 def test_a_unit_is_one_evaluation_at_the_final_size() -> None:
     found = (Scale(100, 50, 8, "lbfgs"), Scale(200, 100, 3, "adam"))
-    assert found[0].work == 5000
+    assert found[0].cost == 5000
     assert schedule.count_units(found) == 8 / 4 + 3
     assert schedule.count_units((Scale(200, 100, 10, "adam", sketch=True), *found[1:])) == 10 * schedule.SKETCH_COST + 3
 
@@ -201,7 +201,7 @@ def test_a_plan_that_ended_early_keeps_its_scales_at_another_size() -> None:
 def test_scales_that_have_become_too_narrow_for_the_network_are_left_out() -> None:
     replay = Replay((Scale(128, 128, 10, "lbfgs"), Scale(256, 256, 8, "adam")), 256, 256)
     assert sizes(schedule.refit_schedule(replay, 256, 30, 16)) == [(256, 30)]
-    with pytest.raises(ImageError, match=r"repeated at 256×15 pixels"):
+    with pytest.raises(ImageError, match=r"painted at 256×15 pixels"):
         schedule.refit_schedule(replay, 256, 15, 16)
 
 

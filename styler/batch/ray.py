@@ -217,7 +217,7 @@ class RayActor:
 def make_picklable(progress: Progress) -> Progress:
     """Return progress that another process can read: with losses on the CPU and without the live view."""
     terms = {name: torch.tensor(loss) for name, loss in progress.losses.items()}
-    return replace(progress, terms=terms, view=_refuse_live_view)
+    return replace(progress, terms=terms, render=_refuse_live_view)
 
 
 def _refuse_live_view() -> Pixels:
@@ -255,7 +255,7 @@ class RayEngine:
     ) -> None:
         weights = registry.load_backbone(config.options.backbone)
         painter = Painter.of(config.options.replace(device="cpu", precision="fp32"), weights)
-        painter.ready(config.options)  # an error here would be the error of every picture
+        painter.load_networks(config.options)  # an error here would be the error of every picture
         self._inbox: deque[WorkerReport] = deque()
         self._waiting: deque[PaintTask] = deque()
         self._calls: dict[Any, Callable[[Any], None]] = {}

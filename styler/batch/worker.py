@@ -198,7 +198,7 @@ class Worker:
     def _load_and_paint(self, loaded: "Future[None]") -> None:
         """Load the network, then paint; PyTorch is called by this thread alone."""
         try:
-            self._get_painter(self.config.options).ready(self.config.options)
+            self._get_painter(self.config.options).load_networks(self.config.options)
         except BaseException as problem:  # noqa: BLE001 - raised in the thread that makes the worker
             loaded.set_exception(problem)
             return
@@ -209,7 +209,7 @@ class Worker:
         """Return the painter of a precision."""
         if options.precision not in self._painters:
             self._painters[options.precision] = painter = Painter.of(options, self._weights)
-            painter.remember(self._stats_store)
+            painter.use_store(self._stats_store)
         return self._painters[options.precision]
 
     def _read(self, job: _PictureJob) -> None:

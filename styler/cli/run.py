@@ -217,11 +217,11 @@ def make_forecast(options: Options, content: "Picture", styles: "list[Picture]",
         StylerError: the run would fail before its first iteration.
     """
     from styler.engine import budget
-    from styler.engine.device import describe_device, estimate_memory, free_memory, needs_checkpoint
+    from styler.engine.device import describe_device, estimate_memory, measure_free_memory, needs_checkpoint
     from styler.engine.painter import Painter
 
     painter = Painter.of(options)
-    painter.ready(options)
+    painter.load_networks(options)
     features = painter.features(options)
     scales = schedule.build_schedule(options, content.width, content.height, features.min_side)
     size = schedule.compute_result_size(options, content.width, content.height)
@@ -237,7 +237,7 @@ def make_forecast(options: Options, content: "Picture", styles: "list[Picture]",
         schedule=scales,
         checkpoint=checkpoint,
         memory=estimate_memory(features, size, checkpoint=checkpoint) if scales else 0.0,
-        free=free_memory(painter.device),
+        free=measure_free_memory(painter.device),
         timed=timed,
         iteration_seconds=seconds * math.prod(size) / math.prod(timed) if timed else 0.0,
     )

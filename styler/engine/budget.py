@@ -1,168 +1,206 @@
-"""How long each scale goes on: for a given time, and only as long as it gains anything.
+"""Time and early stopping: the clock of a painting, and how many iterations each scale gets.
 
-Both change nothing but how many evaluations a scale gets, and only where that leaves the ones that were made as they
-are; so the plan as it was executed repeats the work exactly. Does not know pictures or the network.
+A budget changes only the number of iterations, and only in ways that leave the iterations already made as they are;
+so replaying the executed schedule repeats the work exactly. Does not know images or the network.
 """
 
 import dataclasses
 import math
+import time
 
 from torch import Tensor
 
 from styler.engine import optimizers
-from styler.engine.result import Clock
 from styler.options import Options
-from styler.schedule import Scale, Schedule
+from styler.schedule import Scale, Schedule, count_work
 
 SETUP_ITERATIONS = 1.0
-"""What it takes to begin a scale, in evaluations: its targets are two passes forward, and a decomposition."""
+"""Cost of starting a scale, in iterations: its targets take two forward passes and a decomposition."""
 MIN_SCALE_ITERATIONS = 2
-"""Evaluations for which a scale is begun; where the time gives fewer, the scale before is the last."""
+"""A scale that would get fewer iterations is left out, with all later ones."""
 FIRST_TIMED, TIMED_EVERY = 2, 8
-"""The evaluation after which a scale's speed is first known, and how many come between two looks at it. Where the
-device works on its own, a look has to wait for it."""
+"""The iteration after which the speed of a scale is first known, and the interval between later measurements. Each
+waits for the device, which otherwise runs asynchronously."""
 MAX_OVERRUN = 1.05
-"""The share of the time after which no further evaluation is begun, whatever was planned."""
+"""Multiple of the time budget after which no further iteration is started."""
 
 AVERAGE_DECAY = 0.9
 """Of the moving average of the loss."""
 MIN_GAIN = 0.001
-"""Share by which that average must fall to count as a gain."""
+"""Relative decrease of that average that counts as an improvement."""
 CHECK_EVERY = 5
-"""Evaluations between two looks at it."""
+"""Iterations between two checks of the average; each waits for the device."""
+
+
+class Clock:
+    """Elapsed time and work, and an estimate of the time left."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.start = time.perf_counter()
+        self.total = count_work(schedule)
+        self.done = 0.0
+        self._marks: list[tuple[float, float]] = [(self.start, 0.0)]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self.start
+
+    def advance(self, work: float) -> None:
+        """Count the work of an iteration."""
+        self.done += work
+        self._marks = [*self._marks[-20:], (time.perf_counter(), self.done)]
+
+    def skip(self, work: float) -> None:
+        """Remove work that will not be done."""
+        self.total -= work
+
+    def estimate_remaining(self) -> float | None:
+        """Return the seconds left at the speed of the last iterations; None before the first."""
+        (first, before), (last, after) = self._marks[0], self._marks[-1]
+        return (self.total - self.done) * (last - first) / (after - before) if after > before else None
 
 
 class Budget:
-    """Decides after every evaluation how many there will be.
+    """The time budget and early stopping of a painting.
 
     Args:
         options: `time` and `patience` are read.
-        plan: what the other options ask for; a given time keeps its scales and, roughly, its proportions.
+        schedule: built from the other options; a time budget keeps its scales and, roughly, its proportions.
         clock: of the painting.
     """
 
-    def __init__(self, options: Options, plan: Schedule, clock: Clock) -> None:
+    def __init__(self, options: Options, schedule: Schedule, clock: Clock) -> None:
         self.time = options.time
         self.patience = options.patience
-        self._asked, self._clock = plan, clock
-        self._mark = 0.0
-        self._watch, self._is_cut = _PlateauDetector(options.patience), False
+        self._original, self._clock = schedule, clock
+        self._scale_start = 0.0  # seconds after the first iteration of the scale
+        self._plateau, self._is_cut = _PlateauDetector(options.patience), False
 
-    def left(self) -> float | None:
-        """Seconds left of the given time; None without one."""
-        return max(0.0, self.time - self._clock.seconds()) if self.time else None
+    @property
+    def remaining(self) -> float | None:
+        """Seconds left of the time budget; None without one."""
+        return max(0.0, self.time - self._clock.seconds) if self.time else None
 
-    def update_schedule(self, plan: Schedule, index: int, done: int, loss: Tensor) -> Schedule:
-        """The plan once `done` evaluations of scale `index` are made, the last of which gave `loss`, ()."""
+    def update_schedule(self, schedule: Schedule, index: int, done: int, loss: Tensor) -> Schedule:
+        """Return the schedule after `done` iterations of scale `index`, the last of which had `loss`, ()."""
         if done == 1:
-            self._watch, self._is_cut = _PlateauDetector(self.patience), False
+            self._plateau, self._is_cut = _PlateauDetector(self.patience), False
         if self.time and not self._is_cut:
-            plan = self._timed(plan, index, done, loss)
-        if self.patience and self._watch.gained_nothing(loss):
+            schedule = self._fit_to_time(schedule, index, done, loss)
+        if self.patience and self._plateau.update(loss):
             self._is_cut = True
-            plan = (*plan[:index], _shorten(plan[index], done), *plan[index + 1 :])
-        return plan
+            schedule = (*schedule[:index], _shorten(schedule[index], done), *schedule[index + 1 :])
+        return schedule
 
-    def _timed(self, plan: Schedule, index: int, done: int, loss: Tensor) -> Schedule:
+    def _fit_to_time(self, schedule: Schedule, index: int, done: int, loss: Tensor) -> Schedule:
         is_due = done in (1, FIRST_TIMED) or done % TIMED_EVERY == 0
         if is_due:
-            float(loss)  # waits for the device, whose time it is
-        now = self._clock.seconds()
+            float(loss)  # waits for the device, whose time is measured
+        now = self._clock.seconds
         if done == 1:
-            self._mark = now
-        seconds = (now - self._mark) / max(1, done - 1)  # of an evaluation at this scale, 0 where it is not known yet
+            self._scale_start = now
+        seconds = (now - self._scale_start) / max(1, done - 1)  # of an iteration at this scale, 0 while unknown
         if now + seconds > MAX_OVERRUN * self.time:
-            return (*plan[:index], plan[index].truncate(done))
+            return (*schedule[:index], schedule[index].truncate(done))
         if not is_due or done == 1:
-            return plan
-        left = self.time - now + done * seconds
-        return fit_schedule(self._asked, left, seconds / plan[index].work, plan, index, done)
+            return schedule
+        remaining = self.time - now + done * seconds
+        return fit_schedule(self._original, remaining, seconds / schedule[index].cost, schedule, index, done)
 
 
 class _PlateauDetector:
-    """Whether the moving average of a scale's loss still falls. Lives on the device but for a look now and then."""
+    """Detects when the moving average of a scale's loss stops falling; reads it from the device only at checks."""
 
     def __init__(self, patience: int) -> None:
         self._patience = patience
-        self._count, self._gained_at, self._lowest = 0, 0, math.inf
+        self._count, self._improved_at, self._lowest = 0, 0, math.inf
         self._average: Tensor | None = None
 
-    def gained_nothing(self, loss: Tensor) -> bool:
-        """Take the next loss, (); True once it gained nothing for the whole patience, which then begins anew."""
+    def update(self, loss: Tensor) -> bool:
+        """Add the next loss, (); return whether none of the last `patience` improved, and if so start over."""
         self._count += 1
         self._average = loss if self._average is None else self._average.lerp(loss, 1 - AVERAGE_DECAY)
         if self._count % CHECK_EVERY:
             return False
         if (average := float(self._average)) < self._lowest * (1 - MIN_GAIN):
-            self._lowest, self._gained_at = average, self._count
-        is_over = self._count - self._gained_at >= self._patience
-        if is_over:
-            self._gained_at = self._count
-        return is_over
+            self._lowest, self._improved_at = average, self._count
+        is_plateau = self._count - self._improved_at >= self._patience
+        if is_plateau:
+            self._improved_at = self._count
+        return is_plateau
 
 
 def fit_schedule(
-    asked: Schedule, left: float, seconds_per_pixel: float, plan: Schedule | None = None, index: int = 0, done: int = 0
+    original: Schedule,
+    seconds: float,
+    seconds_per_pixel: float,
+    current: Schedule | None = None,
+    index: int = 0,
+    done: int = 0,
 ) -> Schedule:
-    """The plan that takes as long as there is time, if an evaluation takes as long as its pixels say.
+    """Return the schedule that takes the given time, assuming that an iteration's time is proportional to its pixels.
 
     Args:
-        asked: the plan of the preset: its scales, of which the last may be left out, and its first number.
-        left: seconds for scale `index`, the evaluations that are made included, and all later ones.
-        seconds_per_pixel: of an evaluation.
-        plan: as it stands; `asked` before the work begins.
-        index: the scale in work.
-        done: evaluations made there.
+        original: the schedule of the preset: its scales, of which the last may be left out, and its first count.
+        seconds: for scale `index`, including the iterations already made, and all later scales.
+        seconds_per_pixel: of an iteration.
+        current: the schedule so far; `original` before the work begins.
+        index: the current scale.
+        done: iterations made at that scale.
     """
-    plan = plan or asked
-    scales = (plan[index], *asked[index + 1 :])
-    costs = [seconds_per_pixel * scale.work for scale in scales]
+    current = current or original
+    scales = (current[index], *original[index + 1 :])
+    costs = [seconds_per_pixel * scale.cost for scale in scales]
     for count in range(len(scales), 0, -1):
-        first = _settle_iterations(plan[index], done, _first_iterations(asked, plan, index, costs[:count], left))
-        later = _geometric_iterations(first, costs[1:count], left - first * costs[0])
+        share = _choose_first_iterations(original, current, index, costs[:count], seconds)
+        first = _keep_executed(current[index], done, share)
+        later = _solve_geometric_iterations(first, costs[1:count], seconds - first * costs[0])
         if not later or later[-1] >= MIN_SCALE_ITERATIONS:
             break
-    steps = zip(scales, (first, *map(round, later)), strict=False)
-    return (*plan[:index], *(dataclasses.replace(scale, iterations=number) for scale, number in steps))
+    counts = zip(scales, (first, *map(round, later)), strict=False)
+    return (*current[:index], *(dataclasses.replace(scale, iterations=count) for scale, count in counts))
 
 
-def _first_iterations(asked: Schedule, plan: Schedule, index: int, costs: list[float], left: float) -> float:
-    """Evaluations for scale `index`, if it and the later ones, which cost so much, have so many seconds left.
+def _choose_first_iterations(
+    original: Schedule, current: Schedule, index: int, costs: list[float], seconds: float
+) -> float:
+    """Return the iterations of scale `index` if it and the later scales, with these costs, share the given time.
 
-    At the first scale it is the root of what a proportional share would be: coarse scales are cheap and decide most,
-    so a short time leaves them more of it.
+    At the first scale it is the root of the proportional share: coarse scales are cheap and matter most, so a short
+    time leaves them more of it.
     """
     if len(costs) == 1:
-        return left / costs[0]
-    if index:
-        return _geometric_iterations(plan[index - 1].iterations, costs, left + SETUP_ITERATIONS * costs[0])[
+        return seconds / costs[0]
+    if index:  # this scale has already been set up
+        return _solve_geometric_iterations(current[index - 1].iterations, costs, seconds + SETUP_ITERATIONS * costs[0])[
             0
-        ]  # it has begun already
-    full = sum((scale.iterations + SETUP_ITERATIONS) * cost for scale, cost in zip(asked, costs, strict=False))
-    return asked[0].iterations * math.sqrt(left / full)
+        ]
+    full = sum((scale.iterations + SETUP_ITERATIONS) * cost for scale, cost in zip(original, costs, strict=False))
+    return original[0].iterations * math.sqrt(seconds / full)
 
 
-def _geometric_iterations(before: float, costs: list[float], left: float) -> list[float]:
-    """Evaluations of scales after one of `before`, each the same multiple of the one before, that take so long."""
-    left -= SETUP_ITERATIONS * sum(costs)
-    low, high = -20.0, 20.0  # of the logarithm to the base of 2
+def _solve_geometric_iterations(before: float, costs: list[float], seconds: float) -> list[float]:
+    """Return iterations of scales that take the given time, each the same multiple of the previous, after `before`."""
+    seconds -= SETUP_ITERATIONS * sum(costs)
+    low, high = -20.0, 20.0  # log2 of the multiple, found by bisection
     for _ in range(60):
         middle = (low + high) / 2
         spent = sum(before * 2 ** (middle * k) * cost for k, cost in enumerate(costs, start=1))
-        low, high = (middle, high) if spent < left else (low, middle)
+        low, high = (middle, high) if spent < seconds else (low, middle)
     return [before * 2 ** (low * k) for k in range(1, len(costs) + 1)]
 
 
-def _settle_iterations(scale: Scale, done: int, wanted: float) -> int:
-    """As many evaluations as wanted, if those that were made stay what they are."""
+def _keep_executed(scale: Scale, done: int, count: float) -> int:
+    """Round an iteration count so that the `done` iterations of a scale stay as they are."""
     if scale.optimizer == "lbfgs":
-        return max(1, done, round(wanted))
+        return max(1, done, round(count))
     fewest = optimizers.min_iterations(done)
-    return scale.iterations if fewest > scale.iterations else max(1, fewest, round(wanted))
+    return scale.iterations if fewest > scale.iterations else max(1, fewest, round(count))
 
 
 def _shorten(scale: Scale, done: int) -> Scale:
-    """A scale that gains nothing any more: at its full rate Adam goes down with it at once; else it is over."""
+    """End a scale early: Adam at its full rate begins its decay at once; otherwise the scale is over."""
     fewest = optimizers.min_iterations(done)
     if scale.optimizer == "adam" and fewest < scale.iterations:
         return dataclasses.replace(scale, iterations=fewest)

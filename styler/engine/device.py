@@ -1,6 +1,6 @@
-"""Which device computes, in which precision, and how much memory it has.
+"""The device, its precision and its memory: what fits, and what to do when it does not.
 
-Does not know what is computed there.
+Does not know what is computed on the device.
 """
 
 import gc
@@ -22,35 +22,45 @@ CGROUP_LIMITS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
+"""Files with the memory limit and usage of this process's control group, for versions 2 and 1."""
+
+ACTIVATION_OVERHEAD = 1.15
+"""Measured peak divided by the estimate of the activations: convolutions need workspaces, allocators round up."""
+FIXED_BYTES = 300e6
+"""Network, statistics, eigenvalues and the rest, whatever the size of the picture."""
+USABLE_SHARE = 0.9
+"""Share of the free memory that may be used."""
+AMPLE_FACTOR = 2.0
+"""Free memory divided by the estimate above which freed memory is kept: fragmentation was measured at up to 1.4 times
+the estimate."""
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; `auto` is CUDA, else MPS, else the CPU.
+    """Return the device of a name; `auto` is CUDA if available, else MPS, else the CPU.
 
     Raises:
-        DeviceError: it is unknown or absent; there is no silent fall-back.
+        DeviceError: it is unknown or not available; there is no silent fallback.
     """
-    wanted = name.strip().lower()
-    if wanted == "auto":
+    if name.strip().lower() == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", 0)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    kind, _, index = wanted.partition(":")
+    kind, _, index = name.strip().lower().partition(":")
     if kind not in {"cpu", "cuda", "mps"} or (index and (kind != "cuda" or not re.fullmatch("[0-9]+", index))):
         raise DeviceError(f"There is no device '{name}'; it can be auto, cpu, cuda, cuda:N or mps.")
     if kind == "cuda" and not torch.cuda.is_available():
         raise DeviceError(
-            "No CUDA GPU can be used here; take --device cpu, or install a PyTorch with CUDA and its driver."
+            "No CUDA GPU is available; use --device cpu, or install a PyTorch build with CUDA and its driver."
         )
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise DeviceError(f"There is no GPU {index}; this machine has {torch.cuda.device_count()}, counted from 0.")
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise DeviceError("No Apple GPU can be used here; take --device cpu.")
+        raise DeviceError("No Apple GPU is available; use --device cpu.")
     return torch.device(kind, int(index or 0)) if kind == "cuda" else torch.device(kind)
 
 
 def choose_precision(device: torch.device, name: str) -> torch.dtype:
-    """The precision of the convolutions; `auto` is bfloat16 where a GPU has it, else float16, and float32 on CPUs."""
+    """Return the precision of convolutions; `auto` is bfloat16 on GPUs with it, else float16, and float32 on CPUs."""
     if name != "auto":
         return PRECISIONS[name]
     if device.type == "cuda":
@@ -58,8 +68,8 @@ def choose_precision(device: torch.device, name: str) -> torch.dtype:
     return torch.float16 if device.type == "mps" else torch.float32
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that could be taken now: of the device, or of the machine and the control group that holds this process."""
+def measure_free_memory(device: torch.device) -> int:
+    """Return the bytes available on the device; on the CPU, to the control group of this process."""
     if device.type == "cuda":
         free, _total = torch.cuda.mem_get_info(device)
         return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
@@ -73,7 +83,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of PyTorch means that memory ran out; CPUs and MPS raise a plain RuntimeError."""
+    """Return whether an error means that memory ran out; on CPUs and MPS PyTorch raises a plain RuntimeError."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error)
@@ -81,7 +91,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_memory(device: torch.device) -> None:
-    """Give cached memory back, before or after it has run out."""
+    """Return cached memory to the system, before or after it has run out."""
     gc.collect()
     environment.return_memory()
     if device.type == "cuda":
@@ -91,35 +101,24 @@ def release_memory(device: torch.device) -> None:
 
 
 def keep_freed_memory(device: torch.device, keep: bool) -> None:
-    """Whether memory that is freed stays at hand; GPUs have PyTorch's own cache, which always does that."""
+    """Set whether the allocator keeps freed memory; on GPUs, PyTorch's own cache always does."""
     if device.type == "cpu":
         environment.keep_memory(keep)
 
 
 def describe_device(device: torch.device) -> str:
-    """The device as a person knows it, such as `cuda:0 (NVIDIA H100)`."""
+    """Return the device with its product name, such as `cuda:0 (NVIDIA H100)`."""
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
 
 
 def prepare_device(device: torch.device) -> None:
-    """Settings of the process that make the device fast; they change no result."""
+    """Apply settings of the process that make the device fast and change no result."""
     if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True  # the few sizes of a plan repeat many times
-
-
-ACTIVATION_OVERHEAD = 1.15
-"""Measured peak over the estimate of the activations: convolutions have workspaces, allocators round up."""
-FIXED_BYTES = 300e6
-"""Network, statistics, eigenvalues and the rest, whatever the size of the picture."""
-USABLE_SHARE = 0.9
-"""Share of the free memory that may be planned with."""
-
-AMPLE_FACTOR = 2.0
-"""Free memory over the estimate: what is kept at hand is cut up, and was measured at up to 1.4 times the estimate."""
+        torch.backends.cudnn.benchmark = True  # the few sizes of a schedule repeat many times
 
 
 def estimate_memory(features: Features, size: tuple[int, int], *, checkpoint: bool) -> float:
-    """Peak memory in bytes of one evaluation at `size` (width, height)."""
+    """Return the peak memory in bytes of one iteration at `size` (width, height)."""
     pixels = size[0] * size[1]
     activations = arch.estimate_activation_bytes(
         features.network, features.layers, pixels, checkpoint=checkpoint, widths=features.widths
@@ -128,47 +127,54 @@ def estimate_memory(features: Features, size: tuple[int, int], *, checkpoint: bo
     return FIXED_BYTES + ACTIVATION_OVERHEAD * half * activations
 
 
-def needs_checkpoint(features: Features, size: tuple[int, int], wanted: str, device: torch.device) -> bool:
-    """Decide on activation checkpointing: `on`, `off`, or `auto` by the memory there is.
+def needs_checkpoint(features: Features, size: tuple[int, int], setting: str, device: torch.device) -> bool:
+    """Return whether to use activation checkpointing: as the setting says, or for `auto` if memory requires it.
+
+    Args:
+        features: the network.
+        size: width and height.
+        setting: `on`, `off` or `auto`.
+        device: where the network runs.
 
     Raises:
-        OutOfMemory: the picture cannot fit either way; the sentence names the size that would.
+        OutOfMemory: the picture does not fit either way; the message names the size that would.
     """
-    free, needed = USABLE_SHARE * free_memory(device), estimate_memory(features, size, checkpoint=False)
-    if needed > free:  # what earlier pictures had may still be at hand, which is not free for the system
+    free, needed = USABLE_SHARE * measure_free_memory(device), estimate_memory(features, size, checkpoint=False)
+    if needed > free:  # memory kept from earlier pictures does not count as free
         release_memory(device)
-        free = USABLE_SHARE * free_memory(device)
-    if wanted != "on" and needed <= free:
+        free = USABLE_SHARE * measure_free_memory(device)
+    if setting != "on" and needed <= free:
         return False
-    if wanted != "off" and estimate_memory(features, size, checkpoint=True) <= free:
+    if setting != "off" and estimate_memory(features, size, checkpoint=True) <= free:
         return True
-    raise OutOfMemory(advise_smaller(features, size, device, checkpoint=wanted != "off"))
+    raise OutOfMemory(advise_smaller(features, size, device, checkpoint=setting != "off"))
 
 
 def has_ample_memory(features: Features, size: tuple[int, int], device: torch.device) -> bool:
-    """Whether a picture leaves so much room that memory need not be returned between two evaluations."""
-    return AMPLE_FACTOR * estimate_memory(features, size, checkpoint=False) <= USABLE_SHARE * free_memory(device)
+    """Return whether there is room to keep freed memory between two iterations."""
+    needed = AMPLE_FACTOR * estimate_memory(features, size, checkpoint=False)
+    return needed <= USABLE_SHARE * measure_free_memory(device)
 
 
 def find_largest_side(
     features: Features, size: tuple[int, int], device: torch.device, *, checkpoint: bool = True
 ) -> int:
-    """The longest side, in steps of 32 pixels, of a picture in the proportion of `size` that fits."""
-    free = USABLE_SHARE * free_memory(device) - FIXED_BYTES
+    """Return the largest long side, in steps of 32 pixels, of a picture with the proportions of `size` that fits."""
+    free = USABLE_SHARE * measure_free_memory(device) - FIXED_BYTES
     needed = estimate_memory(features, size, checkpoint=checkpoint) - FIXED_BYTES
     return max(0, int(max(size) * math.sqrt(max(0.0, free) / needed)) // 32 * 32)
 
 
 def advise_smaller(features: Features, size: tuple[int, int], device: torch.device, *, checkpoint: bool = True) -> str:
-    """The sentence for a picture that does not fit.
+    """Return the message for a picture that does not fit.
 
-    The size it names is well below the one that failed, even if memory is free again by now.
+    The size it names is well below the one that failed, even if memory has become free again.
     """
     needed = estimate_memory(features, size, checkpoint=checkpoint)
     side = min(find_largest_side(features, size, device, checkpoint=checkpoint), max(size) * 3 // 4 // 32 * 32)
-    way = f"take --size {side}" if side >= 64 else "close other programs"
-    more = "" if checkpoint else ", or let --checkpoint be auto"
+    advice = f"use --size {side}" if side >= 64 else "close other programs"
+    alternative = "" if checkpoint else ", or use --checkpoint auto"
     return (
         f"A picture of {size[0]}×{size[1]} needs about {needed / 1e9:.1f} GB, but {device} has "
-        f"{free_memory(device) / 1e9:.1f} GB free; {way}{more}."
+        f"{measure_free_memory(device) / 1e9:.1f} GB free; {advice}{alternative}."
     )

@@ -1,11 +1,11 @@
-"""The losses, as pure functions on tensors.
+"""The losses, as pure functions of tensors.
 
-Every loss is a mean, so that a picture of twice the size has the same loss. Features are (1, C, H, W), as
-`styler.vgg` gives them; the statistics of a layer are its mean μ (C,) and its second moment S (C, C), from which
-every style distance here is made. Everything is float32, whatever the precision of the features, or float64 if they
-are.
+Every loss is a mean, so that it does not depend on the size of the image. Features are (1, C, H, W), as `styler.vgg`
+computes them; the statistics of a layer are its mean μ (C,) and its second moment S (C, C), from which every style
+distance is computed. Everything is computed in float32, whatever the precision of the features, or in float64 if the
+features are float64.
 
-Knows tensors only: no network, no options, no pictures.
+Knows tensors only: no network, no options, no files.
 """
 
 from typing import NamedTuple
@@ -16,33 +16,36 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 COVARIANCE_FLOOR = 1e-4
-"""Added to the diagonal of covariances: the square root's derivative is infinite at 0."""
+"""Added to the diagonal of covariances: the derivative of the square root is infinite at 0."""
 
 PRECISE_CHANNELS = 256
-"""Layers of up to so many channels take their eigenvalues in float64, which costs little there. In float32 the loss of
-the first layers, which weigh most, is noisy by about a hundredth, and no line search can see through that."""
+"""Layers of up to this many channels compute eigenvalues in float64, which costs little for them. In float32 the loss
+of the first layers, which have the largest weights, has a noise of about 1 %, too much for a line search."""
 
 NEWTON_SCHULZ_STEPS = 18
 
+CHROMA_CELL = 16
+"""Side of the cells of coarse chroma, in pixels."""
+
 
 class Moments(NamedTuple):
-    """The statistics of one layer that style is made of."""
+    """The statistics of one layer, which describe style."""
 
     mean: Tensor
     """μ, (C,)."""
     second: Tensor
     """S = F Fᵀ / N, (C, C), over the N positions."""
 
-    def covariance(self) -> Tensor:
-        """Σ = S − μ μᵀ + a small multiple of the identity, (C, C)."""
+    def compute_covariance(self) -> Tensor:
+        """Return Σ = S − μ μᵀ plus a small multiple of the identity, (C, C)."""
         floor = COVARIANCE_FLOOR * torch.eye(len(self.mean), dtype=self.mean.dtype, device=self.mean.device)
         return self.second - torch.outer(self.mean, self.mean) + floor
 
 
 class _MomentsFunction(torch.autograd.Function):
-    """Mean and second moment with one product forward and one backward.
+    """Mean and second moment with one matrix product forward and one backward.
 
-    Autograd on F Fᵀ would multiply twice in the backward pass. dL/dF = (gS + gSᵀ) F / N + gμ / N.
+    Autograd on F Fᵀ would need two products backward. dL/dF = (gS + gSᵀ) F / N + gμ / N.
     """
 
     @staticmethod
@@ -58,26 +61,22 @@ class _MomentsFunction(torch.autograd.Function):
 
 
 def compute_moments(features: Tensor) -> Moments:
-    """Mean and second moment of a layer over all positions.
-
-    Args:
-        features: (1, C, H, W); of half precision, they are widened before the product.
-    """
+    """Return the mean and second moment of a layer (1, C, H, W) over all positions, at least in float32."""
     return Moments(*_MomentsFunction.apply(_flatten_positions(features)))
 
 
 def _flatten_positions(features: Tensor) -> Tensor:
-    """Every position's channels, (N, C), at least float32; a view if the features lie channels-last."""
+    """Return the channels of every position, (N, C), at least float32; a view if the features are channels-last."""
     return _widen(features).permute(0, 2, 3, 1).reshape(-1, features.shape[1])
 
 
 def _widen(features: Tensor) -> Tensor:
-    """The features in float32, or in float64 if they are."""
+    """Convert half precision to float32."""
     return features if features.dtype is torch.float64 else features.float()
 
 
 def blend_moments(statistics: list[Moments], weights: list[float]) -> Moments:
-    """Statistics of a mixture: the weighted mean of μ and of S, as if the pictures' positions had been pooled."""
+    """Return the weighted means of μ and of S: the statistics of all images' positions pooled."""
     total = sum(weights)
     mean = sum((w / total) * s.mean for s, w in zip(statistics, weights, strict=True))
     second = sum((w / total) * s.second for s, w in zip(statistics, weights, strict=True))
@@ -87,41 +86,41 @@ def blend_moments(statistics: list[Moments], weights: list[float]) -> Moments:
 
 
 def content_loss(features: Tensor, target: Tensor) -> Tensor:
-    """Mean squared difference of features, ().
+    """Return the mean squared difference of features, ().
 
-    Source: Gatys, Ecker and Bethge, "A Neural Algorithm of Artistic Style", 2015, equation 1, with a mean in place of
-        half the sum.
+    Source: L. Gatys, A. Ecker and M. Bethge, "A Neural Algorithm of Artistic Style", 2015, equation 1, with a mean in
+    place of half the sum.
     """
     wide = _widen(features)
-    return (wide - target.to(wide)).square().mean()  # mse_loss would write a gradient that is not channels-last
+    return (wide - target.to(wide)).square().mean()  # the gradient of mse_loss is not channels-last
 
 
 def gram_distance(ours: Moments, target: Moments) -> Tensor:
-    """A quarter of the mean squared difference of Gram matrices, ().
+    """Return a quarter of the mean squared difference of the Gram matrices, ().
 
-    Source: Gatys et al. 2015, equations 3 and 4: with G = M S for M positions and N channels, 1 / (4 N² M²) Σ (G −
-        A)² is just this. Taking each Gram
-    matrix over its own M lets style and picture differ in size.
+    Source: L. Gatys, A. Ecker and M. Bethge, "A Neural Algorithm of Artistic Style", 2015, equations 3 and 4: with
+    G = M S for M positions and N channels, 1 / (4 N² M²) Σ (G − A)² equals this. Dividing each Gram matrix by its own M
+    allows style and image to differ in size.
     """
     return (ours.second - target.second).square().mean() / 4
 
 
 class WassersteinTarget(NamedTuple):
-    """What the Wasserstein distance needs of its target, computed once."""
+    """The target statistics and what the Wasserstein distance derives from them, computed once."""
 
     mean: Tensor
     """(C,)."""
     covariance: Tensor
     """Σ without the floor on its diagonal, (C, C)."""
     root: Tensor
-    """Σ^½ with it, (C, C)."""
+    """Σ^½ with the floor, (C, C)."""
     trace: Tensor
-    """tr Σ with it, ()."""
+    """tr Σ with the floor, ()."""
 
 
 def prepare_wasserstein_target(statistics: Moments) -> WassersteinTarget:
-    """Prepare a target: the square root of its covariance by eigenvalues, in float64 on the CPU (MPS has neither)."""
-    covariance = statistics.covariance()
+    """Compute the root of the covariance by eigenvalues, in float64 on the CPU, since MPS supports neither."""
+    covariance = statistics.compute_covariance()
     values, vectors = torch.linalg.eigh(covariance.double().cpu())
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     plain = statistics.second - torch.outer(statistics.mean, statistics.mean)
@@ -129,23 +128,22 @@ def prepare_wasserstein_target(statistics: Moments) -> WassersteinTarget:
 
 
 def wasserstein_distance(ours: Moments, target: WassersteinTarget, *, newton_schulz: bool = False) -> Tensor:
-    """Squared 2-Wasserstein distance of two Gaussians over the number of channels, ().
+    """Return the squared 2-Wasserstein distance of two Gaussians divided by the number of channels, ().
 
-    mean_c (μ − μ_t)² + (tr Σ + tr Σ_t − 2 tr (Σ_t^½ Σ Σ_t^½)^½) / C.
+    It is mean_c (μ − μ_t)² + (tr Σ + tr Σ_t − 2 tr (Σ_t^½ Σ Σ_t^½)^½) / C.
 
-    Source: Olkin and Pukelsheim, "The distance between two random vectors with given dispersion matrices", 1982; as a
-        style loss, K. Crowson's
-    style-transfer-pytorch.
+    Source: I. Olkin and F. Pukelsheim, "The distance between two random vectors with given dispersion matrices", 1982;
+    as a style loss, K. Crowson's style-transfer-pytorch.
 
     Args:
-        ours: statistics of the picture.
-        target: a prepared target.
-        newton_schulz: take the root by products alone, for devices where eigenvalues are slow or absent.
+        ours: statistics of the image.
+        target: statistics of the style.
+        newton_schulz: compute the root by matrix products only, for devices where eigenvalues are slow or missing.
     """
     root = target.root
     if len(root) <= PRECISE_CHANNELS and not newton_schulz:
         root = root.double()
-    covariance = ours.covariance().to(root)
+    covariance = ours.compute_covariance().to(root)
     inner = root @ covariance @ root  # (C, C)
     trace = _trace_root_newton_schulz(inner) if newton_schulz else _trace_root_eigenvalues(inner)
     spread = torch.trace(covariance) + target.trace - 2 * trace
@@ -155,15 +153,15 @@ def wasserstein_distance(ours: Moments, target: WassersteinTarget, *, newton_sch
 def wasserstein_distance_of_few_positions(
     features: Tensor, target: WassersteinTarget, *, newton_schulz: bool = False
 ) -> Tensor:
-    """The same distance for a layer of fewer positions than channels, as all deep layers of small pictures are, ().
+    """Return the same distance for a layer with fewer positions than channels, such as deep layers of small images.
 
-    With X the N positions less their mean, Σ = Xᵀ X / N, and Σ_t^½ Σ Σ_t^½ and X Σ_t Xᵀ / N have the same
-    eigenvalues but for zeros: those of a matrix (N, N) are enough, in a fraction of the time. No floor is needed
-    here, since there is no null space whose root would have to be derived.
+    With X the N positions minus their mean, Σ = Xᵀ X / N, and Σ_t^½ Σ Σ_t^½ and X Σ_t Xᵀ / N have the same eigenvalues
+    except for zeros: an (N, N) matrix gives all of them in a fraction of the time. No floor is needed, since there is
+    no null space in which the root would have an infinite derivative.
 
     Args:
-        features: (1, C, H, W) of the picture, H · W < C.
-        target: a prepared target.
+        features: (1, C, H, W) of the image, H · W < C.
+        target: statistics of the style.
         newton_schulz: as in `wasserstein_distance`.
     """
     rows = _flatten_positions(features)
@@ -180,19 +178,20 @@ def wasserstein_distance_of_few_positions(
 
 
 def _trace_root_eigenvalues(matrix: Tensor) -> Tensor:
-    """Tr M^½ of a symmetric positive semi-definite M (C, C), by its eigenvalues.
+    """Return tr M^½ of a symmetric positive semidefinite M (C, C), by its eigenvalues.
 
-    The floor keeps rounding below 0 out of the root, whose derivative it also bounds.
+    The floor removes negative rounding errors and bounds the derivative of the root.
     """
     values: Tensor = torch.linalg.eigvalsh((matrix + matrix.T) / 2)
     return values.clamp(min=COVARIANCE_FLOOR**2).sqrt().sum()
 
 
 def _trace_root_newton_schulz(matrix: Tensor) -> Tensor:
-    """Tr M^½ by Newton–Schulz iteration: products only, no decomposition.
+    """Return tr M^½ by Newton-Schulz iteration, with matrix products only.
 
-    Source: N. Higham, "Functions of Matrices", 2008, equation 6.35 (coupled form). M is divided by its Frobenius
-        norm, so that the iteration converges.
+    M is divided by its Frobenius norm, so that the iteration converges.
+
+    Source: N. Higham, "Functions of Matrices", 2008, equation 6.35 (coupled form).
     """
     norm: Tensor = torch.linalg.matrix_norm(matrix)
     identity = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
@@ -204,14 +203,12 @@ def _trace_root_newton_schulz(matrix: Tensor) -> Tensor:
 
 
 def total_variation(image: Tensor) -> Tensor:
-    """Mean squared difference of neighbours, with the weights of the nine-point stencil of the Laplacian, ().
+    """Return the mean squared difference of neighboring pixels of an image (1, C, H, W), ().
 
-    Source: the smoothness term of Mahendran and Vedaldi, "Understanding Deep Image Representations by Inverting
-        Them", 2015, β = 2; the diagonals
-    are ours after K. Crowson, and make it the same in every direction.
+    The weights are those of the nine-point stencil of the Laplacian.
 
-    Args:
-        image: (1, 3, H, W).
+    Source: the smoothness term of A. Mahendran and A. Vedaldi, "Understanding Deep Image Representations by Inverting
+    Them", 2015, β = 2. The diagonals, after K. Crowson's style-transfer-pytorch, make it isotropic.
     """
     straight = (image[..., 1:, :] - image[..., :-1, :]).square().mean() + (
         image[..., 1:] - image[..., :-1]
@@ -222,19 +219,15 @@ def total_variation(image: Tensor) -> Tensor:
 
 
 def chroma(image: Tensor) -> Tensor:
-    """Blue and red differences of ITU-R BT.601, (1, 2, H, W) in [−½, ½], of an RGB image (1, 3, H, W)."""
+    """Return the blue and red differences of ITU-R BT.601, (1, 2, H, W) in [−½, ½], of an RGB image (1, 3, H, W)."""
     red, green, blue = image[:, 0], image[:, 1], image[:, 2]
     luma = 0.299 * red + 0.587 * green + 0.114 * blue
     return torch.stack([(blue - luma) / 1.772, (red - luma) / 1.402], dim=1)
 
 
 def coarse_chroma(image: Tensor) -> Tensor:
-    """Chroma averaged over square cells, (1, 2, ⌈H/16⌉, ⌈W/16⌉): colours of areas, not of strokes.
+    """Return chroma averaged over square cells, (1, 2, ⌈H/16⌉, ⌈W/16⌉): the colors of areas, not of strokes.
 
-    Cells at the right and the lower edge may be smaller.
+    Cells at the right and lower edges may be smaller.
     """
     return F.avg_pool2d(chroma(image), CHROMA_CELL, ceil_mode=True)
-
-
-CHROMA_CELL = 16
-"""Pixels on a side of the cells of coarse chroma."""

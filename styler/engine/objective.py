@@ -1,6 +1,6 @@
-"""What is minimised at one scale: the targets, the weights, and the gradient to the picture.
+"""The objective of one scale: targets and weights in, loss terms and the gradient with respect to the image out.
 
-Knows the network and the losses; does not know where targets come from or how the picture is moved.
+Knows the network and the losses; does not know where the targets come from or how the image is updated.
 """
 
 from collections.abc import Mapping
@@ -15,128 +15,124 @@ from styler.resample import Downsample
 from styler.vgg.model import Check, Features
 
 StyleTarget = Moments | WassersteinTarget
-"""Moments are compared by the Gram distance, Wasserstein targets by theirs."""
+"""Moments are compared by the Gram distance, Wasserstein targets by the Wasserstein distance."""
 
 TOTAL, CONTENT, STYLE, SMOOTHNESS, COLOR = "total", "content", "style", "total variation", "color"
-"""Names of the terms in reports; a style term is followed by its layer, `style relu4_1`."""
+"""Names of the terms in reports; a layer follows `content` and `style`: `style relu4_1`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Targets:
-    """What a picture of one size is compared with."""
+    """What an image of one size is compared with."""
 
     content: Mapping[str, Tensor]
-    """Features of the content, by layer, each (1, C, H, W)."""
+    """Features of the content by layer, each (1, C, H, W)."""
     style: Mapping[str, StyleTarget]
-    """Statistics of the style, by layer."""
+    """Statistics of the style by layer."""
     color: Tensor | None = None
-    """Coarse chroma of the content, (1, 2, h, w), or None when the style's colours are wanted."""
+    """Coarse chroma to keep, (1, 2, h, w), or None to take the style's colors."""
     content_scale: Tensor | float = 1.0
-    """What the content's weight is multiplied by: how far the style's colours and textures are from the content's."""
+    """Multiplies the content weights: how far the style's mean features are from the content's."""
     roughness: float = 1.0
-    """What the total variation is divided by: the root of the style's own. A soft painting is painted softly."""
+    """Divides the total variation: the root of the style's own, so that a soft style gives a soft picture."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TermWeights:
-    """How much each term counts."""
+    """The weight of every term."""
 
     content: Mapping[str, float]
+    """By layer."""
     style: Mapping[str, float]
+    """By layer."""
     smoothness: float = 0.0
     chroma_smoothness: float = 0.0
-    """How much more the total variation of chroma counts, beside that of all colours."""
+    """Extra weight of the total variation of chroma, as a multiple of `smoothness`."""
     color: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HalfSizeCopy:
-    """The same picture made half as large, which is looked at too.
+    """The objective of the same image at half its size, added to that of the full size.
 
-    The network sees some 200 pixels at a time. In a large picture that is a detail, and what was found at smaller
-    scales would be painted over.
+    The network's receptive field is some 200 pixels. In a large image that covers only a detail, and without this
+    term the large scales would paint over the composition found at the small ones.
     """
 
     objective: "Objective"
-    """Of the smaller picture, with the same terms."""
-    reduction: Downsample
+    """Of the half-size image, with the same terms."""
+    downsample: Downsample
     weight: float
 
     def terms(self, image: Tensor) -> dict[str, Tensor]:
-        """Every weighted term of the smaller picture."""
-        return {name: self.weight * term for name, term in self.objective.terms(self.reduction(image)).items()}
+        """Return the weighted terms of the half-size copy of an image (1, 3, H, W)."""
+        return {name: self.weight * term for name, term in self.objective.terms(self.downsample(image)).items()}
 
     def gradient(self, image: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Terms and their sum as `total`, and its gradient to the larger picture, (1, 3, H, W)."""
-        terms, gradient = self.objective.gradient(self.reduction(image))
-        return {n: self.weight * term for n, term in terms.items()}, self.weight * self.reduction.adjoint(gradient)
+        """Return the terms with their sum as `total`, and its gradient with respect to the full image, (1, 3, H, W)."""
+        terms, gradient = self.objective.gradient(self.downsample(image))
+        return {n: self.weight * term for n, term in terms.items()}, self.weight * self.downsample.adjoint(gradient)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Objective:
-    """The loss of a picture and its gradient.
-
-    Args:
-        features: the network; it must give every layer the targets name.
-        targets: what to compare with, of the picture's size.
-        weighting: one weight per term.
-        check: called between convolutions; stops the work by raising.
-        checkpoint: trade time for memory in the backward pass.
-        newton_schulz: how the Wasserstein distance takes its root.
-        octave: the smaller picture whose terms are added, if any.
-    """
+    """The loss of an image of one size and its gradient."""
 
     features: Features
+    """Must compute every layer that the targets name."""
     targets: Targets
-    weighting: TermWeights
+    weights: TermWeights
     check: Check | None = None
+    """Called between convolutions; stops the work by raising."""
     checkpoint: bool = False
+    """Whether to trade time for memory in the backward pass."""
     newton_schulz: bool = False
-    octave: HalfSizeCopy | None = None
+    """Whether the Wasserstein distance takes its root by Newton-Schulz iteration."""
+    half_size: HalfSizeCopy | None = None
 
     def terms(self, image: Tensor) -> dict[str, Tensor]:
-        """Every weighted term of a picture (1, 3, H, W), each ()."""
-        terms = self.terms_of(self.features(image, self.check, checkpoint=self.checkpoint), image)
-        return _add_terms(terms, self.octave.terms(image)) if self.octave else terms
+        """Return every weighted term of an image (1, 3, H, W), each ()."""
+        terms = self.terms_from_features(self.features(image, self.check, checkpoint=self.checkpoint), image)
+        return _add_terms(terms, self.half_size.terms(image)) if self.half_size else terms
 
-    def terms_of(self, found: Mapping[str, Tensor], image: Tensor) -> dict[str, Tensor]:
-        """Every weighted term of a picture (1, 3, H, W) whose features were found already; of no other octave."""
+    def terms_from_features(self, features: Mapping[str, Tensor], image: Tensor) -> dict[str, Tensor]:
+        """Return every weighted term of an image (1, 3, H, W) at this size, given its features by layer."""
+        targets, weights = self.targets, self.weights
         terms: dict[str, Tensor] = {}
-        for layer, target in self.targets.content.items():
-            weight = self.weighting.content[layer] * self.targets.content_scale
-            terms[f"{CONTENT} {layer}"] = weight * losses.content_loss(found[layer], target)
-        for layer, style in self.targets.style.items():
-            terms[f"{STYLE} {layer}"] = self.weighting.style[layer] * self._style(found[layer], style)
-        if self.weighting.smoothness:
-            weight = self.weighting.smoothness / self.targets.roughness
+        for layer, content in targets.content.items():
+            weight = weights.content[layer] * targets.content_scale
+            terms[f"{CONTENT} {layer}"] = weight * losses.content_loss(features[layer], content)
+        for layer, style in targets.style.items():
+            terms[f"{STYLE} {layer}"] = weights.style[layer] * self._compute_style_distance(features[layer], style)
+        if weights.smoothness:
+            weight = weights.smoothness / targets.roughness
             terms[SMOOTHNESS] = weight * losses.total_variation(image)
-            if self.weighting.chroma_smoothness:
-                grain = losses.total_variation(chroma(image))
-                terms[SMOOTHNESS] = terms[SMOOTHNESS] + self.weighting.chroma_smoothness * weight * grain
-        if self.targets.color is not None:
-            apart = coarse_chroma(image) - self.targets.color
-            terms[COLOR] = self.weighting.color * apart.square().mean()
+            if weights.chroma_smoothness:
+                variation = losses.total_variation(chroma(image))
+                terms[SMOOTHNESS] = terms[SMOOTHNESS] + weights.chroma_smoothness * weight * variation
+        if targets.color is not None:
+            terms[COLOR] = weights.color * (coarse_chroma(image) - targets.color).square().mean()
         return terms
 
     def gradient(self, image: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Terms of a picture, detached, with their sum as `total`; and the sum's gradient, (1, 3, H, W).
+        """Return the detached terms with their sum as `total`, and the gradient of the sum, (1, 3, H, W).
 
         The sum is multiplied by the number of values before the backward pass and the gradient divided by it after,
-        in float32: the gradient of a mean over many pixels would underflow in float16. One octave is done before the
-        next begins, so that they do not share the memory.
+        in float32: the gradient of a mean over many pixels would underflow in float16. The half-size copy is
+        evaluated after the backward pass of the full size, so that the two do not share memory.
         """
         image = image.detach().requires_grad_()
-        terms = self.terms_of(self.features(image, self.check, checkpoint=self.checkpoint), image)
+        terms = self.terms_from_features(self.features(image, self.check, checkpoint=self.checkpoint), image)
         total = torch.stack(list(terms.values())).sum()
         (gradient,) = torch.autograd.grad(total * image.numel(), image)
-        found, gradient = {name: term.detach() for name, term in terms.items()}, gradient / image.numel()
-        found[TOTAL] = total.detach()
-        if self.octave is None:
-            return found, gradient
-        coarser, pull = self.octave.gradient(image.detach())
-        return _add_terms(found, coarser), gradient + pull
+        terms, gradient = {name: term.detach() for name, term in terms.items()}, gradient / image.numel()
+        terms[TOTAL] = total.detach()
+        if self.half_size is None:
+            return terms, gradient
+        half_size_terms, half_size_gradient = self.half_size.gradient(image.detach())
+        return _add_terms(terms, half_size_terms), gradient + half_size_gradient
 
-    def _style(self, features: Tensor, target: StyleTarget) -> Tensor:
+    def _compute_style_distance(self, features: Tensor, target: StyleTarget) -> Tensor:
         if isinstance(target, Moments):
             return losses.gram_distance(losses.compute_moments(features), target)
         _, channels, height, width = features.shape

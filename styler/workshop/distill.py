@@ -116,7 +116,7 @@ class Lessons:
         """Return the objective's gradient at an image, and the lesson in it."""
         image = image.clone().requires_grad_()
         maps = self.features(image)
-        total = torch.stack(list(objective.terms_of(maps, image).values())).sum()
+        total = torch.stack(list(objective.terms_from_features(maps, image).values())).sum()
         gradients = torch.autograd.grad(total, [maps[layer] for layer in self.features.layers], retain_graph=True)
         by_layer = dict(zip(self.features.layers, gradients, strict=True))
         taught = [maps[layer] for layer in self.layers], [by_layer[layer] for layer in self.layers]

@@ -53,7 +53,7 @@ def main() -> None:
     options = [Options.of(**settings, sketch=share) for share in (0.0, *args.shares)]
     painter, scorer = Painter(), Scorer(options[0])
     for each in options:  # so that the first painting is not timed with loading
-        painter.ready(each)
+        painter.load_networks(each)
     print("| pair | sketch | iterations | seconds | objective | held-out | style | structure |")
     print("|---|---|---|---:|---:|---:|---:|---:|")
     for pair in compare.load_pairs(args.images, args.pairs, 2 * args.size):

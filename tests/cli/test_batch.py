@@ -78,20 +78,20 @@ def test_style_statistics_are_computed_once_per_scale_for_all_photos(
 ) -> None:
     asked: list[Options] = []
     computed: list[object] = []
-    real = targets.StyleCache.statistics
+    real = targets.StyleCache.get_moments
 
     def of(options: Options, _weights: object) -> Painter:
         asked.append(options)
         return painter
 
     def statistics(self: targets.StyleCache, *given: Any) -> Any:
-        before = len(self._kept)
+        before = len(self._moments)
         found = real(self, *given)
-        computed.extend([given[2]] * (len(self._kept) - before))
+        computed.extend([given[2]] * (len(self._moments) - before))
         return found
 
     monkeypatch.setattr(Painter, "of", of)
-    monkeypatch.setattr(targets.StyleCache, "statistics", statistics)
+    monkeypatch.setattr(targets.StyleCache, "get_moments", statistics)
     assert main(["batch", "photos", "art", "-r", "-o", "out", "-q", "--size", "128", "--iterations", "2"]) == 0
     assert len(asked) == 1
     assert computed == [(64, 48), (64, 48)], "one scale, two styles, whatever the number of photos"

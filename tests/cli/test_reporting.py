@@ -226,7 +226,7 @@ def test_a_dry_run_supports_all_options(asked: list[str], folder: Path, use_tiny
 def test_a_dry_run_fails_like_the_run(
     asked: list[str], folder: Path, use_tiny: None, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("styler.engine.device.free_memory", lambda _device: 400_000_000)
+    monkeypatch.setattr("styler.engine.device.measure_free_memory", lambda _device: 400_000_000)
     tokens = [*RUN, "--device", "cpu", "-q", "--layer-weights", "1", *asked]
     code = main(tokens)
     message = capsys.readouterr().err

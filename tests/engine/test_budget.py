@@ -13,10 +13,10 @@ from torch import Tensor
 
 from styler import schedule
 from styler.engine import budget
-from styler.engine.budget import Budget
+from styler.engine.budget import Budget, Clock
 from styler.engine.objective import Objective
 from styler.engine.painter import Painter
-from styler.engine.result import Clock, Result
+from styler.engine.result import Result
 from styler.errors import OptionError
 from styler.options import Options
 from styler.schedule import Scale, Schedule
@@ -30,14 +30,14 @@ SPEED = 5e-6
 
 def taken(scales: Schedule) -> float:
     """Seconds of a plan, with the beginning of every scale but the first."""
-    begun = sum(scale.work for scale in scales[1:]) * budget.SETUP_ITERATIONS
-    return SPEED * (begun + sum(scale.iterations * scale.work for scale in scales))
+    begun = sum(scale.cost for scale in scales[1:]) * budget.SETUP_ITERATIONS
+    return SPEED * (begun + sum(scale.iterations * scale.cost for scale in scales))
 
 
 @pytest.mark.parametrize("seconds", [5.0, 30.0, 60.0, 1000.0])
 def test_a_plan_fills_the_time(seconds: float) -> None:
     fitted = budget.fit_schedule(ASKED, seconds, SPEED)
-    assert taken(fitted) == pytest.approx(seconds, abs=SPEED * sum(scale.work for scale in fitted) / 2)
+    assert taken(fitted) == pytest.approx(seconds, abs=SPEED * sum(scale.cost for scale in fitted) / 2)
 
 
 def test_more_time_is_more_work_at_every_scale() -> None:
@@ -47,7 +47,7 @@ def test_more_time_is_more_work_at_every_scale() -> None:
 
 
 def test_the_time_of_the_preset_is_its_plan() -> None:
-    fitted = budget.fit_schedule(ASKED, taken(ASKED) + SPEED * ASKED[0].work, SPEED)
+    fitted = budget.fit_schedule(ASKED, taken(ASKED) + SPEED * ASKED[0].cost, SPEED)
     for ours, preset in zip(fitted, ASKED, strict=True):
         assert ours.iterations == pytest.approx(preset.iterations, rel=0.03)
 
@@ -80,7 +80,7 @@ class Machine:
             return gradient(objective, image)
 
         monkeypatch.setattr(Objective, "gradient", timed)
-        monkeypatch.setattr("styler.engine.result.time.perf_counter", lambda: self.now)
+        monkeypatch.setattr("styler.engine.budget.time.perf_counter", lambda: self.now)
 
 
 @pytest.mark.parametrize("optimizer", ["mixed", "adam", "lbfgs"])

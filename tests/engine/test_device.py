@@ -11,7 +11,7 @@ from styler.engine.device import (
     choose_device,
     choose_precision,
     describe_device,
-    free_memory,
+    measure_free_memory,
     is_out_of_memory,
     prepare_device,
     release_memory,
@@ -88,7 +88,7 @@ def test_a_precision_that_is_asked_for_is_taken_everywhere(name: str, dtype: tor
 
 def test_free_memory_is_that_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "CGROUP_LIMITS", ())
-    found = free_memory(CPU)
+    found = measure_free_memory(CPU)
     assert 0 < found <= psutil.virtual_memory().total
 
 
@@ -99,14 +99,14 @@ def test_free_memory_is_no_more_than_the_control_group_leaves(
     (tmp_path / "max").write_text(limit)
     (tmp_path / "current").write_text(used)
     monkeypatch.setattr(device, "CGROUP_LIMITS", ((str(tmp_path / "max"), str(tmp_path / "current")),))
-    assert free_memory(CPU) == expected
+    assert measure_free_memory(CPU) == expected
 
 
 def test_a_control_group_without_limit_limits_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "max").write_text("max\n")
     absent = str(tmp_path / "absent")
     monkeypatch.setattr(device, "CGROUP_LIMITS", ((str(tmp_path / "max"), absent), (absent, absent)))
-    assert free_memory(CPU) > 1_000_000
+    assert measure_free_memory(CPU) > 1_000_000
 
 
 def test_what_pytorch_says_when_memory_runs_out_is_known() -> None:

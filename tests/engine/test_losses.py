@@ -80,7 +80,7 @@ def test_moments_are_the_mean_and_the_second_moment() -> None:
     torch.testing.assert_close(found.mean, rows.mean(dim=1))
     torch.testing.assert_close(found.second, rows @ rows.T / 42)
     floor = losses.COVARIANCE_FLOOR * torch.eye(5, dtype=torch.float64)
-    torch.testing.assert_close(found.covariance(), torch.cov(rows, correction=0) + floor)
+    torch.testing.assert_close(found.compute_covariance(), torch.cov(rows, correction=0) + floor)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

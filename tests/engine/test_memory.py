@@ -29,7 +29,7 @@ def features(tiny: Weights) -> Features:
 
 def free(monkeypatch: pytest.MonkeyPatch, amount: float) -> None:
     """Have the device say that so many bytes are free."""
-    monkeypatch.setattr(device, "free_memory", lambda _device: int(amount))
+    monkeypatch.setattr(device, "measure_free_memory", lambda _device: int(amount))
 
 
 def between(features: Features) -> float:
@@ -81,7 +81,7 @@ def test_where_checkpointing_would_help_but_is_off_the_sentence_says_so(
     monkeypatch: pytest.MonkeyPatch, features: Features
 ) -> None:
     free(monkeypatch, between(features))
-    with pytest.raises(OutOfMemory, match="let --checkpoint be auto"):
+    with pytest.raises(OutOfMemory, match="use --checkpoint auto"):
         needs_checkpoint(features, SIZE, "off", CPU)
 
 

@@ -65,10 +65,10 @@ def test_every_term_is_reported_by_name_and_total_is_their_sum(make: Make, pictu
 def test_a_term_is_its_loss_times_its_weight(make: Make, picture: Picture) -> None:
     image = picture(32, 32, 3)
     objective = make(32, Options(distance="gram", smoothness=3.0))
-    assert objective.weighting.smoothness == 3
+    assert objective.weights.smoothness == 3
     found = objective.features(image)
     terms = objective.terms(image)
-    weights, goal = objective.weighting, objective.targets
+    weights, goal = objective.weights, objective.targets
     content = losses.content_loss(found["relu4_2"], goal.content["relu4_2"])
     torch.testing.assert_close(terms["content relu4_2"], weights.content["relu4_2"] * goal.content_scale * content)
     style = goal.style["relu3_1"]
@@ -116,7 +116,7 @@ def test_the_gradient_is_that_of_finite_differences(
             {layer: type(style)(*(part.double() for part in style)) for layer, style in goal.style.items()},
             None if goal.color is None else goal.color.double(),
         ),
-        objective.weighting,
+        objective.weights,
         checkpoint=checkpoint,
     )
     image = picture(32, 32, 3).double()
@@ -141,7 +141,7 @@ def test_scaling_the_loss_changes_nothing_in_single_precision(make: Make, pictur
 def test_an_octave_adds_what_the_smaller_picture_costs_and_its_gradient(make: Make, picture: Picture) -> None:
     alone, smaller, image = make(48, Options()), make(24, Options()), picture(48, 48, 3)
     reduction = Downsample((48, 48), (24, 24), image.device)
-    both = dataclasses.replace(alone, octave=HalfSizeCopy(smaller, reduction, 0.7))
+    both = dataclasses.replace(alone, half_size=HalfSizeCopy(smaller, reduction, 0.7))
     found, gradient = both.gradient(image)
     ours, theirs = alone.gradient(image)[0], smaller.gradient(reduction(image))[0]
     for name, term in found.items():

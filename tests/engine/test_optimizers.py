@@ -12,9 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from styler.engine import optimizers
 from styler.engine.objective import Objective
-from styler.engine.optimizers import IterationSpan, OptimizerStep
+from styler.engine.optimizers import IterationLimit, OptimizerStep
 
-Optimiser = Callable[[Objective, Tensor, IterationSpan], Iterator[OptimizerStep]]
+Optimiser = Callable[[Objective, Tensor, IterationLimit], Iterator[OptimizerStep]]
 Losses = dict[str, Tensor]
 
 
@@ -50,7 +50,7 @@ class Bowl:
         return float((self.steepness * (image - self.goal).square()).mean())
 
 
-def adam(objective: Objective, image: Tensor, span: IterationSpan) -> Iterator[OptimizerStep]:
+def adam(objective: Objective, image: Tensor, span: IterationLimit) -> Iterator[OptimizerStep]:
     return optimizers.adam(objective, image, span, 0.05)
 
 
@@ -69,7 +69,7 @@ def start() -> Tensor:
 
 
 def run(optimiser: Optimiser, bowl: Bowl, steps: int, image: Tensor | None = None) -> list[OptimizerStep]:
-    return list(optimiser(cast(Objective, bowl), start() if image is None else image, IterationSpan(steps)))
+    return list(optimiser(cast(Objective, bowl), start() if image is None else image, IterationLimit(steps)))
 
 
 @both
@@ -255,7 +255,7 @@ def test_adam_reads_no_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: Tensor, *_: Any) -> None:
         raise AssertionError("read a tensor")
 
-    stepping = adam(cast(Objective, Bowl(goal(), {3})), start(), IterationSpan(8))
+    stepping = adam(cast(Objective, Bowl(goal(), {3})), start(), IterationLimit(8))
     with monkeypatch.context() as patch:
         for name in ("item", "__float__", "__bool__", "__int__", "tolist", "numpy", "cpu"):
             patch.setattr(Tensor, name, refuse)

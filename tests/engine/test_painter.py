@@ -138,7 +138,6 @@ def test_the_result_says_how_it_came_about(painter: Painter, content: Array, sty
         (64, 64, "adam"),
     ]
     assert result.iterations == sum(scale.iterations for scale in result.schedule) == 9
-    assert result.reached == result.schedule[-1]
     assert result.units == pytest.approx(6 / 4 + 3)
     assert (result.device, result.precision, result.threads) == ("cpu", "float32", torch.get_num_threads())
     assert result.weights_sha256 == "0" * 64
@@ -257,8 +256,8 @@ def test_the_gatys_look_compares_gram_matrices_of_the_layers_of_the_paper(
     assert min(report.loss for report in reports) < 0.8 * reports[0].loss
     for objective in seen:
         assert all(isinstance(target, Moments) for target in objective.targets.style.values())
-        assert set(objective.weighting.style) == {"relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu4_3", "relu5_1"}
-        assert set(objective.weighting.style.values()) == {1 / 6}
+        assert set(objective.weights.style) == {"relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu4_3", "relu5_1"}
+        assert set(objective.weights.style.values()) == {1 / 6}
         assert set(objective.targets.content) == {"relu4_2"}
         assert objective.features.pooling == "average"
         assert "total variation" not in reports[0].losses
@@ -325,7 +324,7 @@ def test_strength_0_gives_the_content_back(
     assert len(reports) == 1
     result = complete(reports[0].result)
     assert np.array_equal(result.pixels, content)
-    assert (result.schedule, result.reached, result.iterations, result.units) == ((), None, 0, 0)
+    assert (result.schedule, result.iterations, result.units) == ((), 0, 0)
     assert dict(result.losses) == {}
     assert not result.stopped
     assert np.isnan(reports[0].loss)
@@ -434,9 +433,9 @@ def test_stop_from_another_thread_gives_the_best_so_far_at_full_size(
     assert not thread.is_alive()
     result = complete(reports[-1].result)
     assert result.stopped
-    assert result.reached is not None
-    assert (result.reached.width, result.reached.height) == (32, 32)
-    assert 3 <= result.iterations == result.reached.iterations < 100_000
+    (scale,) = result.schedule
+    assert (scale.width, scale.height) == (32, 32)
+    assert 3 <= result.iterations == scale.iterations < 100_000
     assert reports[-1].total_iterations == result.iterations
     assert result.units == pytest.approx(result.iterations / 4)
     assert reports[-1].eta == 0
@@ -484,7 +483,7 @@ def test_stop_before_the_first_step_gives_the_content(
     assert len(reports) == 1
     result = complete(reports[0].result)
     assert result.stopped
-    assert (result.reached, result.iterations, dict(result.losses)) == (None, 0, {})
+    assert (result.schedule, result.iterations, dict(result.losses)) == ((), 0, {})
     assert np.array_equal(result.pixels, content)
     assert passes == []
 
@@ -583,9 +582,9 @@ def test_a_sketch_is_looked_at_by_the_slim_network(
     ]
     assert "".join(looked) == 13 * "1" + 2 * "0"
     monkeypatch.setattr(registry, "load_backbone", {"vgg16": tiny}.__getitem__)
-    Painter(device="cpu").ready(FAST)
+    Painter(device="cpu").load_networks(FAST)
     with pytest.raises(KeyError, match="vgg16-slim"):
-        Painter(device="cpu").ready(options)
+        Painter(device="cpu").load_networks(options)
     monkeypatch.setattr(registry, "load_backbone", {"vgg16": tiny, "vgg16-slim": slim}.__getitem__)
     assert result.weights_sha256 == tiny.sha256
     again = Painter(device="cpu").stylize(content, style, options, replay=result.replay)
@@ -725,8 +724,8 @@ def test_styles_are_blended_by_their_weights(painter: Painter, pixels: Pixels, c
     [
         (2, (1.0,), "1 numbers for 2 styles"),
         (1, (1.0, 2.0), "2 numbers for 1 styles"),
-        (2, (0.0, 0.0), "Every style weight is 0"),
-        (0, (), "no style"),
+        (2, (0.0, 0.0), "All style weights are 0"),
+        (0, (), "No style"),
     ],
 )
 def test_weights_that_do_not_fit_the_styles_are_refused(
@@ -831,7 +830,7 @@ def test_the_network_is_made_once_for_the_same_layers(painter: Painter) -> None:
 def test_a_picture_that_cannot_fit_is_refused_before_any_work(
     monkeypatch: pytest.MonkeyPatch, painter: Painter, content: Array, style: Array, passes: list[tuple[int, int]]
 ) -> None:
-    monkeypatch.setattr(device, "free_memory", lambda _device: 400_000_000)
+    monkeypatch.setattr(device, "measure_free_memory", lambda _device: 400_000_000)
     with pytest.raises(OutOfMemory, match=r"8192×8192.*--size \d+"):
         painter.stylize(content, style, FAST.replace(size=8192))
     assert passes == []
@@ -933,7 +932,7 @@ def test_a_loss_that_is_once_no_number_is_undone_and_said_once(
 ) -> None:
     spoil(monkeypatch, lambda count: count == 4)
     result = complete(painter.stylize(content, style, FAST.replace(optimizer=optimizer)))
-    assert result.notes == ("1 of 6 steps at 32×32 were not finite and were undone.",)
+    assert result.notes == ("1 of 6 iterations at 32×32 were not finite and were undone.",)
     assert all(np.isfinite(list(result.losses.values())))
 
 

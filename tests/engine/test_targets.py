@@ -302,8 +302,8 @@ def test_other_settings_have_other_statistics(
     others = [features, Features(tiny, ["relu1_1"], "average"), Features(tiny, features.layers, "max")]
     others.append(Features(tiny, features.layers, "average", torch.bfloat16))
     for network in others:
-        cache.statistics(network, style, (32, 32), None)
-        cache.statistics(network, style, (32, 32), None)
+        cache.get_moments(network, style, (32, 32), None)
+        cache.get_moments(network, style, (32, 32), None)
     assert len(passes) == len(others)
 
 
@@ -313,9 +313,9 @@ def test_the_cache_is_bounded_and_keeps_what_was_used_last(
     monkeypatch.setattr(targets, "MAX_CACHED_STYLES", 2)
     cache, styles = StyleCache(), [source(picture(16, 16, seed)) for seed in range(3)]
     for index in (0, 1, 0, 2, 0):
-        cache.statistics(features, styles[index], (16, 16), None)
+        cache.get_moments(features, styles[index], (16, 16), None)
     assert len(passes) == 3
-    cache.statistics(features, styles[1], (16, 16), None)
+    cache.get_moments(features, styles[1], (16, 16), None)
     assert len(passes) == 4
 
 
@@ -328,8 +328,8 @@ def test_a_check_that_raises_leaves_nothing_half_made_in_the_cache(features: Fea
             raise TimeoutError
 
     with pytest.raises(TimeoutError):
-        cache.statistics(features, style, (32, 32), check)
-    found = cache.statistics(features, style, (32, 32), None)
+        cache.get_moments(features, style, (32, 32), check)
+    found = cache.get_moments(features, style, (32, 32), None)
     assert set(found) == set(features.layers)
 
 
