@@ -216,13 +216,13 @@ def _check_devices() -> Facts:
     """Return the free memory of every device, by name."""
     import torch
 
-    from styler.engine.device import choose_device, describe_device, free_memory
+    from styler.engine.device import choose_device, describe_device, measure_free_memory
 
     names = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     if torch.backends.mps.is_available():
         names.append("mps")
     devices = [choose_device(name) for name in names]
-    free = {describe_device(device): f"{free_memory(device) / 1e9:.1f} GB free" for device in devices}
+    free = {describe_device(device): f"{measure_free_memory(device) / 1e9:.1f} GB free" for device in devices}
     return {"chosen": str(choose_device(_load_options().device)), **free}
 
 
