@@ -11,8 +11,8 @@ from styler.engine.device import (
     choose_device,
     choose_precision,
     describe_device,
-    measure_free_memory,
     is_out_of_memory,
+    measure_free_memory,
     prepare_device,
     release_memory,
 )
