@@ -100,7 +100,7 @@ class Decoder:
                 response = _exchange(process, data, request)
             except (OSError, EOFError) as error:
                 late = f"decoding it takes longer than {self.seconds:g} seconds; make it smaller or save it again"
-                crash = "its data are so damaged that the decoder crashed; download or export it again"
+                crash = "its data is so damaged that the decoder crashed; download or export it again"
                 reason = late if expired.is_set() else crash
                 raise ImageError(f"Cannot read {describe_source(data, request['name'])}: {reason}.") from error
             finally:

@@ -30,7 +30,7 @@ def read_exif(image: Image.Image) -> tuple[Any, dict[str, str], list[str]]:
         exif = image.getexif()
         return exif.get(ORIENTATION, 1), select_tags(exif, exif.get_ifd(EXIF_IFD)), []
     except BROKEN:
-        return 1, {}, ["its EXIF data are damaged and were ignored"]
+        return 1, {}, ["its EXIF data is damaged and was ignored"]
 
 
 def select_tags(tags: Mapping[int, Any], exif_tags: Mapping[int, Any]) -> dict[str, str]:

@@ -223,8 +223,8 @@ def _explain_damage(error: Exception, data: bytes) -> str:
     kind = detect_kind(data[:_HEAD])
     subject = f"its {_KIND_NAMES.get(kind, kind.upper())} data"
     if isinstance(error, EOFError) or "truncated" in str(error).lower() or not _has_end(data, kind):
-        return f"{subject} end too early; download or copy it again"
-    return f"{subject} are damaged; download or export it again"
+        return f"{subject} ends too early; download or copy it again"
+    return f"{subject} is damaged; download or export it again"
 
 
 def _has_end(data: bytes, kind: str) -> bool:

@@ -103,9 +103,9 @@ def tiff(value: float) -> bytes:
 
 
 FILES: dict[str, tuple[str, Callable[[], bytes], str]] = {
-    "cut jpeg": ("a.jpg", lambda: saved("JPEG")[:900], "end too early"),
-    "cut png": ("a.png", lambda: saved("PNG")[:900], "end too early"),
-    "cut webp": ("a.webp", lambda: saved("WEBP")[:900], "end too early"),
+    "cut jpeg": ("a.jpg", lambda: saved("JPEG")[:900], "ends too early"),
+    "cut png": ("a.png", lambda: saved("PNG")[:900], "ends too early"),
+    "cut webp": ("a.webp", lambda: saved("WEBP")[:900], "ends too early"),
     "empty": ("a.png", lambda: b"", "it is empty"),
     "text": ("a.jpg", lambda: b"not a picture", "it is text"),
     "html": ("a.png", lambda: b"<!DOCTYPE html><title>404", "it is a web page"),

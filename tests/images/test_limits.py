@@ -32,7 +32,7 @@ def test_a_false_header_is_refused_before_decoding() -> None:
     at = gif.index(b",\0\0\0\0") + 5  # its first frame may enlarge the canvas
     gif[at : at + 4] = struct.pack("<HH", 60000, 60000)
     assert "larger than the limit for whole pictures" in refusal(bytes(gif))
-    assert "end too early" in refusal(png(9000, 9000, tiny))  # within the limit, but without data
+    assert "ends too early" in refusal(png(9000, 9000, tiny))  # within the limit, but without data
     assert refusal(png(9000, 9000, tiny, depth=16))
 
 

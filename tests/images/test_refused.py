@@ -81,7 +81,7 @@ def test_a_truncated_picture_is_refused(data: bytes, share: float) -> None:
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
 def test_truncation_is_reported_as_such(form: str) -> None:
     data = TRUNCATED[form]
-    assert "end too early" in refusal(data[: len(data) // 2])
+    assert "ends too early" in refusal(data[: len(data) // 2])
 
 
 def missing(folder: Path) -> Path:
