@@ -1,9 +1,10 @@
-"""The page: upload in the browser, watch it being painted, keep what you like.
+"""The page: upload a photo in the browser, watch it being painted, keep what you like.
 
-    cli.ui ─► server (socket, gate, health) ─► app (layout, then wiring) ─► handlers ─► studio ─► styler.pipeline
-                                                │    parts · controls · about  │         steps · visits
-                                                ├──► batch ─► pile ────────────┴───────► studio ─► styler.batch
-                                                └──► api (`/stylize`) · line (who waits)
+    cli.ui ─► server (socket, middleware, health) ─► app (wiring) ─► handlers ─► studio ─► styler.engine
+                                                      │  layout       render      session
+                                                      │  controls     batch_view ─► styler.batch
+                                                      └► api (`/stylize`)
+    queue holds what all of them need to know about waiting.
 
-A thin front end over `Painter.stream`: how a picture is made it does not know. Only `styler.cli.ui` imports it.
+A thin front end over `Painter.stream`; it does not know how a picture is made. Only `styler.cli.ui` imports it.
 """

@@ -1,201 +1,183 @@
-"""The page: layout first, wiring last. Which component asks which handler, in what turn."""
+"""The page: which component triggers which handler, and the theme, style sheet and script."""
 
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from styler.errors import StylerError
 from ui import api, controls, handlers, render
-from ui.handlers import Changes
-from ui.layout import PageLayout, build_layout, make_pictures_css
-from ui.queue import INSTANT_EVENT, QUEUE_FULL, QUEUED_EVENT, count_ahead, describe_wait, open_queue
-from ui.session import PaintRequest, Session, Upload
+from ui.layout import BatchLayout, PageLayout, build_layout, make_pictures_css
+from ui.queue import INSTANT_EVENT, QUEUED_EVENT, count_ahead, open_queue
 from ui.studio import Studio
 
 PAGE_FOLDER = Path(__file__).parent
-PAINT_FAILED = "That went wrong on the server, which is a bug in styler; your photo is still there, so try once more."
 SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
-
-MakeRequest = Callable[[Session, tuple[Any, ...]], PaintRequest]
+MONO_FONTS = ("ui-monospace", "Menlo", "Consolas", "monospace")
+BATCH = "batch"
+"""The kind of session that a batch has, so that stopping one tab does not stop the other."""
 
 
 def build_page(studio: Studio, queue: int = 32) -> gr.Blocks:
-    """The page on a studio, with room for so many who wait."""
+    """Build the page of a studio.
+
+    Args:
+        studio: what paints.
+        queue: limit on the events that wait.
+    """
     page: gr.Blocks
-    gr.set_static_paths([studio.visits.made])  # served where they lie: a copy would outlive its visit
+    gr.set_static_paths([studio.sessions.outputs])  # served in place: a copy would outlive its session
     with gr.Blocks(title="styler", analytics_enabled=False, fill_width=True) as page:
-        parts, batch_parts = build_layout()
-        _wire_painting(page, studio, parts)
-        _wire_choices(studio, parts)
-        _wire_keeping(studio, parts)
-        handlers.wire_batch(page, studio, batch_parts)
+        layout, batch_layout = build_layout()
+        paint_tab = handlers.PaintHandlers(studio, layout)
+        _wire_painting(page, paint_tab)
+        _wire_inputs(paint_tab)
+        _wire_results(paint_tab)
+        _wire_batch(page, handlers.BatchHandlers(studio, batch_layout))
         api.wire_api(studio)
 
-        def leave(request: gr.Request) -> None:
-            studio.visits.leave(request.session_hash)
+        def remove_session(request: gr.Request) -> None:
+            studio.sessions.remove(request.session_hash)
 
-        page.unload(leave)
+        page.unload(remove_session)
     open_queue(page, queue)
     return page
 
 
 def make_theme() -> gr.themes.Base:
-    """Warm greys, one accent, the system's fonts: nothing is fetched from elsewhere."""
-    fonts = [gr.themes.Font(name) for name in SYSTEM_FONTS]
-    mono = [gr.themes.Font(name) for name in ("ui-monospace", "Menlo", "Consolas", "monospace")]
+    """Return a theme of warm grays, one accent color and system fonts, which needs nothing from other servers."""
     return gr.themes.Base(
         primary_hue="orange",
         neutral_hue="stone",
-        font=fonts,
-        font_mono=mono,
+        font=[gr.themes.Font(name) for name in SYSTEM_FONTS],
+        font_mono=[gr.themes.Font(name) for name in MONO_FONTS],
         radius_size="md",
         spacing_size="md",
     )
 
 
 def make_css() -> str:
-    """The look of the page."""
+    """Return the style sheet of the page."""
     return (PAGE_FOLDER / "style.css").read_text(encoding="utf-8") + make_pictures_css()
 
 
 def make_head() -> str:
-    """The keys and the copying, as a script of our own."""
+    """Return the script of the page, as an element of its head."""
     return f"<script>{(PAGE_FOLDER / 'page.js').read_text(encoding='utf-8')}</script>"
 
 
-def _wire_painting(page: gr.Blocks, studio: Studio, parts: PageLayout) -> None:
-    """Paint, Continue, Try again; Stop and keep, Discard; and the place of those who wait."""
-    outputs = [
-        *(parts.stage, parts.slider, parts.status, parts.running, parts.keep, parts.done, parts.png, parts.jpeg),
-        *(parts.used, parts.chart, parts.losses, parts.history, parts.tick, parts.deeper, *parts.deep.values()),
+def _bind(studio: Studio, handler: Callable[..., Any], kind: str = "") -> Callable[..., Any]:
+    """Return a Gradio event that calls a handler with the session of the browser tab and the values of the inputs."""
+
+    def event(request: gr.Request, *values: Any) -> Any:
+        return handler(studio.sessions.get(request.session_hash, kind), *values)
+
+    return event
+
+
+def _bind_queued(
+    studio: Studio, handler: Callable[..., Generator[handlers.Changes, None, None]], kind: str = ""
+) -> Callable[..., AsyncIterator[handlers.Changes]]:
+    """Return a Gradio event like that of `_bind`, which runs a generator on the painter's thread."""
+
+    async def event(request: gr.Request, *values: Any) -> AsyncIterator[handlers.Changes]:
+        session = studio.sessions.get(request.session_hash, kind)
+        async with aclosing(studio.thread.run(handler(session, *values), session.stop_work)) as items:
+            async for changes in items:
+                yield changes or gr.skip()
+
+    return event
+
+
+def _wire_painting(page: gr.Blocks, tab: handlers.PaintHandlers) -> None:
+    """Wire Paint, Continue, Try again, Stop and keep, Discard, and the place in the queue."""
+    studio, layout = tab.studio, tab.layout
+    outputs = [layout.stop_button, layout.options["seed"], *_list_result_outputs(layout)]
+    events = []
+    for button, make, inputs in (
+        (layout.paint_button, handlers.make_request, handlers.list_inputs(layout)),
+        (layout.continue_button, handlers.continue_request, []),
+        (layout.retry_button, handlers.retry_request, []),
+    ):
+        click = button.click(_bind(studio, tab.show_waiting), None, outputs, **INSTANT_EVENT)
+        event = _bind_queued(studio, partial(tab.paint, make))
+        painting = click.then(event, inputs, outputs, show_progress_on=layout.status, **QUEUED_EVENT)
+        painting.failure(_bind(studio, tab.show_failure), None, outputs, **INSTANT_EVENT)
+        events.append(painting)
+    layout.stop_button.click(_bind(studio, tab.stop), None, outputs, **INSTANT_EVENT)
+    layout.discard_button.click(_bind(studio, tab.discard), None, outputs, cancels=events, **INSTANT_EVENT)
+    _wire_timer(page, studio, layout)
+
+
+def _list_result_outputs(layout: PageLayout) -> list[Any]:
+    """Return the components that show a result."""
+    return [
+        *(layout.stage, layout.slider, layout.status, layout.running_row, layout.finished_row, layout.summary),
+        *(layout.png, layout.jpeg, layout.deep_button, *layout.deep_files.values(), layout.history, layout.timer),
+        *(layout.losses_panel, layout.losses_plot, layout.losses_legend),
     ]
-    seed, given = parts.options["seed"], handlers.list_inputs(parts)
-    asked: tuple[tuple[gr.Button, MakeRequest, list[Any]], ...] = (
-        (parts.paint, lambda _visit, values: handlers.make_request(values), given),
-        (parts.onward, lambda visit, _values: handlers.continue_request(visit), []),
-        (parts.again, lambda visit, _values: handlers.retry_request(visit), []),
-    )
-
-    def failed(request: gr.Request) -> Changes:
-        visit = studio.visits.of(request.session_hash)
-        if visit.is_discarded:  # Gradio calls that a failure, too
-            return handlers.show_discarded(parts, visit)
-        return handlers.show_idle(parts, render.render_error(QUEUE_FULL if visit.is_waiting else PAINT_FAILED), visit)
-
-    def begun(request: gr.Request) -> Changes:
-        studio.visits.of(request.session_hash).is_waiting = True
-        return handlers.show_waiting(parts)
-
-    def waits(request: gr.Request) -> Changes:
-        before = count_ahead(page, request.session_hash)
-        return {parts.status: gr.skip() if before is None else render.render_waiting(describe_wait(studio, before))}
-
-    works = []
-    for button, orders, inputs in asked:
-        click = button.click(begun, None, outputs, **INSTANT_EVENT)
-        work = click.then(
-            _painting(studio, parts, orders), inputs, [*outputs, seed], show_progress_on=parts.status, **QUEUED_EVENT
-        )
-        work.failure(failed, None, outputs, **INSTANT_EVENT)
-        works.append(work)
-    parts.tick.tick(waits, None, parts.status, **INSTANT_EVENT)
-
-    def keep(request: gr.Request) -> Changes:
-        studio.visits.of(request.session_hash).stop.set()
-        return {parts.status: render.render_waiting("Finishing …"), parts.keep: gr.update(interactive=False)}
-
-    def discard(request: gr.Request) -> Changes:
-        visit = studio.visits.of(request.session_hash)
-        visit.discard()
-        return handlers.show_discarded(parts, visit)
-
-    parts.keep.click(keep, None, outputs, **INSTANT_EVENT)
-    parts.discard.click(discard, None, outputs, cancels=works, **INSTANT_EVENT)
 
 
-def _painting(studio: Studio, parts: PageLayout, orders: MakeRequest) -> Callable[..., AsyncIterator[Changes]]:
-    """The event that paints what `orders` makes of the visit and the controls."""
+def _wire_timer(page: gr.Blocks, studio: Studio, layout: PageLayout | BatchLayout, kind: str = "") -> None:
+    """Wire the timer that shows the place in the queue."""
 
-    def work(visit: Session, values: tuple[Any, ...]) -> Generator[Changes, None, None]:
-        visit.is_waiting = False
-        try:
-            wanted = orders(visit, values)
-        except StylerError as problem:
-            yield handlers.show_idle(parts, render.render_error(str(problem)), visit)
-            return
-        yield {parts.options["seed"]: wanted.options.seed, parts.tick: gr.Timer(active=False)}
-        yield from handlers.paint_picture(studio, parts, visit, wanted)
+    def show_place(request: gr.Request) -> Any:
+        session = studio.sessions.get(request.session_hash, kind)
+        ahead = None if session.is_discarded else count_ahead(page, request.session_hash)
+        return gr.skip() if ahead is None else render.render_waiting(studio.wait_estimate.describe_wait(ahead))
 
-    async def painting(request: gr.Request, *values: Any) -> AsyncIterator[Changes]:
-        visit = studio.visits.of(request.session_hash)
-        async with aclosing(studio.bench.steps(work(visit, values), visit.halt)) as steps:
-            async for changes in steps:
-                yield changes or {parts.status: gr.skip()}
-
-    return painting
+    layout.timer.tick(show_place, None, layout.status, **INSTANT_EVENT)
 
 
-def _wire_choices(studio: Studio, parts: PageLayout) -> None:
-    """The photo, the paintings, presets and looks, and settings from a picture."""
-    seen = [parts.content, parts.stage, parts.slider, parts.done, parts.used, parts.status]
+def _wire_inputs(tab: handlers.PaintHandlers) -> None:
+    """Wire the photo, the paintings, the presets and looks, and the settings from a picture."""
+    studio, layout = tab.studio, tab.layout
+    show_content, show_styles = _bind(studio, tab.show_content), _bind(studio, tab.show_styles)
+    contents = [layout.content, layout.sample]
+    outputs = [layout.content, layout.stage, layout.slider, layout.finished_row, layout.summary, layout.status]
+    styles = [layout.style, layout.own_styles, layout.mixed_styles]
+    style_outputs = [layout.own_thumbnails, layout.credit, layout.status, *layout.style_weights]
+    for trigger, cleared, handler, inputs, changed in (
+        (layout.content.upload, layout.sample, show_content, contents, outputs),
+        (layout.content.clear, layout.sample, show_content, contents, outputs),
+        (layout.sample.input, layout.content, show_content, contents, outputs),
+        (layout.style.input, layout.own_styles, show_styles, styles, style_outputs),
+        (layout.own_styles.upload, layout.style, show_styles, styles, style_outputs),
+    ):
+        trigger(lambda: None, None, cleared, **INSTANT_EVENT).then(handler, inputs, changed, **INSTANT_EVENT)
+    triggers = [layout.own_styles.clear, layout.own_styles.delete, layout.mixed_styles.input]
+    gr.on(triggers, show_styles, styles, style_outputs, **INSTANT_EVENT)
 
-    def look(request: gr.Request, content: Upload | None, sample: str | None) -> Changes:
-        return handlers.show_content(studio, parts, studio.visits.of(request.session_hash), content, sample)
-
-    pair = [parts.content, parts.sample]
-    for event in (parts.content.upload, parts.content.clear):
-        event(lambda: None, None, parts.sample, **INSTANT_EVENT).then(look, pair, seen, **INSTANT_EVENT)
-    parts.sample.input(lambda: None, None, parts.content, **INSTANT_EVENT).then(look, pair, seen, **INSTANT_EVENT)
-
-    def styles(request: gr.Request, style: str | None, own: list[str] | None, also: list[str] | None) -> Changes:
-        return handlers.show_styles(studio, parts, studio.visits.of(request.session_hash), style, own, also)
-
-    paintings = [parts.style, parts.own, parts.also]
-    shown = [parts.own_shown, parts.credit, parts.status, *parts.weights]
-    parts.style.input(lambda: None, None, parts.own, **INSTANT_EVENT).then(styles, paintings, shown, **INSTANT_EVENT)
-    parts.own.upload(lambda: None, None, parts.style, **INSTANT_EVENT).then(styles, paintings, shown, **INSTANT_EVENT)
-    gr.on([parts.own.clear, parts.own.delete, parts.also.input], styles, paintings, shown, **INSTANT_EVENT)
-
-    fields = [parts.options[name] for name in controls.PAGE_OPTIONS]
+    fields: list[Any] = [layout.options[name] for name in controls.PAGE_OPTIONS]
     for kind in controls.OPTION_BUNDLES:
-        radio = parts.options[kind]
-        assert isinstance(radio, gr.Radio)
-        radio.input(_bundled(kind), fields, fields, **INSTANT_EVENT)
-
-    def settings(request: gr.Request, source: str | None) -> Changes:
-        return handlers.load_settings(studio, parts, studio.visits.of(request.session_hash), source)
-
-    parts.source.upload(settings, parts.source, [*fields, parts.status], **INSTANT_EVENT)
+        radio: Any = layout.options[kind]
+        radio.input(partial(controls.apply_bundle, kind), fields, fields, **INSTANT_EVENT)
+    load_settings = _bind(studio, tab.load_settings)
+    layout.settings_file.upload(load_settings, layout.settings_file, [*fields, layout.status], **INSTANT_EVENT)
 
 
-def _bundled(kind: str) -> Callable[..., list[Any]]:
-    """The event of choosing a preset or a look."""
+def _wire_results(tab: handlers.PaintHandlers) -> None:
+    """Wire the history and the 16-bit files."""
+    studio, layout = tab.studio, tab.layout
 
-    def chosen(*values: Any) -> list[Any]:
-        return controls.apply_bundle(kind, values[controls.PAGE_OPTIONS.index(kind)], values)
+    def select(request: gr.Request, event: gr.SelectData) -> handlers.Changes:
+        return tab.select(studio.sessions.get(request.session_hash), event.index)
 
-    return chosen
+    layout.history.select(select, None, _list_result_outputs(layout), **INSTANT_EVENT)
+    outputs = [*layout.deep_files.values(), layout.deep_button, layout.status]
+    layout.deep_button.click(_bind(studio, tab.make_deep_files), None, outputs, **INSTANT_EVENT)
 
 
-def _wire_keeping(studio: Studio, parts: PageLayout) -> None:
-    """An earlier picture of the visit, shown again; and 16 bit, made when it is asked for."""
-
-    def select(request: gr.Request, event: gr.SelectData) -> Changes:
-        visit = studio.visits.of(request.session_hash)
-        if visit.is_painting or not 0 <= event.index < len(visit.painted):
-            return {parts.status: gr.skip()}
-        return handlers.show_finished(parts, visit, event.index)
-
-    def deep(request: gr.Request) -> Changes:
-        return handlers.make_deep_files(studio, parts, studio.visits.of(request.session_hash))
-
-    downloads = [*parts.deep.values()]
-    outputs = [
-        *(parts.stage, parts.slider, parts.status, parts.running, parts.done, parts.png, parts.jpeg, parts.used),
-        *(parts.chart, parts.losses, parts.history, parts.tick, parts.deeper, *downloads),
-    ]
-    parts.history.select(select, None, outputs, **INSTANT_EVENT)
-    parts.deeper.click(deep, None, [*downloads, parts.deeper, parts.status], **INSTANT_EVENT)
+def _wire_batch(page: gr.Blocks, tab: handlers.BatchHandlers) -> None:
+    """Wire Paint all, Stop, and the place in the queue."""
+    studio, layout = tab.studio, tab.layout
+    bind = partial(_bind, studio, kind=BATCH)
+    inputs = [layout.contents, layout.styles, layout.own_styles, *layout.options.values()]
+    outputs = [layout.status, layout.stop_button, layout.archive, layout.gallery, layout.rows, layout.timer]
+    click = layout.paint_button.click(bind(tab.show_waiting), None, outputs, **INSTANT_EVENT)
+    painting = click.then(_bind_queued(studio, tab.paint, BATCH), inputs, outputs, **QUEUED_EVENT)
+    painting.failure(bind(tab.show_failure), None, outputs, **INSTANT_EVENT)
+    layout.stop_button.click(bind(tab.stop), None, outputs, **INSTANT_EVENT)
+    _wire_timer(page, studio, layout, BATCH)

@@ -1,11 +1,11 @@
-"""From the fields of `Options` to the controls of the page, and back: no default, range or help is written here.
+"""Controls of the page, made from the fields of `Options`, and back: no default, range or help is written here.
 
-Machine settings are the server's, and which network looks is too: a visitor does not choose them.
+Settings of the machine and the choice of the network belong to the server; visitors do not see them.
 """
 
 import dataclasses
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import gradio as gr
@@ -13,124 +13,134 @@ from gradio.components import Component
 
 from styler import config
 from styler.errors import OptionError
-from styler.options import INIT_CHOICES, LOOKS, PRESETS, Bundle, Options, describe_range, list_options, resolve_options
+from styler.options import INIT_CHOICES, LOOKS, PRESETS, Options, describe_range, format_value, list_options
 
 MAIN_OPTIONS = ("preset", "strength", "stroke_size", "keep_color")
-"""What everybody sees."""
+"""Options that are always visible."""
 FIRST_ADVANCED = ("size", "look", "seed", "init")
-"""What comes first of the rest."""
-HIDDEN_OPTIONS = (
-    "style_weights",
-    "backbone",
-    *(name for name, knob in list_options().items() if knob.group == "Machine"),
-)
-ADVANCED_OPTIONS = (
-    *FIRST_ADVANCED,
-    *(name for name in list_options() if name not in {*MAIN_OPTIONS, *FIRST_ADVANCED, *HIDDEN_OPTIONS}),
-)
+"""Options at the top of the Advanced section."""
+_MACHINE_OPTIONS = [name for name, spec in list_options().items() if spec.group == "Machine"]
+HIDDEN_OPTIONS = ("style_weights", "backbone", *_MACHINE_OPTIONS)
+"""Options without a control."""
+_PLACED_OPTIONS = {*MAIN_OPTIONS, *FIRST_ADVANCED, *HIDDEN_OPTIONS}
+ADVANCED_OPTIONS = (*FIRST_ADVANCED, *(name for name in list_options() if name not in _PLACED_OPTIONS))
 PAGE_OPTIONS = (*MAIN_OPTIONS, *ADVANCED_OPTIONS)
 BATCH_OPTIONS = (*MAIN_OPTIONS, "size", "look", "seed")
-"""What is asked for many pictures at once; the rest follows from preset and look."""
+"""Options of a batch; all others follow from the preset and the look."""
 
 OFFERED_SIZES = (256, 512, 768, 1024, 2048)
-"""Offered beside what one can type."""
+"""Sizes in the menu; any other can be typed."""
 SLIDER_OPTIONS = ("strength", "stroke_size", "keep_color", "taper")
-"""Where a hand is better than a number."""
-OPTION_BUNDLES: Mapping[str, Mapping[str, Bundle]] = {"preset": PRESETS, "look": LOOKS}
-LABELS = {"keep_color": "Keep colours", "init": "Start from"}
-"""Where the field's own name is not a person's."""
+OPTION_BUNDLES = {"preset": PRESETS, "look": LOOKS}
 
 
 def make_label(name: str) -> str:
-    """`Learning rate` for learning_rate."""
-    return LABELS.get(name, name.replace("_", " ").capitalize())
+    """Return the label of an option, such as `Stroke size` for stroke_size."""
+    return name.replace("_", " ").capitalize()
 
 
 def make_hint(name: str) -> str:
-    """What one reads on hover: the field's help, what it can be, and the flag for those who will script it."""
-    knob = list_options()[name]
-    limits = f"{describe_range(knob)}; " if knob.low is not None else ""
+    """Return the explanation shown on hover: the help of the option, its range, its flag, and its choices."""
+    spec = list_options()[name]
+    limits = f"{describe_range(spec)}; " if spec.low is not None else ""
     choices = "".join(f" {choice}: {bundle.help}." for choice, bundle in OPTION_BUNDLES.get(name, {}).items())
-    return f"{knob.help} ({limits}--{name.replace('_', '-')}).{choices}"
+    return f"{spec.help} ({limits}--{name.replace('_', '-')}).{choices}"
 
 
-def make_control(name: str, default: Any, place: str = "option") -> Component:
-    """The control of a field; `place` tells those of one field apart."""
-    field = next(field for field in dataclasses.fields(Options) if field.name == name)
-    knob = list_options()[name]
+def make_controls(names: Iterable[str], prefix: str = "option") -> dict[str, Component]:
+    """Create the controls of options at their defaults, by name; element ids are `prefix-name`."""
+    fields = {field.name: field for field in dataclasses.fields(Options)}
+    return {name: _make_control(fields[name], prefix) for name in names}
+
+
+def _make_control(field: "dataclasses.Field[Any]", prefix: str) -> Component:
+    name, spec = field.name, list_options()[field.name]
     common: dict[str, Any] = {
         "label": make_label(name),
         "info": make_hint(name),
-        "value": str(default) if name == "size" else to_control_value(default),
-        "elem_id": f"{place}-{name}",
+        "value": to_control_value(field.default),
+        "elem_id": f"{prefix}-{name}",
         "elem_classes": ["option"],
         "interactive": True,
     }
-    if name == "init":
-        return gr.Radio([*INIT_CHOICES], **common)
     if name == "size":
-        return gr.Dropdown(
-            [*map(str, OFFERED_SIZES), *typing.get_args(typing.get_args(field.type)[1])],
-            allow_custom_value=True,
-            **common,
-        )
-    if knob.choices:
-        return gr.Radio([*knob.choices], **common)
+        words = typing.get_args(typing.get_args(field.type)[1])
+        common["value"] = str(common["value"])
+        return gr.Dropdown([*map(str, OFFERED_SIZES), *words], allow_custom_value=True, **common)
+    if name == "init" or spec.choices:
+        return gr.Radio([*(spec.choices or INIT_CHOICES)], **common)
     if name in SLIDER_OPTIONS:
-        assert knob.low is not None
-        assert knob.high is not None
-        return gr.Slider(knob.low, knob.high, step=1 if knob.high > 10 else 0.01, buttons=[], **common)
+        assert spec.low is not None
+        assert spec.high is not None
+        return gr.Slider(spec.low, spec.high, step=1 if spec.high > 10 else 0.01, buttons=[], **common)
     if field.type in (int, float):
         return gr.Number(precision=0 if field.type is int else None, **common)
     return gr.Textbox(max_lines=1, **common)
 
 
 def to_control_value(value: Any) -> Any:
-    """A value as its control holds it."""
-    if isinstance(value, tuple):
-        return ", ".join(f"{item:g}" if isinstance(item, float) else item for item in value)
-    return value
+    """Return the value of an option as its control holds it: lists as text."""
+    return format_value(value) if isinstance(value, tuple) else value
 
 
 def values_from_options(options: Options) -> list[Any]:
-    """What all controls hold for some options, in the order of `NAMES`."""
-    return [str(options.size) if name == "size" else to_control_value(getattr(options, name)) for name in PAGE_OPTIONS]
+    """Return the values of all controls for some options, in the order of `PAGE_OPTIONS`."""
+    values = {name: to_control_value(getattr(options, name)) for name in PAGE_OPTIONS}
+    return [*(values | {"size": str(options.size)}).values()]
 
 
 def options_from_values(values: Iterable[Any], style_weights: tuple[float, ...] = ()) -> Options:
-    """The options that the controls say.
+    """Return the options that the controls of the Paint tab hold.
 
     Args:
-        values: in the order of `NAMES`.
+        values: in the order of `PAGE_OPTIONS`.
         style_weights: one for each style, or none.
 
     Raises:
-        OptionError: one is empty or out of its range.
+        OptionError: a value is missing or out of range.
     """
-    given = {name: _parse_control_value(name, value) for name, value in zip(PAGE_OPTIONS, values, strict=True)}
-    if given["init"] not in INIT_CHOICES:  # a path would be read on the server
-        raise OptionError(f"init is '{given['init']}'; it can be {', '.join(INIT_CHOICES)}.")
-    return Options(**given, style_weights=style_weights)
+    settings = _parse_values(PAGE_OPTIONS, values)
+    check_init(settings["init"])
+    return Options(**settings, style_weights=style_weights)
 
 
 def options_from_batch_values(values: Iterable[Any]) -> Options:
-    """The options that the controls of a batch say; `values` are in the order of `BATCH`.
+    """Return the options that the controls of the Batch tab hold, in the order of `BATCH_OPTIONS`.
 
     Raises:
-        OptionError: one is empty or out of its range.
+        OptionError: a value is missing or out of range.
     """
-    return Options.of(
-        **{name: _parse_control_value(name, value) for name, value in zip(BATCH_OPTIONS, values, strict=True)}
-    )
+    return Options.of(**_parse_values(BATCH_OPTIONS, values))
 
 
-def apply_bundle(kind: str, name: str, values: Iterable[Any]) -> list[Any]:
-    """What all controls hold once a preset or a look is chosen: its fields change, others stay."""
-    held = dict(zip(PAGE_OPTIONS, values, strict=True))
-    fields = {kind, *(field for bundle in OPTION_BUNDLES[kind].values() for field in bundle.values)}
-    found = dict(zip(PAGE_OPTIONS, values_from_options(resolve_options((kind, {kind: name})).options), strict=True))
-    return [found[field] if field in fields else held[field] for field in PAGE_OPTIONS]
+def check_init(init: Any) -> None:
+    """Refuse a path, which would be read on the server.
+
+    Raises:
+        OptionError: `init` is not one of the names.
+    """
+    if init not in INIT_CHOICES:
+        raise OptionError(f"init is '{init}'; it can be {', '.join(INIT_CHOICES)}.")
 
 
-def _parse_control_value(name: str, value: Any) -> Any:
+def apply_bundle(kind: str, *values: Any) -> list[Any]:
+    """Return the values of all controls after a choice of preset or look: only the options of that bundle change.
+
+    Args:
+        kind: "preset" or "look".
+        values: in the order of `PAGE_OPTIONS`, with the new choice.
+    """
+    current = dict(zip(PAGE_OPTIONS, values, strict=True))
+    options = Options.of(**{kind: current[kind]})
+    changed = {kind, *(option for bundle in OPTION_BUNDLES[kind].values() for option in bundle.values)}
+    chosen = dict(zip(PAGE_OPTIONS, values_from_options(options), strict=True))
+    return [chosen[option] if option in changed else current[option] for option in PAGE_OPTIONS]
+
+
+def parse_value(name: str, value: Any) -> Any:
+    """Return a value as the option takes it; text is parsed as in a flag."""
     return config.parse_value(name, value.strip()) if isinstance(value, str) else value
+
+
+def _parse_values(names: Iterable[str], values: Iterable[Any]) -> dict[str, Any]:
+    return {name: parse_value(name, value) for name, value in zip(names, values, strict=True)}

@@ -1,8 +1,10 @@
-"""What happens on the Batch tab: many photos in one or more paintings, row by row."""
+"""What the events of the page do: from a session and the values of components to the changes of components.
 
-from collections.abc import AsyncIterator, Generator, Sequence
-from contextlib import aclosing
-from dataclasses import replace
+Knows nothing of how events are triggered or queued; that is in `app`.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,378 +14,388 @@ from styler import library, provenance
 from styler.errors import StylerError, UsageError
 from styler.options import list_options, resolve_options
 from ui import batch_view, controls, render
-from ui.batch_view import BatchView
-from ui.layout import MAX_STYLES, BatchLayout, PageLayout, render_invitation
-from ui.queue import INSTANT_EVENT, QUEUE_FULL, QUEUED_EVENT, count_ahead, describe_wait
+from ui.layout import MAX_STYLES, BatchLayout, PageLayout
+from ui.queue import QUEUE_FULL
 from ui.session import FinishedPicture, PaintRequest, Session, Upload
-from ui.studio import Studio
+from ui.studio import Studio, make_deep_file
 
-BATCH_KIND = "batch"
-"""A tab's batch is a visit of its own: stopping one stops nothing else."""
-MAX_OWN_STYLES = 4
-BATCH_FAILED = "That went wrong on the server, which is a bug in styler; try once more, or with fewer pictures."
-
+INTERNAL_ERROR = "Something went wrong on the server, which is a bug in styler. Your photo is still here; try again."
+WAITING = "Waiting in the queue…"
+STOPPED_WAITING = "Stopped before it began."
 
 Changes = dict[Any, Any]
-"""From components to what becomes of them."""
+"""New values or properties, by component."""
+MakeRequest = Callable[..., PaintRequest]
+"""From the session and the values of the inputs to a request."""
 
 
-def wire_batch(page: gr.Blocks, studio: Studio, parts: BatchLayout) -> None:
-    """Paint all, Stop, and the place of those who wait."""
-    outputs = [parts.status, parts.stop, parts.archive, parts.gallery, parts.rows, parts.tick]
-
-    def begun(request: gr.Request) -> Changes:
-        visit = studio.visits.of(request.session_hash, BATCH_KIND)
-        visit.is_discarded, visit.is_waiting = False, True
-        return {
-            parts.status: render.render_waiting("Waiting for its turn …"),
-            parts.stop: gr.update(visible=True, interactive=True),
-            parts.archive: gr.update(visible=False),
-            parts.tick: gr.Timer(active=True),
-        }
-
-    async def painting(request: gr.Request, *values: Any) -> AsyncIterator[Changes]:
-        visit = studio.visits.of(request.session_hash, BATCH_KIND)
-        async with aclosing(studio.bench.steps(run_batch_request(studio, parts, visit, values), visit.halt)) as steps:
-            async for changes in steps:
-                yield changes or {parts.status: gr.skip()}
-
-    def failed(request: gr.Request) -> Changes:
-        visit = studio.visits.of(request.session_hash, BATCH_KIND)
-        return show_batch_idle(parts, render.render_error(QUEUE_FULL if visit.is_waiting else BATCH_FAILED))
-
-    def waits(request: gr.Request) -> Changes:
-        left = studio.visits.of(request.session_hash, BATCH_KIND).is_discarded
-        before = None if left else count_ahead(page, request.session_hash)
-        return {parts.status: gr.skip() if before is None else render.render_waiting(describe_wait(studio, before))}
-
-    def stop(request: gr.Request) -> Changes:
-        visit = studio.visits.of(request.session_hash, BATCH_KIND)
-        visit.discard()
-        sentence = "Stopping …" if visit.is_painting else "Stopped before its turn."
-        return {parts.status: render.render_waiting(sentence), parts.stop: gr.update(interactive=False)}
-
-    inputs = [parts.contents, parts.styles, parts.own, *(parts.options[name] for name in controls.BATCH_OPTIONS)]
-    click = parts.paint.click(begun, None, outputs, **INSTANT_EVENT)
-    click.then(painting, inputs, outputs, **QUEUED_EVENT).failure(failed, None, outputs, **INSTANT_EVENT)
-    parts.stop.click(stop, None, [parts.status, parts.stop], **INSTANT_EVENT)
-    parts.tick.tick(waits, None, parts.status, **INSTANT_EVENT)
+def list_inputs(layout: PageLayout) -> list[Any]:
+    """Return the components whose values `make_request` takes, in order."""
+    first = [layout.content, layout.sample, layout.style, layout.own_styles, layout.mixed_styles]
+    return [*first, *layout.style_weights, *(layout.options[name] for name in controls.PAGE_OPTIONS)]
 
 
-def choose_batch_inputs(
-    contents: Sequence[str] | None, styles: Sequence[str] | None, own: Sequence[str] | None
-) -> tuple[list[Upload], list[Upload]]:
-    """The photos and the paintings that are chosen.
+def make_request(_session: Session, *values: Any) -> PaintRequest:
+    """Return what the controls ask for.
+
+    Args:
+        _session: not needed; the other functions that make requests need it.
+        values: of the components in `list_inputs`.
 
     Raises:
-        UsageError: there are too many paintings of one's own.
+        UsageError: something is missing or out of range.
     """
-    if len(own or ()) > MAX_OWN_STYLES:
-        raise UsageError(f"There are {len(own or ())} paintings of your own; choose {MAX_OWN_STYLES} at most.")
-    bundled = [library.list_styles()[name] for name in styles or ()]
-    photos = [Upload(Path(path), Path(path).name) for path in contents or ()]
-    return photos, [Upload(path, path.name) for path in (*bundled, *map(Path, own or ()))]
-
-
-def run_batch_request(
-    studio: Studio, parts: BatchLayout, visit: Session, values: Sequence[Any]
-) -> Generator[Changes, None, None]:
-    """The batch, from what the controls say to the archive; or a sentence on what went wrong."""
-    visit.is_waiting = False
-    if visit.is_discarded:  # while it waited for its turn
-        yield show_batch_idle(parts, render.render_message("Stopped before its turn."))
-        return
-    yield {
-        parts.tick: gr.Timer(active=False),
-        parts.status: render.render_waiting("Reading the pictures …"),
-        parts.gallery: gr.update(value=None, visible=False),
-        parts.rows: "",
-    }
-    seen = 0
-    try:
-        photos, paintings = choose_batch_inputs(*values[:3])
-        for now in batch_view.paint_batch(
-            studio, visit, photos, paintings, controls.options_from_batch_values(values[3:])
-        ):
-            changes: Changes = {
-                parts.status: render.render_batch_status(now, ended=False),
-                parts.rows: render.render_batch_rows(now.rows.values()),
-            }
-            if len(now.views) > seen:
-                seen = len(now.views)
-                changes[parts.gallery] = gr.update(value=[(str(path), name) for path, name in now.views], visible=True)
-            yield changes
-        yield show_batch_end(parts, now)
-    except StylerError as problem:
-        yield show_batch_idle(parts, render.render_error(str(problem)))
-
-
-def show_batch_end(parts: BatchLayout, heap: BatchView) -> Changes:
-    """What can be taken home."""
-    archive = gr.update(value=str(heap.archive), visible=True) if heap.archive else gr.update(visible=False)
-    return {
-        **show_batch_idle(parts, render.render_batch_status(heap, ended=True)),
-        parts.rows: render.render_batch_rows(heap.rows.values()),
-        parts.archive: archive,
-    }
-
-
-def show_batch_idle(parts: BatchLayout, sentence: str) -> Changes:
-    """Nothing is being painted, and a sentence says why."""
-    return {parts.status: sentence, parts.stop: gr.update(visible=False), parts.tick: gr.Timer(active=False)}
-
-
-def list_inputs(parts: PageLayout) -> list[Any]:
-    """The components whose values an order is made of, in order."""
-    first = [parts.content, parts.sample, parts.style, parts.own, parts.also]
-    return [*first, *parts.weights, *(parts.options[name] for name in controls.PAGE_OPTIONS)]
-
-
-def select_styles(style: str | None, own: Sequence[str] | None, also: Sequence[str] | None) -> tuple[Upload, ...]:
-    """The paintings that are chosen: one's own, or the bundled one, and those it is mixed with.
-
-    Raises:
-        UsageError: there is none, or there are too many.
-    """
-    mine = [Upload(Path(path), Path(path).name) for path in own or ()]
-    names = [style] if style and not mine else []
-    names += [name for name in also or () if name not in names]
-    found = (*mine, *(Upload(library.list_styles()[name], library.list_styles()[name].name) for name in names))
-    if not found:
-        raise UsageError("Choose a painting, or upload one of your own.")
-    if len(found) > MAX_STYLES:
-        raise UsageError(f"There are {len(found)} paintings; choose {MAX_STYLES} at most.")
-    return found
-
-
-def select_content(content: Upload | None, sample: str | None) -> Upload:
-    """The photo that is chosen.
-
-    Raises:
-        UsageError: there is none.
-    """
-    if content:
-        return content
-    if not sample:
-        raise UsageError("Choose a photo first: drop one on the page, or take one of ours.")
-    return Upload(library.list_contents()[sample], library.list_contents()[sample].name)
-
-
-def make_request(values: Sequence[Any]) -> PaintRequest:
-    """What the controls ask for; `values` are those of `inputs`.
-
-    Raises:
-        UsageError: something is missing, or out of its range.
-    """
-    content, sample, style, own, also, *rest = values
-    styles = select_styles(style, own, also)
+    content, sample, style, own_styles, mixed_styles, *rest = values
+    styles = select_styles(style, own_styles, mixed_styles)
     weights = tuple(float(weight) for weight in rest[: len(styles)]) if len(styles) > 1 else ()
     options = controls.options_from_values(rest[MAX_STYLES:], weights)
     return PaintRequest(content=select_content(content, sample), styles=styles, options=options)
 
 
-def show_waiting(parts: PageLayout) -> Changes:
-    """The click has been heard."""
-    return {
-        parts.status: render.render_waiting("Waiting for its turn …"),
-        parts.running: gr.update(visible=True),
-        parts.done: gr.update(visible=False),
-        parts.keep: gr.update(interactive=False),
-        parts.used: "",
-        parts.tick: gr.Timer(active=True),
-    }
+def continue_request(session: Session) -> PaintRequest:
+    """Return a request that continues from the selected picture, at its full size alone.
 
-
-def show_idle(parts: PageLayout, sentence: str, visit: Session | None = None) -> Changes:
-    """Nothing is being painted, and a sentence says why; the last picture, if any, can still be had."""
-    has_picture = bool(visit and visit.painted)
-    return {
-        parts.status: sentence,
-        parts.running: gr.update(visible=False),
-        parts.done: gr.update(visible=has_picture),
-        parts.used: render.render_summary(visit.painted[visit.shown]) if visit and has_picture else "",
-        parts.tick: gr.Timer(active=False),
-    }
-
-
-def show_discarded(parts: PageLayout, visit: Session) -> Changes:
-    """As it was before: the last picture if there is one, or the photo."""
-    if visit.painted:
-        return {
-            **show_finished(parts, visit, len(visit.painted) - 1),
-            parts.status: render.render_message("Discarded."),
-        }
-    photo = gr.update(value=visit.frame or render_invitation(), visible=True)
-    return {
-        **show_idle(parts, render.render_message("Discarded.")),
-        parts.stage: photo,
-        parts.slider: gr.update(visible=False),
-    }
-
-
-def paint_picture(
-    studio: Studio, parts: PageLayout, visit: Session, wanted: PaintRequest
-) -> Generator[Changes, None, None]:
-    """Paint: the live picture with its line, then the finished one; or a sentence on what went wrong."""
-    waiting = "Reading the pictures …" if studio.is_ready else "Loading the network …"
-    yield {parts.status: render.render_waiting(waiting), parts.keep: gr.update(interactive=False)}
-    is_first = True
-    try:
-        for news in studio.paint(visit, wanted):
-            if isinstance(news, FinishedPicture):
-                yield show_finished(parts, visit, len(visit.painted) - 1)
-                return
-            changes: Changes = {parts.stage: render.render_live_view(news), parts.status: render.render_progress(news)}
-            if is_first:
-                changes |= {
-                    parts.stage: gr.update(value=render.render_live_view(news), visible=True),
-                    parts.slider: gr.update(visible=False),
-                    parts.keep: gr.update(interactive=True),
-                }
-            is_first = False
-            yield changes
-        yield show_discarded(parts, visit)
-    except StylerError as problem:
-        yield show_idle(parts, render.render_error(str(problem)), visit)
-
-
-def show_finished(parts: PageLayout, visit: Session, index: int) -> Changes:
-    """A picture of this visit, to look at and take home."""
-    painted, visit.shown = visit.painted[index], index
-    ended = "Stopped; this is the best of it." if painted.record["stopped"] else "Done."
-    return {
-        parts.stage: gr.update(visible=False),
-        parts.slider: gr.update(value=(str(painted.before), str(painted.jpeg)), visible=True),
-        parts.status: render.render_message(f"{ended} Drag the line to see what was there before."),
-        parts.running: gr.update(visible=False),
-        parts.done: gr.update(visible=True),
-        parts.png: gr.update(value=str(painted.png)),
-        parts.jpeg: gr.update(value=str(painted.jpeg)),
-        parts.used: render.render_summary(painted),
-        parts.tick: gr.Timer(active=False),
-        parts.deeper: gr.update(visible=True),
-        **{button: gr.update(visible=False) for button in parts.deep.values()},
-        parts.chart: gr.update(visible=True),
-        parts.losses: render.render_losses(painted.curve),
-        parts.history: gr.update(
-            value=[(str(each.jpeg), f"{number}") for number, each in enumerate(visit.painted, start=1)],
-            visible=len(visit.painted) > 1,
-            selected_index=None,
-        ),
-    }
-
-
-def continue_request(visit: Session) -> PaintRequest:
-    """The picture that is shown once more, from where it stands, at its full size alone.
-
-    By L-BFGS, which only ever goes downhill: Adam would first undo what is fine already.
+    It uses L-BFGS, which never raises the loss: Adam would first undo some of what is already good.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no picture yet.
     """
-    last = _current_picture(visit)
+    last = _selected_picture(session)
     side = max(last.record["width"], last.record["height"])
     lowest = int(list_options()["first_size"].low or 1)
-    options = last.order.options.replace(first_size=max(lowest, side), optimizer="lbfgs", sketch=0.0)
-    return replace(last.order, options=options, start=last.png)
+    options = last.request.options.replace(first_size=max(lowest, side), optimizer="lbfgs", sketch=0.0)
+    return replace(last.request, options=options, start=last.png)
 
 
-def retry_request(visit: Session) -> PaintRequest:
-    """The picture that is shown with the next seed.
+def retry_request(session: Session) -> PaintRequest:
+    """Return the request of the selected picture with the next seed.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no picture yet.
     """
-    last = _current_picture(visit)
+    last = _selected_picture(session).request
     highest = int(list_options()["seed"].high or 0)
-    seed = last.order.options.seed + 1 if last.order.options.seed < highest else 0
-    return replace(last.order, options=last.order.options.replace(seed=seed))
+    seed = last.options.seed + 1 if last.options.seed < highest else 0
+    return replace(last, options=last.options.replace(seed=seed))
 
 
-def make_deep_files(studio: Studio, parts: PageLayout, visit: Session) -> Changes:
-    """The picture that is shown in 16 bit, to take home."""
-    try:
-        files = {kind: studio.deep(_current_picture(visit), kind) for kind in parts.deep}
-    except StylerError as problem:
-        return {parts.status: render.render_error(str(problem))}
-    shown: Changes = {parts.deep[kind]: gr.update(value=str(path), visible=True) for kind, path in files.items()}
-    return {**shown, parts.deeper: gr.update(visible=False)}
+def _selected_picture(session: Session) -> FinishedPicture:
+    if not session.pictures:
+        raise UsageError("There is no picture yet; paint one first.")
+    return session.pictures[session.selected]
 
 
-def _current_picture(visit: Session) -> FinishedPicture:
-    if not visit.painted:
-        raise UsageError("There is no picture yet to go on from; paint one first.")
-    return visit.painted[visit.shown]
+def select_content(content: Upload | None, sample: str | None) -> Upload:
+    """Return the uploaded photo, or the sample.
+
+    Raises:
+        UsageError: there is neither.
+    """
+    if content:
+        return content
+    if not sample:
+        raise UsageError("Choose a photo first: drop one on the page, or pick a sample.")
+    return Upload.from_path(library.list_contents()[sample])
 
 
-def show_content(
-    studio: Studio, parts: PageLayout, visit: Session, content: Upload | None, sample: str | None
-) -> Changes:
-    """The photo that was chosen, upright in its frame; or why it cannot be read."""
-    shown = {parts.slider: gr.update(visible=False), parts.done: gr.update(visible=False), parts.used: ""}
-    visit.frame = ""
-    if not content and not sample:
+def select_styles(
+    style: str | None, own_styles: Sequence[str] | None, mixed_styles: Sequence[str] | None
+) -> tuple[Upload, ...]:
+    """Return the uploaded paintings, or else the bundled one, and the bundled ones to mix in.
+
+    Raises:
+        UsageError: there is none, or there are too many.
+    """
+    names = [style] if style and not own_styles else []
+    names += [name for name in mixed_styles or () if name not in names]
+    paths: list[str | Path] = [*(own_styles or ()), *(library.list_styles()[name] for name in names)]
+    if not paths:
+        raise UsageError("Choose a painting, or upload one of your own.")
+    if len(paths) > MAX_STYLES:
+        raise UsageError(f"There are {len(paths)} paintings; choose {MAX_STYLES} at most.")
+    return tuple(Upload.from_path(path) for path in paths)
+
+
+def select_batch_inputs(
+    contents: Sequence[str] | None, styles: Sequence[str] | None, own_styles: Sequence[str] | None
+) -> tuple[list[Upload], list[Upload]]:
+    """Return the photos and the paintings of a batch.
+
+    Raises:
+        UsageError: there are too many uploaded paintings.
+    """
+    own_styles = own_styles or ()
+    if len(own_styles) > MAX_STYLES:
+        raise UsageError(f"There are {len(own_styles)} paintings of your own; choose {MAX_STYLES} at most.")
+    paths: list[str | Path] = [*(library.list_styles()[name] for name in styles or ()), *own_styles]
+    return [Upload.from_path(path) for path in contents or ()], [Upload.from_path(path) for path in paths]
+
+
+@dataclass(frozen=True, slots=True)
+class PaintHandlers:
+    """The events of the Paint tab."""
+
+    studio: Studio
+    layout: PageLayout
+
+    def show_content(self, session: Session, content: Upload | None, sample: str | None) -> Changes:
+        """Show the chosen photo in its frame, or why it cannot be read."""
+        layout, text = self.layout, ""
+        session.photo_html = ""
+        if content or sample:
+            try:
+                photo = select_content(content, sample)
+                session.add_uploads(photo)
+                picture = self.studio.read_picture(photo)
+            except StylerError as problem:
+                return {layout.content: None, layout.status: render.render_error(problem)}
+            source = render.encode_data_url(picture.pixels)
+            session.photo_html = render.render_frame(source, picture.width, picture.height, f"Your photo, {photo.name}")
+            text = " ".join([f"{picture.width}×{picture.height} pixels.", *picture.warnings])
         return {
-            parts.stage: gr.update(value=render_invitation(), visible=True),
-            parts.status: render.render_message(""),
-            **shown,
+            layout.stage: gr.update(value=session.photo_html or render.render_invitation(), visible=True),
+            layout.status: render.render_message(text),
+            layout.slider: gr.update(visible=False),
+            layout.finished_row: gr.update(visible=False),
+            layout.summary: "",
         }
-    try:
-        photo = select_content(content, sample)
-        visit.uses(photo)
-        picture = studio.picture(photo)
-    except StylerError as problem:
-        return {parts.content: None, parts.status: render.render_error(str(problem))}
-    frame = render.render_frame(
-        render.encode_data_url(picture.pixels), picture.width, picture.height, f"Your photo, {photo.name}"
-    )
-    visit.frame = frame
-    sentence = " ".join([f"{picture.width}×{picture.height} pixels.", *picture.warnings])
-    return {parts.stage: gr.update(value=frame, visible=True), parts.status: render.render_message(sentence), **shown}
+
+    def show_styles(
+        self, session: Session, style: str | None, own_styles: list[str] | None, mixed_styles: list[str] | None
+    ) -> Changes:
+        """Show uploaded paintings, the credits of bundled ones, and the weights if there is more than one."""
+        layout = self.layout
+        try:
+            styles = select_styles(style, own_styles, mixed_styles) if style or own_styles or mixed_styles else ()
+            session.add_uploads(*styles)
+            thumbnails = [
+                (render.encode_data_url(self.studio.read_picture(each).pixels, render.THUMBNAIL_SIDE), each.name)
+                for each in styles[: len(own_styles or ())]
+            ]
+        except StylerError as problem:
+            return {layout.status: render.render_error(problem)}
+        changes: Changes = {
+            layout.own_thumbnails: render.render_thumbnails(thumbnails),
+            layout.credit: render.render_credit(style.name for style in styles),
+        }
+        for index, slider in enumerate(layout.style_weights):
+            name = styles[index].name if index < len(styles) else ""
+            changes[slider] = gr.update(visible=len(styles) > 1 and bool(name), label=f"Weight of {name}")
+        return changes
+
+    def load_settings(self, session: Session, path: str | None) -> Changes:
+        """Set the controls to the settings stored in a picture that styler made."""
+        layout = self.layout
+        if not path:
+            return {layout.status: gr.skip()}
+        upload = Upload.from_path(path)
+        session.add_uploads(upload)
+        try:
+            settings = provenance.settings_from_record(self.studio.read_record(upload))
+            values = controls.values_from_options(resolve_options(("picture", settings)).options)
+        except StylerError as problem:
+            return {layout.status: render.render_error(problem)}
+        message = f"The settings of {upload.name} are set; choose a photo and a painting."
+        fields = {layout.options[name]: value for name, value in zip(controls.PAGE_OPTIONS, values, strict=True)}
+        return {**fields, layout.status: render.render_message(message)}
+
+    def show_waiting(self, session: Session) -> Changes:
+        """Confirm the click before the event enters the queue."""
+        session.is_discarded, session.is_waiting = False, True
+        return {
+            self.layout.status: render.render_waiting(WAITING),
+            self.layout.running_row: gr.update(visible=True),
+            self.layout.finished_row: gr.update(visible=False),
+            self.layout.stop_button: gr.update(interactive=False),
+            self.layout.summary: "",
+            self.layout.timer: gr.Timer(active=True),
+        }
+
+    def paint(self, make: MakeRequest, session: Session, *values: Any) -> Generator[Changes, None, None]:
+        """Paint: show the live view and the progress, then the finished picture, or why it failed."""
+        layout = self.layout
+        session.is_waiting = False
+        try:
+            request = make(session, *values)
+            text = "Reading the pictures…" if self.studio.is_ready else "Loading the network…"
+            yield {
+                layout.options["seed"]: request.options.seed,
+                layout.timer: gr.Timer(active=False),
+                layout.status: render.render_waiting(text),
+                layout.stop_button: gr.update(interactive=False),
+            }
+            is_first = True
+            for item in self.studio.paint(session, request):
+                if isinstance(item, FinishedPicture):
+                    yield self.show_finished(session, len(session.pictures) - 1)
+                    return
+                live_view = render.render_live_view(item)
+                changes: Changes = {layout.stage: live_view, layout.status: render.render_progress(item)}
+                if is_first:
+                    changes |= {
+                        layout.stage: gr.update(value=live_view, visible=True),
+                        layout.slider: gr.update(visible=False),
+                        layout.stop_button: gr.update(interactive=True),
+                    }
+                is_first = False
+                yield changes
+            yield self.show_discarded(session)
+        except StylerError as problem:
+            yield self.show_idle(session, render.render_error(problem))
+
+    def stop(self, session: Session) -> Changes:
+        """Stop painting and keep the best picture so far."""
+        session.stop_work()
+        return {
+            self.layout.status: render.render_waiting("Finishing…"),
+            self.layout.stop_button: gr.update(interactive=False),
+        }
+
+    def discard(self, session: Session) -> Changes:
+        """Stop painting, or waiting, and keep nothing."""
+        session.discard_work()
+        return self.show_discarded(session)
+
+    def show_failure(self, session: Session) -> Changes:
+        """Show why the event of `paint` ended without a message of its own."""
+        if session.is_discarded:  # Gradio counts a canceled event as failed
+            return self.show_discarded(session)
+        return self.show_idle(session, render.render_error(QUEUE_FULL if session.is_waiting else INTERNAL_ERROR))
+
+    def show_idle(self, session: Session, status: str) -> Changes:
+        """Show that nothing is being painted, and the files of the selected picture if there is one."""
+        has_picture = bool(session.pictures)
+        return {
+            self.layout.status: status,
+            self.layout.running_row: gr.update(visible=False),
+            self.layout.finished_row: gr.update(visible=has_picture),
+            self.layout.summary: render.render_summary(_selected_picture(session)) if has_picture else "",
+            self.layout.timer: gr.Timer(active=False),
+        }
+
+    def show_discarded(self, session: Session) -> Changes:
+        """Show the last picture, or the photo if there is none."""
+        message = render.render_message("Discarded.")
+        if session.pictures:
+            return {**self.show_finished(session, len(session.pictures) - 1), self.layout.status: message}
+        return {
+            **self.show_idle(session, message),
+            self.layout.stage: gr.update(value=session.photo_html or render.render_invitation(), visible=True),
+            self.layout.slider: gr.update(visible=False),
+        }
+
+    def select(self, session: Session, index: int) -> Changes:
+        """Show an earlier picture of the session."""
+        if session.is_painting or not 0 <= index < len(session.pictures):
+            return {self.layout.status: gr.skip()}
+        return self.show_finished(session, index)
+
+    def show_finished(self, session: Session, index: int) -> Changes:
+        """Show a finished picture of the session with its files."""
+        layout, picture, session.selected = self.layout, session.pictures[index], index
+        outcome = "Stopped; this is the best picture so far." if picture.record["stopped"] else "Done."
+        return {
+            **self.show_idle(session, render.render_message(f"{outcome} Drag the line to compare it with the photo.")),
+            layout.stage: gr.update(visible=False),
+            layout.slider: gr.update(value=(str(picture.photo), str(picture.jpeg)), visible=True),
+            layout.png: gr.update(value=str(picture.png)),
+            layout.jpeg: gr.update(value=str(picture.jpeg)),
+            layout.deep_button: gr.update(visible=True),
+            **{button: gr.update(visible=False) for button in layout.deep_files.values()},
+            layout.losses_panel: gr.update(visible=True),
+            layout.losses_plot: gr.update(**render.make_losses_plot(picture.losses)),
+            layout.losses_legend: render.render_loss_legend(picture.losses),
+            layout.history: gr.update(
+                value=[(str(each.jpeg), f"{number}") for number, each in enumerate(session.pictures, start=1)],
+                visible=len(session.pictures) > 1,
+                selected_index=None,
+            ),
+        }
+
+    def make_deep_files(self, session: Session) -> Changes:
+        """Encode the selected picture in 16 bits and offer the files."""
+        layout = self.layout
+        try:
+            picture = _selected_picture(session)
+            files = {
+                button: gr.update(value=str(make_deep_file(picture, suffix)), visible=True)
+                for suffix, button in layout.deep_files.items()
+            }
+        except StylerError as problem:
+            return {layout.status: render.render_error(problem)}
+        return {**files, layout.deep_button: gr.update(visible=False)}
 
 
-def show_styles(
-    studio: Studio,
-    parts: PageLayout,
-    visit: Session,
-    style: str | None,
-    own: Sequence[str] | None,
-    also: Sequence[str] | None,
-) -> Changes:
-    """Show one's own paintings, whose the others are, and a weight for each as soon as there are two."""
-    try:
-        styles = select_styles(style, own, also) if style or own or also else ()
-        visit.uses(*styles)
-        mine = [
-            (render.encode_data_url(studio.picture(each).pixels, render.THUMBNAIL_SIDE), each.name)
-            for each in styles[: len(own or ())]
-        ]
-    except StylerError as problem:
-        return {parts.status: render.render_error(str(problem))}
-    changes: Changes = {
-        parts.own_shown: render.render_thumbnails(mine),
-        parts.credit: render.render_credit(style.name for style in styles),
-    }
-    for index, weight in enumerate(parts.weights):
-        name = styles[index].name if index < len(styles) else ""
-        changes[weight] = gr.update(visible=len(styles) > 1 and bool(name), label=f"How much of {name}")
-    return changes
+@dataclass(frozen=True, slots=True)
+class BatchHandlers:
+    """The events of the Batch tab."""
 
+    studio: Studio
+    layout: BatchLayout
 
-def load_settings(studio: Studio, parts: PageLayout, visit: Session, source: str | None) -> Changes:
-    """The settings of a picture that styler made."""
-    if not source:
-        return {parts.status: gr.skip()}
-    name = Path(source).name
-    visit.uses(Upload(Path(source), name))
-    try:
-        record = studio.settings(Upload(Path(source), name))
-        options = resolve_options(("picture", provenance.settings_from_record(record))).options
-    except StylerError as problem:
-        return {parts.status: render.render_error(str(problem))}
-    values = dict(zip(controls.PAGE_OPTIONS, controls.values_from_options(options), strict=True))
-    changes: Changes = {parts.options[field]: value for field, value in values.items()}
-    return {
-        **changes,
-        parts.status: render.render_message(f"The settings of {name} are set; choose the photo and the painting."),
-    }
+    def show_waiting(self, session: Session) -> Changes:
+        """Confirm the click before the event enters the queue."""
+        session.is_discarded, session.is_waiting = False, True
+        return {
+            self.layout.status: render.render_waiting(WAITING),
+            self.layout.stop_button: gr.update(visible=True, interactive=True),
+            self.layout.archive: gr.update(visible=False),
+            self.layout.timer: gr.Timer(active=True),
+        }
+
+    def paint(self, session: Session, *values: Any) -> Generator[Changes, None, None]:
+        """Paint a batch: show its rows and its gallery, then the archive, or why it failed."""
+        layout = self.layout
+        session.is_waiting = False
+        if session.is_discarded:  # while it waited in the queue
+            yield self.show_idle(render.render_message(STOPPED_WAITING))
+            return
+        yield {
+            layout.timer: gr.Timer(active=False),
+            layout.status: render.render_waiting("Reading the pictures…"),
+            layout.gallery: gr.update(value=None, visible=False),
+            layout.rows: "",
+        }
+        shown = 0
+        try:
+            contents, styles = select_batch_inputs(*values[:3])
+            options = controls.options_from_batch_values(values[3:])
+            for view in batch_view.paint_batch(self.studio, session, contents, styles, options):
+                changes: Changes = {
+                    layout.status: render.render_batch_status(view, is_finished=False),
+                    layout.rows: render.render_batch_rows(view.rows.values()),
+                }
+                if len(view.gallery) > shown:
+                    shown = len(view.gallery)
+                    pictures = [(str(path), caption) for path, caption in view.gallery]
+                    changes[layout.gallery] = gr.update(value=pictures, visible=True)
+                yield changes
+            yield {
+                **self.show_idle(render.render_batch_status(view, is_finished=True)),
+                layout.archive: gr.update(
+                    value=str(view.archive) if view.archive else None, visible=bool(view.archive)
+                ),
+            }
+        except StylerError as problem:
+            yield self.show_idle(render.render_error(problem))
+
+    def stop(self, session: Session) -> Changes:
+        """Stop painting or waiting; finished pictures are kept."""
+        session.discard_work()
+        message = "Stopping…" if session.is_painting else STOPPED_WAITING
+        return {
+            self.layout.status: render.render_waiting(message),
+            self.layout.stop_button: gr.update(interactive=False),
+        }
+
+    def show_failure(self, session: Session) -> Changes:
+        """Show why the event of `paint` ended without a message of its own."""
+        return self.show_idle(render.render_error(QUEUE_FULL if session.is_waiting else INTERNAL_ERROR))
+
+    def show_idle(self, status: str) -> Changes:
+        """Show that nothing is being painted."""
+        return {
+            self.layout.status: status,
+            self.layout.stop_button: gr.update(visible=False),
+            self.layout.timer: gr.Timer(active=False),
+        }

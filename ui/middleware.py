@@ -1,6 +1,6 @@
-"""What a request may not do, told before Gradio sees it: fill the disk, send a huge body, or have other hosts asked.
+"""Refuses requests before Gradio sees them: uploads that do not fit, large bodies, and files of other hosts.
 
-Gradio would fetch a file for whoever names it by address; this server asks nobody for anything.
+Gradio would download a file that a request names by URL; this server never contacts another host.
 """
 
 import json
@@ -13,102 +13,104 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ui.session import Sessions
 
 MAX_BODY = 1_000_000
-"""Bytes of what is no upload: the values of the controls."""
+"""Limit on the bytes of a request that is not an upload: the values of the controls."""
 MAX_UPLOADS = 200
-"""Files of one request."""
+"""Limit on the files of one upload request."""
 REMOTE_PREFIXES = ("http:", "https:", "//")
 
-Refused = tuple[int, str]
+Refusal = tuple[int, str]
+"""HTTP status and message."""
 
 
 class RequestGuard:
-    """Stands before the page, as ASGI middleware.
+    """ASGI middleware in front of the page.
 
     Args:
         app: the page.
-        visits: whose folder may not grow beyond its limit.
-        max_upload: bytes of one file.
+        sessions: their folder may not grow beyond its limit.
+        max_upload: limit on the bytes of one file.
     """
 
-    def __init__(self, app: ASGIApp, visits: Sessions, max_upload: int) -> None:
-        self.app, self.visits, self.max_upload = app, visits, max_upload
+    def __init__(self, app: ASGIApp, sessions: Sessions, max_upload: int) -> None:
+        self.app, self.sessions, self.max_upload = app, sessions, max_upload
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse, or hand over."""
-        refused: Refused | None = None
+        """Refuse a request, or pass it on."""
+        refusal: Refusal | None = None
         if scope["type"] == "http":
             if scope["path"].endswith("/upload") and scope["method"] == "POST":
-                refused = await self._upload(scope)
+                refusal = await self._check_upload(scope)
             elif scope["method"] == "POST":
-                refused, receive = await _inspect_body(receive)
+                refusal, receive = await _check_body(receive)
             elif _is_remote_path(scope["path"]):
-                refused = 404, "This server has no files of other hosts."
-        if refused:
-            await PlainTextResponse(refused[1], refused[0])(scope, receive, send)
+                refusal = 404, "This server has no files of other hosts."
+        if refusal:
+            await PlainTextResponse(refusal[1], refusal[0])(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
-    async def _upload(self, scope: Scope) -> Refused | None:
-        """Whether an upload has no room."""
+    async def _check_upload(self, scope: Scope) -> Refusal | None:
+        """Return why an upload is refused, or None."""
         length = dict(scope["headers"]).get(b"content-length", b"")
         if not length.isdigit():
-            return 411, "The upload does not say how long it is; say it in its header."
+            return 411, "The upload has no Content-Length header; add one."
         if int(length) > MAX_UPLOADS * self.max_upload:
-            return 413, f"That is too much at once; send {MAX_UPLOADS} files at most."
-        if not await anyio.to_thread.run_sync(self.visits.has_room, int(length)):
+            return 413, f"The upload is too large; send {MAX_UPLOADS} files at most."
+        if not await anyio.to_thread.run_sync(self.sessions.has_room, int(length)):
             return 503, "The server has no room for more pictures now; try again in ten minutes."
         return None
 
 
-async def _inspect_body(receive: Receive) -> tuple[Refused | None, Receive]:
-    """The body, read up to its limit, and a way to read it once more."""
+async def _check_body(receive: Receive) -> tuple[Refusal | None, Receive]:
+    """Read the body up to its limit; return why it is refused, or None, and a callable that receives it again."""
     body = b""
     more = True
     while more:
         message = await receive()
         if message["type"] != "http.request":
-            return None, _replay_body(receive, message)
+            return None, _replay_message(receive, message)
         body += message.get("body", b"")
         more = message.get("more_body", False)
         if len(body) > MAX_BODY:
             return (413, f"The request is too large; send {MAX_BODY // 1000} kB at most."), receive
-    whole: Message = {"type": "http.request", "body": body, "more_body": False}
     if _names_remote_file(body):
         return (400, "The request names a file of another host; upload the file itself."), receive
-    return None, _replay_body(receive, whole)
+    return None, _replay_message(receive, {"type": "http.request", "body": body, "more_body": False})
 
 
-def _replay_body(receive: Receive, first: Message) -> Receive:
-    """A way to receive that begins with a message that was received already."""
-    waiting = [first]
+def _replay_message(receive: Receive, message: Message) -> Receive:
+    """Return a callable that receives `message` first, then whatever `receive` does."""
+    pending = [message]
 
-    async def again() -> Message:
-        return waiting.pop() if waiting else await receive()
+    async def replay() -> Message:
+        return pending.pop() if pending else await receive()
 
-    return again
+    return replay
 
 
 def _names_remote_file(body: bytes) -> bool:
-    """Whether a file in it is named by an address of another host."""
+    """Return whether a JSON body contains a file whose path is a URL."""
     try:
-        found = json.loads(body)
-    except ValueError:  # a form, or damage: Gradio says so
+        pending: list[Any] = [json.loads(body)]
+    except ValueError:  # a form, or damaged: Gradio reports it
         return False
-    except RecursionError:  # nobody's controls are that deep
+    except RecursionError:  # no control has a value this deep
         return True
-    waiting: list[Any] = [found]
-    while waiting:
-        item = waiting.pop()
+    while pending:
+        item = pending.pop()
         if isinstance(item, dict):
             path = item.get("path")
-            if isinstance(path, str) and path.strip().lower().startswith(REMOTE_PREFIXES):
+            if isinstance(path, str) and _is_remote(path):
                 return True
-            waiting.extend(item.values())
+            pending.extend(item.values())
         elif isinstance(item, list):
-            waiting.extend(item)
+            pending.extend(item)
     return False
 
 
 def _is_remote_path(path: str) -> bool:
-    _, found, name = path.partition("/file=")
-    return "/proxy=" in path or (bool(found) and name.strip().lower().startswith(REMOTE_PREFIXES))
+    return "/proxy=" in path or _is_remote(path.partition("/file=")[2])
+
+
+def _is_remote(path: str) -> bool:
+    return path.strip().lower().startswith(REMOTE_PREFIXES)

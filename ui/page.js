@@ -1,17 +1,20 @@
-// Keys, copying, the picture in view, and the words on settings that are changed too late and on a server that does not answer.
-// The page works without them.
+// Keyboard shortcuts, copying, keeping the picture in view, and two notices: a setting changed too late, and a server that
+// does not answer. The page works without this script.
 (() => {
+  const isVisible = (id) => document.querySelector(`#${id}`)?.offsetParent;
+  const isPainting = () => isVisible("stop") || isVisible("batch-stop");
   const press = (id) => {
     const button = document.querySelector(`#${id}`);
-    if (button && button.offsetParent && !button.disabled) { button.click(); return true; }
-    return false;
+    if (!isVisible(id) || button.disabled) return false;
+    button.click();
+    return true;
   };
-  const shown = (id) => document.querySelector(`#${id}`)?.offsetParent;
   document.addEventListener("keydown", (event) => {
-    const writes = event.target.closest("textarea, button, a, [role=button], [role=tab], summary, [role=listbox]");
-    if (event.key === "Escape") press("keep") || press("batch-stop");
-    if (event.key === "Enter" && !writes && !shown("keep") && !shown("batch-stop")) press("paint") || press("batch-paint");
+    const usesEnter = event.target.closest("textarea, button, a, [role=button], [role=tab], summary, [role=listbox]");
+    if (event.key === "Escape") press("stop") || press("batch-stop");
+    if (event.key === "Enter" && !usesEnter && !isPainting()) press("paint") || press("batch-paint");
   });
+
   document.addEventListener("click", async (event) => {
     const button = event.target.closest("[data-copy]");
     if (!button) return;
@@ -19,52 +22,52 @@
       await navigator.clipboard.writeText(button.dataset.copy);
       button.textContent = "copied";
     } catch {
-      button.outerHTML = `<code></code>`;  // no clipboard without https: the command itself, to be selected
-      document.querySelector("#used code").textContent = button.dataset.copy;
+      button.outerHTML = `<code></code>`;  // without https there is no clipboard: show the command, to be selected
+      document.querySelector("#summary code").textContent = button.dataset.copy;
     }
-  });
-  const late = (event) => {
-    const column = event.target.closest?.(".choices");
-    const go = column?.querySelector(".go");
-    if (!go || !(shown("keep") || shown("batch-stop"))) return;
-    let word = column.querySelector(".later");
-    if (!word) {
-      word = document.createElement("p");
-      word.className = "later";
-      word.setAttribute("role", "status");
-      go.before(word);
-    }
-    word.textContent = "Applies to the next picture.";
-    word.hidden = false;
-  };
-  document.addEventListener("input", late, true);
-  document.addEventListener("change", late, true);
-  document.addEventListener("click", (event) => {
-    if (event.target.closest?.(".go")) document.querySelectorAll(".later").forEach((word) => { word.hidden = true; });
   });
 
+  const showNotice = (event) => {
+    const column = event.target.closest?.(".choices");
+    const go = column?.querySelector(".go");
+    if (!go || !isPainting()) return;
+    let notice = column.querySelector(".notice");
+    if (!notice) {
+      notice = document.createElement("p");
+      notice.className = "notice";
+      notice.setAttribute("role", "status");
+      go.before(notice);
+    }
+    notice.textContent = "Applies to the next picture.";
+    notice.hidden = false;
+  };
+  document.addEventListener("input", showNotice, true);
+  document.addEventListener("change", showNotice, true);
   document.addEventListener("click", (event) => {
-    const stage = event.target.closest?.("#paint") && document.querySelector("#stage");
-    // On a phone the picture is above the settings. To the very top, where the browser does not scroll along with what grows.
+    if (!event.target.closest?.(".go")) return;
+    document.querySelectorAll(".notice").forEach((notice) => { notice.hidden = true; });
+    // On a phone the picture is above the settings. Scroll to the very top, where the browser does not anchor the scroll
+    // position to content that grows.
+    const stage = event.target.closest("#paint") && document.querySelector("#stage");
     if (stage && stage.getBoundingClientRect().top < 0) scrollTo({ top: 0 });
   });
 
-  const away = document.createElement("p");
-  away.className = "away";
-  away.setAttribute("role", "alert");
-  let missed = 0;
-  const look = async () => {
+  const offline = document.createElement("p");
+  offline.className = "offline";
+  offline.setAttribute("role", "alert");
+  let failures = 0;
+  const checkServer = async () => {
     if (document.hidden) return;
     try {
-      missed = (await fetch("healthz", { cache: "no-store" })).ok ? 0 : missed + 1;
+      failures = (await fetch("healthz", { cache: "no-store" })).ok ? 0 : failures + 1;
     } catch {
-      missed += 1;
+      failures += 1;
     }
-    if (missed < 2) away.remove();
-    else if (!away.isConnected) {
-      away.textContent = "The server does not answer. Your photo and settings are still here; try again when it is back.";
-      (document.querySelector(".gradio-container") ?? document.body).append(away);
+    if (failures < 2) offline.remove();
+    else if (!offline.isConnected) {
+      offline.textContent = "The server does not answer. Your photo and settings are still here; try again when it is back.";
+      (document.querySelector(".gradio-container") ?? document.body).append(offline);
     }
   };
-  setInterval(look, 5000);
+  setInterval(checkServer, 5000);
 })();

@@ -1,116 +1,125 @@
-"""Who waits for the painter: their place, how long it may take, and whether there is room for more.
+"""The queue in front of the one painter: its place in line and expected wait, its limit, and the thread that works.
 
-Gradio has no public way to ask its queue.
+Gradio has no public interface to its queue, so this module reads the private one.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import gradio as gr
-
-from ui import render
+from styler.options import format_duration
 
 if TYPE_CHECKING:
-    from ui.studio import Studio
+    import gradio as gr
 
 PAINTER = "painter"
-"""What all heavy events share: one of them runs at a time."""
+"""Concurrency id of all heavy events: one of them runs at a time."""
+PRIVATE_EVENT: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+QUEUED_EVENT = {**PRIVATE_EVENT, "concurrency_id": PAINTER, "concurrency_limit": 1}
+"""Settings of events that paint."""
+INSTANT_EVENT = {**PRIVATE_EVENT, "queue": False}
+"""Settings of all other events."""
 IDLE_SECONDS = 0.02
-"""Seconds between two looks at an empty queue; stock Gradio looks a thousand times a second, at 5 % of a core."""
+"""Seconds between two checks of an empty queue; stock Gradio checks a thousand times a second, at 5 % of a core."""
 MAX_GRADIO_SESSIONS = 100
-"""Whose components Gradio remembers, at 0.2 MB each; the one that did nothing for longest is forgotten first, and loses
-nothing, since pictures and settings are not kept there."""
+"""Sessions whose components Gradio remembers, at 0.2 MB each; beyond it, the one that was idle longest is dropped. That
+loses nothing: pictures and settings are not kept there."""
 QUEUE_FULL = "The queue is full; try again in a few minutes."
+HEARTBEAT_SECONDS = 0.25
+"""Seconds without an item after which `None` is yielded, so that the server notices when the visitor has gone."""
+
+Item = TypeVar("Item")
 
 
-def open_queue(page: gr.Blocks, most: int) -> None:
-    """Give the page a queue for so many."""
-    page.queue(max_size=most, default_concurrency_limit=4, api_open=False)
+def open_queue(page: "gr.Blocks", max_size: int) -> None:
+    """Give the page a queue with room for `max_size` waiting events."""
+    page.queue(max_size=max_size, default_concurrency_limit=4, api_open=False)
     queue: Any = page._queue
     queue.sleep_when_free = IDLE_SECONDS
     page.state_session_capacity = MAX_GRADIO_SESSIONS
-    queue.compute_analytics_summary = _no_summary
+    queue.compute_analytics_summary = lambda _records: None  # computed after every event, for a page that is disabled
 
 
-def _no_summary(_records: Any) -> None:
-    """In place of the statistics that Gradio works out after every event, for a page that is switched off here."""
-
-
-def is_full(page: gr.Blocks) -> bool:
-    """Whether nobody else can wait."""
+def is_full(page: "gr.Blocks") -> bool:
+    """Return whether no further event can wait."""
     queue: Any = page._queue
     return queue.max_size is not None and len(queue) >= queue.max_size
 
 
-def count_ahead(page: gr.Blocks, session: str | None) -> int | None:
-    """How many wait before somebody's first piece of work; None if none of theirs waits."""
+def count_ahead(page: "gr.Blocks", session_hash: str | None) -> int | None:
+    """Return how many events wait before the first one of a session, or None if none of its events waits."""
     queue: Any = page._queue
     waiting = queue.event_queue_per_concurrency_id.get(PAINTER)
-    sessions = [event.session_hash for event in waiting.queue] if waiting else []
-    return sessions.index(session) if session in sessions else None
+    hashes = [event.session_hash for event in waiting.queue] if waiting else []
+    return hashes.index(session_hash) if session_hash in hashes else None
 
 
-def describe_wait(studio: "Studio", before: int) -> str:
-    """What somebody is told who waits behind the work in hand and `before` others."""
-    seconds = studio.pace.wait(before)
-    place = "You are next" if before == 0 else f"You are number {before + 1} in the queue"
-    return (
-        f"{place}; your turn comes in about {render.format_duration(seconds)}." if seconds is not None else f"{place}."
-    )
+@dataclass(slots=True, eq=False)
+class WaitEstimate:
+    """The expected wait in the queue, computed from the duration of earlier work."""
 
+    mean_duration: float | None = None
+    """Moving average over finished work, in seconds."""
+    current_end: float | None = None
+    """When the current work is expected to end, on the monotonic clock."""
 
-QUEUED_EVENT: dict[str, Any] = {
-    "concurrency_id": PAINTER,
-    "concurrency_limit": 1,
-    "show_progress": "hidden",
-    "api_visibility": "private",
-}
-INSTANT_EVENT: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    def set_remaining(self, seconds: float | None) -> None:
+        """Record how long the current work will still take; None if that is unknown."""
+        self.current_end = None if seconds is None else time.monotonic() + seconds
 
+    def add_duration(self, seconds: float) -> None:
+        """Record the duration of finished work."""
+        self.mean_duration = seconds if self.mean_duration is None else 0.5 * self.mean_duration + 0.5 * seconds
 
-News = TypeVar("News")
+    def compute_wait(self, ahead: int) -> float | None:
+        """Return the seconds to wait behind the current work and `ahead` others, or None if they are unknown."""
+        if self.current_end is None or (ahead and self.mean_duration is None):
+            return None
+        return max(0.0, self.current_end - time.monotonic()) + ahead * (self.mean_duration or 0.0)
 
-HEARTBEAT_SECONDS = 0.25
-"""Seconds without news after which `None` is yielded, so that the server can see whether anybody is still there."""
+    def describe_wait(self, ahead: int) -> str:
+        """Return a sentence on the place in the queue and the expected wait."""
+        place = "You are next" if ahead == 0 else f"You are number {ahead + 1} in the queue"
+        seconds = self.compute_wait(ahead)
+        return f"{place}." if seconds is None else f"{place}; painting starts in about {format_duration(seconds)}."
 
 
 class PainterThread:
-    """Where the work is done: one thread, since one device is shared, and one piece of work at a time."""
+    """The one thread that paints, since all visitors share one device; it does one piece of work at a time."""
 
     def __init__(self) -> None:
-        self.thread = ThreadPoolExecutor(1, thread_name_prefix="painter")
-        self._turn = asyncio.Lock()
+        self.executor = ThreadPoolExecutor(1, thread_name_prefix="painter")
+        self._lock = asyncio.Lock()
 
-    async def steps(
-        self, work: Generator[News, Any, Any], stop: Callable[[], None]
-    ) -> AsyncGenerator[News | None, None]:
-        """Everything that `work` yields, with `None` in between while a step takes long.
+    async def run(self, work: Generator[Item, Any, Any], stop: Callable[[], None]) -> AsyncGenerator[Item | None, None]:
+        """Yield everything that `work` yields, and `None` in between whenever a step takes long.
 
-        Closing or cancelling this calls `stop`, waits until the step under way has ended, and closes the work.
+        Closing or canceling this generator calls `stop`, waits for the current step to end, and closes `work`.
         """
-        async with self._turn:
+        async with self._lock:
             loop, step = asyncio.get_running_loop(), None
             try:
                 while True:
-                    step = loop.run_in_executor(self.thread, _next, work)
+                    step = loop.run_in_executor(self.executor, _take_next, work)
                     while not (await asyncio.wait({step}, timeout=HEARTBEAT_SECONDS))[0]:
                         yield None
-                    found = step.result()
-                    if not found:
+                    items = step.result()
+                    if not items:
                         return
-                    yield found[0]
+                    yield items[0]
             finally:
                 stop()
                 if step is not None:
                     await asyncio.wait({step})
-                    step.exception()  # known by now to whoever is still there
-                await loop.run_in_executor(self.thread, work.close)
+                    step.exception()  # mark it as retrieved: it was raised above if anybody still listens
+                await loop.run_in_executor(self.executor, work.close)
 
 
-def _next(work: Generator[News, Any, Any]) -> tuple[News] | tuple[()]:
-    """The next news, or nothing at the end: a future cannot hold a StopIteration."""
-    for news in work:
-        return (news,)
+def _take_next(work: Generator[Item, Any, Any]) -> tuple[Item] | tuple[()]:
+    """Return the next item in a tuple, or an empty tuple at the end: a future cannot hold a StopIteration."""
+    for item in work:
+        return (item,)
     return ()

@@ -1,116 +1,124 @@
-"""What the page shows in HTML: the picture, where the work stands, what went wrong, the losses. All text is escaped."""
+"""The HTML of the page: pictures in frames, progress, messages, and the chart of the losses. All text is escaped."""
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable
 from functools import cache
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from styler import library, provenance
+from styler import images, library, provenance
 from styler.engine.result import Pixels, Progress
-from styler.provenance import Record
-from ui.session import FinishedPicture
+from styler.errors import StylerError
+from styler.options import format_duration
+from ui.batch_view import BatchRow, BatchView
+from ui.session import FinishedPicture, LossHistory
 
-if TYPE_CHECKING:
-    from ui.batch_view import BatchRow, BatchView
-
-
+UI_FOLDER = Path(__file__).parent
 LIVE_SIDE = 1024
-"""Long side of a live picture, in pixels; the finished one has all of them."""
+"""Long side of a live view, in pixels; the finished picture has all of its pixels."""
 THUMBNAIL_SIDE = 160
+FIGURE_SIDE = 320
+"""Long side of the pictures on the About tab, in pixels."""
+INVITATION = UI_FOLDER / "invitation.jpg"
+"""A picture painted from the bundled pair below; it is shown before anything is chosen."""
+INVITATION_PAIR = ("bridge", "starry-night")
+INVITATION_TEXT = "A photo of a bridge, painted like The Starry Night"
+ROW_STATES = {"waiting": "waiting", "done": "done", "left": "not painted"}
+LINE_COLORS = ("#c2571a", "#3d8496", "#a07c27", "#8d65a8", "#5d9050", "#b5587a", "#6d80b0", "#8f8578", "#2a9d8f")
+"""Colors of the lines in the chart, readable on light and dark; the first is the color of the total."""
 
 
-def encode_data_url(pixels: Pixels, long_side: int = LIVE_SIDE, quality: int = 80) -> str:
-    """Pixels as a small JPEG in a data address."""
-    picture = Image.fromarray((np.asarray(pixels) * 255).round().clip(0, 255).astype(np.uint8))
+def encode_data_url(pixels: Pixels, long_side: int = LIVE_SIDE) -> str:
+    """Return pixels as a small JPEG in a `data:` URL."""
+    picture = Image.fromarray(images.to_uint8(np.asarray(pixels)))
     picture.thumbnail((long_side, long_side), reducing_gap=2.0)
     stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=quality)
+    picture.save(stream, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
 def encode_file_url(path: Path, long_side: int = THUMBNAIL_SIDE) -> str:
-    """A file of our own as a small JPEG in a data address."""
+    """Return a bundled picture as a small JPEG in a `data:` URL."""
     with Image.open(path) as picture:
         return encode_data_url(np.asarray(picture.convert("RGB"), np.float32) / 255, long_side)
 
 
 def render_frame(source: str, width: int, height: int, alt: str, kind: str = "") -> str:
-    """The picture in its frame, which has the final proportions."""
+    """Return a picture in a frame that keeps its proportions while the picture loads."""
     return (
         f'<figure class="frame {kind}" style="--ratio: {width / height:.4f}">'
         f'<img src="{source}" alt="{escape(alt)}" width="{width}" height="{height}"></figure>'
     )
 
 
+@cache
+def render_invitation() -> str:
+    """Return the picture that is shown before anything is chosen."""
+    with Image.open(INVITATION) as picture:
+        size = picture.size
+    return render_frame(encode_file_url(INVITATION, LIVE_SIDE), *size, INVITATION_TEXT, "invitation")
+
+
 def render_live_view(progress: Progress) -> str:
-    """The picture as it is now."""
+    """Return the current picture in the frame of the final one."""
     pixels = progress.live_view()
-    end = progress.schedule[-1] if progress.schedule else None
-    width, height = (end.width, end.height) if end else (pixels.shape[1], pixels.shape[0])
-    return render_frame(encode_data_url(pixels), width, height, "The picture as it is now", "working")
+    height, width = pixels.shape[:2]
+    if progress.schedule:
+        width, height = progress.schedule[-1].width, progress.schedule[-1].height
+    return render_frame(encode_data_url(pixels), width, height, "The picture in progress", "working")
 
 
 def render_progress(progress: Progress) -> str:
-    """Where the work stands, as a bar and a line."""
-    share = 100 * progress.units / progress.total_units if progress.total_units else 0
+    """Return the progress as a bar and a status line."""
+    percent = 100 * progress.units / progress.total_units if progress.total_units else 0
     width, height = progress.size
     left = "" if progress.eta is None else f" · {format_duration(progress.eta)} left"
     scale = f"scale {progress.scale + 1} of {len(progress.schedule)}, {width}×{height}"
     line = f"{scale} · iteration {progress.iteration} of {progress.iterations} · loss {progress.loss:.3g}"
-    return _render_bar(f"{line} · {format_duration(progress.seconds)}{left}", share)
+    return _render_bar(f"{line} · {format_duration(progress.seconds)}{left}", percent)
 
 
 def render_waiting(text: str) -> str:
-    """Before the first step."""
+    """Return a message with a bar that shows activity but no progress."""
     return _render_bar(text, None)
 
 
 def render_message(text: str) -> str:
-    """A quiet sentence."""
-    return f'<p class="said" role="status">{escape(text)}</p>'
+    """Return a message in the status line."""
+    return f'<p class="message" role="status">{escape(text)}</p>'
 
 
-def render_error(text: str) -> str:
-    """What went wrong, in one sentence."""
-    return f'<p class="failed" role="alert">{escape(text)}</p>'
+def render_error(problem: StylerError | str) -> str:
+    """Return an error message."""
+    return f'<p class="failed" role="alert">{escape(str(problem))}</p>'
 
 
-def format_duration(seconds: float) -> str:
-    """`12 s`, `3 min 5 s`, `2 h 10 min`."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def render_summary(painted: FinishedPicture) -> str:
-    """One line on what was used, which copies the command, and what was done differently."""
-    record = painted.record
+def render_summary(picture: FinishedPicture) -> str:
+    """Return a line with the main settings, a button that copies the command, and the notes."""
+    record = picture.record
     options = record["options"]
-    styles = " + ".join(style.stem for style in painted.order.styles)
-    ended = "stopped · " if record["stopped"] else ""
+    styles = " + ".join(style.stem for style in picture.request.styles)
     line = (
         f"{styles} · {options['preset']} · strength {options['strength']:g} · {record['width']}×{record['height']} px"
-        f" · seed {options['seed']} · {ended}{format_duration(record['seconds'])}"
     )
-    notes = "".join(f'<p class="said">{escape(note)}</p>' for note in painted.notes)
-    button = f'<button type="button" class="copies" data-copy="{escape(format_page_command(record))}" title="Copy the command">'
-    return f'<p class="used">{escape(line)} {button}copy the command</button></p>{notes}'
-
-
-def format_page_command(record: Record) -> str:
-    """The command that makes the picture."""
-    return provenance.format_command(record)
+    stopped = "stopped · " if record["stopped"] else ""
+    line += f" · seed {options['seed']} · {stopped}{format_duration(record['seconds'])}"
+    command = escape(provenance.format_command(record))
+    button = (
+        f'<button type="button" class="copies" data-copy="{command}" title="Copy the command">copy the command</button>'
+    )
+    notes = "".join(f'<p class="message">{escape(note)}</p>' for note in picture.notes)
+    return f'<p class="summary">{escape(line)} {button}</p>{notes}'
 
 
 def render_thumbnails(pictures: Iterable[tuple[str, str]]) -> str:
-    """A row of small pictures: their addresses and names."""
+    """Return a row of small pictures, given by URL and name."""
     items = "".join(
         f'<img src="{source}" alt="{escape(name)}" title="{escape(name)}" width="56" height="56">'
         for source, name in pictures
@@ -118,105 +126,82 @@ def render_thumbnails(pictures: Iterable[tuple[str, str]]) -> str:
     return f'<div class="thumbs">{items}</div>' if items else ""
 
 
-def render_batch_status(pile: "BatchView", *, ended: bool) -> str:
-    """How a batch stands, as a bar and a line, or in the end as a sentence."""
-    total, done, bad, left = len(pile.rows), pile.count("done"), pile.count("failed"), pile.count("left")
-    line = f"{done} of {total} done" + (f", {bad} failed" if bad else "") + (f", {left} not painted" if left else "")
-    if ended:
+def render_batch_status(view: BatchView, *, is_finished: bool) -> str:
+    """Return the counts of a batch as a message if it is finished, else with a bar."""
+    total, done, failed, left = len(view.rows), view.count("done"), view.count("failed"), view.count("left")
+    line = (
+        f"{done} of {total} done" + (f", {failed} failed" if failed else "") + (f", {left} not painted" if left else "")
+    )
+    if is_finished:
         return render_message(f"{line}.")
-    share = sum(1.0 if row.state in {"done", "failed"} else row.share for row in pile.rows.values())
-    rest = "" if pile.left is None else f" · about {format_duration(pile.left)} left"
-    return _render_bar(f"{line}{rest}", 100 * share / total)
+    share = sum(1.0 if row.state in {"done", "failed"} else row.share for row in view.rows.values())
+    eta = "" if view.seconds_left is None else f" · about {format_duration(view.seconds_left)} left"
+    return _render_bar(f"{line}{eta}", 100 * share / total)
 
 
-ROW_STATES = {"waiting": "waiting", "done": "done", "left": "not painted"}
-
-
-def render_batch_rows(found: Iterable["BatchRow"]) -> str:
-    """A line for every picture of a batch."""
+def render_batch_rows(rows: Iterable[BatchRow]) -> str:
+    """Return a list with one line for each picture of a batch."""
     lines = []
-    for row in found:
-        state = ROW_STATES.get(row.state, f"painting {100 * row.share:.0f} %" if row.state == "painting" else row.why)
+    for row in rows:
+        painting = f"painting, {100 * row.share:.0f} %" if row.state == "painting" else row.error
+        state = escape(ROW_STATES.get(row.state, painting))
         name = f"{escape(row.content)} <span>×</span> {escape(Path(row.style).stem)}"
-        lines.append(f'<li class="{row.state}"><b>{name}</b> <span class="state">{escape(state)}</span></li>')
+        lines.append(f'<li class="{row.state}"><b>{name}</b> <span class="state">{state}</span></li>')
     return f'<ol class="rows">{"".join(lines)}</ol>' if lines else ""
 
 
 def render_credit(names: Iterable[str]) -> str:
-    """What the bundled paintings are, and whose."""
-    known = library.read_credits()
-    lines = "<br>".join(escape(known[name]) for name in names if name in known)
+    """Return the credits of those styles that come with styler."""
+    credits_ = library.read_credits()
+    lines = "<br>".join(escape(credits_[name]) for name in names if name in credits_)
     return f'<p class="credit">{lines}</p>' if lines else ""
 
 
-def render_losses(curve: Sequence[tuple[int, dict[str, float]]]) -> str:
-    """A chart of the loss and its terms, each on a scale of its own logarithm, drawn as SVG."""
-    names = [name for name in (curve[-1][1] if curve else {}) if any(terms.get(name, 0) > 0 for _, terms in curve)]
-    if not names or curve[-1][0] < 2:
-        return render_message("There is no loss to show.")
-    points = {name: [(count, terms[name]) for count, terms in curve if terms.get(name, 0) > 0] for name in names}
-    levels = np.log10([value for each in points.values() for _, value in each])
-    low, high = float(np.floor(levels.min())), float(np.ceil(levels.max()))
-    end, span = curve[-1][0], max(1.0, high - low)
+def make_losses_plot(losses: LossHistory) -> dict[str, Any]:
+    """Return the properties of a `gr.LinePlot` that shows the logarithm of every term of the loss."""
+    rows = [
+        [iteration, round(math.log10(value), 4), term, float(f"{value:.3g}")]
+        for term in _choose_colors(losses)
+        for iteration, terms in losses
+        if (value := terms.get(term, 0.0)) > 0
+    ]
+    columns = {"iteration": "quantitative", "log10": "quantitative", "term": "nominal", "loss": "quantitative"}
+    plot = {"columns": [*columns], "data": rows, "datatypes": columns, "mark": "line"}
+    return {"value": plot, "color_map": _choose_colors(losses)}
 
-    def at(count: int, value: float) -> str:
-        return f"{48 + 540 * count / end:.1f},{10 + 220 * (high - np.log10(value)) / span:.1f}"
 
-    lines, key = [], []
-    for index, name in enumerate(names):
-        path = " ".join(at(*point) for point in points[name])
-        kind = f"line-{index % 8}" + (" total" if name == "total" else "")
-        lines.append(f'<polyline class="{kind}" points="{path}"/>')
-        key.append(f'<li class="{kind}">{escape(name)} <b>{points[name][-1][1]:.3g}</b></li>')
-    grid = "".join(
-        f'<line x1="48" x2="588" y1="{y:.1f}" y2="{y:.1f}"/><text x="42" y="{y + 4:.1f}">1e{level:.0f}</text>'
-        for level in np.arange(low, high + 1)
-        for y in [10 + 220 * (high - level) / span]
+def render_loss_legend(losses: LossHistory) -> str:
+    """Return the terms of the loss with their colors and last values."""
+    items = "".join(
+        f'<li style="border-color: {color}">{escape(term)} <b>{losses[-1][1][term]:.3g}</b></li>'
+        for term, color in _choose_colors(losses).items()
     )
-    axis = f'<text class="end" x="588" y="248">{end} iterations</text>'
-    return (
-        '<figure class="chart"><svg viewBox="0 0 600 256" role="img" aria-label="The losses as they fell">'
-        f"<g>{grid}{axis}</g>{''.join(lines)}</svg><ul>{''.join(key)}</ul></figure>"
-    )
+    return f'<ul class="legend">{items}</ul>' if items else render_message("There are no losses to show.")
 
 
-def _render_bar(text: str, share: float | None) -> str:
-    value = f' aria-valuenow="{share:.0f}"' if share is not None else ""
-    kind, width = ("bar", f"{share:.1f}%") if share is not None else ("bar endless", "30%")
+def _choose_colors(losses: LossHistory) -> dict[str, str]:
+    """Return a color for every term of the loss that was ever above 0, the total first."""
+    terms = sorted(losses[-1][1] if losses else (), key=lambda term: term != "total")
+    used = [term for term in terms if any(values.get(term, 0.0) > 0 for _, values in losses)]
+    return {term: LINE_COLORS[index % len(LINE_COLORS)] for index, term in enumerate(used)}
+
+
+def _render_bar(text: str, percent: float | None) -> str:
+    value = f' aria-valuenow="{percent:.0f}"' if percent is not None else ""
+    kind, width = ("bar", f"{percent:.1f}%") if percent is not None else ("bar endless", "30%")
     return (
         f'<div class="{kind}" role="progressbar" aria-label="Painting" aria-valuemin="0" aria-valuemax="100"{value}>'
         f'<i style="width: {width}"></i></div><p class="line">{escape(text)}</p>'
     )
 
 
-UI_FOLDER = Path(__file__).parent
-FIGURE_SIDE = 320
-"""Pixels of the pictures that explain."""
-INVITATION_PAIR = ("bridge", "starry-night")
-"""What the picture that invites was made of."""
-
-
 @cache
 def render_about() -> str:
-    """The text with its picture."""
-    items = "".join(f"<li>{escape(credit)}</li>" for credit in library.read_credits().values())
+    """Return the About tab."""
     text = (UI_FOLDER / "about.html").read_text(encoding="utf-8")
-    return text.replace("{figure}", _render_figure()).replace("{credits}", items)
-
-
-def _render_figure() -> str:
-    """Photo and painting become the picture."""
-    photo, painting = library.list_contents()[INVITATION_PAIR[0]], library.list_styles()[INVITATION_PAIR[1]]
-    cells = [
-        _render_cell(photo, "A photo of a bridge at night", "what is where?"),
-        '<span aria-hidden="true">+</span>',
-        _render_cell(painting, "The Starry Night by Vincent van Gogh", "which colours and strokes?"),
-        '<span aria-hidden="true">→</span>',
-        _render_cell(UI_FOLDER / "invitation.jpg", "The bridge, painted like The Starry Night", "both"),
-    ]
-    return f'<div class="how">{"".join(cells)}</div>'
-
-
-def _render_cell(path: Path, alt: str, caption: str) -> str:
-    image = f'<img src="{encode_file_url(path, FIGURE_SIDE)}" alt="{escape(alt)}">'
-    return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
+    return text.format(
+        photo=encode_file_url(library.list_contents()[INVITATION_PAIR[0]], FIGURE_SIDE),
+        painting=encode_file_url(library.list_styles()[INVITATION_PAIR[1]], FIGURE_SIDE),
+        result=encode_file_url(INVITATION, FIGURE_SIDE),
+        credits="".join(f"<li>{escape(credit)}</li>" for credit in library.read_credits().values()),
+    )

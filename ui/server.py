@@ -1,6 +1,6 @@
-"""The server: the page on FastAPI, whether it is alive and ready, and the janitor.
+"""The server: the page on FastAPI, its health endpoints, and the regular removal of old files.
 
-Nothing is shared, counted or fetched elsewhere.
+Nothing is shared with, reported to, or fetched from other servers.
 """
 
 import os
@@ -20,53 +20,53 @@ from fastapi.responses import JSONResponse
 
 from styler.errors import StylerError
 from ui.middleware import RequestGuard
+from ui.queue import is_full
 from ui.studio import Studio
 
 if TYPE_CHECKING:
     import gradio as gr
 
 MIN_FREE_DISK = 500_000_000
-"""Free bytes below which no more is taken on."""
+"""Free bytes below which the server is not ready."""
 CLEANUP_SECONDS = 300.0
-"""Seconds between two rounds of the janitor."""
+"""Seconds between two removals of old files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
-    """How the page is served."""
+    """Settings of the server."""
 
     host: str = "127.0.0.1"
     port: int = 7860
     root_path: str = ""
     auth: tuple[str, str] | None = None
-    """A user and the password."""
+    """User and password."""
     max_upload: int = 25_000_000
-    """Bytes of one file."""
+    """Limit on the bytes of one file."""
     queue: int = 32
-    """Who may wait."""
-    opens: bool = False
-    """Whether a browser is opened on it."""
+    """Limit on the requests that wait."""
+    open_browser: bool = False
 
     @property
     def address(self) -> str:
-        """For a person on this machine."""
+        """URL of the page for a browser on this machine."""
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104 - compared, not bound
         return f"http://{f'[{host}]' if ':' in host and '[' not in host else host}:{self.port}{self.root_path}/"
 
 
 def open_listener(host: str, port: int) -> socket.socket:
-    """A socket that listens there.
+    """Open a socket that listens at an address.
 
     Raises:
-        StylerError: the port is taken, or the host is not this machine's.
+        StylerError: the port is in use, or the host is not an address of this machine.
     """
     listener = None
     try:
-        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
         if sys.platform != "win32":
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(place)
+        listener.bind(address)
         listener.listen(128)
     except OSError as problem:
         if listener:
@@ -76,21 +76,21 @@ def open_listener(host: str, port: int) -> socket.socket:
     return listener
 
 
-def make_server(studio: Studio, serving: ServerConfig) -> FastAPI:
-    """The page with `/healthz` and `/readyz`, on a studio that is closed with it."""
-    os.environ["GRADIO_TEMP_DIR"] = str(studio.visits.uploads)  # before Gradio is loaded
+def make_server(studio: Studio, config: ServerConfig) -> FastAPI:
+    """Return the page with `/healthz` and `/readyz`; the studio is closed together with the server."""
+    os.environ["GRADIO_TEMP_DIR"] = str(studio.sessions.uploads)  # before Gradio is imported
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     from ui.app import build_page
 
-    page = build_page(studio, serving.queue)
+    page = build_page(studio, config.queue)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        ended = threading.Event()
-        threading.Thread(target=studio.warm, daemon=True).start()
-        threading.Thread(target=_clean_up, args=(studio, ended), daemon=True).start()
+        closed = threading.Event()
+        threading.Thread(target=studio.warm_up, daemon=True).start()
+        threading.Thread(target=_clean_up, args=(studio, closed), daemon=True).start()
         yield
-        ended.set()
+        closed.set()
         studio.close()
 
     server = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
@@ -102,18 +102,17 @@ def make_server(studio: Studio, serving: ServerConfig) -> FastAPI:
 
     @server.get("/readyz")
     async def readyz() -> JSONResponse:
-        lacking = list_unready(studio, page)
-        return JSONResponse(
-            {"status": "not ready" if lacking else "ready", "lacking": lacking}, 503 if lacking else 200
-        )
+        reasons = list_unready(studio, page)
+        status = "not ready" if reasons else "ready"
+        return JSONResponse({"status": status, "lacking": reasons}, 503 if reasons else 200)
 
-    _mount_page(server, page, serving)
-    server.add_middleware(RequestGuard, visits=studio.visits, max_upload=serving.max_upload)
+    _mount_page(server, page, config)
+    server.add_middleware(RequestGuard, sessions=studio.sessions, max_upload=config.max_upload)
     return server
 
 
-def _mount_page(server: FastAPI, page: "gr.Blocks", serving: ServerConfig) -> None:
-    """Put the page on the server, with everything switched off that is asked of, or told to, others."""
+def _mount_page(server: FastAPI, page: "gr.Blocks", config: ServerConfig) -> None:
+    """Mount the page on the server, with every feature disabled that contacts other servers."""
     import gradio as gr
 
     from ui.app import make_css, make_head, make_theme
@@ -122,10 +121,10 @@ def _mount_page(server: FastAPI, page: "gr.Blocks", serving: ServerConfig) -> No
         server,
         page,
         path="",
-        auth=serving.auth,
-        root_path=serving.root_path or None,
+        auth=config.auth,
+        root_path=config.root_path or None,
         show_error=False,
-        max_file_size=serving.max_upload,
+        max_file_size=config.max_upload,
         enable_monitoring=False,
         footer_links=[],
         run_history=False,
@@ -139,37 +138,33 @@ def _mount_page(server: FastAPI, page: "gr.Blocks", serving: ServerConfig) -> No
 
 
 def list_unready(studio: Studio, page: "gr.Blocks") -> list[str]:
-    """In sentences, why no work can be taken on now."""
-    from ui.queue import is_full
-
-    lacking = []
+    """Return why no work can be accepted now, in sentences; empty if it can."""
+    reasons = []
     if not studio.is_ready:
-        lacking.append(str(studio.trouble) if studio.trouble else "The weights are not loaded yet.")
-    if shutil.disk_usage(studio.visits.root).free < MIN_FREE_DISK:
-        lacking.append("The disk is almost full.")
+        reasons.append(str(studio.load_error or "The weights are not loaded yet."))
+    if shutil.disk_usage(studio.sessions.root).free < MIN_FREE_DISK:
+        reasons.append("The disk is almost full.")
     if is_full(page):
-        lacking.append("The queue is full.")
-    return lacking
+        reasons.append("The queue is full.")
+    return reasons
 
 
-def serve_page(serving: ServerConfig) -> None:
-    """Serve until somebody interrupts.
+def serve_page(config: ServerConfig) -> None:
+    """Serve the page until interrupted.
 
     Raises:
-        StylerError: the port is taken.
+        StylerError: the port is in use.
     """
-    with open_listener(serving.host, serving.port) as listener:
-        config = uvicorn.Config(
-            make_server(Studio(), serving),
-            log_level="warning",
-            timeout_graceful_shutdown=3,
-            root_path=serving.root_path,
+    with open_listener(config.host, config.port) as listener:
+        settings = uvicorn.Config(
+            make_server(Studio(), config), log_level="warning", timeout_graceful_shutdown=3, root_path=config.root_path
         )
-        if serving.opens:
-            threading.Timer(0.5, webbrowser.open, [serving.address]).start()
-        uvicorn.Server(config).run(sockets=[listener])
+        if config.open_browser:
+            threading.Timer(0.5, webbrowser.open, [config.address]).start()
+        uvicorn.Server(settings).run(sockets=[listener])
 
 
-def _clean_up(studio: Studio, ended: threading.Event) -> None:
-    while not ended.wait(CLEANUP_SECONDS):
-        studio.visits.sweep()
+def _clean_up(studio: Studio, closed: threading.Event) -> None:
+    """Remove old files at regular intervals until the server is closed."""
+    while not closed.wait(CLEANUP_SECONDS):
+        studio.sessions.sweep()

@@ -1,6 +1,6 @@
-"""What a visitor has: the work under way, the pictures made so far, and a folder that is swept when they have left.
+"""State and files of the visitors: one `Session` for each browser tab, all in one temporary folder of limited size.
 
-Does not know Gradio, nor how a picture is made.
+Knows neither Gradio nor how a picture is painted.
 """
 
 import os
@@ -22,194 +22,208 @@ from styler.provenance import Record
 
 FOLDER_PREFIX = "styler-ui-"
 MAX_AGE = 24 * 3600.0
-"""Seconds that a file stays which nobody has touched."""
+"""Seconds after which an untouched file is removed."""
 MAX_TOTAL_BYTES = 2_000_000_000
-"""Bytes of all files; beyond them the oldest go."""
+"""Limit on the size of all files together; beyond it the oldest are removed."""
 MIN_AGE = 600.0
-"""Seconds in which a file is never swept: somebody is about to use it."""
+"""Seconds during which a file is never removed, because it may be about to be used."""
 MAX_UNUSED_AGE = 3600.0
-"""Seconds that an upload stays which no open visit has used."""
+"""Seconds after which an upload that no open session uses is removed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A file as somebody sent it: where it lies, and what they call it. Nobody has looked into it yet."""
+    """An uploaded file, not decoded yet, and the name that its owner gave it."""
 
     path: Path
     name: str
 
+    @classmethod
+    def from_path(cls, path: str | Path) -> "Upload":
+        """Return the file under its own name."""
+        return cls(Path(path), Path(path).name)
+
     @property
     def stem(self) -> str:
-        """The name without its ending, fit for the name of another file."""
+        """The name without its extension, reduced to characters that are safe in the name of another file."""
         return re.sub(r"[^\w.-]+", "-", Path(self.name).stem).strip("-.")[:60] or "picture"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaintRequest:
-    """What is to be painted."""
+    """Everything that is needed to paint one picture."""
 
     content: Upload
     styles: tuple[Upload, ...]
     options: Options
     start: Path | None = None
-    """A picture of this visit to go on from."""
+    """A finished picture of the session to continue from."""
+
+
+LossHistory = tuple[tuple[int, dict[str, float]], ...]
+"""Iterations done so far and the terms of the loss at that point, in order."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class FinishedPicture:
-    """A picture that was made in this visit."""
+    """A picture that was painted in a session, and its files."""
 
-    order: PaintRequest
+    request: PaintRequest
     record: Record
     png: Path
-    """Lossless, with the settings inside."""
+    """Lossless, with the record inside."""
     jpeg: Path
-    before: Path
-    """The photo at the same size."""
-    curve: tuple[tuple[int, dict[str, float]], ...]
-    """Evaluations so far, and the terms of the loss then."""
+    photo: Path
+    """The content at the same size."""
+    losses: LossHistory
     notes: tuple[str, ...]
     result: Result
-    """As it came, for other formats; its pixels stay on the disk."""
+    """For encoding other formats; its arrays stay on disk."""
 
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """One browser tab, or its batch."""
+    """The state of one browser tab, or of the batch in that tab."""
 
     folder: Path
     stop: threading.Event = field(default_factory=threading.Event)
-    """Of the work under way, or of the last."""
-    frame: str = ""
-    """The photo that was looked at last, as the page shows it."""
+    """Stops the current work, or stopped the last."""
+    photo_html: str = ""
+    """The photo that was chosen last, as the page shows it."""
     is_discarded: bool = False
     is_waiting: bool = False
-    """For its turn; if that ends without any work, there was no room in the queue."""
+    """Whether it waits in the queue. An event that fails in this state was refused because the queue was full."""
     is_painting: bool = False
-    painted: list[FinishedPicture] = field(default_factory=list)
-    shown: int = -1
-    """Which of them is looked at."""
+    pictures: list[FinishedPicture] = field(default_factory=list)
+    selected: int = -1
+    """Index of the picture that is shown."""
     uploads: set[Path] = field(default_factory=set)
-    """What was uploaded for it: removed with it."""
+    """Files uploaded for this session; they are removed with it."""
 
-    def begin(self) -> threading.Event:
-        """A new piece of work; what stops it."""
+    def begin_work(self) -> threading.Event:
+        """Start a new piece of work and return the event that stops it."""
         self.is_waiting = False
         self.stop, self.is_discarded, self.is_painting = threading.Event(), False, True
         return self.stop
 
-    def halt(self) -> None:
-        """Stop the work under way; the best so far can be kept."""
+    def stop_work(self) -> None:
+        """Stop the current work; the best picture so far can be kept."""
         self.stop.set()
 
-    def discard(self) -> None:
-        """Stop the work and keep nothing of it."""
+    def discard_work(self) -> None:
+        """Stop the current work and keep nothing of it."""
         self.is_discarded = True
         self.stop.set()
 
-    def uses(self, *uploads: Upload) -> None:
-        """Remember files as this visit's own."""
+    def add_uploads(self, *uploads: Upload) -> None:
+        """Register files as used by this session."""
         self.uploads.update(upload.path for upload in uploads)
 
-    def next_folder(self, name: str = "") -> Path:
-        """An empty folder for the next picture, or the next batch."""
+    def make_folder(self, name: str = "") -> Path:
+        """Create an empty folder for the next picture, or for the batch of that name."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f"{name or len(self.painted) + 1}-", dir=self.folder))
+        return Path(tempfile.mkdtemp(prefix=f"{name or len(self.pictures) + 1}-", dir=self.folder))
 
 
 class Sessions:
-    """Everybody's, in one temporary folder of this server's own, of a limited size."""
+    """All sessions of a server, with their files in one temporary folder.
 
-    def __init__(self, largest: int = MAX_TOTAL_BYTES) -> None:
+    Args:
+        max_bytes: limit on the size of all files together.
+    """
+
+    def __init__(self, max_bytes: int = MAX_TOTAL_BYTES) -> None:
         remove_stale_folders()
-        self.largest = largest
+        self.max_bytes = max_bytes
         self.root = Path(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-"))
-        self.uploads, self.made = self.root / "uploads", self.root / "visits"
+        self.uploads, self.outputs = self.root / "uploads", self.root / "outputs"
         self.uploads.mkdir()
-        self.made.mkdir()
+        self.outputs.mkdir()
         self._open: dict[str, Session] = {}
         self._lock = threading.Lock()
 
-    def of(self, session: str | None, kind: str = "") -> Session:
-        """The visit of a browser tab, or its batch; a new one the first time."""
-        key = _session_key(session) + (f"-{kind}" if kind else "")
+    def get(self, session_hash: str | None, kind: str = "") -> Session:
+        """Return the session of a browser tab, or its session of another kind; create it on first use."""
+        key = _make_key(session_hash) + (f"-{kind}" if kind else "")
         with self._lock:
-            if key not in self._open:
-                self._open[key] = Session(self.made / key)
-            return self._open[key]
+            return self._open.setdefault(key, Session(self.outputs / key))
 
-    def leave(self, session: str | None) -> None:
-        """The tab is closed: its work stops; its pictures and its uploads go."""
-        key = _session_key(session)
+    def remove(self, session_hash: str | None) -> None:
+        """Stop the work of a closed tab; remove its pictures, and its uploads unless another session uses them."""
+        key = _make_key(session_hash)
         with self._lock:
-            left = [self._open.pop(name) for name in [*self._open] if name == key or name.startswith(f"{key}-")]
-            used = set().union(*(visit.uploads for visit in self._open.values()))
-        for visit in left:
-            visit.discard()
-            for path in visit.uploads - used:
-                if path.is_relative_to(self.uploads):  # and not a picture that comes with styler
+            closed = [self._open.pop(name) for name in [*self._open] if name == key or name.startswith(f"{key}-")]
+        used = self._list_used_uploads()
+        for session in closed:
+            session.discard_work()
+            for path in session.uploads - used:
+                if path.is_relative_to(self.uploads):  # and not a bundled picture
                     _remove_file(path)
-        for folder in (self.made / key, *self.made.glob(f"{key}-*")):
+        for folder in (self.outputs / key, *self.outputs.glob(f"{key}-*")):
             shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
-    def brief(self, session: str | None, kind: str) -> Iterator[Session]:
-        """A visit for one piece of work; its files stay until the session is left, or the janitor finds them old.
+    def open_temporary(self, session_hash: str | None, kind: str) -> Iterator[Session]:
+        """Open a session for one piece of work.
 
-        Whoever calls again and again, each time as a new session, is not remembered.
+        Its files stay until `remove` or until they are old. The session itself is forgotten, so that a client that
+        comes with a new hash every time does not fill the memory.
         """
-        visit = self.of(session, kind)
+        session = self.get(session_hash, kind)
         try:
-            yield visit
+            yield session
         finally:
             with self._lock:
-                self._open.pop(visit.folder.name, None)
-
-    def stop_all(self) -> None:
-        """Stop all work."""
-        with self._lock:
-            for visit in self._open.values():
-                visit.discard()
+                self._open.pop(session.folder.name, None)
 
     def close(self) -> None:
-        """Stop all work and remove everything."""
-        self.stop_all()
+        """Stop all work and remove all files."""
+        with self._lock:
+            for session in self._open.values():
+                session.discard_work()
         shutil.rmtree(self.root, ignore_errors=True)
 
     def has_room(self, size: int) -> bool:
-        """Whether so many bytes fit in what all files may take, if need be after a sweep."""
-        for attempt in range(2):
-            if sum(taken for _, taken, _ in _list_files(self.root, 0.0)) + size <= self.largest:
+        """Return whether `size` more bytes fit within the limit, if necessary after removing old files."""
+        for is_swept in (False, True):
+            if sum(taken for _, taken, _ in _list_files(self.root, 0.0)) + size <= self.max_bytes:
                 return True
-            if not attempt:
-                self.sweep(largest=self.largest - size)
+            if not is_swept:
+                self.sweep(max_bytes=self.max_bytes - size)
         return False
 
-    def sweep(self, oldest: float = MAX_AGE, largest: int | None = None) -> None:
-        """Remove files that are old, uploads that nobody uses, and beyond a total the oldest; none that is young."""
-        now, total, most = time.time(), 0, self.largest if largest is None else largest
-        with self._lock:
-            used = set().union(*(visit.uploads for visit in self._open.values()))
+    def sweep(self, max_bytes: int | None = None) -> None:
+        """Remove old files, unused uploads and, beyond the limit, the oldest files, but none younger than `MIN_AGE`.
+
+        Args:
+            max_bytes: a limit for this time; `self.max_bytes` by default.
+        """
+        now, total, limit = time.time(), 0, self.max_bytes if max_bytes is None else max_bytes
+        used = self._list_used_uploads()
         for age, size, path in sorted(_list_files(self.root, now)):  # youngest first
             total += size
-            limit = MAX_UNUSED_AGE if path.is_relative_to(self.uploads) and path not in used else oldest
-            if age > MIN_AGE and (age > min(limit, oldest) or total > most):
+            max_age = MAX_UNUSED_AGE if path.is_relative_to(self.uploads) and path not in used else MAX_AGE
+            if age > MIN_AGE and (age > max_age or total > limit):
                 _remove_file(path)
 
+    def _list_used_uploads(self) -> set[Path]:
+        with self._lock:
+            return set().union(*(session.uploads for session in self._open.values()))
 
-def _session_key(session: str | None) -> str:
-    return re.sub(r"\W", "", session or "") or "nobody"
+
+def _make_key(session_hash: str | None) -> str:
+    return re.sub(r"\W", "", session_hash or "") or "nobody"
 
 
 def _remove_file(path: Path) -> None:
-    """A file, and the folder that it was alone in."""
+    """Remove a file, and its folder if that is empty then."""
     path.unlink(missing_ok=True)
-    with suppress(OSError):  # it was not alone
+    with suppress(OSError):  # the folder holds other files
         path.parent.rmdir()
 
 
 def remove_stale_folders() -> None:
-    """Remove what servers left that are no more."""
+    """Remove the folders of servers that no longer run."""
     for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"):
         number = folder.name.removeprefix(FOLDER_PREFIX).partition("-")[0]
         if number.isdigit() and not psutil.pid_exists(int(number)):
@@ -217,14 +231,12 @@ def remove_stale_folders() -> None:
 
 
 def _list_files(root: Path, now: float) -> list[tuple[float, int, Path]]:
-    """Age, size and path of every file."""
-    found = []
+    """Return age in seconds, size in bytes and path of every file below a folder."""
+    files = []
     for folder, _, names in os.walk(root):
         for name in names:
             path = Path(folder, name)
-            try:
-                facts = path.lstat()
-            except FileNotFoundError:  # it went meanwhile
-                continue
-            found.append((now - facts.st_mtime, facts.st_size, path))
-    return found
+            with suppress(FileNotFoundError):  # removed in the meantime
+                status = path.lstat()
+                files.append((now - status.st_mtime, status.st_size, path))
+    return files

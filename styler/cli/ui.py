@@ -52,7 +52,7 @@ def ui(
     from ui import server
 
     settings = server.ServerConfig(
-        host=host, port=port, root_path=root_path, auth=login, max_upload=max_bytes, queue=queue, opens=opens
+        host=host, port=port, root_path=root_path, auth=login, max_upload=max_bytes, queue=queue, open_browser=opens
     )
     server.open_listener(host, port).close()  # reports a port in use before anything is loaded
     if host not in LOCAL_HOSTS and not auth:

@@ -1,6 +1,6 @@
-"""Uploads of damaged pictures through the page's own HTTP interface: every answer is a picture or a clean refusal.
+"""Upload damaged pictures through the HTTP interface of the page: every answer is a picture or an error message.
 
-`python tests/bench/fuzz_page.py --uploads 1000`, with the real weights.
+`python tests/bench/fuzz_page.py --uploads 1000`, with the bundled weights.
 """
 
 import argparse
@@ -15,22 +15,22 @@ from typing import Any
 
 import httpx
 from PIL import Image
-from serving import Server, serving
+from serving import Server, start_server
 
 from ui.api import API_OPTIONS
 
-WARM = 100
-"""Uploads before memory is compared."""
+WARMUP_UPLOADS = 100
+"""Uploads before the memory is measured for comparison."""
 TINY = {"size": 64, "first_size": 64, "iterations": 1}
 LEAKS = ("Traceback", "styler-ui-", "site-packages", 'File "')
-"""What no answer may contain."""
+"""Texts that no answer may contain."""
 
 
-def seeds(random_: random.Random) -> list[tuple[str, bytes]]:
-    """Small pictures of every kind that is read."""
-    found = []
+def make_pictures(random_: random.Random) -> list[tuple[str, bytes]]:
+    """Return small pictures in every format that can be read, by file name."""
+    pictures = []
     noise = Image.frombytes("RGB", (96, 80), random_.randbytes(96 * 80 * 3))
-    for kind, ending in (
+    for name, suffix in (
         ("PNG", "png"),
         ("JPEG", "jpg"),
         ("WEBP", "webp"),
@@ -40,40 +40,40 @@ def seeds(random_: random.Random) -> list[tuple[str, bytes]]:
         ("AVIF", "avif"),
     ):
         for mode in ("RGB", "L", "RGBA", "P"):
-            if (kind, mode) in {("JPEG", "RGBA"), ("JPEG", "P"), ("BMP", "RGBA")}:
+            if (name, mode) in {("JPEG", "RGBA"), ("JPEG", "P"), ("BMP", "RGBA")}:
                 continue
             stream = io.BytesIO()
-            noise.convert(mode).save(stream, kind)
-            found.append((f"{kind}-{mode}.{ending}", stream.getvalue()))
-    return found
+            noise.convert(mode).save(stream, name)
+            pictures.append((f"{name}-{mode}.{suffix}", stream.getvalue()))
+    return pictures
 
 
-def mutated(random_: random.Random, data: bytes) -> bytes:
-    """Bytes changed, removed, doubled or inserted."""
+def damage(random_: random.Random, data: bytes) -> bytes:
+    """Return a copy with bytes changed, removed or inserted."""
     damaged = bytearray(data)
     for _ in range(random_.choice((0, 1, 1, 2, 4, 16))):
-        place = random_.randrange(max(1, len(damaged)))
+        position = random_.randrange(max(1, len(damaged)))
         kind = random_.randrange(5)
         if kind == 0 and damaged:
-            damaged[place % len(damaged)] = random_.randrange(256)
+            damaged[position % len(damaged)] = random_.randrange(256)
         elif kind == 1:
-            del damaged[place:]
+            del damaged[position:]
         elif kind == 2:
-            damaged[place:place] = random_.randbytes(random_.randrange(1, 64))
+            damaged[position:position] = random_.randbytes(random_.randrange(1, 64))
         elif kind == 3:
-            del damaged[place : place + random_.randrange(1, 64)]
+            del damaged[position : position + random_.randrange(1, 64)]
         else:
-            damaged[place : place + 4] = b"\xff\xff\xff\xff"
+            damaged[position : position + 4] = b"\xff\xff\xff\xff"
     return bytes(damaged)
 
 
-def stylized(client: httpx.Client, server: Server, endpoint: int, path: str, name: str, session: str) -> str:
-    """Ask for a tiny painting of an upload; returns `picture`, or the sentence of the refusal."""
+def request_painting(client: httpx.Client, server: Server, endpoint: int, path: str, name: str, session: str) -> str:
+    """Request a tiny painting of an upload; return "picture", or the error message."""
     upload = {"path": path, "orig_name": name, "meta": {"_type": "gradio.FileData"}}
     values: list[Any] = [upload, "woodcut", None, *(TINY.get(option) for option in API_OPTIONS)]
     join = {"data": values, "fn_index": endpoint, "session_hash": session}
-    answer = client.post(f"{server.address}gradio_api/queue/join", json=join)
-    assert answer.status_code < 500, answer.text
+    response = client.post(f"{server.address}gradio_api/queue/join", json=join)
+    assert response.status_code < 500, response.text
     with client.stream("GET", f"{server.address}gradio_api/queue/data", params={"session_hash": session}) as stream:
         for line in stream.iter_lines():
             assert not any(leak in line for leak in LEAKS if leak != "styler-ui-"), line
@@ -82,49 +82,51 @@ def stylized(client: httpx.Client, server: Server, endpoint: int, path: str, nam
             message = json.loads(line.removeprefix("data: "))
             if message["success"]:
                 return "picture"
-            sentence = str(message["output"]["error"])
-            assert not any(leak in sentence for leak in LEAKS), sentence
-            return sentence
+            error = str(message["output"]["error"])
+            assert not any(leak in error for leak in LEAKS), error
+            return error
     raise AssertionError("the server ended the stream without an answer")
 
 
 def main() -> None:
+    """Run the uploads and print a summary."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--uploads", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    random_ = random.Random(asked.seed)
-    kinds = seeds(random_)
-    ends: Counter[str] = Counter()
+    arguments = parser.parse_args()
+    random_ = random.Random(arguments.seed)
+    pictures = make_pictures(random_)
+    outcomes: Counter[str] = Counter()
     codes: Counter[int] = Counter()
-    began, before, most = time.monotonic(), 0, 0
-    with tempfile.TemporaryDirectory() as folder, serving(Path(folder), log=Path(folder) / "log") as server:
+    began, warm_memory, max_files = time.monotonic(), 0, 0
+    with tempfile.TemporaryDirectory() as folder, start_server(Path(folder), log=Path(folder) / "log") as server:
         client = httpx.Client(timeout=120)
         config = client.get(f"{server.address}config").json()
-        endpoint = next(it["id"] for it in config["dependencies"] if it["api_name"] == "stylize")
-        for number in range(asked.uploads + WARM):
-            name, data = random_.choice(kinds)
-            sent = (name, mutated(random_, data))
-            answer = client.post(f"{server.address}gradio_api/upload", files={"files": sent})
-            codes[answer.status_code] += 1
-            assert answer.status_code < 500, answer.text
-            if answer.status_code == 200:
-                end = stylized(client, server, endpoint, answer.json()[0], name, f"fuzz{number % 8}x{number}")
-                assert end == "picture" or end.startswith("Cannot read"), end
-                ends["picture" if end == "picture" else "refused in a sentence"] += 1
-            if number == WARM:
-                before = server.memory()
-            most = max(most, server.files())
+        endpoint = next(each["id"] for each in config["dependencies"] if each["api_name"] == "stylize")
+        for number in range(arguments.uploads + WARMUP_UPLOADS):
+            name, data = random_.choice(pictures)
+            upload = (name, damage(random_, data))
+            response = client.post(f"{server.address}gradio_api/upload", files={"files": upload})
+            codes[response.status_code] += 1
+            assert response.status_code < 500, response.text
+            if response.status_code == 200:
+                session = f"fuzz{number % 8}x{number}"
+                outcome = request_painting(client, server, endpoint, response.json()[0], name, session)
+                assert outcome == "picture" or outcome.startswith("Cannot read"), outcome
+                outcomes["picture" if outcome == "picture" else "error message"] += 1
+            if number == WARMUP_UPLOADS:
+                warm_memory = server.measure_memory()
+            max_files = max(max_files, server.measure_files())
         assert client.get(f"{server.address}healthz").status_code == 200
-        grown = server.memory() - before
-        log, took = (Path(folder) / "log").read_text(), time.monotonic() - began
-        print(f"uploads              {asked.uploads + WARM}, the first {WARM} to warm up; {took:.0f} s")
+        growth = server.measure_memory() - warm_memory
+        log, seconds = (Path(folder) / "log").read_text(), time.monotonic() - began
+        print(f"uploads              {arguments.uploads} after {WARMUP_UPLOADS} to warm up; {seconds:.0f} s")
         print(f"codes of uploads     {dict(codes)}")
-        print(f"answers              {dict(ends)}")
+        print(f"answers              {dict(outcomes)}")
         print(f"tracebacks           {log.count('Traceback')} in the server's log, 0 in answers")
-        print(f"memory               {before / 1e6:.0f} MB when warm, {grown / 1e6:+.1f} MB at the end")
-        print(f"temporary folder     {most / 1e6:.1f} MB at most, of 2000 MB")
-        print("server               alive")
+        print(f"memory               {warm_memory / 1e6:.0f} MB after warm-up, {growth / 1e6:+.1f} MB at the end")
+        print(f"temporary folder     {max_files / 1e6:.1f} MB at most, of 2000 MB")
+        print("server               running")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The page as `styler ui` serves it, in a process of its own, for benchmarks: started, asked, and measured."""
+"""A separate process that runs `styler ui`, for benchmarks, and measurements of it."""
 
 import os
 import shutil
@@ -19,36 +19,36 @@ STYLER = Path(sys.executable).parent / "styler"
 
 @dataclass(frozen=True)
 class Server:
-    """A server that runs."""
+    """A running server."""
 
     address: str
     process: psutil.Process
     folder: Path
-    """Its temporary files."""
+    """Folder of its temporary files."""
 
-    def busy(self, seconds: float) -> float:
-        """Per cent of a core that the process and its children take in the next seconds."""
-        before = self._seconds()
+    def measure_cpu(self, seconds: float) -> float:
+        """Return the load of the process and its children over the next seconds, in percent of a core."""
+        before = self._cpu_seconds()
         began = time.monotonic()
         time.sleep(seconds)
-        return 100 * (self._seconds() - before) / (time.monotonic() - began)
+        return 100 * (self._cpu_seconds() - before) / (time.monotonic() - began)
 
-    def _seconds(self) -> float:
-        times = [it.cpu_times() for it in (self.process, *self.process.children(recursive=True))]
-        return sum(it.user + it.system for it in times)
+    def _cpu_seconds(self) -> float:
+        times = [process.cpu_times() for process in (self.process, *self.process.children(recursive=True))]
+        return sum(each.user + each.system for each in times)
 
-    def memory(self) -> int:
-        """Bytes that the process holds; the decoding child, which may be replaced, aside."""
+    def measure_memory(self) -> int:
+        """Return the resident bytes of the process, without the decoding child, which may be replaced."""
         return int(self.process.memory_info().rss)
 
-    def files(self) -> int:
-        """Bytes of its temporary files."""
+    def measure_files(self) -> int:
+        """Return the bytes of its temporary files."""
         return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
 
 
 @contextmanager
-def serving(folder: Path, *flags: str, log: Path | None = None) -> Iterator[Server]:
-    """`styler ui` with its temporary files in a folder, ready, until the end of the block."""
+def start_server(folder: Path, *flags: str, log: Path | None = None) -> Iterator[Server]:
+    """Run `styler ui` with its temporary files in a folder, until the end of the block; wait until it is ready."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -70,13 +70,13 @@ def serving(folder: Path, *flags: str, log: Path | None = None) -> Iterator[Serv
         process.wait(30)
 
 
-def chromium() -> str:
-    """Where the browser is."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
-    assert found, "there is no chromium; on Debian: apt-get install chromium"
-    return found
+def find_chromium() -> str:
+    """Return the path of the browser."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    assert program, "chromium is not installed; on Debian: apt-get install chromium"
+    return program
 
 
-def percentile(values: list[float], share: float) -> float:
-    """The smallest value that so large a share does not exceed."""
+def compute_percentile(values: list[float], share: float) -> float:
+    """Return the smallest value that is not exceeded by a share, 0 to 1, of the values."""
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]

@@ -1,4 +1,4 @@
-"""Claims about the page that is looked at: a phone's width, accessibility, and every state in light and dark."""
+"""Tests of the appearance: the width of a phone, and accessibility in every state, light and dark."""
 
 from pathlib import Path
 from typing import Any
@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from made import Pixels
-from pages import Visitor, choose, paint, said
+from pages import Visitor, start_painting, upload_photo, wait_for_text
 from playwright.sync_api import Page
 
 from styler import images
 
-GRADIOS_OWN = {
-    ("nested-interactive", 'button[aria-label="common.upload"]'): "the button that adds files holds the field for them",
+GRADIO_MARKUP = {
+    ("nested-interactive", 'button[aria-label="common.upload"]'): "the button that adds files contains their input",
 }
-"""What axe says of markup that Gradio makes and we cannot change: the rule, where, and why it is so."""
+"""Violations in markup that Gradio generates: the axe rule, the element, and the reason."""
 
 
 @pytest.fixture
@@ -22,22 +22,25 @@ def photo(tmp_path: Path, pixels: Pixels) -> Path:
     return images.write_file(tmp_path / "holiday.png", images.encode_image(pixels(90, 120)))
 
 
-def states(page: Page, photo: Path) -> Any:
-    """The page in one state after another."""
+def visit_states(page: Page, photo: Path) -> Any:
+    """Put the page into one state after another and yield their names."""
     yield "empty"
-    choose(page, photo)
+    upload_photo(page, photo)
     yield "photo"
-    paint(page, iterations=20_000, size=128)
+    start_painting(page, iterations=20_000, size=128)
     yield "painting"
-    page.click("#keep")
-    said(page, "Stopped")
+    page.click("#stop")
+    wait_for_text(page, "Stopped")
     page.wait_for_selector("#slider img")
     yield "done"
-    page.click("#again")
+    page.click("#retry")
     page.wait_for_selector("#stage .working img")
-    page.click("#keep")
+    page.click("#stop")
     page.wait_for_selector("#history img")
     yield "history"
+    page.click("#losses > button")
+    page.wait_for_selector("#losses-plot canvas")
+    yield "losses"
     page.get_by_role("tab", name="Batch").click()
     yield "batch"
     page.set_input_files("#batch-contents input[type=file]", photo)
@@ -45,7 +48,7 @@ def states(page: Page, photo: Path) -> Any:
     page.fill("#batch-size input", "64")
     page.press("#batch-size input", "Tab")
     page.click("#batch-paint")
-    said(page, "1 of 1 done.", "#batch-status")
+    wait_for_text(page, "1 of 1 done.", "#batch-status")
     yield "batch done"
     page.get_by_role("tab", name="About").click()
     yield "about"
@@ -53,45 +56,45 @@ def states(page: Page, photo: Path) -> Any:
 
 def test_a_phone_never_scrolls_sideways(visitor: Visitor, photo: Path) -> None:
     page = visitor(width=360, height=740)
-    for state in states(page, photo):
+    for state in visit_states(page, photo):
         page.wait_for_timeout(200)
-        wide = page.evaluate("[document.documentElement.scrollWidth, document.body.scrollWidth]")
-        assert max(wide) <= 360, f"{state}: {wide}"
-        if state == "painting":  # Paint was clicked far below the picture
+        widths = page.evaluate("[document.documentElement.scrollWidth, document.body.scrollWidth]")
+        assert max(widths) <= 360, f"{state}: {widths}"
+        if state == "painting":  # the Paint button is far below the picture
             assert page.evaluate("document.querySelector('#stage').getBoundingClientRect().top") >= 0
         if state in {"empty", "photo", "done"}:
             box = page.locator("#paint").bounding_box()
             assert box is not None
-            assert box["y"] + box["height"] <= 740, f"{state}: Paint is not in view"
+            assert box["y"] + box["height"] <= 740, f"{state}: Paint is not visible"
             assert box["height"] >= 44
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(visitor: Visitor, photo: Path, scheme: str) -> None:
+def test_axe_finds_no_serious_violation(visitor: Visitor, photo: Path, scheme: str) -> None:
     page = visitor(scheme=scheme)
-    found: dict[tuple[str, ...], str] = {}
-    for state in states(page, photo):
-        page.wait_for_timeout(400)  # until everything has faded in
+    violations: dict[tuple[str, ...], str] = {}
+    for state in visit_states(page, photo):
+        page.wait_for_timeout(400)  # until transitions have ended
         for violation in Axe().run(page).response["violations"]:
             if violation["impact"] in {"serious", "critical"}:
-                places = {(violation["id"], node["target"][0]): node["html"][:160] for node in violation["nodes"]}
-                found |= {(state, *where): html for where, html in places.items() if where not in GRADIOS_OWN}
-    assert found == {}
+                nodes = {(violation["id"], node["target"][0]): node["html"][:160] for node in violation["nodes"]}
+                violations |= {(state, *node): html for node, html in nodes.items() if node not in GRADIO_MARKUP}
+    assert violations == {}
 
 
-def test_every_picture_has_a_text_and_every_control_is_reached_by_tab(visitor: Visitor, photo: Path) -> None:
+def test_images_have_alt_texts_and_controls_are_reached_by_tab(visitor: Visitor, photo: Path) -> None:
     page = visitor()
-    choose(page, photo)
-    without = page.evaluate(
+    upload_photo(page, photo)
+    missing = page.evaluate(
         "[...document.images].filter(i => i.getAttribute('alt') === null).map(i => i.outerHTML.slice(0, 200))"
     )
-    assert without == []
+    assert missing == []
     reached = set()
     page.locator("body").press("Tab")
     for _ in range(60):
         reached.add(page.evaluate("document.activeElement.closest('[id]')?.id"))
         page.keyboard.press("Tab")
-    for name in ("content", "sample", "style", "own", "paint"):
+    for name in ("content", "sample", "style", "own-styles", "paint"):
         inside = page.evaluate(
             "([name, ids]) => ids.some(id => document.getElementById(id)?.closest(`#${name}`))",
             [name, [*reached - {None}]],

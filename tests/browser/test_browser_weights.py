@@ -1,27 +1,27 @@
-"""The page with the weights that come with styler: everything as a visitor has it, but for the size."""
+"""A test of the page with the bundled weights, as a visitor has it, at a small size."""
 
 from pathlib import Path
 
 import numpy as np
 from made import Pixels
-from pages import PATIENCE, choose, paint, said, served
+from pages import TIMEOUT, serve, start_painting, upload_photo, wait_for_text
 from playwright.sync_api import Browser
 
 from styler import images, provenance
 from ui.server import ServerConfig
 
 
-def test_the_real_network_paints_what_is_taken_home(browser: Browser, tmp_path: Path, pixels: Pixels) -> None:
+def test_the_bundled_network_paints_the_downloaded_picture(browser: Browser, tmp_path: Path, pixels: Pixels) -> None:
     photo = images.write_file(tmp_path / "holiday.png", images.encode_image(pixels(96, 128)))
-    with served(ServerConfig()) as site:
+    with serve(ServerConfig()) as site:
         context = browser.new_context()
-        context.set_default_timeout(PATIENCE)
+        context.set_default_timeout(TIMEOUT)
         page = context.new_page()
         page.goto(site.address)
         page.wait_for_selector("#paint")
-        choose(page, photo)
-        paint(page, iterations=4, size=128)
-        said(page, "Done.")
+        upload_photo(page, photo)
+        start_painting(page, iterations=4, size=128)
+        wait_for_text(page, "Done.")
         with page.expect_download() as download:
             page.click("#png")
         download.value.save_as(tmp_path / "painted.png")
