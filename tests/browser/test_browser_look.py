@@ -39,7 +39,7 @@ def visit_states(page: Page, photo: Path) -> Any:
     page.wait_for_selector("#history img")
     yield "history"
     page.click("#losses > button")
-    page.wait_for_selector("#losses-plot canvas")
+    page.wait_for_selector("#losses-plot svg.marks")
     yield "losses"
     page.get_by_role("tab", name="Batch").click()
     yield "batch"

@@ -67,7 +67,7 @@ def test_losses_history_continue_and_retry(visitor: Visitor, photo: Path) -> Non
     start_painting(page, is_long=False, iterations=30, size=128)
     wait_for_text(page, "Done.")
     page.click("#losses > button")
-    page.wait_for_selector("#losses-plot canvas")
+    page.wait_for_selector("#losses-plot svg.marks")
     page.locator("#losses-legend li").nth(6).wait_for()  # content and every style layer
     page.click("#retry")
     wait_for_text(page, "seed 1", "#summary")

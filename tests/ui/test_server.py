@@ -100,7 +100,7 @@ def test_serving_other_hosts_without_a_password_warns(
     password = tmp_path / "password.txt"
     password.write_text("secret:with colon\n", encoding="utf-8")
     assert main(["ui", "--host", "0.0.0.0", "--port", str(free_port)]) == 0
-    assert "ask for a password with --auth" in capsys.readouterr().err
+    assert "require a login with --auth" in capsys.readouterr().err
     assert main(["ui", "--host", "0.0.0.0", "--port", str(free_port), "--auth", f"me:{password}"]) == 0
     message = capsys.readouterr().err
     assert "warning" not in message
