@@ -19,7 +19,6 @@ from ui.queue import PAINTER
 from ui.session import FinishedPicture, PaintRequest, Session, Upload
 from ui.studio import Studio
 
-ENDPOINT_NAME = "stylize"
 BUNDLE_OPTIONS = {
     name for bundles in controls.OPTION_BUNDLES.values() for bundle in bundles.values() for name in bundle.values
 }
@@ -33,7 +32,7 @@ def wire_api(studio: Studio) -> None:
     """Add the endpoint, inside open `gr.Blocks`."""
     api(
         make_endpoint(studio),
-        api_name=ENDPOINT_NAME,
+        api_name="stylize",
         api_description=describe_endpoint(),
         concurrency_id=PAINTER,
         concurrency_limit=1,

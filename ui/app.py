@@ -126,7 +126,7 @@ def _wire_timer(page: gr.Blocks, studio: Studio, layout: PageLayout | BatchLayou
     def show_place(request: gr.Request) -> Any:
         session = studio.sessions.get(request.session_hash, kind)
         ahead = None if session.is_discarded else count_ahead(page, request.session_hash)
-        return gr.skip() if ahead is None else render.render_waiting(studio.wait_estimate.describe_wait(ahead))
+        return gr.skip() if ahead is None else render.render_bar(studio.wait_estimate.describe_wait(ahead))
 
     layout.timer.tick(show_place, None, layout.status, **INSTANT_EVENT)
 

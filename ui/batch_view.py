@@ -19,7 +19,6 @@ from styler.batch import report
 from styler.batch.discover import SelectionRules, natural_key
 from styler.batch.runner import BatchContext, BatchEvent, stylize_folder
 from styler.errors import UsageError, quote_name
-from styler.images import Picture
 from styler.options import Options
 from ui.session import Session, Upload
 from ui.studio import Studio
@@ -76,21 +75,15 @@ def paint_batch(
     stop, began = session.begin_work(), time.monotonic()
     session.add_uploads(*contents, *styles)
 
-    def read(path: Path) -> Picture:
-        return studio.read_picture(Upload.from_path(path))
-
     try:
         view = _prepare(session, contents, styles)
         yield view
         due = 0.0
+        contents_folder, styles_folder, output = (view.folder / name for name in ("contents", "styles", "out"))
+        context = BatchContext(read=lambda path: studio.read_picture(Upload.from_path(path)))
+        rules = SelectionRules(include=("*",))
         for event in stylize_folder(
-            view.folder / "contents",
-            view.folder / "styles",
-            view.folder / "out",
-            options,
-            stop=stop,
-            context=BatchContext(read=read),
-            rules=SelectionRules(include=("*",)),
+            contents_folder, styles_folder, output, options, stop=stop, context=context, rules=rules
         ):
             _apply_event(view, event)
             view.seconds_left = _estimate_left(view, event, time.monotonic() - began)

@@ -34,11 +34,6 @@ SLIDER_OPTIONS = ("strength", "stroke_size", "keep_color", "taper")
 OPTION_BUNDLES = {"preset": PRESETS, "look": LOOKS}
 
 
-def make_label(name: str) -> str:
-    """Return the label of an option, such as `Stroke size` for stroke_size."""
-    return name.replace("_", " ").capitalize()
-
-
 def make_hint(name: str) -> str:
     """Return the explanation shown on hover: the help of the option, its range, its flag, and its choices."""
     spec = list_options()[name]
@@ -56,7 +51,7 @@ def make_controls(names: Iterable[str], prefix: str = "option") -> dict[str, Com
 def _make_control(field: "dataclasses.Field[Any]", prefix: str) -> Component:
     name, spec = field.name, list_options()[field.name]
     common: dict[str, Any] = {
-        "label": make_label(name),
+        "label": name.replace("_", " ").capitalize(),
         "info": make_hint(name),
         "value": to_control_value(field.default),
         "elem_id": f"{prefix}-{name}",

@@ -203,7 +203,7 @@ class PaintHandlers:
         """Confirm the click before the event enters the queue."""
         session.is_discarded, session.is_waiting = False, True
         return {
-            self.layout.status: render.render_waiting(WAITING),
+            self.layout.status: render.render_bar(WAITING),
             self.layout.running_row: gr.update(visible=True),
             self.layout.finished_row: gr.update(visible=False),
             self.layout.stop_button: gr.update(interactive=False),
@@ -221,7 +221,7 @@ class PaintHandlers:
             yield {
                 layout.options["seed"]: request.options.seed,
                 layout.timer: gr.Timer(active=False),
-                layout.status: render.render_waiting(text),
+                layout.status: render.render_bar(text),
                 layout.stop_button: gr.update(interactive=False),
             }
             is_first = True
@@ -247,7 +247,7 @@ class PaintHandlers:
         """Stop painting and keep the best picture so far."""
         session.stop_work()
         return {
-            self.layout.status: render.render_waiting("Finishing…"),
+            self.layout.status: render.render_bar("Finishing…"),
             self.layout.stop_button: gr.update(interactive=False),
         }
 
@@ -337,7 +337,7 @@ class BatchHandlers:
         """Confirm the click before the event enters the queue."""
         session.is_discarded, session.is_waiting = False, True
         return {
-            self.layout.status: render.render_waiting(WAITING),
+            self.layout.status: render.render_bar(WAITING),
             self.layout.stop_button: gr.update(visible=True, interactive=True),
             self.layout.archive: gr.update(visible=False),
             self.layout.timer: gr.Timer(active=True),
@@ -352,7 +352,7 @@ class BatchHandlers:
             return
         yield {
             layout.timer: gr.Timer(active=False),
-            layout.status: render.render_waiting("Reading the pictures…"),
+            layout.status: render.render_bar("Reading the pictures…"),
             layout.gallery: gr.update(value=None, visible=False),
             layout.rows: "",
         }
@@ -384,7 +384,7 @@ class BatchHandlers:
         session.discard_work()
         message = "Stopping…" if session.is_painting else STOPPED_WAITING
         return {
-            self.layout.status: render.render_waiting(message),
+            self.layout.status: render.render_bar(message),
             self.layout.stop_button: gr.update(interactive=False),
         }
 

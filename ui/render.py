@@ -81,12 +81,17 @@ def render_progress(progress: Progress) -> str:
     left = "" if progress.eta is None else f" · {format_duration(progress.eta)} left"
     scale = f"scale {progress.scale + 1} of {len(progress.schedule)}, {width}×{height}"
     line = f"{scale} · iteration {progress.iteration} of {progress.iterations} · loss {progress.loss:.3g}"
-    return _render_bar(f"{line} · {format_duration(progress.seconds)}{left}", percent)
+    return render_bar(f"{line} · {format_duration(progress.seconds)}{left}", percent)
 
 
-def render_waiting(text: str) -> str:
-    """Return a message with a bar that shows activity but no progress."""
-    return _render_bar(text, None)
+def render_bar(text: str, percent: float | None = None) -> str:
+    """Return a progress bar with a line of text; without a percentage, the bar only shows activity."""
+    value = f' aria-valuenow="{percent:.0f}"' if percent is not None else ""
+    kind, width = ("bar", f"{percent:.1f}%") if percent is not None else ("bar endless", "30%")
+    return (
+        f'<div class="{kind}" role="progressbar" aria-label="Painting" aria-valuemin="0" aria-valuemax="100"{value}>'
+        f'<i style="width: {width}"></i></div><p class="line">{escape(text)}</p>'
+    )
 
 
 def render_message(text: str) -> str:
@@ -136,7 +141,7 @@ def render_batch_status(view: BatchView, *, is_finished: bool) -> str:
         return render_message(f"{line}.")
     share = sum(1.0 if row.state in {"done", "failed"} else row.share for row in view.rows.values())
     eta = "" if view.seconds_left is None else f" · about {format_duration(view.seconds_left)} left"
-    return _render_bar(f"{line}{eta}", 100 * share / total)
+    return render_bar(f"{line}{eta}", 100 * share / total)
 
 
 def render_batch_rows(rows: Iterable[BatchRow]) -> str:
@@ -184,15 +189,6 @@ def _choose_colors(losses: LossHistory) -> dict[str, str]:
     terms = sorted(losses[-1][1] if losses else (), key=lambda term: term != "total")
     used = [term for term in terms if any(values.get(term, 0.0) > 0 for _, values in losses)]
     return {term: LINE_COLORS[index % len(LINE_COLORS)] for index, term in enumerate(used)}
-
-
-def _render_bar(text: str, percent: float | None) -> str:
-    value = f' aria-valuenow="{percent:.0f}"' if percent is not None else ""
-    kind, width = ("bar", f"{percent:.1f}%") if percent is not None else ("bar endless", "30%")
-    return (
-        f'<div class="{kind}" role="progressbar" aria-label="Painting" aria-valuemin="0" aria-valuemax="100"{value}>'
-        f'<i style="width: {width}"></i></div><p class="line">{escape(text)}</p>'
-    )
 
 
 @cache
