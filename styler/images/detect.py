@@ -38,7 +38,6 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (rb"P[1-7][\s#]", "netpbm"),
     (rb"v/1\x01|#\?RADIANCE", "hdr"),
 )
-_PATTERNS = tuple((re.compile(pattern, re.DOTALL), kind) for pattern, kind in _SIGNATURES)
 
 # ISO media files list their brands; of several, the first in this table decides.
 _BRANDS: tuple[tuple[frozenset[bytes], str], ...] = (
@@ -84,8 +83,8 @@ def _classify(head: bytes) -> str:
         return "empty"
     if head[4:8] == b"ftyp":
         return _classify_iso_media(head)
-    for pattern, kind in _PATTERNS:
-        if pattern.match(head):
+    for pattern, kind in _SIGNATURES:
+        if re.match(pattern, head, re.DOTALL):
             return kind
     return _classify_text(head)
 

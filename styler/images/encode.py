@@ -158,8 +158,8 @@ def _encode_tiff(stored: Array, _quality: int, text: Mapping[str, str], metadata
     return stream.getvalue()
 
 
-def _make_pillow_encoder(name: str, **settings: Any) -> _Encoder:
-    """Return an encoder that uses Pillow."""
+def _use_pillow(name: str, **settings: Any) -> _Encoder:
+    """Return an encoder that saves by Pillow with these settings."""
 
     def encode(stored: Array, quality: int, text: Mapping[str, str], metadata: Mapping[str, Any]) -> bytes:
         block = exif.build_exif(text, metadata)
@@ -182,13 +182,9 @@ def _make_pillow_encoder(name: str, **settings: Any) -> _Encoder:
 FORMATS = {
     "png": Format("PNG", (".png",), _encode_png, depths=(8, 16)),
     "jpeg": Format(
-        "JPEG",
-        (".jpg", ".jpeg", ".jpe", ".jfif"),
-        _make_pillow_encoder("JPEG", subsampling=0),
-        has_alpha=False,
-        max_side=65500,
+        "JPEG", (".jpg", ".jpeg", ".jpe", ".jfif"), _use_pillow("JPEG", subsampling=0), has_alpha=False, max_side=65500
     ),
-    "webp": Format("WebP", (".webp",), _make_pillow_encoder("WEBP", exact=True), max_side=16383),
-    "avif": Format("AVIF", (".avif",), _make_pillow_encoder("AVIF", subsampling="4:4:4", speed=9), max_side=65536),
+    "webp": Format("WebP", (".webp",), _use_pillow("WEBP", exact=True), max_side=16383),
+    "avif": Format("AVIF", (".avif",), _use_pillow("AVIF", subsampling="4:4:4", speed=9), max_side=65536),
     "tiff": Format("TIFF", (".tif", ".tiff"), _encode_tiff, depths=(8, 16)),
 }
