@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from styler.batch import report
-from styler.batch.discover import SelectionRules, natural_key
+from styler.batch.discover import SelectionRules, make_natural_key
 from styler.batch.runner import BatchContext, BatchEvent, stylize_folder
 from styler.errors import UsageError, quote_name
 from styler.options import Options
@@ -117,7 +117,7 @@ def _prepare(session: Session, contents: Sequence[Upload], styles: Sequence[Uplo
     shutil.rmtree(session.folder, ignore_errors=True)  # the previous batch
     folder = session.make_folder("batch")
     names = [_link_uploads(uploads, folder / kind) for kind, uploads in (("contents", contents), ("styles", styles))]
-    content_names, style_names = (sorted(each, key=natural_key) for each in names)  # in the order of painting
+    content_names, style_names = (sorted(each, key=make_natural_key) for each in names)  # in the order of painting
     rows = {(content, style): BatchRow(content, style) for style in style_names for content in content_names}
     return BatchView(folder, rows)
 

@@ -35,7 +35,7 @@ def is_url(path: str) -> bool:
     return re.match(r"[a-z][a-z0-9+.-]+://", path) is not None
 
 
-def absolute_path(path: str) -> str:
+def make_absolute(path: str) -> str:
     """Return the path that the manifest has, which does not depend on the working folder."""
     return path if is_url(path) else os.path.abspath(path)  # noqa: PTH100 - called for every pair
 
@@ -102,7 +102,7 @@ class BatchInput:
     path: str
     """Path or URL."""
     relative: str
-    """Path below the argument that it was found by, with slashes; the output folder mirrors those of the contents."""
+    """Path relative to the folder or pattern that it was found by, with slashes; results mirror those of contents."""
 
     @property
     def name(self) -> str:
@@ -166,7 +166,7 @@ class Listing:
     def add_selected(self, paths: Iterable[str], root: str, rules: SelectionRules) -> None:
         """Add those files below a folder that the rules select."""
         for path in paths:
-            relative = path[len(root) :].strip("/") if is_url(root) else _relative_path(path, root)
+            relative = path[len(root) :].strip("/") if is_url(root) else _make_relative(path, root)
             if rules.select(relative):
                 self.inputs.append(BatchInput(path, relative))
 
@@ -189,15 +189,15 @@ def find_inputs(argument: str, rules: SelectionRules, find_bundled: FindBundled,
         _expand_list(argument[1:], rules, find_bundled, listing)
     else:
         _expand(argument, rules, find_bundled, listing)
-    unique = {absolute_path(item.path): item for item in reversed(listing.inputs)}
-    listing.inputs = sorted(unique.values(), key=lambda item: natural_key(item.relative))
+    unique = {make_absolute(item.path): item for item in reversed(listing.inputs)}
+    listing.inputs = sorted(unique.values(), key=lambda item: make_natural_key(item.relative))
     if not listing.inputs:
         reason = " ".join(listing.problems) or _suggest(argument, rules)
         raise NothingMatched(f"{label} {quote_name(argument)} contains no picture to paint: {reason}")
     return listing
 
 
-def natural_key(text: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
+def make_natural_key(text: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
     """Return a sort key that puts `img2` before `img10`."""
     parts = re.split(r"([0-9]+)", text.casefold())
     return tuple((0, int(part), "") if index % 2 else (1, 0, part) for index, part in enumerate(parts)), text
@@ -295,10 +295,10 @@ def _expand_list(name: str, rules: SelectionRules, find_bundled: FindBundled, li
     local = [item.path for item in entries.inputs if not is_url(item.path)]
     folders = [os.path.dirname(os.path.abspath(path)) for path in local]  # noqa: PTH100, PTH120 - called for every file
     top = os.path.commonpath(folders) if folders else ""
-    listing.inputs += [BatchInput(path, _relative_path(path, top)) for path in local]
+    listing.inputs += [BatchInput(path, _make_relative(path, top)) for path in local]
 
 
-def _relative_path(path: str, root: str) -> str:
+def _make_relative(path: str, root: str) -> str:
     return os.path.relpath(path, root).replace(os.sep, "/")
 
 
@@ -309,7 +309,7 @@ def _walk_folder(root: str, rules: SelectionRules, listing: Listing) -> Iterator
         for entry in _list_entries(waiting.pop(), rules, listing):
             if not entry.is_dir():
                 yield entry.path
-            elif rules.recursive and not _matches(_relative_path(entry.path, root), rules.exclude):
+            elif rules.recursive and not _matches(_make_relative(entry.path, root), rules.exclude):
                 real = os.path.realpath(entry.path) if rules.follow_symlinks else entry.path
                 if real not in seen:
                     seen.add(real)

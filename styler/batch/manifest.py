@@ -45,7 +45,7 @@ class ManifestHistory:
     _styles: dict[tuple[Any, ...], dict[str, Any]] = field(default_factory=dict)
     """Every distinct style, so that the entries of its pictures share one dictionary."""
 
-    def settings(self, digest: str) -> Mapping[str, Any]:
+    def find_settings(self, digest: str) -> Mapping[str, Any]:
         """Return the settings that have this hash; empty if no run had them."""
         return next((run["options"] for run in reversed(self.runs) if run.get("settings") == digest), {})
 
@@ -63,7 +63,7 @@ class ManifestHistory:
                 entry["styles"] = [self._styles.setdefault(tuple(style.values()), style) for style in line["styles"]]
 
 
-def manifest_path(out: Path) -> Path:
+def locate_manifest(out: Path) -> Path:
     """Return the path of the manifest of an output folder."""
     return out / MANIFEST_FOLDER / MANIFEST_FILE
 
@@ -74,7 +74,7 @@ def read_manifest(out: Path) -> ManifestHistory:
     Raises:
         StylerError: it cannot be read, is damaged, or was written by a newer version.
     """
-    history, file = ManifestHistory(), manifest_path(out)
+    history, file = ManifestHistory(), locate_manifest(out)
     try:
         with file.open("rb") as stream:
             for number, line in enumerate(stream, start=1):
@@ -117,7 +117,7 @@ class Manifest:
 
     def __init__(self, out: Path, history: ManifestHistory) -> None:
         self.history = history
-        self._file = manifest_path(out)
+        self._file = locate_manifest(out)
         self._lock = threading.Lock()
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +125,7 @@ class Manifest:
             if os.fstat(self._stream.fileno()).st_size != self.history.size:  # an incomplete last line
                 self._stream.truncate(self.history.size)
         except OSError as problem:
-            raise self._write_error(problem) from problem
+            raise self._make_error(problem) from problem
 
     def __enter__(self) -> "Manifest":
         return self
@@ -150,11 +150,11 @@ class Manifest:
             except OSError as problem:
                 with suppress(OSError):  # or the next reader ignores the incomplete line
                     self._stream.truncate(self.history.size)
-                raise self._write_error(problem) from problem
+                raise self._make_error(problem) from problem
             self.history.size += len(data)
             self.history.add(line)
 
-    def _write_error(self, problem: OSError) -> ManifestError:
+    def _make_error(self, problem: OSError) -> ManifestError:
         return ManifestError(
             f"Cannot write the manifest {quote_name(self._file)} ({problem.strerror}); make room or use another "
             "folder, then run the same command again."
@@ -168,13 +168,13 @@ class FileFacts:
         self._states: dict[str, dict[str, Any]] = {}
         self._hashes: dict[str, str] = {}
 
-    def state(self, path: str) -> dict[str, Any]:
+    def describe(self, path: str) -> dict[str, Any]:
         """Return path, size and time of a file as the manifest has them; the path alone if the file is missing."""
         if path not in self._states:
-            self._states[path] = {"path": discover.absolute_path(path), **discover.stat_file(path)}
+            self._states[path] = {"path": discover.make_absolute(path), **discover.stat_file(path)}
         return self._states[path]
 
-    def digest(self, path: str) -> str:
+    def hash(self, path: str) -> str:
         """Return the SHA-256 of a file; empty if it cannot be read."""
         if path not in self._hashes:
             self._hashes[path] = discover.hash_file(path)
@@ -182,9 +182,9 @@ class FileFacts:
 
     def is_same(self, path: str, recorded: Mapping[str, Any]) -> bool:
         """Return whether a file has its recorded contents, comparing size and time first, then the hash."""
-        now = self.state(path)
+        now = self.describe(path)
         if now.get("size") != recorded.get("size"):
             return False
         if "size" in now and now["mtime"] == recorded.get("mtime"):
             return True
-        return self.digest(path) == str(recorded.get("sha256", ""))
+        return self.hash(path) == str(recorded.get("sha256", ""))

@@ -145,10 +145,10 @@ def pair_inputs(
     return [(content, (style,)) for style in styles for content in contents]
 
 
-def couple_key(couple: Couple) -> CoupleKey:
+def make_couple_key(couple: Couple) -> CoupleKey:
     """Return what identifies a couple in the manifest."""
     content, styles = couple
-    return discover.absolute_path(content.path), tuple(discover.absolute_path(style.path) for style in styles)
+    return discover.make_absolute(content.path), tuple(discover.make_absolute(style.path) for style in styles)
 
 
 def name_outputs(
@@ -212,13 +212,13 @@ def fold_name(name: str) -> str:
 
 def _make_unique_names(couples: Sequence[Couple], extension: str, earlier: Mapping[CoupleKey, str]) -> list[str]:
     """Return short names where they are unique, or names with the extensions of the inputs, or with a number."""
-    names: list[str | None] = [earlier.get(couple_key(couple)) if earlier else None for couple in couples]
+    names: list[str | None] = [earlier.get(make_couple_key(couple)) if earlier else None for couple in couples]
     taken = {fold_name(name) for name in names if name is not None}
     for level in range(4):
         candidates: dict[str, list[tuple[int, str]]] = defaultdict(list)
         for index, couple in enumerate(couples):
             if names[index] is None:
-                name = _mirror_folder(couple, f"{_candidate_stem(couple, level)}.{extension}")
+                name = _mirror_folder(couple, f"{_make_stem(couple, level)}.{extension}")
                 candidates[fold_name(name)].append((index, name))
         for folded, items in candidates.items():
             if len(items) == 1 and folded not in taken:
@@ -226,14 +226,14 @@ def _make_unique_names(couples: Sequence[Couple], extension: str, earlier: Mappi
                 names[items[0][0]] = items[0][1]
     for index, couple in enumerate(couples):
         if names[index] is None:
-            stem = _mirror_folder(couple, _candidate_stem(couple, 3))
+            stem = _mirror_folder(couple, _make_stem(couple, 3))
             numbered = (f"{stem}-{number}.{extension}" for number in count(2))
             names[index] = name = next(name for name in numbered if fold_name(name) not in taken)
             taken.add(fold_name(name))
     return [name for name in names if name is not None]
 
 
-def _candidate_stem(couple: Couple, level: int) -> str:
+def _make_stem(couple: Couple, level: int) -> str:
     """Return a name that has, by level, the extension of neither input, of the content, of the style, or of both."""
     content, styles = couple
     label = _label_styles([style.name if level & 2 else style.stem for style in styles])
@@ -260,7 +260,7 @@ def collect_settings(request: BatchRequest, files: FileFacts) -> dict[str, Any]:
     """Return all settings that the pixels depend on; a file to start from is represented by its hash."""
     settings = {name: value for name, value in request.options.to_dict().items() if name not in IRRELEVANT_OPTIONS}
     if settings["init"] not in INIT_CHOICES:
-        settings["init"] = f"file {files.digest(settings['init'])}"
+        settings["init"] = f"file {files.hash(settings['init'])}"
     settings |= {"bit_depth": request.bit_depth, **request.other_settings}
     return settings | ({"replay": repr(request.replay)} if request.replay else {})
 
@@ -299,7 +299,7 @@ def compare_with_manifest(
         recorded = entry["state"] if entry else None
         is_there = os.path.lexists(path)
         if recorded == manifest.WRITING and entry and is_there:
-            recorded = manifest.DONE if files.digest(str(path)) == entry["sha256"] else None
+            recorded = manifest.DONE if files.hash(str(path)) == entry["sha256"] else None
         if not entry or recorded in (None, manifest.WRITING) or (recorded == manifest.DONE and not is_there):
             foreign += [pair.output] * is_there
             state.todo.append(pair)
@@ -329,7 +329,7 @@ def _find_change(
 ) -> str:
     """Return what has changed since a picture was painted; empty if nothing has."""
     if entry["settings"] != digest:
-        before = history.settings(entry["settings"])
+        before = history.find_settings(entry["settings"])
         names = [name for name, value in settings.items() if before.get(name) != value] if before else []
         changes = [
             f"{name} was {format_value(before.get(name))} and is {format_value(settings[name])}"

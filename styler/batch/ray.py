@@ -86,7 +86,7 @@ def connect_cluster(cluster: ClusterConfig) -> tuple[Any, bool]:
     try:
         ray.init(address=cluster.address, **settings)
     except (ConnectionError, RuntimeError, ValueError, OSError) as problem:
-        raise _unreachable_error(cluster.address, problem) from problem
+        raise _make_unreachable_error(cluster.address, problem) from problem
     finally:
         if is_main_thread and handler is not None:
             signal.signal(signal.SIGTERM, handler)  # Ray sets its own, which ends the program
@@ -105,10 +105,10 @@ def _check_reachable(address: str) -> None:
     try:
         socket.create_connection((match[1], int(match[2])), timeout=CONNECT_SECONDS).close()
     except (OSError, OverflowError) as problem:
-        raise _unreachable_error(address, problem) from problem
+        raise _make_unreachable_error(address, problem) from problem
 
 
-def _unreachable_error(address: str, problem: Exception) -> StylerError:
+def _make_unreachable_error(address: str, problem: Exception) -> StylerError:
     reason = (str(problem).strip() or type(problem).__name__).splitlines()[0].rstrip(".")
     return StylerError(
         f"Cannot reach the Ray cluster at '{address}' ({reason}); start it with 'ray start --head', or use "
@@ -135,7 +135,7 @@ def count_workers(ray: Any, cluster: ClusterConfig) -> tuple[int, dict[str, Any]
     return count, {"num_cpus": each}
 
 
-def config_for_actor(config: WorkerConfig, resources: dict[str, Any]) -> WorkerConfig:
+def adapt_config(config: WorkerConfig, resources: dict[str, Any]) -> WorkerConfig:
     """Return the settings for a process that sees its own GPU as the first one, or none."""
     device = config.options.device
     if "num_gpus" in resources:
@@ -268,7 +268,7 @@ class RayEngine:
         try:
             count, resources = count_workers(self._ray, cluster)
             # referenced as long as the engine lives: a restarted actor is given them again
-            config = config_for_actor(config, resources)
+            config = adapt_config(config, resources)
             self._shared = (self._ray.put(config), decode, self._ray.put(weights), keep_stats)
             actor = self._ray.remote(RayActor).options(
                 runtime_env={"env_vars": environment.ENVIRONMENT_SETTINGS},

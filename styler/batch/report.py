@@ -58,7 +58,7 @@ def make_thumbnail(pixels: NDArray[np.floating]) -> bytes:
     return images.encode_image(small, format="jpeg", quality=85)
 
 
-def thumbnail_path(out: Path, sha256: str) -> Path:
+def locate_thumbnail(out: Path, sha256: str) -> Path:
     """Return the path of the thumbnail of a file with this hash."""
     return out / MANIFEST_FOLDER / "thumbs" / sha256[:2] / f"{sha256}.jpg"
 
@@ -74,7 +74,7 @@ def save_thumbnail(out: Path, sha256: str, data: bytes) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    path = thumbnail_path(out, sha256)
+    path = locate_thumbnail(out, sha256)
     if not path.is_file():
         images.write_file(path, data, overwrite=True)
 
@@ -132,7 +132,7 @@ def make_index_page(out: Path, total: int, done: Sequence[Entry], failed: Sequen
 
 
 def _format_image(out: Path, sha256: str, name: str) -> str:
-    path = thumbnail_path(out, sha256)
+    path = locate_thumbnail(out, sha256)
     if not path.is_file():
         return f"<span>{_escape(name)}</span>"
     link = _quote_link(path.relative_to(out).as_posix())
@@ -160,7 +160,7 @@ def make_contact_sheet(out: Path, done: Sequence[Entry]) -> bytes:
         inputs = [entry["content"], *entry["styles"]][: columns - 1]
         for column, item in enumerate([*inputs, entry]):
             left = SHEET_GAP + column * (THUMBNAIL_SIDE + SHEET_GAP)
-            _paste_thumbnail(sheet, thumbnail_path(out, item["sha256"]), left, top)
+            _paste_thumbnail(sheet, locate_thumbnail(out, item["sha256"]), left, top)
         text = _shorten(quote_name(name)[1:-1], font, width - 2 * SHEET_GAP)
         draw.text((SHEET_GAP, top + THUMBNAIL_SIDE + 2), text, "black", font)
     stream = BytesIO()

@@ -78,7 +78,7 @@ class _OpenPicture:
     """Fields of its lines in the manifest."""
     started: float = field(default_factory=time.perf_counter)
 
-    def event(self, kind: str, text: str = "") -> BatchEvent:
+    def make_event(self, kind: str, text: str = "") -> BatchEvent:
         """Return the event that ends it."""
         return BatchEvent(kind, self.pair, text=text, seconds=time.perf_counter() - self.started)
 
@@ -195,15 +195,15 @@ class _BatchRun:
         facts = {
             "output": pair.output,
             "settings": self._settings,
-            "content": dict(files.state(pair.content.path)),
-            "styles": [dict(files.state(style.path)) for style in pair.styles],
+            "content": dict(files.describe(pair.content.path)),
+            "styles": [dict(files.describe(style.path)) for style in pair.styles],
         }
         self._open[number] = _OpenPicture(pair, facts)
         try:
             images.check_output(self._plan.out / pair.output, overwrite=self._plan.request.overwrite)
         except StylerError as problem:
             yield BatchEvent("started", pair)
-            yield from self._end_picture(number, self._open[number].event("failed", str(problem)))
+            yield from self._end_picture(number, self._open[number].make_event("failed", str(problem)))
             return
         self._engine.submit(PaintTask(number, pair.content.path, tuple(style.path for style in pair.styles)))
 
@@ -241,14 +241,14 @@ class _BatchRun:
         for facts, sha256 in zip([picture.facts["content"], *picture.facts["styles"]], report.hashes, strict=False):
             facts["sha256"] = sha256
         if not report.encoded:
-            return report.number, None if report.kind == "unstarted" else picture.event(report.kind, report.text)
+            return report.number, None if report.kind == "unstarted" else picture.make_event(report.kind, report.text)
         try:
             self._write(picture, report.encoded)
         except ManifestError:
             raise
         except StylerError as problem:
-            return report.number, picture.event("failed", str(problem))
-        event = picture.event("done")
+            return report.number, picture.make_event("failed", str(problem))
+        event = picture.make_event("done")
         self._manifest.add(DONE, output=picture.pair.output, seconds=round(event.seconds, 3))
         return report.number, event
 

@@ -45,7 +45,7 @@ class DiskStatsStore:
 
     def get(self, key: str, device: torch.device) -> Mapping[str, Moments] | None:
         """Return statistics on a device; None if there are none."""
-        path = self._path(key, device)
+        path = self._locate(key, device)
         try:
             tensors = load(path.read_bytes())
             layers = [name.removesuffix(".mean") for name in tensors if name.endswith(".mean")]
@@ -64,12 +64,12 @@ class DiskStatsStore:
         tensors = {f"{layer}.mean": moments.mean.cpu().contiguous() for layer, moments in statistics.items()}
         tensors |= {f"{layer}.second": moments.second.cpu().contiguous() for layer, moments in statistics.items()}
         try:
-            images.write_file(self._path(key, device), save(tensors), overwrite=True)
+            images.write_file(self._locate(key, device), save(tensors), overwrite=True)
             self._delete_oldest()
         except (OutputError, OSError):  # they are computed again next time
             return
 
-    def _path(self, key: str, device: torch.device) -> Path:
+    def _locate(self, key: str, device: torch.device) -> Path:
         environment = (platform.node(), platform.machine(), describe_device(device), torch.get_num_threads())
         identity = repr((STATS_VERSION, torch.__version__, environment, key))
         digest = hashlib.sha256(identity.encode("utf-8", "backslashreplace")).hexdigest()

@@ -135,7 +135,7 @@ _JobQueue = queue.SimpleQueue[_PictureJob | None]
 
 
 class Worker:
-    """Paints pictures on one device, in the order in which they are submitted.
+    """A pipeline that paints pictures on one device, in the order in which they are submitted.
 
     One thread does all of the PyTorch work, loading included. Every thread that calls PyTorch gets its own OpenMP
     helper threads, and helpers in excess of the cores sleep between parallel loops instead of spinning: with several
@@ -277,8 +277,10 @@ class Worker:
             keep_metadata=request.keep_metadata,
         )
         sha256 = hashlib.sha256(data).hexdigest()
-        shown = {picture.sha256: picture.pixels for picture in (job.content, *job.styles)} | {sha256: result.pixels}
-        thumbnails = {name: make_thumbnail(pixels) for name, pixels in shown.items()} if request.index else {}
+        thumbnails = {}
+        if request.index:
+            thumbnails = {picture.sha256: make_thumbnail(picture.pixels) for picture in (job.content, *job.styles)}
+            thumbnails[sha256] = make_thumbnail(result.pixels)
         job.end("encoded", encoded=EncodedPicture(data, sha256, thumbnails))
 
 
@@ -330,8 +332,7 @@ class LocalEngine:
 
         devices = devices or [config.options.device]
         self._workers = [
-            Worker(_config_for_device(config, device, len(devices)), read, self._stop, stats_store)
-            for device in devices
+            Worker(_adapt_config(config, device, len(devices)), read, self._stop, stats_store) for device in devices
         ]
         self.slots = PICTURES_PER_WORKER * len(self._workers)
 
@@ -383,7 +384,7 @@ class LocalEngine:
             handled.wait()
 
 
-def _config_for_device(config: WorkerConfig, device: str, workers: int) -> WorkerConfig:
+def _adapt_config(config: WorkerConfig, device: str, workers: int) -> WorkerConfig:
     """Return the settings for a device; several workers on the CPU share its cores."""
     threads = config.options.threads
     if device == "cpu" and workers > 1 and not threads:

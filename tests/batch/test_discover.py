@@ -164,7 +164,7 @@ def test_generated_names_are_as_short_as_uniqueness_allows() -> None:
 
 def test_names_of_earlier_runs_are_kept() -> None:
     couples = plan.pair_inputs([A, B], [X])
-    earlier = {plan.couple_key(couples[0]): "a.x.png"}
+    earlier = {plan.make_couple_key(couples[0]): "a.x.png"}
     assert [pair.output for pair in plan.name_outputs(couples, None, "png", 0, earlier)] == ["a.x.png", "a.png.x.png"]
 
 

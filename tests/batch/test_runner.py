@@ -12,7 +12,7 @@ import fsspec
 import numpy as np
 import pytest
 import torch
-from batches import by_picture
+from batches import group_kinds
 from numpy.typing import NDArray
 
 from styler import images
@@ -66,7 +66,7 @@ def test_reading_and_encoding_overlap_with_painting(folder: Path, monkeypatch: p
         if event.kind == "progress" and event.pair.output == "b.x.png":
             second_is_painted.set()
     names = ["a.x.png", "b.x.png", "c.x.png", "d.x.png"]
-    assert by_picture(events) == {name: ["started", "progress", "progress", "progress", "done"] for name in names}
+    assert group_kinds(events) == {name: ["started", "progress", "progress", "progress", "done"] for name in names}
     assert [event.pair.output for event in events if event.kind == "done"] == names
 
 
@@ -88,7 +88,7 @@ def test_several_devices_paint_the_same_pictures(folder: Path) -> None:
     assert threading.active_count() == (before := threading.active_count())
     one = [*stylize_folder("photos", "art/x.png", "one", OPTIONS)]
     two = [*stylize_folder("photos", "art/x.png", "two", OPTIONS, context=BatchContext(devices=("cpu", "cpu")))]
-    assert by_picture(one) == by_picture(two)
+    assert group_kinds(one) == group_kinds(two)
     for path in (folder / "one").glob("*.png"):
         assert (images.read_image(path).pixels == images.read_image(folder / "two" / path.name).pixels).all()
     assert threading.active_count() == before, "a thread is left"
@@ -132,7 +132,7 @@ def test_a_resumed_run_uses_the_stored_statistics(
     options = OPTIONS.replace(size=128, first_size=64)
     context = BatchContext(stats_store=DiskStatsStore(folder / "kept"))
     seen = record_targets(monkeypatch)
-    assert len(by_picture([*stylize_folder("photos", "art/x.png", "out", options, context=context)])) == 4
+    assert len(group_kinds([*stylize_folder("photos", "art/x.png", "out", options, context=context)])) == 4
     assert seen.count((60, 60)) == 1, "the style is smaller than both scales, and shared by all photos"
     whole = (folder / "out" / "a.x.png").read_bytes()
     seen.clear()

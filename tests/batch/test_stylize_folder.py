@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from batches import by_picture
+from batches import group_kinds
 from numpy.typing import NDArray
 
 from styler import images
@@ -28,7 +28,7 @@ def folder(tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], use_tiny:
 def test_everything_is_reported_as_an_event(folder: Path) -> None:
     (folder / "photos" / "bad.png").write_text("no picture")
     events = [*stylize_folder(folder / "photos", folder / "x.png", folder / "out", OPTIONS)]
-    assert by_picture(events) == {
+    assert group_kinds(events) == {
         "a.x.png": ["started", *["progress"] * 3, "done"],
         "b.x.png": ["started", *["progress"] * 3, "done"],
         "bad.x.png": ["started", "failed"],
@@ -50,13 +50,13 @@ def test_stop_can_be_set_by_another_thread_and_discards_the_picture_in_progress(
         if [event.kind for event in events].count("progress") == 4:
             threading.Thread(target=stop.set).start()
             stop.wait()
-    assert by_picture(events) == {
+    assert group_kinds(events) == {
         "a.x.png": ["started", *["progress"] * 3, "done"],
         "b.x.png": ["started", "progress", "stopped"],
     }
     assert not (folder / "out" / "b.x.png").exists()
     resumed = [*stylize_folder(folder / "photos", folder / "x.png", folder / "out", OPTIONS)]
-    assert by_picture(resumed) == {"b.x.png": ["started", *["progress"] * 3, "done"]}
+    assert group_kinds(resumed) == {"b.x.png": ["started", *["progress"] * 3, "done"]}
 
 
 def test_closing_the_generator_discards_the_picture_in_progress(folder: Path) -> None:

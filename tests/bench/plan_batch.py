@@ -43,8 +43,8 @@ def write_manifest(folder: Path, batch: BatchPlan) -> None:
     ):
         book.add(manifest.RUN, settings=settings, options=batch.settings, pairs=len(batch.pairs), todo=len(batch.pairs))
         for pair in batch.pairs:
-            content = {**batch.files.state(pair.content.path), "sha256": "0" * 64}
-            styles = [{**batch.files.state(style.path), "sha256": "0" * 64} for style in pair.styles]
+            content = {**batch.files.describe(pair.content.path), "sha256": "0" * 64}
+            styles = [{**batch.files.describe(style.path), "sha256": "0" * 64} for style in pair.styles]
             facts = {"output": pair.output, "settings": settings, "content": content, "styles": styles}
             book.add(manifest.WRITING, **facts, sha256="0" * 64)
             book.add(manifest.DONE, output=pair.output, seconds=1.0)

@@ -306,7 +306,7 @@ def test_a_terminal_gets_bars(folder: Path, capsys: Capture, monkeypatch: pytest
 
 def test_the_manifest_has_a_schema_and_the_hashes(folder: Path) -> None:
     assert paint("photos/a1.png", "art/x.png", "-o", "out", "-q") == 0
-    lines = [json.loads(line) for line in manifest.manifest_path(Path("out")).read_text().splitlines()]
+    lines = [json.loads(line) for line in manifest.locate_manifest(Path("out")).read_text().splitlines()]
     assert [line["state"] for line in lines] == ["run", "writing", "done", "index", "index"]
     assert {line["schema"] for line in lines} == {1}
     writing = lines[1]

@@ -44,7 +44,7 @@ def paint(*tokens: str) -> int:
 
 
 def manifest_lines() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in manifest.manifest_path(Path("out")).read_text().splitlines()]
+    return [json.loads(line) for line in manifest.locate_manifest(Path("out")).read_text().splitlines()]
 
 
 def states() -> dict[str, str]:
@@ -204,7 +204,7 @@ def test_an_unwritable_manifest_ends_the_batch(folder: Path, monkeypatch: pytest
 
 def test_an_incomplete_last_line_is_ignored(folder: Path, capsys: Capture) -> None:
     assert paint("--no-index") == 0
-    file = manifest.manifest_path(Path("out"))
+    file = manifest.locate_manifest(Path("out"))
     whole = file.read_bytes()
     file.write_bytes(whole[:-20])  # `done` of the last picture, whose bytes are known from the line before
     capsys.readouterr()
@@ -216,7 +216,7 @@ def test_an_incomplete_last_line_is_ignored(folder: Path, capsys: Capture) -> No
 
 def test_an_unwritten_picture_is_painted_again(folder: Path, capsys: Capture) -> None:
     assert paint("--no-index") == 0
-    file = manifest.manifest_path(Path("out"))
+    file = manifest.locate_manifest(Path("out"))
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(b"".join(lines[:-1]))
     (folder / "out" / "c.x.png").unlink()
@@ -239,7 +239,7 @@ def test_an_unwritten_picture_is_painted_again(folder: Path, capsys: Capture) ->
 )
 def test_a_damaged_or_newer_manifest_is_not_changed(line: bytes, sentence: str, folder: Path, capsys: Capture) -> None:
     assert paint("--no-index") == 0
-    file = manifest.manifest_path(Path("out"))
+    file = manifest.locate_manifest(Path("out"))
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(b"".join([lines[0], line, *lines[1:]]))
     before = file.read_bytes()

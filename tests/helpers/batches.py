@@ -3,7 +3,7 @@
 from styler.batch.runner import BatchEvent
 
 
-def by_picture(events: list[BatchEvent]) -> dict[str, list[str]]:
+def group_kinds(events: list[BatchEvent]) -> dict[str, list[str]]:
     """Return the kinds of the events of each picture, in order; events of different pictures interleave at random."""
     kinds: dict[str, list[str]] = {}
     for event in events:
