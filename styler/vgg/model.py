@@ -192,11 +192,7 @@ class Features(nn.Module):
     """
 
     def __init__(
-        self,
-        weights: Weights,
-        layers: Iterable[str],
-        pooling: str = "max",
-        precision: torch.dtype = torch.float32,
+        self, weights: Weights, layers: Iterable[str], pooling: str = "max", precision: torch.dtype = torch.float32
     ) -> None:
         super().__init__()
         self.network = weights.network

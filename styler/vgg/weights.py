@@ -114,6 +114,18 @@ def hash_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def read_bytes(path: Path, advice: str = "check its name") -> bytes:
+    """Return the bytes of a weights file in any format.
+
+    Raises:
+        WeightsError: It cannot be read; the message ends with the advice.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"Cannot read the weights file '{path}': {error.strerror}; {advice}.") from error
+
+
 def read_weights(path: Path, *, sha256: str | None = None) -> Weights:
     """Read and verify a weights file of styler.
 
@@ -123,13 +135,7 @@ def read_weights(path: Path, *, sha256: str | None = None) -> Weights:
     Raises:
         WeightsError: The file is missing, altered, truncated, of another form, or not finite.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise WeightsError(
-            f"Cannot read the weights file '{path}': {error.strerror}; install styler again or choose another "
-            "--backbone."
-        ) from error
+    data = read_bytes(path, "install styler again or choose another --backbone")
     return parse_weights(data, path, sha256=sha256)
 
 
@@ -200,7 +206,8 @@ def _build_weights(tensors: Mapping[str, Tensor], info: Mapping[str, Any], diges
     means = _collect_means(tensors)
     for pooling, of_pooling in means.items():
         for conv in arch.list_convolutions(network):
-            if f"{conv.name}.weight" in kernels and not _is_mean(of_pooling.get(conv.name), conv):
+            mean = of_pooling.get(conv.name, torch.zeros(()))  # (O,)
+            if f"{conv.name}.weight" in kernels and not (mean.shape == (conv.outputs,) and (mean > 0).all()):
                 raise ValueError(f"mean_activation.{pooling}.{conv.name} is missing or not a mean activation")
     return Weights(network, digest, kernels, means, info, widths, readouts)
 
@@ -241,11 +248,6 @@ def _collect_readouts(tensors: Mapping[str, Tensor], network: str, widths: tuple
             raise ValueError(f"readout.{slim.layer} is missing or of another shape")
         readouts[slim.layer] = readout.float()
     return readouts
-
-
-def _is_mean(means: Tensor | None, conv: arch.Conv) -> bool:
-    """Return whether these are the mean activations of every filter: (O,), above 0."""
-    return means is not None and means.shape == (conv.outputs,) and bool((means > 0).all())
 
 
 def fold_convention(kernels: Mapping[str, Tensor], convention: str) -> dict[str, Tensor]:

@@ -130,7 +130,7 @@ def load_candidate(name: str) -> Candidate:
 
 
 def _load_onnx(path: Path) -> Candidate:
-    data = export.read_model(path)
+    data = weights.read_bytes(path)
     onnx, runtime = export.require_onnx()
     try:
         model = onnx.load_model_from_string(data)

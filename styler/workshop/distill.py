@@ -12,9 +12,9 @@ import io
 import json
 import math
 import pickle
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,16 +82,12 @@ class Lessons:
         self.features = build_features(teacher, self.options).to(device)
         self.layers = [layer for layer in self.features.layers if layer in layers]
         self.pictures, self.seed = pictures, seed
-        self._kept: OrderedDict[int, list[Lesson]] = OrderedDict()
+        self._get_painting = lru_cache(PAINTINGS_KEPT)(self._paint)
 
     def get_lesson(self, number: int) -> Lesson:
         """Return a lesson by its number, from 0; each small painting gives four."""
         painting, index = divmod(number, len(LESSON_AT))
-        if painting not in self._kept:
-            self._kept[painting] = self._paint(painting)
-            if len(self._kept) > PAINTINGS_KEPT:
-                self._kept.popitem(last=False)
-        return self._kept[painting][index]
+        return self._get_painting(painting)[index]
 
     def _paint(self, number: int) -> list[Lesson]:
         """Paint for a few steps and record lessons."""

@@ -242,18 +242,6 @@ def compare_with_torch(data: bytes, features: Features) -> dict[str, float]:
     return worst
 
 
-def read_model(path: Path) -> bytes:
-    """Read the bytes of an ONNX model.
-
-    Raises:
-        WeightsError: It cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise WeightsError(f"Cannot read the model '{path}': {error.strerror}; check its name.") from error
-
-
 def open_session(data: bytes) -> Any:
     """Open a session of onnxruntime on the CPU."""
     _, runtime = require_onnx()
