@@ -72,6 +72,7 @@ def info(
     """List the layers of a network of the family, and their costs."""
     from styler.workshop.info import describe_network, info_to_json
 
+    _check_plot(plot, overwrite=overwrite)
     network = describe_network(name, size)
     if plot is not None:
         from styler.workshop import plots
@@ -228,6 +229,15 @@ def check_free(path: Path, *, overwrite: bool) -> None:
         raise OutputError(f"Cannot write '{path}': it exists already; choose another name or give --overwrite.")
 
 
+def _check_plot(path: FileName | None, *, overwrite: bool) -> None:
+    """Check, before any work, that a requested plot can be drawn and written."""
+    if path is not None:
+        from styler.workshop import plots
+
+        plots.check_plot(Path(path))
+        check_free(Path(path), overwrite=overwrite)
+
+
 REPORT_EVERY = 10
 """Steps of distillation between two lines."""
 
@@ -333,6 +343,7 @@ def compare(
 
     if a.endswith(".onnx"):
         raise UsageError("A must have gradients, and an ONNX model has none; name a backbone or a weights file.")
+    _check_plot(plot, overwrite=overwrite)
     console = report.make_console()
     rows = scores.compare_networks(
         [a, b, *more],
@@ -371,6 +382,7 @@ def diagnose(
     from styler.workshop.crops import load_picture
     from styler.workshop.diagnose import diagnose_network, diagnosis_to_json
 
+    _check_plot(sheet, overwrite=overwrite)
     paths = [library.find_content(str(content)), library.find_style(str(style)), *([Path(result)] if result else [])]
     networks = registry.load_backbone(backbone), registry.load_backbone(weights.EMBEDDED)
     photo, painting, *painted = (load_picture(path, size) for path in paths)

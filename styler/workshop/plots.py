@@ -94,15 +94,24 @@ def plot_sheet(rows: Sequence[SheetRow]) -> "Figure":
     return figure
 
 
+def check_plot(path: Path) -> None:
+    """Check, before any work, that a plot can be drawn and is a PNG file.
+
+    Raises:
+        OptionError: The name has another extension.
+        StylerError: matplotlib is not installed.
+    """
+    if path.suffix.lower() != ".png":
+        raise OptionError(f"Cannot write the plot '{path}': plots are PNG files; choose a name that ends in .png.")
+    make_figure(1, 1)
+
+
 def save_plot(figure: "Figure", path: Path, *, overwrite: bool) -> Path:
     """Write a figure as PNG.
 
     Raises:
-        OptionError: The name has another extension.
         OutputError: It cannot be written.
     """
-    if path.suffix.lower() != ".png":
-        raise OptionError(f"Cannot write the plot '{path}': plots are PNG files; choose a name that ends in .png.")
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
     return images.write_file(path, stream.getvalue(), overwrite=overwrite)

@@ -143,6 +143,16 @@ def test_compare_prints_markdown(folder: Path, capsys: Capture) -> None:
     assert run("compare", "a.onnx", "own.safetensors") == 2
 
 
+def test_missing_matplotlib_is_reported_before_any_work(
+    folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert run("compare", "own.safetensors", "own.safetensors", "--plot", "a.png") == 1
+    message = capsys.readouterr().err
+    assert "pip install 'styler[plot]'" in message
+    assert "timing" not in message
+
+
 def test_diagnose_reports_every_layer(folder: Path, capsys: Capture) -> None:
     photo, painting = "pictures/contents/0.png", "pictures/styles/1.png"
     assert run("diagnose", photo, painting, photo, "--size", "64", "--sheet", "seen.png") == 0
