@@ -11,6 +11,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from styler.errors import OptionError
@@ -42,6 +43,11 @@ def option(
     """Define a field of `Options` that carries its own documentation."""
     spec = OptionSpec(help, group, low, high, tuple(choices), unit)
     return dataclasses.field(default=default, metadata={"spec": spec})
+
+
+_picture, _effort, _objective, _machine = (
+    partial(option, group=group) for group in ("Picture", "Effort", "Objective", "Machine")
+)
 
 
 def describe_range(spec: OptionSpec, *, whole: bool = False) -> str:
@@ -108,96 +114,63 @@ class Options:
         OptionError: a value has the wrong type, is out of its range or is not among the choices.
     """
 
-    size: int | Literal["original"] = option(
-        512, "long side of the result in pixels, or 'original'", group="Picture", low=64, high=8192
+    size: int | Literal["original"] = _picture(
+        512, "long side of the result in pixels, or 'original'", low=64, high=8192
     )
-    preset: str = option("standard", "effort", group="Picture", choices=PRESETS)
-    look: str = option("plain", "manner", group="Picture", choices=LOOKS)
-    strength: float = option(50.0, "how far to go from the photo toward the painting", group="Picture", low=0, high=100)
-    stroke_size: float = option(1.0, "size of the strokes; 2 doubles it", group="Picture", low=0.25, high=4)
-    keep_color: float = option(
-        0.0, "0 takes the painting's colors, 1 keeps the photo's", group="Picture", low=0, high=1
+    preset: str = _picture("standard", "effort", choices=PRESETS)
+    look: str = _picture("plain", "manner", choices=LOOKS)
+    strength: float = _picture(50.0, "how far to go from the photo toward the painting", low=0, high=100)
+    stroke_size: float = _picture(1.0, "size of the strokes; 2 doubles it", low=0.25, high=4)
+    keep_color: float = _picture(0.0, "0 takes the painting's colors, 1 keeps the photo's", low=0, high=1)
+    style_weights: tuple[float, ...] = _picture(
+        (), "weights of the styles, comma-separated; equal by default", low=0, high=1e6
     )
-    style_weights: tuple[float, ...] = option(
-        (), "weights of the styles, comma-separated; equal by default", group="Picture", low=0, high=1e6
-    )
-    init: str = option("content", "initial picture: content, style, noise, or a picture file", group="Picture")
-    seed: int = option(0, "random seed; each seed gives a variant", group="Picture", low=0, high=2**32 - 1)
+    init: str = _picture("content", "initial picture: content, style, noise, or a picture file")
+    seed: int = _picture(0, "random seed; each seed gives a variant", low=0, high=2**32 - 1)
 
-    time: float = option(
-        0.0, "time budget, such as 60s or 2m; 0 for none", group="Effort", low=0, high=604_800, unit="s"
+    time: float = _effort(0.0, "time budget, such as 60s or 2m; 0 for none", low=0, high=604_800, unit="s")
+    patience: int = _effort(0, "early stopping: iterations without improvement; 0 disables it", low=0, high=100_000)
+    iterations: int = _effort(72, "iterations at the coarsest scale", low=1, high=100_000)
+    taper: float = _effort(1.05, "iterations of each scale relative to the next coarser one", low=0.01, high=2)
+    sketch: float = _effort(0.0, "share of the work done by the slim network, which iterates faster", low=0, high=0.99)
+    first_size: int = _effort(128, "minimum long side of the coarsest scale, in pixels", low=32, high=8192)
+    optimizer: str = _effort(
+        "mixed", "L-BFGS, Adam, or mixed: L-BFGS at the coarsest scale, then Adam", choices=("lbfgs", "adam", "mixed")
     )
-    patience: int = option(
-        0, "early stopping: iterations without improvement; 0 disables it", group="Effort", low=0, high=100_000
-    )
-    iterations: int = option(72, "iterations at the coarsest scale", group="Effort", low=1, high=100_000)
-    taper: float = option(
-        1.05, "iterations of each scale relative to the next coarser one", group="Effort", low=0.01, high=2
-    )
-    sketch: float = option(
-        0.0, "share of the work done by the slim network, which iterates faster", group="Effort", low=0, high=0.99
-    )
-    first_size: int = option(
-        128, "minimum long side of the coarsest scale, in pixels", group="Effort", low=32, high=8192
-    )
-    optimizer: str = option(
-        "mixed",
-        "L-BFGS, Adam, or mixed: L-BFGS at the coarsest scale, then Adam",
-        group="Effort",
-        choices=("lbfgs", "adam", "mixed"),
-    )
-    learning_rate: float = option(
-        0.03, "learning rate of Adam, for pixel values from 0 to 1", group="Effort", low=1e-4, high=1
-    )
+    learning_rate: float = _effort(0.03, "learning rate of Adam, for pixel values from 0 to 1", low=1e-4, high=1)
 
-    distance: str = option(
+    distance: str = _objective(
         "wasserstein",
         "how styles are compared: Wasserstein distance of mean and covariance, or Gram matrices",
-        group="Objective",
         choices=("wasserstein", "gram"),
     )
-    content_layers: tuple[str, ...] = option(("relu4_2",), "layers compared with the photo", group="Objective")
-    content_weight: float = option(
-        0.0128, "weight of the content loss at strength 50", group="Objective", low=0, high=1e9
+    content_layers: tuple[str, ...] = _objective(("relu4_2",), "layers compared with the photo")
+    content_weight: float = _objective(0.0128, "weight of the content loss at strength 50", low=0, high=1e9)
+    style_layers: tuple[str, ...] = _objective(
+        ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu4_3", "relu5_1"), "layers compared with the painting"
     )
-    style_layers: tuple[str, ...] = option(
-        ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu4_3", "relu5_1"),
-        "layers compared with the painting",
-        group="Objective",
+    layer_weights: tuple[float, ...] = _objective(
+        (256.0, 64.0, 24.0, 6.0, 0.2, 1.5), "weight of each style layer, or a single one for all", low=0, high=1e9
     )
-    layer_weights: tuple[float, ...] = option(
-        (256.0, 64.0, 24.0, 6.0, 0.2, 1.5),
-        "weight of each style layer, or a single one for all",
-        group="Objective",
-        low=0,
-        high=1e9,
+    smoothness: float = _objective(
+        0.23, "weight of total variation, relative to the painting's own roughness", low=0, high=1e6
     )
-    smoothness: float = option(
-        0.23, "weight of total variation, relative to the painting's own roughness", group="Objective", low=0, high=1e6
-    )
-    multiscale: float = option(1.0, "weight of the multiscale loss; 0 disables it", group="Objective", low=0, high=100)
-    pooling: str = option(
+    multiscale: float = _objective(1.0, "weight of the multiscale loss; 0 disables it", low=0, high=100)
+    pooling: str = _objective(
         "mixed",
         "pooling of the feature network: average, max as trained, or mixed: average in the first two blocks",
-        group="Objective",
         choices=("average", "max", "mixed"),
     )
-    backbone: str = option("vgg16", "the feature network (VGG); vgg16 comes with styler", group="Objective")
+    backbone: str = _objective("vgg16", "the feature network (VGG); vgg16 comes with styler")
 
-    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps", group="Machine")
-    precision: str = option(
-        "auto",
-        "precision of the convolutions; auto is fp32 on CPUs",
-        group="Machine",
-        choices=("auto", "fp32", "bf16", "fp16"),
+    device: str = _machine("auto", "auto, cpu, cuda, cuda:N or mps")
+    precision: str = _machine(
+        "auto", "precision of the convolutions; auto is fp32 on CPUs", choices=("auto", "fp32", "bf16", "fp16")
     )
-    checkpoint: str = option(
-        "auto",
-        "checkpointing: less memory, more time; auto decides by the free memory",
-        group="Machine",
-        choices=("auto", "on", "off"),
+    checkpoint: str = _machine(
+        "auto", "checkpointing: less memory, more time; auto decides by the free memory", choices=("auto", "on", "off")
     )
-    threads: int = option(0, "CPU threads; 0 leaves the choice to PyTorch", group="Machine", low=0, high=1024)
+    threads: int = _machine(0, "CPU threads; 0 leaves the choice to PyTorch", low=0, high=1024)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
