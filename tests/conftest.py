@@ -1,4 +1,4 @@
-"""A tiny seeded network, a painter that looks through it, and small made pictures, for every test of the engine."""
+"""A tiny seeded network, a painter that uses it, and small generated pictures, shared by all tests."""
 
 from styler import environment
 
@@ -23,11 +23,11 @@ from styler.vgg.arch import POOLINGS
 from styler.vgg.weights import Weights
 
 TINY = ((4, 1), (6, 2), (6, 2), (8, 3), (8, 1))
-"""A VGG in all but size: it has every layer that the default options ask for, up to relu5_1."""
+"""A small VGG with every layer that the default options use, up to relu5_1."""
 
 
 def _picture(height: int, width: int, seed: int = 0) -> Tensor:
-    """Seeded areas of colour with some grain, (1, 3, H, W) in [0, 1]."""
+    """Return seeded areas of color with some grain, (1, 3, H, W) in [0, 1]."""
     generator = torch.Generator().manual_seed(1000 + seed)
     areas = torch.rand((1, 3, 6, 6), generator=generator)
     grain = torch.rand((1, 3, height, width), generator=generator)
@@ -37,7 +37,7 @@ def _picture(height: int, width: int, seed: int = 0) -> Tensor:
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_is_set(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What the developer has set for styler or terminals does not reach the tests, nor the programs they start."""
+    """Keep the developer's settings of styler and the terminal from the tests and the programs they start."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [*os.environ]:
             if name.startswith("STYLER_") or name in {"NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"}:
@@ -49,13 +49,13 @@ def nothing_is_set(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def picture() -> Picture:
-    """`picture(height, width, seed)`, a tensor (1, 3, H, W)."""
+    """Return `picture(height, width, seed)`, which makes a tensor (1, 3, H, W)."""
     return _picture
 
 
 @pytest.fixture(scope="session")
 def pixels() -> Pixels:
-    """`pixels(height, width, seed)`, an array (H, W, 3)."""
+    """Return `pixels(height, width, seed)`, which makes an array (H, W, 3)."""
 
     def made(height: int, width: int, seed: int = 0) -> NDArray[np.float32]:
         return np.ascontiguousarray(_picture(height, width, seed)[0].permute(1, 2, 0).numpy())
@@ -65,7 +65,7 @@ def pixels() -> Pixels:
 
 @pytest.fixture(scope="session")
 def tiny() -> Iterator[Weights]:
-    """Seeded weights of a network named `tiny`, for RGB in [0, 1], rescaled over made pictures."""
+    """Return seeded weights of a network named `tiny`, for RGB in [0, 1], rescaled over generated pictures."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(arch.NETWORKS, "tiny", TINY)
         generator = torch.Generator().manual_seed(7)
@@ -82,17 +82,17 @@ def tiny() -> Iterator[Weights]:
 
 @pytest.fixture(scope="session")
 def vgg16() -> Weights:
-    """The embedded weights."""
+    """Return the embedded weights."""
     return registry.load_backbone(weights_module.EMBEDDED)
 
 
 @pytest.fixture
 def use_tiny(monkeypatch: pytest.MonkeyPatch, tiny: Weights) -> None:
-    """Every painter made from here on looks through the tiny network."""
+    """Make every painter use the tiny network."""
     monkeypatch.setattr(registry, "load_backbone", lambda _name: tiny)
 
 
 @pytest.fixture
 def painter(use_tiny: None) -> Painter:
-    """A painter on the CPU that looks through the tiny network."""
+    """Return a painter on the CPU that uses the tiny network."""
     return Painter(device="cpu")

@@ -1,4 +1,4 @@
-"""The plan of scales: arithmetic that can be checked by hand."""
+"""Schedules, checked by hand."""
 
 import itertools
 import re
@@ -21,7 +21,7 @@ def sizes(found: schedule.Schedule) -> list[tuple[int, int]]:
     ("size", "width", "height"),
     [(512, 4000, 3000), (513, 300, 900), (64, 64, 64), (8192, 100, 101), (333, 1000, 321), (1000, 640, 200)],
 )
-def test_scales_double_up_to_the_size_asked_for(size: int, width: int, height: int) -> None:
+def test_scales_double_up_to_the_requested_size(size: int, width: int, height: int) -> None:
     found = schedule.build_schedule(Options(size=size), width, height, 16)
     sides = [max(scale.width, scale.height) for scale in found]
     assert sides[-1] == size
@@ -32,7 +32,7 @@ def test_scales_double_up_to_the_size_asked_for(size: int, width: int, height: i
     assert sides[0] < 256 or min(sizes(found)[0]) < 64  # nothing smaller would have done
 
 
-def test_the_plan_of_a_common_picture() -> None:
+def test_the_schedule_of_a_common_picture() -> None:
     assert schedule.build_schedule(Options(iterations=100, taper=0.5, optimizer="mixed"), 800, 600, 16) == (
         Scale(128, 96, 100, "lbfgs"),
         Scale(256, 192, 50, "adam"),
@@ -43,7 +43,7 @@ def test_the_plan_of_a_common_picture() -> None:
 @pytest.mark.parametrize(
     ("size", "half_size_copies"), [(256, 0), (511, 0), (512, 1), (1023, 1), (1024, 2), (2048, 3), (8192, 5)]
 )
-def test_a_picture_is_also_looked_at_half_as_large_down_to_256_pixels(size: int, half_size_copies: int) -> None:
+def test_half_size_copies_go_down_to_256_pixels(size: int, half_size_copies: int) -> None:
     last = schedule.build_schedule(Options(size=size, first_size=8192), 800, 600, 16)[-1]
     assert (
         last.half_size_copies,
@@ -52,7 +52,7 @@ def test_a_picture_is_also_looked_at_half_as_large_down_to_256_pixels(size: int,
         half_size_copies,
         0,
     )
-    looks = sum(0.25**octave for octave in range(half_size_copies + 1))
+    looks = sum(0.25**level for level in range(half_size_copies + 1))
     assert schedule.count_units((last,)) == pytest.approx(last.iterations * looks)
     for _ in range(half_size_copies):
         last = last.halve()
@@ -60,7 +60,7 @@ def test_a_picture_is_also_looked_at_half_as_large_down_to_256_pixels(size: int,
     assert last.half_size_copies == 0
 
 
-def test_an_octave_is_no_narrower_than_the_network_needs() -> None:
+def test_a_half_size_copy_is_not_narrower_than_the_network_needs() -> None:
     assert schedule.build_schedule(Options(size=1024, first_size=8192), 1024, 200, 16)[-1].half_size_copies == 2
     assert schedule.build_schedule(Options(size=1024, first_size=8192), 1024, 200, 64)[-1].half_size_copies == 1
     replay = Replay(schedule.build_schedule(Options(size=1024), 800, 600, 16), 1024, 768)
@@ -70,7 +70,7 @@ def test_an_octave_is_no_narrower_than_the_network_needs() -> None:
     )
 
 
-def test_a_sketch_is_made_by_the_slim_network_and_the_full_one_has_the_last_word() -> None:
+def test_the_full_network_finishes_a_sketch() -> None:
     options = Options(iterations=100, taper=0.5, sketch=0.6)
     found = schedule.build_schedule(options, 800, 600, 16)
     assert found == (
@@ -87,40 +87,40 @@ def test_a_sketch_is_made_by_the_slim_network_and_the_full_one_has_the_last_word
 
 
 @pytest.mark.parametrize("changed", [{"backbone": "vgg19"}, {"pooling": "max"}, {"time": 60.0}])
-def test_there_is_no_sketch_where_the_slim_network_cannot_stand_in(changed: dict[str, Any]) -> None:
+def test_no_sketch_if_the_slim_network_cannot_stand_in(changed: dict[str, Any]) -> None:
     options = Options(**changed)
     assert schedule.build_schedule(options.replace(sketch=0.6), 800, 600, 16) == schedule.build_schedule(
         options, 800, 600, 16
     )
 
 
-def test_a_sketch_is_repeated_only_where_the_slim_network_can_stand_in() -> None:
+def test_a_sketch_is_replayed_only_if_the_slim_network_can_stand_in() -> None:
     replay = Replay(schedule.build_schedule(Options(sketch=0.6), 800, 600, 16), 512, 384)
     assert schedule.refit_schedule(replay, 512, 384) == replay.schedule
     assert not any(scale.sketch for scale in schedule.refit_schedule(replay, 512, 384, allow_sketch=False))
 
 
-def test_the_first_scale_is_no_smaller_than_asked_for() -> None:
+def test_the_first_scale_is_at_least_first_size() -> None:
     assert sizes(schedule.build_schedule(Options(first_size=256), 100, 100, 16)) == [(256, 256), (512, 512)]
     assert sizes(schedule.build_schedule(Options(first_size=257), 100, 100, 16)) == [(512, 512)]
     assert sizes(schedule.build_schedule(Options(first_size=8192), 100, 100, 16)) == [(512, 512)]
     assert sizes(schedule.build_schedule(Options(first_size=32), 100, 100, 16))[0] == (32, 32)
 
 
-def test_a_narrow_picture_starts_where_its_short_side_has_room_for_the_network() -> None:
+def test_a_narrow_picture_starts_at_a_scale_that_the_network_accepts() -> None:
     found = schedule.build_schedule(Options(size=1024), 1024, 100, 16)
     assert sizes(found) == [(512, 50), (1024, 100)]
     assert all(min(size) >= 2 * 16 for size in sizes(found))
 
 
-def test_the_original_size_is_just_that() -> None:
+def test_the_original_size_is_kept() -> None:
     found = schedule.build_schedule(Options(size="original"), 701, 333, 16)
     assert sizes(found)[-1] == (701, 333)
     assert schedule.compute_result_size(Options(size="original"), 701, 333) == (701, 333)
     assert schedule.compute_result_size(Options(size=100), 701, 333) == (100, 48)
 
 
-def test_a_narrower_result_than_the_network_needs_is_refused_with_a_size_that_would_do() -> None:
+def test_a_result_that_is_too_narrow_is_an_error_that_names_a_size() -> None:
     with pytest.raises(ImageError, match=r"64×6 pixels.* needs 16 on the short side") as caught:
         schedule.build_schedule(Options(size=64), 1000, 100, 16)
     found = re.search(r"--size (\d+) or more", str(caught.value))
@@ -131,7 +131,7 @@ def test_a_narrower_result_than_the_network_needs_is_refused_with_a_size_that_wo
         schedule.build_schedule(Options(size=needed - 10), 1000, 100, 16)
 
 
-def test_no_size_is_advised_that_cannot_be_asked_for() -> None:
+def test_the_advised_size_is_a_valid_option() -> None:
     with pytest.raises(ImageError) as caught:
         schedule.build_schedule(Options(size=8192), 10_000, 10, 16)
     found = re.search(r"--size (\d+) or more", str(caught.value))
@@ -139,12 +139,12 @@ def test_no_size_is_advised_that_cannot_be_asked_for() -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), [(16, 15), (3, 400)])
-def test_an_original_that_is_too_narrow_is_refused_too(width: int, height: int) -> None:
+def test_an_original_that_is_too_narrow_is_an_error(width: int, height: int) -> None:
     with pytest.raises(ImageError, match=f"{width}×{height}"):
         schedule.build_schedule(Options(size="original"), width, height, 16)
 
 
-def test_strength_0_has_nothing_to_do() -> None:
+def test_strength_0_has_an_empty_schedule() -> None:
     assert schedule.build_schedule(Options(strength=0), 800, 600, 16) == ()
     assert schedule.count_units(()) == 0
 
@@ -165,19 +165,19 @@ def test_the_optimizer_of_each_scale(optimizer: str, size: int, expected: list[s
 
 
 @pytest.mark.parametrize(("taper", "expected"), [(1.0, [10, 10, 10]), (0.01, [10, 1, 1]), (2.0, [10, 20, 40])])
-def test_every_scale_gets_its_share_of_steps_and_one_at_least(taper: float, expected: list[int]) -> None:
+def test_every_scale_gets_its_share_of_iterations_and_at_least_one(taper: float, expected: list[int]) -> None:
     found = schedule.build_schedule(Options(iterations=10, taper=taper), 100, 100, 16)
     assert [scale.iterations for scale in found] == expected
 
 
-def test_a_unit_is_one_evaluation_at_the_final_size() -> None:
+def test_a_unit_is_one_iteration_at_the_final_size() -> None:
     found = (Scale(100, 50, 8, "lbfgs"), Scale(200, 100, 3, "adam"))
     assert found[0].cost == 5000
     assert schedule.count_units(found) == 8 / 4 + 3
     assert schedule.count_units((Scale(200, 100, 10, "adam", sketch=True), *found[1:])) == 10 * schedule.SKETCH_COST + 3
 
 
-def test_a_plan_can_be_followed_at_another_size() -> None:
+def test_a_schedule_can_be_replayed_at_another_size() -> None:
     found = schedule.build_schedule(Options(iterations=10), 800, 600, 16)
     replay = Replay(found, 512, 384)
     assert schedule.refit_schedule(replay, 512, 384) == found
@@ -188,7 +188,7 @@ def test_a_plan_can_be_followed_at_another_size() -> None:
     assert schedule.refit_schedule(Replay((), 512, 384), 512, 384) == ()
 
 
-def test_a_plan_that_ended_early_keeps_its_scales_at_another_size() -> None:
+def test_a_schedule_that_ended_early_keeps_its_scales_at_another_size() -> None:
     ended = (Scale(128, 96, 10, "lbfgs"), Scale(256, 192, 3, "adam", planned=8))
     replay = Replay(ended, 512, 384)
     assert schedule.refit_schedule(replay, 512, 384) == ended
@@ -198,14 +198,14 @@ def test_a_plan_that_ended_early_keeps_its_scales_at_another_size() -> None:
     )
 
 
-def test_scales_that_have_become_too_narrow_for_the_network_are_left_out() -> None:
+def test_a_replay_leaves_out_scales_that_are_too_narrow() -> None:
     replay = Replay((Scale(128, 128, 10, "lbfgs"), Scale(256, 256, 8, "adam")), 256, 256)
     assert sizes(schedule.refit_schedule(replay, 256, 30, 16)) == [(256, 30)]
     with pytest.raises(ImageError, match=r"painted at 256×15 pixels"):
         schedule.refit_schedule(replay, 256, 15, 16)
 
 
-def test_a_scale_that_was_cut_short_remembers_what_was_planned() -> None:
+def test_a_truncated_scale_keeps_its_planned_iterations() -> None:
     planned = Scale(64, 48, 8, "adam")
     assert planned.truncate(8) == planned
     cut = planned.truncate(5)
@@ -216,7 +216,7 @@ def test_a_scale_that_was_cut_short_remembers_what_was_planned() -> None:
 
 
 @pytest.mark.parametrize(("width", "height", "side"), [(1, 100_000, 512), (100_000, 1, 64), (3, 2, 3)])
-def test_a_fitted_picture_has_its_long_side_and_no_side_of_0(width: int, height: int, side: int) -> None:
+def test_fit_size_gives_the_long_side_and_no_side_of_0(width: int, height: int, side: int) -> None:
     found = fit_size(width, height, side)
     assert max(found) == side
     assert min(found) >= 1

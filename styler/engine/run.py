@@ -110,7 +110,7 @@ class Run:
         return image
 
     def _make_first_image(self, scale: Scale) -> Tensor:
-        """Return the first image, (1, 3, H, W), with seeded noise; on the CPU, so that it is the same on all devices."""
+        """Return the first image, (1, 3, H, W), with seeded noise, made on the CPU to be the same on every device."""
         generator = torch.Generator().manual_seed(self.options.seed)
         noise = torch.randn((1, 3, scale.height, scale.width), generator=generator)
         if self.options.init == "noise":

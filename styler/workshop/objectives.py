@@ -11,8 +11,7 @@ from styler.engine.targets import (
     StyleCache,
     compute_targets,
     compute_term_weights,
-    resolve_content_layers,
-    resolve_style_layers,
+    resolve_layers,
 )
 from styler.options import Options
 from styler.vgg.model import Features
@@ -21,9 +20,7 @@ from styler.vgg.weights import Weights
 
 def build_features(weights: Weights, options: Options) -> Features:
     """Build a network that computes the content and style layers of the options."""
-    network = weights.network
-    layers = (*resolve_content_layers(options, network), *resolve_style_layers(options, network))
-    return Features(weights, layers, options.pooling)
+    return Features(weights, resolve_layers(options, weights.network), options.pooling)
 
 
 def build_objective(features: Features, options: Options, content: Tensor, style: Tensor) -> Objective:

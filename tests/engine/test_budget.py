@@ -1,4 +1,4 @@
-"""A given time is kept, whatever the machine, and a scale that gains nothing ends; both can be repeated."""
+"""Time budget and early stopping: both end in time and can be replayed."""
 
 import itertools
 import math
@@ -22,53 +22,53 @@ from styler.options import Options
 from styler.schedule import Scale, Schedule
 
 Array = NDArray[Any]
-ASKED = schedule.build_schedule(Options(size=512), 512, 384, 16)
+ORIGINAL = schedule.build_schedule(Options(size=512), 512, 384, 16)
 """Three scales."""
 SPEED = 5e-6
-"""Seconds of an evaluation for each pixel: 0.06 s, 0.25 s and 0.98 s."""
+"""Seconds of an iteration for each pixel: 0.06 s, 0.25 s and 0.98 s."""
 
 
-def taken(scales: Schedule) -> float:
-    """Seconds of a plan, with the beginning of every scale but the first."""
+def total_seconds(scales: Schedule) -> float:
+    """Return the seconds of a schedule, including the setup of every scale but the first."""
     begun = sum(scale.cost for scale in scales[1:]) * budget.SETUP_ITERATIONS
     return SPEED * (begun + sum(scale.iterations * scale.cost for scale in scales))
 
 
 @pytest.mark.parametrize("seconds", [5.0, 30.0, 60.0, 1000.0])
-def test_a_plan_fills_the_time(seconds: float) -> None:
-    fitted = budget.fit_schedule(ASKED, seconds, SPEED)
-    assert taken(fitted) == pytest.approx(seconds, abs=SPEED * sum(scale.cost for scale in fitted) / 2)
+def test_fitted_schedule_takes_the_given_time(seconds: float) -> None:
+    fitted = budget.fit_schedule(ORIGINAL, seconds, SPEED)
+    assert total_seconds(fitted) == pytest.approx(seconds, abs=SPEED * sum(scale.cost for scale in fitted) / 2)
 
 
-def test_more_time_is_more_work_at_every_scale() -> None:
-    plans = [budget.fit_schedule(ASKED, seconds, SPEED) for seconds in (30.0, 60.0, 120.0)]
+def test_more_time_gives_every_scale_more_iterations() -> None:
+    plans = [budget.fit_schedule(ORIGINAL, seconds, SPEED) for seconds in (30.0, 60.0, 120.0)]
     for shorter, longer in itertools.pairwise(plans):
         assert all(less.iterations < more.iterations for less, more in zip(shorter, longer, strict=True))
 
 
-def test_the_time_of_the_preset_is_its_plan() -> None:
-    fitted = budget.fit_schedule(ASKED, taken(ASKED) + SPEED * ASKED[0].cost, SPEED)
-    for ours, preset in zip(fitted, ASKED, strict=True):
+def test_the_time_of_the_preset_gives_its_schedule() -> None:
+    fitted = budget.fit_schedule(ORIGINAL, total_seconds(ORIGINAL) + SPEED * ORIGINAL[0].cost, SPEED)
+    for ours, preset in zip(fitted, ORIGINAL, strict=True):
         assert ours.iterations == pytest.approx(preset.iterations, rel=0.03)
 
 
-def test_scales_that_would_hardly_be_begun_are_left_out() -> None:
-    assert [scale.width for scale in budget.fit_schedule(ASKED, 4.0, SPEED)] == [128, 256]
-    assert [scale.width for scale in budget.fit_schedule(ASKED, 0.001, SPEED)] == [128]
-    assert budget.fit_schedule(ASKED, 0.001, SPEED)[0].iterations == 1
+def test_scales_with_too_few_iterations_are_left_out() -> None:
+    assert [scale.width for scale in budget.fit_schedule(ORIGINAL, 4.0, SPEED)] == [128, 256]
+    assert [scale.width for scale in budget.fit_schedule(ORIGINAL, 0.001, SPEED)] == [128]
+    assert budget.fit_schedule(ORIGINAL, 0.001, SPEED)[0].iterations == 1
 
 
 @pytest.mark.parametrize("seconds", [0.5, 10.0, 50.0])
-def test_what_adam_has_done_stays_what_it_is(seconds: float) -> None:
+def test_fitting_leaves_the_steps_of_adam_unchanged(seconds: float) -> None:
     done = 21
-    (fitted, *_) = budget.fit_schedule(ASKED[1:], seconds, SPEED, index=0, done=done)
+    (fitted, *_) = budget.fit_schedule(ORIGINAL[1:], seconds, SPEED, index=0, done=done)
     assert fitted.iterations >= 2 * (done - 1)
     late = (Scale(64, 64, 30, "adam"),)
     assert budget.fit_schedule(late, seconds, SPEED, index=0, done=20) == late
 
 
 class Machine:
-    """Time that passes only while a picture is evaluated, so much for each pixel; the speed can change on the way."""
+    """A simulated clock: each iteration takes a time proportional to its pixels; the speed can change."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, speed: Callable[[int], float]) -> None:
         self.now, self.evaluations = 100.0, 0
@@ -89,7 +89,7 @@ class Machine:
     [lambda _: 1e-5, lambda number: 1e-5 if number < 30 else 2e-5, lambda number: 3e-5 if number < 12 else 1e-5],
     ids=["steady", "slower", "faster"],
 )
-def test_a_painting_ends_in_time_and_can_be_repeated(
+def test_a_painting_ends_within_its_time_budget_and_can_be_replayed(
     monkeypatch: pytest.MonkeyPatch,
     painter: Painter,
     pixels: Callable[..., Array],
@@ -108,7 +108,7 @@ def test_a_painting_ends_in_time_and_can_be_repeated(
     assert np.array_equal(again.pixels, result.pixels)
 
 
-def test_too_little_time_still_gives_a_picture_of_the_size_asked_for(
+def test_too_little_time_still_gives_the_requested_size(
     monkeypatch: pytest.MonkeyPatch, painter: Painter, pixels: Callable[..., Array]
 ) -> None:
     Machine(monkeypatch, lambda _: 1.0)
@@ -119,14 +119,14 @@ def test_too_little_time_still_gives_a_picture_of_the_size_asked_for(
     assert [(scale.width, scale.iterations) for scale in result.schedule] == [(32, 1)]
 
 
-def watched(losses: Callable[[int], float], scale: Scale, patience: int) -> tuple[Schedule, int]:
-    """The plan of one scale once it is done, and the evaluations that were made, for a loss at each."""
+def run_scale(losses: Callable[[int], float], scale: Scale, patience: int) -> tuple[Schedule, int]:
+    """Return the schedule of one scale at its end and the iterations made, given the loss of each."""
     scales: Schedule = (scale,)
-    keeping = Budget(Options(patience=patience), scales, Clock(scales))
+    budget_ = Budget(Options(patience=patience), scales, Clock(scales))
     done = 0
     while done < scales[0].iterations:
         done += 1
-        scales = keeping.update_schedule(scales, 0, done, torch.tensor(losses(done)))
+        scales = budget_.update_schedule(scales, 0, done, torch.tensor(losses(done)))
     return scales, done
 
 
@@ -134,31 +134,31 @@ def flat_from_50(number: int) -> float:
     return max(1.0, 2.0 - number / 50)
 
 
-def test_a_loss_that_falls_has_all_the_time() -> None:
+def test_a_falling_loss_is_not_stopped_early() -> None:
     scale = Scale(64, 64, 200, "adam")
-    assert watched(lambda number: math.exp(-number / 50), scale, 20) == ((scale,), 200)
+    assert run_scale(lambda number: math.exp(-number / 50), scale, 20) == ((scale,), 200)
 
 
-def test_lbfgs_ends_when_nothing_is_gained() -> None:
-    (found,), done = watched(flat_from_50, Scale(64, 64, 500, "lbfgs"), 20)
+def test_early_stopping_ends_lbfgs_at_a_plateau() -> None:
+    (found,), done = run_scale(flat_from_50, Scale(64, 64, 500, "lbfgs"), 20)
     assert found == Scale(64, 64, done, "lbfgs")
     assert 70 <= done <= 150
 
 
-def test_adam_goes_down_with_its_rate_when_nothing_is_gained() -> None:
-    (found,), done = watched(flat_from_50, Scale(64, 64, 500, "adam"), 60)
+def test_early_stopping_makes_adam_decay_at_a_plateau() -> None:
+    (found,), done = run_scale(flat_from_50, Scale(64, 64, 500, "adam"), 60)
     assert done == found.iterations < 500
     assert found.planned == 0 or found.planned > found.iterations
 
 
-def test_noise_is_no_gain() -> None:
+def test_noise_does_not_count_as_improvement() -> None:
     generator = torch.Generator().manual_seed(1)
     noise = 0.05 * torch.rand(1000, generator=generator)
-    _, done = watched(lambda number: 1.0 + float(noise[number]), Scale(64, 64, 900, "lbfgs"), 100)
+    _, done = run_scale(lambda number: 1.0 + float(noise[number]), Scale(64, 64, 900, "lbfgs"), 100)
     assert done < 400
 
 
-def test_a_painting_that_gains_nothing_ends_early_with_its_best(painter: Painter, pixels: Callable[..., Array]) -> None:
+def test_early_stopping_returns_the_best_picture(painter: Painter, pixels: Callable[..., Array]) -> None:
     content, style = pixels(64, 64, 1), pixels(48, 48, 2)
     options = Options(size=64, first_size=64, iterations=2000, patience=15, device="cpu", optimizer="adam")
     reports = list(painter.stream(content, style, options))
@@ -171,11 +171,11 @@ def test_a_painting_that_gains_nothing_ends_early_with_its_best(painter: Painter
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("60s", 60.0), ("2m", 120.0), ("1.5h", 5400.0), ("0.5 m", 30.0)])
-def test_a_time_may_have_a_unit(text: str, seconds: float) -> None:
+def test_time_accepts_units(text: str, seconds: float) -> None:
     assert Options.of(time=text).time == seconds
 
 
 @pytest.mark.parametrize("text", ["s", "-1s", "60 sec", "1m30s", "200h", ""])
-def test_another_text_is_no_time(text: str) -> None:
+def test_time_rejects_other_text(text: str) -> None:
     with pytest.raises(OptionError, match=r"^time is .*; it can be 0 to 604800, or a time such as 60s, 2m or 1h\.$"):
         Options.of(time=text)

@@ -1,4 +1,4 @@
-"""Colours as statistics and as areas."""
+"""Color transfer and coarse chroma."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ Picture = Callable[..., Tensor]
 
 
 def muted(image: Tensor, shift: float = 0.0) -> Tensor:
-    """Colours in the middle of the range, so that nothing is clamped."""
+    """Return colors in the middle of the range, so that nothing is clamped."""
     return 0.4 + 0.2 * image + shift
 
 
@@ -27,11 +27,11 @@ def statistics(image: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
-def test_grey_has_no_chroma(value: float) -> None:
+def test_gray_has_no_chroma(value: float) -> None:
     torch.testing.assert_close(chroma(flat(value, value, value)), torch.zeros(1, 2, 8, 8), rtol=0, atol=1e-7)
 
 
-def test_pure_colours_have_the_chroma_of_bt_601() -> None:
+def test_pure_colors_have_the_chroma_of_bt_601() -> None:
     blue, red, green = (chroma(flat(*color))[0, :, 0, 0] for color in ((0, 0, 1), (1, 0, 0), (0, 1, 0)))
     torch.testing.assert_close(blue, torch.tensor([0.5, -0.114 / 1.402]))
     torch.testing.assert_close(red, torch.tensor([-0.299 / 1.772, 0.5]))
@@ -45,14 +45,14 @@ def test_coarse_chroma_is_the_mean_of_each_cell(picture: Picture) -> None:
     torch.testing.assert_close(found[0, :, 1, 2], chroma(image)[0, :, 16:32, 32:48].mean(dim=(1, 2)))
 
 
-def test_coarse_chroma_takes_sizes_that_do_not_divide(picture: Picture) -> None:
+def test_coarse_chroma_accepts_sizes_that_are_not_multiples_of_the_cell(picture: Picture) -> None:
     image = picture(20, 35)
     found = coarse_chroma(image)
     assert found.shape == (1, 2, 2, 3)
     torch.testing.assert_close(found[0, :, 1, 2], chroma(image)[0, :, 16:, 32:].mean(dim=(1, 2)))
 
 
-def test_recolored_has_the_mean_and_the_covariance_of_the_content(picture: Picture) -> None:
+def test_transfer_gives_the_mean_and_covariance_of_the_content(picture: Picture) -> None:
     style, content = muted(picture(32, 40, 1)), muted(picture(20, 24, 2), 0.1)
     found = transfer_colors(style, content, 1.0)
     assert found.shape == style.shape
@@ -62,20 +62,20 @@ def test_recolored_has_the_mean_and_the_covariance_of_the_content(picture: Pictu
     torch.testing.assert_close(covariance, spread, rtol=0.02, atol=2 * VARIANCE_FLOOR)
 
 
-def test_an_amount_of_0_changes_nothing_and_half_goes_half_the_way(picture: Picture) -> None:
+def test_amount_interpolates_between_none_and_all(picture: Picture) -> None:
     style, content = muted(picture(16, 16, 1)), muted(picture(16, 16, 2))
     torch.testing.assert_close(transfer_colors(style, content, 0.0), style, rtol=0, atol=0)
     whole, half = transfer_colors(style, content, 1.0), transfer_colors(style, content, 0.5)
     torch.testing.assert_close(half, (style + whole) / 2)
 
 
-def test_a_picture_with_its_own_colours_stays_as_it_is(picture: Picture) -> None:
+def test_transfer_to_itself_changes_nothing(picture: Picture) -> None:
     style = picture(24, 24, 1)
     torch.testing.assert_close(transfer_colors(style, style, 1.0), style, rtol=0, atol=1e-3)
 
 
-def test_the_move_is_the_shortest_there_is(picture: Picture) -> None:
-    """Its matrix is symmetric and positive, as of every optimal transport between Gaussians."""
+def test_transfer_is_the_optimal_transport(picture: Picture) -> None:
+    """Its matrix is symmetric and positive definite, like that of any optimal transport between Gaussians."""
     style, content = muted(picture(32, 32, 1)), muted(picture(32, 32, 2))
     ours = (style - style.mean(dim=(2, 3), keepdim=True))[0].flatten(1)
     moved = transfer_colors(style, content, 1.0)
@@ -85,11 +85,11 @@ def test_the_move_is_the_shortest_there_is(picture: Picture) -> None:
     assert torch.linalg.eigvalsh(matrix).min() > 0
 
 
-@pytest.mark.parametrize(("style", "content"), [("grey", "colour"), ("colour", "grey"), ("flat", "colour")])
-def test_pictures_without_colours_stay_pictures(picture: Picture, style: str, content: str) -> None:
+@pytest.mark.parametrize(("style", "content"), [("gray", "color"), ("color", "gray"), ("flat", "color")])
+def test_transfer_of_flat_images_is_finite(picture: Picture, style: str, content: str) -> None:
     kinds = {
-        "colour": picture(16, 16, 1),
-        "grey": picture(16, 16, 2)[:, :1].expand(1, 3, 16, 16),
+        "color": picture(16, 16, 1),
+        "gray": picture(16, 16, 2)[:, :1].expand(1, 3, 16, 16),
         "flat": flat(0.2, 0.5, 0.7, 16),
     }
     found = transfer_colors(kinds[style], kinds[content], 1.0)
@@ -99,6 +99,6 @@ def test_pictures_without_colours_stay_pictures(picture: Picture, style: str, co
     torch.testing.assert_close(statistics(found)[0], statistics(kinds[content])[0], rtol=0, atol=0.05)
 
 
-def test_a_grey_content_makes_a_grey_style(picture: Picture) -> None:
-    grey = picture(16, 16, 2)[:, :1].expand(1, 3, 16, 16)
-    assert chroma(transfer_colors(picture(16, 16, 1), grey, 1.0)).abs().max() < 0.02
+def test_a_gray_content_makes_the_style_gray(picture: Picture) -> None:
+    gray = picture(16, 16, 2)[:, :1].expand(1, 3, 16, 16)
+    assert chroma(transfer_colors(picture(16, 16, 1), gray, 1.0)).abs().max() < 0.02

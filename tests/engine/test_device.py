@@ -1,4 +1,4 @@
-"""Devices are chosen by name without falling back, and memory is told truly."""
+"""Devices are chosen by name without fallback, and free memory is measured."""
 
 from pathlib import Path
 
@@ -33,12 +33,12 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
 
 
-def test_auto_is_the_cpu_where_there_is_nothing_else(nothing_but_a_cpu: None) -> None:
+def test_auto_is_the_cpu_without_accelerators(nothing_but_a_cpu: None) -> None:
     assert choose_device("auto") == CPU
     assert choose_device(" CPU ") == CPU
 
 
-def test_auto_is_cuda_then_mps(monkeypatch: pytest.MonkeyPatch, two_gpus: None) -> None:
+def test_auto_prefers_cuda_to_mps(monkeypatch: pytest.MonkeyPatch, two_gpus: None) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert choose_device("auto") == torch.device("cuda", 0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -47,7 +47,7 @@ def test_auto_is_cuda_then_mps(monkeypatch: pytest.MonkeyPatch, two_gpus: None) 
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:1", "mps"])
-def test_an_absent_device_is_refused_and_not_replaced(nothing_but_a_cpu: None, name: str) -> None:
+def test_an_unavailable_device_is_an_error(nothing_but_a_cpu: None, name: str) -> None:
     with pytest.raises(DeviceError, match="--device cpu"):
         choose_device(name)
 
@@ -60,7 +60,7 @@ def test_gpus_are_counted_from_0(two_gpus: None) -> None:
 
 
 @pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "cuda:-1", "cuda:1.0", "cpu:0", "mps:0", "cuda:0:1", "cuda:²"])
-def test_an_unknown_device_is_refused_with_the_list(two_gpus: None, name: str) -> None:
+def test_an_unknown_device_is_an_error_that_lists_the_choices(two_gpus: None, name: str) -> None:
     with pytest.raises(DeviceError, match=r"auto, cpu, cuda, cuda:N or mps") as caught:
         choose_device(name)
     assert f"'{name}'" in str(caught.value)
@@ -81,19 +81,19 @@ def test_auto_precision_is_single_on_a_cpu_and_half_on_a_gpu(monkeypatch: pytest
 @pytest.mark.parametrize(
     ("name", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
 )
-def test_a_precision_that_is_asked_for_is_taken_everywhere(name: str, dtype: torch.dtype) -> None:
+def test_an_explicit_precision_is_used_on_every_device(name: str, dtype: torch.dtype) -> None:
     for kind in ("cpu", "cuda", "mps"):
         assert choose_precision(torch.device(kind), name) is dtype
 
 
-def test_free_memory_is_that_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_memory_is_at_most_the_memory_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "CGROUP_LIMITS", ())
     found = measure_free_memory(CPU)
     assert 0 < found <= psutil.virtual_memory().total
 
 
 @pytest.mark.parametrize(("limit", "used", "expected"), [("3000\n", "1000\n", 2000), ("500", "100", 400)])
-def test_free_memory_is_no_more_than_the_control_group_leaves(
+def test_free_memory_respects_the_control_group(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str, used: str, expected: int
 ) -> None:
     (tmp_path / "max").write_text(limit)
@@ -102,14 +102,14 @@ def test_free_memory_is_no_more_than_the_control_group_leaves(
     assert measure_free_memory(CPU) == expected
 
 
-def test_a_control_group_without_limit_limits_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_control_group_without_limit_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "max").write_text("max\n")
     absent = str(tmp_path / "absent")
     monkeypatch.setattr(device, "CGROUP_LIMITS", ((str(tmp_path / "max"), absent), (absent, absent)))
     assert measure_free_memory(CPU) > 1_000_000
 
 
-def test_what_pytorch_says_when_memory_runs_out_is_known() -> None:
+def test_out_of_memory_errors_are_recognized() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60)
     assert is_out_of_memory(caught.value)
@@ -119,11 +119,11 @@ def test_what_pytorch_says_when_memory_runs_out_is_known() -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes do not match"), ValueError("out of memory"), OSError(12, "x")])
-def test_other_errors_are_not_taken_for_it(error: Exception) -> None:
+def test_other_errors_are_not_out_of_memory(error: Exception) -> None:
     assert not is_out_of_memory(error)
 
 
-def test_a_cpu_needs_no_preparation_and_describes_itself() -> None:
+def test_a_cpu_needs_no_preparation() -> None:
     before = torch.backends.cudnn.benchmark
     prepare_device(CPU)
     release_memory(CPU)

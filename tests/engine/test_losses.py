@@ -10,11 +10,11 @@ from styler.engine import losses
 from styler.engine.losses import Moments
 
 ROUNDING = 1e-5
-"""Of distances that would be 0 in exact arithmetic, where the loss of unlike pictures is about 1."""
+"""Of distances that are 0 in exact arithmetic; the loss of different images is about 1."""
 
 
 def maps(channels: int, height: int, width: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Rectified features, (1, C, H, W), of mean about 1."""
+    """Return rectified features, (1, C, H, W), of mean about 1."""
     generator = torch.Generator().manual_seed(seed)
     mix = torch.randn((channels, channels), generator=generator, dtype=dtype) / channels**0.5
     raw = torch.randn((1, channels, height, width), generator=generator, dtype=dtype)
@@ -22,13 +22,13 @@ def maps(channels: int, height: int, width: int, seed: int = 0, dtype: torch.dty
 
 
 def gaussian(mean: Tensor, covariance: Tensor) -> Moments:
-    """Moments of which `covariance()` is just the given one."""
+    """Return moments of which `compute_covariance()` is just the given one."""
     floor = losses.COVARIANCE_FLOOR * torch.eye(len(mean), dtype=mean.dtype)
     return Moments(mean, covariance - floor + torch.outer(mean, mean))
 
 
 def positive(size: int, seed: int) -> Tensor:
-    """A symmetric positive definite matrix, (C, C), float64."""
+    """Return a symmetric positive definite matrix, (C, C), float64."""
     root = torch.randn((size, 2 * size), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return root @ root.T / (2 * size) + 0.05 * torch.eye(size, dtype=torch.float64)
 
@@ -39,7 +39,7 @@ def square_root(matrix: Tensor) -> Tensor:
     return root
 
 
-def test_a_layer_is_at_distance_0_from_itself() -> None:
+def test_the_distance_of_a_layer_to_itself_is_0() -> None:
     features = maps(12, 20, 24)
     ours = losses.compute_moments(features)
     assert losses.content_loss(features, features) == 0
@@ -49,7 +49,7 @@ def test_a_layer_is_at_distance_0_from_itself() -> None:
     assert abs(float(losses.wasserstein_distance(ours, target, newton_schulz=True))) < ROUNDING
 
 
-def test_identity_holds_for_a_layer_with_more_channels_than_positions() -> None:
+def test_the_distance_to_itself_is_0_with_more_channels_than_positions() -> None:
     """Its covariance is singular but for the floor.
 
     In float32 the root of what rounding leaves of the smallest eigenvalues remains, and Newton–Schulz has not quite
@@ -65,7 +65,7 @@ def test_identity_holds_for_a_layer_with_more_channels_than_positions() -> None:
     assert abs(float(losses.wasserstein_distance(single, goal, newton_schulz=True))) < 0.05 * apart
 
 
-def test_unlike_layers_are_apart() -> None:
+def test_different_layers_have_a_distance() -> None:
     ours, theirs = maps(12, 20, 24, seed=1), maps(12, 20, 24, seed=2)
     a, b = losses.compute_moments(ours), losses.compute_moments(theirs)
     assert losses.content_loss(ours, theirs) > 0.05
@@ -73,7 +73,7 @@ def test_unlike_layers_are_apart() -> None:
     assert losses.wasserstein_distance(a, losses.prepare_wasserstein_target(b)) > 0.05
 
 
-def test_moments_are_the_mean_and_the_second_moment() -> None:
+def test_moments_are_mean_and_second_moment() -> None:
     features = maps(5, 6, 7, dtype=torch.float64)
     rows = features[0].flatten(1)  # (C, N)
     found = losses.compute_moments(features)
@@ -84,7 +84,7 @@ def test_moments_are_the_mean_and_the_second_moment() -> None:
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_the_layout_in_memory_changes_no_statistics(layout: torch.memory_format) -> None:
+def test_statistics_do_not_depend_on_the_memory_layout(layout: torch.memory_format) -> None:
     features = maps(6, 9, 11)
     found, expected = (
         losses.compute_moments(features.contiguous(memory_format=layout)),
@@ -104,7 +104,7 @@ def test_half_precision_is_widened_before_the_product(dtype: torch.dtype) -> Non
     assert losses.content_loss(features, torch.zeros_like(features)) == 90_000
 
 
-def test_the_gram_distance_is_the_formula_of_gatys_computed_literally() -> None:
+def test_gram_distance_matches_the_formula_of_gatys() -> None:
     ours, theirs = maps(4, 5, 6, seed=1, dtype=torch.float64), maps(4, 5, 6, seed=2, dtype=torch.float64)
     channels, positions = 4, 30
     total = 0.0
@@ -119,7 +119,7 @@ def test_the_gram_distance_is_the_formula_of_gatys_computed_literally() -> None:
     )
 
 
-def test_between_diagonal_gaussians_the_wasserstein_distance_has_a_closed_form() -> None:
+def test_wasserstein_distance_of_diagonal_gaussians_matches_the_closed_form() -> None:
     generator = torch.Generator().manual_seed(3)
     means = torch.rand((2, 9), generator=generator, dtype=torch.float64)
     spreads = 0.1 + torch.rand((2, 9), generator=generator, dtype=torch.float64)
@@ -131,7 +131,7 @@ def test_between_diagonal_gaussians_the_wasserstein_distance_has_a_closed_form()
     torch.testing.assert_close(by_products, expected, rtol=1e-4, atol=0)
 
 
-def test_between_any_gaussians_the_wasserstein_distance_is_that_of_olkin_and_pukelsheim() -> None:
+def test_wasserstein_distance_matches_olkin_and_pukelsheim() -> None:
     a, b = positive(7, 1), positive(7, 2)
     zero, one = torch.zeros(7, dtype=torch.float64), torch.ones(7, dtype=torch.float64)
     root = square_root(b)
@@ -140,7 +140,7 @@ def test_between_any_gaussians_the_wasserstein_distance_is_that_of_olkin_and_puk
     torch.testing.assert_close(found, expected)
 
 
-def test_the_wasserstein_distance_is_the_same_both_ways() -> None:
+def test_wasserstein_distance_is_symmetric() -> None:
     ours, theirs = losses.compute_moments(maps(8, 20, 20, seed=1)), losses.compute_moments(maps(8, 20, 20, seed=2))
     there = losses.wasserstein_distance(ours, losses.prepare_wasserstein_target(theirs))
     torch.testing.assert_close(there, losses.wasserstein_distance(theirs, losses.prepare_wasserstein_target(ours)))
@@ -159,9 +159,7 @@ def test_eigenvalues_and_newton_schulz_agree(channels: int) -> None:
 
 @pytest.mark.parametrize("newton_schulz", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_fewer_positions_than_channels_are_compared_by_a_smaller_matrix(
-    dtype: torch.dtype, newton_schulz: bool
-) -> None:
+def test_few_positions_give_the_same_distance_from_a_smaller_matrix(dtype: torch.dtype, newton_schulz: bool) -> None:
     ours = maps(40, 4, 5, seed=1, dtype=dtype).requires_grad_()
     target = losses.prepare_wasserstein_target(losses.compute_moments(maps(40, 24, 24, seed=2, dtype=dtype)))
     small = losses.wasserstein_distance_of_few_positions(ours, target, newton_schulz=newton_schulz)
@@ -173,7 +171,7 @@ def test_fewer_positions_than_channels_are_compared_by_a_smaller_matrix(
     assert float(one.norm() / other.norm()) == pytest.approx(1, abs=0.01)
 
 
-def test_few_positions_are_at_distance_0_from_themselves_and_their_gradient_is_finite() -> None:
+def test_few_positions_have_distance_0_to_themselves_and_a_finite_gradient() -> None:
     ours, theirs = (maps(64, 5, 5, seed=seed).requires_grad_() for seed in (1, 2))
     target = losses.prepare_wasserstein_target(losses.compute_moments(ours.detach()))
     apart = losses.wasserstein_distance_of_few_positions(theirs, target).item()
@@ -184,7 +182,7 @@ def test_few_positions_are_at_distance_0_from_themselves_and_their_gradient_is_f
         assert gradient.isfinite().all()
 
 
-def test_the_target_remembers_the_root_and_the_trace() -> None:
+def test_a_target_holds_the_root_and_the_trace() -> None:
     covariance = positive(6, 4)
     target = losses.prepare_wasserstein_target(gaussian(torch.zeros(6, dtype=torch.float64), covariance))
     torch.testing.assert_close(target.root @ target.root, covariance)
@@ -233,14 +231,14 @@ def both_moments(features: Tensor) -> Tensor:
         losses.total_variation,
     ],
 )
-def test_gradients_are_those_of_finite_differences(function: Callable[[Tensor], Tensor]) -> None:
+def test_gradients_match_finite_differences(function: Callable[[Tensor], Tensor]) -> None:
     channels = 3 if function is losses.total_variation else 4
     generator = torch.Generator().manual_seed(5)
     features = torch.rand((1, channels, 3, 4), generator=generator, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(function, (features,))
 
 
-def test_gradients_of_eigenvalues_stay_finite_at_the_target_itself() -> None:
+def test_gradients_of_eigenvalues_are_finite_at_the_target() -> None:
     """A singular covariance at the minimum, where the derivative of a plain square root would be infinite."""
     features = maps(16, 2, 3).requires_grad_()
     ours = losses.compute_moments(features)
@@ -249,7 +247,7 @@ def test_gradients_of_eigenvalues_stay_finite_at_the_target_itself() -> None:
     assert gradient.isfinite().all()
 
 
-def test_a_picture_of_twice_the_size_has_the_same_losses() -> None:
+def test_losses_do_not_depend_on_the_image_size() -> None:
     ours, theirs = maps(6, 8, 10, seed=1), maps(6, 8, 10, seed=2)
     twice, both = ours.tile(1, 1, 2, 2), theirs.tile(1, 1, 2, 2)
     target = losses.compute_moments(theirs)
@@ -260,14 +258,14 @@ def test_a_picture_of_twice_the_size_has_the_same_losses() -> None:
     torch.testing.assert_close(losses.wasserstein_distance(a, goal), losses.wasserstein_distance(b, goal))
 
 
-def test_total_variation_of_a_wave_does_not_depend_on_the_size_of_the_picture() -> None:
+def test_total_variation_of_a_wave_does_not_depend_on_the_image_size() -> None:
     wave = torch.sin(torch.arange(512.0) * 2 * torch.pi / 16)
     image = (wave[:, None] + wave[None, :]).expand(1, 3, 512, 512)
     small = losses.total_variation(image[..., :128, :128])
     torch.testing.assert_close(losses.total_variation(image), small, rtol=0.03, atol=0)
 
 
-def test_total_variation_is_0_on_a_flat_picture_and_the_same_in_every_direction() -> None:
+def test_total_variation_is_0_on_a_flat_image_and_isotropic() -> None:
     assert losses.total_variation(torch.full((1, 3, 8, 9), 0.3)) == 0
     y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
     slopes = [
@@ -280,7 +278,7 @@ def test_total_variation_is_0_on_a_flat_picture_and_the_same_in_every_direction(
     assert slopes[0] == pytest.approx(1.0)
 
 
-def test_a_blend_is_the_statistics_of_the_pooled_positions() -> None:
+def test_blended_moments_are_those_of_the_pooled_positions() -> None:
     ours, theirs = maps(5, 4, 6, seed=1), maps(5, 4, 12, seed=2)
     pooled = losses.compute_moments(torch.cat([ours, theirs], dim=-1))
     blended = losses.blend_moments([losses.compute_moments(ours), losses.compute_moments(theirs)], [2.0, 4.0])
@@ -288,7 +286,7 @@ def test_a_blend_is_the_statistics_of_the_pooled_positions() -> None:
     torch.testing.assert_close(blended.second, pooled.second)
 
 
-def test_a_blend_with_one_weight_only_is_that_style() -> None:
+def test_a_blend_with_a_single_weight_is_that_style() -> None:
     ours, theirs = losses.compute_moments(maps(5, 4, 6, seed=1)), losses.compute_moments(maps(5, 4, 6, seed=2))
     blended = losses.blend_moments([ours, theirs], [0.0, 3.0])
     torch.testing.assert_close(blended.second, theirs.second)

@@ -1,4 +1,4 @@
-"""What cannot fit is refused beforehand, with a size that would."""
+"""Memory estimates, checkpointing, and errors that name a size that fits."""
 
 import re
 
@@ -28,18 +28,18 @@ def features(tiny: Weights) -> Features:
 
 
 def free(monkeypatch: pytest.MonkeyPatch, amount: float) -> None:
-    """Have the device say that so many bytes are free."""
+    """Make the device report a number of free bytes."""
     monkeypatch.setattr(device, "measure_free_memory", lambda _device: int(amount))
 
 
 def between(features: Features) -> float:
-    """An amount that does with checkpointing and not without."""
+    """Return an amount that suffices with checkpointing and not without."""
     low, high = (estimate_memory(features, SIZE, checkpoint=saving) for saving in (True, False))
     assert low < high
     return (low + high) / 2 / USABLE_SHARE
 
 
-def test_an_estimate_grows_with_the_picture_and_shrinks_with_checkpointing_and_half_precision(
+def test_the_estimate_grows_with_the_size_and_shrinks_with_checkpointing_and_half_precision(
     tiny: Weights, features: Features
 ) -> None:
     plain = estimate_memory(features, SIZE, checkpoint=False)
@@ -51,7 +51,7 @@ def test_an_estimate_grows_with_the_picture_and_shrinks_with_checkpointing_and_h
     assert estimate_memory(half, SIZE, checkpoint=False) < plain
 
 
-def test_the_estimate_of_the_real_network_is_near_what_was_measured(vgg16: Weights) -> None:
+def test_the_estimate_of_the_real_network_is_near_the_measured_peak(vgg16: Weights) -> None:
     """2.0 GB for a megapixel, forward and backward; 1.27 GB with checkpointing."""
     features = Features(vgg16, ["relu4_2", "relu5_1"])
     for checkpoint, measured in ((False, 2.0e9), (True, 1.27e9)):
@@ -60,33 +60,31 @@ def test_the_estimate_of_the_real_network_is_near_what_was_measured(vgg16: Weigh
 
 
 @pytest.mark.parametrize("wanted", ["auto", "off"])
-def test_where_there_is_room_nothing_is_computed_twice(
+def test_auto_does_not_checkpoint_with_enough_memory(
     monkeypatch: pytest.MonkeyPatch, features: Features, wanted: str
 ) -> None:
     free(monkeypatch, 1e12)
     assert needs_checkpoint(features, SIZE, wanted, CPU) is False
 
 
-def test_checkpointing_is_taken_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch, features: Features) -> None:
+def test_on_always_checkpoints(monkeypatch: pytest.MonkeyPatch, features: Features) -> None:
     free(monkeypatch, 1e12)
     assert needs_checkpoint(features, SIZE, "on", CPU) is True
 
 
-def test_checkpointing_is_taken_where_it_is_needed(monkeypatch: pytest.MonkeyPatch, features: Features) -> None:
+def test_auto_checkpoints_when_memory_requires_it(monkeypatch: pytest.MonkeyPatch, features: Features) -> None:
     free(monkeypatch, between(features))
     assert needs_checkpoint(features, SIZE, "auto", CPU) is True
 
 
-def test_where_checkpointing_would_help_but_is_off_the_sentence_says_so(
-    monkeypatch: pytest.MonkeyPatch, features: Features
-) -> None:
+def test_the_message_suggests_checkpointing_if_it_is_off(monkeypatch: pytest.MonkeyPatch, features: Features) -> None:
     free(monkeypatch, between(features))
     with pytest.raises(OutOfMemory, match="use --checkpoint auto"):
         needs_checkpoint(features, SIZE, "off", CPU)
 
 
 @pytest.mark.parametrize("wanted", ["auto", "on", "off"])
-def test_what_cannot_fit_is_refused_with_the_largest_size_that_can(
+def test_a_picture_that_cannot_fit_is_an_error_that_names_the_largest_size(
     monkeypatch: pytest.MonkeyPatch, features: Features, wanted: str
 ) -> None:
     free(monkeypatch, (FIXED_BYTES + 30e6) / USABLE_SHARE)
@@ -102,7 +100,7 @@ def test_what_cannot_fit_is_refused_with_the_largest_size_that_can(
         needs_checkpoint(features, (side + 64, (side + 64) * 4 // 5), wanted, CPU)
 
 
-def test_where_nothing_fits_no_size_is_named(monkeypatch: pytest.MonkeyPatch, features: Features) -> None:
+def test_no_size_is_named_if_none_fits(monkeypatch: pytest.MonkeyPatch, features: Features) -> None:
     free(monkeypatch, 1e6)
     assert find_largest_side(features, SIZE, CPU) == 0
     with pytest.raises(OutOfMemory, match="close other programs") as caught:
@@ -111,10 +109,10 @@ def test_where_nothing_fits_no_size_is_named(monkeypatch: pytest.MonkeyPatch, fe
 
 
 @pytest.mark.parametrize("amount", [1e9, 1e10, 1e13])
-def test_after_running_out_no_size_is_advised_that_ran_out_or_cannot_be_asked_for(
+def test_the_advised_size_is_smaller_than_the_failed_one_and_valid(
     monkeypatch: pytest.MonkeyPatch, features: Features, amount: float
 ) -> None:
-    """The memory that is free by then may be far more than the estimate says is needed."""
+    """The free memory may by then exceed the estimate by far."""
     free(monkeypatch, amount)
     found = re.search(r"--size (\d+)", advise_smaller(features, SIZE, CPU))
     assert found

@@ -1,4 +1,4 @@
-"""The loss of a picture: its terms, its gradient, and that half precision does not lose it."""
+"""The objective: its terms and its gradient, also in half precision."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ def make(tiny: Weights, picture: Picture) -> Make:
     """`make(size, options, precision)`: an objective on the tiny network, its targets in single precision."""
 
     def made(size: int, options: Options, precision: torch.dtype = torch.float32, **settings: Any) -> Objective:
-        layers = (*targets.resolve_content_layers(options, "tiny"), *targets.resolve_style_layers(options, "tiny"))
+        layers = targets.resolve_layers(options, "tiny")
         content, style = SourceImage.of(picture(size, size, 1)), SourceImage.of(picture(size, size, 2))
         goal = targets.compute_targets(
             Features(tiny, layers, options.pooling), content, [style], (size, size), options, StyleCache()
@@ -46,7 +46,7 @@ def summed(terms: Mapping[str, Tensor]) -> Tensor:
     return torch.stack(list(terms.values())).sum()
 
 
-def test_every_term_is_reported_by_name_and_total_is_their_sum(make: Make, picture: Picture) -> None:
+def test_terms_are_named_and_total_is_their_sum(make: Make, picture: Picture) -> None:
     found, gradient = make(32, Options(keep_color=0.5)).gradient(picture(32, 32, 3))
     assert list(found) == [
         "content relu4_2",
@@ -62,7 +62,7 @@ def test_every_term_is_reported_by_name_and_total_is_their_sum(make: Make, pictu
     assert gradient.dtype is torch.float32
 
 
-def test_a_term_is_its_loss_times_its_weight(make: Make, picture: Picture) -> None:
+def test_a_term_is_the_loss_times_the_weight(make: Make, picture: Picture) -> None:
     image = picture(32, 32, 3)
     objective = make(32, Options(distance="gram", smoothness=3.0))
     assert objective.weights.smoothness == 3
@@ -80,17 +80,17 @@ def test_a_term_is_its_loss_times_its_weight(make: Make, picture: Picture) -> No
     torch.testing.assert_close(terms["total variation"], weights.smoothness / goal.roughness * grain)
 
 
-def test_terms_without_weight_are_left_out(make: Make, picture: Picture) -> None:
+def test_terms_without_weight_are_omitted(make: Make, picture: Picture) -> None:
     terms = make(32, Options(smoothness=0.0)).terms(picture(32, 32, 3))
     assert "total variation" not in terms
     assert "color" not in terms
 
 
 @pytest.mark.parametrize(("distance", "tolerance"), [("gram", 0.0), ("wasserstein", 1e-4)])
-def test_the_picture_that_is_both_content_and_style_has_loss_0(
+def test_an_image_equal_to_content_and_style_has_loss_0(
     tiny: Weights, picture: Picture, distance: str, tolerance: float
 ) -> None:
-    """To the rounding of eigenvalues in float32; another picture's loss is hundreds of times that."""
+    """Up to the rounding of eigenvalues in float32; the loss of another image is hundreds of times larger."""
     options = Options(distance=distance, smoothness=0.0, strength=50)
     features = Features(tiny, (*options.content_layers, *options.style_layers), options.pooling)
     source, other = SourceImage.of(picture(64, 64, 1)), picture(64, 64, 2)
@@ -102,9 +102,7 @@ def test_the_picture_that_is_both_content_and_style_has_loss_0(
 
 @pytest.mark.parametrize("distance", ["gram", "wasserstein"])
 @pytest.mark.parametrize("checkpoint", [False, True])
-def test_the_gradient_is_that_of_finite_differences(
-    make: Make, picture: Picture, distance: str, checkpoint: bool
-) -> None:
+def test_the_gradient_matches_finite_differences(make: Make, picture: Picture, distance: str, checkpoint: bool) -> None:
     """In float64, along seeded directions; average pooling has no ties."""
     objective = make(32, Options(distance=distance, keep_color=1.0), checkpoint=checkpoint)
     objective.features.double()
@@ -130,7 +128,7 @@ def test_the_gradient_is_that_of_finite_differences(
         assert float((gradient * direction).sum()) == pytest.approx(slope, rel=1e-4)
 
 
-def test_scaling_the_loss_changes_nothing_in_single_precision(make: Make, picture: Picture) -> None:
+def test_scaling_the_loss_does_not_change_the_gradient_in_float32(make: Make, picture: Picture) -> None:
     objective, image = make(32, Options()), picture(32, 32, 3)
     _, found = objective.gradient(image)
     image.requires_grad_()
@@ -138,7 +136,7 @@ def test_scaling_the_loss_changes_nothing_in_single_precision(make: Make, pictur
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
 
 
-def test_an_octave_adds_what_the_smaller_picture_costs_and_its_gradient(make: Make, picture: Picture) -> None:
+def test_a_half_size_copy_adds_its_terms_and_gradient(make: Make, picture: Picture) -> None:
     alone, smaller, image = make(48, Options()), make(24, Options()), picture(48, 48, 3)
     reduction = Downsample((48, 48), (24, 24), image.device)
     both = dataclasses.replace(alone, half_size=HalfSizeCopy(smaller, reduction, 0.7))
@@ -154,7 +152,7 @@ def test_an_octave_adds_what_the_smaller_picture_costs_and_its_gradient(make: Ma
     torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
 
 
-def test_the_picture_that_is_given_is_left_as_it_is(make: Make, picture: Picture) -> None:
+def test_the_image_is_not_modified(make: Make, picture: Picture) -> None:
     image = picture(32, 32, 3)
     make(32, Options()).gradient(image)
     torch.testing.assert_close(image, picture(32, 32, 3), rtol=0, atol=0)
@@ -162,7 +160,7 @@ def test_the_picture_that_is_given_is_left_as_it_is(make: Make, picture: Picture
     assert image.grad is None
 
 
-def test_checkpointing_gives_the_same_gradient_and_computes_everything_twice(
+def test_checkpointing_computes_everything_twice_and_gives_the_same_gradient(
     monkeypatch: pytest.MonkeyPatch, make: Make, picture: Picture
 ) -> None:
     image, made, conv2d = picture(48, 48, 3), [0], F.conv2d
@@ -181,7 +179,7 @@ def test_checkpointing_gives_the_same_gradient_and_computes_everything_twice(
     torch.testing.assert_close(saving, plain, rtol=1e-5, atol=1e-9)
 
 
-def test_newton_schulz_gives_the_gradient_of_eigenvalues(make: Make, picture: Picture) -> None:
+def test_newton_schulz_gives_the_same_gradient_as_eigenvalues(make: Make, picture: Picture) -> None:
     image = picture(64, 64, 3)
     _, plain = make(64, Options()).gradient(image)
     _, products = make(64, Options(), newton_schulz=True).gradient(image)
@@ -190,7 +188,7 @@ def test_newton_schulz_gives_the_gradient_of_eigenvalues(make: Make, picture: Pi
 
 @pytest.mark.parametrize("distance", ["gram", "wasserstein"])
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
-def test_at_256_pixels_half_precision_has_the_gradient_of_single(
+def test_half_precision_gives_the_gradient_of_float32_at_256_pixels(
     make: Make, picture: Picture, precision: torch.dtype, distance: str
 ) -> None:
     """On the tiny network: a CPU without such instructions takes half a minute for one evaluation of the real one.
@@ -204,7 +202,7 @@ def test_at_256_pixels_half_precision_has_the_gradient_of_single(
     assert cosine(half, single) >= 0.999
 
 
-def test_without_scaling_the_loss_float16_loses_the_gradient_of_deep_layers(make: Make, picture: Picture) -> None:
+def test_float16_loses_the_gradient_of_deep_layers_without_scaling(make: Make, picture: Picture) -> None:
     # by average, as in half precision another value may be the largest of four
     options = Options(style_layers=("relu5_1",), layer_weights=(1.0,), smoothness=0.0, pooling="average")
     half, single = make(512, options, torch.float16), make(512, options)
@@ -217,14 +215,14 @@ def test_without_scaling_the_loss_float16_loses_the_gradient_of_deep_layers(make
     assert cosine(unscaled, expected) < 0.7
 
 
-def test_color_pulls_the_areas_and_not_the_strokes() -> None:
-    """A picture whose cells have the content's mean chroma has no color loss, whatever happens inside a cell."""
+def test_the_color_term_depends_on_areas_and_not_on_strokes() -> None:
+    """An image whose cells have the mean chroma of the content has no color loss, whatever is inside a cell."""
     content = torch.full((1, 3, 32, 32), 0.5)
     checks = ((torch.arange(32)[:, None] + torch.arange(32)[None, :]) % 2 * 2 - 1) * 0.2
     strokes = content + checks * torch.tensor([1.0, -1.0, 1.0]).reshape(1, 3, 1, 1)
     tinted = content + torch.tensor([0.2, 0.0, 0.0]).reshape(1, 3, 1, 1)
-    weighting = TermWeights(content={}, style={}, color=1.0)
-    objective = Objective(Nothing(), Targets({}, {}, coarse_chroma(content)), weighting)  # type: ignore[arg-type]
+    weights = TermWeights(content={}, style={}, color=1.0)
+    objective = Objective(Nothing(), Targets({}, {}, coarse_chroma(content)), weights)  # type: ignore[arg-type]
     assert float(objective.terms(strokes)["color"]) < 1e-10
     assert float(objective.terms(tinted)["color"]) > 1e-3
 

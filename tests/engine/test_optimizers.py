@@ -1,4 +1,4 @@
-"""The two optimisers on objectives one can see through."""
+"""The optimizers on simple objectives."""
 
 import itertools
 import math
@@ -33,7 +33,7 @@ class Bowl:
         self.seen: list[Tensor] = []
 
     def gradient(self, image: Tensor) -> tuple[Losses, Tensor]:
-        """The loss and its gradient, as `Objective.gradient` gives them."""
+        """Return the loss and its gradient, as `Objective.gradient` gives them."""
         bad = len(self.seen) in self.bad
         self.seen.append(image.clone())
         away = image - self.goal
@@ -46,20 +46,20 @@ class Bowl:
         return {"total": loss}, slope
 
     def loss(self, image: Tensor) -> float:
-        """The loss, whatever fails."""
+        """Return the loss, even at failing evaluations."""
         return float((self.steepness * (image - self.goal).square()).mean())
 
 
-def adam(objective: Objective, image: Tensor, span: IterationLimit) -> Iterator[OptimizerStep]:
-    return optimizers.adam(objective, image, span, 0.05)
+def adam(objective: Objective, image: Tensor, limit: IterationLimit) -> Iterator[OptimizerStep]:
+    return optimizers.adam(objective, image, limit, 0.05)
 
 
-both = pytest.mark.parametrize("optimiser", [adam, optimizers.lbfgs])
+both = pytest.mark.parametrize("optimizer", [adam, optimizers.lbfgs])
 failures = pytest.mark.parametrize(("what", "value"), [("loss", math.nan), ("loss", math.inf), ("gradient", math.nan)])
 
 
 def goal(outside: float = 0.0) -> Tensor:
-    """Where the minimum lies, (1, 3, 4, 4); partly outside the range if asked for."""
+    """Return the minimum, (1, 3, 4, 4); partly outside the range if asked for."""
     inside = torch.rand((1, 3, 4, 4), generator=torch.Generator().manual_seed(4))
     return inside * (1 + 2 * outside) - outside
 
@@ -68,35 +68,35 @@ def start() -> Tensor:
     return torch.full((1, 3, 4, 4), 0.5)
 
 
-def run(optimiser: Optimiser, bowl: Bowl, steps: int, image: Tensor | None = None) -> list[OptimizerStep]:
-    return list(optimiser(cast(Objective, bowl), start() if image is None else image, IterationLimit(steps)))
+def run(optimizer: Optimiser, bowl: Bowl, steps: int, image: Tensor | None = None) -> list[OptimizerStep]:
+    return list(optimizer(cast(Objective, bowl), start() if image is None else image, IterationLimit(steps)))
 
 
 @both
-def test_the_loss_falls_to_the_minimum(optimiser: Optimiser) -> None:
+def test_the_minimum_is_found(optimizer: Optimiser) -> None:
     bowl = Bowl(goal())
-    steps = run(optimiser, bowl, 60)
+    steps = run(optimizer, bowl, 60)
     assert float(steps[-1].losses["total"]) < 1e-3 * bowl.loss(start())
     torch.testing.assert_close(steps[-1].best, bowl.goal, rtol=0, atol=0.03)
 
 
 @both
-def test_the_picture_stays_in_its_range(optimiser: Optimiser) -> None:
+def test_the_image_stays_in_its_range(optimizer: Optimiser) -> None:
     bowl = Bowl(goal(outside=0.5))
-    for step in run(optimiser, bowl, 60):
+    for step in run(optimizer, bowl, 60):
         assert step.image.min() >= 0
         assert step.image.max() <= 1
     assert all(image.min() >= 0 and image.max() <= 1 for image in bowl.seen)
     torch.testing.assert_close(bowl.seen[-1], bowl.goal.clamp(0, 1), rtol=0, atol=0.03)
 
 
-def test_every_step_of_adam_reports_the_picture_that_was_evaluated() -> None:
+def test_adam_reports_the_losses_of_the_evaluated_image() -> None:
     bowl = Bowl(goal())
     for step, image in zip(run(adam, bowl, 20), bowl.seen, strict=True):
         assert float(step.losses["total"]) == pytest.approx(bowl.loss(image))
 
 
-def test_every_step_of_lbfgs_reports_the_picture_that_was_kept() -> None:
+def test_lbfgs_reports_the_losses_of_the_accepted_image() -> None:
     bowl = Bowl(goal())
     steps = run(optimizers.lbfgs, bowl, 20)
     kept = [bowl.loss(step.image) for step in steps]
@@ -107,16 +107,16 @@ def test_every_step_of_lbfgs_reports_the_picture_that_was_kept() -> None:
 
 @both
 @pytest.mark.parametrize("count", [1, 2, 7])
-def test_no_more_evaluations_are_made_than_asked_for(optimiser: Optimiser, count: int) -> None:
+def test_the_iteration_limit_is_kept(optimizer: Optimiser, count: int) -> None:
     bowl = Bowl(goal())
-    assert len(run(optimiser, bowl, count)) == count == len(bowl.seen)
+    assert len(run(optimizer, bowl, count)) == count == len(bowl.seen)
 
 
-def test_adam_makes_just_as_many_even_at_the_minimum() -> None:
+def test_adam_uses_all_iterations_even_at_the_minimum() -> None:
     assert len(run(adam, Bowl(start()), 9)) == 9
 
 
-def test_lbfgs_ends_early_where_nothing_helps() -> None:
+def test_lbfgs_ends_early_if_no_step_helps() -> None:
     assert len(run(optimizers.lbfgs, Bowl(start()), 50)) < 5
     corner = Bowl(torch.full((1, 3, 4, 4), 2.0))
     assert len(run(optimizers.lbfgs, corner, 500, torch.ones(1, 3, 4, 4))) < 50
@@ -124,9 +124,9 @@ def test_lbfgs_ends_early_where_nothing_helps() -> None:
 
 
 @both
-def test_best_is_the_best_of_those_evaluated_and_never_gets_worse(optimiser: Optimiser) -> None:
+def test_best_is_the_best_evaluated_image(optimizer: Optimiser) -> None:
     bowl = Bowl(goal())
-    steps = run(optimiser, bowl, 40)
+    steps = run(optimizer, bowl, 40)
     bests = [bowl.loss(step.best) for step in steps]
     seen = [bowl.loss(image) for image in bowl.seen]
     assert bests[:-1] == [min(seen[: i + 1]) for i in range(len(seen) - 1)]
@@ -136,22 +136,22 @@ def test_best_is_the_best_of_those_evaluated_and_never_gets_worse(optimiser: Opt
     )
 
 
-def test_the_last_step_of_adam_is_not_thrown_away() -> None:
+def test_the_last_step_of_adam_is_kept() -> None:
     (only,) = run(adam, Bowl(goal()), 1)
     torch.testing.assert_close(only.best, only.image, rtol=0, atol=0)
     assert not torch.equal(only.best, start())
 
 
 @both
-def test_the_picture_that_is_given_is_left_as_it_is(optimiser: Optimiser) -> None:
+def test_the_start_image_is_not_modified(optimizer: Optimiser) -> None:
     image = start()
-    run(optimiser, Bowl(goal()), 5, image)
+    run(optimizer, Bowl(goal()), 5, image)
     torch.testing.assert_close(image, start(), rtol=0, atol=0)
 
 
 @failures
 @pytest.mark.parametrize("bad", [{0}, {5}, {5, 6, 7}, {19}])
-def test_adam_goes_back_to_the_best_picture_and_on_with_shorter_steps(what: str, value: float, bad: set[int]) -> None:
+def test_adam_recovers_from_a_loss_that_is_not_finite(what: str, value: float, bad: set[int]) -> None:
     bowl = Bowl(goal(), bad, what, value)
     steps = run(adam, bowl, 40)
     assert len(steps) == 40
@@ -177,9 +177,7 @@ def test_adam_survives_an_objective_that_is_never_finite() -> None:
 
 @failures
 @pytest.mark.parametrize("bad", [{1}, {4}, {4, 5}])
-def test_lbfgs_takes_a_trial_that_is_not_finite_for_one_that_did_not_help(
-    what: str, value: float, bad: set[int]
-) -> None:
+def test_lbfgs_rejects_a_trial_that_is_not_finite(what: str, value: float, bad: set[int]) -> None:
     bowl = Bowl(goal(), bad, what, value)
     steps = run(optimizers.lbfgs, bowl, 60)
     for count, step in enumerate(steps):
@@ -191,13 +189,13 @@ def test_lbfgs_takes_a_trial_that_is_not_finite_for_one_that_did_not_help(
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_lbfgs_that_starts_where_nothing_is_finite_says_so(what: str) -> None:
+def test_lbfgs_ends_if_its_start_is_not_finite(what: str) -> None:
     steps = run(optimizers.lbfgs, Bowl(goal(), set(range(10)), what), 10)
     torch.testing.assert_close(steps[-1].best, start(), rtol=0, atol=0)
     assert float(steps[-1].recovered) == len(steps)
 
 
-def test_no_step_of_lbfgs_is_larger_than_can_be_trusted() -> None:
+def test_steps_of_lbfgs_are_capped() -> None:
     bowl = Bowl(10 * goal())
     run(optimizers.lbfgs, bowl, 30)
     moves = [after - before for before, after in itertools.pairwise(bowl.seen)]
@@ -205,7 +203,7 @@ def test_no_step_of_lbfgs_is_larger_than_can_be_trusted() -> None:
     assert float(moves[0].square().mean().sqrt()) <= optimizers.FIRST_RMS_MOVE + 1e-6
 
 
-def test_lbfgs_needs_fewer_evaluations_than_there_are_pixels() -> None:
+def test_lbfgs_needs_fewer_evaluations_than_pixels() -> None:
     bowl = Bowl(goal())
     run(optimizers.lbfgs, bowl, 40)
     assert min(bowl.loss(image) for image in bowl.seen) < 1e-6
@@ -222,7 +220,7 @@ def test_the_rate_is_flat_and_then_a_cosine() -> None:
 
 
 class NoWaiting(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts what reads a tensor's value on the host, and so would wait for a device."""
+    """Counts operations that read a tensor on the host and so wait for the device."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -233,13 +231,13 @@ class NoWaiting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-def reads(optimiser: Optimiser, bowl: Bowl, steps: int) -> int:
+def reads(optimizer: Optimiser, bowl: Bowl, steps: int) -> int:
     with NoWaiting() as mode:
-        run(optimiser, bowl, steps)
+        run(optimizer, bowl, steps)
     return int(mode.reads)
 
 
-def test_the_count_of_reads_sees_every_way_to_read() -> None:
+def test_reads_are_counted_however_they_are_made() -> None:
     with NoWaiting() as mode:
         one = torch.ones(())
         assert float(one) == int(one) == one.item()
@@ -263,6 +261,6 @@ def test_adam_reads_no_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
     assert count == 8
 
 
-def test_lbfgs_waits_once_for_an_evaluation() -> None:
+def test_lbfgs_waits_for_the_device_once_per_evaluation() -> None:
     bowl = Bowl(goal())
     assert reads(optimizers.lbfgs, bowl, 20) <= len(bowl.seen)

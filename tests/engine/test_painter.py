@@ -1,4 +1,4 @@
-"""A whole painting on the tiny network: the same from every side one can ask for it, and however it ends."""
+"""Whole paintings on the tiny network: results, progress, stopping, inputs, caching and errors."""
 
 import dataclasses
 import itertools
@@ -17,14 +17,14 @@ from PIL import Image
 from torch import Tensor
 
 import styler
-from styler import images, schedule
+from styler import images, provenance, schedule
 from styler.engine import device, optimizers, targets
 from styler.engine.color import transfer_colors
 from styler.engine.losses import Moments, coarse_chroma
 from styler.engine.objective import Objective
 from styler.engine.painter import Painter
 from styler.engine.result import Progress, Result
-from styler.errors import DeviceError, ImageError, OptionError, OutOfMemory, StylerError, UsageError
+from styler.errors import DeviceError, ImageError, OptionError, OutOfMemory, OutputError, StylerError, UsageError
 from styler.options import Options
 from styler.resample import resize
 from styler.vgg import registry
@@ -36,9 +36,9 @@ Pixels = Callable[..., NDArray[np.float32]]
 Gradient = tuple[dict[str, Tensor], Tensor]
 Watch = Callable[[Callable[[int], None]], list[Objective]]
 FAST = Options(size=64, first_size=32, iterations=6, taper=0.5, device="cpu")
-"""Six evaluations at 32 pixels by L-BFGS, three at 64 by Adam."""
+"""Six iterations at 32 pixels by L-BFGS, three at 64 by Adam."""
 STILL = FAST.replace(optimizer="adam", iterations=1, learning_rate=1e-4, first_size=64)
-"""One evaluation that hardly moves the first picture."""
+"""One iteration that hardly changes the first image."""
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def style(pixels: Pixels) -> Array:
 
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """Width and height of every picture that goes through the network from here on."""
+    """Record width and height of every image that passes through the network."""
     seen: list[tuple[int, int]] = []
     forward = Features.forward
 
@@ -67,7 +67,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
 @pytest.fixture
 def evaluations(monkeypatch: pytest.MonkeyPatch) -> Watch:
-    """`evaluations(before)` has `before(n)` called ahead of the n-th evaluation, from 0; it gives all objectives."""
+    """Return `watch(before)`, which calls `before(n)` before the n-th evaluation and records all objectives."""
     gradient = Objective.gradient
 
     def watch(before: Callable[[int], None]) -> list[Objective]:
@@ -86,7 +86,7 @@ def evaluations(monkeypatch: pytest.MonkeyPatch) -> Watch:
 
 @pytest.fixture
 def threads() -> Iterator[int]:
-    """The number of threads, which the test may change."""
+    """Return the number of threads, which the test may change."""
     before = torch.get_num_threads()
     yield before
     torch.set_num_threads(before)
@@ -97,7 +97,7 @@ def chroma(found: Array) -> Tensor:
 
 
 def complete(result: Result | None, options: Options = FAST) -> Result:
-    """The result, found to be a whole picture."""
+    """Check that a result is a complete picture and return it."""
     assert result is not None
     assert result.pixels.shape == (options.size, options.size, 3)
     assert result.pixels.dtype == np.float32
@@ -107,21 +107,17 @@ def complete(result: Result | None, options: Options = FAST) -> Result:
     return result
 
 
-# What comes out
+# Results
 
 
-def test_the_same_seed_gives_the_same_pixels_and_another_seed_others(
-    painter: Painter, content: Array, style: Array
-) -> None:
+def test_a_seed_determines_the_pixels(painter: Painter, content: Array, style: Array) -> None:
     first, again, other = (painter.stylize(content, style, FAST.replace(seed=seed)) for seed in (3, 3, 4))
     assert np.array_equal(first.pixels, again.pixels)
     assert np.abs(first.pixels - other.pixels).max() > 1e-3
     assert dict(first.losses) == dict(again.losses)
 
 
-def test_the_state_of_random_numbers_is_neither_read_nor_changed(
-    painter: Painter, content: Array, style: Array
-) -> None:
+def test_the_global_random_state_is_neither_read_nor_changed(painter: Painter, content: Array, style: Array) -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
     first = painter.stylize(content, style, FAST)
@@ -130,7 +126,7 @@ def test_the_state_of_random_numbers_is_neither_read_nor_changed(
     assert np.array_equal(painter.stylize(content, style, FAST).pixels, first.pixels)
 
 
-def test_the_result_says_how_it_came_about(painter: Painter, content: Array, style: Array) -> None:
+def test_the_result_records_how_it_was_made(painter: Painter, content: Array, style: Array) -> None:
     result = complete(painter.stylize(content, style, FAST))
     assert result.options == FAST
     assert [(scale.width, scale.height, scale.optimizer) for scale in result.schedule] == [
@@ -147,6 +143,30 @@ def test_the_result_says_how_it_came_about(painter: Painter, content: Array, sty
     assert 0 < sum(result.scale_seconds) <= result.seconds
 
 
+def test_a_result_is_saved_with_its_record_and_the_alpha_and_metadata_of_the_content(
+    painter: Painter, content: Array, style: Array, tmp_path: Path
+) -> None:
+    alpha = np.linspace(0, 1, 32, dtype=np.float32).repeat(32).reshape(32, 32)
+    photo = images.Picture(content[:32, :32], alpha, sha256="a" * 64, metadata={"artist": "somebody"})
+    result = painter.stylize(photo, [images.Picture(style, sha256="b" * 64), style], FAST)
+    assert (result.content_sha256, result.style_sha256, result.start_sha256) == ("a" * 64, ("b" * 64, ""), "")
+    path = result.save(tmp_path / "new" / "painted.png", keep_metadata=True)
+    record = provenance.read_record(path)
+    assert (record["content"], record["styles"], record["init"]) == ("a" * 64, ["b" * 64, ""], "")
+    saved = images.read_image(path)
+    assert saved.metadata == {"artist": "somebody"}
+    assert saved.alpha is not None
+    expected = resize(torch.from_numpy(alpha)[None, None], 64, 64)[0, 0].numpy()
+    assert np.abs(saved.alpha - expected).max() <= 0.5 / 255 + 1e-6
+    assert images.read_image(result.encode()).metadata == {}
+    assert images.read_text(result.encode(settings=False)) == {}
+    with pytest.raises(OutputError, match="exists"):
+        result.save(path)
+    result.save(path, overwrite=True, bit_depth=16)
+    with pytest.raises(OutputError, match=r"\.xyz"):
+        result.save(tmp_path / "painted.xyz")
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
 @pytest.mark.parametrize("distance", ["wasserstein", "gram"])
 def test_the_loss_falls_at_every_scale(
@@ -161,10 +181,10 @@ def test_the_loss_falls_at_every_scale(
         assert min(found) < 0.8 * found[0]
 
 
-def test_the_losses_of_a_result_are_those_of_its_picture(
+def test_the_losses_of_a_result_are_those_of_its_pixels(
     monkeypatch: pytest.MonkeyPatch, painter: Painter, content: Array, style: Array
 ) -> None:
-    """By L-BFGS, whose last evaluation may be a trial that did not help."""
+    """With L-BFGS, whose last evaluation may be a rejected trial."""
     seen: dict[bytes, dict[str, float]] = {}
     gradient = Objective.gradient
 
@@ -181,10 +201,10 @@ def test_the_losses_of_a_result_are_those_of_its_picture(
         assert dict(result.losses) == seen[result.pixels.tobytes()]
 
 
-def test_the_result_is_the_best_picture_and_not_the_last(
+def test_the_result_is_the_best_image_and_not_the_last(
     monkeypatch: pytest.MonkeyPatch, painter: Painter, content: Array, style: Array
 ) -> None:
-    """By Adam, with steps so wide that the first picture is the best."""
+    """With Adam and steps so large that the first image is the best."""
     seen: list[tuple[float, Array]] = []
     gradient = Objective.gradient
 
@@ -200,7 +220,7 @@ def test_the_result_is_the_best_picture_and_not_the_last(
     assert np.array_equal(result.pixels, best[1])
 
 
-def test_a_plan_that_is_repeated_gives_the_same_pixels(painter: Painter, content: Array, style: Array) -> None:
+def test_a_replay_gives_the_same_pixels(painter: Painter, content: Array, style: Array) -> None:
     first = painter.stylize(content, style, FAST)
     again = painter.stylize(content, style, FAST.replace(iterations=99, optimizer="adam"), replay=first.replay)
     assert again.schedule == first.schedule
@@ -209,7 +229,7 @@ def test_a_plan_that_is_repeated_gives_the_same_pixels(painter: Painter, content
 
 @pytest.mark.parametrize("made", [1, 4, 6, 7, 10, 13, 14])
 @pytest.mark.parametrize("optimizer", ["mixed", "adam"])
-def test_a_painting_that_was_stopped_is_repeated_as_far_as_it_went(
+def test_a_stopped_painting_is_replayed_as_far_as_it_went(
     painter: Painter, content: Array, style: Array, made: int, optimizer: str
 ) -> None:
     """In the middle of each of three scales, and between them."""
@@ -227,7 +247,7 @@ def test_a_painting_that_was_stopped_is_repeated_as_far_as_it_went(
     assert np.array_equal(painter.stylize(content, style, options, replay=again.replay).pixels, first.pixels)
 
 
-def test_a_stop_within_the_first_evaluation_of_a_scale_keeps_the_picture_of_the_scale_before(
+def test_a_stop_in_the_first_iteration_of_a_scale_keeps_the_image_of_the_scale_before(
     monkeypatch: pytest.MonkeyPatch, painter: Painter, content: Array, style: Array
 ) -> None:
     stop, conv2d, armed, options = threading.Event(), F.conv2d, [False], FAST.replace(size=128)
@@ -247,7 +267,7 @@ def test_a_stop_within_the_first_evaluation_of_a_scale_keeps_the_picture_of_the_
     assert np.array_equal(again.pixels, first.pixels)
 
 
-def test_the_gatys_look_compares_gram_matrices_of_the_layers_of_the_paper(
+def test_the_gatys_look_compares_gram_matrices_of_the_layers_in_the_paper(
     painter: Painter, content: Array, style: Array, evaluations: Watch
 ) -> None:
     seen = evaluations(lambda _count: None)
@@ -270,7 +290,7 @@ def test_any_size_and_proportion_can_be_painted(painter: Painter, pixels: Pixels
     assert result.pixels.shape == (33, 70, 3)
 
 
-def test_at_next_to_no_strength_the_content_keeps_its_detail_through_all_scales(
+def test_at_low_strength_the_content_keeps_its_detail_through_all_scales(
     painter: Painter, content: Array, style: Array
 ) -> None:
     result = painter.stylize(content, style, STILL.replace(strength=0.1, first_size=32))
@@ -278,7 +298,7 @@ def test_at_next_to_no_strength_the_content_keeps_its_detail_through_all_scales(
     assert np.abs(result.pixels - content).max() < 6e-3
 
 
-def test_above_50_the_first_picture_and_the_detail_are_less_and_less_the_content_s(
+def test_above_strength_50_the_first_image_and_the_detail_depart_from_the_content(
     painter: Painter, content: Array, style: Array
 ) -> None:
     def likeness(strength: float) -> float:
@@ -307,7 +327,7 @@ def test_above_50_the_first_picture_and_the_detail_are_less_and_less_the_content
     assert np.corrcoef(apart.ravel(), (bands["style"] - bands["content"]).ravel())[0, 1] > 0.9
 
 
-def test_more_strength_goes_farther_from_the_content(painter: Painter, content: Array, style: Array) -> None:
+def test_more_strength_departs_further_from_the_content(painter: Painter, content: Array, style: Array) -> None:
     near = FAST.replace(iterations=30, optimizer="lbfgs")  # which gets close enough to what is asked for
     moved = [
         float(np.abs(painter.stylize(content, style, near.replace(strength=strength)).pixels - content).mean())
@@ -317,7 +337,7 @@ def test_more_strength_goes_farther_from_the_content(painter: Painter, content: 
     assert moved == sorted(set(moved))
 
 
-def test_strength_0_gives_the_content_back(
+def test_strength_0_returns_the_content(
     painter: Painter, content: Array, style: Array, passes: list[tuple[int, int]]
 ) -> None:
     reports = list(painter.stream(content, style, FAST.replace(strength=0)))
@@ -340,7 +360,7 @@ def test_strength_0_at_the_original_size_changes_no_byte(painter: Painter, style
     assert np.array_equal(np.rint(result.pixels * 255).astype(np.uint8), original)
 
 
-# What one is told on the way
+# Progress
 
 
 def test_only_the_last_report_has_the_result(painter: Painter, content: Array, style: Array) -> None:
@@ -355,7 +375,7 @@ def test_only_the_last_report_has_the_result(painter: Painter, content: Array, s
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs", "mixed"])
-def test_numbers_only_grow(painter: Painter, content: Array, style: Array, optimizer: str) -> None:
+def test_reported_numbers_never_decrease(painter: Painter, content: Array, style: Array, optimizer: str) -> None:
     reports = list(painter.stream(content, style, FAST.replace(optimizer=optimizer)))
     steps = reports[:-1]
     assert [report.total_iterations for report in steps] == list(range(1, len(steps) + 1))
@@ -374,7 +394,7 @@ def test_numbers_only_grow(painter: Painter, content: Array, style: Array, optim
     assert reports[-1].units == pytest.approx(reports[-1].total_units)
 
 
-def test_a_scale_that_ends_early_is_counted_as_it_was(
+def test_a_scale_that_ends_early_is_recorded_as_executed(
     monkeypatch: pytest.MonkeyPatch, painter: Painter, content: Array, style: Array
 ) -> None:
     lbfgs = optimizers.lbfgs
@@ -388,7 +408,7 @@ def test_a_scale_that_ends_early_is_counted_as_it_was(
     assert reports[-1].total_units == pytest.approx(2 / 4 + 3)
 
 
-def test_a_preview_is_the_picture_of_its_moment(painter: Painter, content: Array, style: Array) -> None:
+def test_a_live_view_shows_the_image_of_its_report(painter: Painter, content: Array, style: Array) -> None:
     reports = list(painter.stream(content, style, FAST))
     previews = [report.live_view() for report in reports]  # all of them made at the end
     assert [preview.shape[:2] for preview in previews] == [report.size[::-1] for report in reports]
@@ -397,7 +417,9 @@ def test_a_preview_is_the_picture_of_its_moment(painter: Painter, content: Array
     assert np.abs(previews[1] - previews[5]).max() > 1e-3
 
 
-def test_the_painter_and_the_module_paint_alike(use_tiny: None, painter: Painter, content: Array, style: Array) -> None:
+def test_the_module_functions_paint_like_the_painter(
+    use_tiny: None, painter: Painter, content: Array, style: Array
+) -> None:
     expected = painter.stylize(content, style, FAST).pixels
     assert np.array_equal(styler.stylize(content, style, FAST).pixels, expected)
     last = list(styler.stream(content, style, FAST))[-1]
@@ -405,15 +427,15 @@ def test_the_painter_and_the_module_paint_alike(use_tiny: None, painter: Painter
     assert np.array_equal(last.result.pixels, expected)
 
 
-def test_without_options_the_defaults_are_taken(painter: Painter, content: Array, style: Array) -> None:
+def test_options_default_to_the_defaults(painter: Painter, content: Array, style: Array) -> None:
     first = next(painter.stream(content, style))
     assert first.schedule == schedule.build_schedule(Options(), 64, 64, 16)
 
 
-# How it ends
+# Stopping and sharing
 
 
-def test_stop_from_another_thread_gives_the_best_so_far_at_full_size(
+def test_stop_from_another_thread_gives_the_best_image_at_full_size(
     painter: Painter, content: Array, style: Array
 ) -> None:
     stop, reports = threading.Event(), []
@@ -441,7 +463,7 @@ def test_stop_from_another_thread_gives_the_best_so_far_at_full_size(
     assert reports[-1].eta == 0
 
 
-def test_a_picture_stopped_at_a_small_scale_has_the_content_s_detail(
+def test_a_painting_stopped_at_a_small_scale_has_the_detail_of_the_content(
     painter: Painter, content: Array, style: Array
 ) -> None:
     stop = threading.Event()
@@ -456,10 +478,10 @@ def test_a_picture_stopped_at_a_small_scale_has_the_content_s_detail(
 
 
 @pytest.mark.parametrize("at", [1, 5, 14, 20, 30, 100])
-def test_stop_is_heard_between_convolutions(
+def test_stop_takes_effect_between_convolutions(
     monkeypatch: pytest.MonkeyPatch, painter: Painter, content: Array, style: Array, at: int
 ) -> None:
-    """Of the content, of the style, and of the picture."""
+    """Of the content, of the style and of the image."""
     stop, made, conv2d = threading.Event(), [0], F.conv2d
 
     def counted(*args: Any, **settings: Any) -> Tensor:
@@ -474,7 +496,7 @@ def test_stop_is_heard_between_convolutions(
     assert made[0] == at
 
 
-def test_stop_before_the_first_step_gives_the_content(
+def test_stop_before_the_first_iteration_gives_the_content(
     painter: Painter, content: Array, style: Array, passes: list[tuple[int, int]]
 ) -> None:
     stop = threading.Event()
@@ -488,7 +510,7 @@ def test_stop_before_the_first_step_gives_the_content(
     assert passes == []
 
 
-def test_stop_after_the_last_evaluation_stops_nothing(painter: Painter, content: Array, style: Array) -> None:
+def test_stop_after_the_last_iteration_has_no_effect(painter: Painter, content: Array, style: Array) -> None:
     stop = threading.Event()
     for progress in painter.stream(content, style, FAST, stop):
         if progress.total_iterations == 9:
@@ -498,7 +520,7 @@ def test_stop_after_the_last_evaluation_stops_nothing(painter: Painter, content:
     assert not result.stopped
 
 
-def test_closing_between_steps_discards(
+def test_closing_the_generator_discards_the_painting(
     painter: Painter, content: Array, style: Array, passes: list[tuple[int, int]]
 ) -> None:
     generator = painter.stream(content, style, FAST)
@@ -511,7 +533,7 @@ def test_closing_between_steps_discards(
     complete(painter.stylize(content, style, FAST))
 
 
-def test_the_generator_may_be_stepped_from_several_threads(painter: Painter, content: Array, style: Array) -> None:
+def test_the_generator_can_be_advanced_from_several_threads(painter: Painter, content: Array, style: Array) -> None:
     expected = painter.stylize(content, style, FAST).pixels
     generator, reports = painter.stream(content, style, FAST), []
     for _ in range(10):
@@ -523,7 +545,7 @@ def test_the_generator_may_be_stepped_from_several_threads(painter: Painter, con
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_no_setting_of_torch_stays_changed_between_steps(
+def test_no_setting_of_torch_stays_changed_between_reports(
     use_tiny: None, content: Array, style: Array, precision: str
 ) -> None:
     painter = Painter(device="cpu", precision=precision)
@@ -537,7 +559,7 @@ def test_no_setting_of_torch_stays_changed_between_steps(
     assert result.precision == {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[precision]
 
 
-def test_the_options_of_each_painting_say_which_network_looks(
+def test_the_options_of_each_painting_choose_its_backbone(
     monkeypatch: pytest.MonkeyPatch, tiny: Weights, content: Array, style: Array
 ) -> None:
     other = dataclasses.replace(
@@ -559,7 +581,7 @@ def test_the_options_of_each_painting_say_which_network_looks(
     assert read == ["vgg16", "other", "vgg16"]
 
 
-def test_a_sketch_is_looked_at_by_the_slim_network(
+def test_a_sketch_uses_the_slim_network(
     monkeypatch: pytest.MonkeyPatch, tiny: Weights, content: Array, style: Array
 ) -> None:
     slim = dataclasses.replace(tiny, sha256="1" * 64, kernels={name: 1.5 * part for name, part in tiny.kernels.items()})
@@ -593,7 +615,7 @@ def test_a_sketch_is_looked_at_by_the_slim_network(
     assert not any(scale.sketch for scale in other.schedule)
 
 
-def test_a_larger_scale_looks_at_the_smaller_ones_too(
+def test_a_large_scale_includes_half_size_copies(
     monkeypatch: pytest.MonkeyPatch, tiny: Weights, content: Array, style: Array
 ) -> None:
     monkeypatch.setattr(schedule, "COARSEST_COPY", 32)
@@ -629,7 +651,7 @@ def test_a_larger_scale_looks_at_the_smaller_ones_too(
     )
 
 
-def test_paintings_at_the_same_time_do_not_meet(painter: Painter, pixels: Pixels, style: Array) -> None:
+def test_concurrent_paintings_are_independent(painter: Painter, pixels: Pixels, style: Array) -> None:
     contents = [pixels(64, 64, seed) for seed in (1, 5, 6)]
     expected = [painter.stylize(content, style, FAST).pixels for content in contents]
     found: dict[int, Array] = {}
@@ -645,10 +667,10 @@ def test_paintings_at_the_same_time_do_not_meet(painter: Painter, pixels: Pixels
     assert all(np.array_equal(found[index], expected[index]) for index in range(3))
 
 
-# What goes in
+# Inputs
 
 
-def test_a_picture_may_come_in_any_form(painter: Painter, style: Array, tmp_path: Path) -> None:
+def test_inputs_can_be_paths_pictures_and_arrays(painter: Painter, style: Array, tmp_path: Path) -> None:
     data = np.random.default_rng(2).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     path = tmp_path / "photo.png"
     Image.fromarray(data).save(path)
@@ -659,7 +681,7 @@ def test_a_picture_may_come_in_any_form(painter: Painter, style: Array, tmp_path
     assert np.array_equal(painter.stylize(data, [style], FAST).pixels, expected)
 
 
-def test_pictures_that_are_given_are_left_as_they_are(painter: Painter, pixels: Pixels) -> None:
+def test_inputs_are_not_modified(painter: Painter, pixels: Pixels) -> None:
     content, style = pixels(64, 64, 1), pixels(48, 64, 2)
     result = painter.stylize(content, style, FAST.replace(strength=0))
     result.pixels[:] = 0
@@ -669,7 +691,7 @@ def test_pictures_that_are_given_are_left_as_they_are(painter: Painter, pixels: 
 
 
 WRONG: dict[str, Array] = {
-    "grey": np.zeros((64, 64), np.float32),
+    "gray": np.zeros((64, 64), np.float32),
     "alpha": np.zeros((64, 64, 4), np.uint8),
     "planes": np.zeros((3, 64, 64), np.float32),
     "batch": np.zeros((1, 64, 64, 3), np.float32),
@@ -685,7 +707,7 @@ WRONG: dict[str, Array] = {
 
 @pytest.mark.parametrize("kind", WRONG)
 @pytest.mark.parametrize("role", ["content", "style"])
-def test_what_is_no_picture_is_refused_in_a_sentence(
+def test_an_invalid_array_is_an_error_of_one_sentence(
     painter: Painter, content: Array, passes: list[tuple[int, int]], kind: str, role: str
 ) -> None:
     given: list[Array] = [WRONG[kind], content] if role == "content" else [content, WRONG[kind]]
@@ -696,7 +718,7 @@ def test_what_is_no_picture_is_refused_in_a_sentence(
     assert passes == []
 
 
-def test_a_missing_file_is_refused_by_name(painter: Painter, content: Array, tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error_that_names_it(painter: Painter, content: Array, tmp_path: Path) -> None:
     absent = tmp_path / "absent.png"
     pairs: list[tuple[Any, Any]] = [(absent, content), (content, absent)]
     for photo, painting in pairs:
@@ -704,7 +726,7 @@ def test_a_missing_file_is_refused_by_name(painter: Painter, content: Array, tmp
             painter.stylize(photo, painting, FAST)
 
 
-def test_a_content_that_is_too_small_is_refused(painter: Painter, content: Array, style: Array) -> None:
+def test_a_content_that_is_too_small_is_an_error(painter: Painter, content: Array, style: Array) -> None:
     with pytest.raises(ImageError, match="needs 16 on the short side"):
         painter.stylize(content[:8], style, FAST.replace(size="original"))
     complete(painter.stylize(content[:8, :8], style[:2], FAST))  # enlarged, it does; a style always does
@@ -728,14 +750,14 @@ def test_styles_are_blended_by_their_weights(painter: Painter, pixels: Pixels, c
         (0, (), "No style"),
     ],
 )
-def test_weights_that_do_not_fit_the_styles_are_refused(
+def test_style_weights_that_do_not_fit_the_styles_are_an_error(
     painter: Painter, content: Array, style: Array, count: int, weights: tuple[float, ...], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
         painter.stylize(content, [style] * count, FAST.replace(style_weights=weights))
 
 
-def test_a_layer_that_does_not_exist_is_refused_before_any_work(
+def test_an_unknown_layer_is_an_error_before_any_work(
     painter: Painter, content: Array, style: Array, passes: list[tuple[int, int]]
 ) -> None:
     with pytest.raises(OptionError, match="relu9_9"):
@@ -743,7 +765,7 @@ def test_a_layer_that_does_not_exist_is_refused_before_any_work(
     assert passes == []
 
 
-def test_the_first_picture_is_what_init_says(
+def test_init_chooses_the_first_image(
     painter: Painter, pixels: Pixels, content: Array, style: Array, tmp_path: Path
 ) -> None:
     square = pixels(64, 64, 8)
@@ -764,9 +786,7 @@ def test_the_first_picture_is_what_init_says(
         painter.stylize(content, style, quiet.replace(init="absent.png"))
 
 
-def test_a_start_that_is_given_is_taken_and_its_file_is_not_read(
-    painter: Painter, content: Array, style: Array
-) -> None:
+def test_a_loaded_start_replaces_the_file_that_init_names(painter: Painter, content: Array, style: Array) -> None:
     options = STILL.replace(init="absent.png")
     found = list(painter.stream(content, style, options, start=style))[-1].result
     assert found is not None
@@ -774,12 +794,12 @@ def test_a_start_that_is_given_is_taken_and_its_file_is_not_read(
     assert np.array_equal(found.pixels, wanted.pixels)
 
 
-def test_the_seed_varies_the_first_picture_a_little(painter: Painter, content: Array, style: Array) -> None:
+def test_the_seed_varies_the_first_image_a_little(painter: Painter, content: Array, style: Array) -> None:
     moved = painter.stylize(content, style, STILL.replace(strength=50, seed=1)).pixels - content
     assert 0.01 < moved.std() < 0.03
 
 
-def test_keeping_colour_keeps_the_photo_s(painter: Painter, content: Array, style: Array) -> None:
+def test_keep_color_keeps_the_colors_of_the_content(painter: Painter, content: Array, style: Array) -> None:
     orange = style * np.array([1.0, 0.5, 0.1], np.float32)
     away = []
     for keep in (0.0, 0.5, 1.0):
@@ -791,10 +811,10 @@ def test_keeping_colour_keeps_the_photo_s(painter: Painter, content: Array, styl
     assert away[2] < 0.2 * away[0]
 
 
-# What is shared, and what runs out
+# Caching, memory and errors
 
 
-def test_a_style_is_looked_at_once_for_all_its_paintings(
+def test_a_style_is_analyzed_once_for_all_its_paintings(
     painter: Painter, pixels: Pixels, style: Array, passes: list[tuple[int, int]]
 ) -> None:
     one_by_one = []
@@ -807,14 +827,14 @@ def test_a_style_is_looked_at_once_for_all_its_paintings(
     assert one_by_one[1] == [size for size in one_by_one[0] if size[0] == size[1]]
 
 
-def test_the_first_report_does_not_wait_for_the_styles_of_later_scales(
+def test_the_first_report_does_not_wait_for_targets_of_later_scales(
     painter: Painter, content: Array, style: Array, passes: list[tuple[int, int]]
 ) -> None:
     next(painter.stream(content, style, FAST))
     assert passes == [(32, 32), (32, 24), (32, 32)]
 
 
-def test_the_brush_is_the_size_at_which_the_style_is_looked_at(
+def test_stroke_size_scales_the_style(
     painter: Painter, content: Array, style: Array, passes: list[tuple[int, int]]
 ) -> None:
     next(painter.stream(content, style, FAST.replace(stroke_size=2.0)))
@@ -822,12 +842,12 @@ def test_the_brush_is_the_size_at_which_the_style_is_looked_at(
     assert (32, 24) not in passes
 
 
-def test_the_network_is_made_once_for_the_same_layers(painter: Painter) -> None:
+def test_a_network_is_built_once_for_the_same_layers(painter: Painter) -> None:
     assert painter.features(FAST) is painter.features(FAST.replace(size=128, strength=3, distance="gram"))
     assert painter.features(FAST) is not painter.features(FAST.replace(pooling="max"))
 
 
-def test_a_picture_that_cannot_fit_is_refused_before_any_work(
+def test_a_picture_that_cannot_fit_is_an_error_before_any_work(
     monkeypatch: pytest.MonkeyPatch, painter: Painter, content: Array, style: Array, passes: list[tuple[int, int]]
 ) -> None:
     monkeypatch.setattr(device, "measure_free_memory", lambda _device: 400_000_000)
@@ -845,7 +865,7 @@ OUT: dict[str, tuple[type[Exception], str]] = {
 
 @pytest.mark.parametrize("kind", OUT)
 @pytest.mark.parametrize("at", [0, 4, 7])
-def test_out_of_memory_once_goes_on_with_checkpointing(
+def test_running_out_of_memory_once_continues_with_checkpointing(
     painter: Painter,
     content: Array,
     style: Array,
@@ -870,7 +890,7 @@ def test_out_of_memory_once_goes_on_with_checkpointing(
 
 
 @pytest.mark.parametrize("checkpoint", ["auto", "on"])
-def test_out_of_memory_with_checkpointing_is_a_sentence_with_a_smaller_size(
+def test_running_out_of_memory_with_checkpointing_is_an_error_that_names_a_smaller_size(
     painter: Painter,
     content: Array,
     style: Array,
@@ -890,7 +910,7 @@ def test_out_of_memory_with_checkpointing_is_a_sentence_with_a_smaller_size(
     assert 64 <= int(found[1]) < 256
 
 
-def test_other_errors_are_not_taken_for_it(
+def test_other_runtime_errors_are_not_caught(
     painter: Painter,
     content: Array,
     style: Array,
@@ -918,7 +938,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, bad: Callable[[int], bool]) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs", "mixed"])
-def test_a_loss_that_is_never_a_number_is_an_error(
+def test_a_loss_that_is_never_finite_is_an_error(
     monkeypatch: pytest.MonkeyPatch, painter: Painter, content: Array, style: Array, optimizer: str
 ) -> None:
     spoil(monkeypatch, lambda _count: True)
@@ -927,7 +947,7 @@ def test_a_loss_that_is_never_a_number_is_an_error(
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
-def test_a_loss_that_is_once_no_number_is_undone_and_said_once(
+def test_an_iteration_that_is_not_finite_is_undone_and_noted(
     monkeypatch: pytest.MonkeyPatch, painter: Painter, content: Array, style: Array, optimizer: str
 ) -> None:
     spoil(monkeypatch, lambda count: count == 4)
@@ -936,7 +956,7 @@ def test_a_loss_that_is_once_no_number_is_undone_and_said_once(
     assert all(np.isfinite(list(result.losses.values())))
 
 
-def test_a_last_loss_that_is_no_number_is_not_reported(
+def test_losses_of_a_last_iteration_that_is_not_finite_are_not_recorded(
     monkeypatch: pytest.MonkeyPatch, painter: Painter, content: Array, style: Array
 ) -> None:
     spoil(monkeypatch, lambda count: count == 8)
@@ -944,15 +964,15 @@ def test_a_last_loss_that_is_no_number_is_not_reported(
     assert all(np.isfinite(list(result.losses.values())))
 
 
-def test_threads_asked_for_are_used_and_recorded(painter: Painter, content: Array, style: Array, threads: int) -> None:
+def test_the_number_of_threads_is_set_and_recorded(
+    painter: Painter, content: Array, style: Array, threads: int
+) -> None:
     assert painter.stylize(content, style, FAST.replace(threads=threads + 1)).threads == threads + 1
     assert painter.stylize(content, style, FAST.replace(threads=threads)).threads == threads
 
 
-def test_threads_asked_for_once_bind_no_later_painting(
-    painter: Painter, content: Array, style: Array, threads: int
-) -> None:
-    """0 leaves the choice to PyTorch, not to whoever painted before."""
+def test_the_number_of_threads_is_restored(painter: Painter, content: Array, style: Array, threads: int) -> None:
+    """0 leaves the choice to PyTorch, not to an earlier painting."""
     painter.stylize(content, style, FAST.replace(threads=threads + 1))
     assert painter.stylize(content, style, FAST).threads == threads
 

@@ -1,4 +1,4 @@
-"""What a picture is compared with: layers and their shares, strength, stroke_size, several styles, and the cache."""
+"""Targets: layers and weights, strength, stroke size, several styles, and the cache."""
 
 import math
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def features(tiny: Weights) -> Features:
 
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """Width and height of every picture that goes through the network from here on."""
+    """Record width and height of every image that passes through the network."""
     seen: list[tuple[int, int]] = []
     forward = Features.forward
 
@@ -62,13 +62,13 @@ def test_resizing_keeps_the_range_and_the_mean(picture: Picture) -> None:
         torch.testing.assert_close(found.mean(dim=(2, 3)), image.mean(dim=(2, 3)), rtol=0.05, atol=0)
 
 
-def test_resizing_to_its_own_size_gives_the_picture_itself(picture: Picture) -> None:
+def test_resizing_to_the_same_size_returns_the_image(picture: Picture) -> None:
     image = picture(20, 30)
     assert resize(image, 30, 20) is image
 
 
 @pytest.mark.parametrize("size", [(30, 20), (31, 17), (8, 64)])
-def test_a_reduction_is_the_same_by_products_and_so_is_its_gradient(picture: Picture, size: tuple[int, int]) -> None:
+def test_downsample_and_its_adjoint_match_interpolation(picture: Picture, size: tuple[int, int]) -> None:
     image = picture(64, 64, 2)
     reduction = Downsample((64, 64), size, image.device)
     small = reduction(image.requires_grad_())
@@ -79,13 +79,13 @@ def test_a_reduction_is_the_same_by_products_and_so_is_its_gradient(picture: Pic
 
 
 def test_shrinking_does_not_alias() -> None:
-    """Stripes of one pixel become grey, not another pattern."""
+    """Stripes of one pixel become gray, not another pattern."""
     stripes = (torch.arange(128) % 2).float().expand(1, 3, 128, 128).contiguous()
     inside = resize(stripes, 30, 30)[..., 3:-3, 3:-3]
     torch.testing.assert_close(inside, torch.full_like(inside, 0.5), rtol=0, atol=0.02)
 
 
-def test_a_source_is_known_by_its_pixels_and_shape(picture: Picture) -> None:
+def test_the_digest_depends_on_pixels_and_shape(picture: Picture) -> None:
     image = picture(16, 24)
     assert source(image).digest == source(image.clone()).digest
     assert source(image).digest != source(image.reshape(1, 3, 24, 16)).digest
@@ -94,7 +94,7 @@ def test_a_source_is_known_by_its_pixels_and_shape(picture: Picture) -> None:
     assert source(image).digest != source(other).digest
 
 
-def test_shares_of_the_style_layers_sum_to_1_in_the_proportion_of_their_weights() -> None:
+def test_style_layer_weights_are_normalized() -> None:
     options = Options(layer_weights=(256.0, 64.0, 16.0, 4.0, 2.0, 1.0))
     found = targets.resolve_style_layers(options, "vgg16")
     assert tuple(found) == options.style_layers
@@ -102,17 +102,17 @@ def test_shares_of_the_style_layers_sum_to_1_in_the_proportion_of_their_weights(
     assert found["relu1_1"] / found["relu4_3"] == pytest.approx(256 / 2)
 
 
-def test_one_weight_does_for_all_layers() -> None:
+def test_one_layer_weight_applies_to_all_layers() -> None:
     found = targets.resolve_style_layers(Options(layer_weights=(7.0,)), "vgg16")
     assert list(found.values()) == pytest.approx([1 / 6] * 6)
 
 
-def test_weights_of_0_are_no_division_by_0() -> None:
+def test_layer_weights_of_0_do_not_divide_by_0() -> None:
     assert set(targets.resolve_style_layers(Options(layer_weights=(0.0,)), "vgg16").values()) == {0.0}
 
 
 @pytest.mark.parametrize("network", ["vgg11", "vgg13"])
-def test_a_default_layer_that_a_network_lacks_becomes_the_last_of_its_block(network: str) -> None:
+def test_a_default_layer_that_is_missing_becomes_the_last_of_its_block(network: str) -> None:
     found = targets.resolve_style_layers(Options(), network)
     assert list(found) == ["relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu4_2", "relu5_1"]
     assert math.fsum(found.values()) == pytest.approx(1)
@@ -120,11 +120,11 @@ def test_a_default_layer_that_a_network_lacks_becomes_the_last_of_its_block(netw
     assert found["relu4_2"] == pytest.approx(full["relu4_3"])
 
 
-def test_the_layers_of_a_look_are_default_layers_too() -> None:
+def test_the_layers_of_a_look_are_default_layers() -> None:
     assert "relu4_2" in targets.resolve_style_layers(Options.of(look="gatys"), "vgg11")
 
 
-def test_a_layer_that_was_asked_for_and_is_lacking_is_refused_with_the_names_there_are() -> None:
+def test_a_chosen_layer_that_is_missing_is_an_error_that_lists_the_layers() -> None:
     with pytest.raises(OptionError, match="'relu4_3' is not a layer of vgg11") as caught:
         targets.resolve_style_layers(Options(style_layers=("relu1_1", "relu4_3"), layer_weights=(1.0,)), "vgg11")
     assert "relu4_2" in str(caught.value)
@@ -132,13 +132,13 @@ def test_a_layer_that_was_asked_for_and_is_lacking_is_refused_with_the_names_the
         targets.resolve_content_layers(Options(content_layers=("relu4_3",)), "vgg11")
 
 
-def test_a_layer_that_is_named_twice_counts_twice_and_conv_means_rectified() -> None:
+def test_a_repeated_layer_counts_twice_and_conv_means_its_rectified_output() -> None:
     options = Options(style_layers=("conv1_1", "relu1_1", "relu2_1"), layer_weights=(1.0, 2.0, 3.0))
     assert targets.resolve_style_layers(options, "vgg16") == pytest.approx({"relu1_1": 0.5, "relu2_1": 0.5})
     assert targets.resolve_content_layers(Options(content_layers=("conv4_2", "relu4_2")), "vgg16") == ("relu4_2",)
 
 
-def test_strength_pulls_to_the_style_first_and_then_lets_the_content_go() -> None:
+def test_strength_first_mixes_in_the_style_and_then_releases_the_content() -> None:
     assert [targets.style_mix(strength) for strength in (0, 50, 75, 100)] == [0, 1, 1, 1]
     assert [targets.content_falloff(strength) for strength in (0, 25, 50)] == [1, 1, 1]
     assert [targets.content_release(strength) for strength in (0, 50, 75, 100)] == [0, 0, 0.5, 1]
@@ -153,7 +153,7 @@ def test_strength_pulls_to_the_style_first_and_then_lets_the_content_go() -> Non
         )
 
 
-def test_every_term_has_its_weight() -> None:
+def test_options_give_the_weight_of_every_term() -> None:
     options = Options(strength=25, keep_color=0.5, content_layers=("relu3_1", "relu4_2"), content_weight=0.3)
     found = targets.compute_term_weights(options, "vgg16")
     assert found.content == pytest.approx({"relu3_1": 0.15, "relu4_2": 0.15})
@@ -165,7 +165,7 @@ def test_every_term_has_its_weight() -> None:
     assert strong.smoothness == options.smoothness
 
 
-def test_the_content_holds_harder_where_the_style_s_means_lie_farther(features: Features, picture: Picture) -> None:
+def test_the_content_scale_grows_with_the_distance_of_the_means(features: Features, picture: Picture) -> None:
     content, style = picture(48, 64, 1), picture(40, 64, 2)
 
     def demand(image: Tensor, options: Options = GRAM) -> float:
@@ -188,7 +188,7 @@ def test_the_content_holds_harder_where_the_style_s_means_lie_farther(features: 
     assert float(far.content_scale) > demand(style)
 
 
-def test_the_total_variation_is_seen_against_the_style_s_own(features: Features, picture: Picture) -> None:
+def test_roughness_is_the_root_of_the_total_variation_of_the_style(features: Features, picture: Picture) -> None:
     styles = [picture(40, 64, 2), 0.5 + 0.25 * (picture(40, 64, 3) - 0.5)]
     one, other, both = (
         targets.compute_targets(
@@ -207,7 +207,7 @@ def test_the_total_variation_is_seen_against_the_style_s_own(features: Features,
     assert targets.measure_roughness(flat, (48, 48)) == targets.MIN_ROUGHNESS
 
 
-def test_content_targets_are_the_content_s_features(features: Features, picture: Picture) -> None:
+def test_content_targets_are_features_of_the_content(features: Features, picture: Picture) -> None:
     content, style = picture(48, 64, 1), picture(48, 64, 2)
     found = targets.compute_targets(features, source(content), [source(style)], (64, 48), GRAM, StyleCache())
     assert set(found.content) == {"relu4_2"}
@@ -215,7 +215,7 @@ def test_content_targets_are_the_content_s_features(features: Features, picture:
     assert found.color is None
 
 
-def test_style_targets_are_the_style_s_statistics(features: Features, picture: Picture) -> None:
+def test_style_targets_are_statistics_of_the_style(features: Features, picture: Picture) -> None:
     content, style = picture(48, 64, 1), picture(40, 64, 2)
     found = targets.compute_targets(features, source(content), [source(style)], (64, 48), GRAM, StyleCache())
     assert list(found.style) == list(Options().style_layers)
@@ -224,13 +224,13 @@ def test_style_targets_are_the_style_s_statistics(features: Features, picture: P
             torch.testing.assert_close(gram(found, layer).second, losses.compute_moments(maps).second)
 
 
-def test_moments_are_compared_by_wasserstein(features: Features, picture: Picture) -> None:
+def test_the_wasserstein_distance_has_prepared_targets(features: Features, picture: Picture) -> None:
     content, style = source(picture(48, 48, 1)), source(picture(48, 48, 2))
     found = targets.compute_targets(features, content, [style], (48, 48), Options(), StyleCache())
     assert all(isinstance(target, WassersteinTarget) for target in found.style.values())
 
 
-def test_below_strength_50_the_style_is_mixed_with_the_content_s_own(features: Features, picture: Picture) -> None:
+def test_below_strength_50_the_statistics_of_content_and_style_are_mixed(features: Features, picture: Picture) -> None:
     content, style = picture(48, 48, 1), picture(48, 48, 2)
     found = targets.compute_targets(
         features, source(content), [source(style)], (48, 48), GRAM.replace(strength=20), StyleCache()
@@ -268,14 +268,14 @@ def test_several_styles_are_blended_by_their_weights(
         (8, 8, 512, 1.0, (16, 16)),
     ],
 )
-def test_the_size_at_which_a_style_is_looked_at(
+def test_the_size_at_which_a_style_is_analyzed(
     height: int, width: int, long_side: int, stroke_size: float, expected: tuple[int, int]
 ) -> None:
     style = SourceImage(torch.zeros(1, 3, height, width), "")
     assert targets.compute_style_size(style, long_side, stroke_size, 16) == expected
 
 
-def test_the_brush_changes_the_size_at_which_a_style_is_looked_at(
+def test_stroke_size_changes_the_size_at_which_a_style_is_analyzed(
     features: Features, picture: Picture, passes: list[tuple[int, int]]
 ) -> None:
     content, style = source(picture(64, 64, 1)), source(picture(128, 96, 2))
@@ -295,7 +295,7 @@ def test_statistics_of_a_style_are_computed_once(
     assert passes == [(48, 64), (64, 64), (48, 64)]
 
 
-def test_other_settings_have_other_statistics(
+def test_other_settings_have_other_cache_entries(
     tiny: Weights, features: Features, picture: Picture, passes: list[tuple[int, int]]
 ) -> None:
     cache, style = StyleCache(), source(picture(64, 64, 2))
@@ -307,7 +307,7 @@ def test_other_settings_have_other_statistics(
     assert len(passes) == len(others)
 
 
-def test_the_cache_is_bounded_and_keeps_what_was_used_last(
+def test_the_cache_drops_the_least_recently_used(
     monkeypatch: pytest.MonkeyPatch, features: Features, picture: Picture, passes: list[tuple[int, int]]
 ) -> None:
     monkeypatch.setattr(targets, "MAX_CACHED_STYLES", 2)
@@ -319,7 +319,7 @@ def test_the_cache_is_bounded_and_keeps_what_was_used_last(
     assert len(passes) == 4
 
 
-def test_a_check_that_raises_leaves_nothing_half_made_in_the_cache(features: Features, picture: Picture) -> None:
+def test_an_interrupted_computation_is_not_cached(features: Features, picture: Picture) -> None:
     cache, style, left = StyleCache(), source(picture(32, 32, 2)), [5]
 
     def check() -> None:
@@ -333,7 +333,7 @@ def test_a_check_that_raises_leaves_nothing_half_made_in_the_cache(features: Fea
     assert set(found) == set(features.layers)
 
 
-def test_keeping_colour_recolours_the_style_and_holds_the_content_s_chroma(
+def test_keep_color_recolors_the_style_and_targets_the_chroma_of_the_content(
     features: Features, picture: Picture
 ) -> None:
     content, style = picture(48, 64, 1), picture(48, 64, 2)
