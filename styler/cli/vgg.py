@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,10 +15,6 @@ from styler.cli.output import format_columns, print_document, print_lines
 from styler.errors import OptionError, OutputError, UsageError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from styler.vgg.weights import Weights
-    from styler.workshop.distill import DistillSettings
     from styler.workshop.info import LayerInfo
 
 
@@ -261,6 +258,7 @@ def slim(
     json: Json = False,
 ) -> int:
     """Make a network with fewer channels that paints nearly like the full one."""
+    from styler.engine.device import choose_device
     from styler.images import write_file
     from styler.vgg import registry
     from styler.workshop import distill
@@ -270,50 +268,27 @@ def slim(
     for name, value, lowest in (("crops", crops, 1), ("distill_steps", distill_steps, 0), ("freeze", freeze, 0)):
         if value < lowest:
             raise OptionError(f"{name} is {value}; it can be {lowest} or more.")
-    console, target = report.make_console(), Path(output or "slim.safetensors")
+    target = Path(output or "slim.safetensors")
+    state, log = Path(f"{target}.state"), partial(report.print_line, report.make_console())
     check_free(target, overwrite=overwrite)
     teacher, pictures = registry.load_backbone(network), load_pictures(Path(images) if images else None)
-
-    def log(line: str) -> None:
-        report.print_line(console, line)
-
     student = slim_network(teacher, keep, pictures, pooling=pooling, count=crops, seed=seed, log=log)
     if from_scratch:
         student = distill.reinitialize(student, seed)
-    state = target.with_name(target.name + ".state")
     if distill_steps:
         settings = distill.DistillSettings(steps=distill_steps, seed=seed, freeze=freeze, batch_norm=batch_norm)
-        student = _distill(student, teacher, pictures, settings, device, state, log)
+        training = distill.distill(student, teacher, pictures, settings, device=choose_device(device), state=state)
+        for step, get_weights in training:
+            if step.number % REPORT_EVERY == 0 or step.number == distill_steps:
+                log(f"step {step.number} of {distill_steps}: {step}")
+            if step.number == distill_steps:
+                student = get_weights()
     data = dump_network(student)
     path = write_file(target, data, overwrite=overwrite)
     state.unlink(missing_ok=True)
     channels = {conv.name: conv.outputs for conv in student.convs}
     _print_output(path, {"bytes": len(data), "channels": channels}, json=json)
     return 0
-
-
-def _distill(
-    student: "Weights",
-    teacher: "Weights",
-    pictures: "list[Tensor]",
-    settings: "DistillSettings",
-    device: str,
-    state: Path,
-    log: Callable[[str], None],
-) -> "Weights":
-    """Train a slim network and report the errors now and then."""
-    from styler.engine.device import choose_device
-    from styler.workshop import distill
-
-    training = distill.distill(student, teacher, pictures, settings, device=choose_device(device), state=state)
-    for step, get_weights in training:
-        is_last = step.number == settings.steps
-        if step.number % REPORT_EVERY == 0 or is_last:
-            errors = f"gradient {step.gradient:.1%}, features {step.features:.1%}, Gram {step.gram:.1%}"
-            log(f"step {step.number} of {settings.steps}: error of {errors}")
-        if is_last:
-            student = get_weights()
-    return student
 
 
 def compare(
@@ -344,14 +319,13 @@ def compare(
     if a.endswith(".onnx"):
         raise UsageError("A must have gradients, and an ONNX model has none; name a backbone or a weights file.")
     _check_plot(plot, overwrite=overwrite)
-    console = report.make_console()
     rows = scores.compare_networks(
         [a, b, *more],
         scores.load_pairs(Path(images) if images else None, pairs, 2 * size),
         Options(size=size, iterations=iterations),
         timed_at=timed_at,
         keep=Path(pictures) if pictures else None,
-        log=lambda line: report.print_line(console, line),
+        log=partial(report.print_line, report.make_console()),
     )
     if plot is not None:
         plots.save_plot(plots.plot_comparison(rows), Path(plot), overwrite=overwrite)

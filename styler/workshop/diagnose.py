@@ -147,14 +147,11 @@ def _find_gradient_problems(gradients: Mapping[str, float]) -> list[str]:
     median = nonzero[len(nonzero) // 2]
     problems = []
     for name, norm in gradients.items():
+        comparison = f"({norm:.1e}, the median is {median:.1e})"
         if not np.isfinite(norm) or norm > EXPLODING * median:
-            problems.append(
-                f"The gradient of {name} explodes ({norm:.1e}, the median is {median:.1e}); lower its weight."
-            )
+            problems.append(f"The gradient of {name} explodes {comparison}; lower its weight.")
         elif 0 < norm < VANISHING * median:
-            problems.append(
-                f"The gradient of {name} vanishes ({norm:.1e}, the median is {median:.1e}); raise its weight."
-            )
+            problems.append(f"The gradient of {name} vanishes {comparison}; raise its weight.")
     return problems
 
 

@@ -191,6 +191,9 @@ class DistillStep:
     features: float
     gram: float
 
+    def __str__(self) -> str:
+        return f"error of gradient {self.gradient:.1%}, features {self.features:.1%}, Gram {self.gram:.1%}"
+
 
 class Student(nn.Module):
     """A slim network that can be trained.
@@ -275,12 +278,10 @@ def reinitialize(weights: Weights, seed: int) -> Weights:
     kernels, readouts = dict(weights.kernels), dict(weights.readouts)
     for conv in weights.convs:
         if conv.layer in readouts:
-            kernels[f"{conv.name}.weight"] = nn.init.kaiming_normal_(torch.empty(conv.shape), generator=generator)
+            kernel, readout = torch.empty(conv.shape), torch.empty(readouts[conv.layer].shape)
+            kernels[f"{conv.name}.weight"] = nn.init.kaiming_normal_(kernel, generator=generator)
             kernels[f"{conv.name}.bias"] = torch.zeros(conv.outputs)
-            shape = readouts[conv.layer].shape
-            readouts[conv.layer] = nn.init.kaiming_normal_(
-                torch.empty(shape), nonlinearity="linear", generator=generator
-            )
+            readouts[conv.layer] = nn.init.kaiming_normal_(readout, nonlinearity="linear", generator=generator)
     return replace(weights, kernels=kernels, readouts=readouts)
 
 

@@ -73,7 +73,7 @@ def run_distillation(teacher: Weights, beginning: Path, steps: int, state: Path)
     settings = distill.DistillSettings(steps=steps)
     for step, network in distill.distill(student, teacher, crops.load_pictures(None), settings, state=state):
         if step.number % 10 == 0:
-            print(step, flush=True)
+            print(f"step {step.number}: {step}", flush=True)
         if step.number == steps:
             return slim.dump_network(network())
     raise ValueError("The distillation has no steps left.")
