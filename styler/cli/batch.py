@@ -70,18 +70,13 @@ def batch(
         if not dry_run:
             stack.enter_context(files.hold_output(out))
         request = _make_request(
-            selection,
+            (selection, resume, replay, inputs),
             contents=str(contents),
             styles=str(styles),
             out=out,
             options=options,
             bit_depth=int(bit_depth),
             overwrite=overwrite,
-            retry_failed=resume.retry_failed,
-            embed_record=not replay.no_metadata,
-            keep_metadata=replay.keep_metadata,
-            index=not resume.no_index,
-            other_settings={"background": inputs.background},
             replay=earlier.replay,
         )
         history, plan = _plan(request)
@@ -137,10 +132,14 @@ def _parse_file_url(url: str) -> Path:
     raise UsageError(f"Pictures are written on this machine, not to {url!r}; give a local folder with -o.")
 
 
-def _make_request(selection: flags.SelectionOptions, **settings: Any) -> "BatchRequest":
+def _make_request(
+    groups: tuple[flags.SelectionOptions, flags.ResumeOptions, flags.ReplayOptions, flags.InputOptions], **settings: Any
+) -> "BatchRequest":
+    """Combine groups of flags and further fields into a request."""
     from styler.batch.discover import SelectionRules
     from styler.batch.plan import BatchRequest
 
+    selection, resume, replay, inputs = groups
     rules = SelectionRules(
         recursive=selection.recursive,
         follow_symlinks=selection.follow_symlinks,
@@ -153,6 +152,11 @@ def _make_request(selection: flags.SelectionOptions, **settings: Any) -> "BatchR
         blended=selection.blend,
         template=selection.name,
         format=selection.format,
+        embed_record=not replay.no_metadata,
+        keep_metadata=replay.keep_metadata,
+        index=not resume.no_index,
+        retry_failed=resume.retry_failed,
+        other_settings={"background": inputs.background},
         **settings,
     )
 

@@ -57,13 +57,13 @@ def no_painting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Painter, "of", loaded)
 
 
-def contents(folder: Path) -> dict[str, bytes]:
+def read_files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 def test_help_and_missing_files_load_neither_torch_nor_gradio() -> None:
-    done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False, timeout=120)
+    assert process.returncode == 0, process.stderr
 
 
 def test_script_and_module_run_the_same_program() -> None:
@@ -167,20 +167,20 @@ REFUSALS = [
 def test_invalid_arguments_give_a_one_line_error_before_any_work(
     arguments: str, code: int, message: str, folder: Path, no_painting: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = contents(folder)
+    before = read_files(folder)
     assert main(["run", *arguments.split()]) == code
     out, err = capsys.readouterr()
     assert out == ""
     assert re.fullmatch(r"styler: error: [^\n]*\n", err), err
     assert message in err
-    assert contents(folder) == before
+    assert read_files(folder) == before
 
 
 def test_a_missing_device_is_an_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = contents(folder)
+    before = read_files(folder)
     assert main(["run", "photo.png", "painting.png", "--device", "cuda:99"]) == 1
     assert re.fullmatch(r"styler: error: .*GPU.*\n", capsys.readouterr().err)
-    assert contents(folder) == before
+    assert read_files(folder) == before
 
 
 def test_an_unknown_command_lists_the_available_ones(capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,7 +38,7 @@ def paint(*tokens: str) -> int:
     return main(["batch", *TINY, *tokens])
 
 
-def made(folder: Path, out: str = "out") -> set[str]:
+def list_pictures(folder: Path, out: str = "out") -> set[str]:
     """List the pictures in the folder of the results."""
     return {
         path.relative_to(folder / out).as_posix() for path in (folder / out).rglob("*.*") if ".styler" not in path.parts
@@ -53,7 +53,7 @@ def test_every_photo_is_painted_in_every_style(folder: Path, capsys: Capture) ->
     out, err = capsys.readouterr()
     names = ["a1.x.png", "a2.x.png", "sub/a1.x.png", "a1.y.png", "a2.y.png", "sub/a1.y.png"]
     assert out.splitlines() == [f"out/{name}" for name in names]
-    assert made(folder) == {*names, *INDEX}
+    assert list_pictures(folder) == {*names, *INDEX}
     assert re.fullmatch(r"styler: 6 done, 0 failed, 0 skipped in [\d.]+ s \([\d.]+ s each\)\.\n", err)
     assert images.read_image("out/sub/a1.y.png").width == 64
 
@@ -66,36 +66,36 @@ def test_batch_and_run_paint_the_same_picture(folder: Path) -> None:
 
 def test_blend_zip_format_and_names(folder: Path) -> None:
     assert paint("photos", "art", "-o", "blended", "-q", "--blend", "--format", "jpg", "--style-weights", "2,1") == 0
-    assert made(folder, "blended") - INDEX == {"a1.x+y.jpg", "a2.x+y.jpg"}
+    assert list_pictures(folder, "blended") - INDEX == {"a1.x+y.jpg", "a2.x+y.jpg"}
     assert paint("photos", "art", "-o", "zipped", "-q", "--zip", "--name", "{style}/{content}.{ext}", "--no-index") == 0
-    assert made(folder, "zipped") == {"x/a1.png", "y/a2.png"}
+    assert list_pictures(folder, "zipped") == {"x/a1.png", "y/a2.png"}
     assert paint("photos/a1.png", "starry-night", "-o", "named", "-q", "--no-index", "--bit-depth", "16") == 0
-    assert made(folder, "named") == {"a1.starry-night.png"}
+    assert list_pictures(folder, "named") == {"a1.starry-night.png"}
 
 
 def test_style_statistics_are_computed_once_per_scale_for_all_photos(
     folder: Path, monkeypatch: pytest.MonkeyPatch, painter: Painter
 ) -> None:
-    asked: list[Options] = []
+    loaded: list[Options] = []
     computed: list[object] = []
     real = targets.StyleCache.get_moments
 
     def of(options: Options, _weights: object) -> Painter:
-        asked.append(options)
+        loaded.append(options)
         return painter
 
-    def statistics(self: targets.StyleCache, *given: Any) -> Any:
+    def statistics(self: targets.StyleCache, *args: Any) -> Any:
         before = len(self._moments)
-        found = real(self, *given)
-        computed.extend([given[2]] * (len(self._moments) - before))
-        return found
+        result = real(self, *args)
+        computed.extend([args[2]] * (len(self._moments) - before))
+        return result
 
     monkeypatch.setattr(Painter, "of", of)
     monkeypatch.setattr(targets.StyleCache, "get_moments", statistics)
     assert main(["batch", "photos", "art", "-r", "-o", "out", "-q", "--size", "128", "--iterations", "2"]) == 0
-    assert len(asked) == 1
+    assert len(loaded) == 1
     assert computed == [(64, 48), (64, 48)], "one scale, two styles, whatever the number of photos"
-    asked.clear()
+    loaded.clear()
     two = [
         "batch",
         "photos",
@@ -271,9 +271,9 @@ def test_the_index_shows_content_style_and_result(folder: Path) -> None:
     (folder / "photos" / "bad.png").write_text("no picture")
     assert paint("photos", "art/x.png", "-o", "out", "-q") == 3
     page = (folder / "out" / "index.html").read_text(encoding="utf-8")
-    shown = re.findall(r'<img [^>]*src="([^"]+)"', page)
-    assert len(shown) == 9
-    assert all((folder / "out" / link).is_file() for link in shown)
+    links = re.findall(r'<img [^>]*src="([^"]+)"', page)
+    assert len(links) == 9
+    assert all((folder / "out" / link).is_file() for link in links)
     assert "<figcaption>a&lt;b&gt;&amp;.x.png</figcaption>" in page
     assert 'href="a%3Cb%3E%26.x.png"' in page
     assert "bad.x.png: Cannot read &#x27;photos/bad.png&#x27;" in page

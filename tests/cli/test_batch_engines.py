@@ -72,8 +72,8 @@ def test_a_file_url_is_a_valid_output_folder(folder: Path, capsys: Capture) -> N
 
 
 def test_a_dry_run_counts_the_workers_and_opens_urls(folder: Path, capsys: Capture) -> None:
-    asked = ["batch", f"file://{folder}/photos", "x.png", "-o", "out", *TINY, "--dry-run", "--devices", "cpu,cpu"]
-    assert main(asked) == 0
+    tokens = ["batch", f"file://{folder}/photos", "x.png", "-o", "out", *TINY, "--dry-run", "--devices", "cpu,cpu"]
+    assert main(tokens) == 0
     page = capsys.readouterr().out
     assert "if all are like the first one, with 2 workers" in page
     assert f"'file://{folder}/photos/a.png' × 'x.png' → 'out/a.x.png'" in page

@@ -43,16 +43,16 @@ def paint(*tokens: str) -> int:
     return main(["batch", "photos", "x.png", "-o", "out", *TINY, *tokens])
 
 
-def manifest_lines() -> list[dict[str, Any]]:
+def read_manifest_lines() -> list[dict[str, Any]]:
     return [json.loads(line) for line in manifest.locate_manifest(Path("out")).read_text().splitlines()]
 
 
-def states() -> dict[str, str]:
-    return {line["output"]: line["state"] for line in manifest_lines() if "output" in line}
+def read_states() -> dict[str, str]:
+    return {line["output"]: line["state"] for line in read_manifest_lines() if "output" in line}
 
 
-def errors() -> list[str]:
-    return [line["error"] for line in manifest_lines() if line["state"] == "failed"]
+def read_errors() -> list[str]:
+    return [line["error"] for line in read_manifest_lines() if line["state"] == "failed"]
 
 
 def test_unreadable_inputs_fail_and_the_others_are_painted(folder: Path, capsys: Capture) -> None:
@@ -63,16 +63,16 @@ def test_unreadable_inputs_fail_and_the_others_are_painted(folder: Path, capsys:
     assert paint("--follow-symlinks") == 3
     out, err = capsys.readouterr()
     assert out.split("out/")[1:] == ["a.x.png\n", "c.x.png\n", "new\nline.x.png\n"]
-    assert [sentence.split(": ", 1) for sentence in errors()] == [
+    assert [sentence.split(": ", 1) for sentence in read_errors()] == [
         ["Cannot read 'photos/b.png'", "its PNG data ends too early; download or copy it again."],
-        ["Cannot read 'photos/bomb.png'", errors()[1].split(": ", 1)[1]],
+        ["Cannot read 'photos/bomb.png'", read_errors()[1].split(": ", 1)[1]],
         [
             "Cannot read 'photos/gone.png'",
             f"it is a link to '{folder}/nowhere.png', which does not exist; correct the link.",
         ],
     ]
-    assert "20000 × 15000 px, more than the limit of 250 megapixels; make it smaller" in errors()[1]
-    assert [line.removeprefix("styler: error: ") for line in err.splitlines()] == errors()
+    assert "20000 × 15000 px, more than the limit of 250 megapixels; make it smaller" in read_errors()[1]
+    assert [line.removeprefix("styler: error: ") for line in err.splitlines()] == read_errors()
 
 
 def test_failures_are_retried_only_on_request_or_after_a_change(folder: Path, capsys: Capture) -> None:
@@ -83,14 +83,14 @@ def test_failures_are_retried_only_on_request_or_after_a_change(folder: Path, ca
     err = capsys.readouterr().err
     assert re.search(r"^styler: 2 done, 1 failed, 0 skipped in [\d.]+ s \([\d.]+ s each\)\.$", err, re.MULTILINE)
     assert "styler: failed: b.x.png: Cannot read 'photos/b.png': it is empty; download or copy it again." in err
-    lines = len(manifest_lines())
+    lines = len(read_manifest_lines())
     assert main(args) == 3
     err = capsys.readouterr().err
     assert "0 done, 1 failed, 2 skipped" in err
     assert "1 failure is from an earlier run; retry with --retry-failed." in err
-    assert len(manifest_lines()) == lines
+    assert len(read_manifest_lines()) == lines
     assert main([*args, "--retry-failed"]) == 3
-    assert len(errors()) == 2
+    assert len(read_errors()) == 2
     (folder / "photos" / "b.png").write_bytes(whole)
     capsys.readouterr()
     assert main(args) == 0
@@ -102,13 +102,13 @@ def test_the_limit_of_failures_ends_the_batch(flags: list[str], tried: int, fold
     for name in ("a", "b", "c"):
         (folder / "photos" / f"{name}.png").write_text("no picture")
     assert main(["batch", "photos", "x.png", "-o", "out", *TINY[:-1], *flags]) == 3
-    assert len(errors()) == tried
+    assert len(read_errors()) == tried
     assert f"Stopped because of failures; {3 - tried} left. Run the same command again to resume." in (
         capsys.readouterr().err
     )
 
 
-def failing(
+def make_paintings_fail(
     painter: Painter, monkeypatch: pytest.MonkeyPatch, fails: Callable[[Options], Exception | None]
 ) -> list[Options]:
     """Make paintings fail, and return the options of all attempts."""
@@ -129,15 +129,15 @@ def test_out_of_memory_is_retried_with_checkpointing(
     folder: Path, painter: Painter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short = OutOfMemory("A picture of 64×48 needs more; take --size 32.")
-    tried = failing(painter, monkeypatch, lambda options: short if options.checkpoint != "on" else None)
+    tried = make_paintings_fail(painter, monkeypatch, lambda options: short if options.checkpoint != "on" else None)
     assert paint() == 0
     assert [options.checkpoint for options in tried] == ["auto", "on"] * 3
 
 
 def test_a_second_failure_is_recorded(folder: Path, painter: Painter, monkeypatch: pytest.MonkeyPatch) -> None:
-    tried = failing(painter, monkeypatch, lambda _options: OutOfMemory("It is too large; take --size 32."))
+    tried = make_paintings_fail(painter, monkeypatch, lambda _options: OutOfMemory("It is too large; take --size 32."))
     assert paint() == 3
-    assert errors() == ["It is too large; take --size 32."] * 3
+    assert read_errors() == ["It is too large; take --size 32."] * 3
     assert len(tried) == 6
 
 
@@ -145,19 +145,19 @@ def test_a_nan_loss_is_retried_in_full_precision(
     folder: Path, painter: Painter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nan = DeviceError("The loss was not a number at any step; try --precision fp32.")
-    tried = failing(painter, monkeypatch, lambda options: nan if options.precision == "bf16" else None)
+    tried = make_paintings_fail(painter, monkeypatch, lambda options: nan if options.precision == "bf16" else None)
     assert paint("--precision", "bf16") == 0
     assert [options.precision for options in tried] == ["bf16", "fp32"] * 3
 
 
 def test_a_bug_fails_one_picture(folder: Path, painter: Painter, monkeypatch: pytest.MonkeyPatch) -> None:
     left = [ValueError("odd"), None, None]
-    failing(painter, monkeypatch, lambda _options: left.pop(0))
+    make_paintings_fail(painter, monkeypatch, lambda _options: left.pop(0))
     assert paint() == 3
-    assert errors() == [
+    assert read_errors() == [
         "ValueError: odd. This is a bug in styler; paint 'a.png' by itself with 'styler run --debug' to see where."
     ]
-    assert states() == {"a.x.png": "failed", "b.x.png": "done", "c.x.png": "done"}
+    assert read_states() == {"a.x.png": "failed", "b.x.png": "done", "c.x.png": "done"}
 
 
 def test_on_a_full_disk_the_picture_is_saved_elsewhere(
@@ -173,12 +173,12 @@ def test_on_a_full_disk_the_picture_is_saved_elsewhere(
 
     monkeypatch.setattr(files, "_write_beside", write)
     assert paint() == 3
-    assert errors() == [
+    assert read_errors() == [
         "Cannot write 'out/b.x.png': the disk is full; make room or choose another folder; the picture was saved as "
         f"'{spare}/b.x.png'."
     ]
     assert images.read_image(spare / "b.x.png").width == 64
-    assert states()["c.x.png"] == "done"
+    assert read_states()["c.x.png"] == "done"
     monkeypatch.undo()
     monkeypatch.chdir(folder)
 
@@ -197,7 +197,7 @@ def test_an_unwritable_manifest_ends_the_batch(folder: Path, monkeypatch: pytest
     assert paint("--no-index") == 1
     err = capsys.readouterr().err
     assert "Cannot write the manifest 'out/.styler/manifest.jsonl' (No space left on device); make room" in err
-    assert states() == {"a.x.png": "done"}
+    assert read_states() == {"a.x.png": "done"}
     monkeypatch.undo()
     monkeypatch.chdir(folder)
 
@@ -210,7 +210,7 @@ def test_an_incomplete_last_line_is_ignored(folder: Path, capsys: Capture) -> No
     capsys.readouterr()
     assert paint("--no-index") == 0
     assert capsys.readouterr().out == ""
-    assert states() == dict.fromkeys(("a.x.png", "b.x.png", "c.x.png"), "done")
+    assert read_states() == dict.fromkeys(("a.x.png", "b.x.png", "c.x.png"), "done")
     assert file.read_bytes().startswith(whole[: whole.rindex(b"\n", 0, -1) + 1])
 
 
@@ -286,7 +286,7 @@ def test_the_first_signal_discards_the_picture_in_progress(
     assert out == "out/a.x.png\n"
     assert "styler: 1 done, 0 failed, 0 skipped" in err
     assert "styler: Stopped; 2 left. Run the same command again to resume." in err
-    assert states() == {"a.x.png": "done"}
+    assert read_states() == {"a.x.png": "done"}
     assert (folder / "out" / "index.html").is_file()
     assert paint() == 0
     assert capsys.readouterr().out == "out/b.x.png\nout/c.x.png\n"
@@ -306,7 +306,7 @@ def test_the_second_signal_stops_at_once(
         <= {".styler", "a.x.png", "b.x.png"}
     )
     assert paint() == 0
-    assert set(states().values()) == {"done"}
+    assert set(read_states().values()) == {"done"}
 
 
 def test_the_manifest_records_every_version_of_the_index(folder: Path, capsys: Capture) -> None:
@@ -316,5 +316,5 @@ def test_the_manifest_records_every_version_of_the_index(folder: Path, capsys: C
     assert paint() == 0
     second = (folder / "out" / "index.html").read_bytes()
     assert first != second
-    recorded = [line["files"]["index.html"] for line in manifest_lines() if "index.html" in line.get("files", {})]
+    recorded = [line["files"]["index.html"] for line in read_manifest_lines() if "index.html" in line.get("files", {})]
     assert recorded[-1] == hashlib.sha256(second).hexdigest()

@@ -45,7 +45,7 @@ def paint(*tokens: str) -> int:
     return main(["run", "-q", *TINY, *tokens])
 
 
-def again(source: str, output: str, *tokens: str) -> int:
+def replay(source: str, output: str, *tokens: str) -> int:
     inputs = [token for token in tokens if token.endswith(".png")]
     return main(
         ["run", "--from", source, *(inputs or ["holiday.png", "monet.png"]), "--device", "cpu", "-o", output]
@@ -53,7 +53,7 @@ def again(source: str, output: str, *tokens: str) -> int:
     )
 
 
-def same(one: str, other: str) -> bool:
+def are_equal(one: str, other: str) -> bool:
     return np.array_equal(images.read_image(one).pixels, images.read_image(other).pixels)
 
 
@@ -63,7 +63,7 @@ def test_every_format_stores_the_settings_but_no_names(name: str, folder: Path) 
     record = provenance.read_record(name)
     assert record["options"]["iterations"] == 4
     assert [record["content"], *record["styles"], record["init"]] == [
-        images.read_image(given).sha256 for given in ("holiday.png", "monet.png", "other.png")
+        images.read_image(args).sha256 for args in ("holiday.png", "monet.png", "other.png")
     ]
     data = (folder / name).read_bytes()
     words = ["holiday", "monet", "other", str(folder), folder.name, "Ada Lovelace", "Kodak"]
@@ -88,10 +88,10 @@ def test_a_replay_of_the_same_inputs_gives_the_same_pixels(name: str, folder: Pa
     settings = ["--seed", "7", "--look", "gatys", "--strength", "63.7", "--threads", "1"]
     assert paint("holiday.png", "monet.png", "other.png", "--style-weights", "1,3", *settings, "-o", name) == 0
     capsys.readouterr()
-    assert again(name, f"again-{name}", "holiday.png", "monet.png", "other.png", "-q") == 0
+    assert replay(name, f"again-{name}", "holiday.png", "monet.png", "other.png", "-q") == 0
     out, err = capsys.readouterr()
     assert (out, err) == (f"again-{name}\n", "")
-    assert same(name, f"again-{name}")
+    assert are_equal(name, f"again-{name}")
     first, second = provenance.read_record(name), provenance.read_record(f"again-{name}")
     assert first["options"] == second["options"]
     assert first["schedule"] == second["schedule"]
@@ -103,11 +103,11 @@ def test_a_replay_of_the_same_inputs_gives_the_same_pixels(name: str, folder: Pa
 )
 def test_a_replay_gives_the_same_pixels_for_any_preset_or_look(flags: str, folder: Path) -> None:
     assert paint("holiday.png", "monet.png", *flags.split(), "-o", "a.png") == 0
-    assert again("a.png", "b.png") == 0
-    assert same("a.png", "b.png")
+    assert replay("a.png", "b.png") == 0
+    assert are_equal("a.png", "b.png")
     if "--look" in flags:  # no flag of the plan: message again, it changes nothing
-        assert again("a.png", "c.png", *flags.removeprefix("--preset fine ").split()) == 0
-        assert same("a.png", "c.png")
+        assert replay("a.png", "c.png", *flags.removeprefix("--preset fine ").split()) == 0
+        assert are_equal("a.png", "c.png")
 
 
 def test_inspect_reads_standard_input(folder: Path, capsys: Capture) -> None:
@@ -115,67 +115,69 @@ def test_inspect_reads_standard_input(folder: Path, capsys: Capture) -> None:
     assert main(["inspect", "a.png"]) == 0
     named = capsys.readouterr().out.split("\n", 1)[1]
     command = [sys.executable, "-m", "styler", "inspect", "-"]
-    done = subprocess.run(command, input=(folder / "a.png").read_bytes(), capture_output=True, check=True, timeout=60)
-    assert named == done.stdout.decode()
-    done = subprocess.run(command, input=b"<html>", capture_output=True, check=False, timeout=60)
-    assert done.returncode == 1
-    assert b"Cannot read 'standard input': it is a web page" in done.stderr
+    process = subprocess.run(
+        command, input=(folder / "a.png").read_bytes(), capture_output=True, check=True, timeout=60
+    )
+    assert named == process.stdout.decode()
+    process = subprocess.run(command, input=b"<html>", capture_output=True, check=False, timeout=60)
+    assert process.returncode == 1
+    assert b"Cannot read 'standard input': it is a web page" in process.stderr
 
 
 def test_the_printed_command_gives_the_same_pixels(folder: Path, capsys: Capture) -> None:
     assert paint("holiday.png", "monet.png", "--strength", "63.7", "--distance", "gram", "-o", "a.png") == 0
     capsys.readouterr()
     assert main(["inspect", "a.png"]) == 0
-    found = re.search(r"Command:\n  styler (.*)", capsys.readouterr().out)
-    assert found
+    match = re.search(r"Command:\n  styler (.*)", capsys.readouterr().out)
+    assert match
     names = {"CONTENT": "holiday.png", "STYLE": "monet.png"}
-    assert main([*(names.get(word, word) for word in found[1].split()), "-o", "b.png"]) == 0
-    assert same("a.png", "b.png")
+    assert main([*(names.get(word, word) for word in match[1].split()), "-o", "b.png"]) == 0
+    assert are_equal("a.png", "b.png")
 
 
 def test_flags_override_the_record_and_can_replace_its_schedule(folder: Path) -> None:
     assert paint("holiday.png", "monet.png", "-o", "a.png") == 0
     first = provenance.read_record("a.png")
-    assert again("a.png", "b.png", "--strength", "80", "--seed", "9", "-q") == 0
+    assert replay("a.png", "b.png", "--strength", "80", "--seed", "9", "-q") == 0
     second = provenance.read_record("b.png")
     assert second["schedule"] == first["schedule"]
     assert second["options"] == {**first["options"], "strength": 80, "seed": 9, "threads": first["threads"]}
-    assert not same("a.png", "b.png")
-    assert again("a.png", "c.png", "--iterations", "2", "-q") == 0
+    assert not are_equal("a.png", "b.png")
+    assert replay("a.png", "c.png", "--iterations", "2", "-q") == 0
     assert [scale["iterations"] for scale in provenance.read_record("c.png")["schedule"]] == [2, 2]
-    assert again("a.png", "d.png", "--size", "96", "--preset", "draft", "-q") == 0
+    assert replay("a.png", "d.png", "--size", "96", "--preset", "draft", "-q") == 0
     assert (provenance.read_record("d.png")["width"], provenance.read_record("d.png")["options"]["iterations"]) == (
         96,
         20,
     )
-    assert again("a.png", "e.png", "--strength", "0", "-q") == 0
+    assert replay("a.png", "e.png", "--strength", "0", "-q") == 0
     assert provenance.read_record("e.png")["schedule"] == []
-    assert again("e.png", "f.png", "--strength", "50", "-q") == 0
-    assert same("a.png", "f.png"), "there was no plan to repeat, so it is made"
+    assert replay("e.png", "f.png", "--strength", "50", "-q") == 0
+    assert are_equal("a.png", "f.png"), "there was no plan to repeat, so it is made"
 
 
 def test_changed_inputs_give_a_warning(folder: Path, capsys: Capture) -> None:
     assert paint("holiday.png", "monet.png", "-o", "a.png") == 0
-    assert again("a.png", "b.png") == 0
+    assert replay("a.png", "b.png") == 0
     assert "warning" not in capsys.readouterr().err
-    assert again("a.png", "c.png", "other.png", "monet.png") == 0
+    assert replay("a.png", "c.png", "other.png", "monet.png") == 0
     assert "styler: warning: The content differs from the recorded file.\n" in capsys.readouterr().err
-    assert again("a.png", "d.png", "other.png", "monet.png", "-q") == 0
+    assert replay("a.png", "d.png", "other.png", "monet.png", "-q") == 0
     assert capsys.readouterr().err == ""
 
 
 def test_a_different_machine_gives_a_note(folder: Path, capsys: Capture) -> None:
     assert paint("holiday.png", "monet.png", "--threads", "1", "-o", "a.png") == 0
-    assert again("a.png", "b.png", "--threads", "2") == 0
+    assert replay("a.png", "b.png", "--threads", "2") == 0
     assert "styler: note: The number of threads is 2; 1 was recorded.\n" in capsys.readouterr().err
 
 
 def test_an_init_file_must_be_given_again(folder: Path, capsys: Capture) -> None:
     assert paint("holiday.png", "monet.png", "--init", "other.png", "-o", "a.png") == 0
-    assert again("a.png", "b.png") == 2
+    assert replay("a.png", "b.png") == 2
     assert "was started from a picture file; give that file with --init FILE." in capsys.readouterr().err
     assert main(["run", "--from", "a.png", "holiday.png", "monet.png", "--init", "other.png", "-o", "b.png"]) == 0
-    assert same("a.png", "b.png")
+    assert are_equal("a.png", "b.png")
     assert main(["run", "--from", "a.png", "holiday.png", "monet.png", "--init", "monet.png", "-o", "c.png"]) == 0
     assert "The picture given with --init differs from the recorded file." in capsys.readouterr().err
 
@@ -183,15 +185,15 @@ def test_an_init_file_must_be_given_again(folder: Path, capsys: Capture) -> None
 def test_a_stopped_run_is_replayed_exactly(folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Painter.stream
 
-    def stopping(*given: object) -> object:
+    def stop_at_six(*args: object) -> object:
         progress: Progress
-        for progress in real(*given):  # type: ignore[arg-type]
+        for progress in real(*args):  # type: ignore[arg-type]
             if progress.total_iterations == 6:
-                given[4].set()  # type: ignore[attr-defined]
+                args[4].set()  # type: ignore[attr-defined]
             yield progress
 
     with monkeypatch.context() as patch:
-        patch.setattr(Painter, "stream", stopping)
+        patch.setattr(Painter, "stream", stop_at_six)
         paint("holiday.png", "monet.png", "--taper", "1.5", "--optimizer", "mixed", "-o", "a.png")
     record = provenance.read_record("a.partial.png")
     assert record["stopped"]
@@ -206,14 +208,14 @@ def test_a_stopped_run_is_replayed_exactly(folder: Path, capsys: Capture, monkey
     }
     capsys.readouterr()
     assert main(["inspect", "a.partial.png"]) == 0
-    shown = capsys.readouterr().out
-    assert "stopped before it was finished" in shown
-    assert "2 of 6 iterations of Adam" in shown
-    assert again("a.partial.png", "b.png") == 0
+    text = capsys.readouterr().out
+    assert "stopped before it was finished" in text
+    assert "2 of 6 iterations of Adam" in text
+    assert replay("a.partial.png", "b.png") == 0
     assert "The recorded run was stopped and is replayed up to that point" in capsys.readouterr().err
-    assert same("a.partial.png", "b.png")
+    assert are_equal("a.partial.png", "b.png")
     assert not provenance.read_record("b.png")["stopped"]
-    assert again("a.partial.png", "c.png", "--iterations", "4") == 0
+    assert replay("a.partial.png", "c.png", "--iterations", "4") == 0
     assert "stopped" not in capsys.readouterr().err
     assert provenance.read_record("c.png")["schedule"][-1]["iterations"] == 6
 
@@ -223,7 +225,7 @@ def test_inspect_prints_text_and_json(capsys: Capture) -> None:
     assert paint("holiday.png", "monet.png", "--preset", "draft", "-o", "a.png") == 0
     capsys.readouterr()
     assert main(["inspect", "a.png"]) == 0
-    shown, err = capsys.readouterr()
+    text, err = capsys.readouterr()
     assert err == ""
     for wanted in (
         "64×64, made by styler ",
@@ -231,8 +233,8 @@ def test_inspect_prints_text_and_json(capsys: Capture) -> None:
         "32×32  ",
         images.read_image("holiday.png").sha256,
     ):
-        assert wanted in shown
-    assert "  styler run CONTENT STYLE --size 64 --preset draft --iterations 4 --first-size 32 --device cpu\n" in shown
+        assert wanted in text
+    assert "  styler run CONTENT STYLE --size 64 --preset draft --iterations 4 --first-size 32 --device cpu\n" in text
     assert main(["inspect", "a.png", "--json"]) == 0
     out, err = capsys.readouterr()
     assert (json.loads(out), err) == (provenance.read_record("a.png"), "")
@@ -241,10 +243,10 @@ def test_inspect_prints_text_and_json(capsys: Capture) -> None:
 
 def test_inspect_loads_no_torch(folder: Path) -> None:
     assert paint("holiday.png", "monet.png", "-o", "a.png") == 0
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", PROBE, "a.png"], capture_output=True, text=True, check=False, timeout=120
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
 
 
 @pytest.mark.parametrize(

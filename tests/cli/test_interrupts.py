@@ -69,7 +69,7 @@ def signals_at(painter: Painter, monkeypatch: pytest.MonkeyPatch) -> SignalsAt:
     return arrange
 
 
-def names(folder: Path) -> set[str]:
+def list_names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
@@ -90,7 +90,7 @@ def test_a_signal_saves_the_best_picture_so_far(number: signal.Signals, code: in
     assert re.fullmatch(
         r"styler: Stopped at iteration \d+ of 100000 at 64×48; saved as 'photo.painting.partial.png'\.", last
     )
-    assert names(folder) == {*INPUTS, "photo.painting.partial.png"}
+    assert list_names(folder) == {*INPUTS, "photo.painting.partial.png"}
     assert images.read_image(folder / "photo.painting.partial.png").width == 64
 
 
@@ -102,7 +102,7 @@ def test_the_first_signal_saves_the_picture_beside_the_output(
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     assert main([*RUN, "-q", "-o", "out.jpg"]) == 130
     assert capsys.readouterr() == ("", "styler: Stopped at iteration 3 of 5 at 64×48; saved as 'out.partial-2.png'.\n")
-    assert names(folder) == {*INPUTS, "out.partial.png", "out.partial-2.png"}
+    assert list_names(folder) == {*INPUTS, "out.partial.png", "out.partial-2.png"}
     assert (folder / "out.partial.png").read_bytes() == b"of an earlier run"
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
@@ -114,7 +114,7 @@ def test_the_second_signal_stops_at_once(
     signals_at(arrivals)
     assert main([*RUN, "-q"]) == 130
     assert capsys.readouterr() == ("", "styler: Interrupted.\n")
-    assert names(folder) == INPUTS
+    assert list_names(folder) == INPUTS
 
 
 def test_a_second_signal_during_writing_leaves_no_incomplete_file(
@@ -123,7 +123,7 @@ def test_a_second_signal_during_writing_leaves_no_incomplete_file(
     signals_at({2: [signal.SIGINT]})
     monkeypatch.setattr(os, "fsync", lambda _file: signal.raise_signal(signal.SIGTERM))
     assert main([*RUN, "-q"]) == 143
-    assert names(folder) == INPUTS
+    assert list_names(folder) == INPUTS
 
 
 def test_a_signal_after_the_last_iteration_keeps_the_picture(
@@ -148,7 +148,7 @@ def test_a_signal_before_the_first_iteration_writes_nothing(
     signals_at({0: [signal.SIGINT]})
     assert main([*RUN, "-q"]) == 130
     assert capsys.readouterr() == ("", "styler: Stopped before the first iteration; nothing was written.\n")
-    assert names(folder) == INPUTS
+    assert list_names(folder) == INPUTS
 
 
 @pytest.mark.parametrize("fate", ["raised", "replaced", "swallowed"])
@@ -168,7 +168,7 @@ def test_a_signal_during_loading_ends_at_once(
     monkeypatch.setattr(Painter, "of", loading)
     assert main([*RUN, "-q"]) == 143
     assert capsys.readouterr() == ("", "styler: Terminated.\n")
-    assert names(folder) == INPUTS
+    assert list_names(folder) == INPUTS
 
 
 def test_ignored_signals_stay_ignored(restore_sigint: None) -> None:

@@ -58,11 +58,11 @@ def folder(tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypat
     return folder
 
 
-def names(folder: Path) -> set[str]:
+def list_names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def locks(folder: Path) -> list[Path]:
+def list_locks(folder: Path) -> list[Path]:
     return [path for path in (folder.parent / "cache").rglob("*") if path.is_file()]
 
 
@@ -86,18 +86,18 @@ def test_files_are_old_or_new_whenever_a_signal_arrives(
     old = (folder / "old.png").read_bytes()
     listed = ",".join(str(int(number)) for number in numbers)
     command = [sys.executable, "-c", PROGRAM, moment, listed, *RUN, "-q", "-o", "old.png", "--overwrite"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
-    assert done.returncode == code, done.stderr
-    found = (folder / "old.png").read_bytes()
-    assert (images.read_image(found).width == 64) if "new" in after else (found == old)
-    temporary = names(folder) - INPUTS - {"old.png"}
+    process = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    assert process.returncode == code, process.stderr
+    data = (folder / "old.png").read_bytes()
+    assert (images.read_image(data).width == 64) if "new" in after else (data == old)
+    temporary = list_names(folder) - INPUTS - {"old.png"}
     assert len(temporary) == ("temporary" in after)
     assert all(re.fullmatch(r"\.styler-[0-9a-f]+\.tmp", name) for name in temporary)
-    assert bool(locks(folder)) == ("lock" in after)
+    assert bool(list_locks(folder)) == ("lock" in after)
     if code == -KILL:  # the next run in that folder removes it
         assert main([*RUN, "-q", "-o", "old.png", "--overwrite"]) == 0
-        assert names(folder) == {*INPUTS, "old.png"}
-        assert locks(folder) == []
+        assert list_names(folder) == {*INPUTS, "old.png"}
+        assert list_locks(folder) == []
 
 
 def test_a_second_run_names_the_process_that_is_writing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,5 +110,5 @@ def test_a_second_run_names_the_process_that_is_writing(folder: Path, capsys: py
         first.terminate()
         first.communicate(timeout=100)
         assert first.returncode == 143
-    assert names(folder) == {*INPUTS, "old.png", "out.partial.png"}
-    assert locks(folder) == []
+    assert list_names(folder) == {*INPUTS, "old.png", "out.partial.png"}
+    assert list_locks(folder) == []

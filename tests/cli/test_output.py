@@ -60,16 +60,16 @@ def paint(*tokens: str, with_: list[str] = TINY) -> int:
     return main(["run", *with_, *tokens])
 
 
-def names(folder: Path) -> set[str]:
+def list_names(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def kind_of(source: str | io.BytesIO) -> str | None:
+def read_format(source: str | io.BytesIO) -> str | None:
     with Image.open(source) as image:
         return image.format
 
 
-def left(folder: Path) -> set[str]:
+def list_leftovers(folder: Path) -> set[str]:
     """Files outside the working folder."""
     return {path.name for path in folder.parent.rglob("*") if path.is_file() and folder not in path.parents}
 
@@ -82,7 +82,7 @@ def error(capsys: Capture) -> str:
 
 
 def test_standard_output_gets_only_the_picture(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = names(folder)
+    before = list_names(folder)
     for flag in (["-o", "-"], ["--output", "-"], ["--output=-"]):
         out = Stream()
         monkeypatch.setattr(sys, "stdout", out)
@@ -90,7 +90,7 @@ def test_standard_output_gets_only_the_picture(folder: Path, monkeypatch: pytest
         assert out.getvalue() == ""
         assert images.read_image(out.bytes.getvalue()).width == 64
         assert Image.open(io.BytesIO(out.bytes.getvalue())).format == "PNG"
-    assert names(folder) == before
+    assert list_names(folder) == before
 
 
 def test_a_picture_is_read_from_standard_input(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
@@ -103,7 +103,7 @@ def test_a_picture_is_read_from_standard_input(folder: Path, monkeypatch: pytest
     monkeypatch.setattr(sys, "stdin", Stream(b"<html>"))
     assert paint("-", "painting.png") == 1
     assert "Cannot read 'standard input': it is a web page" in capsys.readouterr().err
-    assert names(folder) == {"photo.png", "painting.png", "a.png", "stdin.painting.png"}
+    assert list_names(folder) == {"photo.png", "painting.png", "a.png", "stdin.painting.png"}
 
 
 STREAMS = [
@@ -137,22 +137,22 @@ def test_a_closed_standard_input_is_an_error(monkeypatch: pytest.MonkeyPatch, ca
     assert "it is closed" in error(capsys)
 
 
-@pytest.mark.parametrize("asked", ["album", "album/", "new/deep/"])
-def test_a_folder_as_output_gets_the_default_name(asked: str, folder: Path, capsys: Capture) -> None:
+@pytest.mark.parametrize("destination", ["album", "album/", "new/deep/"])
+def test_a_folder_as_output_gets_the_default_name(destination: str, folder: Path, capsys: Capture) -> None:
     (folder / "album").mkdir()
     for name in ("photo.painting.png", "photo.painting-2.png"):
-        assert paint("photo.png", "painting.png", "-o", asked) == 0
-        assert capsys.readouterr().out == f"{Path(asked) / name}\n"
-        assert (folder / asked / name).is_file()
+        assert paint("photo.png", "painting.png", "-o", destination) == 0
+        assert capsys.readouterr().out == f"{Path(destination) / name}\n"
+        assert (folder / destination / name).is_file()
 
 
 def test_a_name_can_have_fields(folder: Path, capsys: Capture) -> None:
-    asked = "made/{style}/{content}-{seed}{{}}.{ext}"
-    assert paint("photo.png", "painting.png", "photo.png", "--seed", "7", "-o", asked) == 0
+    destination = "made/{style}/{content}-{seed}{{}}.{ext}"
+    assert paint("photo.png", "painting.png", "photo.png", "--seed", "7", "-o", destination) == 0
     assert capsys.readouterr().out == "made/painting+photo/photo-7{}.png\n"
     assert paint("photo.png", "painting.png", "--format", "jpg", "-o", "{content}.{ext}") == 0
     assert capsys.readouterr().out == "photo.jpg\n"
-    assert kind_of("photo.jpg") == "JPEG"
+    assert read_format("photo.jpg") == "JPEG"
     for wrong in ("{contents}.png", "{}.png", "{seed:03}.png"):
         assert paint("photo.png", "painting.png", "-o", wrong) == 2
         assert f"no field {wrong.removesuffix('.png')}; it can have {{content}}, {{style}}, {{seed}}, {{ext}}" in (
@@ -168,14 +168,14 @@ def test_format_applies_to_outputs_without_a_name(
     extension: str, kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     (folder / "album").mkdir()
-    for asked, name in (([], "photo.painting"), (["-o", "album"], "album/photo.painting")):
-        assert paint("photo.png", "painting.png", "--format", extension, *asked) == 0
+    for destination, name in (([], "photo.painting"), (["-o", "album"], "album/photo.painting")):
+        assert paint("photo.png", "painting.png", "--format", extension, *destination) == 0
         assert capsys.readouterr().out == f"{Path(name)}.{extension}\n"
-        assert kind_of(f"{name}.{extension}") == kind
+        assert read_format(f"{name}.{extension}") == kind
     out = Stream()
     monkeypatch.setattr(sys, "stdout", out)
     assert paint("photo.png", "painting.png", "--format", extension, "-o", "-") == 0
-    assert kind_of(out.bytes) == kind
+    assert read_format(out.bytes) == kind
 
 
 def test_jpg_and_jpeg_are_the_same_format() -> None:
@@ -190,12 +190,12 @@ def test_16_bits_keep_every_tone_at_strength_0(name: str, folder: Path) -> None:
         (folder / "deep.png").write_bytes(imagecodecs.png_encode(stored))
         assert paint("deep.png", "painting.png", "-o", name, "--bit-depth", "16", "--overwrite", with_=SAME) == 0
         data = (folder / name).read_bytes()
-        found = imagecodecs.png_decode(data) if name == "a.png" else imagecodecs.imread(folder / name)
-        assert found.dtype == np.uint16
-        assert np.array_equal(found, stored if stored.ndim == 3 else np.repeat(stored[..., None], 3, -1))
+        result = imagecodecs.png_decode(data) if name == "a.png" else imagecodecs.imread(folder / name)
+        assert result.dtype == np.uint16
+        assert np.array_equal(result, stored if stored.ndim == 3 else np.repeat(stored[..., None], 3, -1))
         assert paint("deep.png", "painting.png", "-o", "b.png", "--overwrite", with_=SAME) == 0
         eight = np.asarray(Image.open("b.png"), np.float64) / 255
-        assert np.abs(eight - found / 65535).max() <= 0.5 / 255 + 1e-9
+        assert np.abs(eight - result / 65535).max() <= 0.5 / 255 + 1e-9
 
 
 def test_strength_0_returns_the_photo_bit_for_bit(painter: Painter) -> None:
@@ -248,10 +248,10 @@ def test_flags_about_pictures_are_checked_before_any_work(
     flags: str, code: int, message: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.setattr(Painter, "of", None)
-    before = names(folder)
+    before = list_names(folder)
     assert paint("photo.png", "painting.png", *flags.split()) == code
     assert message in error(capsys)
-    assert names(folder) == before
+    assert list_names(folder) == before
 
 
 def test_the_limit_of_pixels_is_inclusive() -> None:
@@ -262,13 +262,13 @@ def test_the_limit_of_pixels_is_inclusive() -> None:
 def test_on_a_full_disk_the_picture_is_saved_in_the_temporary_folder(folder: Path, capsys: Capture) -> None:
     assert paint("photo.png", "painting.png", "-o", "/dev/full") == 1
     message = error(capsys)
-    found = re.search(
+    result = re.search(
         r"the disk is full; .*; the picture was saved as '(.*/temporary/photo\.painting\.png)'\.$", message
     )
-    assert found, message
-    assert images.read_image(found[1]).width == 64
+    assert result, message
+    assert images.read_image(result[1]).width == 64
     assert Path("/dev/full").is_char_device()
-    assert names(folder) == {"photo.png", "painting.png"}
+    assert list_names(folder) == {"photo.png", "painting.png"}
 
 
 def test_an_output_created_meanwhile_does_not_lose_the_picture(
@@ -276,34 +276,34 @@ def test_an_output_created_meanwhile_does_not_lose_the_picture(
 ) -> None:
     stream = Painter.stream
 
-    def taken(*given: object) -> object:
-        for progress in stream(*given):  # type: ignore[arg-type]
+    def create_output(*args: object) -> object:
+        for progress in stream(*args):  # type: ignore[arg-type]
             (folder / "a.png").write_bytes(b"somebody was faster")
             yield progress
 
-    monkeypatch.setattr(Painter, "stream", taken)
+    monkeypatch.setattr(Painter, "stream", create_output)
     assert paint("photo.png", "painting.png", "-o", "a.png") == 1
     message = error(capsys)
     assert "it exists already" in message
     assert "the picture was saved as" in message
     assert (folder / "a.png").read_bytes() == b"somebody was faster"
-    assert left(folder) == {"a.png"}
+    assert list_leftovers(folder) == {"a.png"}
 
 
 def test_an_unwritable_temporary_folder_is_reported(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    def full(*_given: object) -> int:
+    def fail(*_given: object) -> int:
         raise OSError(28, "No space left on device")
 
     stream = Painter.stream
 
-    def filling(*given: object) -> object:
-        yield from stream(*given)  # type: ignore[arg-type]
+    def fill_disk(*args: object) -> object:
+        yield from stream(*args)  # type: ignore[arg-type]
         monkeypatch.setattr("tempfile.tempdir", "/nowhere/at/all\0")
-        monkeypatch.setattr(os, "fsync", full)
+        monkeypatch.setattr(os, "fsync", fail)
 
-    monkeypatch.setattr(Painter, "stream", filling)
+    monkeypatch.setattr(Painter, "stream", fill_disk)
     assert paint("photo.png", "painting.png", "-o", "a.png") == 1
     message = error(capsys)
     assert "the disk is full" in message
@@ -323,12 +323,14 @@ def test_a_picture_can_be_written_to_a_pipe(folder: Path) -> None:
 def test_a_second_run_with_the_same_output_is_rejected(folder: Path, capsys: Capture) -> None:
     with files.hold_output(folder / "a.png"):
         assert paint("photo.png", "painting.png", "-o", "./a.png") == 1
-        who = rf"Another run of styler \(process {os.getpid()} on .*, since [\d:]+\) is writing 'a\.png'; wait for it"
-        assert re.search(who, error(capsys))
+        pattern = (
+            rf"Another run of styler \(process {os.getpid()} on .*, since [\d:]+\) is writing 'a\.png'; wait for it"
+        )
+        assert re.search(pattern, error(capsys))
         assert paint("photo.png", "painting.png", "-o", "b.png") == 0
-        assert names(folder) == {"photo.png", "painting.png", "b.png"}
+        assert list_names(folder) == {"photo.png", "painting.png", "b.png"}
     assert paint("photo.png", "painting.png", "-o", "a.png") == 0
-    assert left(folder) == set(), "no lock is left"
+    assert list_leftovers(folder) == set(), "no lock is left"
 
 
 def test_locks_of_dead_runs_are_ignored(folder: Path) -> None:
@@ -337,7 +339,7 @@ def test_locks_of_dead_runs_are_ignored(folder: Path) -> None:
     lock.touch()
     lock.with_suffix(".txt").write_text("process 1")
     assert paint("photo.png", "painting.png", "-o", "a.png") == 0
-    assert left(folder) == set()
+    assert list_leftovers(folder) == set()
 
 
 @POSIX
@@ -350,7 +352,7 @@ def test_unavailable_locks_are_ignored(problem: Exception, folder: Path, monkeyp
 
     monkeypatch.setattr("filelock.FileLock._acquire", refuse)
     assert paint("photo.png", "painting.png", "-o", "a.png") == 0
-    assert left(folder) == set()
+    assert list_leftovers(folder) == set()
 
 
 @POSIX
@@ -374,4 +376,4 @@ def test_painting_works_without_a_lock_folder(folder: Path, monkeypatch: pytest.
     assert paint("photo.png", "painting.png", "-o", "a.png") == 0
     monkeypatch.setattr("styler.cli.files._find_lock_folder", lambda: None)
     assert paint("photo.png", "painting.png", "-o", "b.png") == 0
-    assert left(folder) == {"file"}
+    assert list_leftovers(folder) == {"file"}

@@ -41,15 +41,15 @@ def folder(tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypat
     return folder
 
 
-def state(folder: Path) -> dict[str, bytes]:
+def read_files(folder: Path) -> dict[str, bytes]:
     """Read every file in the folder of the test."""
     files = (path for path in folder.parent.rglob("*") if path.is_file() and not path.is_symlink())
     return {str(path): path.read_bytes() for path in files if os.access(path, os.R_OK)}
 
 
-def refused(capfd: Capture, folder: Path, *tokens: str) -> str:
+def reject(capfd: Capture, folder: Path, *tokens: str) -> str:
     """Run and return the error, after checking that it is one sentence and that nothing was changed."""
-    before = state(folder)
+    before = read_files(folder)
     code = main(["run", *TINY, *tokens])
     out, err = capfd.readouterr()
     assert code in {1, 2}
@@ -57,7 +57,7 @@ def refused(capfd: Capture, folder: Path, *tokens: str) -> str:
     assert re.fullmatch(r"styler: error: [^\n]+[^.]\.\n", err), err
     assert "bug in styler" not in err
     assert err.rstrip("\n").isprintable()
-    assert state(folder) == before
+    assert read_files(folder) == before
     return err
 
 
@@ -67,34 +67,34 @@ def no_painting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Painter, "of", None)
 
 
-def saved(form: str, image: Image.Image | None = None, **settings: Any) -> bytes:
+def encode(form: str, image: Image.Image | None = None, **settings: Any) -> bytes:
     stream = io.BytesIO()
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8))
     (image or noise).save(stream, form, **settings)
     return stream.getvalue()
 
 
-def chunk(name: bytes, content: bytes) -> bytes:
+def make_chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
-def claiming(side: int, data: bytes) -> bytes:
+def make_png(side: int, data: bytes) -> bytes:
     """Return a gray PNG whose header claims the given size."""
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    header = make_chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + make_chunk(b"IDAT", data) + make_chunk(b"IEND", b"")
 
 
-def bomb() -> bytes:
+def make_bomb() -> bytes:
     packer = zlib.compressobj(1)
-    return claiming(20_000, b"".join(packer.compress(bytes(20_001)) for _ in range(20_000)) + packer.flush())
+    return make_png(20_000, b"".join(packer.compress(bytes(20_001)) for _ in range(20_000)) + packer.flush())
 
 
-def much_text() -> bytes:
-    data = saved("PNG")
-    return data[:33] + chunk(b"zTXt", b"comment\0\0" + zlib.compress(bytes(80_000_000), 1)) + data[33:]
+def make_text_bomb() -> bytes:
+    data = encode("PNG")
+    return data[:33] + make_chunk(b"zTXt", b"comment\0\0" + zlib.compress(bytes(80_000_000), 1)) + data[33:]
 
 
-def tiff(value: float) -> bytes:
+def make_tiff(value: float) -> bytes:
     stored = np.zeros((48, 64, 3), np.float32)
     stored[1, 2] = value
     stream = io.BytesIO()
@@ -103,23 +103,23 @@ def tiff(value: float) -> bytes:
 
 
 FILES: dict[str, tuple[str, Callable[[], bytes], str]] = {
-    "cut jpeg": ("a.jpg", lambda: saved("JPEG")[:900], "ends too early"),
-    "cut png": ("a.png", lambda: saved("PNG")[:900], "ends too early"),
-    "cut webp": ("a.webp", lambda: saved("WEBP")[:900], "ends too early"),
+    "cut jpeg": ("a.jpg", lambda: encode("JPEG")[:900], "ends too early"),
+    "cut png": ("a.png", lambda: encode("PNG")[:900], "ends too early"),
+    "cut webp": ("a.webp", lambda: encode("WEBP")[:900], "ends too early"),
     "empty": ("a.png", lambda: b"", "it is empty"),
     "text": ("a.jpg", lambda: b"not a picture", "it is text"),
     "html": ("a.png", lambda: b"<!DOCTYPE html><title>404", "it is a web page"),
-    "bomb": ("a.png", bomb, "20000 × 20000 px"),
-    "liar": ("a.png", lambda: claiming(60_000, zlib.compress(b"\0")), "60000 × 60000 px"),
-    "much text": ("a.png", much_text, "it contains too much text"),
-    "1 × 1": ("a.png", lambda: saved("PNG", Image.new("RGB", (1, 1))), "1 × 1 px"),
-    "1 × 30000": ("a.png", lambda: saved("PNG", Image.new("RGB", (1, 30000))), "1 × 30000 px"),
+    "bomb": ("a.png", make_bomb, "20000 × 20000 px"),
+    "liar": ("a.png", lambda: make_png(60_000, zlib.compress(b"\0")), "60000 × 60000 px"),
+    "much text": ("a.png", make_text_bomb, "it contains too much text"),
+    "1 × 1": ("a.png", lambda: encode("PNG", Image.new("RGB", (1, 1))), "1 × 1 px"),
+    "1 × 30000": ("a.png", lambda: encode("PNG", Image.new("RGB", (1, 30000))), "1 × 30000 px"),
     "svg": ("a.png", lambda: b'<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
     "pdf": ("a.jpg", lambda: b"%PDF-1.7\n", "PDF"),
     "eps": ("a.png", lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\n", "PostScript"),
     "psd": ("a.png", lambda: b"8BPS\0\1" + bytes(99), "Photoshop"),
-    "nan": ("a.tif", lambda: tiff(float("nan")), "not finite"),
-    "inf": ("a.tif", lambda: tiff(float("inf")), "not finite"),
+    "nan": ("a.tif", lambda: make_tiff(float("nan")), "not finite"),
+    "inf": ("a.tif", lambda: make_tiff(float("inf")), "not finite"),
 }
 
 
@@ -129,12 +129,12 @@ def test_files_that_are_not_pictures_are_rejected(
 ) -> None:
     (folder / name).write_bytes(make())
     for tokens in ((name, "painting.png"), ("photo.png", name), ("photo.png", "painting.png", "--init", name)):
-        sentence = refused(capfd, folder, *tokens, "-o", "out.png")
+        sentence = reject(capfd, folder, *tokens, "-o", "out.png")
         assert f"Cannot read '{name}'" in sentence
         assert message in sentence
 
 
-def dangling() -> None:
+def make_dangling_link() -> None:
     Path("x.png").symlink_to("gone.png")
 
 
@@ -143,7 +143,7 @@ PLACES: dict[str, tuple[str, Callable[[], object], str]] = {
     "pipe": ("x.png", lambda: os.mkfifo("x.png"), "it is a pipe, socket or device"),
     "endless": ("/dev/zero", lambda: None, "it is a pipe, socket or device"),
     "missing": ("x.png", lambda: None, "no such file"),
-    "dangling": ("x.png", dangling, "it is a link to 'gone.png'"),
+    "dangling": ("x.png", make_dangling_link, "it is a link to 'gone.png'"),
 }
 
 
@@ -154,8 +154,8 @@ def test_paths_that_are_not_files_are_rejected(
     name: str, make: Callable[[], object], message: str, folder: Path, no_painting: None, capfd: Capture
 ) -> None:
     make()
-    assert message in refused(capfd, folder, name, "painting.png")
-    assert message in refused(capfd, folder, "photo.png", name)
+    assert message in reject(capfd, folder, name, "painting.png")
+    assert message in reject(capfd, folder, "photo.png", name)
 
 
 @POSIX
@@ -166,13 +166,13 @@ def test_missing_permission_is_an_error(
     (folder / "secret.png").chmod(0)
     real = os.open
 
-    def deny(path: Any, *given: Any, **named: Any) -> int:
+    def deny(path: Any, *args: Any, **kwargs: Any) -> int:
         if "secret" in str(path):  # the superuser may read anything, so let the system call say no
             raise PermissionError(13, "Permission denied")
-        return real(path, *given, **named)
+        return real(path, *args, **kwargs)
 
     monkeypatch.setattr(os, "open", deny)
-    assert "no permission" in refused(capfd, folder, "secret.png", "painting.png")
+    assert "no permission" in reject(capfd, folder, "secret.png", "painting.png")
 
 
 REQUESTS = [
@@ -195,7 +195,7 @@ def test_invalid_requests_are_rejected(
 ) -> None:
     (folder / "link.png").symlink_to("painting.png")
     shutil.copy("photo.png", "other.png")
-    assert message in refused(capfd, folder, "photo.png", "painting.png", *flags)
+    assert message in reject(capfd, folder, "photo.png", "painting.png", *flags)
 
 
 class Touching:
@@ -221,17 +221,17 @@ def test_modified_weights_are_rejected(
     spoil: Callable[[bytes, Path], bytes], folder: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = library.find_assets()
-    made = folder.parent / "assets"
+    assets = folder.parent / "assets"
     for name in ("weights", "contents", "styles"):
-        (made / name).mkdir(parents=True)
+        (assets / name).mkdir(parents=True)
     weights = spoil((good / "weights" / "vgg16.safetensors").read_bytes(), folder)
-    (made / "weights" / "vgg16.safetensors").write_bytes(weights)
-    monkeypatch.setattr(library, "find_assets", lambda: made)
-    assert re.search("altered|truncated", refused(capfd, folder, "photo.png", "painting.png", "-q"))
+    (assets / "weights" / "vgg16.safetensors").write_bytes(weights)
+    monkeypatch.setattr(library, "find_assets", lambda: assets)
+    assert re.search("altered|truncated", reject(capfd, folder, "photo.png", "painting.png", "-q"))
     assert not (folder / "run").exists()
 
 
-def painted(*tokens: str) -> images.Picture:
+def paint(*tokens: str) -> images.Picture:
     """Paint and return the picture, after checking that it is finite."""
     assert main(["run", *TINY, *tokens, "-o", "out.png"]) == 0
     picture = images.read_image("out.png")
@@ -239,30 +239,30 @@ def painted(*tokens: str) -> images.Picture:
     return picture
 
 
-def turned(value: int) -> bytes:
+def make_rotated(value: int) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = value
-    return saved("JPEG", exif=exif)
+    return encode("JPEG", exif=exif)
 
 
-def fax() -> bytes:
+def make_fax() -> bytes:
     """Return a damaged TIFF that can still be read, but about which libtiff prints messages."""
     noise = Image.fromarray(np.random.default_rng(0).random((64, 64)) > 0.5)
-    whole = bytearray(saved("TIFF", noise, compression="group4"))
+    whole = bytearray(encode("TIFF", noise, compression="group4"))
     whole[60:100] = b"\xa5" * 40
     return bytes(whole)
 
 
 ODD: dict[str, tuple[Callable[[], bytes], str]] = {
-    "garbage profile": (lambda: saved("JPEG", icc_profile=b"garbage" * 40), "its color profile is damaged"),
-    "orientation 99": (lambda: turned(99), ""),
-    "black": (lambda: saved("PNG", Image.new("RGB", (64, 48))), ""),
-    "one color": (lambda: saved("PNG", Image.new("RGB", (64, 48), (9, 200, 30))), ""),
-    "one gray": (lambda: saved("PNG", Image.new("L", (64, 48), 77)), ""),
-    "jpeg as png": (lambda: saved("JPEG"), ""),
-    "trailing junk": (lambda: saved("JPEG") + b"junk" * 999, ""),
-    "trailing junk in png": (lambda: saved("PNG") + b"junk" * 999, ""),
-    "animation": (lambda: saved("GIF", save_all=True, append_images=[Image.new("RGB", (64, 48))]), "more than one"),
+    "garbage profile": (lambda: encode("JPEG", icc_profile=b"garbage" * 40), "its color profile is damaged"),
+    "orientation 99": (lambda: make_rotated(99), ""),
+    "black": (lambda: encode("PNG", Image.new("RGB", (64, 48))), ""),
+    "one color": (lambda: encode("PNG", Image.new("RGB", (64, 48), (9, 200, 30))), ""),
+    "one gray": (lambda: encode("PNG", Image.new("L", (64, 48), 77)), ""),
+    "jpeg as png": (lambda: encode("JPEG"), ""),
+    "trailing junk": (lambda: encode("JPEG") + b"junk" * 999, ""),
+    "trailing junk in png": (lambda: encode("PNG") + b"junk" * 999, ""),
+    "animation": (lambda: encode("GIF", save_all=True, append_images=[Image.new("RGB", (64, 48))]), "more than one"),
 }
 
 
@@ -272,7 +272,7 @@ def test_unusual_pictures_are_painted(
 ) -> None:
     (folder / "odd.png").write_bytes(make())
     for tokens in (("odd.png", "painting.png"), ("photo.png", "odd.png")):
-        picture = painted(*tokens, "--overwrite")
+        picture = paint(*tokens, "--overwrite")
         assert (picture.width, picture.height) == (64, 48)
         warnings = [line for line in capfd.readouterr().err.splitlines() if "warning" in line]
         assert len(warnings) == bool(message)
@@ -280,10 +280,10 @@ def test_unusual_pictures_are_painted(
 
 
 def test_messages_of_libraries_about_damage_are_muted(folder: Path, use_tiny: None, capfd: Capture) -> None:
-    (folder / "fax.tif").write_bytes(fax())
+    (folder / "fax.tif").write_bytes(make_fax())
     images.read_image("fax.tif")
     assert capfd.readouterr().err, "it does print"
-    assert painted("photo.png", "fax.tif", "-q").width == 64
+    assert paint("photo.png", "fax.tif", "-q").width == 64
     assert capfd.readouterr() == ("out.png\n", "")
 
 
@@ -292,8 +292,8 @@ def test_rotated_photos_are_painted_upright(folder: Path, use_tiny: None) -> Non
     stored.paste((255, 0, 0), (0, 0, 64, 12))  # of a photo that is turned right, its upper edge is the right side
     exif = Image.Exif()
     exif[0x0112] = 6
-    (folder / "phone.jpg").write_bytes(saved("JPEG", stored, exif=exif, quality=95))
-    picture = painted("phone.jpg", "painting.png", "--strength", "0")
+    (folder / "phone.jpg").write_bytes(encode("JPEG", stored, exif=exif, quality=95))
+    picture = paint("phone.jpg", "painting.png", "--strength", "0")
     assert (picture.width, picture.height) == (48, 64)
     assert picture.pixels[:, -6:, 0].min() > 0.8
     assert picture.pixels[:, :30, 0].max() < 0.2
@@ -301,9 +301,9 @@ def test_rotated_photos_are_painted_upright(folder: Path, use_tiny: None) -> Non
 
 
 def test_the_photo_can_be_the_style_and_a_style_can_be_tiny(folder: Path, use_tiny: None) -> None:
-    assert painted("photo.png", "photo.png").width == 64
+    assert paint("photo.png", "photo.png").width == 64
     images.write_file("small.png", images.encode_image(images.read_image("painting.png").pixels[:16, :16]))
-    assert painted("photo.png", "small.png", "--overwrite").width == 64
+    assert paint("photo.png", "small.png", "--overwrite").width == 64
 
 
 @POSIX
@@ -315,15 +315,15 @@ def test_an_unwritable_home_is_ignored(
     monkeypatch.setenv("HOME", home)
     for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
         monkeypatch.delenv(name)
-    assert painted("photo.png", "painting.png", "-q").width == 64
+    assert paint("photo.png", "painting.png", "-q").width == 64
     assert capfd.readouterr() == ("out.png\n", "")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
 def test_names_that_are_not_utf_8_are_printed_and_written(folder: Path, use_tiny: None, capfd: Capture) -> None:
     name = os.fsdecode(b"caf\xe9.png")
-    assert "'caf\\xe9.png': there is no such file" in refused(capfd, folder, name, "painting.png")
+    assert "'caf\\xe9.png': there is no such file" in reject(capfd, folder, name, "painting.png")
     shutil.copy("photo.png", name)
-    assert painted(name, "painting.png").width == 64
+    assert paint(name, "painting.png").width == 64
     assert main(["run", *TINY, "-q", "photo.png", "painting.png", "-o", "{content}/" + name]) == 0
     assert [os.fsencode(path) for path in Path("photo").iterdir()] == [b"photo/caf\xe9.png"]

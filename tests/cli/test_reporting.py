@@ -34,19 +34,19 @@ def folder(tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypat
     return tmp_path
 
 
-def answer(capsys: Capture) -> dict[str, Any]:
+def read_answer(capsys: Capture) -> dict[str, Any]:
     """Parse the one object on stdout; NaN and infinity, which JSON does not have, are rejected."""
 
     def refused(name: str) -> None:
         raise AssertionError(f"{name} is no JSON")
 
-    found = json.loads(capsys.readouterr().out, parse_constant=refused)
-    assert isinstance(found, dict)
-    assert found["schema"] == 1
-    return found
+    document = json.loads(capsys.readouterr().out, parse_constant=refused)
+    assert isinstance(document, dict)
+    assert document["schema"] == 1
+    return document
 
 
-def names(folder: Path) -> set[str]:
+def list_names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
@@ -54,19 +54,19 @@ def test_json_describes_the_whole_result(folder: Path, use_tiny: None, capsys: C
     assert main([*RUN, *TINY, "--json", "--seed", "3"]) == 0
     out, err = capsys.readouterr()
     assert "iteration 1 of 2" in err, "progress is still shown"
-    found = json.loads(out)
-    assert (found["output"], found["content"], found["styles"]) == ("photo.painting.png", RUN[1], [RUN[2]])
-    assert (found["width"], found["height"]) == (64, 48)
-    assert found["options"] == Options(size=64, first_size=64, iterations=2, device="cpu", seed=3).to_dict()
-    assert found["schedule"] == [
+    document = json.loads(out)
+    assert (document["output"], document["content"], document["styles"]) == ("photo.painting.png", RUN[1], [RUN[2]])
+    assert (document["width"], document["height"]) == (64, 48)
+    assert document["options"] == Options(size=64, first_size=64, iterations=2, device="cpu", seed=3).to_dict()
+    assert document["schedule"] == [
         {"width": 64, "height": 48, "iterations": 2, "optimizer": "adam", "sketch": False, "half_size_copies": 0}
     ]
-    assert (found["iterations"], found["units"], found["stopped"]) == (2, 2, False)
-    assert found["losses"]["total"] > 0
-    assert found["seconds"] > 0
-    assert (found["device"], found["precision"], found["weights_sha256"]) == ("cpu", "float32", "0" * 64)
-    assert found["threads"] >= 1
-    assert (found["notes"], found["warnings"]) == ([], [])
+    assert (document["iterations"], document["units"], document["stopped"]) == (2, 2, False)
+    assert document["losses"]["total"] > 0
+    assert document["seconds"] > 0
+    assert (document["device"], document["precision"], document["weights_sha256"]) == ("cpu", "float32", "0" * 64)
+    assert document["threads"] >= 1
+    assert (document["notes"], document["warnings"]) == ([], [])
 
 
 def test_json_has_warnings_and_null_for_nan(
@@ -74,18 +74,18 @@ def test_json_has_warnings_and_null_for_nan(
 ) -> None:
     real = Painter.stream
 
-    def strange(self: Painter, *given: object) -> object:
-        for progress in real(self, *given):  # type: ignore[arg-type]
+    def stream_with_nan(self: Painter, *args: object) -> object:
+        for progress in real(self, *args):  # type: ignore[arg-type]
             if progress.result:
                 object.__setattr__(progress.result, "losses", {"total": float("nan")})
             yield progress
 
-    monkeypatch.setattr(Painter, "stream", strange)
+    monkeypatch.setattr(Painter, "stream", stream_with_nan)
     monkeypatch.setenv("STYLER_SIEZ", "64")
     assert main([*RUN, *TINY, "--json", "-q"]) == 0
-    found = answer(capsys)
-    assert found["losses"] == {"total": None}
-    assert found["warnings"] == ["The variable STYLER_SIEZ is not a setting; did you mean STYLER_SIZE?"]
+    document = read_answer(capsys)
+    assert document["losses"] == {"total": None}
+    assert document["warnings"] == ["The variable STYLER_SIEZ is not a setting; did you mean STYLER_SIZE?"]
 
 
 @pytest.mark.skipif(sys.platform in {"win32", "darwin"}, reason="these systems have no such names")
@@ -93,7 +93,7 @@ def test_json_keeps_names_that_are_not_unicode(folder: Path, use_tiny: None, cap
     odd = os.fsdecode(b"two\nlines\xff.png")
     shutil.copy("photo.png", odd)
     assert main(["run", odd, "painting.png", *TINY, "--json", "-q"]) == 0
-    assert os.fsencode(answer(capsys)["output"]) == b"two\nlines\xff.painting.png"
+    assert os.fsencode(read_answer(capsys)["output"]) == b"two\nlines\xff.painting.png"
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_json_keeps_names_that_are_not_unicode(folder: Path, use_tiny: None, cap
 )
 def test_errors_are_printed_as_json(tokens: list[str], kind: str, code: int, message: str, capsys: Capture) -> None:
     assert main([*tokens, "--json"]) == code
-    error = answer(capsys)["error"]
+    error = read_answer(capsys)["error"]
     assert (error["kind"], error["exit_code"]) == (kind, code)
     assert message in error["message"]
 
@@ -128,7 +128,7 @@ def test_bugs_are_printed_as_json(monkeypatch: pytest.MonkeyPatch, capsys: Captu
 
     monkeypatch.setattr(library, "find_content", broken)
     assert main([*RUN, "--json"]) == 1
-    assert answer(capsys)["error"]["kind"] == "Bug"
+    assert read_answer(capsys)["error"]["kind"] == "Bug"
 
 
 @pytest.mark.parametrize("iterations", [0, 1])
@@ -137,10 +137,10 @@ def test_a_stopped_run_is_printed_as_json(
 ) -> None:
     real = painter.stream
 
-    def stream(*given: Any) -> object:
+    def stream(*args: Any) -> object:
         if not iterations:
             signal.raise_signal(signal.SIGTERM)
-        for progress in real(*given):
+        for progress in real(*args):
             if progress.total_iterations == iterations and not progress.result:
                 signal.raise_signal(signal.SIGTERM)
             yield progress
@@ -148,15 +148,15 @@ def test_a_stopped_run_is_printed_as_json(
     monkeypatch.setattr(painter, "stream", stream)
     monkeypatch.setattr(Painter, "of", lambda _options: painter)
     assert main([*RUN, *TINY, "--json", "-q"]) == 143
-    found = answer(capsys)
-    assert found["stopped"] is True
-    assert found["output"] == ("photo.painting.partial.png" if iterations else None)
+    document = read_answer(capsys)
+    assert document["stopped"] is True
+    assert document["output"] == ("photo.painting.partial.png" if iterations else None)
 
 
 def test_an_interruption_during_loading_is_printed_as_json(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     monkeypatch.setattr(Painter, "of", lambda _options: signal.raise_signal(signal.SIGTERM))
     assert main([*RUN, *TINY, "--json", "-q"]) == 143
-    assert answer(capsys)["error"] == {"kind": "Interrupted", "message": "Terminated.", "exit_code": 143}
+    assert read_answer(capsys)["error"] == {"kind": "Interrupted", "message": "Terminated.", "exit_code": 143}
 
 
 def test_a_full_stdout_is_reported_once(folder: Path) -> None:
@@ -165,24 +165,24 @@ def test_a_full_stdout_is_reported_once(folder: Path) -> None:
     with Path("/dev/full").open("wb") as full:
         tokens = [sys.executable, "-m", "styler", "presets", "--json"]
         root = Path(__file__).parent.parent.parent
-        done = subprocess.run(
+        document = subprocess.run(
             tokens, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60,
             env=os.environ | {"PYTHONPATH": str(root)},
         )  # fmt: skip
-    assert done.returncode == 1
+    assert document.returncode == 1
     assert re.fullmatch(
-        r"styler: error: Standard output cannot be written \(.*\); redirect it elsewhere.\n", done.stderr
+        r"styler: error: Standard output cannot be written \(.*\); redirect it elsewhere.\n", document.stderr
     )
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(folder: Path, use_tiny: None, capsys: Capture) -> None:
     left = folder / ".styler-0123456789abcdef.tmp"
     left.write_bytes(b"half a picture")
-    before = names(folder)
+    before = list_names(folder)
     assert main([*RUN, "--dry-run", "--device", "cpu", "-o", "new/a.jpg"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert names(folder) == before
+    assert list_names(folder) == before
     for message in (
         r"^Dry run: nothing is painted or written\.$",
         r"^Content +'photo\.png', 64×48$",
@@ -199,35 +199,35 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(folder: Path, use_tiny: No
 def test_a_dry_run_predicts_the_run(folder: Path, use_tiny: None, capsys: Capture) -> None:
     tokens = [*RUN, *TINY[2:], "--size", "128", "--json", "-q"]
     assert main([*tokens, "--dry-run"]) == 0
-    foretold = answer(capsys)
+    forecast = read_answer(capsys)
     assert main(tokens) == 0
-    done = answer(capsys)
+    document = read_answer(capsys)
     for name in ("output", "content", "styles", "width", "height", "options", "device", "precision", "schedule"):
-        assert foretold[name] == done[name], name
-    assert (foretold["iterations"], foretold["units"]) == (done["iterations"], done["units"])
-    assert foretold["dry_run"] is True
-    assert foretold["estimated_seconds"] == foretold["units"] * foretold["estimated_seconds_per_iteration"] > 0
-    assert foretold["estimated_memory_bytes"] > 0
+        assert forecast[name] == document[name], name
+    assert (forecast["iterations"], forecast["units"]) == (document["iterations"], document["units"])
+    assert forecast["dry_run"] is True
+    assert forecast["estimated_seconds"] == forecast["units"] * forecast["estimated_seconds_per_iteration"] > 0
+    assert forecast["estimated_memory_bytes"] > 0
 
 
 @pytest.mark.parametrize(
-    "asked", [["--strength", "0"], ["--size", "original"], ["--size", "64", "--checkpoint", "on"]], ids=" ".join
+    "arguments", [["--strength", "0"], ["--size", "original"], ["--size", "64", "--checkpoint", "on"]], ids=" ".join
 )
-def test_a_dry_run_supports_all_options(asked: list[str], folder: Path, use_tiny: None, capsys: Capture) -> None:
-    assert main([*RUN, "--device", "cpu", "--dry-run", "--json", *asked]) == 0
-    found = answer(capsys)
-    assert (found["iterations"] == 0) == ("--strength" in asked)
-    assert found["checkpoint"] == ("on" in asked)
+def test_a_dry_run_supports_all_options(arguments: list[str], folder: Path, use_tiny: None, capsys: Capture) -> None:
+    assert main([*RUN, "--device", "cpu", "--dry-run", "--json", *arguments]) == 0
+    document = read_answer(capsys)
+    assert (document["iterations"] == 0) == ("--strength" in arguments)
+    assert document["checkpoint"] == ("on" in arguments)
 
 
 @pytest.mark.parametrize(
-    "asked", [["--style-weights", "1,2"], ["--size", "8192", "--checkpoint", "off"], ["--style-layers", "relu9_9"]]
+    "arguments", [["--style-weights", "1,2"], ["--size", "8192", "--checkpoint", "off"], ["--style-layers", "relu9_9"]]
 )
 def test_a_dry_run_fails_like_the_run(
-    asked: list[str], folder: Path, use_tiny: None, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], folder: Path, use_tiny: None, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("styler.engine.device.measure_free_memory", lambda _device: 400_000_000)
-    tokens = [*RUN, "--device", "cpu", "-q", "--layer-weights", "1", *asked]
+    tokens = [*RUN, "--device", "cpu", "-q", "--layer-weights", "1", *arguments]
     code = main(tokens)
     message = capsys.readouterr().err
     assert code

@@ -43,9 +43,9 @@ def test_the_program_paints_and_prints_only_the_path(
     for seed, name in enumerate(("photo.png", "painting.png")):
         images.write_file(tmp_path / name, images.encode_image(pixels(48, 64, seed)))
     tokens = [script, "run", "photo.png", "painting.png", *TINY]
-    done = subprocess.run(tokens, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=200)
-    assert (done.returncode, done.stdout) == (0, "photo.painting.png\n")
-    assert re.fullmatch(r"Scale 1 of 1: 64×48, iteration 1 of 2, loss [\d.e-]+, [\d.]+ s left\n", done.stderr)
+    process = subprocess.run(tokens, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=200)
+    assert (process.returncode, process.stdout) == (0, "photo.painting.png\n")
+    assert re.fullmatch(r"Scale 1 of 1: 64×48, iteration 1 of 2, loss [\d.e-]+, [\d.]+ s left\n", process.stderr)
     painted = images.read_image(tmp_path / "photo.painting.png")
     assert (painted.width, painted.height) == (64, 48)
 
@@ -67,11 +67,11 @@ def test_a_bundled_photo_is_painted_into_the_working_folder(folder: Path, capsys
 def test_every_picture_is_read_once_with_the_given_limits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read, seen = images.read_image, []
 
-    def counted(source: object, **given: object) -> images.Picture:
-        seen.append((str(source), given["max_pixels"], given["background"]))
-        return read(source, **given)  # type: ignore[arg-type]
+    def record(source: object, **args: object) -> images.Picture:
+        seen.append((str(source), args["max_pixels"], args["background"]))
+        return read(source, **args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(images, "read_image", counted)
+    monkeypatch.setattr(images, "read_image", record)
     limits = (5000, (1, 0, 0))
     flags = ["--init", "start.png", "--max-pixels", "5000", "--background", "red"]
     shutil.copy("photo.png", "start.png")
@@ -129,13 +129,13 @@ def test_warnings_are_lines_on_stderr_unless_quiet(folder: Path, capsys: Capture
 def test_notes_are_lines_on_stderr(folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Painter.stream
 
-    def noting(self: Painter, *given: object) -> object:
-        for progress in real(self, *given):  # type: ignore[arg-type]
+    def stream_with_note(self: Painter, *args: object) -> object:
+        for progress in real(self, *args):  # type: ignore[arg-type]
             if progress.result:
                 object.__setattr__(progress.result, "notes", ("Something was done differently.",))
             yield progress
 
-    monkeypatch.setattr(Painter, "stream", noting)
+    monkeypatch.setattr(Painter, "stream", stream_with_note)
     assert paint("photo.png", "painting.png") == 0
     assert "styler: note: Something was done differently.\n" in capsys.readouterr().err
 
@@ -145,11 +145,11 @@ def test_alpha_is_resized_to_the_picture(folder: Path, pixels: Callable[..., NDA
     alpha[:, 64:] = 1
     images.write_file("cut.png", images.encode_image(pixels(96, 128), alpha=alpha))
     assert paint("cut.png", "painting.png", "-q", "-o", "cut-out.png") == 0
-    found = images.read_image("cut-out.png").alpha
-    assert found is not None
-    assert found.shape == (48, 64)
-    assert (found[:, :30] == 0).all()
-    assert (found[:, 34:] == 1).all()
+    result = images.read_image("cut-out.png").alpha
+    assert result is not None
+    assert result.shape == (48, 64)
+    assert (result[:, :30] == 0).all()
+    assert (result[:, 34:] == 1).all()
     assert paint("cut.png", "painting.png", "-q", "-o", "cut-out.jpg") == 0
     assert images.read_image("cut-out.jpg").alpha is None
 

@@ -33,7 +33,7 @@ def folder(tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypat
     return tmp_path
 
 
-def answer(capsys: Capture) -> Any:
+def read_answer(capsys: Capture) -> Any:
     """Parse the JSON on stdout."""
     return json.loads(capsys.readouterr().out)
 
@@ -87,10 +87,10 @@ def test_bash_completes_commands_flags_choices_and_files(folder: Path, capsys: C
     answer styler doc; answer styler run --dry; answer styler run --preset f; answer styler run pho
     answer styler run photo.png painting.png -o pai
     """
-    done = subprocess.run(
+    process = subprocess.run(
         [bash, "-c", capsys.readouterr().out + ask], capture_output=True, text=True, check=True, timeout=30
     )
-    assert done.stdout.split("\n")[:5] == ["doctor", "--dry-run", "fine", "photo.png", "painting.png"]
+    assert process.stdout.split("\n")[:5] == ["doctor", "--dry-run", "fine", "photo.png", "painting.png"]
 
 
 def test_completion_is_installed_in_the_home_folder(
@@ -113,10 +113,10 @@ def test_flags_override_environment_and_file(
     (folder / "styler.toml").write_text('size = 80\nfirst_size = 64\niterations = 3\ndevice = "cpu"\n[batch]\nx = 1')
     monkeypatch.setenv("STYLER_ITERATIONS", "2")
     assert main([*RUN, "--json", "-q"]) == 0
-    found = answer(capsys)
-    assert (found["width"], found["iterations"]) == (80, 2)
+    document = read_answer(capsys)
+    assert (document["width"], document["iterations"]) == (80, 2)
     assert main([*RUN, "--json", "-q", "--size", "64"]) == 0
-    assert answer(capsys)["width"] == 64
+    assert read_answer(capsys)["width"] == 64
     (folder / "styler.toml").write_text("size = 80\nsise = 3")
     assert main([*RUN, "-q"]) == 2
     assert "In 'styler.toml': There is no setting 'sise'" in capsys.readouterr().err
@@ -128,13 +128,13 @@ def test_config_shows_every_value_and_its_origin(
     (folder / "styler.toml").write_text('preset = "draft"')
     monkeypatch.setenv("STYLER_KEEP_COLOR", "0.5")
     assert main(["config", "--size", "99", "--json"]) == 0
-    found = answer(capsys)
-    assert list(found["settings"]) == list(Options().to_dict())
-    assert found["settings"]["size"] == {"value": 99, "origin": "flag"}
-    assert found["settings"]["keep_color"] == {"value": 0.5, "origin": "STYLER_KEEP_COLOR"}
-    assert found["settings"]["taper"] == {"value": 0.33, "origin": "styler.toml (preset draft)"}
-    assert found["settings"]["stroke_size"] == {"value": 1, "origin": "default"}
-    assert [file["found"] for file in found["files"]] == [False, True]
+    document = read_answer(capsys)
+    assert list(document["settings"]) == list(Options().to_dict())
+    assert document["settings"]["size"] == {"value": 99, "origin": "flag"}
+    assert document["settings"]["keep_color"] == {"value": 0.5, "origin": "STYLER_KEEP_COLOR"}
+    assert document["settings"]["taper"] == {"value": 0.33, "origin": "styler.toml (preset draft)"}
+    assert document["settings"]["stroke_size"] == {"value": 1, "origin": "default"}
+    assert [file["found"] for file in document["files"]] == [False, True]
     assert main(["config", "--size", "99"]) == 0
     rows = [re.split("  +", line) for line in capsys.readouterr().out.splitlines()]
     assert ["size", "99", "flag"] in rows
@@ -148,24 +148,24 @@ def test_an_unreadable_configuration_folder_is_ignored(capsys: Capture, monkeypa
     for name in ("stat", "lstat"):
         real = getattr(os, name)
 
-        def deny(path: Any, *given: Any, real: Any = real, **named: Any) -> os.stat_result:
+        def deny(path: Any, *args: Any, real: Any = real, **named: Any) -> os.stat_result:
             if str(path) == hidden:  # the superuser may look anywhere, so let the system call say no
                 raise PermissionError(13, "Permission denied")
-            return real(path, *given, **named)  # type: ignore[no-any-return]
+            return real(path, *args, **named)  # type: ignore[no-any-return]
 
         monkeypatch.setattr(os, name, deny)
     assert main(["config"]) == 0
     assert f"{hidden} (not found)." in capsys.readouterr().out
     assert main(["config", "--json"]) == 0
-    assert [file["found"] for file in answer(capsys)["files"]] == [False, False]
+    assert [file["found"] for file in read_answer(capsys)["files"]] == [False, False]
     assert show.CHECKS["settings"]()["files"] == []
 
 
 def test_presets_and_looks_are_listed_with_their_flags(capsys: Capture) -> None:
     assert main(["presets", "--json"]) == 0
-    found = answer(capsys)
-    assert (list(found["presets"]), list(found["looks"])) == (list(PRESETS), list(LOOKS))
-    for kind, listed in (("preset", found["presets"]), ("look", found["looks"])):
+    document = read_answer(capsys)
+    assert (list(document["presets"]), list(document["looks"])) == (list(PRESETS), list(LOOKS))
+    for kind, listed in (("preset", document["presets"]), ("look", document["looks"])):
         for name, bundle in listed.items():
             assert Options.of(**bundle["values"], **{kind: name}) == Options.of(**{kind: name})
             assert Options(**bundle["values"], **{kind: name}) == Options.of(**{kind: name})
@@ -176,12 +176,12 @@ def test_presets_and_looks_are_listed_with_their_flags(capsys: Capture) -> None:
 
 def test_styles_and_photos_are_listed_with_their_credit(capsys: Capture) -> None:
     assert main(["styles", "--json"]) == 0
-    found = answer(capsys)
-    assert (list(found["styles"]), list(found["contents"])) == (
+    document = read_answer(capsys)
+    assert (list(document["styles"]), list(document["contents"])) == (
         list(library.list_styles()),
         list(library.list_contents()),
     )
-    for picture in [*found["styles"].values(), *found["contents"].values()]:
+    for picture in [*document["styles"].values(), *document["contents"].values()]:
         assert Path(picture["path"]).is_file()
         assert picture["credit"]
     assert main(["styles"]) == 0
@@ -191,13 +191,13 @@ def test_styles_and_photos_are_listed_with_their_credit(capsys: Capture) -> None
 
 def test_doctor_passes_on_a_working_installation(capsys: Capture) -> None:
     assert main(["doctor", "--json"]) == 0
-    found = answer(capsys)
-    assert (found["ok"], found["broken"]) == (True, [])
-    assert found["self_test"]["last_loss"] < found["self_test"]["first_loss"]
-    assert re.fullmatch("[0-9a-f]{64}", found["weights"]["vgg16"])
-    assert set(found["extras"]) == {"heif", "jxl"}
+    document = read_answer(capsys)
+    assert (document["ok"], document["broken"]) == (True, [])
+    assert document["self_test"]["last_loss"] < document["self_test"]["first_loss"]
+    assert re.fullmatch("[0-9a-f]{64}", document["weights"]["vgg16"])
+    assert set(document["extras"]) == {"heif", "jxl"}
     for name in ("program", "torch", "devices", "cache", "settings"):
-        assert found[name]
+        assert document[name]
 
 
 @pytest.mark.parametrize("broken", ["weights", "loss", "settings", "device"])
@@ -206,10 +206,10 @@ def test_doctor_reports_what_is_broken(
 ) -> None:
     if broken == "weights":
 
-        def altered(_name: str) -> None:
+        def fail(_name: str) -> None:
             raise StylerError("The weights file is altered.")
 
-        monkeypatch.setattr("styler.vgg.registry.load_backbone", altered)
+        monkeypatch.setattr("styler.vgg.registry.load_backbone", fail)
     elif broken == "loss":
         monkeypatch.setattr("styler.engine.optimizers.adam", no_progress)
     elif broken == "settings":
