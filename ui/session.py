@@ -185,12 +185,10 @@ class Sessions:
 
     def has_room(self, size: int) -> bool:
         """Return whether `size` more bytes fit within the limit, if necessary after removing old files."""
-        for is_swept in (False, True):
-            if sum(taken for _, taken, _ in _list_files(self.root, 0.0)) + size <= self.max_bytes:
-                return True
-            if not is_swept:
-                self.sweep(max_bytes=self.max_bytes - size)
-        return False
+        limit = self.max_bytes - size
+        if self._count_bytes() > limit:
+            self.sweep(limit)
+        return self._count_bytes() <= limit
 
     def sweep(self, max_bytes: int | None = None) -> None:
         """Remove old files, unused uploads and, beyond the limit, the oldest files, but none younger than `MIN_AGE`.
@@ -205,6 +203,9 @@ class Sessions:
             max_age = MAX_UNUSED_AGE if path.is_relative_to(self.uploads) and path not in used else MAX_AGE
             if age > MIN_AGE and (age > max_age or total > limit):
                 _remove_file(path)
+
+    def _count_bytes(self) -> int:
+        return sum(size for _, size, _ in _list_files(self.root, 0.0))
 
     def _list_used_uploads(self) -> set[Path]:
         with self._lock:
