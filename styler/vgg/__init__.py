@@ -1,4 +1,4 @@
-"""The feature network: the VGG family as a table, its weights, and one frozen forward pass for everybody.
+"""The feature network: the VGG family as a table, its weights, and one frozen forward pass.
 
     arch ─► weights ─► model ─► conventions ─► importers ─► registry
 

@@ -1,10 +1,10 @@
 """The frozen network: one forward pass for painting, export, rescaling, slimming and distillation.
 
-`run_layers` is that pass, layer by layer; whoever needs anything but plain features brings the kernels and a hook.
+`run_layers` is that pass, layer by layer; callers provide the kernels, and a hook if they change what a layer computes.
 `Features` is its fast path for painting: it runs each block as one step of autograd. Autograd by itself allocates a
 new gradient at every rectifier, at every pooling, and wherever the loss of a layer joins in. The weights are frozen,
-and nobody else sees a gradient between two layers of a block, so here it is updated in place, which saves a tenth of
-the time of an iteration on a CPU and the memory of one map.
+and a gradient between two layers of a block is not used elsewhere, so here it is updated in place, which saves a tenth
+of the time of an iteration on a CPU and the memory of one map.
 
 This module knows kernels and maps; it does not know files or losses.
 """
@@ -139,7 +139,7 @@ class _BlockFunction(torch.autograd.Function):
             if gradient is not None:
                 gradient = gradient if own is None else gradient.add_(own)
                 aten.threshold_backward.grad_input(gradient, output, 0, grad_input=gradient)
-            elif own is not None:  # it may belong to somebody else, so it is not changed in place
+            elif own is not None:  # it may be used elsewhere, so it is not changed in place
                 gradient = aten.threshold_backward(own, output, 0)
             if gradient is not None:
                 gradient = _convolution_backward(gradient, source, step)

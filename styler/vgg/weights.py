@@ -1,8 +1,8 @@
 """Weights of the VGG family: read, verify and serialize them.
 
 The embedded file holds the original Oxford VGG-16; `styler.vgg.registry` fetches others. A weights file of styler is a
-safetensors file with `conv1_1.weight` and `conv1_1.bias` … in any float type, in the input convention of whoever
-trained them, `mean_activation.<pooling>.conv1_1` (O,) for the rescaling, and one metadata entry, `styler`, a JSON
+safetensors file with `conv1_1.weight` and `conv1_1.bias` … in any float type, in the input convention of its
+training, `mean_activation.<pooling>.conv1_1` (O,) for the rescaling, and one metadata entry, `styler`, a JSON
 object with the network, convention, source and credit.
 
 This module never unpickles anything. It does not know what the network is for.

@@ -70,9 +70,8 @@ def slim_network(
     generator = torch.Generator().manual_seed(seed)
     images = [crops.sample_crop(pictures, side, generator) for _ in range(count)]
     slimming = _Slimming(teacher, pooling, images, generator)
-    for full, conv, following in zip(
-        convs, arch.list_convolutions(teacher.network, widths), (*convs[1:], None), strict=True
-    ):
+    slim_convs = arch.list_convolutions(teacher.network, widths)
+    for full, conv, following in zip(convs, slim_convs, (*convs[1:], None), strict=True):
         error = slimming.slim_layer(full, conv, following)
         if error is not None:
             log(f"{conv.layer}: {conv.outputs} of {full.outputs} channels, {error:.1%} of the features lost")
@@ -109,7 +108,7 @@ class _Slimming:
         next_kernel = self.teacher.rescale_convolution(following, self.pooling)[0] if following else None
         chosen = choose_channels(_compute_second_moment(self.theirs), conv.outputs, next_kernel)
         inputs = self._prepare_inputs(self.ours, full)
-        if conv.inputs == full.inputs:  # every input is there: the convolution is kept
+        if conv.inputs == full.inputs:  # no input was dropped: the convolution is kept
             kernel, bias = kernel[chosen], bias[chosen]
         else:
             kernel, bias = refit_convolution(inputs, [x[:, chosen] for x in outputs], conv, self.generator)
