@@ -267,16 +267,16 @@ def print_plan(plan: "BatchPlan", read: "Callable[[str], Picture]", engine: Engi
     """Print what would be painted and what it would cost if every picture is like the first; return the exit code."""
     request, state = plan.request, plan.state
     forecast = _forecast_first(plan, read, engine)
+    pixel_bytes = BYTES_PER_PIXEL[request.format] * (request.bit_depth // 8)
     seconds = forecast.seconds * len(state.todo) / max(1, len(engine.device_names)) if forecast else None
-    pixels = math.prod(forecast.size) * len(state.todo) if forecast else None
-    disk = pixels and round(pixels * BYTES_PER_PIXEL[request.format] * (request.bit_depth // 8))
+    disk = round(math.prod(forecast.size) * len(state.todo) * pixel_bytes) if forecast else None
     folder = plan.out.absolute()
     free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
     if not json:
         rows = [("Pictures", format_state(plan))]
-        if forecast:
-            rows += _format_forecast(forecast, seconds or 0.0, engine)
-            rows += [("Disk", f"about {(disk or 0) / 1e6:.1f} MB of {free / 1e9:.1f} GB free")]
+        if forecast and seconds is not None and disk is not None:
+            rows += _format_forecast(forecast, seconds, engine)
+            rows += [("Disk", f"about {disk / 1e6:.1f} MB of {free / 1e9:.1f} GB free")]
         output.print_lines(["Dry run: nothing is painted or written.", *output.format_columns(rows)])
         output.print_lines(_format_pair(pair, plan.out) for pair in state.todo)
         return 0

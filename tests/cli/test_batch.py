@@ -84,9 +84,9 @@ def test_style_statistics_are_computed_once_per_scale_for_all_photos(
         loaded.append(options)
         return painter
 
-    def statistics(self: targets.StyleCache, *args: Any) -> Any:
+    def statistics(self: targets.StyleCache, *args: Any, **kwargs: Any) -> Any:
         before = len(self._moments)
-        result = real(self, *args)
+        result = real(self, *args, **kwargs)
         computed.extend([args[2]] * (len(self._moments) - before))
         return result
 
