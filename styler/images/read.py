@@ -109,11 +109,9 @@ def fetch_image_bytes(source: Readable, *, name: str | None = None, max_bytes: i
 
 def describe_source(source: Readable, name: str | None) -> str:
     """Return what messages call `source`: `name`, else its path, else its stream's name."""
-    if name is None and isinstance(source, str | os.PathLike):
-        name = os.fspath(source)
-    if name is None and isinstance(stream_name := getattr(source, "name", None), str):
-        name = stream_name
-    return "the picture" if name is None else quote_name(name)
+    if name is None:
+        name = os.fspath(source) if isinstance(source, str | os.PathLike) else getattr(source, "name", None)
+    return quote_name(name) if isinstance(name, str) else "the picture"
 
 
 def _load_file(path: str, max_bytes: int) -> bytes:
