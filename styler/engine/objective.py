@@ -64,14 +64,11 @@ class HalfSizeCopy:
     downsample: Downsample
     weight: float
 
-    def terms(self, image: Tensor) -> dict[str, Tensor]:
-        """Return the weighted terms of the half-size copy of an image (1, 3, H, W)."""
-        return {name: self.weight * term for name, term in self.objective.terms(self.downsample(image)).items()}
-
     def gradient(self, image: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Return the terms with their sum as `total`, and its gradient with respect to the full image, (1, 3, H, W)."""
         terms, gradient = self.objective.gradient(self.downsample(image))
-        return {n: self.weight * term for n, term in terms.items()}, self.weight * self.downsample.adjoint(gradient)
+        terms = {name: self.weight * term for name, term in terms.items()}
+        return terms, self.weight * self.downsample.adjoint(gradient)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,12 +88,11 @@ class Objective:
     half_size: HalfSizeCopy | None = None
 
     def terms(self, image: Tensor) -> dict[str, Tensor]:
-        """Return every weighted term of an image (1, 3, H, W), each ()."""
-        terms = self.terms_from_features(self.features(image, self.check, checkpoint=self.checkpoint), image)
-        return _add_terms(terms, self.half_size.terms(image)) if self.half_size else terms
+        """Return every weighted term of an image (1, 3, H, W), each (), without those of its half-size copy."""
+        return self.terms_from_features(self.features(image, self.check, checkpoint=self.checkpoint), image)
 
     def terms_from_features(self, features: Mapping[str, Tensor], image: Tensor) -> dict[str, Tensor]:
-        """Return every weighted term of an image (1, 3, H, W) at this size, given its features by layer."""
+        """Return the same terms, given the features of the image by layer."""
         targets, weights = self.targets, self.weights
         terms: dict[str, Tensor] = {}
         for layer, content in targets.content.items():
@@ -122,7 +118,7 @@ class Objective:
         evaluated after the backward pass of the full size, so that the two do not share memory.
         """
         image = image.detach().requires_grad_()
-        terms = self.terms_from_features(self.features(image, self.check, checkpoint=self.checkpoint), image)
+        terms = self.terms(image)
         total = torch.stack(list(terms.values())).sum()
         (gradient,) = torch.autograd.grad(total * image.numel(), image)
         terms, gradient = {name: term.detach() for name, term in terms.items()}, gradient / image.numel()
@@ -130,7 +126,7 @@ class Objective:
         if self.half_size is None:
             return terms, gradient
         half_size_terms, half_size_gradient = self.half_size.gradient(image.detach())
-        return _add_terms(terms, half_size_terms), gradient + half_size_gradient
+        return {name: term + half_size_terms[name] for name, term in terms.items()}, gradient + half_size_gradient
 
     def _compute_style_distance(self, features: Tensor, target: StyleTarget) -> Tensor:
         if isinstance(target, Moments):
@@ -139,7 +135,3 @@ class Objective:
         if height * width < channels:
             return losses.wasserstein_distance_of_few_positions(features, target, newton_schulz=self.newton_schulz)
         return losses.wasserstein_distance(losses.compute_moments(features), target, newton_schulz=self.newton_schulz)
-
-
-def _add_terms(terms: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: term + others[name] for name, term in terms.items()}

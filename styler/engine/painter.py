@@ -54,11 +54,7 @@ class Painter:
     """
 
     def __init__(
-        self,
-        backbone: str = "vgg16",
-        device: str = "auto",
-        precision: str = "auto",
-        weights: Weights | None = None,
+        self, backbone: str = "vgg16", device: str = "auto", precision: str = "auto", weights: Weights | None = None
     ) -> None:
         self.device = choose_device(device)
         self.precision = choose_precision(self.device, precision)

@@ -157,12 +157,7 @@ class StyleCache:
         self._store = store
 
     def get_moments(
-        self,
-        features: Features,
-        source: SourceImage,
-        size: tuple[int, int],
-        check: Check | None,
-        persist: bool = True,
+        self, features: Features, source: SourceImage, size: tuple[int, int], check: Check | None, persist: bool = True
     ) -> Mapping[str, Moments]:
         """Return the moments of every layer of `features` for a style at a size.
 

@@ -138,17 +138,16 @@ def test_scaling_the_loss_does_not_change_the_gradient_in_float32(make: Make, pi
 
 def test_a_half_size_copy_adds_its_terms_and_gradient(make: Make, picture: Picture) -> None:
     alone, smaller, image = make(48, Options()), make(24, Options()), picture(48, 48, 3)
-    reduction = Downsample((48, 48), (24, 24), image.device)
-    both = dataclasses.replace(alone, half_size=HalfSizeCopy(smaller, reduction, 0.7))
-    found, gradient = both.gradient(image)
-    ours, theirs = alone.gradient(image)[0], smaller.gradient(reduction(image))[0]
-    for name, term in found.items():
-        torch.testing.assert_close(term, ours[name] + 0.7 * theirs[name])
+    downsample = Downsample((48, 48), (24, 24), image.device)
+    both = dataclasses.replace(alone, half_size=HalfSizeCopy(smaller, downsample, 0.7))
+    terms, gradient = both.gradient(image)
+    full, half = alone.gradient(image)[0], smaller.gradient(downsample(image))[0]
+    for name, term in terms.items():
+        torch.testing.assert_close(term, full[name] + 0.7 * half[name])
     image.requires_grad_()
-    terms = both.terms(image)
-    assert [*terms, "total"] == [*found]
-    torch.testing.assert_close(summed(terms).detach(), found["total"])
-    (expected,) = torch.autograd.grad(summed(terms), image)
+    total = summed(alone.terms(image)) + 0.7 * summed(smaller.terms(downsample(image)))
+    torch.testing.assert_close(total.detach(), terms["total"])
+    (expected,) = torch.autograd.grad(total, image)
     torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
 
 
