@@ -1,5 +1,6 @@
 """The pictures and weights that come with styler: where they are, and their names. Decodes nothing."""
 
+import mimetypes
 from functools import cache
 from pathlib import Path
 
@@ -52,6 +53,5 @@ def read_credits() -> dict[str, str]:
 
 
 def _list_pictures(folder: str) -> dict[str, Path]:
-    from styler.images import PICTURE_SUFFIXES  # loads numpy and Pillow, which `styler --help` does without
-
-    return {path.stem: path for path in sorted((find_assets() / folder).iterdir()) if path.suffix in PICTURE_SUFFIXES}
+    paths = sorted((find_assets() / folder).iterdir())  # beside the pictures are the scripts that made some of them
+    return {path.stem: path for path in paths if (mimetypes.guess_type(path.name)[0] or "").startswith("image/")}
