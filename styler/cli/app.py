@@ -50,7 +50,7 @@ def _build_app(console: Console) -> App:
     app = App(
         name="styler",
         help=usage.ABOUT_STYLER,
-        usage=usage.STYLER_USAGE,
+        usage=usage.format_usage(""),
         version=lambda: f"styler {provenance.get_version()}",
         help_format="plaintext",
         help_formatter=usage.print_panel,
@@ -59,18 +59,19 @@ def _build_app(console: Console) -> App:
         console=console,
         suppress_keyboard_interrupt=False,
     )
-    commands: tuple[tuple[str, Callable[..., Any], str, str], ...] = (
-        ("run", run, usage.RUN_USAGE, usage.RUN_EXIT_CODES),
-        ("batch", batch, usage.BATCH_USAGE, usage.BATCH_EXIT_CODES),
-        ("ui", ui, usage.UI_USAGE, usage.EXIT_CODES),
-        ("inspect", show.inspect, usage.INSPECT_USAGE, usage.EXIT_CODES),
-        ("presets", show.presets, usage.PRESETS_USAGE, usage.EXIT_CODES),
-        ("styles", show.styles, usage.STYLES_USAGE, usage.EXIT_CODES),
-        ("config", show.show_config, usage.CONFIG_USAGE, usage.EXIT_CODES),
-        ("doctor", show.doctor, usage.DOCTOR_USAGE, usage.EXIT_CODES),
-        ("completion", show.make_completion(app), usage.COMPLETION_USAGE, usage.EXIT_CODES),
+    commands: tuple[tuple[str, Callable[..., Any], str], ...] = (
+        ("run", run, usage.RUN_EXIT_CODES),
+        ("batch", batch, usage.BATCH_EXIT_CODES),
+        ("ui", ui, usage.EXIT_CODES),
+        ("inspect", show.inspect, usage.EXIT_CODES),
+        ("presets", show.presets, usage.EXIT_CODES),
+        ("styles", show.styles, usage.EXIT_CODES),
+        ("config", show.show_config, usage.EXIT_CODES),
+        ("doctor", show.doctor, usage.EXIT_CODES),
+        ("completion", show.make_completion(app), usage.EXIT_CODES),
     )
-    for order, (name, command, page, exit_codes) in enumerate(commands):
+    for order, (name, command, exit_codes) in enumerate(commands):
+        page = usage.format_usage(name)
         app.command(command, name=name, sort_key=order, usage=page, version_flags=[], help_epilogue=exit_codes)
         app[name]["--help"].group = flags.OUTPUT_GROUP
     app["run"].help = usage.describe_run(library.list_contents(), library.list_styles())

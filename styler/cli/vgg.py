@@ -38,20 +38,16 @@ def make_app(sort_key: int) -> App:
         name="vgg",
         sort_key=sort_key,
         help=usage.ABOUT_VGG,
-        usage=usage.VGG_USAGE,
+        usage=usage.format_usage("vgg"),
         help_epilogue=usage.EXIT_CODES,
         version_flags=[],
     )
-    commands: tuple[tuple[str, Callable[..., Any], str], ...] = (
-        ("info", info, usage.INFO_USAGE),
-        ("import", import_, usage.IMPORT_USAGE),
-        ("quantize", quantize, usage.QUANTIZE_USAGE),
-        ("export", export, usage.EXPORT_USAGE),
-        ("slim", slim, usage.SLIM_USAGE),
-        ("compare", compare, usage.COMPARE_USAGE),
-        ("diagnose", diagnose, usage.DIAGNOSE_USAGE),
-    )
-    for order, (name, command, page) in enumerate(commands):
+    commands: dict[str, Callable[..., Any]] = {
+        **{"info": info, "import": import_, "quantize": quantize, "export": export},
+        **{"slim": slim, "compare": compare, "diagnose": diagnose},
+    }
+    for order, (name, command) in enumerate(commands.items()):
+        page = usage.format_usage(f"vgg {name}")
         app.command(command, name=name, sort_key=order, usage=page, version_flags=[], help_epilogue=usage.EXIT_CODES)
         app[name]["--help"].group = flags.OUTPUT_GROUP
     return app
