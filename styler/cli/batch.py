@@ -170,9 +170,8 @@ def _plan(request: "BatchRequest") -> "tuple[ManifestHistory, BatchPlan]":
 
 
 def _describe_links(links: int) -> list[str]:
-    verb = "was" if links == 1 else "were"
     count = report.format_count(links, "symbolic link")
-    return [f"{count} {verb} skipped; follow them with --follow-symlinks."] if links else []
+    return [f"{count} skipped; follow links with --follow-symlinks."] if links else []
 
 
 def _make_context(stack: ExitStack, inputs: flags.InputOptions, engine: flags.EngineOptions) -> "BatchContext":
