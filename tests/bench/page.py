@@ -80,6 +80,8 @@ def measure_load_after(action: str, server: Server, browser: Browser, delay: flo
         time.sleep(delay)
     else:
         page.click("#advanced > button")
+        page.locator("#option-pooling").wait_for()
+        page.wait_for_timeout(500)  # Gradio sets the controls to their initial values once more after they appear
         page.fill("#option-first_size input", "512")
         page.press("#option-first_size input", "Tab")
         page.wait_for_timeout(500)

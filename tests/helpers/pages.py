@@ -20,6 +20,10 @@ TIMEOUT = 60_000
 """Milliseconds to wait for anything on the page; the machine may be busy."""
 
 
+WAIT_FOR_FRAMES = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+"""Script that waits for two animation frames. When an accordion opens, Gradio mounts its controls and, in the next frame,
+sets them to their initial values again, before they are drawn; a script that types earlier loses its value."""
+
 Visitor = Callable[..., Page]
 
 
@@ -72,7 +76,8 @@ def set_options(page: Page, **settings: Any) -> None:
     """Set options in the Advanced section."""
     if not page.locator("#option-iterations").is_visible():
         page.click("#advanced > button")
-        page.locator("#option-pooling").wait_for()  # the last one: controls mount one after another
+        page.locator("#option-pooling").wait_for()  # the last one
+        page.evaluate(WAIT_FOR_FRAMES)
     for name, value in settings.items():
         page.fill(f"#option-{name} input", str(value))
         page.press(f"#option-{name} input", "Tab")
