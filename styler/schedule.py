@@ -34,6 +34,11 @@ class Scale:
     """Number of copies, each half as large as the one before, that are part of the objective."""
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return (self.width, self.height)
+
+    @property
     def cost(self) -> float:
         """Cost of one iteration: the pixels that the backbone processes in the same time."""
         copies = sum(0.25**level for level in range(self.half_size_copies + 1))
@@ -41,8 +46,8 @@ class Scale:
 
     def halve(self) -> "Scale":
         """Return the next half-size copy as a scale of its own."""
-        size = fit_size(self.width, self.height, max(self.width, self.height) // 2)
-        return dataclasses.replace(self, width=size[0], height=size[1], half_size_copies=self.half_size_copies - 1)
+        width, height = fit_size(*self.size, max(self.size) // 2)
+        return dataclasses.replace(self, width=width, height=height, half_size_copies=self.half_size_copies - 1)
 
     def truncate(self, iterations: int) -> "Scale":
         """Return the scale as executed with that many iterations; L-BFGS does not depend on how many were planned."""
@@ -145,8 +150,8 @@ def refit_schedule(
     ratio = max(width, height) / max(replay.width, replay.height)
     scales = []
     for scale in replay.schedule:
-        is_final = (scale.width, scale.height) == (replay.width, replay.height)
-        side = max(1, round(ratio * max(scale.width, scale.height)))
+        is_final = scale.size == (replay.width, replay.height)
+        side = max(1, round(ratio * max(scale.size)))
         size = (width, height) if is_final else fit_size(width, height, side)
         if min(size) < min_side:
             continue
@@ -164,7 +169,7 @@ def refit_schedule(
 def follows_sketch(schedule: Schedule, index: int) -> bool:
     """Return whether the full network continues at scale `index` what the slim network sketched at the same size."""
     before, scale = schedule[index - 1], schedule[index]
-    is_same_size = (before.width, before.height) == (scale.width, scale.height)
+    is_same_size = before.size == scale.size
     return index > 0 and before.sketch and not scale.sketch and is_same_size
 
 

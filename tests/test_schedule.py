@@ -13,8 +13,8 @@ from styler.options import Options
 from styler.schedule import Replay, Scale
 
 
-def sizes(found: schedule.Schedule) -> list[tuple[int, int]]:
-    return [(scale.width, scale.height) for scale in found]
+def sizes(scales: schedule.Schedule) -> list[tuple[int, int]]:
+    return [(scale.width, scale.height) for scale in scales]
 
 
 @pytest.mark.parametrize(
@@ -22,14 +22,14 @@ def sizes(found: schedule.Schedule) -> list[tuple[int, int]]:
     [(512, 4000, 3000), (513, 300, 900), (64, 64, 64), (8192, 100, 101), (333, 1000, 321), (1000, 640, 200)],
 )
 def test_scales_double_up_to_the_requested_size(size: int, width: int, height: int) -> None:
-    found = schedule.build_schedule(Options(size=size), width, height, 16)
-    sides = [max(scale.width, scale.height) for scale in found]
+    scales = schedule.build_schedule(Options(size=size), width, height, 16)
+    sides = [max(scale.width, scale.height) for scale in scales]
     assert sides[-1] == size
     assert all(after // 2 == before for before, after in itertools.pairwise(sides))
-    for scale in found:
+    for scale in scales:
         assert scale.width / scale.height == pytest.approx(width / height, rel=1.0 / min(scale.width, scale.height))
         assert min(scale.width, scale.height) >= 16
-    assert sides[0] < 256 or min(sizes(found)[0]) < 64  # nothing smaller would have done
+    assert sides[0] < 256 or min(sizes(scales)[0]) < 64  # nothing smaller would have done
 
 
 def test_the_schedule_of_a_common_picture() -> None:
@@ -72,17 +72,17 @@ def test_a_half_size_copy_is_not_narrower_than_the_network_needs() -> None:
 
 def test_the_full_network_finishes_a_sketch() -> None:
     options = Options(iterations=100, taper=0.5, sketch=0.6)
-    found = schedule.build_schedule(options, 800, 600, 16)
-    assert found == (
+    scales = schedule.build_schedule(options, 800, 600, 16)
+    assert scales == (
         Scale(128, 96, 222, "lbfgs", sketch=True),
         Scale(256, 192, 111, "adam", sketch=True),
         Scale(512, 384, 33, "adam", sketch=True),
         Scale(512, 384, 10, "adam"),
     )
     alone = schedule.build_schedule(options.replace(sketch=0.0, multiscale=0.0), 800, 600, 16)
-    assert schedule.count_units(found) == pytest.approx(schedule.count_units(alone), abs=0.2)
-    assert [schedule.follows_sketch(found, index) for index in range(4)] == [False, False, False, True]
-    assert not schedule.follows_sketch((found[1], found[3]), 1)
+    assert schedule.count_units(scales) == pytest.approx(schedule.count_units(alone), abs=0.2)
+    assert [schedule.follows_sketch(scales, index) for index in range(4)] == [False, False, False, True]
+    assert not schedule.follows_sketch((scales[1], scales[3]), 1)
     assert schedule.build_schedule(options.replace(iterations=1), 800, 600, 16)[-1].iterations == 1
 
 
@@ -108,14 +108,14 @@ def test_the_first_scale_is_at_least_first_size() -> None:
 
 
 def test_a_narrow_picture_starts_at_a_scale_that_the_network_accepts() -> None:
-    found = schedule.build_schedule(Options(size=1024), 1024, 100, 16)
-    assert sizes(found) == [(512, 50), (1024, 100)]
-    assert all(min(size) >= 2 * 16 for size in sizes(found))
+    scales = schedule.build_schedule(Options(size=1024), 1024, 100, 16)
+    assert sizes(scales) == [(512, 50), (1024, 100)]
+    assert all(min(size) >= 2 * 16 for size in sizes(scales))
 
 
 def test_the_original_size_is_kept() -> None:
-    found = schedule.build_schedule(Options(size="original"), 701, 333, 16)
-    assert sizes(found)[-1] == (701, 333)
+    scales = schedule.build_schedule(Options(size="original"), 701, 333, 16)
+    assert sizes(scales)[-1] == (701, 333)
     assert schedule.compute_result_size(Options(size="original"), 701, 333) == (701, 333)
     assert schedule.compute_result_size(Options(size=100), 701, 333) == (100, 48)
 
@@ -123,9 +123,9 @@ def test_the_original_size_is_kept() -> None:
 def test_a_result_that_is_too_narrow_is_an_error_that_names_a_size() -> None:
     with pytest.raises(ImageError, match=r"64×6 pixels.* needs 16 on the short side") as caught:
         schedule.build_schedule(Options(size=64), 1000, 100, 16)
-    found = re.search(r"--size (\d+) or more", str(caught.value))
-    assert found
-    needed = int(found[1])
+    match = re.search(r"--size (\d+) or more", str(caught.value))
+    assert match
+    needed = int(match[1])
     assert min(sizes(schedule.build_schedule(Options(size=needed), 1000, 100, 16))[-1]) == 16
     with pytest.raises(ImageError):
         schedule.build_schedule(Options(size=needed - 10), 1000, 100, 16)
@@ -134,8 +134,8 @@ def test_a_result_that_is_too_narrow_is_an_error_that_names_a_size() -> None:
 def test_the_advised_size_is_a_valid_option() -> None:
     with pytest.raises(ImageError) as caught:
         schedule.build_schedule(Options(size=8192), 10_000, 10, 16)
-    found = re.search(r"--size (\d+) or more", str(caught.value))
-    assert found is None or int(found[1]) <= 8192
+    scales = re.search(r"--size (\d+) or more", str(caught.value))
+    assert scales is None or int(scales[1]) <= 8192
 
 
 @pytest.mark.parametrize(("width", "height"), [(16, 15), (3, 400)])
@@ -160,30 +160,32 @@ def test_strength_0_has_an_empty_schedule() -> None:
     ],
 )
 def test_the_optimizer_of_each_scale(optimizer: str, size: int, expected: list[str]) -> None:
-    found = schedule.build_schedule(Options(optimizer=optimizer, size=size), 100, 100, 16)
-    assert [scale.optimizer for scale in found] == expected
+    scales = schedule.build_schedule(Options(optimizer=optimizer, size=size), 100, 100, 16)
+    assert [scale.optimizer for scale in scales] == expected
 
 
 @pytest.mark.parametrize(("taper", "expected"), [(1.0, [10, 10, 10]), (0.01, [10, 1, 1]), (2.0, [10, 20, 40])])
 def test_every_scale_gets_its_share_of_iterations_and_at_least_one(taper: float, expected: list[int]) -> None:
-    found = schedule.build_schedule(Options(iterations=10, taper=taper), 100, 100, 16)
-    assert [scale.iterations for scale in found] == expected
+    scales = schedule.build_schedule(Options(iterations=10, taper=taper), 100, 100, 16)
+    assert [scale.iterations for scale in scales] == expected
 
 
 def test_a_unit_is_one_iteration_at_the_final_size() -> None:
-    found = (Scale(100, 50, 8, "lbfgs"), Scale(200, 100, 3, "adam"))
-    assert found[0].cost == 5000
-    assert schedule.count_units(found) == 8 / 4 + 3
-    assert schedule.count_units((Scale(200, 100, 10, "adam", sketch=True), *found[1:])) == 10 * schedule.SKETCH_COST + 3
+    scales = (Scale(100, 50, 8, "lbfgs"), Scale(200, 100, 3, "adam"))
+    assert scales[0].cost == 5000
+    assert schedule.count_units(scales) == 8 / 4 + 3
+    assert (
+        schedule.count_units((Scale(200, 100, 10, "adam", sketch=True), *scales[1:])) == 10 * schedule.SKETCH_COST + 3
+    )
 
 
 def test_a_schedule_can_be_replayed_at_another_size() -> None:
-    found = schedule.build_schedule(Options(iterations=10), 800, 600, 16)
-    replay = Replay(found, 512, 384)
-    assert schedule.refit_schedule(replay, 512, 384) == found
+    scales = schedule.build_schedule(Options(iterations=10), 800, 600, 16)
+    replay = Replay(scales, 512, 384)
+    assert schedule.refit_schedule(replay, 512, 384) == scales
     assert sizes(schedule.refit_schedule(replay, 1024, 768)) == [(256, 192), (512, 384), (1024, 768)]
     assert sizes(schedule.refit_schedule(replay, 150, 300)) == [(38, 75), (75, 150), (150, 300)]
-    for before, after in zip(found, schedule.refit_schedule(replay, 150, 300), strict=True):
+    for before, after in zip(scales, schedule.refit_schedule(replay, 150, 300), strict=True):
         assert (before.iterations, before.optimizer) == (after.iterations, after.optimizer)
     assert schedule.refit_schedule(Replay((), 512, 384), 512, 384) == ()
 
@@ -217,6 +219,6 @@ def test_a_truncated_scale_keeps_its_planned_iterations() -> None:
 
 @pytest.mark.parametrize(("width", "height", "side"), [(1, 100_000, 512), (100_000, 1, 64), (3, 2, 3)])
 def test_fit_size_gives_the_long_side_and_no_side_of_0(width: int, height: int, side: int) -> None:
-    found = fit_size(width, height, side)
-    assert max(found) == side
-    assert min(found) >= 1
+    scales = fit_size(width, height, side)
+    assert max(scales) == side
+    assert min(scales) >= 1

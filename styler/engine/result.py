@@ -145,7 +145,7 @@ class Progress:
     @property
     def size(self) -> tuple[int, int]:
         """Width and height of the current scale."""
-        return (self.schedule[self.scale].width, self.schedule[self.scale].height) if self.schedule else (0, 0)
+        return self.schedule[self.scale].size if self.schedule else (0, 0)
 
     @property
     def iterations(self) -> int:

@@ -90,9 +90,7 @@ class Run:
         scale, done, start_seconds = self.schedule[index], 0, self.clock.seconds
         try:
             self.check()
-            first = (
-                self._make_first_image(scale) if image is None else self._enlarge(image, (scale.width, scale.height))
-            )
+            first = self._make_first_image(scale) if image is None else self._enlarge(image, scale.size)
             for step in self._iterate(index, first.to(self.features.device)):
                 done, image = done + 1, step.best
                 self.losses, self.best_losses = step.losses, step.best_losses
@@ -116,7 +114,7 @@ class Run:
         if self.options.init == "noise":
             return (0.5 + 0.25 * noise).clamp(0, 1)
         strength = self.options.strength
-        first = resize(self.start.image, scale.width, scale.height) + START_NOISE * targets.style_mix(strength) * noise
+        first = resize(self.start.image, *scale.size) + START_NOISE * targets.style_mix(strength) * noise
         if self.options.init == "content":  # a style or a file that the user chose to start from is kept as it is
             first = torch.lerp(first, 0.5 + 0.25 * noise, RELEASE_NOISE * targets.content_release(strength))
         return first.clamp(0, 1)
@@ -178,7 +176,7 @@ class Run:
 
     def _build_objective(self, scale: Scale) -> Objective:
         """Build the objective of a scale; its half-size copies are scales of their own."""
-        options, size = self.options, (scale.width, scale.height)
+        options, size = self.options, scale.size
         features = self.slim if scale.sketch else self.features
         key = (features.sha256, size)
         if key not in self.targets:
@@ -188,7 +186,7 @@ class Run:
         half_size = None
         if scale.half_size_copies:
             half = scale.halve()
-            downsample = Downsample(size, (half.width, half.height), features.device)
+            downsample = Downsample(size, half.size, features.device)
             half_size = HalfSizeCopy(self._build_objective(half), downsample, options.multiscale)
         return Objective(
             features,

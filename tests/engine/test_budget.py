@@ -140,15 +140,15 @@ def test_a_falling_loss_is_not_stopped_early() -> None:
 
 
 def test_early_stopping_ends_lbfgs_at_a_plateau() -> None:
-    (found,), done = run_scale(flat_from_50, Scale(64, 64, 500, "lbfgs"), 20)
-    assert found == Scale(64, 64, done, "lbfgs")
+    (actual,), done = run_scale(flat_from_50, Scale(64, 64, 500, "lbfgs"), 20)
+    assert actual == Scale(64, 64, done, "lbfgs")
     assert 70 <= done <= 150
 
 
 def test_early_stopping_makes_adam_decay_at_a_plateau() -> None:
-    (found,), done = run_scale(flat_from_50, Scale(64, 64, 500, "adam"), 60)
-    assert done == found.iterations < 500
-    assert found.planned == 0 or found.planned > found.iterations
+    (actual,), done = run_scale(flat_from_50, Scale(64, 64, 500, "adam"), 60)
+    assert done == actual.iterations < 500
+    assert actual.planned == 0 or actual.planned > actual.iterations
 
 
 def test_noise_does_not_count_as_improvement() -> None:

@@ -40,23 +40,23 @@ def test_pure_colors_have_the_chroma_of_bt_601() -> None:
 
 def test_coarse_chroma_is_the_mean_of_each_cell(picture: Picture) -> None:
     image = picture(32, 48)
-    found = coarse_chroma(image)
-    assert found.shape == (1, 2, 2, 3)
-    torch.testing.assert_close(found[0, :, 1, 2], chroma(image)[0, :, 16:32, 32:48].mean(dim=(1, 2)))
+    actual = coarse_chroma(image)
+    assert actual.shape == (1, 2, 2, 3)
+    torch.testing.assert_close(actual[0, :, 1, 2], chroma(image)[0, :, 16:32, 32:48].mean(dim=(1, 2)))
 
 
 def test_coarse_chroma_accepts_sizes_that_are_not_multiples_of_the_cell(picture: Picture) -> None:
     image = picture(20, 35)
-    found = coarse_chroma(image)
-    assert found.shape == (1, 2, 2, 3)
-    torch.testing.assert_close(found[0, :, 1, 2], chroma(image)[0, :, 16:, 32:].mean(dim=(1, 2)))
+    actual = coarse_chroma(image)
+    assert actual.shape == (1, 2, 2, 3)
+    torch.testing.assert_close(actual[0, :, 1, 2], chroma(image)[0, :, 16:, 32:].mean(dim=(1, 2)))
 
 
 def test_transfer_gives_the_mean_and_covariance_of_the_content(picture: Picture) -> None:
     style, content = muted(picture(32, 40, 1)), muted(picture(20, 24, 2), 0.1)
-    found = transfer_colors(style, content, 1.0)
-    assert found.shape == style.shape
-    mean, covariance = statistics(found)
+    actual = transfer_colors(style, content, 1.0)
+    assert actual.shape == style.shape
+    mean, covariance = statistics(actual)
     wanted, spread = statistics(content)
     torch.testing.assert_close(mean, wanted, rtol=0, atol=1e-4)
     torch.testing.assert_close(covariance, spread, rtol=0.02, atol=2 * VARIANCE_FLOOR)
@@ -92,11 +92,11 @@ def test_transfer_of_flat_images_is_finite(picture: Picture, style: str, content
         "gray": picture(16, 16, 2)[:, :1].expand(1, 3, 16, 16),
         "flat": flat(0.2, 0.5, 0.7, 16),
     }
-    found = transfer_colors(kinds[style], kinds[content], 1.0)
-    assert found.isfinite().all()
-    assert found.min() >= 0
-    assert found.max() <= 1
-    torch.testing.assert_close(statistics(found)[0], statistics(kinds[content])[0], rtol=0, atol=0.05)
+    actual = transfer_colors(kinds[style], kinds[content], 1.0)
+    assert actual.isfinite().all()
+    assert actual.min() >= 0
+    assert actual.max() <= 1
+    torch.testing.assert_close(statistics(actual)[0], statistics(kinds[content])[0], rtol=0, atol=0.05)
 
 
 def test_a_gray_content_makes_the_style_gray(picture: Picture) -> None:

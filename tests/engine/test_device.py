@@ -88,8 +88,8 @@ def test_an_explicit_precision_is_used_on_every_device(name: str, dtype: torch.d
 
 def test_free_memory_is_at_most_the_memory_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "CGROUP_LIMITS", ())
-    found = measure_free_memory(CPU)
-    assert 0 < found <= psutil.virtual_memory().total
+    actual = measure_free_memory(CPU)
+    assert 0 < actual <= psutil.virtual_memory().total
 
 
 @pytest.mark.parametrize(("limit", "used", "expected"), [("3000\n", "1000\n", 2000), ("500", "100", 400)])

@@ -76,31 +76,31 @@ def test_different_layers_have_a_distance() -> None:
 def test_moments_are_mean_and_second_moment() -> None:
     features = maps(5, 6, 7, dtype=torch.float64)
     rows = features[0].flatten(1)  # (C, N)
-    found = losses.compute_moments(features)
-    torch.testing.assert_close(found.mean, rows.mean(dim=1))
-    torch.testing.assert_close(found.second, rows @ rows.T / 42)
+    actual = losses.compute_moments(features)
+    torch.testing.assert_close(actual.mean, rows.mean(dim=1))
+    torch.testing.assert_close(actual.second, rows @ rows.T / 42)
     floor = losses.COVARIANCE_FLOOR * torch.eye(5, dtype=torch.float64)
-    torch.testing.assert_close(found.compute_covariance(), torch.cov(rows, correction=0) + floor)
+    torch.testing.assert_close(actual.compute_covariance(), torch.cov(rows, correction=0) + floor)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_statistics_do_not_depend_on_the_memory_layout(layout: torch.memory_format) -> None:
     features = maps(6, 9, 11)
-    found, expected = (
+    actual, expected = (
         losses.compute_moments(features.contiguous(memory_format=layout)),
         losses.compute_moments(features),
     )
-    torch.testing.assert_close(found.second, expected.second)
-    torch.testing.assert_close(found.mean, expected.mean)
+    torch.testing.assert_close(actual.second, expected.second)
+    torch.testing.assert_close(actual.mean, expected.mean)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_widened_before_the_product(dtype: torch.dtype) -> None:
     """300² does not fit in float16."""
     features = torch.full((1, 3, 4, 4), 300.0, dtype=dtype)
-    found = losses.compute_moments(features)
-    assert found.second.dtype is torch.float32
-    assert (found.second == 90_000).all()
+    actual = losses.compute_moments(features)
+    assert actual.second.dtype is torch.float32
+    assert (actual.second == 90_000).all()
     assert losses.content_loss(features, torch.zeros_like(features)) == 90_000
 
 
@@ -136,8 +136,8 @@ def test_wasserstein_distance_matches_olkin_and_pukelsheim() -> None:
     zero, one = torch.zeros(7, dtype=torch.float64), torch.ones(7, dtype=torch.float64)
     root = square_root(b)
     expected = 1 + torch.trace(a + b - 2 * square_root(root @ a @ root)) / 7
-    found = losses.wasserstein_distance(gaussian(zero, a), losses.prepare_wasserstein_target(gaussian(one, b)))
-    torch.testing.assert_close(found, expected)
+    actual = losses.wasserstein_distance(gaussian(zero, a), losses.prepare_wasserstein_target(gaussian(one, b)))
+    torch.testing.assert_close(actual, expected)
 
 
 def test_wasserstein_distance_is_symmetric() -> None:
@@ -215,8 +215,8 @@ def content(features: Tensor) -> Tensor:
 
 
 def both_moments(features: Tensor) -> Tensor:
-    found = losses.compute_moments(features)
-    return torch.cat([found.mean, found.second.flatten()])
+    actual = losses.compute_moments(features)
+    return torch.cat([actual.mean, actual.second.flatten()])
 
 
 @pytest.mark.parametrize(

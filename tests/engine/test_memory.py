@@ -55,8 +55,8 @@ def test_the_estimate_of_the_real_network_is_near_the_measured_peak(vgg16: Weigh
     """2.0 GB for a megapixel, forward and backward; 1.27 GB with checkpointing."""
     features = Features(vgg16, ["relu4_2", "relu5_1"])
     for checkpoint, measured in ((False, 2.0e9), (True, 1.27e9)):
-        found = estimate_memory(features, (1000, 1000), checkpoint=checkpoint) - FIXED_BYTES
-        assert found == pytest.approx(measured, rel=0.25)
+        actual = estimate_memory(features, (1000, 1000), checkpoint=checkpoint) - FIXED_BYTES
+        assert actual == pytest.approx(measured, rel=0.25)
 
 
 @pytest.mark.parametrize("wanted", ["auto", "off"])
@@ -90,9 +90,9 @@ def test_a_picture_that_cannot_fit_is_an_error_that_names_the_largest_size(
     free(monkeypatch, (FIXED_BYTES + 30e6) / USABLE_SHARE)
     with pytest.raises(OutOfMemory, match=r"1000×800 needs about .* GB, but cpu has .* GB free") as caught:
         needs_checkpoint(features, SIZE, wanted, CPU)
-    found = re.search(r"--size (\d+)", str(caught.value))
-    assert found
-    side = int(found[1])
+    match = re.search(r"--size (\d+)", str(caught.value))
+    assert match
+    side = int(match[1])
     assert 64 <= side < 1000
     assert side % 32 == 0
     needs_checkpoint(features, (side, side * 4 // 5), wanted, CPU)  # fits
@@ -114,6 +114,6 @@ def test_the_advised_size_is_smaller_than_the_failed_one_and_valid(
 ) -> None:
     """The free memory may by then exceed the estimate by far."""
     free(monkeypatch, amount)
-    found = re.search(r"--size (\d+)", advise_smaller(features, SIZE, CPU))
-    assert found
-    assert 64 <= int(found[1]) < max(SIZE)
+    match = re.search(r"--size (\d+)", advise_smaller(features, SIZE, CPU))
+    assert match
+    assert 64 <= int(match[1]) < max(SIZE)

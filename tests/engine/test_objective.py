@@ -47,17 +47,17 @@ def summed(terms: Mapping[str, Tensor]) -> Tensor:
 
 
 def test_terms_are_named_and_total_is_their_sum(make: Make, picture: Picture) -> None:
-    found, gradient = make(32, Options(keep_color=0.5)).gradient(picture(32, 32, 3))
-    assert list(found) == [
+    actual, gradient = make(32, Options(keep_color=0.5)).gradient(picture(32, 32, 3))
+    assert list(actual) == [
         "content relu4_2",
         *(f"style {layer}" for layer in Options().style_layers),
         "total variation",
         "color",
         "total",
     ]
-    assert all(term.shape == () and not term.requires_grad and term >= 0 for term in found.values())
-    parts = summed({name: term for name, term in found.items() if name != "total"})
-    torch.testing.assert_close(found["total"], parts)
+    assert all(term.shape == () and not term.requires_grad and term >= 0 for term in actual.values())
+    parts = summed({name: term for name, term in actual.items() if name != "total"})
+    torch.testing.assert_close(actual["total"], parts)
     assert gradient.shape == (1, 3, 32, 32)
     assert gradient.dtype is torch.float32
 
@@ -66,14 +66,14 @@ def test_a_term_is_the_loss_times_the_weight(make: Make, picture: Picture) -> No
     image = picture(32, 32, 3)
     objective = make(32, Options(distance="gram", smoothness=3.0))
     assert objective.weights.smoothness == 3
-    found = objective.features(image)
+    actual = objective.features(image)
     terms = objective.terms(image)
     weights, goal = objective.weights, objective.targets
-    content = losses.content_loss(found["relu4_2"], goal.content["relu4_2"])
+    content = losses.content_loss(actual["relu4_2"], goal.content["relu4_2"])
     torch.testing.assert_close(terms["content relu4_2"], weights.content["relu4_2"] * goal.content_scale * content)
     style = goal.style["relu3_1"]
     assert isinstance(style, losses.Moments)
-    distance = losses.gram_distance(losses.compute_moments(found["relu3_1"]), style)
+    distance = losses.gram_distance(losses.compute_moments(actual["relu3_1"]), style)
     torch.testing.assert_close(terms["style relu3_1"], weights.style["relu3_1"] * distance)
     grain = losses.total_variation(image) + weights.chroma_smoothness * losses.total_variation(chroma(image))
     assert weights.chroma_smoothness > 0
@@ -130,10 +130,10 @@ def test_the_gradient_matches_finite_differences(make: Make, picture: Picture, d
 
 def test_scaling_the_loss_does_not_change_the_gradient_in_float32(make: Make, picture: Picture) -> None:
     objective, image = make(32, Options()), picture(32, 32, 3)
-    _, found = objective.gradient(image)
+    _, actual = objective.gradient(image)
     image.requires_grad_()
     (expected,) = torch.autograd.grad(summed(objective.terms(image)), image)
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+    torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
 
 
 def test_a_half_size_copy_adds_its_terms_and_gradient(make: Make, picture: Picture) -> None:
@@ -166,8 +166,8 @@ def test_checkpointing_computes_everything_twice_and_gives_the_same_gradient(
 
     def counted(*args: Any, **settings: Any) -> Tensor:
         made[0] += 1
-        found: Tensor = conv2d(*args, **settings)
-        return found
+        actual: Tensor = conv2d(*args, **settings)
+        return actual
 
     once, twice = make(48, Options()), make(48, Options(), checkpoint=True)
     monkeypatch.setattr(F, "conv2d", counted)

@@ -92,8 +92,8 @@ def threads() -> Iterator[int]:
     torch.set_num_threads(before)
 
 
-def chroma(found: Array) -> Tensor:
-    return coarse_chroma(torch.from_numpy(found).permute(2, 0, 1)[None])
+def chroma(actual: Array) -> Tensor:
+    return coarse_chroma(torch.from_numpy(actual).permute(2, 0, 1)[None])
 
 
 def complete(result: Result | None, options: Options = FAST) -> Result:
@@ -177,8 +177,8 @@ def test_the_loss_falls_at_every_scale(
     for progress in painter.stream(content, style, options):
         if progress.result is None:
             losses[progress.scale].append(progress.loss)
-    for found in losses.values():
-        assert min(found) < 0.8 * found[0]
+    for actual in losses.values():
+        assert min(actual) < 0.8 * actual[0]
 
 
 def test_the_losses_of_a_result_are_those_of_its_pixels(
@@ -302,8 +302,8 @@ def test_above_strength_50_the_first_image_and_the_detail_depart_from_the_conten
     painter: Painter, content: Array, style: Array
 ) -> None:
     def likeness(strength: float) -> float:
-        found = painter.stylize(content, style, STILL.replace(strength=strength)).pixels
-        return float(np.corrcoef(found.ravel(), content.ravel())[0, 1])
+        actual = painter.stylize(content, style, STILL.replace(strength=strength)).pixels
+        return float(np.corrcoef(actual.ravel(), content.ravel())[0, 1])
 
     likenesses = [likeness(strength) for strength in (50, 60, 75, 90, 100)]
     assert likenesses == sorted(likenesses, reverse=True)
@@ -311,9 +311,9 @@ def test_above_strength_50_the_first_image_and_the_detail_depart_from_the_conten
     assert likenesses[-1] < 0.4
 
     for strength in (50, 100):  # but a start that was chosen is left as it is
-        found = painter.stylize(content, style, STILL.replace(strength=strength, init="style")).pixels
+        actual = painter.stylize(content, style, STILL.replace(strength=strength, init="style")).pixels
         start = resize(torch.from_numpy(style).permute(2, 0, 1)[None], 64, 64)[0].permute(1, 2, 0).numpy()
-        assert np.corrcoef(found.ravel(), start.ravel())[0, 1] > 0.95
+        assert np.corrcoef(actual.ravel(), start.ravel())[0, 1] > 0.95
 
     still = STILL.replace(first_size=32, init="noise")
     large = {
@@ -573,11 +573,11 @@ def test_the_options_of_each_painting_choose_its_backbone(
 
     monkeypatch.setattr(registry, "load_backbone", load)
     painter = Painter(device="cpu")
-    found = [painter.stylize(content, style, FAST.replace(backbone=name)) for name in ("other", "vgg16", "other")]
-    assert [result.weights_sha256 for result in found] == [other.sha256, tiny.sha256, other.sha256]
-    assert np.array_equal(found[0].pixels, found[2].pixels)
-    assert np.array_equal(found[1].pixels, Painter(device="cpu").stylize(content, style, FAST).pixels)
-    assert not np.array_equal(found[0].pixels, found[1].pixels)
+    actual = [painter.stylize(content, style, FAST.replace(backbone=name)) for name in ("other", "vgg16", "other")]
+    assert [result.weights_sha256 for result in actual] == [other.sha256, tiny.sha256, other.sha256]
+    assert np.array_equal(actual[0].pixels, actual[2].pixels)
+    assert np.array_equal(actual[1].pixels, Painter(device="cpu").stylize(content, style, FAST).pixels)
+    assert not np.array_equal(actual[0].pixels, actual[1].pixels)
     assert read == ["vgg16", "other", "vgg16"]
 
 
@@ -654,17 +654,17 @@ def test_a_large_scale_includes_half_size_copies(
 def test_concurrent_paintings_are_independent(painter: Painter, pixels: Pixels, style: Array) -> None:
     contents = [pixels(64, 64, seed) for seed in (1, 5, 6)]
     expected = [painter.stylize(content, style, FAST).pixels for content in contents]
-    found: dict[int, Array] = {}
+    actual: dict[int, Array] = {}
 
     def paint(index: int) -> None:
-        found[index] = painter.stylize(contents[index], style, FAST).pixels
+        actual[index] = painter.stylize(contents[index], style, FAST).pixels
 
     workers = [threading.Thread(target=paint, args=(index,)) for index in range(3)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join(60)
-    assert all(np.array_equal(found[index], expected[index]) for index in range(3))
+    assert all(np.array_equal(actual[index], expected[index]) for index in range(3))
 
 
 # Inputs
@@ -773,11 +773,11 @@ def test_init_chooses_the_first_image(
     Image.fromarray(np.rint(square * 255).astype(np.uint8)).save(path)
     quiet = STILL.replace(strength=0.1)  # the seeded noise at the start goes with the strength
     for init, expected in (("content", content), ("style", style), (str(path), square)):
-        found = painter.stylize(content, style, quiet.replace(init=init)).pixels
-        if expected.shape == found.shape:
-            assert np.abs(found - expected).max() < 1e-2, init
+        actual = painter.stylize(content, style, quiet.replace(init=init)).pixels
+        if expected.shape == actual.shape:
+            assert np.abs(actual - expected).max() < 1e-2, init
         else:
-            assert np.abs(found.mean((0, 1)) - expected.mean((0, 1))).max() < 5e-3, init
+            assert np.abs(actual.mean((0, 1)) - expected.mean((0, 1))).max() < 5e-3, init
     noise = painter.stylize(content, style, quiet.replace(init="noise")).pixels
     assert noise.mean() == pytest.approx(0.5, abs=0.02)
     assert noise.std() == pytest.approx(0.25, abs=0.02)
@@ -788,10 +788,10 @@ def test_init_chooses_the_first_image(
 
 def test_a_loaded_start_replaces_the_file_that_init_names(painter: Painter, content: Array, style: Array) -> None:
     options = STILL.replace(init="absent.png")
-    found = list(painter.stream(content, style, options, start=style))[-1].result
-    assert found is not None
+    actual = list(painter.stream(content, style, options, start=style))[-1].result
+    assert actual is not None
     wanted = painter.stylize(content, style, STILL.replace(init="style"))
-    assert np.array_equal(found.pixels, wanted.pixels)
+    assert np.array_equal(actual.pixels, wanted.pixels)
 
 
 def test_the_seed_varies_the_first_image_a_little(painter: Painter, content: Array, style: Array) -> None:
@@ -803,8 +803,8 @@ def test_keep_color_keeps_the_colors_of_the_content(painter: Painter, content: A
     orange = style * np.array([1.0, 0.5, 0.1], np.float32)
     away = []
     for keep in (0.0, 0.5, 1.0):
-        found = painter.stylize(content, orange, FAST.replace(keep_color=keep, iterations=40, strength=100)).pixels
-        away.append(float((chroma(found) - chroma(content)).abs().mean()))
+        actual = painter.stylize(content, orange, FAST.replace(keep_color=keep, iterations=40, strength=100)).pixels
+        away.append(float((chroma(actual) - chroma(content)).abs().mean()))
     ours, theirs = (torch.from_numpy(picture).permute(2, 0, 1)[None] for picture in (content, orange))
     repainted = (coarse_chroma(transfer_colors(ours, theirs, 1.0)) - chroma(content)).abs().mean()
     assert away[1] == pytest.approx(float(repainted) / 2, rel=0.1)
@@ -905,9 +905,9 @@ def test_running_out_of_memory_with_checkpointing_is_an_error_that_names_a_small
         painter.stylize(content, style, FAST.replace(size=256, checkpoint=checkpoint))
     assert len(seen) == (2 if checkpoint == "auto" else 1)
     assert "\n" not in str(caught.value)
-    found = re.search(r"--size (\d+)", str(caught.value))
-    assert found
-    assert 64 <= int(found[1]) < 256
+    match = re.search(r"--size (\d+)", str(caught.value))
+    assert match
+    assert 64 <= int(match[1]) < 256
 
 
 def test_other_runtime_errors_are_not_caught(

@@ -42,8 +42,8 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return seen
 
 
-def gram(found: Targets, layer: str) -> Moments:
-    target = found.style[layer]
+def gram(actual: Targets, layer: str) -> Moments:
+    target = actual.style[layer]
     assert isinstance(target, Moments)
     return target
 
@@ -55,11 +55,11 @@ def source(image: Tensor) -> SourceImage:
 def test_resizing_keeps_the_range_and_the_mean(picture: Picture) -> None:
     image = picture(64, 96)
     for width, height in ((48, 32), (96, 64), (192, 130), (1, 1)):
-        found = resize(image, width, height)
-        assert found.shape == (1, 3, height, width)
-        assert found.min() >= 0
-        assert found.max() <= 1
-        torch.testing.assert_close(found.mean(dim=(2, 3)), image.mean(dim=(2, 3)), rtol=0.05, atol=0)
+        actual = resize(image, width, height)
+        assert actual.shape == (1, 3, height, width)
+        assert actual.min() >= 0
+        assert actual.max() <= 1
+        torch.testing.assert_close(actual.mean(dim=(2, 3)), image.mean(dim=(2, 3)), rtol=0.05, atol=0)
 
 
 def test_resizing_to_the_same_size_returns_the_image(picture: Picture) -> None:
@@ -96,15 +96,15 @@ def test_the_digest_depends_on_pixels_and_shape(picture: Picture) -> None:
 
 def test_style_layer_weights_are_normalized() -> None:
     options = Options(layer_weights=(256.0, 64.0, 16.0, 4.0, 2.0, 1.0))
-    found = targets.resolve_style_layers(options, "vgg16")
-    assert tuple(found) == options.style_layers
-    assert math.fsum(found.values()) == pytest.approx(1)
-    assert found["relu1_1"] / found["relu4_3"] == pytest.approx(256 / 2)
+    actual = targets.resolve_style_layers(options, "vgg16")
+    assert tuple(actual) == options.style_layers
+    assert math.fsum(actual.values()) == pytest.approx(1)
+    assert actual["relu1_1"] / actual["relu4_3"] == pytest.approx(256 / 2)
 
 
 def test_one_layer_weight_applies_to_all_layers() -> None:
-    found = targets.resolve_style_layers(Options(layer_weights=(7.0,)), "vgg16")
-    assert list(found.values()) == pytest.approx([1 / 6] * 6)
+    actual = targets.resolve_style_layers(Options(layer_weights=(7.0,)), "vgg16")
+    assert list(actual.values()) == pytest.approx([1 / 6] * 6)
 
 
 def test_layer_weights_of_0_do_not_divide_by_0() -> None:
@@ -113,11 +113,11 @@ def test_layer_weights_of_0_do_not_divide_by_0() -> None:
 
 @pytest.mark.parametrize("network", ["vgg11", "vgg13"])
 def test_a_default_layer_that_is_missing_becomes_the_last_of_its_block(network: str) -> None:
-    found = targets.resolve_style_layers(Options(), network)
-    assert list(found) == ["relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu4_2", "relu5_1"]
-    assert math.fsum(found.values()) == pytest.approx(1)
+    actual = targets.resolve_style_layers(Options(), network)
+    assert list(actual) == ["relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu4_2", "relu5_1"]
+    assert math.fsum(actual.values()) == pytest.approx(1)
     full = targets.resolve_style_layers(Options(), "vgg16")
-    assert found["relu4_2"] == pytest.approx(full["relu4_3"])
+    assert actual["relu4_2"] == pytest.approx(full["relu4_3"])
 
 
 def test_the_layers_of_a_look_are_default_layers() -> None:
@@ -155,11 +155,11 @@ def test_strength_first_mixes_in_the_style_and_then_releases_the_content() -> No
 
 def test_options_give_the_weight_of_every_term() -> None:
     options = Options(strength=25, keep_color=0.5, content_layers=("relu3_1", "relu4_2"), content_weight=0.3)
-    found = targets.compute_term_weights(options, "vgg16")
-    assert found.content == pytest.approx({"relu3_1": 0.15, "relu4_2": 0.15})
-    assert found.style == targets.resolve_style_layers(options, "vgg16")
-    assert found.smoothness == pytest.approx(options.smoothness * targets.style_mix(25))
-    assert found.color == pytest.approx(targets.COLOR_WEIGHT / 2)
+    actual = targets.compute_term_weights(options, "vgg16")
+    assert actual.content == pytest.approx({"relu3_1": 0.15, "relu4_2": 0.15})
+    assert actual.style == targets.resolve_style_layers(options, "vgg16")
+    assert actual.smoothness == pytest.approx(options.smoothness * targets.style_mix(25))
+    assert actual.color == pytest.approx(targets.COLOR_WEIGHT / 2)
     strong = targets.compute_term_weights(options.replace(strength=100), "vgg16")
     assert sum(strong.content.values()) == pytest.approx(0.3 / 30)
     assert strong.smoothness == options.smoothness
@@ -169,8 +169,8 @@ def test_the_content_scale_grows_with_the_distance_of_the_means(features: Featur
     content, style = picture(48, 64, 1), picture(40, 64, 2)
 
     def demand(image: Tensor, options: Options = GRAM) -> float:
-        found = targets.compute_targets(features, source(content), [source(image)], (64, 48), options, StyleCache())
-        return float(found.content_scale)
+        actual = targets.compute_targets(features, source(content), [source(image)], (64, 48), options, StyleCache())
+        return float(actual.content_scale)
 
     ours, theirs = features(content), features(style)
     shares = targets.resolve_style_layers(GRAM, features.network)
@@ -192,9 +192,9 @@ def test_roughness_is_the_root_of_the_total_variation_of_the_style(features: Fea
     styles = [picture(40, 64, 2), 0.5 + 0.25 * (picture(40, 64, 3) - 0.5)]
     one, other, both = (
         targets.compute_targets(
-            features, source(picture(48, 64, 1)), [source(style) for style in found], (64, 48), options, StyleCache()
+            features, source(picture(48, 64, 1)), [source(style) for style in actual], (64, 48), options, StyleCache()
         ).roughness
-        for found, options in (
+        for actual, options in (
             (styles[:1], GRAM),
             (styles[1:], GRAM),
             (styles, GRAM.replace(style_weights=(1.0, 3.0))),
@@ -209,36 +209,36 @@ def test_roughness_is_the_root_of_the_total_variation_of_the_style(features: Fea
 
 def test_content_targets_are_features_of_the_content(features: Features, picture: Picture) -> None:
     content, style = picture(48, 64, 1), picture(48, 64, 2)
-    found = targets.compute_targets(features, source(content), [source(style)], (64, 48), GRAM, StyleCache())
-    assert set(found.content) == {"relu4_2"}
-    torch.testing.assert_close(found.content["relu4_2"], features(content)["relu4_2"], rtol=0, atol=0)
-    assert found.color is None
+    actual = targets.compute_targets(features, source(content), [source(style)], (64, 48), GRAM, StyleCache())
+    assert set(actual.content) == {"relu4_2"}
+    torch.testing.assert_close(actual.content["relu4_2"], features(content)["relu4_2"], rtol=0, atol=0)
+    assert actual.color is None
 
 
 def test_style_targets_are_statistics_of_the_style(features: Features, picture: Picture) -> None:
     content, style = picture(48, 64, 1), picture(40, 64, 2)
-    found = targets.compute_targets(features, source(content), [source(style)], (64, 48), GRAM, StyleCache())
-    assert list(found.style) == list(Options().style_layers)
+    actual = targets.compute_targets(features, source(content), [source(style)], (64, 48), GRAM, StyleCache())
+    assert list(actual.style) == list(Options().style_layers)
     for layer, maps in features(style).items():
-        if layer in found.style:
-            torch.testing.assert_close(gram(found, layer).second, losses.compute_moments(maps).second)
+        if layer in actual.style:
+            torch.testing.assert_close(gram(actual, layer).second, losses.compute_moments(maps).second)
 
 
 def test_the_wasserstein_distance_has_prepared_targets(features: Features, picture: Picture) -> None:
     content, style = source(picture(48, 48, 1)), source(picture(48, 48, 2))
-    found = targets.compute_targets(features, content, [style], (48, 48), Options(), StyleCache())
-    assert all(isinstance(target, WassersteinTarget) for target in found.style.values())
+    actual = targets.compute_targets(features, content, [style], (48, 48), Options(), StyleCache())
+    assert all(isinstance(target, WassersteinTarget) for target in actual.style.values())
 
 
 def test_below_strength_50_the_statistics_of_content_and_style_are_mixed(features: Features, picture: Picture) -> None:
     content, style = picture(48, 48, 1), picture(48, 48, 2)
-    found = targets.compute_targets(
+    actual = targets.compute_targets(
         features, source(content), [source(style)], (48, 48), GRAM.replace(strength=20), StyleCache()
     )
     ours, theirs = (losses.compute_moments(features(image)["relu3_1"]).second for image in (content, style))
     share = targets.style_mix(20)
     assert 0.2 < share < 0.8
-    torch.testing.assert_close(gram(found, "relu3_1").second, (1 - share) * ours + share * theirs)
+    torch.testing.assert_close(gram(actual, "relu3_1").second, (1 - share) * ours + share * theirs)
 
 
 @pytest.mark.parametrize(("weights", "share"), [((), 0.5), ((1.0, 3.0), 0.25), ((2.0, 0.0), 1.0)])
@@ -247,11 +247,11 @@ def test_several_styles_are_blended_by_their_weights(
 ) -> None:
     styles = [picture(48, 48, 2), picture(48, 48, 3)]
     options = GRAM.replace(style_weights=weights)
-    found = targets.compute_targets(
+    actual = targets.compute_targets(
         features, source(picture(48, 48, 1)), [source(style) for style in styles], (48, 48), options, StyleCache()
     )
     first, second = (losses.compute_moments(features(style)["relu2_1"]).second for style in styles)
-    torch.testing.assert_close(gram(found, "relu2_1").second, share * first + (1 - share) * second)
+    torch.testing.assert_close(gram(actual, "relu2_1").second, share * first + (1 - share) * second)
 
 
 @pytest.mark.parametrize(
@@ -329,8 +329,8 @@ def test_an_interrupted_computation_is_not_cached(features: Features, picture: P
 
     with pytest.raises(TimeoutError):
         cache.get_moments(features, style, (32, 32), check)
-    found = cache.get_moments(features, style, (32, 32), None)
-    assert set(found) == set(features.layers)
+    actual = cache.get_moments(features, style, (32, 32), None)
+    assert set(actual) == set(features.layers)
 
 
 def test_keep_color_recolors_the_style_and_targets_the_chroma_of_the_content(
@@ -338,22 +338,22 @@ def test_keep_color_recolors_the_style_and_targets_the_chroma_of_the_content(
 ) -> None:
     content, style = picture(48, 64, 1), picture(48, 64, 2)
     options = GRAM.replace(keep_color=0.5)
-    found = targets.compute_targets(features, source(content), [source(style)], (64, 48), options, StyleCache())
-    assert found.color is not None
+    actual = targets.compute_targets(features, source(content), [source(style)], (64, 48), options, StyleCache())
+    assert actual.color is not None
     repainted = coarse_chroma(transfer_colors(content, style, 1.0))
-    torch.testing.assert_close(found.color, (repainted + coarse_chroma(content)) / 2)
+    torch.testing.assert_close(actual.color, (repainted + coarse_chroma(content)) / 2)
     whole = targets.compute_targets(
         features, source(content), [source(style)], (64, 48), GRAM.replace(keep_color=1), StyleCache()
     )
     assert whole.color is not None
     torch.testing.assert_close(whole.color, coarse_chroma(content))
     expected = losses.compute_moments(features(transfer_colors(style, content, 0.5))["relu1_1"]).second
-    torch.testing.assert_close(gram(found, "relu1_1").second, expected)
+    torch.testing.assert_close(gram(actual, "relu1_1").second, expected)
 
 
 def test_targets_need_no_gradient(features: Features, picture: Picture) -> None:
-    found = targets.compute_targets(
+    actual = targets.compute_targets(
         features, source(picture(32, 32, 1)), [source(picture(32, 32, 2))], (32, 32), Options(), StyleCache()
     )
-    parts = [*found.content.values(), *(part for target in found.style.values() for part in target)]
+    parts = [*actual.content.values(), *(part for target in actual.style.values() for part in target)]
     assert not any(part.requires_grad for part in parts)
