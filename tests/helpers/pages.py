@@ -18,11 +18,9 @@ from ui.studio import Studio
 
 TIMEOUT = 60_000
 """Milliseconds to wait for anything on the page; the machine may be busy."""
-
-
 WAIT_FOR_FRAMES = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
-"""Script that waits for two animation frames. When an accordion opens, Gradio mounts its controls and, in the next frame,
-sets them to their initial values again, before they are drawn; a script that types earlier loses its value."""
+"""Script that waits for two animation frames. When an accordion opens, Gradio mounts its controls and, one frame later,
+sets them to their initial values again before they are drawn: a script that types earlier loses its value."""
 
 Visitor = Callable[..., Page]
 
