@@ -8,10 +8,9 @@ This module knows both networks, the objective and the file of a training state;
 made.
 """
 
-import io
 import json
 import math
-import pickle
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -20,6 +19,8 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from styler import images
@@ -30,7 +31,7 @@ from styler.vgg import arch
 from styler.vgg.arch import DEFAULT_POOLING
 from styler.vgg.importers import BATCH_NORM_EPSILON, fold_batch_norm
 from styler.vgg.model import run_layers
-from styler.vgg.weights import Weights
+from styler.vgg.weights import Weights, read_metadata
 from styler.workshop import crops
 from styler.workshop.objectives import build_features, build_objective
 
@@ -44,6 +45,19 @@ LESSON_RATES = (0.06, 0.015)
 """Adam's first and last learning rate: low enough that the last state is nearly a painting."""
 PAINTINGS_KEPT = 160
 """Paintings kept in memory, about 20 MB each."""
+
+BATCH_SIZE = 4
+LEARNING_RATE = 5e-4
+WARM_UP = 20
+"""Steps in which the learning rate rises."""
+GRADIENT_SHARE, GRAM_SHARE = 2.0, 0.5
+"""Weights of the gradient and of the Gram matrices, relative to the features."""
+CLIP = 1.0
+"""Norm at which the gradient to the network's parameters is clipped."""
+NORM_MOMENTUM = 0.02
+SAVE_EVERY = 50
+FIRST_PAINTINGS, STEPS_PER_PAINTING = 6, 7
+"""Paintings to start with, and steps after which there is one more: painting takes time."""
 
 
 class Lesson(NamedTuple):
@@ -128,11 +142,11 @@ class Lessons:
 
 
 def dump_state(key: str, done: int, student: nn.Module, optimizer: torch.optim.Optimizer) -> bytes:
-    """Return the state of a training after `done` steps as the bytes of a file; `key` identifies the training."""
-    stream = io.BytesIO()
-    state = {"key": key, "done": done, "student": student.state_dict(), "optimizer": optimizer.state_dict()}
-    torch.save(state, stream)
-    return stream.getvalue()
+    """Return the state of a training after `done` steps as a safetensors file; `key` identifies the training."""
+    tensors = {f"student.{name}": tensor for name, tensor in student.state_dict().items()}
+    for index, values in optimizer.state_dict()["state"].items():
+        tensors |= {f"adam.{index}.{name}": tensor for name, tensor in values.items()}
+    return save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, {"key": key, "done": str(done)})
 
 
 def restore_state(path: Path, key: str, student: nn.Module, optimizer: torch.optim.Optimizer) -> int:
@@ -142,32 +156,24 @@ def restore_state(path: Path, key: str, student: nn.Module, optimizer: torch.opt
         WeightsError: The state belongs to another training, or cannot be read.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["key"] != key:
+        data = path.read_bytes()
+        tensors, metadata = load(data), read_metadata(data)
+        if metadata["key"] != key:
             raise WeightsError(
                 f"The state in '{path}' belongs to another distillation; delete it to start again, or repeat its "
                 "settings."
             )
-        student.load_state_dict(state["student"])
-        optimizer.load_state_dict(state["optimizer"])
-        return int(state["done"])
-    except (OSError, pickle.UnpicklingError, EOFError, LookupError, ValueError, TypeError, RuntimeError) as error:
+        student.load_state_dict({name[8:]: tensor for name, tensor in tensors.items() if name.startswith("student.")})
+        state: dict[int, dict[str, Tensor]] = defaultdict(dict)
+        for name, tensor in tensors.items():
+            if name.startswith("adam."):
+                _, index, part = name.split(".")
+                state[int(index)][part] = tensor
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": dict(state)})
+        return int(metadata["done"])
+    except (OSError, SafetensorError, LookupError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise WeightsError(f"Cannot read the state in '{path}': {reason}; delete it to start again.") from error
-
-
-BATCH_SIZE = 4
-LEARNING_RATE = 5e-4
-WARM_UP = 20
-"""Steps in which the learning rate rises."""
-GRADIENT_SHARE, GRAM_SHARE = 2.0, 0.5
-"""Weights of the gradient and of the Gram matrices, relative to the features."""
-CLIP = 1.0
-"""Norm at which the gradient to the network's parameters is clipped."""
-NORM_MOMENTUM = 0.02
-SAVE_EVERY = 50
-FIRST_PAINTINGS, STEPS_PER_PAINTING = 6, 7
-"""Paintings to start with, and steps after which there is one more: painting takes time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
