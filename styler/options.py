@@ -114,9 +114,7 @@ class Options:
         OptionError: a value has the wrong type, is out of its range or is not among the choices.
     """
 
-    size: int | Literal["original"] = _picture(
-        512, "long side of the result in pixels, or 'original'", low=64, high=8192
-    )
+    size: int | Literal["original"] = _picture(512, "long side in pixels, or 'original'", low=64, high=8192)
     preset: str = _picture("standard", "effort", choices=PRESETS)
     look: str = _picture("plain", "manner", choices=LOOKS)
     strength: float = _picture(50.0, "how far to go from the photo toward the painting", low=0, high=100)

@@ -48,10 +48,7 @@ def test_half_size_copies_go_down_to_256_pixels(size: int, half_size_copies: int
     assert (
         last.half_size_copies,
         schedule.build_schedule(Options(size=size, multiscale=0.0), 800, 600, 16)[-1].half_size_copies,
-    ) == (
-        half_size_copies,
-        0,
-    )
+    ) == (half_size_copies, 0)
     looks = sum(0.25**level for level in range(half_size_copies + 1))
     assert schedule.count_units((last,)) == pytest.approx(last.iterations * looks)
     for _ in range(half_size_copies):

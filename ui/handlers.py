@@ -383,10 +383,7 @@ class BatchHandlers:
         """Stop painting or waiting; finished pictures are kept."""
         session.discard_work()
         message = "Stopping…" if session.is_painting else STOPPED_WAITING
-        return {
-            self.layout.status: render.render_bar(message),
-            self.layout.stop_button: gr.update(interactive=False),
-        }
+        return {self.layout.status: render.render_bar(message), self.layout.stop_button: gr.update(interactive=False)}
 
     def show_failure(self, session: Session) -> Changes:
         """Show why the event of `paint` ended without a message of its own."""

@@ -15,12 +15,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from styler import Options, Painter, images, library
 
 HERE = Path(__file__).parent
-HERO = (
-    ("bridge", "wheat-field"),
-    ("astronaut", "starry-night"),
-    ("citrus", "mosaic"),
-    ("coffee", "marbled-paper"),
-)
+HERO = (("bridge", "wheat-field"), ("astronaut", "starry-night"), ("citrus", "mosaic"), ("coffee", "marbled-paper"))
 STRENGTHS = tuple({"strength": value} for value in (0, 25, 50, 75, 100))
 DIALS = (
     ("astronaut", "stained-glass", STRENGTHS),

@@ -440,9 +440,7 @@ def _check_outputs(pairs: Sequence[Pair], request: BatchRequest) -> None:
                 "{ext}, or set the format of this extension."
             )
         if os.path.join(real, pair.output) in inputs:  # noqa: PTH118 - called for every pair
-            raise UsageError(
-                f"The output {quote_name(out / pair.output)} is one of the inputs; use another folder with -o."
-            )
+            raise UsageError(f"The output {quote_name(out / pair.output)} is one of the inputs; use another folder.")
         extensions.add(extension)
         if folder not in folders:
             folders.add(folder)

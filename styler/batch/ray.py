@@ -129,9 +129,7 @@ def count_workers(ray: Any, cluster: ClusterConfig) -> tuple[int, dict[str, Any]
     each = cluster.cpus_per_worker or 1
     count = sum(int(node["Resources"].get("CPU", 0)) // each for node in ray.nodes() if node["Alive"])
     if not count:
-        raise UsageError(
-            f"No machine of the cluster has {each} CPUs for a worker; lower --cpus-per-worker, or add machines."
-        )
+        raise UsageError(f"No machine of the cluster has {each} CPUs; lower --cpus-per-worker, or add machines.")
     return count, {"num_cpus": each}
 
 

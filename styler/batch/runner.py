@@ -130,9 +130,8 @@ def run_batch(
 
 def _start_engine(plan: BatchPlan, context: BatchContext) -> Engine:
     init = plan.request.options.init
-    config = WorkerConfig(
-        request=plan.request, start=None if init in INIT_CHOICES else _read_picture(context, init, None)
-    )
+    start = None if init in INIT_CHOICES else _read_picture(context, init, None)
+    config = WorkerConfig(request=plan.request, start=start)
     if context.cluster is None:
         return LocalEngine(config, partial(_read_picture, context), context.stats_store, context.devices)
     paths = (picture.path for pair in plan.state.todo for picture in (pair.content, *pair.styles))

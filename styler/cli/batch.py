@@ -31,9 +31,7 @@ Styles = Annotated[
 More = Annotated[FileName, Parameter(show=False)]
 Folder = Annotated[
     FileName | None,
-    Parameter(
-        name=("-o", "--output"), group=flags.PICTURE_GROUP, metavar="FOLDER", help="folder that the pictures go to"
-    ),
+    Parameter(name=("-o", "--output"), group=flags.PICTURE_GROUP, metavar="FOLDER", help="folder for the pictures"),
 ]
 
 
@@ -86,8 +84,7 @@ def batch(
         log.info([f"{report.format_count(len(plan.pairs), 'picture')}: {batch_report.format_state(plan)}."])
         if dry_run:
             return batch_report.print_plan(plan, read, engine, json=reports.json)
-        context = _make_context(stack, inputs, engine)
-        return _paint(plan, history, context, watch, resume, log)
+        return _paint(plan, history, _make_context(stack, inputs, engine), watch, resume, log)
 
 
 def _check_arguments(

@@ -95,11 +95,9 @@ def show_events(tally: Tally, log: report.Logger) -> Iterator[ShowEvent]:
     """Give a function to call with every event, which prints it as far as the flags ask for it."""
     print_json = _make_event_printer() if log.options.json else None
     if print_json:
-        state = tally.plan.state
+        plan, state = tally.plan, tally.plan.state
         counts = {"todo": tally.todo, "done": len(state.done), "failed": len(state.failed)}
-        output.print_event(
-            {"event": "planned", "folder": str(tally.plan.out), "pairs": len(tally.plan.pairs), **counts}
-        )
+        output.print_event({"event": "planned", "folder": str(plan.out), "pairs": len(plan.pairs), **counts})
     with _show_progress(tally, log) as show:
 
         def show_event(event: "BatchEvent") -> None:

@@ -147,9 +147,7 @@ def _parse_limits(options: InputOptions) -> dict[str, Any]:
         raise UsageError(f"background is {options.background}; it can be a name such as white, or #rrggbb.") from error
     match = re.fullmatch(r"([0-9]{1,15})(M?)", options.max_pixels.strip(), re.ASCII)
     if not match or not int(match[1]):
-        raise UsageError(
-            f"max_pixels is {options.max_pixels}; it can be a whole number above 0, or one with M for millions."
-        )
+        raise UsageError(f"max_pixels is {options.max_pixels}; it can be a whole number above 0, with M for millions.")
     max_pixels = int(match[1]) * (1_000_000 if match[2] else 1)
     return {"background": tuple(value / 255 for value in color), "max_pixels": max_pixels}
 

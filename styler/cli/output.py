@@ -53,9 +53,7 @@ def check_streams(inputs: Iterable[str], output: str | None, *, json: bool) -> N
     if from_stdin > 1:
         raise UsageError("Only one picture can come from standard input; name files for the others.")
     if from_stdin and sys.stdin is not None and sys.stdin.isatty():
-        raise UsageError(
-            "Standard input is a terminal; redirect a picture to it, as in 'styler run - STYLE < photo.jpg'."
-        )
+        raise UsageError("Standard input is a terminal; redirect a picture to it: 'styler run - STYLE < photo.jpg'.")
     if output != STREAM_NAME:
         return
     if json:

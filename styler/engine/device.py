@@ -49,9 +49,7 @@ def choose_device(name: str) -> torch.device:
     if kind not in {"cpu", "cuda", "mps"} or (index and (kind != "cuda" or not re.fullmatch("[0-9]+", index))):
         raise DeviceError(f"There is no device '{name}'; it can be auto, cpu, cuda, cuda:N or mps.")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise DeviceError(
-            "No CUDA GPU is available; use --device cpu, or install a PyTorch build with CUDA and its driver."
-        )
+        raise DeviceError("No CUDA GPU is available; use --device cpu, or install PyTorch with CUDA and its driver.")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise DeviceError(f"There is no GPU {index}; this machine has {torch.cuda.device_count()}, counted from 0.")
     if kind == "mps" and not torch.backends.mps.is_available():

@@ -174,11 +174,7 @@ def test_a_template_names_the_path_below_the_mirrored_folder() -> None:
 
 @pytest.mark.parametrize(
     ("contents", "template"),
-    [
-        ([A, B], "{content}.{ext}"),
-        ([A, BatchInput("p/A.JPG", "A.JPG")], "{content}.{ext}"),
-        ([A, B], "same.{ext}"),
-    ],
+    [([A, B], "{content}.{ext}"), ([A, BatchInput("p/A.JPG", "A.JPG")], "{content}.{ext}"), ([A, B], "same.{ext}")],
 )
 def test_a_template_that_gives_colliding_names_is_refused(contents: list[BatchInput], template: str) -> None:
     with pytest.raises(

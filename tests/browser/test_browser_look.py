@@ -12,7 +12,7 @@ from playwright.sync_api import Page
 from styler import images
 
 GRADIO_MARKUP = {
-    ("nested-interactive", 'button[aria-label="common.upload"]'): "the button that adds files contains their input",
+    ("nested-interactive", 'button[aria-label="common.upload"]'): "the button that adds files contains their input"
 }
 """Violations in markup that Gradio generates: the axe rule, the element, and the reason."""
 

@@ -206,11 +206,7 @@ def test_a_batch_fills_the_gallery_and_reports_an_unreadable_photo(
     page.locator("#batch-gallery img").nth(1).wait_for()
     archive = download_file(page, "#batch-zip", tmp_path)
     with zipfile.ZipFile(archive) as pack:
-        assert sorted(pack.namelist()) == [
-            "contact-sheet.jpg",
-            "holiday.starry-night.png",
-            "other.starry-night.png",
-        ]
+        assert sorted(pack.namelist()) == ["contact-sheet.jpg", "holiday.starry-night.png", "other.starry-night.png"]
         assert images.read_image(pack.read("other.starry-night.png")).width == 64
 
 

@@ -213,13 +213,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(folder: Path, capsys: Capt
     before = sorted(folder.rglob("*"))
     assert paint("photos", "art", "-r", "-o", "out", "--dry-run") == 0
     page = capsys.readouterr().out
-    for words in (
-        "6 to paint, 0 done",
-        "64×48, like the first one",
-        "Device    cpu",
-        "GB free",
-        "each, if all are",
-    ):
+    for words in ("6 to paint, 0 done", "64×48, like the first one", "Device    cpu", "GB free", "each, if all are"):
         assert words in page
     assert "'photos/sub/a1.png' × 'art/y.png' → 'out/sub/a1.y.png'" in page
     assert paint("photos", "art", "-o", "out", "--dry-run", "--json") == 0

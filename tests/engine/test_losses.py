@@ -221,15 +221,7 @@ def both_moments(features: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     "function",
-    [
-        both_moments,
-        content,
-        gram,
-        wasserstein,
-        wasserstein_by_products,
-        wasserstein_of_few,
-        losses.total_variation,
-    ],
+    [both_moments, content, gram, wasserstein, wasserstein_by_products, wasserstein_of_few, losses.total_variation],
 )
 def test_gradients_match_finite_differences(function: Callable[[Tensor], Tensor]) -> None:
     channels = 3 if function is losses.total_variation else 4

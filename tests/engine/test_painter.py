@@ -866,12 +866,7 @@ OUT: dict[str, tuple[type[Exception], str]] = {
 @pytest.mark.parametrize("kind", OUT)
 @pytest.mark.parametrize("at", [0, 4, 7])
 def test_running_out_of_memory_once_continues_with_checkpointing(
-    painter: Painter,
-    content: Array,
-    style: Array,
-    evaluations: Watch,
-    kind: str,
-    at: int,
+    painter: Painter, content: Array, style: Array, evaluations: Watch, kind: str, at: int
 ) -> None:
     def fail(count: int) -> None:
         if count == at:
@@ -891,11 +886,7 @@ def test_running_out_of_memory_once_continues_with_checkpointing(
 
 @pytest.mark.parametrize("checkpoint", ["auto", "on"])
 def test_running_out_of_memory_with_checkpointing_is_an_error_that_names_a_smaller_size(
-    painter: Painter,
-    content: Array,
-    style: Array,
-    evaluations: Watch,
-    checkpoint: str,
+    painter: Painter, content: Array, style: Array, evaluations: Watch, checkpoint: str
 ) -> None:
     def fail(_count: int) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -911,10 +902,7 @@ def test_running_out_of_memory_with_checkpointing_is_an_error_that_names_a_small
 
 
 def test_other_runtime_errors_are_not_caught(
-    painter: Painter,
-    content: Array,
-    style: Array,
-    evaluations: Watch,
+    painter: Painter, content: Array, style: Array, evaluations: Watch
 ) -> None:
     def fail(_count: int) -> None:
         raise RuntimeError("a bug of ours")

@@ -108,9 +108,7 @@ def test_valid_network_has_no_problems_and_a_swapped_one_is_reported(vgg16: Weig
     assert all(norm > 0 for name, norm in diagnosis.gradients.items() if "content" not in name)
     assert len(diagnosis.sheet) > 5
     swapped = replace(
-        vgg16,
-        sha256="another",
-        kernels={**vgg16.kernels, "conv1_1.weight": vgg16.kernels["conv1_1.weight"].flip(1)},
+        vgg16, sha256="another", kernels={**vgg16.kernels, "conv1_1.weight": vgg16.kernels["conv1_1.weight"].flip(1)}
     )
     problems = diagnose_network(swapped, vgg16, content, style).problems
     assert conventions.WRONG_ORDER in problems[0]
