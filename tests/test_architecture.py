@@ -23,7 +23,7 @@ ORDER = (
     *("vgg.arch", "vgg.weights", "vgg.model", "vgg.conventions", "vgg.importers", "vgg.registry"),
     "save",
     *("engine.losses", "engine.color", "engine.objective", "engine.targets", "engine.optimizers", "engine.result"),
-    *("engine.budget", "engine.device", "engine.run", "engine.painter"),
+    *("engine.budget", "engine.device", "engine.painter"),
     "batch",
     "workshop",
     "cli",

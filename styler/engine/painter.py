@@ -1,39 +1,286 @@
-"""The painter: networks on their device and a cache of style statistics, shared by many paintings.
+"""Paint: a `Painter` holds networks and cached statistics for many paintings, a `Run` is one painting in progress.
 
-Prepares a `Run` for each painting; does not know how one proceeds.
+A run goes from its first image to its result, scale by scale and iteration by iteration. Every front end iterates
+`Painter.stream`; nothing else knows how a painting is made.
 """
 
-import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from styler import images, schedule
-from styler.engine import targets
+from styler import schedule
+from styler.engine import optimizers, targets
 from styler.engine.budget import Budget, Clock
+from styler.engine.color import transfer_colors
 from styler.engine.device import (
+    advise_smaller,
     choose_device,
     choose_precision,
     has_ample_memory,
+    is_out_of_memory,
     keep_freed_memory,
     needs_checkpoint,
     prepare_device,
+    release_memory,
 )
+from styler.engine.objective import TOTAL, HalfSizeCopy, Objective, Targets
+from styler.engine.optimizers import IterationLimit, OptimizerStep
 from styler.engine.result import Pixels, Progress, Result
-from styler.engine.run import Run
-from styler.engine.targets import SourceImage, StyleCache
-from styler.errors import UsageError
-from styler.images import Picture
+from styler.engine.targets import Input, SourceImage, StyleCache, load_source
+from styler.errors import DeviceError, OutOfMemory, UsageError
 from styler.options import INIT_CHOICES, Options
-from styler.schedule import Replay
+from styler.resample import Downsample, resize
+from styler.schedule import Replay, Scale, Schedule, count_work, follows_sketch
 from styler.vgg import registry
 from styler.vgg.model import Features
 from styler.vgg.weights import SLIM, Weights
 
-Input = str | os.PathLike[str] | Picture | Pixels
-"""A file, a decoded picture, or an array (H, W, 3) of sRGB: floats in [0, 1] or bytes."""
+RELEASE_NOISE = 0.9
+"""Share of noise in the first image at strength 100."""
+START_NOISE = 0.02
+"""Standard deviation of the seeded noise on the first image, in units of its range."""
+REFINE_RATE = 0.5
+"""Share of Adam's rate at which the full network finishes a sketch: little is left to do, and Adam's first steps are
+long, however small the gradient. Measured on four pairs: at 256 px among 1/3, 1/2, 2/3 and 1, at 512 px among 1/3, 1/2
+and 1."""
+
+
+class StopRequested(Exception):
+    """Raised between convolutions once `stop` is set; never leaves this module."""
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Run:
+    """One painting in progress. Only its own methods change it."""
+
+    options: Options
+    content: SourceImage
+    styles: Sequence[SourceImage]
+    start: SourceImage
+    """The image to start from; a noise start ignores it."""
+    features: Features
+    slim: Features
+    """The network of scales with `sketch`; the same as `features` if there are none."""
+    cache: StyleCache
+    size: tuple[int, int]
+    """Width and height of the result."""
+    schedule: Schedule
+    checkpoint: bool
+    """Whether activations are recomputed in the backward pass."""
+    stop: threading.Event
+    clock: Clock
+    budget: Budget | None = None
+    """What changes the schedule during the run, if anything does."""
+    stopped: bool = field(default=False, init=False)
+    executed: list[Scale] = field(default_factory=list, init=False)
+    scale_seconds: list[float] = field(default_factory=list, init=False)
+    targets: dict[tuple[str, tuple[int, int]], Targets] = field(default_factory=dict, init=False)
+    """By network and size; half-size copies of larger scales use those of smaller scales again."""
+    losses: dict[str, Tensor] = field(default_factory=dict, init=False)
+    best_losses: dict[str, Tensor] = field(default_factory=dict, init=False)
+    notes: list[str] = field(default_factory=list, init=False)
+
+    def paint(self) -> Iterator[Progress]:
+        """Paint all scales, reporting after every iteration; the last report carries the `Result`."""
+        image, index = None, 0
+        while index < len(self.schedule) and not self.stopped:  # the budget may change the schedule
+            image = yield from self._paint_scale(index, image)
+            index += 1
+        final = resize(self.content.image, *self.size) if image is None else self._enlarge(image, self.size)
+        done = self.executed[-1].iterations if self.executed else 0
+        yield self._make_progress(max(0, len(self.executed) - 1), done, final, self._make_result(final))
+
+    def check(self) -> None:
+        """Raise `StopRequested` if `stop` is set; called between convolutions."""
+        if self.stop.is_set():
+            raise StopRequested
+
+    def _paint_scale(self, index: int, image: Tensor | None) -> Generator[Progress, None, Tensor | None]:
+        """Paint a scale, starting from the best image of the scale before, and return the best image so far."""
+        scale, done, start_seconds = self.schedule[index], 0, self.clock.seconds
+        try:
+            self.check()
+            first = self._make_first_image(scale) if image is None else self._enlarge(image, scale.size)
+            for step in self._iterate(index, first.to(self.features.device)):
+                done, image = done + 1, step.best
+                self.losses, self.best_losses = step.losses, step.best_losses
+                self.clock.advance(scale.cost)
+                self._update_schedule(index, done)
+                yield self._make_progress(index, done, step.image)
+                if done < self.schedule[index].iterations:
+                    self.check()  # after the last iteration of a scale, the next scale checks
+        except StopRequested:
+            self.stopped = True
+        if done:
+            self.clock.skip((self.schedule[index].iterations - done) * scale.cost)
+            self.executed.append(self.schedule[index].truncate(done))
+            self.scale_seconds.append(self.clock.seconds - start_seconds)
+        return image
+
+    def _make_first_image(self, scale: Scale) -> Tensor:
+        """Return the first image, (1, 3, H, W), with seeded noise, made on the CPU to be the same on every device."""
+        generator = torch.Generator().manual_seed(self.options.seed)
+        noise = torch.randn((1, 3, scale.height, scale.width), generator=generator)
+        if self.options.init == "noise":
+            return (0.5 + 0.25 * noise).clamp(0, 1)
+        strength = self.options.strength
+        first = resize(self.start.image, *scale.size) + START_NOISE * targets.style_mix(strength) * noise
+        if self.options.init == "content":  # a style or a file that the user chose to start from is kept as it is
+            first = torch.lerp(first, 0.5 + 0.25 * noise, RELEASE_NOISE * targets.content_release(strength))
+        return first.clamp(0, 1)
+
+    def _enlarge(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        """Enlarge an image to a size (width, height), adding the band of detail that resizing cannot restore.
+
+        The detail is the content's; above strength 50 it gradually becomes the style's.
+        """
+        before = (image.shape[-1], image.shape[-2])
+        if before == size:
+            return image
+        release = targets.content_release(self.options.strength)
+        detail = _extract_detail(self.content.image, before, size)
+        if release:
+            style = transfer_colors(self.styles[0].image, self.content.image, self.options.keep_color)
+            detail = torch.lerp(detail, _extract_detail(style, before, size), release)
+        return (resize(image.cpu(), *size) + detail).clamp(0, 1)
+
+    def _iterate(self, index: int, image: Tensor) -> Iterator[OptimizerStep]:
+        """Yield the steps of a scale; if memory runs out once, continue from the best image with checkpointing."""
+        done, recovered = 0, None
+        while True:
+            before, scale = done, self.schedule[index]
+            limit = IterationLimit(scale.iterations - before, scale.planned - before)
+            try:
+                for step in self._optimize(index, image, limit):
+                    done, image, recovered = done + 1, step.best, step.recovered
+                    yield step
+                    scale = self.schedule[index]  # the budget may have changed it
+                    limit.iterations, limit.planned = scale.iterations - before, scale.planned - before
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if self.checkpoint:
+                    raise OutOfMemory(advise_smaller(self.features, self.size, self.features.device)) from error
+            self._begin_checkpointing(scale)
+        if recovered is not None and (lost := int(recovered)):
+            if lost >= done:
+                raise DeviceError("The loss was not finite in any iteration; try --precision fp32.")
+            self.notes.append(
+                f"{lost} of {done} iterations at {scale.width}×{scale.height} were not finite and were undone."
+            )
+
+    def _begin_checkpointing(self, scale: Scale) -> None:
+        self.checkpoint = True
+        keep_freed_memory(self.features.device, keep=False)
+        release_memory(self.features.device)
+        self.notes.append(f"Memory ran out at {scale.width}×{scale.height}; continued with checkpointing.")
+
+    def _optimize(self, index: int, image: Tensor, limit: IterationLimit) -> Iterator[OptimizerStep]:
+        scale = self.schedule[index]
+        objective = self._build_objective(scale)
+        if scale.optimizer == "lbfgs":
+            return optimizers.lbfgs(objective, image, limit)
+        rate = self.options.learning_rate * (REFINE_RATE if follows_sketch(self.schedule, index) else 1.0)
+        return optimizers.adam(objective, image, limit, rate)
+
+    def _build_objective(self, scale: Scale) -> Objective:
+        """Build the objective of a scale; its half-size copies are scales of their own."""
+        options, size = self.options, scale.size
+        features = self.slim if scale.sketch else self.features
+        key = (features.sha256, size)
+        if key not in self.targets:
+            self.targets[key] = targets.compute_targets(
+                features, self.content, self.styles, size, options, self.cache, self.check
+            )
+        half_size = None
+        if scale.half_size_copies:
+            half = scale.halve()
+            downsample = Downsample(size, half.size, features.device)
+            half_size = HalfSizeCopy(self._build_objective(half), downsample, options.multiscale)
+        return Objective(
+            features,
+            self.targets[key],
+            targets.compute_term_weights(options, features.network),
+            check=self.check,
+            checkpoint=self.checkpoint,
+            newton_schulz=features.device.type != "cpu",
+            half_size=half_size,
+        )
+
+    def _update_schedule(self, index: int, done: int) -> None:
+        """Let the budget change the number of iterations left after `done` iterations of a scale."""
+        if self.budget:
+            self.schedule = self.budget.update_schedule(self.schedule, index, done, self.losses[TOTAL])
+            remaining = count_work(self.schedule[index:]) - done * self.schedule[index].cost
+            self.clock.total = self.clock.done + remaining
+
+    def _estimate_remaining(self) -> float | None:
+        remaining = self.budget.remaining if self.budget else None
+        return self.clock.estimate_remaining() if remaining is None else remaining
+
+    def _count_units(self, work: float) -> float:
+        return work / (self.size[0] * self.size[1])
+
+    def _make_progress(self, index: int, done: int, image: Tensor, result: Result | None = None) -> Progress:
+        """Return the report after `done` iterations of scale `index`, with the current image (1, 3, H, W)."""
+        return Progress(
+            schedule=self.schedule,
+            scale=index,
+            iteration=done,
+            total_iterations=sum(scale.iterations for scale in self.executed[:index]) + done,
+            units=self._count_units(self.clock.done),
+            total_units=self._count_units(self.clock.total),
+            seconds=self.clock.seconds,
+            eta=0.0 if result else self._estimate_remaining(),
+            terms=self.losses,
+            render=lambda: _to_pixels(image),
+            result=result,
+        )
+
+    def _make_result(self, image: Tensor) -> Result:
+        """Return the result with the final image (1, 3, H, W)."""
+        return Result(
+            pixels=_to_pixels(image),
+            options=self.options,
+            schedule=tuple(self.executed),
+            losses={name: float(term) for name, term in self.best_losses.items()},
+            units=self._count_units(self.clock.done),
+            seconds=self.clock.seconds,
+            scale_seconds=tuple(self.scale_seconds),
+            stopped=self.stopped,
+            device=str(self.features.device),
+            precision=str(self.features.precision).removeprefix("torch."),
+            threads=torch.get_num_threads(),
+            weights_sha256=self.features.sha256,
+            notes=tuple(self.notes),
+            content_sha256=self.content.sha256,
+            style_sha256=tuple(style.sha256 for style in self.styles),
+            start_sha256="" if self.options.init in INIT_CHOICES else self.start.sha256,
+            alpha=_resize_alpha(self.content.alpha, *self.size),
+            metadata=self.content.metadata,
+        )
+
+
+def _extract_detail(image: Tensor, before: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Return what an image (1, 3, H, W) at `size` (width, height) has and one enlarged from `before` has not."""
+    return resize(image, *size) - resize(resize(image, *before), *size)
+
+
+def _resize_alpha(alpha: Pixels | None, width: int, height: int) -> Pixels | None:
+    """Resize an alpha channel (H, W)."""
+    return None if alpha is None else resize(torch.from_numpy(alpha)[None, None], width, height)[0, 0].numpy()
+
+
+def _to_pixels(image: Tensor) -> Pixels:
+    """Convert an image (1, 3, H, W) to an array (H, W, 3) of float32."""
+    return np.ascontiguousarray(image[0].float().cpu().permute(1, 2, 0).numpy(), dtype=np.float32)
+
+
 Inputs = Input | list[Input] | tuple[Input, ...]
 
 
@@ -196,30 +443,6 @@ class Painter:
             clock=clock,
             budget=Budget(options, scales, clock) if has_budget else None,
         )
-
-
-def load_source(source: Input) -> SourceImage:
-    """Load a picture in any of its forms as a tensor on the CPU.
-
-    Raises:
-        ImageError: the file cannot be read.
-        UsageError: the array has the wrong shape, type or values.
-    """
-    if isinstance(source, str | os.PathLike):
-        source = images.read_image(source)
-    picture = source if isinstance(source, Picture) else Picture(np.asarray(source))
-    pixels: Pixels = picture.pixels
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-        raise UsageError(f"The array has the shape {pixels.shape}; a picture has the shape (height, width, 3).")
-    if pixels.dtype == np.uint8:
-        pixels = pixels.astype(np.float32) / 255
-    if not np.issubdtype(pixels.dtype, np.floating):
-        raise UsageError(f"The array has the type {pixels.dtype}; convert it to floats in [0, 1] or to uint8.")
-    pixels = np.ascontiguousarray(pixels, dtype=np.float32)
-    if not np.isfinite(pixels).all():
-        raise UsageError("The array has values that are not finite; a picture is sRGB in [0, 1].")
-    image = torch.from_numpy(pixels).permute(2, 0, 1)[None].clamp(0, 1).contiguous()  # (1, 3, H, W)
-    return SourceImage.of(image, sha256=picture.sha256, alpha=picture.alpha, metadata=picture.metadata)
 
 
 def _check_style_weights(options: Options, count: int) -> None:
