@@ -1,4 +1,4 @@
-"""styler: repaint a photo in the manner of a painting.
+"""styler: repaint a photo in the style of a painting.
 
     from styler import Options, stylize
 

@@ -1,7 +1,16 @@
 """The manifest of a batch: a log of what was painted and what failed, one line of JSON for every change.
 
-Lines are only appended, never changed; an incomplete last line, left by a crash, is ignored. README.md documents the
-format. Does not know how inputs are paired, nor what is in a picture.
+Lines are only appended, never changed; an incomplete last line, left by a crash, is ignored. Every line has `schema`,
+`time` and `state`. By state, it also has
+
+    run      version, options, settings (their SHA-256), pairs, todo
+    writing  output, settings, content, styles, sha256 of the file
+    done     output, seconds
+    failed   output, settings, content, styles, error, seconds
+    index    files (SHA-256 by name)
+
+`content` and each of `styles` have path, size, mtime and sha256; README.md beside this file explains all fields. Does
+not know how inputs are paired, nor what is in a picture.
 """
 
 import errno
