@@ -1,7 +1,7 @@
 """Settings outside the program: the variables `STYLER_*` and the file `styler.toml`, in two folders.
 
 Fields of `Options` are at the top level of a file; a table holds settings for the command of its name. Front ends merge
-these layers with their own by `resolve_options`. Knows the options only, and nothing about flags.
+these layers with their own using `resolve_options`. Knows options only, not flags.
 """
 
 import difflib
@@ -19,7 +19,7 @@ from styler.options import Options, check_settings, list_options
 CONFIG_FILE = "styler.toml"
 ENV_PREFIX = "STYLER_"
 ENVIRONMENT_LAYER = "environment"
-"""Name of the layer that the variables make."""
+"""Name of the layer of environment variables."""
 TABLES = ("batch", "ui")
 """Commands that may have a table in a file."""
 
@@ -78,7 +78,7 @@ def get_variable_name(name: str) -> str:
 def parse_value(name: str, text: str) -> Any:
     """Parse the value of an option as a flag or variable gives it; items of a list are separated by commas.
 
-    Text that is not a number is returned as it is, for `Options` to refuse by name.
+    Text that is not a number is returned unchanged, so that the error of `Options` names the option.
     """
     field_type: Any = Options.__annotations__[name]
     if typing.get_origin(field_type) is tuple:
@@ -140,7 +140,7 @@ def _read_toml(path: Path) -> dict[str, Any] | None:
 
 
 def _check_type(name: str, value: Any) -> None:
-    """Refuse a string where a number or list belongs, with better advice than the option's range."""
+    """Reject a string in place of a number or list, with better advice than the option's range."""
     if name in list_options() and isinstance(value, str) and not isinstance(parsed := parse_value(name, value), str):
         form = "a list in brackets" if isinstance(parsed, tuple) else "a number without quotes"
         raise OptionError(f'{name} is the text "{value}"; write {form}.')
@@ -160,7 +160,7 @@ def _read_environment(variables: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _find_misspelled(variables: Iterable[str]) -> list[str]:
-    """Return a warning for every variable whose name nearly is that of an option; others may not be ours."""
+    """Return a warning for every variable whose name is almost that of an option; the others may not be ours."""
     known = [name.upper() for name in list_options()]
     warnings = []
     for variable in variables:

@@ -1,6 +1,6 @@
-"""Settings of the process that make CPUs faster without changing any result. Some must be made before torch loads.
+"""Process settings that make CPUs faster without changing any result. Some must be set before torch loads.
 
-Settings that the user has made are respected. Imports nothing heavy.
+Settings made by the user are kept. Imports no heavy modules.
 """
 
 import ctypes
@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 ENVIRONMENT_SETTINGS = {
-    # Waiting OpenMP threads spin, so painting becomes several times slower as soon as another program takes a core.
-    # Sleeping at once can make it 50 % slower where waking up is slow, so they spin briefly.
+    # Waiting OpenMP threads spin, so painting becomes several times slower as soon as another program uses a core.
+    # Sleeping at once can make it 50% slower where waking up is slow, so they spin briefly.
     "OMP_WAIT_POLICY": "PASSIVE",
     "GOMP_SPINCOUNT": "1500",
 }
@@ -40,7 +40,7 @@ def keep_memory(keep: bool) -> None:
 
     Activations are large and short-lived. By default the GNU allocator requests each from the system and returns it
     at once, and the system clears every page again, which takes a tenth of the time. Memory that is kept becomes
-    fragmented, which takes up to 50 % more of it.
+    fragmented, which takes up to 50% more of it.
     """
     _set_malloc_options(KEEP_FREED if keep else RETURN_FREED)
     if not keep:

@@ -1,7 +1,7 @@
 """Every error that a user can cause or resolve, as one tree.
 
     StylerError                exit code 1 unless a subclass says otherwise
-    ├── UsageError             2: the request itself is wrong
+    ├── UsageError             2: the request itself is invalid
     │   └── OptionError        2: a setting is unknown or out of its range
     ├── NothingMatched         4: there is nothing to paint
     ├── ImageError             a picture cannot be read
@@ -24,7 +24,7 @@ class StylerError(Exception):
 
 
 class UsageError(StylerError):
-    """The request itself is wrong; nothing was started."""
+    """The request itself is invalid; nothing was started."""
 
     exit_code = 2
 

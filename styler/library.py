@@ -18,7 +18,7 @@ def find_assets() -> Path:
     for folder in (package / "assets", package.parent / "assets"):
         if (folder / "weights").is_dir():
             return folder
-    raise StylerError(f"The assets of styler are missing beside '{package}'; install styler again.")
+    raise StylerError(f"The assets of styler are missing next to '{package}'; reinstall styler.")
 
 
 def list_styles() -> dict[str, Path]:

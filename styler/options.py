@@ -1,4 +1,4 @@
-"""Every option once: its type, default, range, choices and help; presets, looks, and the merging of settings.
+"""The options, each defined once: type, default, range, choices and help; presets, looks, and the merging of settings.
 
 Flags, sliders, configuration files, the documentation and the record in a picture are all derived from `Options`.
 Knows nothing about where settings come from or what they do.
@@ -27,7 +27,7 @@ class OptionSpec:
     high: float | None = None
     choices: tuple[str, ...] = ()
     unit: str = ""
-    """`s` for seconds, which may also be given as a text such as 60s, 2m or 1h."""
+    """`s` for seconds, which may also be given as text such as 60s, 2m or 1h."""
 
 
 def option(
@@ -98,7 +98,7 @@ LOOKS = {
         },
     ),
 }
-"""Manner: what the objective asks for."""
+"""Manner: settings of the objective."""
 
 INIT_CHOICES = ("content", "style", "noise")
 """Values of `init` that are not the path of a picture file."""
@@ -302,7 +302,7 @@ def _validate_scalar(name: str, spec: OptionSpec, type_: Any, value: Any) -> Any
 
 
 def _parse_seconds(text: str) -> float | str:
-    """Parse `60s`, `2m` or `1h`; another text is returned as it is, for validation to refuse."""
+    """Parse `60s`, `2m` or `1h`; any other text is returned unchanged, and validation rejects it."""
     match = re.fullmatch(r"([0-9]*\.?[0-9]+) ?([smh])", text.strip())
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]] if match else text
 

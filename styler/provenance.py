@@ -1,4 +1,4 @@
-"""The record inside a picture: which settings, inputs and work made it, and how to do the same work again.
+"""The record inside a picture: the settings, inputs and schedule that made it, and how to repeat the work.
 
 A stored record may come from anyone, so every part of it is validated before it is used. Does not import torch, and
 loads Pillow and pydantic only when a record is read.
@@ -96,11 +96,11 @@ class Record(TypedDict):
 
 
 class _DamagedRecord(Exception):
-    """What is wrong with a record, in a few words."""
+    """A record is damaged; the message says how, in a few words."""
 
 
 class _NewerRecord(Exception):
-    """Why a record needs a newer version of styler, as a predicate of "the settings"."""
+    """A record needs a newer version of styler; the message is a predicate of "the settings"."""
 
 
 def make_record(result: "Result") -> Record:
@@ -151,7 +151,7 @@ def read_record(source: "Readable", *, name: str | None = None) -> Record:
     """Read and validate the record in a picture.
 
     Raises:
-        ImageError: the picture cannot be read, or has no record, a damaged one or one of a newer version.
+        ImageError: the picture cannot be read, or its record is missing, damaged or from a newer version.
     """
     from styler import images
     from styler.images.read import describe_source
@@ -164,10 +164,10 @@ def find_record(texts: Mapping[str, str], picture: str) -> Record:
 
     Args:
         texts: as `images.read_text` returns them.
-        picture: what messages call the picture.
+        picture: name of the picture in messages.
 
     Raises:
-        ImageError: there is no record, or it is damaged or of a newer version.
+        ImageError: there is no record, or it is damaged or from a newer version.
     """
     if RECORD_KEY not in texts:
         raise ImageError(
@@ -183,7 +183,7 @@ def find_record(texts: Mapping[str, str], picture: str) -> Record:
 
 
 def _parse_json(text: str) -> dict[str, Any]:
-    """Parse the JSON of a record whose schema is known and whose texts are safe to print."""
+    """Parse the JSON of a record, and check that its schema is known and its texts are safe to print."""
     if len(text) > MAX_RECORD_LENGTH:
         raise _DamagedRecord(f"longer than {MAX_RECORD_LENGTH} characters")
     try:
@@ -202,12 +202,12 @@ def _parse_json(text: str) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> None:
-    """Refuse NaN and Infinity, which JSON does not have but Python reads."""
+    """Reject NaN and Infinity, which are not valid JSON but which Python accepts."""
     raise _DamagedRecord(f"{name} is not a number")
 
 
 def _iter_texts(value: Any) -> Iterator[str]:
-    """Yield every text and key, however deep."""
+    """Yield every text and key, at any depth."""
     if isinstance(value, str):
         yield value
     for part in (*value, *value.values()) if isinstance(value, dict) else value if isinstance(value, list) else ():

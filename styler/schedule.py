@@ -23,7 +23,7 @@ class Scale:
     width: int
     height: int
     iterations: int
-    """Evaluations of the objective."""
+    """Each is one evaluation of the objective."""
     optimizer: str
     """`adam` or `lbfgs`."""
     planned: int = 0
@@ -87,7 +87,7 @@ def build_schedule(options: Options, width: int, height: int, min_side: int) -> 
 
     In a sketch, the slim network paints all scales but the last alone, and a share of the last; since it is faster,
     it makes more iterations in the same time. The full network finishes the last scale. Without a sketch, large
-    scales have half-size copies; a sketch is too short to paint over what the smaller scales have found.
+    scales have half-size copies; a sketch is too short to paint over the composition of the smaller scales.
 
     Args:
         options: size, iterations, taper, first_size, optimizer, sketch, multiscale and strength are read.

@@ -94,7 +94,7 @@ def _make_parameters() -> list[inspect.Parameter]:
 
 
 def parse_request(studio: Studio, content: Any, style: Any, styles: Any, *values: Any) -> PaintRequest:
-    """Return what a call asks for.
+    """Return the request that a call makes.
 
     Args:
         studio: its uploads are the only files that a call can name.

@@ -24,7 +24,7 @@ def build_page(studio: Studio, queue: int = 32) -> gr.Blocks:
     """Build the page of a studio.
 
     Args:
-        studio: what paints.
+        studio: the sessions and the painter behind the page.
         queue: limit on the events that wait.
     """
     page: gr.Blocks

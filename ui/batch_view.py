@@ -42,7 +42,7 @@ class BatchRow:
     share: float = 0.0
     """Fraction of its work that is done, 0 to 1."""
     error: str = ""
-    """Why it failed."""
+    """Reason of the failure; empty if it did not fail."""
 
 
 @dataclass(slots=True, eq=False)
@@ -166,7 +166,7 @@ def _save_view(view: BatchView, event: BatchEvent) -> Path:
 
 
 def _estimate_left(view: BatchView, event: BatchEvent, seconds: float) -> float | None:
-    """Return the seconds that the rest will take at the pace so far."""
+    """Return the seconds that the rest will take at the speed so far."""
     done = view.count("done") + sum(row.share for row in view.rows.values() if row.state == "painting")
     left = view.count("waiting") + view.count("painting") + view.count("done") - done
     if done < 0.02:

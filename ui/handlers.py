@@ -36,7 +36,7 @@ def list_inputs(layout: PageLayout) -> list[Any]:
 
 
 def make_request(_session: Session, *values: Any) -> PaintRequest:
-    """Return what the controls ask for.
+    """Return the request that the controls describe.
 
     Args:
         _session: not needed; the other functions that make requests need it.

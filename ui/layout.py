@@ -80,7 +80,7 @@ class PageLayout:
         ]
         self.options = controls.make_controls(controls.MAIN_OPTIONS)
         with gr.Accordion("Advanced", open=False, elem_id="advanced"):
-            self.settings_file = _build_files("Load settings of a picture made by styler", "settings-file", "single")
+            self.settings_file = _build_files("Load settings from a picture made by styler", "settings-file", "single")
             self.options |= controls.make_controls(controls.ADVANCED_OPTIONS)
         self.paint_button = gr.Button("Paint", variant="primary", size="lg", elem_id="paint", elem_classes=["go"])
 

@@ -1,4 +1,4 @@
-"""Refuses requests before Gradio sees them: uploads that do not fit, large bodies, and files of other hosts.
+"""Refuses requests before Gradio sees them: uploads that do not fit, large bodies, and files on other hosts.
 
 Gradio would download a file that a request names by URL; this server never contacts another host.
 """
@@ -43,7 +43,7 @@ class RequestGuard:
             elif scope["method"] == "POST":
                 refusal, receive = await _check_body(receive)
             elif _is_remote_path(scope["path"]):
-                refusal = 404, "This server has no files of other hosts."
+                refusal = 404, "This server does not serve files from other hosts."
         if refusal:
             await PlainTextResponse(refusal[1], refusal[0])(scope, receive, send)
         else:
@@ -74,7 +74,7 @@ async def _check_body(receive: Receive) -> tuple[Refusal | None, Receive]:
         if len(body) > MAX_BODY:
             return (413, f"The request is too large; send {MAX_BODY // 1000} kB at most."), receive
     if _names_remote_file(body):
-        return (400, "The request names a file of another host; upload the file itself."), receive
+        return (400, "The request names a file on another host; upload the file itself."), receive
     return None, _replay_message(receive, {"type": "http.request", "body": body, "more_body": False})
 
 

@@ -1,5 +1,5 @@
 // Keyboard shortcuts, copying, keeping the picture in view, and two notices: a setting changed too late, and a server that
-// does not answer. The page works without this script.
+// does not respond. The page works without this script.
 (() => {
   const isVisible = (id) => document.querySelector(`#${id}`)?.offsetParent;
   const isPainting = () => isVisible("stop") || isVisible("batch-stop");
@@ -22,7 +22,7 @@
       await navigator.clipboard.writeText(button.dataset.copy);
       button.textContent = "copied";
     } catch {
-      button.outerHTML = `<code></code>`;  // without https there is no clipboard: show the command, to be selected
+      button.outerHTML = `<code></code>`;  // without https there is no clipboard: show the command, so that it can be selected
       document.querySelector("#summary code").textContent = button.dataset.copy;
     }
   });
@@ -65,7 +65,7 @@
     }
     if (failures < 2) offline.remove();
     else if (!offline.isConnected) {
-      offline.textContent = "The server does not answer. Your photo and settings are still here; try again when it is back.";
+      offline.textContent = "The server is not responding. Your photo and settings are still here; try again when it is back.";
       (document.querySelector(".gradio-container") ?? document.body).append(offline);
     }
   };

@@ -1,4 +1,4 @@
-"""The queue in front of the one painter: its place in line and expected wait, its limit, and the thread that works.
+"""The queue in front of the one painter: its place in line and expected wait, its limit, and the thread that paints.
 
 Gradio has no public interface to its queue, so this module reads the private one.
 """
@@ -23,7 +23,7 @@ QUEUED_EVENT = {**PRIVATE_EVENT, "concurrency_id": PAINTER, "concurrency_limit":
 INSTANT_EVENT = {**PRIVATE_EVENT, "queue": False}
 """Settings of all other events."""
 IDLE_SECONDS = 0.02
-"""Seconds between two checks of an empty queue; stock Gradio checks a thousand times a second, at 5 % of a core."""
+"""Seconds between two checks of an empty queue; stock Gradio checks a thousand times a second, at 5% of a core."""
 MAX_GRADIO_SESSIONS = 100
 """Sessions whose components Gradio remembers, at 0.2 MB each; beyond it, the one that was idle longest is dropped. That
 loses nothing: pictures and settings are not kept there."""
@@ -114,7 +114,7 @@ class PainterThread:
                 stop()
                 if step is not None:
                     await asyncio.wait({step})
-                    step.exception()  # mark it as retrieved: it was raised above if anybody still listens
+                    step.exception()  # mark it as retrieved: it was raised above if anyone is still listening
                 await loop.run_in_executor(self.executor, work.close)
 
 

@@ -148,7 +148,7 @@ def render_batch_rows(rows: Iterable[BatchRow]) -> str:
     """Return a list with one line for each picture of a batch."""
     lines = []
     for row in rows:
-        painting = f"painting, {100 * row.share:.0f} %" if row.state == "painting" else row.error
+        painting = f"painting, {100 * row.share:.0f}%" if row.state == "painting" else row.error
         state = escape(ROW_STATES.get(row.state, painting))
         name = f"{escape(row.content)} <span>×</span> {escape(Path(row.style).stem)}"
         lines.append(f'<li class="{row.state}"><b>{name}</b> <span class="state">{state}</span></li>')

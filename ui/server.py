@@ -71,8 +71,8 @@ def open_listener(host: str, port: int) -> socket.socket:
     except OSError as problem:
         if listener:
             listener.close()
-        why = (problem.strerror or str(problem)).lower()
-        raise StylerError(f"Cannot listen at {host}:{port}: {why}; give another --port or --host.") from problem
+        reason = (problem.strerror or str(problem)).lower()
+        raise StylerError(f"Cannot listen at {host}:{port}: {reason}; give another --port or --host.") from problem
     return listener
 
 
@@ -138,7 +138,7 @@ def _mount_page(server: FastAPI, page: "gr.Blocks", config: ServerConfig) -> Non
 
 
 def list_unready(studio: Studio, page: "gr.Blocks") -> list[str]:
-    """Return why no work can be accepted now, in sentences; empty if it can."""
+    """Return the reasons why no work can be accepted now, as sentences; empty if it can."""
     reasons = []
     if not studio.is_ready:
         reasons.append(str(studio.load_error or "The weights are not loaded yet."))

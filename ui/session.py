@@ -87,7 +87,7 @@ class Session:
 
     folder: Path
     stop: threading.Event = field(default_factory=threading.Event)
-    """Stops the current work, or stopped the last."""
+    """Stops the current or the last piece of work."""
     photo_html: str = ""
     """The photo that was chosen last, as the page shows it."""
     is_discarded: bool = False

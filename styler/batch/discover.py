@@ -36,7 +36,7 @@ def is_url(path: str) -> bool:
 
 
 def make_absolute(path: str) -> str:
-    """Return the path that the manifest has, which does not depend on the working folder."""
+    """Return the path as stored in the manifest, which does not depend on the working folder."""
     return path if is_url(path) else os.path.abspath(path)  # noqa: PTH100 - called for every pair
 
 
@@ -90,7 +90,7 @@ def _open_filesystem(url: str) -> tuple[Any, str]:
         system, path = fsspec.core.url_to_fs(url)
     except (ValueError, ImportError) as problem:
         raise StylerError(
-            f"Cannot open {quote_name(url)} ({problem}); install what fsspec needs for it, or use a path."
+            f"Cannot open {quote_name(url)} ({problem}); install the package that fsspec needs for it, or use a path."
         ) from problem
     return system, str(path)
 
@@ -144,7 +144,7 @@ class SelectionRules:
 
 
 def _matches(relative: str, patterns: tuple[str, ...]) -> bool:
-    """Return whether any pattern matches a relative path or its last part, whatever the case."""
+    """Return whether any pattern matches a relative path or its last part, ignoring case."""
     texts = (relative.rpartition("/")[2].lower(), relative.lower())
     return any(fnmatch.fnmatchcase(text, pattern.lower().rstrip("/")) for pattern in patterns for text in texts)
 
@@ -160,7 +160,7 @@ class Listing:
     """Number of links that were not followed."""
 
     def add_file(self, path: str) -> None:
-        """Add a file that was named, whatever the rules say."""
+        """Add a file that was named explicitly; the rules do not apply to it."""
         self.inputs.append(BatchInput(path, os.path.basename(path)))  # noqa: PTH119 - keeps the text as given
 
     def add_selected(self, paths: Iterable[str], root: str, rules: SelectionRules) -> None:
@@ -205,9 +205,9 @@ def make_natural_key(text: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
 
 def _suggest(argument: str, rules: SelectionRules) -> str:
     if rules.include or rules.exclude:
-        return "--include and --exclude leave nothing of it; change them."
+        return "--include and --exclude leave no picture; change them."
     if Path(argument).is_dir() and not rules.recursive:
-        return "the folder itself has none; search its subfolders, too, with -r, or name another folder."
+        return "there is none in the folder itself; add -r to search its subfolders, or name another folder."
     return "no file matches this name or pattern; check it."
 
 

@@ -31,7 +31,7 @@ MANIFEST_SCHEMA = 1
 MANIFEST_FOLDER, MANIFEST_FILE = ".styler", "manifest.jsonl"
 
 WRITING, DONE, FAILED = "writing", "done", "failed"
-"""States of a picture: its bytes are known and about to be written, they are written, it could not be painted."""
+"""States of a picture: encoded and about to be written; written; failed."""
 RUN, INDEX = "run", "index"
 """States of lines that are not about a picture: a run started, a file of the index was written."""
 
@@ -165,7 +165,7 @@ class Manifest:
 
     def _make_error(self, problem: OSError) -> ManifestError:
         return ManifestError(
-            f"Cannot write the manifest {quote_name(self._file)} ({problem.strerror}); make room or use another "
+            f"Cannot write the manifest {quote_name(self._file)} ({problem.strerror}); free up space or use another "
             "folder, then run the same command again."
         )
 
@@ -178,7 +178,7 @@ class FileFacts:
         self._hashes: dict[str, str] = {}
 
     def describe(self, path: str) -> dict[str, Any]:
-        """Return path, size and time of a file as the manifest has them; the path alone if the file is missing."""
+        """Return path, size and time of a file as the manifest stores them; the path alone if the file is missing."""
         if path not in self._states:
             self._states[path] = {"path": discover.make_absolute(path), **discover.stat_file(path)}
         return self._states[path]

@@ -1,6 +1,6 @@
 """Plan a batch: pair contents with styles, name the results, and compare them with the manifest.
 
-No two results share a name, on any file system. Does not open pictures, nor load PyTorch.
+No two results share a name, on any file system. Does not open pictures or load PyTorch.
 """
 
 import dataclasses
@@ -137,7 +137,7 @@ def pair_inputs(
         if len(contents) != len(styles):
             raise UsageError(
                 f"--zip pairs each content with one style, but there are {len(contents)} contents and {len(styles)} "
-                "styles; choose as many of each."
+                "styles; choose the same number of each."
             )
         return [(content, (style,)) for content, style in zip(contents, styles, strict=True)]
     if blended:
@@ -189,7 +189,7 @@ def _fill_name(couple: Couple, template: str, extension: str, seed: int) -> str:
     name = fill_template(template, values, "--name")
     if not name or name.endswith("/") or any(part in ("", ".", "..") for part in name.split("/")):
         raise UsageError(
-            f"--name gives {quote_name(name)}, which is not a name in the output folder; use no '..' and no empty part."
+            f"--name gives {quote_name(name)}, which is not a name in the output folder; omit '..' and empty parts."
         )
     return name
 
@@ -206,7 +206,7 @@ def _mirror_folder(couple: Couple, name: str) -> str:
 
 
 def fold_name(name: str) -> str:
-    """Return what two names have in common if some file system takes them for the same one."""
+    """Return a key that is equal for names that some file systems do not distinguish."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
@@ -234,7 +234,7 @@ def _make_unique_names(couples: Sequence[Couple], extension: str, earlier: Mappi
 
 
 def _make_stem(couple: Couple, level: int) -> str:
-    """Return a name that has, by level, the extension of neither input, of the content, of the style, or of both."""
+    """Return a name with the extensions of neither input (level 0), the content (1), the style (2) or both (3)."""
     content, styles = couple
     label = _label_styles([style.name if level & 2 else style.stem for style in styles])
     return f"{content.name if level & 1 else content.stem}.{label}"
@@ -375,7 +375,7 @@ def _refuse_overwrite(foreign: Sequence[str], changed: Sequence[tuple[str, str]]
 def plan_batch(
     request: BatchRequest, history: ManifestHistory, find_content: FindBundled, find_style: FindBundled
 ) -> BatchPlan:
-    """Find everything that is to be painted.
+    """Find the inputs, pair them, name the outputs, and compare them with the manifest.
 
     Args:
         request: what to paint.
@@ -436,7 +436,7 @@ def _check_outputs(pairs: Sequence[Pair], request: BatchRequest) -> None:
         extension = name.rpartition(".")[2]
         if extension not in extensions and images.find_format(out / pair.output) != EXTENSION_FORMATS[request.format]:
             raise UsageError(
-                f"--name gives {quote_name(pair.output)}, but --format is {request.format}; end the template in "
+                f"--name gives {quote_name(pair.output)}, but --format is {request.format}; end the template with "
                 "{ext}, or set the format of this extension."
             )
         if os.path.join(real, pair.output) in inputs:  # noqa: PTH118 - called for every pair

@@ -1,4 +1,4 @@
-"""Paint a batch on a Ray cluster: connect to it, run a worker in each of its actors, survive the loss of some.
+"""Paint a batch on a Ray cluster: connect to it, run a worker in each of its actors, and recover when some are lost.
 
 An actor holds at most two pictures, so that it reads and encodes while its device works, and so that its death costs
 only those two; other actors paint them. The driver sends bytes, or URLs that every machine can open, gets the encoded
@@ -42,7 +42,7 @@ RESTART_SECONDS = 0.1
 MAX_RESTARTS = 20
 """Number of times that Ray restarts an actor."""
 MAX_DEATHS = 3
-"""Number of workers that may die with a picture in progress before the picture itself is taken for the cause."""
+"""Number of workers that may die with a picture in progress before the picture itself is considered the cause."""
 MAX_STYLES_STORED = 64
 """Styles whose bytes stay in Ray's object store."""
 
@@ -224,7 +224,7 @@ def _refuse_live_view() -> Pixels:
 
 @dataclass(slots=True, eq=False)
 class _ActorState:
-    """An actor, as the driver knows it."""
+    """The driver's view of an actor."""
 
     handle: Any
     is_ready: bool = False
@@ -257,7 +257,7 @@ class RayEngine:
         self._inbox: deque[WorkerReport] = deque()
         self._waiting: deque[PaintTask] = deque()
         self._calls: dict[Any, Callable[[Any], None]] = {}
-        """References to the unanswered calls of actors, and what handles the answers."""
+        """References to pending calls of actors, and the function that handles each answer."""
         self._deaths: dict[int, int] = {}
         self._stored: dict[str, Any] = {}
         self._is_stopped, self._last_loss = False, ""
@@ -297,7 +297,7 @@ class RayEngine:
         return self._inbox.popleft() if self._inbox else None
 
     def wake(self) -> None:
-        """Make `poll` return if no actor is at work; can be called from any thread."""
+        """Make `poll` return if no actor is working; can be called from any thread."""
         self._woken.set()
 
     def stop(self) -> None:
@@ -387,7 +387,7 @@ class RayEngine:
             self._calls.pop(call)(call)
 
     def _handle_ready(self, actor: _ActorState, call: Any) -> None:
-        """Mark an actor as ready; drop one that Ray does not restart any more."""
+        """Mark an actor as ready; drop one that Ray no longer restarts."""
         errors = self._ray.exceptions
         try:
             self._ray.get(call)
@@ -413,7 +413,7 @@ class RayEngine:
             self._inbox += [report for report in self._ray.get(call) if report.number in actor.open]
 
     def _handle_painted(self, actor: _ActorState, task: PaintTask, call: Any) -> None:
-        """Take the final report of a picture, or notice that its actor died."""
+        """Take the final report of a picture, or handle the death of its actor."""
         del actor.open[task.number]
         try:
             reports = self._ray.get(call)

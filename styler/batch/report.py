@@ -20,7 +20,7 @@ from styler.errors import quote_name
 
 INDEX_PAGE, CONTACT_SHEET = "index.html", "contact-sheet.jpg"
 MAX_PAGE_ROWS, MAX_SHEET_ROWS = 5000, 60
-"""Largest number of pictures on the page and on the sheet, which show the first ones."""
+"""Maximum number of pictures on the page and on the sheet, which show only the first."""
 MAX_SHEET_STYLES = 4
 THUMBNAIL_SIDE = 240
 """Long side of a thumbnail, in pixels."""
@@ -64,7 +64,7 @@ def locate_thumbnail(out: Path, sha256: str) -> Path:
 
 
 def save_thumbnail(out: Path, sha256: str, data: bytes) -> None:
-    """Save a thumbnail in an output folder, unless it has that one.
+    """Save a thumbnail in an output folder, unless it is already there.
 
     Args:
         out: the output folder.
@@ -97,7 +97,7 @@ def write_index(plan: BatchPlan, manifest: Manifest) -> list[str]:
         path, recorded = plan.out / name, history.index.get(name)
         is_there = os.path.lexists(path)
         if is_there and (recorded is None or hashlib.sha256(path.read_bytes()).hexdigest() != recorded):
-            messages.append(f"{quote_name(path)} was not written by this batch, or was changed since; it is kept.")
+            messages.append(f"{quote_name(path)} was not written by this batch, or has been changed since; it is kept.")
             continue
         sha256 = hashlib.sha256(data).hexdigest()
         if sha256 != recorded or not is_there:

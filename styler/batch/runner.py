@@ -1,4 +1,4 @@
-"""Run a batch: hand its pictures to an engine, write what comes back, record it, and report everything as events.
+"""Run a batch: submit its pictures to an engine, write and record the results, and report everything as events.
 
 `stylize_folder` is the entry point for programs. Does not know the command line.
 """
@@ -50,7 +50,7 @@ class BatchContext:
     devices: tuple[str, ...] = ()
     """A device for each worker, such as `cuda:0`, `cuda:1`; empty for one worker on the device of the options."""
     cluster: ClusterConfig | None = None
-    """The Ray cluster to use in place of this process."""
+    """The Ray cluster to use instead of this process."""
     stats_store: StatsStore | None = field(default_factory=DiskStatsStore)
     """Where style statistics are kept between runs; on a cluster, each machine has its own store."""
 
@@ -89,7 +89,7 @@ def run_batch(
     """Paint the pictures of a plan and yield everything that happens.
 
     Events of one picture are in order; those of the next picture can come before it is `done`, since it is encoded and
-    written meanwhile. Closing the generator has the effect of `stop`.
+    written meanwhile. Closing the generator has the same effect as `stop`.
 
     Args:
         plan: the pictures.
@@ -291,7 +291,8 @@ def stylize_folder(
 ) -> Iterator[BatchEvent]:
     """Paint every content in every style and yield everything that happens; skip what earlier runs finished.
 
-    A picture that fails is an event like others. The caller makes sure that nobody else writes to the folder.
+    A picture that fails is reported and does not end the batch. The caller must ensure that nothing else writes to
+    the folder.
 
     Args:
         contents: a file, a folder, a pattern, `@list.txt`, a URL, or the name of a bundled picture.

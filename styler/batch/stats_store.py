@@ -31,8 +31,8 @@ STATS_SUFFIX = ".safetensors"
 class DiskStatsStore:
     """Statistics by key, one file each.
 
-    The name of a file also depends on the machine, the device and the number of threads: with others, the last digits
-    of the statistics can differ, and the same seed has to give the same pixels.
+    The name of a file also depends on the machine, the device and the number of threads: where these differ, the last
+    digits of the statistics can change, and the same seed has to give the same pixels.
 
     Args:
         folder: where they are; by default in this user's cache.
@@ -55,7 +55,7 @@ class DiskStatsStore:
             }
         except (OSError, SafetensorError, KeyError, ValueError):
             return None
-        with suppress(OSError):  # the time only tells which were used last
+        with suppress(OSError):  # the time only records which were used last
             os.utime(path)
         return moments
 

@@ -115,7 +115,7 @@ class _PictureJob:
         self.final = WorkerReport(self.task.number, kind, text, encoded=encoded, hashes=hashes)
 
     def attempt(self, stage: "Callable[[_PictureJob], None]") -> None:
-        """Run a stage, unless the picture has ended; any error ends this picture alone."""
+        """Run a stage, unless the picture has ended; any error ends only this picture."""
         if self.final:
             return
         try:
@@ -196,7 +196,7 @@ class Worker:
         self._to_read.put(None)
 
     def _load_and_paint(self, loaded: "Future[None]") -> None:
-        """Load the network, then paint; PyTorch is called by this thread alone."""
+        """Load the network, then paint; only this thread calls PyTorch."""
         try:
             self._get_painter(self.config.options).load_networks(self.config.options)
         except BaseException as problem:  # noqa: BLE001 - raised in the thread that makes the worker
@@ -217,7 +217,7 @@ class Worker:
             job.attempt(self._read_inputs)
 
     def _read_inputs(self, job: _PictureJob) -> None:
-        """Read the content, and the styles unless they are those of the picture before."""
+        """Read the content, and the styles unless they are those of the previous picture."""
         task = job.task
         job.content = self._read_picture(task.content, task.data.get(task.content))
         if self._styles[0] != task.styles:
@@ -308,9 +308,9 @@ def _find_fallback(problem: DeviceError, options: Options, painter: Painter) -> 
 class LocalEngine:
     """Workers in this process, one for each device.
 
-    A worker waits after every report until the next call of `poll`, so that a caller which sets `stop` in response to
-    a report is heeded before the next iteration. All workers share one Python interpreter; where it is the bottleneck
-    (many fast GPUs and small pictures), `ray` has a process for each.
+    A worker waits after every report until the next call of `poll`, so that a `stop` that the caller sets in response
+    to a report takes effect before the next iteration. All workers share one Python interpreter; where it is the
+    bottleneck (many fast GPUs and small pictures), `ray` has a process for each.
 
     Args:
         config: settings shared by all pictures.
@@ -337,7 +337,7 @@ class LocalEngine:
         self.slots = PICTURES_PER_WORKER * len(self._workers)
 
     def submit(self, task: PaintTask) -> None:
-        """Queue a picture at the worker that has the fewest."""
+        """Queue a picture for the worker that has the fewest."""
         worker = min(self._workers, key=lambda worker: len(worker.open))
         worker.submit(task, self._send).add_done_callback(
             lambda finished: self._inbox.put((finished.result(), threading.Event()))

@@ -93,7 +93,7 @@ def _check_arguments(
     """Check what does not depend on files, and return the folder for the pictures.
 
     Raises:
-        UsageError: something is missing or superfluous, or a batch cannot do it.
+        UsageError: something is missing, superfluous or not possible in a batch.
     """
     from styler.batch import discover
 
@@ -198,16 +198,16 @@ def _paint(
     from styler.batch.report import write_index
 
     tally = batch_report.Tally(plan)
-    with manifest.Manifest(plan.out, history) as book:
+    with manifest.Manifest(plan.out, history) as open_manifest:
         with batch_report.show_events(tally, log) as show:
-            for event in runner.run_batch(plan, book, context, watch.stop, resume.limit):
+            for event in runner.run_batch(plan, open_manifest, context, watch.stop, resume.limit):
                 if not watch.is_painting:
                     watch.begin()
                 tally.count(event)
                 show(event)
                 if event.kind == "done" and not log.options.json:
                     files.print_path(plan.out / event.pair.output)
-        log.warn([] if resume.no_index else write_index(plan, book))
+        log.warn([] if resume.no_index else write_index(plan, open_manifest))
     is_stopped = watch.stop.is_set()
     code = watch.exit_code if is_stopped else 3 if tally.failures or plan.problems else 0
     batch_report.print_summary(tally, code, is_stopped=is_stopped, options=log.options)

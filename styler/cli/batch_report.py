@@ -92,7 +92,7 @@ class Tally:
 
 @contextmanager
 def show_events(tally: Tally, log: report.Logger) -> Iterator[ShowEvent]:
-    """Give a function to call with every event, which prints it as far as the flags ask for it."""
+    """Yield a function that prints every event that it is called with, as the flags request."""
     print_json = _make_event_printer() if log.options.json else None
     if print_json:
         plan, state = tally.plan, tally.plan.state

@@ -1,6 +1,6 @@
 """Pictures that are read and written: input names, decoding within limits, output names, and locks on outputs.
 
-Loads `styler.images`, and with it numpy and Pillow, inside functions, so that help pages do without them.
+Loads `styler.images`, and with it numpy and Pillow, inside functions, so that help pages do not load them.
 """
 
 import difflib
@@ -116,7 +116,7 @@ def start_decoder(
 ) -> "tuple[Callable[[Path], Picture], Callable[..., Picture]]":
     """Start a process that decodes pictures, and return functions that read a file and decode bytes in it.
 
-    Messages that decoders written in C print go nowhere, and a decoder that crashes costs only its picture.
+    Messages that decoders written in C print are discarded, and a decoder that crashes fails only its own picture.
 
     Args:
         stack: ends the process when it is closed.
@@ -154,7 +154,7 @@ def _parse_limits(options: InputOptions) -> dict[str, Any]:
 
 @contextmanager
 def _mute_stderr() -> Iterator[None]:
-    """Drop what decoders written in C print about damaged files; styler reports damage itself."""
+    """Discard what decoders written in C print about damaged files; styler reports damage itself."""
     sys.stderr.flush()
     try:
         saved = os.dup(2)
@@ -231,7 +231,7 @@ def choose_target(
         path = Path(name) if name is not None and free is None else images.find_free_name(free or default)
         kind = _check_target(path, [content, *styles, *others], default, overwrite=options.overwrite)
         if options.extension and kind != images.find_format(default):
-            raise UsageError(f"The name {quote_name(path)} contradicts --format {extension}; leave one of them out.")
+            raise UsageError(f"The name {quote_name(path)} contradicts --format {extension}; omit one of them.")
     if int(options.bit_depth) not in images.FORMATS[kind].depths:
         raise OptionError(
             f"The output {quote_name(path or output.STDOUT_NAME)} is {images.FORMATS[kind].name}, which does not "
@@ -250,7 +250,7 @@ def _check_target(path: Path, inputs: Iterable[Path], default: Path, *, overwrit
     if any(_is_same_file(path, other) for other in inputs):
         raise UsageError(f"The output {quote_name(path)} is one of the inputs; give it another name with -o.")
     if os.path.isfile(path) and not overwrite:  # noqa: PTH113 - False where `Path.is_file` raises
-        raise UsageError(f"{quote_name(path)} exists already; give another name with -o, or --overwrite.")
+        raise UsageError(f"{quote_name(path)} already exists; give another name with -o, or --overwrite.")
     images.check_output(path, overwrite=overwrite)
     try:
         return images.find_format(path)
@@ -291,7 +291,7 @@ def save_partial(target: OutputTarget, encode: Encoder) -> Path:
 
 
 def write_free(path: Path, data: bytes) -> Path:
-    """Write to the first free name of `path`, `path-2` …, even if other runs take names meanwhile."""
+    """Write to the first free name of `path`, `path-2` …, even if other runs take names in the meantime."""
     from styler import images
 
     while True:

@@ -285,7 +285,7 @@ class EngineOptions:
         """
         for name, value in (("--ray-address", self.ray_address), ("--cpus-per-worker", self.cpus_per_worker)):
             if value is not None and self.engine != "ray":
-                raise UsageError(f"{name} requires --engine ray; add it, or leave {name} out.")
+                raise UsageError(f"{name} requires --engine ray; add it, or omit {name}.")
         if self.device_names and self.engine == "ray":
             raise UsageError(
                 "--devices names devices of this machine, but Ray chooses its own; give only one of --devices and "

@@ -39,7 +39,7 @@ def mark_streams(tokens: Iterable[str]) -> list[str]:
 
 
 def unmark_streams(text: str) -> str:
-    """Return a text for people, with `-` in place of `STREAM_NAME`."""
+    """Return text for display, with `-` in place of `STREAM_NAME`."""
     return text.replace(STREAM_NAME, "-").replace(r"\x00-", "-")
 
 
@@ -79,7 +79,7 @@ def write_stdout(data: bytes, subject: str = "Standard output", *, is_required: 
 
     Args:
         subject: beginning of the error message.
-        is_required: whether it is an error, too, if the reader has gone.
+        is_required: whether it is also an error if the reader has closed the pipe.
 
     Raises:
         OutputError: standard output cannot be written.
@@ -97,7 +97,7 @@ def write_stdout(data: bytes, subject: str = "Standard output", *, is_required: 
 
 
 ANSWER_SCHEMA = 1
-"""Version of every JSON document; it grows when a key changes its meaning or is removed."""
+"""Version of every JSON document; it increases when a key changes its meaning or is removed."""
 
 
 def print_document(content: Mapping[str, Any], *, indent: int | None = 2) -> None:
@@ -130,7 +130,7 @@ def format_columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _make_json_safe(value: Any) -> Any:
-    """Replace numbers that are not finite, which JSON does not have, by None."""
+    """Replace numbers that are not finite, which JSON cannot represent, with None."""
     if isinstance(value, Mapping):
         return {key: _make_json_safe(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -37,7 +37,7 @@ OPTIMIZERS = {"lbfgs": "L-BFGS", "adam": "Adam"}
 
 
 class _SafeStderr(io.TextIOBase):
-    """Standard error, except that errors of writing are ignored: they are no reason to lose a picture."""
+    """Standard error, except that write errors are ignored: they must not cause the loss of a picture."""
 
     def __init__(self) -> None:
         self.stream = getattr(sys.stderr, "rich_proxied_file", sys.stderr)  # a bar replaces `sys.stderr`
@@ -175,7 +175,7 @@ def update_bar(bars: "Bars", task: "TaskID", progress: "Progress", name: str = "
 
 @contextmanager
 def show_progress(console: Console, *, is_shown: bool) -> Iterator[Callable[["Progress"], None]]:
-    """Give a function to call with every `Progress` of a picture; the bar begins while the network is loaded."""
+    """Yield a function to call with every `Progress` of a picture; the bar begins while the network is loaded."""
     interval, scale = Interval(BAR_SECONDS if can_draw_bars(console) else LINE_SECONDS), -1
     if not is_shown:
         yield lambda _progress: None

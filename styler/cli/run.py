@@ -303,7 +303,7 @@ def _print_forecast(prepared: _PreparedRun, facts: Mapping[str, Any], *, json: b
 
 
 def format_memory(forecast: Forecast) -> str:
-    """Format the estimated memory beside the free one."""
+    """Format the estimated memory and the free memory."""
     return f"about {forecast.memory / 1e9:.1f} GB of {forecast.free / 1e9:.1f} GB free"
 
 

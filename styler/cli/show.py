@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 NO_VALUE = "–"
 """Printed for an empty value."""
 NAME_WIDTH = 18
-"""Columns of the names that `inspect` prints."""
+"""Width of the column of names that `inspect` prints."""
 
 
 def presets(*, json: Json = False) -> int:

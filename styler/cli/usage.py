@@ -124,9 +124,9 @@ the picture in progress, the second stops at once; run the same command again
 to resume."""
 
 MAX_WIDTH = 100
-"""Columns of a help page at most."""
+"""Maximum width of a help page, in columns."""
 LABEL_WIDTH = 30
-"""Columns of the names of the flags."""
+"""Width of the column of flag names."""
 
 
 def format_usage(command: str) -> str:

@@ -62,7 +62,7 @@ def info(
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> int:
-    """List the layers of a network of the family, and their costs."""
+    """List the layers of a VGG network and their costs."""
     from styler.workshop.info import describe_network, info_to_json
 
     _check_plot(plot, overwrite=overwrite)
@@ -113,7 +113,7 @@ def import_(
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> int:
-    """Verify weights of your own and store them under a name, for --backbone."""
+    """Verify your own weights and store them under a name, for --backbone."""
     from styler.vgg import registry
 
     weights = registry.import_backbone(Path(file), name, convention=convention, overwrite=overwrite)
@@ -219,7 +219,7 @@ def check_free(path: Path, *, overwrite: bool) -> None:
         OutputError: It exists and `overwrite` is not set.
     """
     if os.path.lexists(path) and not overwrite:
-        raise OutputError(f"Cannot write '{path}': it exists already; choose another name or give --overwrite.")
+        raise OutputError(f"Cannot write '{path}': it already exists; choose another name or give --overwrite.")
 
 
 def _check_plot(path: FileName | None, *, overwrite: bool) -> None:
@@ -244,7 +244,7 @@ def slim(
     images: ImagesFlag = None,
     crops: Annotated[int, Parameter(metavar="N", help="crops of the pictures to fit (default 160)")] = 160,
     distill_steps: Annotated[int, Parameter(metavar="N", help="training steps afterwards (default 0)")] = 0,
-    freeze: Annotated[int, Parameter(metavar="N", help="first blocks to leave untrained (default 0)")] = 0,
+    freeze: Annotated[int, Parameter(metavar="N", help="number of first blocks not to train (default 0)")] = 0,
     batch_norm: Annotated[bool, Parameter(negative=(), help="normalize batches in training")] = False,
     from_scratch: Annotated[bool, Parameter(negative=(), help="train from random values (Kaiming)")] = False,
     pooling: PoolingFlag = "mixed",
@@ -289,9 +289,9 @@ def slim(
 
 def compare(
     a: Annotated[str, Parameter(name="A", help="the reference: name of a backbone, or a weights file")],
-    b: Annotated[str, Parameter(name="B", help="another, or an ONNX model of 'styler vgg export'")],
+    b: Annotated[str, Parameter(name="B", help="another network, or an ONNX model from 'styler vgg export'")],
     /,
-    *more: Annotated[str, Parameter(name="MORE", help="more of them")],
+    *more: Annotated[str, Parameter(name="MORE", help="more networks")],
     images: Annotated[
         FileName | None,
         Parameter(metavar="FOLDER", help="with subfolders contents and styles (default: pictures of styler)"),
@@ -307,7 +307,7 @@ def compare(
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> int:
-    """Compare networks by their costs and by how well they paint in the judgment of A; prints Markdown."""
+    """Compare networks by their costs and by how well they paint, as judged by A, in a Markdown table."""
     from styler.options import Options
     from styler.workshop import compare as scores
     from styler.workshop import plots

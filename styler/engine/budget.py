@@ -25,7 +25,7 @@ MAX_OVERRUN = 1.05
 """Multiple of the time budget after which no further iteration is started."""
 
 AVERAGE_DECAY = 0.9
-"""Of the moving average of the loss."""
+"""Decay of the moving average of the loss."""
 MIN_GAIN = 0.001
 """Relative decrease of that average that counts as an improvement."""
 CHECK_EVERY = 5

@@ -36,7 +36,7 @@ the estimate."""
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of a name; `auto` is CUDA if available, else MPS, else the CPU.
+    """Return the device with a name; `auto` is CUDA if available, else MPS, else the CPU.
 
     Raises:
         DeviceError: it is unknown or not available; there is no silent fallback.
@@ -58,7 +58,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(device: torch.device, name: str) -> torch.dtype:
-    """Return the precision of convolutions; `auto` is bfloat16 on GPUs with it, else float16, and float32 on CPUs."""
+    """Return the precision of convolutions; `auto` is bfloat16 or float16 on GPUs, as supported, and float32 on CPUs."""
     if name != "auto":
         return PRECISIONS[name]
     if device.type == "cuda":
@@ -110,7 +110,7 @@ def describe_device(device: torch.device) -> str:
 
 
 def prepare_device(device: torch.device) -> None:
-    """Apply settings of the process that make the device fast and change no result."""
+    """Apply process settings that make the device faster without changing any result."""
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # the few sizes of a schedule repeat many times
 

@@ -20,7 +20,7 @@ COVARIANCE_FLOOR = 1e-4
 
 PRECISE_CHANNELS = 256
 """Layers of up to this many channels compute eigenvalues in float64, which costs little for them. In float32 the loss
-of the first layers, which have the largest weights, has a noise of about 1 %, too much for a line search."""
+of the first layers, which have the largest weights, has a noise of about 1%, too much for a line search."""
 
 NEWTON_SCHULZ_STEPS = 18
 
@@ -168,11 +168,11 @@ def wasserstein_distance_of_few_positions(
     if len(rows) <= PRECISE_CHANNELS and not newton_schulz:
         rows = rows.double()
     mean = rows.mean(dim=0)
-    apart = rows - mean  # (N, C)
+    centered = rows - mean  # (N, C)
     covariance = target.covariance.to(rows)
-    inner = apart @ covariance @ apart.T / len(rows)  # (N, N)
+    inner = centered @ covariance @ centered.T / len(rows)  # (N, N)
     trace = _trace_root_newton_schulz(inner) if newton_schulz else _trace_root_eigenvalues(inner)
-    spread = apart.square().sum() / len(rows) + torch.trace(covariance) - 2 * trace
+    spread = centered.square().sum() / len(rows) + torch.trace(covariance) - 2 * trace
     distance = (mean - target.mean).square().mean() + spread / len(covariance)
     return distance.to(target.mean)
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from styler.engine.objective import TOTAL, Objective
 
 ADAM_BETAS = (0.9, 0.8)
-"""The second is far below the usual 0.999: the gradient changes so much from step to step that only the last few tell
-its scale. Measured on one pair at 256 px, 104 steps end 2 % lower than with 0.99."""
+"""The second is far below the usual 0.999: the gradient changes so much from step to step that only the last few show
+its scale. Measured on one pair at 256 px, 104 steps end 2% lower than with 0.99."""
 FLAT_SHARE = 0.5
 """Share of Adam's steps at the full rate; the rest follow a cosine down to 0."""
 
@@ -39,7 +39,7 @@ SUFFICIENT_DECREASE = 1e-4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OptimizerStep:
-    """The state after one evaluation. All tensors stay on their device until somebody reads them."""
+    """The state after one evaluation. All tensors stay on their device until they are read."""
 
     losses: dict[str, Tensor]
     """Terms of the image evaluated last (with L-BFGS, accepted last), each (), with their sum as `total`."""

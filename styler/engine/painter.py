@@ -287,7 +287,7 @@ Inputs = Input | list[Input] | tuple[Input, ...]
 class Painter:
     """Networks on their device and the cache of style statistics, shared by many paintings.
 
-    The options of each painting name its backbone; one other than the first is loaded when it is first needed.
+    The options of each painting name its backbone; any other than the first is loaded on first use.
 
     Args:
         backbone: loaded first: `vgg16`, which is part of styler, or another of `styler.vgg.registry.BACKBONES`.

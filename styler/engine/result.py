@@ -1,6 +1,6 @@
 """What a front end receives: `Progress` after every iteration, and a `Result` at the end.
 
-Nothing here waits for the device until somebody reads a loss or asks for the live view.
+Nothing here waits for the device until a loss or the live view is read.
 """
 
 import os

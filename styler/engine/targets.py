@@ -72,7 +72,7 @@ class SourceImage:
 def resolve_style_layers(options: Options, network: str) -> dict[str, float]:
     """Return the canonical names of the style layers and their weights, normalized to a sum of 1.
 
-    A default layer that the network is too shallow to have is replaced by the last of its block; a layer chosen by
+    A default layer that a shallow network lacks is replaced by the last of its block; a layer chosen by
     the user is an error.
 
     Raises:

@@ -1,6 +1,6 @@
-"""Decoding in a separate process with limits on time and memory, for programs that read pictures from strangers.
+"""Decoding in a separate process with limits on time and memory, for programs that read untrusted pictures.
 
-A decoder in C that crashes, hangs or fills the memory then costs that one picture and nothing else: the process is
+A decoder in C that crashes, hangs or fills the memory then costs only that one picture: the process is
 replaced. It is started by its module's name, not forked or spawned, so that it loads neither the main module nor torch.
 Both sides exchange JSON and raw floats, never pickles.
 """
@@ -131,7 +131,7 @@ class Decoder:
         self._process.kill()
         for stream in (self._process.stdin, self._process.stdout):
             assert stream is not None
-            with suppress(OSError):  # closing flushes what was not sent, and nobody receives it
+            with suppress(OSError):  # closing flushes what was not sent, and the process has ended
                 stream.close()
         self._process.wait()
 

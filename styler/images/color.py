@@ -79,7 +79,7 @@ def _transform(samples: Array, icc: bytes, space: str) -> Array:
     import imagecodecs
 
     # lcms can precompute a transform as a table. For 8-bit color that is twenty times faster and as good; for 16 bits
-    # and for gray the table is too coarse, and dark tones would change by up to 8 %.
+    # and for gray the table is too coarse, and dark tones would change by up to 8%.
     is_table_exact = samples.dtype == np.uint8 and space != "gray"
     converted: Array = imagecodecs.cms_transform(
         np.ascontiguousarray(samples[..., 0] if space == "gray" else samples),

@@ -2,7 +2,7 @@
 
 Decoders are named classes instead of `Image.open`, so that no other plugin can be reached (Ghostscript, MPO) and
 Pillow's process-wide pixel limit does not apply. Decoders that are optional or rarely needed are imported on demand.
-An image at the limit is large, so everything computed per pixel is computed by `iter_strips`, without a full copy.
+An image at the limit is large, so per-pixel computations go through `iter_strips`, without a full copy.
 """
 
 import importlib
@@ -40,7 +40,7 @@ _PLUGINS = {
     "bmp": ("PIL.BmpImagePlugin", "BmpImageFile"),
     "avif": ("PIL.AvifImagePlugin", "AvifImageFile"),
     "heif": ("pillow_heif", "HeifImageFile"),  # turns the picture upright by itself
-    "jxl": ("pillow_jxl.JpegXLImagePlugin", "JXLImageFile"),  # as well, and decodes when it is opened
+    "jxl": ("pillow_jxl.JpegXLImagePlugin", "JXLImageFile"),  # does so, too, and decodes when it is opened
 }
 _MISSING_PLUGINS = {
     "heif": "it is HEIC, which needs an extra package; run pip install 'styler[heif]', save it as JPEG, or let the "
@@ -58,7 +58,7 @@ _COMPRESSIONS = (1, 5, 8, 32946, 32773, 34925, 50000)
 
 @dataclass(slots=True)
 class Raw:
-    """An image as stored: not yet upright, not yet sRGB, with alpha apart."""
+    """An image as stored: not yet upright, not yet sRGB, with separate alpha."""
 
     samples: Array  # (H, W, C) uint8, uint16 or float32 in [0, 1]; C: 1 gray, 3 RGB, 4 CMYK (full scale is full ink)
     alpha: Array | None = None  # (H, W), one of the same types
@@ -302,7 +302,7 @@ def _decode_deep_tiff(data: bytes, limits: Limits) -> Raw:
 
 
 def _check_tiff_page(page: Any, limits: Limits) -> None:
-    """Refuse a page that cannot be decoded faithfully, or is larger than its header says."""
+    """Reject a page that cannot be decoded faithfully, or is larger than its header says."""
     limits.check(int(page.imagewidth), int(page.imagelength))
     if int(page.tilewidth) * int(page.tilelength) > limits.max_pixels:
         raise Refusal("its tiles are larger than the limit for whole pictures; save it again with smaller ones")

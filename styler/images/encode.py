@@ -45,7 +45,7 @@ def encode_image(
     pixels: FloatArray,
     *,
     alpha: FloatArray | None = None,
-    format: str = "png",  # noqa: A002 - the word everybody uses
+    format: str = "png",  # noqa: A002 - the usual name
     bit_depth: int = 8,
     quality: int = 95,
     text: Mapping[str, str] | None = None,
@@ -64,7 +64,7 @@ def encode_image(
 
     Raises:
         OptionError: the format does not have this bit depth or quality.
-        OutputError: the format is unknown, values are not finite, or it is more than the format can hold.
+        OutputError: the format is unknown, values are not finite, or the picture does not fit the format.
     """
     target = FORMATS.get(format)
     if target is None:
@@ -178,7 +178,7 @@ def _use_pillow(name: str, **settings: Any) -> _Encoder:
     return encode
 
 
-# AVIF at speed 9 takes a seventh of the time of the default 6, with the same error and 10 % more bytes.
+# AVIF at speed 9 takes a seventh of the time of the default 6, with the same error and 10% more bytes.
 FORMATS = {
     "png": Format("PNG", (".png",), _encode_png, depths=(8, 16)),
     "jpeg": Format(

@@ -48,7 +48,7 @@ def find_format(path: StrPath) -> str:
 def find_free_name(path: StrPath) -> Path:
     """Return `path` if it does not exist, else the first free one of `path-2`, `path-3`, … (before the extension).
 
-    Another program may take the name meanwhile; `write_file` then refuses.
+    Another program may take the name in the meantime; `write_file` then fails.
     """
     path = Path(path)
     names = (path if n == 1 else path.with_name(f"{path.stem}-{n}{path.suffix}") for n in count(1))
@@ -69,8 +69,8 @@ def check_output(path: StrPath, *, overwrite: bool = False) -> None:
     """Check before any work whether `path` can be written; leaves nothing behind.
 
     Raises:
-        OutputError: it exists and `overwrite` is not set, is a folder, has an unknown extension, or is where no file
-            can be created.
+        OutputError: it exists and `overwrite` is not set, is a folder, has an unknown extension, or cannot be
+            created there.
     """
     with _as_output_error(path):
         if is_special(path):
@@ -110,7 +110,7 @@ def remove_stale_files(folder: StrPath) -> None:
     with suppress(OSError):  # in a folder that cannot be listed, nothing can be removed
         for entry in list(os.scandir(folder)):
             if entry.name.startswith(_PREFIX) and entry.name.endswith(_SUFFIX):
-                with suppress(OSError):  # another run removed it, or we may not
+                with suppress(OSError):  # another run removed it, or permission is missing
                     _remove_if_stale(Path(entry.path))
 
 
@@ -166,7 +166,7 @@ def _write_beside(target: Path, data: bytes, *, overwrite: bool) -> None:
             _write_all(file, data)
             os.fsync(file)
             if sys.platform != "win32":
-                _publish(temporary, target, overwrite=overwrite)  # still locked, so that nobody removes it as stale
+                _publish(temporary, target, overwrite=overwrite)  # still locked, so no other run removes it
         finally:
             os.close(file)
         if sys.platform == "win32":  # where an open file cannot be renamed
@@ -183,7 +183,7 @@ def _write_all(file: int, data: bytes) -> None:
 
 
 def _publish(temporary: Path, target: Path, *, overwrite: bool) -> None:
-    """Rename a finished file atomically; without `overwrite`, never replace a file that appeared meanwhile."""
+    """Rename a finished file atomically; without `overwrite`, never replace a file that has just appeared."""
     if overwrite:
         temporary.replace(target)
         return
@@ -222,12 +222,12 @@ def _explain_os_error(error: OSError | ValueError) -> str:
     if not isinstance(error, OSError):
         return "a file cannot have this name; choose another"  # it contains a null byte
     reasons = {
-        errno.EEXIST: "it exists already; choose another name or overwrite it",
+        errno.EEXIST: "it already exists; choose another name or overwrite it",
         errno.EACCES: "you have no permission to write there; choose another folder",
         errno.EPERM: "you have no permission to write there; choose another folder",
         errno.EROFS: "the disk is read-only; choose another folder",
-        errno.ENOSPC: "the disk is full; make room or choose another folder",
-        errno.EDQUOT: "your disk quota is exceeded; make room or choose another folder",
+        errno.ENOSPC: "the disk is full; free up space or choose another folder",
+        errno.EDQUOT: "your disk quota is exceeded; free up space or choose another folder",
         errno.ENOTDIR: "a part of its path is a file, not a folder; choose another folder",
         errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
         errno.EISDIR: "it is a folder; name a file in it",

@@ -1,4 +1,4 @@
-"""Reading of a picture from a path, a stream or bytes into a `Picture`, or an error that says why not.
+"""Reading of a picture from a path, a stream or bytes into a `Picture`, or an error that says why it failed.
 
 Files are read without ever blocking, up to a limit. Only here do the exceptions of decoders become `ImageError`. Keeps
 no state, so it works in any thread, or in a child process with its own limits.
@@ -64,7 +64,7 @@ def read_image(
 
     Args:
         source: a path, the bytes themselves, or a binary stream, which is read to its end.
-        name: what messages call it; by default its path, or the name of the stream.
+        name: its name in messages; by default its path, or the name of the stream.
         background: sRGB in [0, 1], visible through transparent pixels.
         max_pixels: maximum of width × height, checked in the header before decoding.
         max_bytes: maximum size of the file.
@@ -74,14 +74,14 @@ def read_image(
         ImageError: it cannot be read; says which file, why, and what to do.
     """
     data = fetch_image_bytes(source, name=name, max_bytes=max_bytes)
-    called = describe_source(source, name)
-    with _as_image_error(called, data):
+    label = describe_source(source, name)
+    with _as_image_error(label, data):
         raw = decode(data, detect_kind(data[:_HEAD]), Limits(max_pixels, min_side))
-        return _finish_picture(raw, background, called, hashlib.sha256(data).hexdigest())
+        return _finish_picture(raw, background, label, hashlib.sha256(data).hexdigest())
 
 
 def read_text(source: Readable, *, name: str | None = None, max_bytes: int = 2_000_000_000) -> dict[str, str]:
-    """Return the texts that `encode_image` stored in a picture (of a PNG, all texts) without decoding the pixels.
+    """Return the texts that `encode_image` stored in a picture (for a PNG, all texts) without decoding the pixels.
 
     Raises:
         ImageError: as `read_image`.
@@ -108,7 +108,7 @@ def fetch_image_bytes(source: Readable, *, name: str | None = None, max_bytes: i
 
 
 def describe_source(source: Readable, name: str | None) -> str:
-    """Return what messages call `source`: `name`, else its path, else its stream's name."""
+    """Return the name of `source` in messages: `name`, else its path, else its stream's name."""
     if name is None:
         name = os.fspath(source) if isinstance(source, str | os.PathLike) else getattr(source, "name", None)
     return quote_name(name) if isinstance(name, str) else "the picture"
@@ -155,7 +155,7 @@ def _explain_os_error(error: OSError | ValueError, path: str) -> str:
 
 
 def _read_stream(stream: BinaryIO, max_bytes: int) -> bytes:
-    """Read `stream` to its end, but stop as soon as its beginning is no known format or the limit is exceeded."""
+    """Read `stream` to its end, but stop as soon as its beginning is not a known format or the limit is exceeded."""
     data = bytearray()
     is_known = False
     while chunk := stream.read(_CHUNK if is_known else _HEAD):
@@ -170,7 +170,7 @@ def _read_stream(stream: BinaryIO, max_bytes: int) -> bytes:
     return bytes(data)
 
 
-def _finish_picture(raw: Raw, background: tuple[float, float, float], called: str, sha256: str) -> Picture:
+def _finish_picture(raw: Raw, background: tuple[float, float, float], label: str, sha256: str) -> Picture:
     pixels = color.convert_to_srgb(raw)  # (H, W, 3)
     alpha = None if raw.alpha is None else color.normalize(color.rotate_upright(raw.alpha, raw.orientation))  # (H, W)
     if alpha is not None and (alpha == 1).all():
@@ -179,7 +179,7 @@ def _finish_picture(raw: Raw, background: tuple[float, float, float], called: st
         color.composite(pixels, alpha, background)
         if not alpha.any():
             raw.warnings.append("it is fully transparent, so only the background is painted")
-    warnings = tuple(f"About {called}: {warning}." for warning in raw.warnings)
+    warnings = tuple(f"About {label}: {warning}." for warning in raw.warnings)
     return Picture(pixels, alpha, sha256, warnings, raw.metadata)
 
 
@@ -196,12 +196,12 @@ def _extract_texts(data: bytes, kind: str) -> dict[str, str]:
 
 
 @contextmanager
-def _as_image_error(called: str, data: bytes = b"") -> Iterator[None]:
+def _as_image_error(label: str, data: bytes = b"") -> Iterator[None]:
     """Convert every exception to `ImageError`; `data` is what was decoded."""
     try:
         yield
     except Exception as error:
-        raise ImageError(f"Cannot read {called}: {_explain_failure(error, data)}.") from error
+        raise ImageError(f"Cannot read {label}: {_explain_failure(error, data)}.") from error
 
 
 def _explain_failure(error: Exception, data: bytes) -> str:
@@ -215,7 +215,7 @@ def _explain_failure(error: Exception, data: bytes) -> str:
 
 
 def _explain_damage(error: Exception, data: bytes) -> str:
-    """Find the reason in the decoder's message and the bytes, because decoders raise anything at all."""
+    """Find the reason in the decoder's message and the bytes, because decoders raise all kinds of exceptions."""
     if "MAX_TEXT" in str(error) or "text chunks" in str(error):
         return "it contains too much text; save it again without metadata"
     kind = detect_kind(data[:_HEAD])

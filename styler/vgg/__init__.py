@@ -2,8 +2,8 @@
 
     arch ─► weights ─► model ─► conventions ─► importers ─► registry
 
-`arch` knows names and numbers only; `weights` reads and verifies files of styler; `model` computes features;
+`arch` knows names and numbers only; `weights` reads and verifies styler's files; `model` computes features;
 `conventions` detects a network that receives its input in the wrong form; `importers` reads files of other projects;
-`registry` finds a network by its name. What one does *with* a network (slim it, export it, compare it) is in
+`registry` finds a network by its name. The tools that work on a network (slimming, export, comparison) are in
 `styler.workshop`.
 """

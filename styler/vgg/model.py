@@ -165,7 +165,7 @@ def _pooling_backward(gradient: Tensor, before: Tensor, indices: Tensor | None) 
         return result
     height, width = gradient.shape[-2:]
     result = torch.empty_like(before)
-    result[..., 2 * height :, :] = 0  # an odd last row or column is part of no average
+    result[..., 2 * height :, :] = 0  # an odd last row or column is not part of any average
     result[..., 2 * width :] = 0
     squares = result[..., : 2 * height, : 2 * width].view(*result.shape[:2], height, 2, width, 2)
     squares.copy_((gradient / 4)[..., :, None, :, None])
@@ -177,7 +177,7 @@ class Features(nn.Module):
 
     The network's own input normalization is folded into its first convolution. Every filter is rescaled so that its
     mean activation over natural images is 1 (Gatys, Ecker and Bethge, "Image Style Transfer Using Convolutional
-    Neural Networks", CVPR 2016, §2), which does not change what the network computes and keeps a few loud filters
+    Neural Networks", CVPR 2016, §2), which does not change what the network computes and keeps a few strong filters
     from dominating every loss. Nothing beyond the last requested layer is computed.
 
     Args:
@@ -187,7 +187,7 @@ class Features(nn.Module):
         precision: The dtype of the convolutions; float32 disables autocast.
 
     Raises:
-        OptionError: The network, or what the file keeps of it, lacks one of the layers, or a slim network was made
+        OptionError: The network, or its weights file, lacks one of the layers, or a slim network was made
             for another pooling.
     """
 

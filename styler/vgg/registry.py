@@ -100,7 +100,7 @@ def load_weights_file(path: Path) -> Weights:
 
 
 def convert_weights_file(path: Path, convention: str) -> bytes:
-    """Return a weights file of any supported format as the bytes of one of styler.
+    """Convert a weights file of any supported format to the bytes of a weights file of styler.
 
     Args:
         convention: One of `CONVENTIONS`; `auto` is what the format implies, otherwise what fits the bundled pictures.
@@ -154,7 +154,7 @@ def download_checkpoint(url: str, path: Path) -> None:
     """Download a checkpoint with a progress bar on stderr, and check its hash against the digits in its name.
 
     Raises:
-        WeightsError: There is no network, or the bytes do not match the name.
+        WeightsError: The download failed, or the bytes do not match the name.
     """
     prefix = url.rsplit("/", 1)[-1].removesuffix(".pth").rsplit("-", 1)[-1]
     try:
@@ -217,7 +217,7 @@ def import_backbone(path: Path, name: str, *, convention: str = "auto", overwrit
         stored.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"Cannot create the folder '{stored.parent}': {error.strerror}; create it yourself, or free the path."
+            f"Cannot create the folder '{stored.parent}': {error.strerror}; create it yourself, or clear its path."
         ) from error
     with FileLock(stored.with_suffix(".lock")):
         _store(name, data)

@@ -29,7 +29,7 @@ SHA256 = {
     EMBEDDED: "eb97a435e4554117a2bac92360cf45035ad9afc16bb27af45d9699c30f89dac5",
     SLIM: "84228b22043bede370b78470c2e46b1eb20d951e4b16b264148d082ff42f8feb",
 }
-"""Of the files that come with styler."""
+"""Hashes of the weights files that come with styler."""
 
 CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 IMAGENET_MEAN_RGB, IMAGENET_STD_RGB = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -135,7 +135,7 @@ def read_weights(path: Path, *, sha256: str | None = None) -> Weights:
     Raises:
         WeightsError: The file is missing, altered, truncated, of another form, or not finite.
     """
-    data = read_bytes(path, "install styler again or choose another --backbone")
+    data = read_bytes(path, "reinstall styler or choose another --backbone")
     return parse_weights(data, path, sha256=sha256)
 
 
@@ -149,7 +149,7 @@ def parse_weights(data: bytes, path: Path, *, sha256: str | None = None) -> Weig
     if sha256 is not None and digest != sha256:
         raise WeightsError(
             f"The weights file '{path}' is truncated or has been altered "
-            f"(its SHA-256 is {digest[:12]}…, not {sha256[:12]}…); install styler again, or delete the file "
+            f"(its SHA-256 is {digest[:12]}…, not {sha256[:12]}…); reinstall styler, or delete the file "
             "so that it is fetched again."
         )
     try:
@@ -217,7 +217,7 @@ def _collect_kernels(tensors: Mapping[str, Tensor], network: str, widths: tuple[
     kernels: dict[str, Tensor] = {}
     for conv in arch.list_convolutions(network, widths):
         if f"{conv.name}.weight" not in tensors:
-            break  # the file ends where painting ends
+            break  # the file ends with the last layer that painting needs
         kernel, bias = tensors[f"{conv.name}.weight"].float(), tensors[f"{conv.name}.bias"].float()
         if kernel.shape != conv.shape or bias.shape != (conv.outputs,):
             raise ValueError(f"{conv.name} has the shape {tuple(kernel.shape)}")

@@ -24,7 +24,7 @@ Where we depart from common advice, and why
 none: it would have no effect. Here weights are stored in 8 bits per output channel, and an ONNX model computes in
 static int8, calibrated on pictures.
 
-*A ResNet as teacher* is the usual way to a small network of higher accuracy. Ours must be the full VGG: painting
+*A ResNet as teacher* is the usual way to make a small network more accurate. Ours must be the full VGG: painting
 follows the VGG's own features, Gram matrices and gradients, and a network that classifies differently teaches a
 different style.
 

@@ -1,4 +1,4 @@
-"""Many crops of few pictures: seeded, at many scales and in many colors, to teach and to measure networks with.
+"""Seeded random crops of a few pictures, at many scales and in many colors, for training and measuring networks.
 
 An unfinished painting is not a photo: some crops are therefore blended with another, or made noisy.
 
@@ -17,7 +17,7 @@ from styler.geometry import fit_size
 from styler.resample import resize
 
 LONG_SIDE = 1024
-"""Pictures are loaded at this long side, in pixels, at most: a network sees no more of them."""
+"""Maximum long side of the pictures, in pixels; larger ones are shrunk."""
 
 
 def load_pictures(folder: Path | None, long_side: int = LONG_SIDE) -> list[Tensor]:

@@ -28,7 +28,7 @@ SATURATED = 20.0
 SHOWN_MAPS = 3
 """Activation maps of each layer in the sheet: those of the channels that differ most between style and content."""
 GRAM_SIDE = 64
-"""Channels of a Gram matrix in the sheet, at most."""
+"""Maximum number of channels of a Gram matrix in the sheet."""
 
 SheetRow = tuple[str, list[tuple[str, NDArray[np.float32]]]]
 """A label, and titled images: RGB (H, W, 3) in [0, 1], or values (H, W) to be drawn as a heat map."""

@@ -2,7 +2,7 @@
 
 A lesson is an image, the full network's features of it, the objective's gradient to these features, and the gradient
 it gives the image. Paintings move along gradients, and two networks whose features are close can still disagree about
-those: hence the gradients are taught, not the features alone.
+those, so the gradients are taught as well.
 
 This module knows both networks, the objective and the file of a training state; it does not know how a slim network is
 made.
@@ -57,7 +57,7 @@ CLIP = 1.0
 NORM_MOMENTUM = 0.02
 SAVE_EVERY = 50
 FIRST_PAINTINGS, STEPS_PER_PAINTING = 6, 7
-"""Paintings to start with, and steps after which there is one more: painting takes time."""
+"""Paintings at the start, and steps after which one is added, since painting takes time."""
 
 
 class Lesson(NamedTuple):
@@ -79,7 +79,7 @@ class Lessons:
     Args:
         teacher: The full network.
         pictures: The pictures that contents and styles are cropped from, each (1, 3, H, W).
-        layers: The layers to teach: those that the slim network does not have whole.
+        layers: The layers to teach: those that are narrower in the slim network.
         device: Where the teacher runs.
     """
 
@@ -123,14 +123,14 @@ class Lessons:
         return lessons
 
     def _evaluate(self, objective: Objective, image: Tensor) -> tuple[Tensor, Lesson]:
-        """Return the objective's gradient at an image, and the lesson in it."""
+        """Return the objective's gradient at an image, and the corresponding lesson."""
         image = image.clone().requires_grad_()
         maps = self.features(image)
         total = torch.stack(list(objective.terms_from_features(maps, image).values())).sum()
         gradients = torch.autograd.grad(total, [maps[layer] for layer in self.features.layers], retain_graph=True)
         by_layer = dict(zip(self.features.layers, gradients, strict=True))
-        taught = [maps[layer] for layer in self.layers], [by_layer[layer] for layer in self.layers]
-        (part,) = torch.autograd.grad(taught[0], image, taught[1], retain_graph=True)
+        outputs = [maps[layer] for layer in self.layers], [by_layer[layer] for layer in self.layers]
+        (part,) = torch.autograd.grad(outputs[0], image, outputs[1], retain_graph=True)
         (whole,) = torch.autograd.grad(total, image)
         unit = 1 / part.square().mean().sqrt().clamp(min=1e-20)
         return whole, Lesson(
@@ -274,7 +274,7 @@ class Student(nn.Module):
 
 
 def _copy_parameter(tensor: Tensor) -> Tensor:
-    """Copy a tensor; a kernel in the memory order that convolutions are fast in."""
+    """Copy a tensor; a kernel in the memory format in which convolutions are fastest."""
     return tensor.clone(memory_format=torch.channels_last if tensor.dim() == 4 else torch.contiguous_format)
 
 
@@ -300,7 +300,7 @@ def distill(
     device: torch.device | None = None,
     state: Path | None = None,
 ) -> Iterator[tuple[DistillStep, Callable[[], Weights]]]:
-    """Train a slim network; every step is yielded with a function that returns the network as it is then.
+    """Train a slim network; every step is yielded with a function that returns the network at that point.
 
     Args:
         original: The slim network.

@@ -121,7 +121,7 @@ def export_onnx(
     worst = max(errors, key=lambda layer: errors[layer])
     if limit is not None and not errors[worst] <= limit:
         raise WeightsError(
-            f"The ONNX model computes another {worst} than torch (relative error {errors[worst]:.1e}, the limit is "
+            f"The ONNX model computes {worst} differently from torch (relative error {errors[worst]:.1e}, the limit is "
             f"{limit:g}), so it was not written; try another format."
         )
     return ExportResult(images.write_file(output, data, overwrite=overwrite), len(data), errors)
@@ -150,7 +150,7 @@ def _export_float32(features: Features) -> bytes:
 
 @contextmanager
 def _silence_log(name: str) -> Iterator[None]:
-    """Let a logger report errors only."""
+    """Make a logger report only errors until the block ends."""
     log = logging.getLogger(name or None)
     level = log.level
     log.setLevel(logging.ERROR)
@@ -212,7 +212,7 @@ class _CalibrationReader:
         return next(self._rest, None)
 
     def set_range(self, start_index: int, end_index: int) -> None:
-        """Do nothing: onnxruntime may ask for a part, and everything is one part."""
+        """Do nothing: onnxruntime may request a range, but all inputs are read in one pass."""
 
 
 def list_onnx_errors(runtime: Any) -> tuple[type[Exception], ...]:
@@ -293,6 +293,6 @@ def build_engine(model: Path, engine: Path, form: str = "fp32") -> Path:
         reason = (process.stderr or process.stdout).strip().splitlines()[-1:] or ["it printed nothing"]
         raise StylerError(
             f"{TRTEXEC} built no engine from '{model}' (exit code {process.returncode}: {reason[0][:200]}); "
-            f"run `{shlex.join(command)}` to see its whole output."
+            f"run `{shlex.join(command)}` to see its full output."
         )
     return engine

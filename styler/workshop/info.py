@@ -1,4 +1,4 @@
-"""`vgg info`: the layers of a network of the family and their costs, with totals.
+"""`vgg info`: the layers of a VGG network and their costs, with totals.
 
 FLOPs count a multiply-add as two, so a published "15.5 GMAC" is 31 GFLOP here. Padding keeps the size of a map; a
 pooling halves it, rounding down.

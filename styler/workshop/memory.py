@@ -28,7 +28,7 @@ def measure_peak_memory(name: str, pooling: str, layers: Sequence[str], size: tu
     )
     if process.returncode:
         reason = process.stderr.strip().splitlines()[-1:] or ["it printed nothing"]
-        raise StylerError(f"Cannot measure the memory of {name}: {reason[0]}; free some and try again.")
+        raise StylerError(f"Cannot measure the memory of {name}: {reason[0]}; free some memory and try again.")
     return float(process.stdout)
 
 

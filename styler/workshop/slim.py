@@ -1,4 +1,4 @@
-"""A slim network: fewer channels that give nearly the same losses of painting, found without labels.
+"""A slim network: fewer channels that give nearly the same losses of painting, chosen without labels.
 
 Layer by layer, channels are chosen by how much they contribute to the style statistics and content features of that
 layer and to the next convolution; then the convolution is refitted by least squares, so that it maps the slim
@@ -26,7 +26,7 @@ from styler.vgg.weights import Weights
 from styler.workshop import crops
 
 MULTIPLE = 8
-"""Widths are multiples of it, which convolution kernels are fast at."""
+"""Widths are multiples of this, for which convolutions are fast."""
 OWN_SHARE = 0.5
 """Weight of a layer's own statistics in the choice; the rest is the weight of the next convolution."""
 RIDGE = 1e-4

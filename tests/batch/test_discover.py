@@ -147,7 +147,7 @@ def test_every_content_is_paired_with_every_style_style_by_style() -> None:
     assert outputs([A, C], [X, Y]) == ["a.x.png", "s/a.x.png", "a.y.png", "s/a.y.png"]
     assert outputs([A, C], [X, Y], zipped=True) == ["a.x.png", "s/a.y.png"]
     assert outputs([A, C], [X, Y], blended=True) == ["a.x+y.png", "s/a.x+y.png"]
-    with pytest.raises(UsageError, match="there are 1 contents and 2 styles; choose as many of each"):
+    with pytest.raises(UsageError, match="there are 1 contents and 2 styles; choose the same number of each"):
         outputs([A], [X, Y], zipped=True)
     with pytest.raises(UsageError, match="mutually exclusive"):
         outputs([A], [X, Y], zipped=True, blended=True)

@@ -253,7 +253,8 @@ def test_missing_urls_and_unknown_schemes_are_reported(folder: Path) -> None:
     )
     assert event.text == "Cannot read 'memory://gone.png': there is no such file; check the URL."
     with pytest.raises(
-        StylerError, match=r"^Cannot open 'nosuch://x' \(Protocol not known: nosuch.*install what fsspec needs"
+        StylerError,
+        match=r"^Cannot open 'nosuch://x' \(Protocol not known: nosuch.*install the package that fsspec needs",
     ):
         next(stylize_folder("nosuch://x", "art/x.png", "out", OPTIONS))
     with pytest.raises(NothingMatched, match="contains no picture to paint"):

@@ -158,8 +158,8 @@ def _find_endpoint(site: Site) -> int:
 @pytest.mark.parametrize(
     ("request_", "code", "message"),
     [
-        (("GET", "gradio_api/file=http://example.org/x.png", {}), 404, "no files of other hosts"),
-        (("GET", "gradio_api/proxy=http://example.org/x.png", {}), 404, "no files of other hosts"),
+        (("GET", "gradio_api/file=http://example.org/x.png", {}), 404, "files from other hosts"),
+        (("GET", "gradio_api/proxy=http://example.org/x.png", {}), 404, "files from other hosts"),
         (("POST", "gradio_api/queue/join", {"content": b" " * 1_100_000}), 413, "too large"),
         (("POST", "gradio_api/queue/join", {"content": b"[" * 100_000}), 400, "another host"),
         (

@@ -153,7 +153,7 @@ REFUSALS = [
     ("photo.png", 2, "CONTENT and STYLE are required"),
     ("photo.png painting.png --size orignal", 2, "size is 'orignal'; it can be 64 to 8192, or 'original'."),
     ("", 2, "CONTENT and STYLE are required"),
-    ("photo.png painting.png -o there.png", 2, "'there.png' exists already"),
+    ("photo.png painting.png -o there.png", 2, "'there.png' already exists"),
     ("photo.png painting.png -o photo.png --overwrite", 2, "is one of the inputs"),
     ("photo.png painting.png -o ./painting.png --overwrite", 2, "is one of the inputs"),
     ("photo.png painting.png -o text.jpg/", 1, "is a file, not a folder"),

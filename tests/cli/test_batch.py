@@ -164,7 +164,8 @@ def test_existing_files_are_replaced_only_with_overwrite(folder: Path, capsys: C
     assert images.read_image("out/a1.x.png").width == 64
     assert (folder / "out" / "index.html").read_bytes() == b"somebody's page"
     assert (
-        "'out/index.html' was not written by this batch, or was changed since; it is kept." in capsys.readouterr().err
+        "'out/index.html' was not written by this batch, or has been changed since; it is kept."
+        in capsys.readouterr().err
     )
 
 

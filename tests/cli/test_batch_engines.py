@@ -46,11 +46,8 @@ def test_every_device_is_a_worker(folder: Path, capsys: Capture) -> None:
             ["--devices", "cpu,cpu", "--engine", "ray"],
             "--devices names devices of this machine, but Ray chooses its own",
         ),
-        (["--ray-address", "local"], "--ray-address requires --engine ray; add it, or leave --ray-address out."),
-        (
-            ["--cpus-per-worker", "2"],
-            "--cpus-per-worker requires --engine ray; add it, or leave --cpus-per-worker out.",
-        ),
+        (["--ray-address", "local"], "--ray-address requires --engine ray; add it, or omit --ray-address."),
+        (["--cpus-per-worker", "2"], "--cpus-per-worker requires --engine ray; add it, or omit --cpus-per-worker."),
         (["--engine", "ray", "--cpus-per-worker", "0"], "cpus_per_worker is 0; it can be a whole number above 0."),
         (["--engine", "spark"], "spark"),
     ],
@@ -136,7 +133,7 @@ def test_a_full_disk_fails_one_picture(
     out, err = capsys.readouterr()
     assert out == "out/b.x.png\n"
     assert err == (
-        "styler: error: Cannot write 'out/a.x.png': the disk is full; make room or choose another folder; the picture "
-        f"was saved as '{spare}/a.x.png'.\n"
+        "styler: error: Cannot write 'out/a.x.png': the disk is full; free up space or choose another folder; the "
+        f"picture was saved as '{spare}/a.x.png'.\n"
     )
     assert images.read_image(spare / "a.x.png").width == 64

@@ -174,8 +174,8 @@ def test_on_a_full_disk_the_picture_is_saved_elsewhere(
     monkeypatch.setattr(files, "_write_beside", write)
     assert paint() == 3
     assert read_errors() == [
-        "Cannot write 'out/b.x.png': the disk is full; make room or choose another folder; the picture was saved as "
-        f"'{spare}/b.x.png'."
+        "Cannot write 'out/b.x.png': the disk is full; free up space or choose another folder; the picture was saved "
+        f"as '{spare}/b.x.png'."
     ]
     assert images.read_image(spare / "b.x.png").width == 64
     assert read_states()["c.x.png"] == "done"
@@ -196,7 +196,7 @@ def test_an_unwritable_manifest_ends_the_batch(folder: Path, monkeypatch: pytest
     monkeypatch.setattr(os, "fsync", fsync)
     assert paint("--no-index") == 1
     err = capsys.readouterr().err
-    assert "Cannot write the manifest 'out/.styler/manifest.jsonl' (No space left on device); make room" in err
+    assert "Cannot write the manifest 'out/.styler/manifest.jsonl' (No space left on device); free up space" in err
     assert read_states() == {"a.x.png": "done"}
     monkeypatch.undo()
     monkeypatch.chdir(folder)

@@ -284,7 +284,7 @@ def test_an_output_created_meanwhile_does_not_lose_the_picture(
     monkeypatch.setattr(Painter, "stream", create_output)
     assert paint("photo.png", "painting.png", "-o", "a.png") == 1
     message = error(capsys)
-    assert "it exists already" in message
+    assert "it already exists" in message
     assert "the picture was saved as" in message
     assert (folder / "a.png").read_bytes() == b"somebody was faster"
     assert list_leftovers(folder) == {"a.png"}

@@ -63,7 +63,7 @@ def test_a_closed_stdout_is_an_error_but_the_picture_is_saved() -> None:
         r"styler: error: The picture was saved as 'out\.png', but [^\n]* closed; [^\n]*\n", process.stderr
     )
     assert images.read_image("out.png").width == 64
-    assert run_in_shell(RUN, ">&- 2>&- <&-").returncode == 2, "it exists already"
+    assert run_in_shell(RUN, ">&- 2>&- <&-").returncode == 2, "it already exists"
 
 
 @pytest.mark.parametrize("redirected", [">&-", pytest.param(">/dev/full", marks=FULL)])

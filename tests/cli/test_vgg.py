@@ -84,7 +84,7 @@ def test_info_prints_a_table_or_json_and_draws_a_chart(folder: Path, capsys: Cap
     assert run("info", "vgg12") == 2
     assert run("info", "--plot", "a.jpg") == 2
     assert run("info", "--plot", "a.png") == 1
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_import_and_quantize_write_files_and_reject_wrong_input(folder: Path, capsys: Capture) -> None:

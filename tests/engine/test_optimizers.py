@@ -14,7 +14,7 @@ from styler.engine import optimizers
 from styler.engine.objective import Objective
 from styler.engine.optimizers import IterationLimit, OptimizerStep
 
-Optimiser = Callable[[Objective, Tensor, IterationLimit], Iterator[OptimizerStep]]
+Optimizer = Callable[[Objective, Tensor, IterationLimit], Iterator[OptimizerStep]]
 Losses = dict[str, Tensor]
 
 
@@ -68,12 +68,12 @@ def start() -> Tensor:
     return torch.full((1, 3, 4, 4), 0.5)
 
 
-def run(optimizer: Optimiser, bowl: Bowl, steps: int, image: Tensor | None = None) -> list[OptimizerStep]:
+def run(optimizer: Optimizer, bowl: Bowl, steps: int, image: Tensor | None = None) -> list[OptimizerStep]:
     return list(optimizer(cast(Objective, bowl), start() if image is None else image, IterationLimit(steps)))
 
 
 @both
-def test_the_minimum_is_found(optimizer: Optimiser) -> None:
+def test_the_minimum_is_found(optimizer: Optimizer) -> None:
     bowl = Bowl(goal())
     steps = run(optimizer, bowl, 60)
     assert float(steps[-1].losses["total"]) < 1e-3 * bowl.loss(start())
@@ -81,7 +81,7 @@ def test_the_minimum_is_found(optimizer: Optimiser) -> None:
 
 
 @both
-def test_the_image_stays_in_its_range(optimizer: Optimiser) -> None:
+def test_the_image_stays_in_its_range(optimizer: Optimizer) -> None:
     bowl = Bowl(goal(outside=0.5))
     for step in run(optimizer, bowl, 60):
         assert step.image.min() >= 0
@@ -107,7 +107,7 @@ def test_lbfgs_reports_the_losses_of_the_accepted_image() -> None:
 
 @both
 @pytest.mark.parametrize("count", [1, 2, 7])
-def test_the_iteration_limit_is_kept(optimizer: Optimiser, count: int) -> None:
+def test_the_iteration_limit_is_kept(optimizer: Optimizer, count: int) -> None:
     bowl = Bowl(goal())
     assert len(run(optimizer, bowl, count)) == count == len(bowl.seen)
 
@@ -124,7 +124,7 @@ def test_lbfgs_ends_early_if_no_step_helps() -> None:
 
 
 @both
-def test_best_is_the_best_evaluated_image(optimizer: Optimiser) -> None:
+def test_best_is_the_best_evaluated_image(optimizer: Optimizer) -> None:
     bowl = Bowl(goal())
     steps = run(optimizer, bowl, 40)
     bests = [bowl.loss(step.best) for step in steps]
@@ -143,7 +143,7 @@ def test_the_last_step_of_adam_is_kept() -> None:
 
 
 @both
-def test_the_start_image_is_not_modified(optimizer: Optimiser) -> None:
+def test_the_start_image_is_not_modified(optimizer: Optimizer) -> None:
     image = start()
     run(optimizer, Bowl(goal()), 5, image)
     torch.testing.assert_close(image, start(), rtol=0, atol=0)
@@ -231,7 +231,7 @@ class NoWaiting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-def reads(optimizer: Optimiser, bowl: Bowl, steps: int) -> int:
+def reads(optimizer: Optimizer, bowl: Bowl, steps: int) -> int:
     with NoWaiting() as mode:
         run(optimizer, bowl, steps)
     return int(mode.reads)

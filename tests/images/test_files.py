@@ -51,8 +51,8 @@ def test_nothing_is_overwritten_by_default(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(b"old")
     path.chmod(0o640)
-    assert "exists already" in refusal(images.write_file, path, DATA)
-    assert "exists already" in refusal(images.check_output, path)
+    assert "already exists" in refusal(images.write_file, path, DATA)
+    assert "already exists" in refusal(images.check_output, path)
     assert path.read_bytes() == b"old"
     images.check_output(path, overwrite=True)
     images.write_file(path, DATA, overwrite=True)
@@ -94,7 +94,7 @@ def test_a_file_system_without_hard_links_works(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(os, "link", no_links)
     images.write_file(tmp_path / "a.png", DATA)
     assert (tmp_path / "a.png").read_bytes() == DATA
-    assert "exists already" in refusal(images.write_file, tmp_path / "a.png", b"other")
+    assert "already exists" in refusal(images.write_file, tmp_path / "a.png", b"other")
     assert listing(tmp_path) == {"a.png"}
 
 
@@ -148,7 +148,7 @@ def test_a_link_stays_a_link_and_its_target_is_written(tmp_path: Path) -> None:
     images.write_file(link, DATA)
     assert link.is_symlink()
     assert (tmp_path / "real.png").read_bytes() == DATA
-    assert "exists already" in refusal(images.write_file, link, b"other")
+    assert "already exists" in refusal(images.write_file, link, b"other")
     images.write_file(link, b"other", overwrite=True)
     assert (tmp_path / "real.png").read_bytes() == b"other"
 
