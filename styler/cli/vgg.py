@@ -216,7 +216,7 @@ def check_free(path: Path, *, overwrite: bool) -> None:
     """Check, before any work, that the file may be written.
 
     Raises:
-        OutputError: It exists and `overwrite` is not set.
+        OutputError: it exists and `overwrite` is not set.
     """
     if os.path.lexists(path) and not overwrite:
         raise OutputError(f"Cannot write '{path}': it already exists; choose another name or give --overwrite.")

@@ -58,7 +58,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(device: torch.device, name: str) -> torch.dtype:
-    """Return the precision of convolutions; `auto` is bfloat16 or float16 on GPUs, as supported, and float32 on CPUs."""
+    """Return the precision of convolutions; `auto` is bfloat16 on GPUs if supported, else float16; float32 on CPUs."""
     if name != "auto":
         return PRECISIONS[name]
     if device.type == "cuda":

@@ -98,7 +98,7 @@ def list_convolutions(network: str, widths: tuple[int, ...] = ()) -> tuple[Conv,
         widths: output channels of each convolution of a slim network, which may end early; empty for the full one.
 
     Raises:
-        OptionError: The family has no such network.
+        OptionError: the family has no such network.
     """
     if network not in NETWORKS:
         raise OptionError(f"'{network}' is not a VGG network; choose one of {', '.join(NETWORKS)}.")
@@ -130,7 +130,7 @@ def canonicalize_layer(layer: str, network: str) -> str:
     """Return the layer's name in styler; `conv4_2`, as in the literature, means its rectified output, `relu4_2`.
 
     Raises:
-        OptionError: The network has no such layer; the message lists those it has.
+        OptionError: the network has no such layer; the message lists those it has.
     """
     name = layer.strip().lower()
     if name.startswith("conv"):

@@ -69,8 +69,8 @@ def check_convention(weights: Weights, reference: Weights, images: Iterable[Tens
     """Find mistakes in how a network was loaded.
 
     Args:
-        reference: A network whose convention is known: the embedded one.
-        images: A few colorful ones, each (1, 3, H, W).
+        reference: a network whose convention is known: the embedded one.
+        images: a few colorful ones, each (1, 3, H, W).
     """
     shrunk = [_shrink(image) for image in images]
     theirs = _collect_features(reference, shrunk)

@@ -48,7 +48,7 @@ def read_foreign_weights(path: Path) -> ForeignWeights:
     """Read a weights file of any supported format, chosen by its extension.
 
     Raises:
-        WeightsError: The file is missing, of an unknown format, damaged, hostile, or not a network of the family.
+        WeightsError: the file is missing, of an unknown format, damaged, hostile, or not a network of the family.
     """
     reader = READERS.get(path.suffix.lower())
     if reader is None:

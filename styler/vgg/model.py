@@ -42,8 +42,8 @@ def run_layers(
 
     Args:
         image: RGB in [0, 1], (B, 3, H, W).
-        pooling: One of `arch.POOLINGS`.
-        normalize: A function applied to the output of each convolution, before the rectifier.
+        pooling: one of `arch.POOLINGS`.
+        normalize: a function applied to the output of each convolution, before the rectifier.
 
     Yields:
         A convolution and its map, (B, C, H/stride, W/stride).
@@ -181,13 +181,13 @@ class Features(nn.Module):
     from dominating every loss. Nothing beyond the last requested layer is computed.
 
     Args:
-        weights: Verified weights, with their rescaling constants.
-        layers: Names such as `relu4_2` (`conv4_2` is an alias).
-        pooling: One of `arch.POOLINGS`.
-        precision: The dtype of the convolutions; float32 disables autocast.
+        weights: verified weights, with their rescaling constants.
+        layers: names such as `relu4_2` (`conv4_2` is an alias).
+        pooling: one of `arch.POOLINGS`.
+        precision: the dtype of the convolutions; float32 disables autocast.
 
     Raises:
-        OptionError: The network, or its weights file, lacks one of the layers, or a slim network was made
+        OptionError: the network, or its weights file, lacks one of the layers, or a slim network was made
             for another pooling.
     """
 
@@ -234,15 +234,15 @@ class Features(nn.Module):
 
         Args:
             image: RGB in [0, 1], (1, 3, H, W).
-            check: Called between convolutions, in the forward and the backward pass.
-            checkpoint: Keep only the inputs of the blocks and recompute the rest in the backward pass: slower, less
+            check: called between convolutions, in the forward and the backward pass.
+            checkpoint: keep only the inputs of the blocks and recompute the rest in the backward pass: slower, less
                 memory.
 
         Returns:
             One rectified map per requested layer, (1, C, H/stride, W/stride), in the precision of the convolutions.
 
         Raises:
-            ImageError: The image is smaller than the stride of the last layer.
+            ImageError: the image is smaller than the stride of the last layer.
         """
         height, width = image.shape[-2:]
         if min(height, width) < self.min_side:
@@ -293,7 +293,7 @@ def compute_mean_activations(
 
     Args:
         kernels: `conv1_1.weight` (O, I, 3, 3) and `conv1_1.bias` (O,) …, for RGB in [0, 1].
-        pooling: One of `arch.POOLINGS`; the constants hold for it alone.
+        pooling: one of `arch.POOLINGS`; the constants hold for it alone.
         images: RGB in [0, 1], each (1, 3, H, W).
 
     Returns:

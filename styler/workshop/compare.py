@@ -114,8 +114,8 @@ def load_candidate(name: str) -> Candidate:
     """Load a backbone, a weights file or an ONNX model.
 
     Raises:
-        OptionError: There is no such backbone.
-        WeightsError: The file is missing, damaged, or not a network.
+        OptionError: there is no such backbone.
+        WeightsError: the file is missing, damaged, or not a network.
     """
     if name.endswith(".onnx"):
         return _load_onnx(Path(name))
@@ -208,8 +208,8 @@ def load_pairs(folder: Path | None, count: int, long_side: int) -> list[PictureP
     """Load pairs to paint from the subfolders `contents` and `styles` of a folder, or those that come with styler.
 
     Raises:
-        NothingMatched: One of the subfolders has no picture.
-        ImageError: A picture cannot be read.
+        NothingMatched: one of the subfolders has no picture.
+        ImageError: a picture cannot be read.
     """
     if folder is None:
         chosen = [(library.list_contents()[content], library.list_styles()[style]) for content, style in DEFAULT_PAIRS]
@@ -235,12 +235,12 @@ def compare_networks(
 
     Args:
         names: Backbones, weights files, or ONNX models of `vgg export`; the first must have gradients.
-        timed_at: Long side, in pixels, of the 4:3 image that iterations are timed with.
-        keep: A folder for the painted pictures.
-        log: Called with a line for every step.
+        timed_at: long side, in pixels, of the 4:3 image that iterations are timed with.
+        keep: a folder for the painted pictures.
+        log: called with a line for every step.
 
     Raises:
-        StylerError: A network cannot be loaded, or a picture cannot be written.
+        StylerError: a network cannot be loaded, or a picture cannot be written.
     """
     options = (options or Options.of(preset="draft", size=256)).replace(sketch=0.0)  # no network helps another
     candidates = [load_candidate(name) for name in names]

@@ -24,8 +24,8 @@ def load_pictures(folder: Path | None, long_side: int = LONG_SIDE) -> list[Tenso
     """Load every picture of a folder, or the photos and paintings that come with styler, each (1, 3, H, W).
 
     Raises:
-        NothingMatched: The folder has none.
-        ImageError: One cannot be read.
+        NothingMatched: the folder has none.
+        ImageError: one cannot be read.
     """
     bundled = [*library.list_contents().values(), *library.list_styles().values()]
     return [load_picture(path, long_side) for path in (bundled if folder is None else find_pictures(folder))]
@@ -35,7 +35,7 @@ def find_pictures(folder: Path) -> list[Path]:
     """Return every picture in a folder and its subfolders, sorted by name.
 
     Raises:
-        NothingMatched: There are none.
+        NothingMatched: there are none.
     """
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in images.PICTURE_SUFFIXES)
     if not paths:
@@ -47,7 +47,7 @@ def load_picture(path: Path, long_side: int) -> Tensor:
     """Load a picture, shrunk to the long side if it is larger: (1, 3, H, W) in [0, 1].
 
     Raises:
-        ImageError: It cannot be read.
+        ImageError: it cannot be read.
     """
     image = torch.from_numpy(images.read_image(path).pixels).permute(2, 0, 1)[None].contiguous()
     height, width = image.shape[-2:]

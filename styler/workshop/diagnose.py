@@ -73,11 +73,11 @@ def diagnose_network(
     """Compute what a network sees in pictures.
 
     Args:
-        reference: The embedded network.
+        reference: the embedded network.
         content: (1, 3, H, W); all pictures are resized to it.
         style: (1, 3, H, W).
-        result: A painted picture; without one, gradients are those at the content.
-        options: Options of the objective.
+        result: a painted picture; without one, gradients are those at the content.
+        options: options of the objective.
     """
     options = options or Options()
     height, width = content.shape[-2:]

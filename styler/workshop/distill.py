@@ -77,10 +77,10 @@ class Lessons:
     """Numbered lessons, made on first use and the same for the same seed.
 
     Args:
-        teacher: The full network.
-        pictures: The pictures that contents and styles are cropped from, each (1, 3, H, W).
-        layers: The layers to teach: those that are narrower in the slim network.
-        device: Where the teacher runs.
+        teacher: the full network.
+        pictures: the pictures that contents and styles are cropped from, each (1, 3, H, W).
+        layers: the layers to teach: those that are narrower in the slim network.
+        device: where the teacher runs.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ def restore_state(path: Path, key: str, student: nn.Module, optimizer: torch.opt
     """Load a saved state and return its number of steps.
 
     Raises:
-        WeightsError: The state belongs to another training, or cannot be read.
+        WeightsError: the state belongs to another training, or cannot be read.
     """
     try:
         data = path.read_bytes()
@@ -205,7 +205,7 @@ class Student(nn.Module):
     """A slim network that can be trained.
 
     Args:
-        weights: The network to start from.
+        weights: the network to start from.
     """
 
     def __init__(self, weights: Weights, settings: DistillSettings) -> None:
@@ -303,14 +303,14 @@ def distill(
     """Train a slim network; every step is yielded with a function that returns the network at that point.
 
     Args:
-        original: The slim network.
-        teacher: The full network that it was made from.
-        pictures: The pictures to learn from, each (1, 3, H, W).
-        device: Where to train; the CPU by default.
-        state: A file to save the state in regularly, and to resume from if it exists.
+        original: the slim network.
+        teacher: the full network that it was made from.
+        pictures: the pictures to learn from, each (1, 3, H, W).
+        device: where to train; the CPU by default.
+        state: a file to save the state in regularly, and to resume from if it exists.
 
     Raises:
-        WeightsError: The state belongs to another training, or cannot be read.
+        WeightsError: the state belongs to another training, or cannot be read.
     """
     device = device or torch.device("cpu")
     student = Student(original, settings).to(device)

@@ -69,7 +69,7 @@ def require_onnx() -> tuple[Any, Any]:
     """Return the modules onnx and onnxruntime.
 
     Raises:
-        StylerError: They, or the onnxscript that torch needs to export, are not installed.
+        StylerError: they, or the onnxscript that torch needs to export, are not installed.
     """
     try:
         import onnx
@@ -94,16 +94,16 @@ def export_onnx(
     """Write a network as ONNX and verify it against torch at three sizes.
 
     Args:
-        layers: The outputs, such as `relu4_2`.
-        form: One of `EXPORT_FORMATS`.
-        pooling: One of `arch.POOLINGS`.
-        pictures: The pictures that int8 is calibrated on, each (1, 3, H, W).
+        layers: the outputs, such as `relu4_2`.
+        form: one of `EXPORT_FORMATS`.
+        pooling: one of `arch.POOLINGS`.
+        pictures: the pictures that int8 is calibrated on, each (1, 3, H, W).
 
     Raises:
-        StylerError: The extra is not installed.
-        OptionError: There is no such format or layer, or int8 has no pictures.
-        WeightsError: The model does not agree with torch.
-        OutputError: The file cannot be written.
+        StylerError: the extra is not installed.
+        OptionError: there is no such format or layer, or int8 has no pictures.
+        WeightsError: the model does not agree with torch.
+        OutputError: the file cannot be written.
     """
     if form not in EXPORT_FORMATS:
         raise OptionError(f"There is no format '{form}'; it can be {', '.join(EXPORT_FORMATS)}.")
@@ -174,11 +174,11 @@ def quantize_onnx(data: bytes, pictures: Sequence[Tensor]) -> bytes:
     """Return an ONNX model in static int8, by onnxruntime's quantizer; inputs and outputs stay float32.
 
     Args:
-        pictures: The pictures that it is calibrated on, each (1, 3, H, W).
+        pictures: the pictures that it is calibrated on, each (1, 3, H, W).
 
     Raises:
-        StylerError: The extra is not installed.
-        WeightsError: The model cannot be read.
+        StylerError: the extra is not installed.
+        WeightsError: the model cannot be read.
     """
     _, runtime = require_onnx()
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
@@ -261,8 +261,8 @@ def build_trtexec_command(model: Path, engine: Path, form: str = "fp32", version
     """Return the command that builds an engine from an ONNX model.
 
     Args:
-        form: Format of the model, one of `EXPORT_FORMATS`.
-        version: Version of TensorRT; 10 has flags for the precision, which 11 dropped.
+        form: format of the model, one of `EXPORT_FORMATS`.
+        version: version of TensorRT; 10 has flags for the precision, which 11 dropped.
     """
     shapes = [f"--{name}Shapes={INPUT_NAME}:1x3x{height}x{width}" for name, (height, width) in ENGINE_SIZES.items()]
     flags = TENSORRT_10_FLAGS[form] if version <= 10 else ()

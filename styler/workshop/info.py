@@ -61,11 +61,11 @@ def describe_network(name: str = "vgg16", size: int = 224) -> NetworkInfo:
     """Return every layer of a network, first to last.
 
     Args:
-        name: A network of the family, with the suffix `-bn` for batch normalization: `vgg16`, `vgg16c`, `vgg19-bn`.
-        size: Side of the square image, in pixels, 32 to 65536.
+        name: a network of the family, with the suffix `-bn` for batch normalization: `vgg16`, `vgg16c`, `vgg19-bn`.
+        size: side of the square image, in pixels, 32 to 65536.
 
     Raises:
-        OptionError: There is no such network, or the size is out of range.
+        OptionError: there is no such network, or the size is out of range.
     """
     plain = name.removesuffix("-bn")
     if name not in NETWORK_NAMES:

@@ -20,7 +20,7 @@ def measure_peak_memory(name: str, pooling: str, layers: Sequence[str], size: tu
     """Return the bytes that one forward and backward pass at a size (height, width) adds to an idle process.
 
     Raises:
-        StylerError: The process failed.
+        StylerError: the process failed.
     """
     arguments = [name, pooling, ",".join(layers), *map(str, size)]
     process = subprocess.run(  # noqa: S603 - our own module

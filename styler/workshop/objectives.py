@@ -22,7 +22,7 @@ def build_objective(features: Features, options: Options, content: Tensor, style
 
     Args:
         content: (1, 3, H, W), RGB in [0, 1], on the CPU.
-        style: The same, of any size.
+        style: the same, of any size.
     """
     size = (content.shape[-1], content.shape[-2])
     sources = SourceImage.of(content), SourceImage.of(style.contiguous())

@@ -98,7 +98,7 @@ def check_plot(path: Path) -> None:
     """Check, before any work, that a plot can be drawn and is a PNG file.
 
     Raises:
-        OptionError: The name has another extension.
+        OptionError: the name has another extension.
         StylerError: matplotlib is not installed.
     """
     if path.suffix.lower() != ".png":
@@ -110,7 +110,7 @@ def save_plot(figure: "Figure", path: Path, *, overwrite: bool) -> Path:
     """Write a figure as PNG.
 
     Raises:
-        OutputError: It cannot be written.
+        OutputError: it cannot be written.
     """
     stream = io.BytesIO()
     figure.savefig(stream, format="png")

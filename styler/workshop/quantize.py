@@ -26,8 +26,8 @@ def quantize_network(network: Weights, form: str = "int8") -> bytes:
         form: `float16`, `bfloat16`, `int8`, or `float32`, which rounds nothing.
 
     Raises:
-        OptionError: There is no such format.
-        WeightsError: A value is out of the range of the format.
+        OptionError: there is no such format.
+        WeightsError: a value is out of the range of the format.
     """
     if form not in STORAGE_FORMATS:
         raise OptionError(f"There is no format '{form}'; it can be {', '.join(STORAGE_FORMATS)}.")

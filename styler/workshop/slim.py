@@ -50,16 +50,16 @@ def slim_network(
     """Choose channels and refit the convolutions; deterministic for a seed and number of threads.
 
     Args:
-        teacher: The full network.
-        keep: Share of the channels of every convolution after the first, in (0, 1].
-        pictures: The pictures to choose by, each (1, 3, H, W).
-        pooling: The pooling that the slim network is for.
-        count: The number of crops that are fitted.
-        side: Side of a crop, in pixels.
-        log: Called with a line for every layer.
+        teacher: the full network.
+        keep: share of the channels of every convolution after the first, in (0, 1].
+        pictures: the pictures to choose by, each (1, 3, H, W).
+        pooling: the pooling that the slim network is for.
+        count: the number of crops that are fitted.
+        side: side of a crop, in pixels.
+        log: called with a line for every layer.
 
     Raises:
-        OptionError: The share is out of range, or the network is already slim.
+        OptionError: the share is out of range, or the network is already slim.
     """
     if not 0 < keep <= 1:
         raise OptionError(f"keep is {keep:g}; it can be above 0 and up to 1.")
@@ -90,8 +90,8 @@ class _Slimming:
     """The slim network up to a layer, with the maps of all crops in the full and in the slim network.
 
     Args:
-        images: The crops, each (1, 3, H, W).
-        generator: Draws the positions that are fitted.
+        images: the crops, each (1, 3, H, W).
+        generator: draws the positions that are fitted.
     """
 
     def __init__(self, teacher: Weights, pooling: str, images: list[Tensor], generator: torch.Generator) -> None:
@@ -141,9 +141,9 @@ def choose_channels(second: Tensor, count: int, following: Tensor | None) -> Ten
     the layer's own statistics, where every channel has the same weight, and by the next convolution's kernel.
 
     Args:
-        second: Second moment of the rescaled features, (C, C).
-        count: The number of channels to choose.
-        following: The next convolution's kernel, (O, C, 3, 3), or None after the last.
+        second: second moment of the rescaled features, (C, C).
+        count: the number of channels to choose.
+        following: the next convolution's kernel, (O, C, 3, 3), or None after the last.
     """
     channels = len(second)
     if count == channels:
@@ -174,8 +174,8 @@ def refit_convolution(
     Ridge regression over random positions of all crops.
 
     Args:
-        inputs: The slim network's maps, each (1, I, H, W).
-        outputs: The full network's maps before the rectifier, each (1, O, H, W).
+        inputs: the slim network's maps, each (1, I, H, W).
+        outputs: the full network's maps before the rectifier, each (1, O, H, W).
     """
     unknowns = conv.inputs * conv.kernel**2 + 1
     normal = torch.zeros((unknowns, unknowns), dtype=torch.float64)

@@ -115,7 +115,7 @@ def test_a_folder_that_cannot_be_listed_is_reported_and_the_others_are_used(
 @pytest.mark.parametrize(
     ("argument", "advice"),
     [
-        ("empty", "search its subfolders, too, with -r"),
+        ("empty", "add -r to search its subfolders"),
         ("p/*.heic", "no file matches this name or pattern"),
         ("gone.jpg", "there is no such file"),
     ],
@@ -124,7 +124,7 @@ def test_finding_no_picture_is_an_error_with_advice(argument: str, advice: str, 
     (tree / "empty").mkdir()
     with pytest.raises(NothingMatched, match=advice):
         find(argument)
-    with pytest.raises(NothingMatched, match="--include and --exclude leave nothing"):
+    with pytest.raises(NothingMatched, match="--include and --exclude leave no picture"):
         find("p", exclude=("*",))
 
 

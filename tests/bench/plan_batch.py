@@ -38,16 +38,18 @@ def write_manifest(folder: Path, batch: BatchPlan) -> None:
     """Write what a finished batch leaves: two lines for each picture, and the pictures, which are empty here."""
     settings = plan.hash_settings(batch.settings)
     with (
-        manifest.Manifest(folder / "out", manifest.ManifestHistory()) as book,
+        manifest.Manifest(folder / "out", manifest.ManifestHistory()) as open_manifest,
         mock.patch("os.fsync"),  # the speed of the disk is not measured
     ):
-        book.add(manifest.RUN, settings=settings, options=batch.settings, pairs=len(batch.pairs), todo=len(batch.pairs))
+        open_manifest.add(
+            manifest.RUN, settings=settings, options=batch.settings, pairs=len(batch.pairs), todo=len(batch.pairs)
+        )
         for pair in batch.pairs:
             content = {**batch.files.describe(pair.content.path), "sha256": "0" * 64}
             styles = [{**batch.files.describe(style.path), "sha256": "0" * 64} for style in pair.styles]
             facts = {"output": pair.output, "settings": settings, "content": content, "styles": styles}
-            book.add(manifest.WRITING, **facts, sha256="0" * 64)
-            book.add(manifest.DONE, output=pair.output, seconds=1.0)
+            open_manifest.add(manifest.WRITING, **facts, sha256="0" * 64)
+            open_manifest.add(manifest.DONE, output=pair.output, seconds=1.0)
             create_empty(folder / "out" / pair.output)
 
 
