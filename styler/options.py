@@ -223,7 +223,7 @@ def resolve_options(*layers: tuple[str, Mapping[str, Any]]) -> ResolvedOptions:
                 name = settings[kind]
                 if not isinstance(name, str) or name not in bundles:
                     raise OptionError(_explain_choice(kind, name, bundles))
-                bundle = {**_bundle_defaults(bundles), **bundles[name].values}
+                bundle = {**_list_bundle_defaults(bundles), **bundles[name].values}
                 values |= bundle
                 origins |= dict.fromkeys(bundle, f"{layer} ({kind} {name})")
         values |= settings
@@ -248,7 +248,7 @@ def list_options() -> dict[str, OptionSpec]:
     return {field.name: field.metadata["spec"] for field in dataclasses.fields(Options)}
 
 
-def _bundle_defaults(bundles: Mapping[str, Bundle]) -> dict[str, Any]:
+def _list_bundle_defaults(bundles: Mapping[str, Bundle]) -> dict[str, Any]:
     """Return the default of every option that any of the bundles sets, so that the default bundle undoes the others."""
     defaults = Options()
     return {name: getattr(defaults, name) for bundle in bundles.values() for name in bundle.values}

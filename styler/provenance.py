@@ -269,7 +269,7 @@ def format_command(record: Record) -> str:
     options = options_from_record(record["options"])
     defaults = resolve_options(("record", {"preset": options.preset, "look": options.look})).options.to_dict()
     defaults |= {"preset": Options().preset, "look": Options().look}
-    words = ["styler", "run", *_input_placeholders(record)]
+    words = ["styler", "run", *_list_input_placeholders(record)]
     for name, value in {**options.to_dict(), "init": record["options"]["init"]}.items():
         if value != defaults[name]:
             word = "START" if name == "init" and value == INIT_FILE else format_value(value)
@@ -280,10 +280,10 @@ def format_command(record: Record) -> str:
 def format_replay_command(record: Record) -> str:
     """Return the command that repeats the work that made the picture FILE."""
     start = ["--init", "START"] if record["options"]["init"] == INIT_FILE else []
-    return shlex.join(["styler", "run", "--from", "FILE", *_input_placeholders(record), *start])
+    return shlex.join(["styler", "run", "--from", "FILE", *_list_input_placeholders(record), *start])
 
 
-def _input_placeholders(record: Record) -> list[str]:
+def _list_input_placeholders(record: Record) -> list[str]:
     count = len(record["styles"])
     return ["CONTENT", *(["STYLE"] if count == 1 else [f"STYLE{number + 1}" for number in range(count)])]
 

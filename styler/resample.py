@@ -25,7 +25,7 @@ class Downsample:
     """
 
     def __init__(self, before: tuple[int, int], after: tuple[int, int], device: torch.device) -> None:
-        self._across, self._down = (_resize_matrix(*sides).to(device) for sides in zip(before, after, strict=True))
+        self._across, self._down = (_make_resize_matrix(*sides).to(device) for sides in zip(before, after, strict=True))
 
     def __call__(self, image: Tensor) -> Tensor:
         """Resize an image (1, 3, H, W) to (1, 3, h, w)."""
@@ -36,7 +36,7 @@ class Downsample:
         return self._down.T @ gradient @ self._across
 
 
-def _resize_matrix(before: int, after: int) -> Tensor:
+def _make_resize_matrix(before: int, after: int) -> Tensor:
     """Return the weight of each of `before` pixels in each of `after`, (after, before), by resizing unit vectors."""
     return _interpolate(torch.eye(before)[None, None], before, after)[0, 0]
 

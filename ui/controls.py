@@ -1,4 +1,4 @@
-"""Controls of the page, made from the fields of `Options`, and back: no default, range or help is written here.
+"""Conversion of the fields of `Options` to controls of the page and back; no default, range or help is defined here.
 
 Settings of the machine and the choice of the network belong to the server; visitors do not see them.
 """

@@ -1,6 +1,6 @@
-"""What the events of the page do: from a session and the values of components to the changes of components.
+"""Event handlers of the page: each maps a session and the values of components to changes of components.
 
-Knows nothing of how events are triggered or queued; that is in `app`.
+Does not know how events are triggered or queued; that is in `app`.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -60,7 +60,7 @@ def continue_request(session: Session) -> PaintRequest:
     Raises:
         UsageError: there is no picture yet.
     """
-    last = _selected_picture(session)
+    last = _get_selected_picture(session)
     side = max(last.record["width"], last.record["height"])
     lowest = int(list_options()["first_size"].low or 1)
     options = last.request.options.replace(first_size=max(lowest, side), optimizer="lbfgs", sketch=0.0)
@@ -73,13 +73,13 @@ def retry_request(session: Session) -> PaintRequest:
     Raises:
         UsageError: there is no picture yet.
     """
-    last = _selected_picture(session).request
+    last = _get_selected_picture(session).request
     highest = int(list_options()["seed"].high or 0)
     seed = last.options.seed + 1 if last.options.seed < highest else 0
     return replace(last, options=last.options.replace(seed=seed))
 
 
-def _selected_picture(session: Session) -> FinishedPicture:
+def _get_selected_picture(session: Session) -> FinishedPicture:
     if not session.pictures:
         raise UsageError("There is no picture yet; paint one first.")
     return session.pictures[session.selected]
@@ -269,7 +269,7 @@ class PaintHandlers:
             self.layout.status: status,
             self.layout.running_row: gr.update(visible=False),
             self.layout.finished_row: gr.update(visible=has_picture),
-            self.layout.summary: render.render_summary(_selected_picture(session)) if has_picture else "",
+            self.layout.summary: render.render_summary(_get_selected_picture(session)) if has_picture else "",
             self.layout.timer: gr.Timer(active=False),
         }
 
@@ -316,7 +316,7 @@ class PaintHandlers:
         """Encode the selected picture in 16 bits and offer the files."""
         layout = self.layout
         try:
-            picture = _selected_picture(session)
+            picture = _get_selected_picture(session)
             files = {
                 button: gr.update(value=str(make_deep_file(picture, suffix)), visible=True)
                 for suffix, button in layout.deep_files.items()

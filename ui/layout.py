@@ -1,4 +1,4 @@
-"""The layout of the page: every component, by name. What happens to them is in `handlers` and `app`."""
+"""The layout of the page: every component, by name. Their events are in `handlers` and `app`."""
 
 from abc import ABCMeta
 from functools import cache

@@ -218,7 +218,7 @@ def choose_target(
     from styler import images
     from styler.images.files import fill_template
 
-    extension, stems = options.extension or "png", [_stem(path) for path in (content, *styles)]
+    extension, stems = options.extension or "png", [_get_stem(path) for path in (content, *styles)]
     fields = {"content": stems[0], "style": "+".join(stems[1:]), "seed": str(seed), "ext": extension}
     default = Path("{content}.{style}.{ext}".format(**fields))
     if not is_bundled and str(content) != output.STREAM_NAME:
@@ -321,7 +321,7 @@ def print_path(path: Path) -> None:
     output.write_stdout(os.fsencode(path) + b"\n", f"The picture was saved as {quote_name(path)}, but standard output")
 
 
-def _stem(path: Path) -> str:
+def _get_stem(path: Path) -> str:
     return "stdin" if str(path) == output.STREAM_NAME else path.stem
 
 

@@ -166,7 +166,7 @@ class InputOptions:
         str, _value("COLOR", "color behind transparent parts of CONTENT and STYLE: a name or #rrggbb (default white)")
     ] = "white"
     max_pixels: Annotated[
-        str, _value("N", "reject pictures with more pixels, such as 250000000 or 250M (default 250M)")
+        str, _value("N", "reject pictures with more than N pixels, such as 250000000 or 250M (default 250M)")
     ] = "250M"
 
 

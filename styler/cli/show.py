@@ -31,7 +31,7 @@ NAME_WIDTH = 18
 def presets(*, json: Json = False) -> int:
     """List the presets and looks with the options that they set."""
     groups = {"preset": PRESETS, "look": LOOKS}
-    values = {group: {name: _bundle_values(group, name) for name in bundles} for group, bundles in groups.items()}
+    values = {group: {name: _list_bundle_values(group, name) for name in bundles} for group, bundles in groups.items()}
     if json:
         output.print_document(
             {
@@ -49,7 +49,7 @@ def presets(*, json: Json = False) -> int:
     return 0
 
 
-def _bundle_values(group: str, name: str) -> dict[str, Value]:
+def _list_bundle_values(group: str, name: str) -> dict[str, Value]:
     """Return the options that a preset or look sets; the default one sets what the others would change."""
     options = resolve_options(("presets", {group: name})).options
     bundles = PRESETS if group == "preset" else LOOKS
@@ -130,14 +130,14 @@ def _format_record(record: "Record") -> Iterator[str]:
     stopped = ", stopped before it was finished" if record["stopped"] else ""
     yield f"{record['width']}×{record['height']}, made by styler {record['version']}{stopped}"
     settings = ((name, format_value(value) or NO_VALUE) for name, value in record["options"].items())
-    for title, rows in (("Settings", settings), ("Work", _work_rows(record)), ("Inputs", _input_rows(record))):
+    for title, rows in (("Settings", settings), ("Work", _list_work(record)), ("Inputs", _list_inputs(record))):
         yield f"\n{title}:"
         yield from (f"  {name:{NAME_WIDTH}}{value}" for name, value in rows)
     yield f"\nCommand:\n  {provenance.format_command(record)}"
     yield f"\nReplay:\n  {provenance.format_replay_command(record)}"
 
 
-def _work_rows(record: "Record") -> Iterator[tuple[str, str]]:
+def _list_work(record: "Record") -> Iterator[tuple[str, str]]:
     for scale, seconds in zip(record["schedule"], record["scale_seconds"], strict=False):
         planned = f"{scale['iterations']} of " if scale["planned"] else ""
         iterations = report.format_count(scale["planned"] or scale["iterations"], "iteration")
@@ -149,7 +149,7 @@ def _work_rows(record: "Record") -> Iterator[tuple[str, str]]:
     yield "machine", f"{record['device']}, {record['precision']}, {report.format_count(record['threads'], 'thread')}"
 
 
-def _input_rows(record: "Record") -> Iterator[tuple[str, str]]:
+def _list_inputs(record: "Record") -> Iterator[tuple[str, str]]:
     """Format the hashes of the inputs."""
     yield "content", record["content"] or "not a file"
     for number, sha256 in enumerate(record["styles"], start=1):

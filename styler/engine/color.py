@@ -20,17 +20,17 @@ def transfer_colors(style: Tensor, content: Tensor, amount: float) -> Tensor:
     """
     ours, theirs = style[0].flatten(1), content[0].flatten(1)  # (3, N)
     mean, target = ours.mean(dim=1, keepdim=True), theirs.mean(dim=1, keepdim=True)
-    root, inverse = _square_roots(_covariance(ours))
-    middle, _ = _square_roots(root @ _covariance(theirs) @ root)
+    root, inverse = _compute_square_roots(_compute_covariance(ours))
+    middle, _ = _compute_square_roots(root @ _compute_covariance(theirs) @ root)
     moved = inverse @ middle @ inverse @ (ours - mean) + target
     return torch.lerp(ours, moved, amount).clamp(0, 1).reshape(style.shape)
 
 
-def _covariance(colors: Tensor) -> Tensor:
+def _compute_covariance(colors: Tensor) -> Tensor:
     return torch.cov(colors) + VARIANCE_FLOOR * torch.eye(3, dtype=colors.dtype, device=colors.device)  # (3, 3)
 
 
-def _square_roots(matrix: Tensor) -> tuple[Tensor, Tensor]:
+def _compute_square_roots(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Return the square root and its inverse of a symmetric positive definite matrix (3, 3)."""
     values, vectors = torch.linalg.eigh(matrix)
     root = values.clamp(min=VARIANCE_FLOOR**2).sqrt()

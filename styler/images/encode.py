@@ -117,19 +117,19 @@ def _encode_png(stored: Array, _quality: int, text: Mapping[str, str], metadata:
     import imagecodecs
 
     plain = bytes(imagecodecs.png_encode(stored, level=6))
-    chunks = [_chunk(b"sRGB", b"\0")]  # perceptual intent
+    chunks = [_build_chunk(b"sRGB", b"\0")]  # perceptual intent
     if block := exif.build_exif({}, metadata):
-        chunks.append(_chunk(b"eXIf", block.removeprefix(b"Exif\0\0")))
+        chunks.append(_build_chunk(b"eXIf", block.removeprefix(b"Exif\0\0")))
     for key, value in text.items():
         if not (1 <= len(key) <= 79 and key.isascii() and key.isprintable()):
             raise ValueError("the key of a text must be 1 to 79 ASCII characters")
         # Not compressed, because readers limit what they unpack; without a language or translated keyword.
-        chunks.append(_chunk(b"iTXt", key.encode("ascii") + b"\0\0\0\0\0" + value.encode("utf-8")))
+        chunks.append(_build_chunk(b"iTXt", key.encode("ascii") + b"\0\0\0\0\0" + value.encode("utf-8")))
     after_header = 33  # signature 8, IHDR 25
     return plain[:after_header] + b"".join(chunks) + plain[after_header:]
 
 
-def _chunk(name: bytes, content: bytes) -> bytes:
+def _build_chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 

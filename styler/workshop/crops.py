@@ -61,39 +61,39 @@ def sample_crop(sources: Sequence[Tensor], side: int, generator: torch.Generator
     crop, or noisy.
     """
     crop = _sample_view(sources, side, generator)
-    if _random(generator) < 0.25:
-        crop = crop.lerp(_sample_view(sources, side, generator), 0.15 + 0.7 * _random(generator))
-    if _random(generator) < 0.2:
-        crop = crop + 0.15 * _random(generator) * torch.randn(crop.shape, generator=generator)
+    if _draw_random(generator) < 0.25:
+        crop = crop.lerp(_sample_view(sources, side, generator), 0.15 + 0.7 * _draw_random(generator))
+    if _draw_random(generator) < 0.2:
+        crop = crop + 0.15 * _draw_random(generator) * torch.randn(crop.shape, generator=generator)
     return crop.clamp(0, 1)
 
 
 def _sample_view(sources: Sequence[Tensor], side: int, generator: torch.Generator) -> Tensor:
-    source = sources[_random_index(len(sources), generator)]
+    source = sources[_draw_index(len(sources), generator)]
     short = min(source.shape[-2:])
-    extent = round(side * max(1.0, short / side) ** _random(generator))  # of the crop in the source, log-uniform
+    extent = round(side * max(1.0, short / side) ** _draw_random(generator))  # of the crop in the source, log-uniform
     extent = min(extent, short)
-    top, left = (_random_index(length - extent + 1, generator) for length in source.shape[-2:])
+    top, left = (_draw_index(length - extent + 1, generator) for length in source.shape[-2:])
     crop = resize(source[..., top : top + extent, left : left + extent], side, side)
-    if _random(generator) < 0.5:
+    if _draw_random(generator) < 0.5:
         crop = crop.flip(-1)
-    return _jitter_colors(crop, generator) if _random(generator) < 0.5 else crop
+    return _jitter_colors(crop, generator) if _draw_random(generator) < 0.5 else crop
 
 
 def _jitter_colors(image: Tensor, generator: torch.Generator) -> Tensor:
     """Change brightness, contrast, saturation and tint, and sometimes permute the channels."""
-    if _random(generator) < 0.2:
+    if _draw_random(generator) < 0.2:
         image = image[:, torch.randperm(3, generator=generator)]
     gray = image.mean(dim=1, keepdim=True)
-    image = gray + (image - gray) * (1.8 * _random(generator))
+    image = gray + (image - gray) * (1.8 * _draw_random(generator))
     gain = 0.7 + 0.6 * torch.rand((1, 3, 1, 1), generator=generator)
-    image = ((image - 0.5) * (0.6 + 0.8 * _random(generator)) + 0.5) * gain
-    return (image + 0.3 * (_random(generator) - 0.5)).clamp(0, 1)
+    image = ((image - 0.5) * (0.6 + 0.8 * _draw_random(generator)) + 0.5) * gain
+    return (image + 0.3 * (_draw_random(generator) - 0.5)).clamp(0, 1)
 
 
-def _random(generator: torch.Generator) -> float:
+def _draw_random(generator: torch.Generator) -> float:
     return float(torch.rand((), generator=generator))
 
 
-def _random_index(bound: int, generator: torch.Generator) -> int:
+def _draw_index(bound: int, generator: torch.Generator) -> int:
     return int(torch.randint(bound, (), generator=generator))
