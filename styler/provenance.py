@@ -40,7 +40,7 @@ MAX_TEXT_LENGTH = 200  # characters of any text or key in a record
 MAX_COUNT = 1_000_000_000
 
 MACHINE_OPTIONS = ("device", "precision", "checkpoint")
-"""Options of the machine. They are compared but not taken over; `threads` is, because it changes the pixels."""
+"""Options of the machine. They are compared but not reused; `threads` is, because it changes the pixels."""
 SCHEDULE_OPTIONS = (
     *("size", "preset", "time", "patience", "iterations", "taper", "sketch", "multiscale", "first_size", "optimizer"),
 )
@@ -252,7 +252,7 @@ def options_from_record(stored: Mapping[str, Any]) -> Options:
 
 
 def settings_from_record(record: Record) -> dict[str, Any]:
-    """Return the settings to take over, as a layer for `resolve_options`; without `init` if it was a file."""
+    """Return the settings to reuse, as a layer for `resolve_options`; without `init` if it was a file."""
     excluded = {*MACHINE_OPTIONS, *(["init"] if record["options"]["init"] == INIT_FILE else [])}
     settings = {name: value for name, value in record["options"].items() if name not in excluded}
     return {**settings, "threads": record["threads"]}

@@ -97,7 +97,7 @@ def paint_batch(
         studio.wait_estimate.add_duration(time.monotonic() - began)
         yield view
     finally:
-        stop.set()  # if this generator is closed early, the painter stops, too
+        stop.set()  # if this generator is closed early, the painter also stops
         session.is_painting = False
         studio.wait_estimate.set_remaining(None)
 

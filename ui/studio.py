@@ -122,7 +122,7 @@ class Studio:
                 self.wait_estimate.add_duration(time.monotonic() - began)
                 yield _save_picture(session, request, progress.result, content, history)
         finally:
-            stop.set()  # if this generator is closed early, the painter stops, too
+            stop.set()  # if this generator is closed early, the painter also stops
             session.is_painting = False
             self.wait_estimate.set_remaining(None)
 

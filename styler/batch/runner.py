@@ -89,7 +89,7 @@ def run_batch(
     """Paint the pictures of a plan and yield everything that happens.
 
     Events of one picture are in order; those of the next picture can come before it is `done`, since it is encoded and
-    written meanwhile. Closing the generator has the same effect as `stop`.
+    written in the meantime. Closing the generator has the same effect as `stop`.
 
     Args:
         plan: the pictures.

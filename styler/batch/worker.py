@@ -181,7 +181,7 @@ class Worker:
 
     @property
     def is_alive(self) -> bool:
-        """Whether any thread is still at work."""
+        """Whether any thread is still running."""
         return any(thread.is_alive() for thread in self._threads)
 
     def submit(self, task: PaintTask, send: SendReport) -> "Future[WorkerReport]":

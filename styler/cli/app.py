@@ -93,7 +93,7 @@ def _explain(error: CycloptsError) -> str:
 
 
 def _report_failure(kind: str, message: str, code: int, *, debug: bool, json: bool, streamed: bool) -> int:
-    """Print an error, with its traceback if asked for, and return the exit code."""
+    """Print an error, with its traceback if requested, and return the exit code."""
     if debug:
         traceback.print_exc()
     message = output.unmark_streams(message)

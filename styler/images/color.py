@@ -78,7 +78,7 @@ def _make_converter(samples: Array, icc: bytes) -> Callable[[Array], Floats] | N
 def _transform(samples: Array, icc: bytes, space: str) -> Array:
     import imagecodecs
 
-    # lcms can precompute a transform as a table. For 8-bit color that is twenty times faster and as good; for 16 bits
+    # lcms can precompute a transform as a table. For 8-bit color that is 20 times faster and as accurate; for 16 bits
     # and for gray the table is too coarse, and dark tones would change by up to 8%.
     is_table_exact = samples.dtype == np.uint8 and space != "gray"
     converted: Array = imagecodecs.cms_transform(

@@ -28,7 +28,7 @@ COMPARED_LAYERS = ("relu2_1", "relu3_1")
 COMPARED_SIDE = 96
 """Short side, in pixels, at which images are compared."""
 MARGIN = 0.01
-"""Another convention must agree better by this much before the loaded one is called wrong."""
+"""Another convention must agree better by this much before the loaded one is considered wrong."""
 TIE = 0.004
 """Of conventions whose agreements differ by less, the one with the fewest mistakes is chosen."""
 MIN_AGREEMENT = 0.25
