@@ -74,12 +74,12 @@ class Run:
     stop: threading.Event
     clock: Clock
     budget: Budget | None = None
-    """What changes the schedule during the run, if anything does."""
+    """Changes the schedule during the run; None without a time budget or early stopping."""
     stopped: bool = field(default=False, init=False)
     executed: list[Scale] = field(default_factory=list, init=False)
     scale_seconds: list[float] = field(default_factory=list, init=False)
     targets: dict[tuple[str, tuple[int, int]], Targets] = field(default_factory=dict, init=False)
-    """By network and size; half-size copies of larger scales use those of smaller scales again."""
+    """By network and size; half-size copies of larger scales reuse those of smaller scales."""
     losses: dict[str, Tensor] = field(default_factory=dict, init=False)
     best_losses: dict[str, Tensor] = field(default_factory=dict, init=False)
     notes: list[str] = field(default_factory=list, init=False)
@@ -267,7 +267,7 @@ class Run:
 
 
 def _extract_detail(image: Tensor, before: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Return what an image (1, 3, H, W) at `size` (width, height) has and one enlarged from `before` has not."""
+    """Return the detail of an image (1, 3, H, W) at `size` (width, height) that is lost by resizing it to `before`."""
     return resize(image, *size) - resize(resize(image, *before), *size)
 
 
