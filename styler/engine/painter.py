@@ -30,7 +30,8 @@ from styler.engine.device import (
 from styler.engine.objective import TOTAL, HalfSizeCopy, Objective, Targets
 from styler.engine.optimizers import IterationLimit, OptimizerStep
 from styler.engine.result import Pixels, Progress, Result
-from styler.engine.targets import Input, SourceImage, StyleCache, load_source
+from styler.engine.sources import Input, SourceImage, load_source
+from styler.engine.targets import StyleCache
 from styler.errors import DeviceError, OutOfMemory, UsageError
 from styler.options import INIT_CHOICES, Options
 from styler.resample import Downsample, resize

@@ -3,35 +3,25 @@
 Knows images as tensors and the network; does not know schedules or optimizers.
 """
 
-import hashlib
 import math
-import os
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from styler import images
 from styler.engine import losses
 from styler.engine.color import transfer_colors
 from styler.engine.losses import Moments, coarse_chroma
 from styler.engine.objective import StyleTarget, Targets, TermWeights
-from styler.errors import UsageError
-from styler.images import Picture
+from styler.engine.sources import SourceImage
 from styler.options import Options
 from styler.resample import resize
 from styler.vgg import arch
 from styler.vgg.model import Check, Features
 
 DEFAULT_STYLE_LAYERS = Options().style_layers
-
-Input = str | os.PathLike[str] | Picture | NDArray[Any]
-"""A file, a decoded picture, or an array (H, W, 3) of sRGB: floats in [0, 1] or bytes."""
 
 COLOR_WEIGHT = 100.0
 """Weight of the color term at `keep_color` 1."""
@@ -45,28 +35,6 @@ MIN_ROUGHNESS = 0.03
 """Floor of the roughness, for a flat style. Paintings have 0.06 to 0.2 at 256 pixels."""
 MAX_CACHED_STYLES = 32
 """Number of cached statistics, one for each style, size and network; each takes at most 5 MB."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SourceImage:
-    """An input image as a tensor on the CPU, with what a result records of its file."""
-
-    image: Tensor
-    """(1, 3, H, W), sRGB in [0, 1]."""
-    digest: str
-    """Identifies the image by its values and shape, as a key of the statistics cache."""
-    sha256: str = ""
-    """Of the file it was read from; empty if it came from an array."""
-    alpha: NDArray[Any] | None = None
-    """(H, W) in [0, 1], or None if it is opaque."""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    """As in `Picture.metadata`."""
-
-    @classmethod
-    def of(cls, image: Tensor, **described: Any) -> "SourceImage":
-        """Make a source image with the digest of its values and shape."""
-        digest = hashlib.blake2b(image.numpy().tobytes(), digest_size=16).hexdigest() + str(tuple(image.shape))
-        return cls(image, digest, **described)
 
 
 def resolve_style_layers(options: Options, network: str) -> dict[str, float]:
@@ -269,27 +237,3 @@ def _compute_color_target(image: Tensor, content: Tensor, style: Tensor, keep: f
         return own
     recolored = resize(transfer_colors(content, style, 1.0), image.shape[-1], image.shape[-2])
     return torch.lerp(coarse_chroma(recolored.to(image.device)), own, keep)
-
-
-def load_source(source: Input) -> SourceImage:
-    """Load a picture in any of its forms as a tensor on the CPU.
-
-    Raises:
-        ImageError: the file cannot be read.
-        UsageError: the array has the wrong shape, type or values.
-    """
-    if isinstance(source, str | os.PathLike):
-        source = images.read_image(source)
-    picture = source if isinstance(source, Picture) else Picture(np.asarray(source))
-    pixels: NDArray[Any] = picture.pixels
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-        raise UsageError(f"The array has the shape {pixels.shape}; a picture has the shape (height, width, 3).")
-    if pixels.dtype == np.uint8:
-        pixels = pixels.astype(np.float32) / 255
-    if not np.issubdtype(pixels.dtype, np.floating):
-        raise UsageError(f"The array has the type {pixels.dtype}; convert it to floats in [0, 1] or to uint8.")
-    pixels = np.ascontiguousarray(pixels, dtype=np.float32)
-    if not np.isfinite(pixels).all():
-        raise UsageError("The array has values that are not finite; a picture is sRGB in [0, 1].")
-    image = torch.from_numpy(pixels).permute(2, 0, 1)[None].clamp(0, 1).contiguous()  # (1, 3, H, W)
-    return SourceImage.of(image, sha256=picture.sha256, alpha=picture.alpha, metadata=picture.metadata)

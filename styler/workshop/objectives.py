@@ -6,7 +6,8 @@ This module knows how the parts of the engine are put together; it does not know
 from torch import Tensor
 
 from styler.engine.objective import Objective
-from styler.engine.targets import SourceImage, StyleCache, compute_targets, compute_term_weights, resolve_layers
+from styler.engine.sources import SourceImage
+from styler.engine.targets import StyleCache, compute_targets, compute_term_weights, resolve_layers
 from styler.options import Options
 from styler.vgg.model import Features
 from styler.vgg.weights import Weights

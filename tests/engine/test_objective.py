@@ -12,7 +12,8 @@ from torch import Tensor
 from styler.engine import losses, targets
 from styler.engine.losses import chroma, coarse_chroma
 from styler.engine.objective import HalfSizeCopy, Objective, Targets, TermWeights
-from styler.engine.targets import SourceImage, StyleCache
+from styler.engine.sources import SourceImage
+from styler.engine.targets import StyleCache
 from styler.options import Options
 from styler.resample import Downsample
 from styler.vgg.model import Features
