@@ -319,6 +319,20 @@ def test_every_package_is_installed() -> None:
     assert set(settings["packages"]) == packages | {"styler.assets"}
 
 
+def test_messages_name_packages_that_pip_finds() -> None:
+    """styler itself is not on a package index, so `pip install 'styler[heif]'` would fail."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lists = settings["optional-dependencies"].values()
+    known = {re.split("[><=]", requirement)[0] for requirements in lists for requirement in requirements}
+    named = set()
+    for path in (*list_sources(), *list_sources(PAGE)):
+        for node in ast.walk(parse(path)):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                for packages in re.findall("pip install ([^']+)", node.value):
+                    named |= set(packages.split())
+    assert {"pillow-heif", "pillow-jxl-plugin", "matplotlib", "onnxruntime", "ray"} <= named <= known
+
+
 def list_assets() -> list[Path]:
     """Return every asset file but the scripts that make them."""
     folders = [ROOT / "assets" / name for name in ("contents", "styles", "weights")]

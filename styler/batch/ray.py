@@ -71,7 +71,7 @@ def connect_cluster(cluster: ClusterConfig) -> tuple[Any, bool]:
         import ray
         from ray._private import worker
     except ImportError as problem:
-        raise UsageError("Ray is not installed; pip install 'styler[ray]', or omit --engine ray.") from problem
+        raise UsageError("Ray is not installed; run 'pip install ray', or omit --engine ray.") from problem
     if ray.is_initialized():
         return ray, False
     settings: dict[str, Any] = {}

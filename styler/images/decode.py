@@ -43,9 +43,9 @@ _PLUGINS = {
     "jxl": ("pillow_jxl.JpegXLImagePlugin", "JXLImageFile"),  # does so, too, and decodes when it is opened
 }
 _MISSING_PLUGINS = {
-    "heif": "it is HEIC, which needs an extra package; run pip install 'styler[heif]', save it as JPEG, or let the "
+    "heif": "it is HEIC, which needs an extra package; run 'pip install pillow-heif', save it as JPEG, or let the "
     "phone send JPEG (on iPhones: Settings, Camera, Formats, Most Compatible)",
-    "jxl": "it is JPEG XL, which needs an extra package; run pip install 'styler[jxl]' or save it as PNG",
+    "jxl": "it is JPEG XL, which needs an extra package; run 'pip install pillow-jxl-plugin' or save it as PNG",
 }
 
 # TIFF tags and their values

@@ -142,7 +142,7 @@ def _read_onnx(data: bytes, path: Path) -> ForeignWeights:
         import onnx
         from google.protobuf.message import DecodeError
     except ModuleNotFoundError as error:
-        raise WeightsError(f"Reading '{path}' needs ONNX; run `pip install 'styler[onnx]'` first.") from error
+        raise WeightsError(f"Reading '{path}' needs ONNX; run 'pip install onnx' first.") from error
     pairs = []
     try:
         graph = onnx.load_model_from_string(data).graph
@@ -169,7 +169,7 @@ def _read_keras(data: bytes, path: Path) -> ForeignWeights:
     try:
         import h5py
     except ModuleNotFoundError as error:
-        raise WeightsError(f"Reading '{path}' needs HDF5; run `pip install h5py` first.") from error
+        raise WeightsError(f"Reading '{path}' needs HDF5; run 'pip install h5py' first.") from error
     parts: dict[tuple[int, int], dict[int, Tensor]] = {}
 
     def visit(name: str, item: Any) -> None:

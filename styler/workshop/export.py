@@ -76,7 +76,7 @@ def require_onnx() -> tuple[Any, Any]:
         import onnxruntime
         import onnxscript
     except ModuleNotFoundError as error:
-        raise StylerError(f"Export needs {error.name}; run `pip install 'styler[onnx]'` first.") from error
+        raise StylerError(f"Export needs {error.name}; run 'pip install onnx onnxscript onnxruntime' first.") from error
     assert onnxscript is not None
     return onnx, onnxruntime
 

@@ -37,7 +37,7 @@ def make_figure(width: float, height: float) -> "Figure":
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        raise StylerError("Plots need matplotlib; run `pip install 'styler[plot]'` first.") from error
+        raise StylerError("Plots need matplotlib; run 'pip install matplotlib' first.") from error
     return Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
 
 

@@ -82,7 +82,7 @@ def test_error_without_the_extra_says_how_to_install_it(
     tiny: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(StylerError, match=r"pip install 'styler\[onnx\]'"):
+    with pytest.raises(StylerError, match=r"pip install onnx onnxscript onnxruntime"):
         export.export_onnx(tiny, LAYERS, tmp_path / "a.onnx")
 
 
