@@ -16,6 +16,17 @@ from typing import Any, Literal
 
 from styler.errors import OptionError
 
+UNITS: dict[str, dict[str, int]] = {
+    "s": {"s": 1, "m": 60, "h": 3600},
+    "b": {"b": 1}
+    | {f"{prefix}{end}": 1000**power for power, prefix in enumerate("kmgt", start=1) for end in ("", "b")}
+    | {f"{prefix}ib": 1024**power for power, prefix in enumerate("kmgt", start=1)},
+}
+"""The units in which seconds and bytes may be given; capitals count as small letters."""
+UNIT_EXAMPLES = {"s": "a time such as 60s, 2m or 1h", "b": "an amount such as 800mb, 4gb or 4gib"}
+MIN_MEMORY = 100_000_000
+"""Smallest memory limit, in bytes; a smaller number is one whose unit was forgotten."""
+
 
 @dataclass(frozen=True, slots=True)
 class OptionSpec:
@@ -27,7 +38,7 @@ class OptionSpec:
     high: float | None = None
     choices: tuple[str, ...] = ()
     unit: str = ""
-    """`s` for seconds, which may also be given as text such as 60s, 2m or 1h."""
+    """A key of `UNITS` if the number may also be given as text with a unit, such as 60s or 4gb."""
 
 
 def option(
@@ -168,11 +179,16 @@ class Options:
     checkpoint: str = _machine(
         "auto", "checkpointing: less memory, more time; auto decides by the free memory", choices=("auto", "on", "off")
     )
+    memory: int = _machine(
+        0, "memory that may be used, such as 4gb; 0 for what is measured as free", low=0, high=10**13, unit="b"
+    )
     threads: int = _machine(0, "CPU threads; 0 leaves the choice to PyTorch", low=0, high=1024)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _validate(field, getattr(self, field.name)))
+        if 0 < self.memory < MIN_MEMORY:
+            raise OptionError(f"memory is {self.memory} bytes, too little for any picture; give a unit, such as 4gb.")
         if not self.content_layers and not self.style_layers:
             raise OptionError("content_layers and style_layers are both empty; give at least one layer.")
         if len(self.layer_weights) not in (1, len(self.style_layers)):
@@ -290,21 +306,24 @@ def _validate_scalar(name: str, spec: OptionSpec, type_: Any, value: Any) -> Any
             raise OptionError(_explain_choice(name, value, spec.choices or ["text"]))
         return value
     if spec.unit and isinstance(value, str):
-        value = _parse_seconds(value)
+        value = _parse_quantity(value, spec.unit)
     assert spec.low is not None
     assert spec.high is not None
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     in_range = is_number and spec.low <= value <= spec.high
     if not in_range or (type_ is int and not float(value).is_integer()):
-        durations = ", or a time such as 60s, 2m or 1h" if spec.unit else ""
-        raise OptionError(f"{name} is {value}; it can be {describe_range(spec, whole=type_ is int)}{durations}.")
+        units = f", or {UNIT_EXAMPLES[spec.unit]}" if spec.unit else ""
+        raise OptionError(f"{name} is {value}; it can be {describe_range(spec, whole=type_ is int)}{units}.")
     return type_(value)
 
 
-def _parse_seconds(text: str) -> float | str:
-    """Parse `60s`, `2m` or `1h`; any other text is returned unchanged, and validation rejects it."""
-    match = re.fullmatch(r"([0-9]*\.?[0-9]+) ?([smh])", text.strip())
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]] if match else text
+def _parse_quantity(text: str, unit: str) -> float | str:
+    """Parse `2m` or `4gb` as seconds or bytes; any other text is returned unchanged, and validation rejects it."""
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+) ?([a-z]+)", text.strip().lower())
+    if not match or match[2] not in UNITS[unit]:
+        return text
+    quantity = float(match[1]) * UNITS[unit][match[2]]
+    return round(quantity) if unit == "b" else quantity
 
 
 def format_duration(seconds: float) -> str:

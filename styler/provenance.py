@@ -39,7 +39,7 @@ MAX_RECORD_LENGTH = 1_000_000  # characters
 MAX_TEXT_LENGTH = 200  # characters of any text or key in a record
 MAX_COUNT = 1_000_000_000
 
-MACHINE_OPTIONS = ("device", "precision", "checkpoint")
+MACHINE_OPTIONS = ("device", "precision", "checkpoint", "memory")
 """Options of the machine. They are compared but not reused; `threads` is, because it changes the pixels."""
 SCHEDULE_OPTIONS = (
     *("size", "preset", "time", "patience", "iterations", "taper", "sketch", "multiscale", "first_size", "optimizer"),

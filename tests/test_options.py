@@ -283,3 +283,31 @@ def test_values_are_formatted_as_flags_take_them() -> None:
     assert format_value(("relu1_1", "relu2_1")) == "relu1_1,relu2_1"
     assert format_value([256.0, 0.25]) == "256,0.25"
     assert format_value("oil") == "oil"
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [
+        *(("4gb", 4_000_000_000), ("4GB", 4_000_000_000), (" 4 Gb ", 4_000_000_000), ("4g", 4_000_000_000)),
+        *(("4gib", 2**32), ("1.5GiB", 3 * 2**29), ("800mb", 800_000_000), ("800M", 800_000_000), (".5tb", 5 * 10**11)),
+        *(("900000k", 900_000_000), ("900000KiB", 921_600_000), ("200000000b", 200_000_000), (2e9, 2_000_000_000)),
+    ],
+)
+def test_memory_is_given_in_any_usual_unit(text: str | float, amount: int) -> None:
+    memory = Options(memory=text).memory  # type: ignore[arg-type]
+    assert memory == amount
+    assert isinstance(memory, int)
+
+
+@pytest.mark.parametrize("text", ["4", "4 bananas", "gb", "-4gb", "4gb 3", "4,5gb", "", "99tb", "0.1"])
+def test_memory_in_another_form_is_refused_with_an_example(text: str) -> None:
+    assert "such as 800mb, 4gb or 4gib" in refusal("memory", text)
+
+
+def test_a_forgotten_unit_of_memory_is_an_error() -> None:
+    assert "give a unit, such as 4gb" in refusal("memory", 4)
+
+
+def test_time_is_given_in_any_usual_unit() -> None:
+    assert [Options(time=text).time for text in ("60s", "2m", "1.5 h", "2M")] == [60, 120, 5400, 120]  # type: ignore[arg-type]
+    assert "such as 60s, 2m or 1h" in refusal("time", "4gb")

@@ -77,7 +77,7 @@ def _choose_metavar(kind: Any, spec: OptionSpec) -> str:
     if kind is str or spec.choices:
         return "NAME"
     if spec.unit:
-        return "TIME"
+        return {"s": "TIME", "b": "BYTES"}[spec.unit]
     return "N" if kind in (int, float) else "N|original"
 
 
