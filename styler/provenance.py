@@ -32,8 +32,12 @@ if TYPE_CHECKING:
 RECORD_SCHEMA = 1
 RECORD_KEY = "styler"
 """The key of the record among the texts of a picture."""
-INIT_FILE = "file"
-"""The value of `init` in a record if it was a picture file, of which only the hash is stored."""
+FILE_VALUE = "file"
+"""The value of `init` or `backbone` in a record if it was a file, of which only the hash is stored."""
+WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".onnx", ".h5", ".hdf5", ".whl")
+"""Extensions of weights files; a backbone without one is a name."""
+_FILE_PLACEHOLDERS = {"init": "START", "backbone": "WEIGHTS"}
+_FILE_KINDS = {"init": "started from a picture", "backbone": "made with a network"}
 
 MAX_RECORD_LENGTH = 1_000_000  # characters
 MAX_TEXT_LENGTH = 200  # characters of any text or key in a record
@@ -78,7 +82,13 @@ class Record(TypedDict):
     """The number that was used, like `device` and `precision`; the option may be "auto"."""
     device: str
     precision: str
+    processor: str
+    """Instruction set of the CPU, or name of the GPU."""
+    torch: str
+    """Version of PyTorch."""
     weights_sha256: Hash
+    slim_sha256: Hash
+    """Hash of the slim network; empty if no scale was sketched."""
     content: Hash
     styles: list[Hash]
     init: Hash
@@ -106,8 +116,7 @@ class _NewerRecord(Exception):
 def make_record(result: "Result") -> Record:
     """Return the record of how a result was made."""
     options = result.options.to_dict()
-    if options["init"] not in INIT_CHOICES:
-        options["init"] = INIT_FILE
+    options |= {name: FILE_VALUE for name in _FILE_PLACEHOLDERS if _is_file(name, options[name])}
     height, width = result.pixels.shape[:2]
     return {
         "schema": RECORD_SCHEMA,
@@ -116,7 +125,10 @@ def make_record(result: "Result") -> Record:
         "threads": result.threads,
         "device": result.device,
         "precision": result.precision,
+        "processor": result.processor,
+        "torch": result.torch,
         "weights_sha256": result.weights_sha256,
+        "slim_sha256": result.slim_sha256,
         "content": result.content_sha256,
         "styles": list(result.style_sha256),
         "init": result.start_sha256,
@@ -237,23 +249,35 @@ def _validate_record(data: Mapping[str, Any]) -> Record:
         raise _DamagedRecord("'scale_seconds' does not fit the schedule")
     if any(scale["width"] > record["width"] or scale["height"] > record["height"] for scale in record["schedule"]):
         raise _DamagedRecord("a scale is larger than the picture")
-    record["options"] = {**options.to_dict(), "init": record["options"].get("init", options.init)}
+    record["options"] = options.to_dict() | dict.fromkeys(_list_file_options(record), FILE_VALUE)
     return record
 
 
+def _is_file(name: str, value: Any) -> bool:
+    """Return whether the value of `init` or `backbone` is the path of a file."""
+    if name == "init":
+        return value not in INIT_CHOICES
+    return isinstance(value, str) and value.lower().endswith(WEIGHTS_SUFFIXES)
+
+
+def _list_file_options(record: Record) -> list[str]:
+    """Return the options that were files."""
+    return [name for name in _FILE_PLACEHOLDERS if record["options"].get(name) == FILE_VALUE]
+
+
 def options_from_record(stored: Mapping[str, Any]) -> Options:
-    """Return stored options, validated. `init` is never a path: only the user decides which files are read."""
+    """Return stored options, validated. None is a path: only the user decides which files are read."""
     if unknown := [name for name in stored if name not in list_options()]:
         raise _NewerRecord(f"contain '{unknown[0]}', which this version does not know")
-    init = stored.get("init", INIT_CHOICES[0])
-    if init not in (*INIT_CHOICES, INIT_FILE):
-        raise _DamagedRecord("'init' is wrong")
-    return Options(**{**stored, "init": INIT_CHOICES[0] if init == INIT_FILE else init})
+    given = {name: value for name, value in stored.items() if name not in _FILE_PLACEHOLDERS or value != FILE_VALUE}
+    if wrong := [name for name in _FILE_PLACEHOLDERS if name in given and _is_file(name, given[name])]:
+        raise _DamagedRecord(f"'{wrong[0]}' is wrong")
+    return Options(**given)
 
 
 def settings_from_record(record: Record) -> dict[str, Any]:
-    """Return the settings to reuse, as a layer for `resolve_options`; without `init` if it was a file."""
-    excluded = {*MACHINE_OPTIONS, *(["init"] if record["options"]["init"] == INIT_FILE else [])}
+    """Return the settings to reuse, as a layer for `resolve_options`; without those that were files."""
+    excluded = {*MACHINE_OPTIONS, *_list_file_options(record)}
     settings = {name: value for name, value in record["options"].items() if name not in excluded}
     return {**settings, "threads": record["threads"]}
 
@@ -270,17 +294,20 @@ def format_command(record: Record) -> str:
     defaults = resolve_options(("record", {"preset": options.preset, "look": options.look})).options.to_dict()
     defaults |= {"preset": Options().preset, "look": Options().look}
     words = ["styler", "run", *_list_input_placeholders(record)]
-    for name, value in {**options.to_dict(), "init": record["options"]["init"]}.items():
+    for name, value in options.to_dict().items():
         if value != defaults[name]:
-            word = "START" if name == "init" and value == INIT_FILE else format_value(value)
-            words += [f"--{name.replace('_', '-')}", word]
-    return shlex.join(words)
+            words += [f"--{name.replace('_', '-')}", format_value(value)]
+    return shlex.join([*words, *_list_file_flags(record)])
 
 
 def format_replay_command(record: Record) -> str:
     """Return the command that repeats the work that made the picture FILE."""
-    start = ["--init", "START"] if record["options"]["init"] == INIT_FILE else []
-    return shlex.join(["styler", "run", "--from", "FILE", *_list_input_placeholders(record), *start])
+    words = ["styler", "run", "--from", "FILE", *_list_input_placeholders(record), *_list_file_flags(record)]
+    return shlex.join(words)
+
+
+def _list_file_flags(record: Record) -> list[str]:
+    return [word for name in _list_file_options(record) for word in (f"--{name}", _FILE_PLACEHOLDERS[name])]
 
 
 def _list_input_placeholders(record: Record) -> list[str]:
@@ -330,17 +357,24 @@ class EarlierPicture:
         """Return a sentence for each difference of the machine that may change the pixels."""
         if not self.record:
             return []
-        sentences = []
-        if self.record["weights_sha256"] != result.weights_sha256:
+        record, sentences = self.record, []
+        if record["weights_sha256"] != result.weights_sha256:
             sentences.append("The network's weights differ from those recorded.")
-        for name, recorded, current in (
-            ("device", self.record["device"], result.device),
-            ("precision", self.record["precision"], result.precision),
-            ("number of threads", self.record["threads"], result.threads),
-        ):
-            if recorded != current:
-                sentences.append(f"The {name} is {current}; {recorded} was recorded.")
-        return sentences
+        if record["slim_sha256"] and result.slim_sha256 and record["slim_sha256"] != result.slim_sha256:
+            sentences.append("The slim network's weights differ from those recorded.")
+        facts: tuple[tuple[str, object, object], ...] = (
+            ("version of styler", record["version"], get_version()),
+            ("version of PyTorch", record["torch"], result.torch),
+            ("device", record["device"], result.device),
+            ("processor", record["processor"], result.processor),
+            ("precision", record["precision"], result.precision),
+            ("number of threads", record["threads"], result.threads),
+        )
+        return sentences + [
+            f"The {name} is {current}; {recorded} was recorded."
+            for name, recorded, current in facts
+            if recorded != current
+        ]
 
 
 def load_earlier(source: str | None, flags: Mapping[str, Any]) -> EarlierPicture:
@@ -348,12 +382,13 @@ def load_earlier(source: str | None, flags: Mapping[str, Any]) -> EarlierPicture
 
     Raises:
         ImageError: the picture has no record that can be used.
-        UsageError: the earlier run started from a picture file, and no `init` is given.
+        UsageError: the earlier run started from a picture file or used a weights file that is not given again.
     """
     if source is None:
         return EarlierPicture()
     record = read_record(source)
-    if record["options"]["init"] == INIT_FILE and "init" not in flags:
-        raise UsageError(f"{quote_name(source)} was started from a picture file; give that file with --init FILE.")
+    for name in _list_file_options(record):
+        if name not in flags:
+            raise UsageError(f"{quote_name(source)} was {_FILE_KINDS[name]} file; give that file with --{name} FILE.")
     needs_new_schedule = any(name in flags for name in SCHEDULE_OPTIONS)
     return EarlierPicture(record, None if needs_new_schedule else replay_from_record(record))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from styler import images, provenance
 from styler.cli.flags import Flags, read_flags
 from styler.engine.result import Result
-from styler.errors import ImageError
+from styler.errors import ImageError, UsageError
 from styler.images import Picture, encode_image
 from styler.options import Options, resolve_options
 from styler.provenance import (
@@ -31,6 +31,7 @@ from styler.provenance import (
     read_record,
 )
 from styler.schedule import Replay, Scale
+from styler.vgg import importers
 
 Array = NDArray[np.float32]
 FORMATS = ("png", "jpeg", "webp", "avif", "tiff")
@@ -53,6 +54,9 @@ def make_result(**changes: Any) -> Result:
         "precision": "float32",
         "threads": 2,
         "weights_sha256": "d" * 64,
+        "slim_sha256": "f" * 64,
+        "processor": "AVX2",
+        "torch": "2.14.1",
         "content_sha256": "a" * 64,
         "style_sha256": ("b" * 64,),
     }
@@ -143,6 +147,24 @@ def test_an_initial_picture_file_is_recorded_by_its_hash(tmp_path: Path) -> None
     ]
 
 
+def test_a_weights_file_is_recorded_by_its_hash(tmp_path: Path) -> None:
+    """Its path may name a person, and a record must not choose which files are read."""
+    assert set(provenance.WEIGHTS_SUFFIXES) == set(importers.READERS)
+    record = provenance.make_record(make_result(options=Options(backbone=str(tmp_path / "secret.PTH"))))
+    assert "secret" not in json.dumps(record)
+    path = images.write_file(
+        tmp_path / "a.png", encode_image(PIXELS, text=provenance.record_to_text(record)), overwrite=False
+    )
+    assert "backbone" not in provenance.settings_from_record(read_record(path))
+    assert format_command(record) == "styler run CONTENT STYLE --backbone WEIGHTS"
+    assert provenance.format_replay_command(record) == "styler run --from FILE CONTENT STYLE --backbone WEIGHTS"
+    with pytest.raises(UsageError, match=r"was made with a network file; give that file with --backbone FILE\.$"):
+        provenance.load_earlier(str(path), {})
+    assert provenance.load_earlier(str(path), {"backbone": "net.pth"}).record
+    named = provenance.make_record(make_result(options=Options(backbone="my.net")))
+    assert provenance.settings_from_record(named)["backbone"] == "my.net"
+
+
 def test_different_inputs_are_named(record: Record) -> None:
     earlier = EarlierPicture(record)
     assert earlier.compare_inputs(CONTENT, [STYLE]) == []
@@ -164,14 +186,23 @@ def test_a_stopped_run_is_reported_when_it_is_replayed(record: Record) -> None:
 
 def test_a_different_machine_is_reported(record: Record) -> None:
     assert EarlierPicture(record).compare_machine(make_result()) == []
-    other = make_result(threads=3, device="cuda:0", precision="bfloat16", weights_sha256="e" * 64)
-    assert EarlierPicture(record).compare_machine(other) == [
+    hashes = {"weights_sha256": "e" * 64, "slim_sha256": "e" * 64}
+    other = make_result(
+        threads=3, device="cuda:0", processor="NVIDIA H200", precision="bfloat16", torch="2.15.0", **hashes
+    )
+    earlier = EarlierPicture({**record, "version": "0.0"})
+    assert earlier.compare_machine(other) == [
         "The network's weights differ from those recorded.",
+        "The slim network's weights differ from those recorded.",
+        f"The version of styler is {provenance.get_version()}; 0.0 was recorded.",
+        "The version of PyTorch is 2.15.0; 2.14.1 was recorded.",
         "The device is cuda:0; cpu was recorded.",
+        "The processor is NVIDIA H200; AVX2 was recorded.",
         "The precision is bfloat16; float32 was recorded.",
         "The number of threads is 3; 2 was recorded.",
     ]
     assert EarlierPicture().compare_machine(other) == []
+    assert EarlierPicture(record).compare_machine(make_result(slim_sha256="")) == [], "a schedule without a sketch"
 
 
 def test_unknown_fields_are_dropped_and_unknown_settings_are_refused(record: Record) -> None:
@@ -210,6 +241,7 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], Any]] = {
     "schema 0": lambda r: {**r, "schema": 0},
     "schema text": lambda r: {**r, "schema": "1"},
     "a path as init": lambda r: {**r, "options": {**r["options"], "init": "/etc/passwd"}},
+    "a path as backbone": lambda r: {**r, "options": {**r["options"], "backbone": "/root/.cache/secret.h5"}},
     "an init of another type": lambda r: {**r, "options": {**r["options"], "init": ["content"]}},
     "an option out of range": lambda r: {**r, "options": {**r["options"], "strength": 1000}},
     "an option of another type": lambda r: {**r, "options": {**r["options"], "seed": [[[]]]}},

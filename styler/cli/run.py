@@ -210,8 +210,17 @@ class Forecast:
         return self.iteration_seconds * schedule.count_units(self.schedule)
 
 
-def make_forecast(options: Options, content: "Picture", styles: "list[Picture]", start: "Picture | None") -> Forecast:
+def make_forecast(
+    options: Options,
+    content: "Picture",
+    styles: "list[Picture]",
+    start: "Picture | None",
+    replay: "schedule.Replay | None" = None,
+) -> Forecast:
     """Load the network, make the same checks as `Painter.stream`, and time one iteration.
+
+    Args:
+        replay: an executed schedule that the run repeats.
 
     Raises:
         StylerError: the run would fail before its first iteration.
@@ -225,10 +234,13 @@ def make_forecast(options: Options, content: "Picture", styles: "list[Picture]",
     features = painter.features(options)
     scales = schedule.build_schedule(options, content.width, content.height, features.min_side)
     size = schedule.compute_result_size(options, content.width, content.height)
+    if replay and scales:
+        allow_sketch = schedule.compute_sketch_share(options) > 0
+        scales = schedule.refit_schedule(replay, *size, features.min_side, allow_sketch=allow_sketch)
     checkpoint = bool(scales) and needs_checkpoint(features, size, options.checkpoint, painter.device)
     small = _shrink_options(options, size, features.min_side, painter.device.type, checkpoint=checkpoint)
     seconds, timed = _time_iteration(painter, small, content, styles, start)
-    if timed and options.time:
+    if timed and options.time and not replay:
         scales = budget.fit_schedule(scales, options.time, seconds / math.prod(timed))
     return Forecast(
         size=size,
@@ -277,7 +289,8 @@ def _time_iteration(
 
 def _print_forecast(prepared: _PreparedRun, facts: Mapping[str, Any], *, json: bool) -> int:
     """Print what would be painted and its estimated cost; return the exit code."""
-    forecast = make_forecast(prepared.options, prepared.content, prepared.styles, prepared.start)
+    replay = prepared.earlier.replay
+    forecast = make_forecast(prepared.options, prepared.content, prepared.styles, prepared.start, replay)
     label = prepared.target.label
     if json:
         output.print_document({"output": label, **facts, **forecast_to_json(forecast, prepared.options)})

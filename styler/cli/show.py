@@ -146,7 +146,8 @@ def _list_work(record: "Record") -> Iterator[tuple[str, str]]:
     yield "iterations", f"{record['iterations']}, equivalent to {record['units']:.1f} at the final size"
     yield "time", format_duration(record["seconds"])
     yield "losses", report.format_losses(record["losses"]) or NO_VALUE
-    yield "machine", f"{record['device']}, {record['precision']}, {report.format_count(record['threads'], 'thread')}"
+    machine = (record["device"], record["processor"], record["precision"], f"PyTorch {record['torch']}")
+    yield "machine", ", ".join((*machine, report.format_count(record["threads"], "thread")))
 
 
 def _list_inputs(record: "Record") -> Iterator[tuple[str, str]]:
@@ -157,6 +158,8 @@ def _list_inputs(record: "Record") -> Iterator[tuple[str, str]]:
     if record["init"]:
         yield "init", record["init"]
     yield "weights", record["weights_sha256"]
+    if record["slim_sha256"]:
+        yield "slim weights", record["slim_sha256"]
 
 
 EXTRA_MODULES = {"heif": "pillow_heif", "jxl": "pillow_jxl"}

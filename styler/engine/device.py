@@ -109,6 +109,13 @@ def describe_device(device: torch.device) -> str:
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
 
 
+def name_processor(device: torch.device) -> str:
+    """Return the CPU's instruction set, such as `AVX2`, or the GPU's name: the pixels depend on it, too."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return torch.backends.mps.get_name() if device.type == "mps" else torch.backends.cpu.get_cpu_capability()
+
+
 def prepare_device(device: torch.device) -> None:
     """Apply process settings that make the device faster without changing any result."""
     if device.type == "cuda":

@@ -43,6 +43,12 @@ class Result:
     threads: int
     """CPU threads: a seed gives the same pixels only with the same number."""
     weights_sha256: str
+    processor: str
+    """As `name_processor` returns it; another kind of processor gives slightly different pixels."""
+    torch: str
+    """Version of PyTorch."""
+    slim_sha256: str = ""
+    """Of the slim network's weights; empty if no scale was sketched."""
     notes: tuple[str, ...] = ()
     """Sentences about exceptional events, such as a recovery."""
     content_sha256: str = ""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -156,6 +157,18 @@ def test_flags_override_the_record_and_can_replace_its_schedule(folder: Path) ->
     assert are_equal("a.png", "f.png"), "there was no plan to repeat, so it is made"
 
 
+def test_a_dry_run_of_a_replay_forecasts_the_schedule_that_is_repeated(folder: Path, capsys: Capture) -> None:
+    assert paint("holiday.png", "monet.png", "--time", "1h", "--patience", "1", "-o", "a.png") == 0
+    record = provenance.read_record("a.png")
+    for flags in ([], ["--strength", "60"], ["--iterations", "7"], ["--time", "1h"]):
+        capsys.readouterr()
+        assert main(["run", "--from", "a.png", "holiday.png", "monet.png", *flags, "--dry-run", "--json"]) == 0
+        forecast = json.loads(capsys.readouterr().out)["schedule"]
+        iterations = [scale["iterations"] for scale in forecast]
+        is_repeated = iterations == [scale["iterations"] for scale in record["schedule"]]
+        assert is_repeated == (not {"--iterations", "--time"} & {*flags}), (flags, iterations)
+
+
 def test_changed_inputs_give_a_warning(folder: Path, capsys: Capture) -> None:
     assert paint("holiday.png", "monet.png", "-o", "a.png") == 0
     assert replay("a.png", "b.png") == 0
@@ -232,6 +245,7 @@ def test_inspect_prints_text_and_json(capsys: Capture) -> None:
         "preset            draft",
         "32×32  ",
         images.read_image("holiday.png").sha256,
+        f"PyTorch {torch.__version__}, ",
     ):
         assert wanted in text
     assert "  styler run CONTENT STYLE --size 64 --preset draft --iterations 4 --first-size 32 --device cpu\n" in text

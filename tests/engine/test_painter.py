@@ -603,6 +603,8 @@ def test_a_sketch_uses_the_slim_network(
         (64, 2, False),
     ]
     assert "".join(looked) == 13 * "1" + 2 * "0"
+    assert (result.slim_sha256, result.torch) == (slim.sha256, torch.__version__)
+    assert Painter(device="cpu").stylize(content, style, FAST).slim_sha256 == ""
     monkeypatch.setattr(registry, "load_backbone", {"vgg16": tiny}.__getitem__)
     Painter(device="cpu").load_networks(FAST)
     with pytest.raises(KeyError, match="vgg16-slim"):
