@@ -1,5 +1,8 @@
 """Transfer of color statistics between images, for keeping the photo's colors. Pure functions of tensors."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -8,8 +11,36 @@ VARIANCE_FLOOR = 1e-5
 directions."""
 
 
-def transfer_colors(style: Tensor, content: Tensor, amount: float) -> Tensor:
-    """Return the style (1, 3, H, W) with its color mean and covariance moved by `amount` in [0, 1] to the content's.
+class ColorStatistics(NamedTuple):
+    """The distribution of an image's colors as a Gaussian."""
+
+    mean: Tensor
+    """(3, 1)."""
+    covariance: Tensor
+    """With the floor on its diagonal, (3, 3)."""
+
+
+def measure_colors(image: Tensor) -> ColorStatistics:
+    """Return the statistics of the colors of an image (1, 3, H, W)."""
+    colors = image[0].flatten(1)  # (3, N)
+    return ColorStatistics(colors.mean(dim=1, keepdim=True), _compute_covariance(colors))
+
+
+def blend_colors(statistics: Sequence[ColorStatistics], shares: Sequence[float]) -> ColorStatistics:
+    """Return the statistics of the colors of several images pooled, each image with its share of 1.
+
+    The covariance is that within the images plus that between their means.
+    """
+    mean = sum((share * each.mean for share, each in zip(shares, statistics, strict=True)), torch.zeros(()))
+    covariance = torch.zeros(())
+    for share, each in zip(shares, statistics, strict=True):
+        apart = each.mean - mean
+        covariance = covariance + share * (each.covariance + apart @ apart.T)
+    return ColorStatistics(mean, covariance)
+
+
+def transfer_colors(image: Tensor, target: ColorStatistics, amount: float) -> Tensor:
+    """Return an image (1, 3, H, W) with its color mean and covariance moved by `amount` in [0, 1] to the target's.
 
     The map is the optimal transport between two Gaussians, x ↦ A (x − μ_s) + μ_c with A = Σ_s^−½ (Σ_s^½ Σ_c Σ_s^½)^½
     Σ_s^−½, which changes colors as little as possible.
@@ -18,12 +49,11 @@ def transfer_colors(style: Tensor, content: Tensor, amount: float) -> Tensor:
     2016, §3; F. Pitié and A. Kokaram, "The Linear Monge-Kantorovitch Linear Colour Mapping for Example-Based Colour
     Transfer", 2007.
     """
-    ours, theirs = style[0].flatten(1), content[0].flatten(1)  # (3, N)
-    mean, target = ours.mean(dim=1, keepdim=True), theirs.mean(dim=1, keepdim=True)
-    root, inverse = _compute_square_roots(_compute_covariance(ours))
-    middle, _ = _compute_square_roots(root @ _compute_covariance(theirs) @ root)
-    moved = inverse @ middle @ inverse @ (ours - mean) + target
-    return torch.lerp(ours, moved, amount).clamp(0, 1).reshape(style.shape)
+    ours, own = image[0].flatten(1), measure_colors(image)  # (3, N)
+    root, inverse = _compute_square_roots(own.covariance)
+    middle, _ = _compute_square_roots(root @ target.covariance @ root)
+    moved = inverse @ middle @ inverse @ (ours - own.mean) + target.mean
+    return torch.lerp(ours, moved, amount).clamp(0, 1).reshape(image.shape)
 
 
 def _compute_covariance(colors: Tensor) -> Tensor:

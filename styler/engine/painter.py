@@ -15,7 +15,6 @@ from torch import Tensor
 from styler import schedule
 from styler.engine import optimizers, targets
 from styler.engine.budget import Budget, Clock
-from styler.engine.color import transfer_colors
 from styler.engine.device import (
     advise_smaller,
     choose_device,
@@ -32,7 +31,7 @@ from styler.engine.objective import TOTAL, HalfSizeCopy, Objective, Targets
 from styler.engine.optimizers import IterationLimit, OptimizerStep
 from styler.engine.result import Pixels, Progress, Result
 from styler.engine.sources import Input, SourceImage, load_source
-from styler.engine.targets import StyleCache
+from styler.engine.targets import Blend, StyleCache
 from styler.errors import DeviceError, OutOfMemory, UsageError
 from styler.options import INIT_CHOICES, Options
 from styler.resample import Downsample, resize
@@ -62,8 +61,10 @@ class Run:
     options: Options
     content: SourceImage
     styles: Sequence[SourceImage]
+    blend: Blend
+    """The styles that have a weight."""
     start: SourceImage
-    """The image to start from; a noise start ignores it."""
+    """The image to start from; ignored by a start from the styles or noise."""
     features: Features
     slim: Features
     """The network of scales with `sketch`; the same as `features` if there are none."""
@@ -130,7 +131,11 @@ class Run:
         if self.options.init == "noise":
             return (0.5 + 0.25 * noise).clamp(0, 1)
         strength = self.options.strength
-        first = resize(self.start.image, *scale.size) + START_NOISE * targets.style_mix(strength) * noise
+        if self.options.init == "style":
+            first = self.blend.average(resize(style.image, *scale.size) for style in self.blend.styles)
+        else:
+            first = resize(self.start.image, *scale.size)
+        first = first + START_NOISE * targets.style_mix(strength) * noise
         if self.options.init == "content":  # a style or a file that the user chose to start from is kept as it is
             first = torch.lerp(first, 0.5 + 0.25 * noise, RELEASE_NOISE * targets.content_release(strength))
         return first.clamp(0, 1)
@@ -138,7 +143,7 @@ class Run:
     def _enlarge(self, image: Tensor, size: tuple[int, int]) -> Tensor:
         """Enlarge an image to a size (width, height), adding the band of detail that resizing cannot restore.
 
-        The detail is the content's; above strength 50 it gradually becomes the style's.
+        The detail is the content's; above strength 50 it gradually becomes the styles'.
         """
         before = (image.shape[-1], image.shape[-2])
         if before == size:
@@ -146,8 +151,8 @@ class Run:
         release = targets.content_release(self.options.strength)
         detail = _extract_detail(self.content.image, before, size)
         if release:
-            style = transfer_colors(self.styles[0].image, self.content.image, self.options.keep_color)
-            detail = torch.lerp(detail, _extract_detail(style, before, size), release)
+            details = (_extract_detail(style.image, before, size) for style in self.blend.recolored)
+            detail = torch.lerp(detail, self.blend.average(details), release)
         return (resize(image.cpu(), *size) + detail).clamp(0, 1)
 
     def _iterate(self, index: int, image: Tensor) -> Iterator[OptimizerStep]:
@@ -197,7 +202,7 @@ class Run:
         key = (features.sha256, size)
         if key not in self.targets:
             self.targets[key] = targets.compute_targets(
-                features, self.content, self.styles, size, options, self.cache, self.check
+                features, self.content, self.blend, size, options, self.cache, self.check
             )
         half_size = None
         if scale.half_size_copies:
@@ -427,9 +432,8 @@ class Painter:
             scales = schedule.refit_schedule(replay, *size, features.min_side, allow_sketch=allow_sketch)
         checkpoint = bool(scales) and needs_checkpoint(features, size, options.checkpoint, self.device)
         keep_freed_memory(self.device, not checkpoint and has_ample_memory(features, size, self.device))
-        if options.init in INIT_CHOICES:
-            start_source = style_sources[0] if options.init == "style" else source
-        else:
+        start_source = source
+        if options.init not in INIT_CHOICES:
             start_source = load_source(options.init if start is None else start)
         clock = Clock(scales)
         has_budget = replay is None and (options.time or options.patience)
@@ -437,6 +441,7 @@ class Painter:
             options=options,
             content=source,
             styles=style_sources,
+            blend=targets.prepare_blend(source, style_sources, options),
             start=start_source,
             features=features,
             slim=self.features(options, sketch=True) if any(scale.sketch for scale in scales) else features,

@@ -5,14 +5,15 @@ Knows images as tensors and the network; does not know schedules or optimizers.
 
 import math
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from styler.engine import losses
-from styler.engine.color import transfer_colors
+from styler.engine.color import blend_colors, measure_colors, transfer_colors
 from styler.engine.losses import Moments, coarse_chroma
 from styler.engine.objective import StyleTarget, Targets, TermWeights
 from styler.engine.sources import SourceImage
@@ -178,10 +179,45 @@ def measure_roughness(style: SourceImage, size: tuple[int, int]) -> float:
     return max(MIN_ROUGHNESS, float(losses.total_variation(resize(style.image, *size)).sqrt()))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Blend:
+    """The styles of a painting that have a weight; prepared once for all scales."""
+
+    styles: tuple[SourceImage, ...]
+    """With their own colors."""
+    recolored: tuple[SourceImage, ...]
+    """With the photo's colors, as far as they are kept; the same images if they are not."""
+    shares: tuple[float, ...]
+    """The weights, as shares of 1."""
+
+    def average(self, images: Iterable[Tensor]) -> Tensor:
+        """Return the weighted mean of images (1, 3, H, W), one for each style."""
+        parts = [share * image for share, image in zip(self.shares, images, strict=True)]
+        return torch.stack(parts).sum(dim=0) if len(parts) > 1 else parts[0]
+
+
+def prepare_blend(content: SourceImage, styles: Sequence[SourceImage], options: Options) -> Blend:
+    """Prepare the styles for `compute_targets`; those of weight 0 are left out.
+
+    Args:
+        content: the photo, whose colors are kept.
+        styles: all styles.
+        options: keep_color and style_weights are read; the weights must fit the styles.
+    """
+    weights = options.style_weights or (1.0,) * len(styles)
+    used = [(style, weight) for style, weight in zip(styles, weights, strict=True) if weight]
+    total = math.fsum(weight for _, weight in used)
+    chosen = recolored = tuple(style for style, _ in used)
+    if options.keep_color:
+        colors = measure_colors(content.image)
+        recolored = tuple(SourceImage.of(transfer_colors(style.image, colors, options.keep_color)) for style in chosen)
+    return Blend(chosen, recolored, tuple(weight / total for _, weight in used))
+
+
 def compute_targets(
     features: Features,
     content: SourceImage,
-    styles: Sequence[SourceImage],
+    blend: Blend,
     size: tuple[int, int],
     options: Options,
     cache: StyleCache,
@@ -191,17 +227,13 @@ def compute_targets(
     image = resize(content.image, *size).to(features.device)  # (1, 3, H, W)
     with torch.no_grad():
         maps = features(image, check)
-    weights = compute_term_weights(options, features.network)
-    color, keep = None, options.keep_color
-    if keep:
-        color = _compute_color_target(image, content.image, styles[0].image, keep)
-        styles = [SourceImage.of(transfer_colors(style.image, content.image, keep)) for style in styles]
+    weights, keep = compute_term_weights(options, features.network), options.keep_color
+    styles, shares = blend.recolored, list(blend.shares)
     sizes = [compute_style_size(style, max(size), options.stroke_size, features.min_side) for style in styles]
     moments = [
         cache.get_moments(features, style, at, check, persist=not keep)  # recolored styles fit this content only
         for style, at in zip(styles, sizes, strict=True)
     ]
-    shares = list(options.style_weights) or [1.0] * len(styles)
     mix = style_mix(options.strength)
     content_scale = torch.zeros((), device=features.device)
     style_targets: dict[str, StyleTarget] = {}
@@ -217,23 +249,24 @@ def compute_targets(
     return Targets(
         content={layer: maps[layer] for layer in weights.content},
         style=style_targets,
-        color=color,
+        color=_compute_color_target(image, content.image, blend, keep) if keep else None,
         content_scale=content_scale.clamp(min=MIN_CONTENT_SCALE).sqrt(),
-        roughness=sum(share * each for share, each in zip(shares, roughness, strict=True)) / sum(shares),
+        roughness=math.fsum(share * each for share, each in zip(shares, roughness, strict=True)),
     )
 
 
-def _compute_color_target(image: Tensor, content: Tensor, style: Tensor, keep: float) -> Tensor:
-    """Return the coarse chroma to keep: between the content recolored like the style (0) and its own (1).
+def _compute_color_target(image: Tensor, content: Tensor, blend: Blend, keep: float) -> Tensor:
+    """Return the coarse chroma to keep: between the content recolored like the styles (0) and its own (1).
 
     Args:
         image: the content at the size of the scale, (1, 3, H, W).
         content: the content at its own size, (1, 3, H, W).
-        style: with its own colors, (1, 3, H, W).
+        blend: the styles.
         keep: share of the content's own colors.
     """
     own = coarse_chroma(image)
     if keep == 1:
         return own
-    recolored = resize(transfer_colors(content, style, 1.0), image.shape[-1], image.shape[-2])
+    colors = blend_colors([measure_colors(style.image) for style in blend.styles], blend.shares)
+    recolored = resize(transfer_colors(content, colors, 1.0), image.shape[-1], image.shape[-2])
     return torch.lerp(coarse_chroma(recolored.to(image.device)), own, keep)

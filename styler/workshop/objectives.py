@@ -7,7 +7,7 @@ from torch import Tensor
 
 from styler.engine.objective import Objective
 from styler.engine.sources import SourceImage
-from styler.engine.targets import StyleCache, compute_targets, compute_term_weights, resolve_layers
+from styler.engine.targets import StyleCache, compute_targets, compute_term_weights, prepare_blend, resolve_layers
 from styler.options import Options
 from styler.vgg.model import Features
 from styler.vgg.weights import Weights
@@ -27,5 +27,6 @@ def build_objective(features: Features, options: Options, content: Tensor, style
     """
     size = (content.shape[-1], content.shape[-2])
     sources = SourceImage.of(content), SourceImage.of(style.contiguous())
-    targets = compute_targets(features, sources[0], [sources[1]], size, options, StyleCache())
+    blend = prepare_blend(sources[0], [sources[1]], options)
+    targets = compute_targets(features, sources[0], blend, size, options, StyleCache())
     return Objective(features, targets, compute_term_weights(options, features.network))

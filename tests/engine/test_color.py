@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from styler.engine.color import VARIANCE_FLOOR, transfer_colors
+from styler.engine.color import VARIANCE_FLOOR, blend_colors, measure_colors, transfer_colors
 from styler.engine.losses import chroma, coarse_chroma
 
 Picture = Callable[..., Tensor]
@@ -54,7 +54,7 @@ def test_coarse_chroma_accepts_sizes_that_are_not_multiples_of_the_cell(picture:
 
 def test_transfer_gives_the_mean_and_covariance_of_the_content(picture: Picture) -> None:
     style, content = muted(picture(32, 40, 1)), muted(picture(20, 24, 2), 0.1)
-    actual = transfer_colors(style, content, 1.0)
+    actual = transfer_colors(style, measure_colors(content), 1.0)
     assert actual.shape == style.shape
     mean, covariance = statistics(actual)
     wanted, spread = statistics(content)
@@ -64,21 +64,24 @@ def test_transfer_gives_the_mean_and_covariance_of_the_content(picture: Picture)
 
 def test_amount_interpolates_between_none_and_all(picture: Picture) -> None:
     style, content = muted(picture(16, 16, 1)), muted(picture(16, 16, 2))
-    torch.testing.assert_close(transfer_colors(style, content, 0.0), style, rtol=0, atol=0)
-    whole, half = transfer_colors(style, content, 1.0), transfer_colors(style, content, 0.5)
+    torch.testing.assert_close(transfer_colors(style, measure_colors(content), 0.0), style, rtol=0, atol=0)
+    whole, half = (
+        transfer_colors(style, measure_colors(content), 1.0),
+        transfer_colors(style, measure_colors(content), 0.5),
+    )
     torch.testing.assert_close(half, (style + whole) / 2)
 
 
 def test_transfer_to_itself_changes_nothing(picture: Picture) -> None:
     style = picture(24, 24, 1)
-    torch.testing.assert_close(transfer_colors(style, style, 1.0), style, rtol=0, atol=1e-3)
+    torch.testing.assert_close(transfer_colors(style, measure_colors(style), 1.0), style, rtol=0, atol=1e-3)
 
 
 def test_transfer_is_the_optimal_transport(picture: Picture) -> None:
     """Its matrix is symmetric and positive definite, like that of any optimal transport between Gaussians."""
     style, content = muted(picture(32, 32, 1)), muted(picture(32, 32, 2))
     ours = (style - style.mean(dim=(2, 3), keepdim=True))[0].flatten(1)
-    moved = transfer_colors(style, content, 1.0)
+    moved = transfer_colors(style, measure_colors(content), 1.0)
     theirs = (moved - moved.mean(dim=(2, 3), keepdim=True))[0].flatten(1)
     matrix = torch.linalg.lstsq(ours.T.double(), theirs.T.double()).solution.T
     torch.testing.assert_close(matrix, matrix.T, rtol=0, atol=1e-3)
@@ -92,7 +95,7 @@ def test_transfer_of_flat_images_is_finite(picture: Picture, style: str, content
         "gray": picture(16, 16, 2)[:, :1].expand(1, 3, 16, 16),
         "flat": flat(0.2, 0.5, 0.7, 16),
     }
-    actual = transfer_colors(kinds[style], kinds[content], 1.0)
+    actual = transfer_colors(kinds[style], measure_colors(kinds[content]), 1.0)
     assert actual.isfinite().all()
     assert actual.min() >= 0
     assert actual.max() <= 1
@@ -101,4 +104,15 @@ def test_transfer_of_flat_images_is_finite(picture: Picture, style: str, content
 
 def test_a_gray_content_makes_the_style_gray(picture: Picture) -> None:
     gray = picture(16, 16, 2)[:, :1].expand(1, 3, 16, 16)
-    assert chroma(transfer_colors(picture(16, 16, 1), gray, 1.0)).abs().max() < 0.02
+    assert chroma(transfer_colors(picture(16, 16, 1), measure_colors(gray), 1.0)).abs().max() < 0.02
+
+
+def test_blended_colors_are_those_of_all_pixels_together(picture: Picture) -> None:
+    one, other = picture(16, 24, 1), muted(picture(16, 24, 2), 0.2)
+    actual = blend_colors([measure_colors(one), measure_colors(other)], [0.25, 0.75])
+    mean, covariance = statistics(torch.cat([one, other, other, other], dim=3))
+    torch.testing.assert_close(actual.mean[:, 0], mean)
+    expected = covariance + VARIANCE_FLOOR * torch.eye(3)
+    torch.testing.assert_close(actual.covariance, expected, rtol=0.002, atol=0)  # over N and over N − 1
+    alone = blend_colors([measure_colors(one)], [1.0])
+    torch.testing.assert_close(alone.covariance, measure_colors(one).covariance, rtol=0, atol=0)

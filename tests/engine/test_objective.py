@@ -30,8 +30,9 @@ def make(tiny: Weights, picture: Picture) -> Make:
     def made(size: int, options: Options, precision: torch.dtype = torch.float32, **settings: Any) -> Objective:
         layers = targets.resolve_layers(options, "tiny")
         content, style = SourceImage.of(picture(size, size, 1)), SourceImage.of(picture(size, size, 2))
+        blend = targets.prepare_blend(content, [style], options)
         goal = targets.compute_targets(
-            Features(tiny, layers, options.pooling), content, [style], (size, size), options, StyleCache()
+            Features(tiny, layers, options.pooling), content, blend, (size, size), options, StyleCache()
         )
         features = Features(tiny, layers, options.pooling, precision)
         return Objective(features, goal, targets.compute_term_weights(options, "tiny"), **settings)
@@ -95,7 +96,8 @@ def test_an_image_equal_to_content_and_style_has_loss_0(
     options = Options(distance=distance, smoothness=0.0, strength=50)
     features = Features(tiny, (*options.content_layers, *options.style_layers), options.pooling)
     source, other = SourceImage.of(picture(64, 64, 1)), picture(64, 64, 2)
-    goal = targets.compute_targets(features, source, [source], (64, 64), options, StyleCache())
+    blend = targets.prepare_blend(source, [source], options)
+    goal = targets.compute_targets(features, source, blend, (64, 64), options, StyleCache())
     objective = Objective(features, goal, targets.compute_term_weights(options, "tiny"))
     assert abs(float(objective.gradient(source.image)[0]["total"])) <= tolerance
     assert float(objective.gradient(other)[0]["total"]) > 0.05
