@@ -4,11 +4,12 @@ Fields of `Options` are at the top level of a file; a table holds settings for t
 these layers with their own using `resolve_options`. Knows options only, not flags.
 """
 
+import codecs
 import difflib
 import os
 import tomllib
 import typing
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,11 +133,39 @@ def _read_toml(path: Path) -> dict[str, Any] | None:
     try:
         if not path.is_file():  # reading a pipe would wait for its writer
             raise StylerError(f"Cannot read the settings in '{path}': it is not a regular file; move it away.")
-        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))  # some editors write a byte order mark
+        return tomllib.loads(decode_text(path.read_bytes()))
     except OSError as error:
         raise StylerError(f"Cannot read the settings in '{path}': {error.strerror}; make it readable.") from error
     except (ValueError, RecursionError) as error:
         raise OptionError(f"The settings in '{path}' are not valid TOML: {error}; correct or delete it.") from error
+
+
+BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",  # before UTF-16, whose mark it begins with
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+
+
+def decode_text(data: bytes, default: Callable[[bytes], str] = bytes.decode) -> str:
+    """Decode the text that some editor or shell wrote: UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
+
+    Args:
+        data: the bytes.
+        default: decodes bytes that have no mark and are not UTF-16.
+
+    Raises:
+        UnicodeError: the bytes are not a text.
+    """
+    for mark, encoding in BYTE_ORDER_MARKS.items():
+        if data.startswith(mark):
+            return data[len(mark) :].decode(encoding)
+    for encoding, high in (("utf-16-le", data[1::2]), ("utf-16-be", data[::2])):
+        if len(high) > 3 and high.count(0) > 0.7 * len(high):
+            return data.decode(encoding)
+    return default(data)
 
 
 def _check_type(name: str, value: Any) -> None:

@@ -160,3 +160,13 @@ def test_layers_are_merged_before_settings_are_compared_with_each_other(folders:
     folders[1].write_text('style_layers = ["relu1_1", "relu2_1"]')
     layers = config.load_config({"STYLER_LAYER_WEIGHTS": "2,1"}).layers
     assert resolve_options(*layers).options.layer_weights == (2, 1)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_a_file_is_read_in_the_encoding_of_any_editor_or_shell(
+    encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`>` in Windows PowerShell writes UTF-16."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "styler.toml").write_bytes("# für später\r\nsize = 512\r\n".encode(encoding))
+    assert dict(config.load_config({}).layers[0][1]) == {"size": 512}

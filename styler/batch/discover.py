@@ -8,19 +8,33 @@ import fnmatch
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from styler import config
 from styler.errors import ImageError, NothingMatched, StylerError, UsageError, quote_name
 from styler.images import PICTURE_SUFFIXES
 
+STDIN_LIST = "-"
+"""Name of the list on standard input."""
 MEMORY_SCHEME = "memory://"
 """Scheme of files that no other process can see."""
 MAX_URL_BYTES = 2_000_000_000
 """Largest size of a picture at a URL."""
 WILDCARD = re.compile(r"[*?\[]")
+SYSTEM_NAMES = frozenset(
+    {
+        *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "@transcode", "#recycle", "#snapshot", "~snapshot"),
+        *("$recycle.bin", "recycler", "recycled", "system volume information", "found.000", "lost+found"),
+        *("__macosx", "network trash folder", "temporary items", "thumbs.db", "ehthumbs.db", "desktop.ini"),
+    }
+)
+"""Names, in lower case, that systems and network drives give to trash, snapshots and thumbnails."""
+SYSTEM_PATTERN = re.compile(r".+\.(lrdata|lrlibrary)", re.IGNORECASE)
+"""Catalogs of programs that contain previews of pictures (Lightroom)."""
 
 FindBundled = Callable[[str], Path]
 """Returns the path of a bundled picture by its name.
@@ -33,6 +47,11 @@ Raises:
 def is_url(path: str) -> bool:
     """Return whether a string is a URL and not a path."""
     return re.match(r"[a-z][a-z0-9+.-]+://", path) is not None
+
+
+def is_ignored(name: str) -> bool:
+    """Return whether files and folders of this name are left out wherever a folder is searched."""
+    return name.startswith(".") or name.lower() in SYSTEM_NAMES or SYSTEM_PATTERN.fullmatch(name) is not None
 
 
 def make_absolute(path: str) -> str:
@@ -158,6 +177,8 @@ class Listing:
     """Messages about folders that cannot be listed."""
     links: int = 0
     """Number of links that were not followed."""
+    bundled: set[str] = field(default_factory=set)
+    """Paths of the inputs that come with styler."""
 
     def add_file(self, path: str) -> None:
         """Add a file that was named explicitly; the rules do not apply to it."""
@@ -171,11 +192,13 @@ class Listing:
                 self.inputs.append(BatchInput(path, relative))
 
 
-def find_inputs(argument: str, rules: SelectionRules, find_bundled: FindBundled, label: str) -> Listing:
-    """Return the pictures that an argument stands for, in natural order.
+def find_inputs(arguments: Sequence[str], rules: SelectionRules, find_bundled: FindBundled, label: str) -> Listing:
+    """Return the pictures that arguments stand for, in natural order.
+
+    Several arguments are treated like the entries of a list.
 
     Args:
-        argument: a file, folder, pattern or URL, `@list.txt`, or the name of a bundled picture.
+        arguments: each a file, folder, pattern or URL, `@list.txt`, or the name of a bundled picture.
         rules: which files of folders and patterns are taken.
         find_bundled: finds a bundled picture by its name.
         label: `CONTENTS` or `STYLES`, for the error message.
@@ -185,16 +208,33 @@ def find_inputs(argument: str, rules: SelectionRules, find_bundled: FindBundled,
         UsageError: it is the output folder.
     """
     listing = Listing()
-    if argument.startswith("@") and not os.path.lexists(argument):
-        _expand_list(argument[1:], rules, find_bundled, listing)
+    if len(arguments) == 1 and not _is_list(arguments[0]):
+        _expand(arguments[0], rules, find_bundled, listing)
     else:
-        _expand(argument, rules, find_bundled, listing)
+        entries = Listing(problems=listing.problems)
+        for argument in arguments:
+            if _is_list(argument):
+                _expand_list(argument[1:], rules, find_bundled, entries)
+                continue
+            before = len(entries.inputs)
+            _expand(argument, rules, find_bundled, entries)
+            if len(entries.inputs) == before:
+                entries.problems.append(
+                    f"{quote_name(argument)} contains no picture to paint: {_suggest(argument, rules)}"
+                )
+        listing.links = entries.links
+        listing.inputs = _mirror_common_folder(entries)
     unique = {make_absolute(item.path): item for item in reversed(listing.inputs)}
     listing.inputs = sorted(unique.values(), key=lambda item: make_natural_key(item.relative))
     if not listing.inputs:
-        reason = " ".join(listing.problems) or _suggest(argument, rules)
-        raise NothingMatched(f"{label} {quote_name(argument)} contains no picture to paint: {reason}")
+        named = " ".join(map(quote_name, arguments))
+        reason = " ".join(listing.problems) or _suggest(arguments[0], rules)
+        raise NothingMatched(f"{label} {named} contains no picture to paint: {reason}")
     return listing
+
+
+def _is_list(argument: str) -> bool:
+    return argument.startswith("@") and not os.path.lexists(argument)
 
 
 def make_natural_key(text: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
@@ -216,7 +256,7 @@ def _expand(argument: str, rules: SelectionRules, find_bundled: FindBundled, lis
     if is_url(argument):
         _expand_url(argument, rules, listing)
     elif Path(argument).is_dir():
-        if rules.skip_folder and os.path.realpath(argument) == rules.skip_folder:
+        if rules.skip_folder and _is_same_folder(argument, rules.skip_folder):
             raise UsageError(
                 f"The pictures in {quote_name(argument)} would be painted into the same folder; use another with -o."
             )
@@ -231,9 +271,11 @@ def _expand(argument: str, rules: SelectionRules, find_bundled: FindBundled, lis
         listing.add_selected(_glob_folder(root, parts[first:], rules, listing), root, rules)
     else:
         try:
-            listing.add_file(str(find_bundled(argument)))
+            path = str(find_bundled(argument))
         except ImageError as problem:
             raise NothingMatched(str(problem)) from problem
+        listing.add_file(path)
+        listing.bundled.add(path)
 
 
 def _expand_url(url: str, rules: SelectionRules, listing: Listing) -> None:
@@ -249,11 +291,7 @@ def _expand_url(url: str, rules: SelectionRules, listing: Listing) -> None:
             paths = [match for match in system.glob(path) if not system.isdir(match)]
         elif system.isdir(path):
             top = path
-            paths = [
-                file
-                for file in system.find(path, maxdepth=None if rules.recursive else 1)
-                if not any(part.startswith(".") for part in file[len(path) :].strip("/").split("/"))
-            ]
+            paths = system.find(path, maxdepth=None if rules.recursive else 1)
         else:
             listing.inputs.append(BatchInput(url, url.rstrip("/").rpartition("/")[2]))
             return
@@ -266,39 +304,85 @@ def _expand_url(url: str, rules: SelectionRules, listing: Listing) -> None:
 
 
 def _is_allowed_below(relative: str, rules: SelectionRules, is_deep: bool) -> bool:
-    """Return whether no folder on the way to a file is excluded."""
-    folders = relative.strip("/").split("/")[:-1]
+    """Return whether neither a file nor a folder on the way to it is ignored or excluded."""
+    *folders, name = relative.strip("/").split("/")
     return (is_deep or not folders) and not any(
-        _matches("/".join(folders[: depth + 1]), rules.exclude) for depth in range(len(folders))
+        is_ignored(part) or _matches("/".join(folders[: depth + 1]), rules.exclude)
+        for depth, part in enumerate((*folders, name))
     )
 
 
-def _expand_list(name: str, rules: SelectionRules, find_bundled: FindBundled, listing: Listing) -> None:
+def _expand_list(name: str, rules: SelectionRules, find_bundled: FindBundled, entries: Listing) -> None:
     """Add what the lines of a text file stand for; its entries are separated by null bytes if it has any.
 
-    Relative paths start at the deepest folder that contains all files.
+    Args:
+        name: the file; `-` for standard input.
+        rules: which files of folders and patterns are taken.
+        find_bundled: finds a bundled picture by its name.
+        entries: receives the pictures.
+
+    Raises:
+        StylerError: the list cannot be read.
     """
+    for line in _read_list(name):
+        path = _find_entry(line, os.path.dirname(name))  # noqa: PTH120 - a str
+        before = len(entries.inputs)
+        try:
+            _expand(path, rules, find_bundled, entries)
+        except NothingMatched:  # this picture fails with its own message when it is read
+            entries.add_file(path)
+        if len(entries.inputs) == before:
+            entries.problems.append(
+                f"The entry {quote_name(line)} of the list {quote_name(name)} contains no picture to paint: "
+                f"{_suggest(path, rules)}"
+            )
+
+
+def _read_list(name: str) -> list[str]:
+    """Return the entries of a list, without empty lines and comments."""
     try:
-        text = Path(name).read_bytes()
+        data = sys.stdin.buffer.read() if name == STDIN_LIST and sys.stdin else Path(name).read_bytes()
+        text = config.decode_text(data, os.fsdecode)
     except OSError as problem:
         raise StylerError(f"Cannot read the list {quote_name(name)}: {problem.strerror}; check the name.") from problem
-    lines = text.split(b"\0") if b"\0" in text else [line.rstrip(b"\r") for line in text.split(b"\n")]
-    entries = Listing(problems=listing.problems)
-    for line in map(os.fsdecode, lines):
-        if line.strip() and not line.startswith("#"):
-            try:
-                _expand(line, rules, find_bundled, entries)
-            except NothingMatched:  # this picture fails with its own message when it is read
-                entries.add_file(line)
-    listing.links += entries.links
-    listing.inputs += [item for item in entries.inputs if is_url(item.path)]
-    local = [item.path for item in entries.inputs if not is_url(item.path)]
-    folders = [os.path.dirname(os.path.abspath(path)) for path in local]  # noqa: PTH100, PTH120 - called for every file
-    top = os.path.commonpath(folders) if folders else ""
-    listing.inputs += [BatchInput(path, _make_relative(path, top)) for path in local]
+    except UnicodeError as problem:
+        raise StylerError(f"Cannot read the list {quote_name(name)}: it is not UTF-8; save it as UTF-8.") from problem
+    lines = text.split("\0") if "\0" in text else [line.rstrip("\r") for line in text.split("\n")]
+    return [line for line in lines if line.strip() and not (line.startswith("#") and not os.path.lexists(line))]
+
+
+def _find_entry(line: str, folder: str) -> str:
+    """Return the path that a line of a list stands for.
+
+    Quotes and spaces around it are removed and `~` is expanded unless a file is named like that. A relative path starts
+    at the working folder, or at the folder of the list if the file is there.
+    """
+    bare = line.strip()
+    if len(bare) > 2 and bare[0] == bare[-1] and bare[0] in "\"'":
+        bare = bare[1:-1]
+    names = dict.fromkeys((line, bare, os.path.expanduser(bare)))  # noqa: PTH111 - keeps the text as given
+    paths = [path for name in names for path in (name, os.path.join(folder, name))]  # noqa: PTH118 - see above
+    fixed = {path: WILDCARD.split(path)[0].rpartition("/")[0] or "." for path in paths if WILDCARD.search(path)}
+    exists = (path for path in paths if os.path.lexists(path) or os.path.isdir(fixed.get(path, "")))  # noqa: PTH112
+    return next(exists, bare)
+
+
+def _mirror_common_folder(entries: Listing) -> list[BatchInput]:
+    """Return the inputs with relative paths that start at the deepest folder that contains all of their files."""
+    local = [item.path for item in entries.inputs if not is_url(item.path) and item.path not in entries.bundled]
+    folders = {os.path.dirname(os.path.abspath(path)) for path in local}  # noqa: PTH100, PTH120 - for every file
+    try:
+        top = os.path.commonpath(folders) if folders else ""
+    except ValueError:  # several drives
+        top = ""
+    others = [item for item in entries.inputs if is_url(item.path) or item.path in entries.bundled]
+    return [*others, *(BatchInput(path, _make_relative(path, top)) for path in local)]
 
 
 def _make_relative(path: str, root: str) -> str:
+    """Return a path relative to a folder, with slashes; without its drive if the folder is empty."""
+    if not root:
+        return os.path.splitdrive(os.path.abspath(path))[1].replace(os.sep, "/").strip("/")  # noqa: PTH100
     return os.path.relpath(path, root).replace(os.sep, "/")
 
 
@@ -323,8 +407,9 @@ def _glob_folder(folder: str, parts: tuple[str, ...], rules: SelectionRules, lis
         yield from _glob_folder(folder, rest, rules, listing)
     for entry in _list_entries(folder, rules, listing):
         is_folder = entry.is_dir()
-        if first == "**" and is_folder and not _is_loop(entry.path, rules):
-            yield from _glob_folder(entry.path, parts, rules, listing)
+        if first == "**" and is_folder:
+            if not _is_loop(entry.path, rules):
+                yield from _glob_folder(entry.path, parts, rules, listing)
         elif not fnmatch.fnmatchcase(entry.name, first):
             continue
         elif is_folder and rest:
@@ -336,14 +421,31 @@ def _glob_folder(folder: str, parts: tuple[str, ...], rules: SelectionRules, lis
 
 
 def _is_loop(path: str, rules: SelectionRules) -> bool:
-    """Return whether a folder is a followed link to a folder that contains it."""
-    real = os.path.realpath(path)
-    parent = os.path.realpath(os.path.dirname(path))  # noqa: PTH120 - called for every folder
-    return rules.follow_symlinks and os.path.islink(path) and parent.startswith(real)  # noqa: PTH114
+    """Return whether a folder is one of the folders that lead to it, through a link that is followed."""
+    if not rules.follow_symlinks:
+        return False
+    parent = os.path.dirname(os.path.abspath(path))  # noqa: PTH100, PTH120 - called for every folder
+    above = {
+        place: None for start in (parent, os.path.realpath(parent)) for place in (Path(start), *Path(start).parents)
+    }
+    return any(_is_same_folder(path, str(place)) for place in above)
+
+
+def _is_same_folder(one: str, other: str) -> bool:
+    """Return whether two paths are one folder, whatever their links and, where the system ignores it, their case."""
+    try:
+        return os.path.samefile(one, other)  # noqa: PTH121 - called for every folder
+    except (OSError, ValueError):  # one of them does not exist
+        return False
+
+
+def _is_link(entry: "os.DirEntry[str]") -> bool:
+    """Return whether an entry is a symbolic link or, on Windows, a junction."""
+    return entry.is_symlink() or bool(getattr(entry, "is_junction", bool)())  # since Python 3.12
 
 
 def _list_entries(folder: str, rules: SelectionRules, listing: Listing) -> Iterator["os.DirEntry[str]"]:
-    """Yield what a folder contains, except hidden files, links that are not followed, and the output folder."""
+    """Yield what a folder contains, except what is ignored, links that are not followed, and the output folder."""
     try:
         entries = sorted(os.scandir(folder or "."), key=lambda entry: entry.name)
     except OSError as problem:
@@ -352,9 +454,9 @@ def _list_entries(folder: str, rules: SelectionRules, listing: Listing) -> Itera
         )
         return
     for entry in entries:
-        if entry.name.startswith("."):
+        if is_ignored(entry.name):
             continue
-        if entry.is_symlink() and not rules.follow_symlinks:
+        if _is_link(entry) and not rules.follow_symlinks:
             listing.links += 1
-        elif not (rules.skip_folder and entry.is_dir() and os.path.realpath(entry.path) == rules.skip_folder):
+        elif not (rules.skip_folder and entry.is_dir() and _is_same_folder(entry.path, rules.skip_folder)):
             yield entry

@@ -55,8 +55,9 @@ class Pair:
 class BatchRequest:
     """What to paint, and how to store it."""
 
-    contents: str
-    styles: str
+    contents: tuple[str, ...]
+    """Names as `discover.find_inputs` takes them, like those of the styles."""
+    styles: tuple[str, ...]
     out: Path
     options: Options = field(default_factory=Options)
     rules: SelectionRules = field(default_factory=SelectionRules)

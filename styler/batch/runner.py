@@ -6,7 +6,7 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -280,8 +280,8 @@ def _reencode(data: bytes, current: str, wanted: str) -> bytes:
 
 
 def stylize_folder(
-    contents: str | Path,
-    styles: str | Path,
+    contents: str | Path | Sequence[str | Path],
+    styles: str | Path | Sequence[str | Path],
     out: str | Path,
     options: Options | None = None,
     *,
@@ -295,7 +295,7 @@ def stylize_folder(
     the folder.
 
     Args:
-        contents: a file, a folder, a pattern, `@list.txt`, a URL, or the name of a bundled picture.
+        contents: a file, a folder, a pattern, `@list.txt`, a URL, or the name of a bundled picture; or several.
         styles: the paintings, in the same forms.
         out: the output folder.
         options: all settings; `Options()` by default.
@@ -306,8 +306,13 @@ def stylize_folder(
     Raises:
         StylerError: there is nothing to paint, or the request is invalid.
     """
+    names = [[it] if isinstance(it, str | Path) else it for it in (contents, styles)]
     request = BatchRequest(
-        contents=str(contents), styles=str(styles), out=Path(out), options=options or Options(), **fields
+        contents=tuple(map(str, names[0])),
+        styles=tuple(map(str, names[1])),
+        out=Path(out),
+        options=options or Options(),
+        **fields,
     )
     history = read_manifest(request.out)
     plan = plan_batch(request, history, library.find_content, library.find_style)

@@ -3,18 +3,19 @@
 Every error that can be known in advance is raised before PyTorch and the network are loaded.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from styler import config, provenance
+from styler import config, library, provenance
 from styler.cli import batch_report, files, flags, interrupts, report
 from styler.cli.flags import FileName
 from styler.cli.output import STREAM_NAME
-from styler.errors import UsageError
+from styler.errors import UsageError, quote_name
 from styler.options import Options, resolve_options
 
 if TYPE_CHECKING:
@@ -23,11 +24,10 @@ if TYPE_CHECKING:
     from styler.batch.runner import BatchContext
 
 Contents = Annotated[
-    FileName | None, Parameter(help="photos: a file, a folder, 'a pattern', @list.txt, or a bundled photo's name")
+    FileName | None,
+    Parameter(help="photos: files, a folder, 'a pattern', @list.txt, or names of photos that come with styler"),
 ]
-Styles = Annotated[
-    FileName | None, Parameter(help="paintings: a file, a folder, 'a pattern', @list.txt, or a bundled painting's name")
-]
+Styles = Annotated[FileName | None, Parameter(help="paintings, named in the same ways")]
 More = Annotated[FileName, Parameter(show=False)]
 Folder = Annotated[
     FileName | None,
@@ -58,19 +58,18 @@ def batch(
         return batch_report.print_status(Path(resume.status), json=reports.json)
     log = report.Logger(reports)
     with interrupts.watch_signals() as watch, ExitStack() as stack:
-        configuration = config.load_config(command="batch", command_flags=flags.BATCH_FLAGS)
         flag_values = flags.read_flags(settings)
         engine.check(has_device="device" in flag_values)
-        earlier = provenance.load_earlier(replay.source, flag_values)
-        options = resolve_options(*configuration.layers, *earlier.layers, ("flag", flag_values)).options
-        out = _check_arguments([contents, styles, *more], output, resume, options)
+        configuration, earlier, options = _resolve_options(flag_values, replay)
+        names, out = _check_arguments([contents, styles, *more], output, resume, options)
+        log.note(_describe_names(*names))
         read = files.make_url_reader(inputs)  # checks the limits, too
         if not dry_run:
             stack.enter_context(files.hold_output(out))
         request = _make_request(
             (selection, resume, replay, inputs),
-            contents=str(contents),
-            styles=str(styles),
+            contents=names[0],
+            styles=names[1],
             out=out,
             options=options,
             bit_depth=int(bit_depth),
@@ -79,40 +78,104 @@ def batch(
         )
         history, plan = _plan(request)
         log.warn([*configuration.warnings, *_describe_links(plan.links)])
-        for problem in plan.problems:
-            report.print_error(f"error: {problem}")
-        log.info([f"{report.format_count(len(plan.pairs), 'picture')}: {batch_report.format_state(plan)}."])
+        _report_plan(plan, log)
         if dry_run:
             return batch_report.print_plan(plan, read, engine, json=reports.json)
         return _paint(plan, history, _make_context(stack, inputs, engine), watch, resume, log)
 
 
+def _resolve_options(
+    flag_values: Mapping[str, Any], replay: flags.ReplayOptions
+) -> "tuple[config.Config, provenance.EarlierPicture, Options]":
+    """Merge flags with the settings outside the program and those of an earlier picture."""
+    configuration = config.load_config(command="batch", command_flags=flags.BATCH_FLAGS)
+    earlier = provenance.load_earlier(replay.source, flag_values)
+    layers = (*configuration.layers, *earlier.layers, ("flag", flag_values))
+    return configuration, earlier, resolve_options(*layers).options
+
+
 def _check_arguments(
     names: Sequence[str | None], output: str | None, resume: flags.ResumeOptions, options: Options
-) -> Path:
-    """Check what does not depend on files, and return the folder for the pictures.
+) -> tuple[tuple[tuple[str, ...], tuple[str, ...]], Path]:
+    """Check what does not depend on pictures, and return the contents, the styles, and the folder for the pictures.
 
     Raises:
-        UsageError: something is missing, superfluous or not possible in a batch.
+        UsageError: something is missing, unclear or not possible in a batch.
     """
     from styler.batch import discover
 
-    if None in names:
+    given = [str(name) for name in names if name is not None]
+    if len(given) < 2:
         raise UsageError("CONTENTS and STYLES are required, in this order; see 'styler batch --help'.")
-    if len(names) > 2:
-        raise UsageError(
-            f"There are {len(names)} arguments instead of CONTENTS and STYLES; if the shell expanded a pattern, quote "
-            "it, as in 'photos/*.jpg', or give the folder."
-        )
     if output is None:
         raise UsageError("A folder for the pictures is required; give it with -o FOLDER.")
-    if STREAM_NAME in (*names, output):
-        raise UsageError("A batch cannot use standard input or output; paint a single picture with 'styler run'.")
+    if STREAM_NAME in (*given, output):
+        raise UsageError(
+            "A batch cannot use standard input or output as a picture; paint a single picture with 'styler run', or "
+            "read a list of names with @-."
+        )
     if resume.max_failures is not None and resume.max_failures < 1:
         raise UsageError(f"max_failures is {resume.max_failures}; it can be a whole number above 0.")
     if options.init == STREAM_NAME:
         raise UsageError("The picture to start from cannot come from standard input; name a file with --init.")
-    return _parse_file_url(output) if discover.is_url(output) else Path(output)
+    return split_names(given), _parse_file_url(output) if discover.is_url(output) else Path(output)
+
+
+MANY, PHOTO, PAINTING = "many", "a photo that comes with styler", "a painting that comes with styler"
+"""Kinds of names besides files, whose kind is their folder."""
+
+
+def split_names(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return which names are contents and which are styles.
+
+    Two names are one of each. More names are split where their kind changes, if that is a single place: after a folder,
+    pattern or list that comes first, before one that comes last, before the first bundled painting, or where the folder
+    of the files changes, as in `photos/*.jpg paintings/*.jpg` once a shell has expanded it.
+
+    Raises:
+        UsageError: there is no such place, or more than one.
+    """
+    last = len(names) - 1
+    kinds = [_find_kind(name) for name in names]
+    folders = [index for index, kind in enumerate(kinds) if kind == MANY]
+    first = max((index + 1 for index, kind in enumerate(kinds) if kind == PHOTO), default=1)
+    end = min((index for index, kind in enumerate(kinds) if kind == PAINTING), default=last)
+    if last == 1:
+        places = [1]
+    elif len(folders) == 1 and folders[0] in (0, last):
+        places = [place for place in (1 if folders == [0] else last,) if first <= place <= end]
+    else:
+        changes = [index for index in range(first, end + 1) if first == end or kinds[index] != kinds[index - 1]]
+        places = changes if len(folders) < 2 else []
+    if len(places) != 1:
+        raise UsageError(
+            f"It is not clear which of these {len(names)} names are photos and which are paintings; give a folder, a "
+            "pattern in quotes or @list.txt for one of them, as in 'styler batch @photos.txt one.jpg two.jpg'."
+        )
+    return tuple(names[: places[0]]), tuple(names[places[0] :])
+
+
+def _find_kind(name: str) -> str:
+    """Return `MANY`, `PHOTO` or `PAINTING`, or the folder of a file."""
+    from styler.batch import discover
+
+    if os.path.isfile(name):  # noqa: PTH113 - False where `Path.is_file` raises
+        return os.path.dirname(os.path.abspath(name))  # noqa: PTH100, PTH120 - a str
+    if os.path.isdir(name) or name.startswith("@") or discover.WILDCARD.search(name):  # noqa: PTH112
+        return MANY
+    bundled = {**dict.fromkeys(library.list_styles(), PAINTING), **dict.fromkeys(library.list_contents(), PHOTO)}
+    return bundled.get(name) or os.path.dirname(os.path.abspath(name))  # noqa: PTH100, PTH120 - a str
+
+
+def _describe_names(contents: Sequence[str], styles: Sequence[str]) -> list[str]:
+    """Return a note on how more than two names were understood."""
+    if len(contents) + len(styles) == 2:
+        return []
+    one, other = (
+        f"{quote_name(names[0])} and {len(names) - 1} more" if len(names) > 1 else quote_name(names[0])
+        for names in (contents, styles)
+    )
+    return [f"photos: {one}; paintings: {other}."]
 
 
 def _parse_file_url(url: str) -> Path:
@@ -164,6 +227,13 @@ def _plan(request: "BatchRequest") -> "tuple[ManifestHistory, BatchPlan]":
 
     history = manifest.read_manifest(request.out)
     return history, plan_batch(request, history, files.locate_content, files.locate_style)
+
+
+def _report_plan(plan: "BatchPlan", log: report.Logger) -> None:
+    """Print what could not be planned, and how many pictures there are."""
+    for problem in plan.problems:
+        report.print_error(f"error: {problem}")
+    log.info([f"{report.format_count(len(plan.pairs), 'picture')}: {batch_report.format_state(plan)}."])
 
 
 def _describe_links(links: int) -> list[str]:

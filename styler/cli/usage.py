@@ -28,9 +28,10 @@ styler batch 'photos/**/*.jpg' starry-night -o painted --preset draft
 styler batch @list.txt paintings -r -o painted --blend --dry-run
 
 CONTENTS and STYLES are each a file, a folder, a pattern in quotes, @list.txt
-with one name per line, or the name of a picture that comes with styler. Every
-content is painted in every style. Run the same command again to resume a batch
-that was stopped.""",
+with one name per line, or the name of a picture that comes with styler. They
+can be several names where it is clear which is which: a folder and files, files
+of two folders, or files and bundled pictures. Every content is painted in every
+style. Run the same command again to resume a batch that was stopped.""",
     "ui": """[OPTIONS]
 styler ui --open
 styler ui --port 8000 --max-upload 50mb

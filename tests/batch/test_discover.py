@@ -1,11 +1,13 @@
 """Claims about the inputs of a batch and the names of its results."""
 
+import io
 import os
 import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from styler.batch import discover, plan
@@ -30,8 +32,8 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def find(argument: str, find_bundled: Callable[[str], Path] = refuse, **rules: object) -> list[str]:
-    listing = discover.find_inputs(argument, SelectionRules(**rules), find_bundled, "CONTENTS")  # type: ignore[arg-type]
+def find(*arguments: str, find_bundled: Callable[[str], Path] = refuse, **rules: object) -> list[str]:
+    listing = discover.find_inputs(arguments, SelectionRules(**rules), find_bundled, "CONTENTS")  # type: ignore[arg-type]
     return [item.relative for item in listing.inputs]
 
 
@@ -67,7 +69,7 @@ def test_a_pattern_is_expanded_unless_a_file_has_its_name(tree: Path) -> None:
 
 def test_a_list_contains_files_folders_and_patterns(tree: Path) -> None:
     (tree / "list.txt").write_text("# mine\np/img1.png\r\n\nq\np/sub/*.png\nnot/there.jpg\np/img1.png\n")
-    listing = discover.find_inputs("@list.txt", SelectionRules(), refuse, "CONTENTS")
+    listing = discover.find_inputs(["@list.txt"], SelectionRules(), refuse, "CONTENTS")
     assert [os.path.relpath(it.path) for it in listing.inputs] == [
         *("not/there.jpg", "p/img1.png", "p/sub/img1.png", "q/a.jpg")
     ]
@@ -79,11 +81,117 @@ def test_a_list_contains_files_folders_and_patterns(tree: Path) -> None:
         find("@none.txt")
 
 
+LISTS = {
+    "utf-8 with mark": b"\xef\xbb\xbfp/img1.png\r\nq/a.jpg\r\n",
+    "utf-16": "p/img1.png\r\nq/a.jpg\r\n".encode("utf-16"),
+    "utf-16 without mark": "p/img1.png\nq/a.jpg\n".encode("utf-16-le"),
+    "big-endian": b"\xfe\xff" + "p/img1.png\nq/a.jpg".encode("utf-16-be"),
+    "utf-32": "p/img1.png\nq/a.jpg".encode("utf-32"),
+    "quotes": b"\"p/img1.png\"\r\n 'q/a.jpg' \r\n",
+    "spaces": b"  p/img1.png \n\tq/a.jpg\n \n",
+    "home": b"~/p/img1.png\nq/a.jpg\n",
+    "null bytes": b"./p/img1.png\0./q/a.jpg\0",
+    "comment": b"# p/img2.JPG\np/img1.png\nq/a.jpg\n",
+}
+
+
+@pytest.mark.parametrize("data", LISTS.values(), ids=LISTS.keys())
+def test_a_list_is_read_however_it_was_written(data: bytes, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tree))
+    (tree / "list.txt").write_bytes(data)
+    assert find("@list.txt") == ["p/img1.png", "q/a.jpg"]
+
+
+def test_entries_of_a_list_are_found_in_the_working_folder_or_beside_the_list(tree: Path) -> None:
+    for name in ('p/"odd".jpg', "p/#1.jpg", "p/caf\udce9.jpg"):
+        (tree / name).write_bytes(b"")
+    (tree / "p" / "list.txt").write_bytes(b'img1.png\n"odd".jpg\nsub/*.png\ncaf\xe9.jpg\nq/a.jpg\n')
+    assert find("@p/list.txt") == ['p/"odd".jpg', "p/caf\udce9.jpg", "p/img1.png", "p/sub/img1.png", "q/a.jpg"]
+    (tree / "list.txt").write_bytes(b"p/#1.jpg\n")
+    assert find("@list.txt") == ["#1.jpg"]
+
+
+def test_an_entry_that_stands_for_nothing_is_reported(tree: Path) -> None:
+    (tree / "list.txt").write_bytes(b"p/img1.png\np/*.heic\n")
+    listing = discover.find_inputs(["@list.txt"], SelectionRules(), refuse, "CONTENTS")
+    assert len(listing.inputs) == 1
+    assert listing.problems == [
+        "The entry 'p/*.heic' of the list 'list.txt' contains no picture to paint: no file matches this name or "
+        "pattern; check it."
+    ]
+
+
+def test_a_list_can_come_from_standard_input(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"p/img1.png\0q/a.jpg\0")))
+    assert find("@-") == ["p/img1.png", "q/a.jpg"]
+
+
+def test_several_names_and_bundled_pictures_are_named_like_a_list(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bundled(name: str) -> Path:
+        return Path(f"/somewhere/else/{name}.jpg")
+
+    assert find("q/a.jpg", "p/sub/img1.png") == ["p/sub/img1.png", "q/a.jpg"]
+    assert find("p/sub/img1.png", "p/img1.png", "coffee", find_bundled=bundled) == [
+        *("coffee.jpg", "img1.png", "sub/img1.png")
+    ]
+    monkeypatch.setattr(os.path, "commonpath", refuse_drives)
+    assert find("q/a.jpg", "p/img1.png") == [f"{tree}/{name}".strip("/") for name in ("p/img1.png", "q/a.jpg")], (
+        "on several drives: below their roots"
+    )
+
+
+def refuse_drives(_paths: object) -> str:
+    raise ValueError("Paths don't have the same drive")
+
+
+SYSTEM_FOLDERS = [
+    *("@eaDir", "#recycle", "#snapshot", "$RECYCLE.BIN", "System Volume Information", "__MACOSX", ".Trashes"),
+    *("lost+found", ".thumbnails", "@Recycle", "@Recently-Snapshot", "My Previews.lrdata", "Temporary Items"),
+]
+
+
+@pytest.mark.parametrize("name", SYSTEM_FOLDERS)
+def test_trash_snapshots_and_thumbnails_of_systems_are_left_out(name: str, tree: Path) -> None:
+    for place in (f"q/{name}/a.jpg", f"q/sub/{name}/deep/b.jpg", "q/._a.jpg", "q/Thumbs.db", "q/desktop.ini"):
+        (tree / place).parent.mkdir(parents=True, exist_ok=True)
+        (tree / place).write_bytes(b"")
+    assert find("q", recursive=True) == find("q/**/*.jpg") == ["a.jpg"]
+    assert find("q", recursive=True, include=("*",)) == ["a.jpg"]
+    assert find(f"q/{name}", recursive=True) == ["a.jpg"], "it was named"
+    store = f"memory://{tree.name}-{abs(hash(name))}"
+    for place in ("a.jpg", f"{name}/a.jpg", f"sub/{name}/deep/b.jpg", "._a.jpg"):
+        fsspec.filesystem("memory").pipe(f"{store}/{place}", b"")
+    assert find(store, recursive=True) == find(f"{store}/**/*.jpg") == ["a.jpg"]
+
+
+def test_loops_are_recognized_by_folders_and_not_by_their_names(tree: Path) -> None:
+    """A link to `pho` in `photos` is no loop; links back and forth, or through other links, are."""
+    for name in ("pho/x.jpg", "photos/a.jpg", "photos/sub/b.jpg"):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_bytes(b"")
+    (tree / "photos" / "short").symlink_to(tree / "pho")
+    assert find("photos/**/*.jpg", follow_symlinks=True) == ["a.jpg", "short/x.jpg", "sub/b.jpg"]
+    (tree / "pho" / "back").symlink_to("../photos/")
+    (tree / "photos" / "sub" / "up").symlink_to("../../photos/sub/../sub")
+    (tree / "album").symlink_to(tree / "photos")
+    for argument in ("photos/**/*.jpg", "album/**/*.jpg", "./photos/../photos/**/*.jpg"):
+        assert find(argument, follow_symlinks=True) == ["a.jpg", "short/x.jpg", "sub/b.jpg"]
+
+
+def test_the_output_folder_is_recognized_whatever_its_spelling(tree: Path) -> None:
+    (tree / "out").symlink_to(tree / "p" / "sub")
+    expected = ["img1.png", "img2.JPG", "img10.jpg", "raw/y.tif"]
+    for spelling in ("out", "p/sub/", "p/../p/sub", str(tree / "out")):
+        assert find("p", recursive=True, skip_folder=spelling) == expected
+    with pytest.raises(UsageError, match="painted into the same folder"):
+        find("p/sub", skip_folder="out")
+
+
 def test_links_are_followed_on_request_and_loops_end(tree: Path) -> None:
     (tree / "p" / "sub" / "loop").symlink_to(tree / "p")
     (tree / "p" / "other").symlink_to(tree / "q")
     (tree / "p" / "dangling.jpg").symlink_to(tree / "gone.jpg")
-    listing = discover.find_inputs("p", SelectionRules(recursive=True), refuse, "CONTENTS")
+    listing = discover.find_inputs(["p"], SelectionRules(recursive=True), refuse, "CONTENTS")
     assert listing.links == 3
     assert "other/a.jpg" not in [it.relative for it in listing.inputs]
     followed = find("p", recursive=True, follow_symlinks=True)
@@ -103,7 +211,7 @@ def test_a_folder_that_cannot_be_listed_is_reported_and_the_others_are_used(
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    listing = discover.find_inputs("p", SelectionRules(recursive=True), refuse, "CONTENTS")
+    listing = discover.find_inputs(["p"], SelectionRules(recursive=True), refuse, "CONTENTS")
     assert listing.problems == [
         "Cannot list the folder 'p/sub': Permission denied; change its permissions or exclude it."
     ]
@@ -129,7 +237,7 @@ def test_finding_no_picture_is_an_error_with_advice(argument: str, advice: str, 
 
 
 def test_an_argument_that_is_not_a_file_can_name_a_bundled_picture(tree: Path) -> None:
-    assert find("starry", lambda name: Path("/styles") / f"{name}.jpg") == ["starry.jpg"]
+    assert find("starry", find_bundled=lambda name: Path("/styles") / f"{name}.jpg") == ["starry.jpg"]
 
 
 A, B, C = BatchInput("p/a.jpg", "a.jpg"), BatchInput("p/a.png", "a.png"), BatchInput("p/s/a.jpg", "s/a.jpg")

@@ -232,7 +232,7 @@ def store(folder: Path) -> str:
 def test_a_url_stands_for_a_file_a_folder_or_a_pattern(
     suffix: str, rules: SelectionRules, paths: list[str], store: str
 ) -> None:
-    listing = discover.find_inputs(store + suffix, rules, refuse, "CONTENTS")
+    listing = discover.find_inputs([store + suffix], rules, refuse, "CONTENTS")
     assert [item.relative for item in listing.inputs] == paths
     assert all(item.path.startswith("memory://") for item in listing.inputs)
 

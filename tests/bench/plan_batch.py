@@ -25,8 +25,8 @@ def make_plan(folder: Path) -> tuple[BatchPlan, float, float]:
     history = manifest.read_manifest(folder / "out")
     manifest_seconds = time.process_time() - start
     request = BatchRequest(
-        contents=str(folder / "photos"),
-        styles=str(folder / "style.png"),
+        contents=(str(folder / "photos"),),
+        styles=(str(folder / "style.png"),),
         out=folder / "out",
         options=Options(),
         rules=SelectionRules(recursive=True),

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from styler import images
 from styler.batch import manifest
-from styler.cli import batch_report, files, main
+from styler.cli import batch, batch_report, files, main
 from styler.engine import targets
 from styler.engine.painter import Painter
+from styler.errors import UsageError
 from styler.options import Options
 
 TINY = ["--size", "64", "--first-size", "64", "--iterations", "2", "--device", "cpu"]
@@ -169,6 +170,46 @@ def test_existing_files_are_replaced_only_with_overwrite(folder: Path, capsys: C
     )
 
 
+SPLITS = [
+    ("photos one.jpg two.jpg", 1),
+    ("photos art/x.png two.jpg", 1),
+    ("photos starry-night mosaic", 1),
+    ("one.jpg two.jpg art", 2),
+    ("photos/a1.png photos/a2.png art/x.png art/y.png", 2),
+    ("photos/a1.png photos/a2.png one.jpg", 2),
+    ("photos/a1.png one.jpg two.jpg", 1),
+    ("one.jpg two.jpg starry-night", 2),
+    ("one.jpg starry-night mosaic", 1),
+    ("astronaut coffee one.jpg", 2),
+    ("one.jpg @list.txt", 1),
+    ("one.jpg two.jpg art/*.png", 2),
+    ("s3://bucket/photos/*.jpg one.jpg two.jpg", 1),
+]
+
+
+@pytest.mark.parametrize(("names", "place"), SPLITS)
+def test_photos_and_paintings_are_told_apart_as_a_person_would(names: str, place: int, folder: Path) -> None:
+    for name in ("one.jpg", "two.jpg"):
+        shutil.copy(folder / "art" / "x.png", folder / name)
+    words = names.split()
+    assert batch.split_names(words) == (tuple(words[:place]), tuple(words[place:]))
+
+
+@pytest.mark.parametrize(
+    "names", ["photos art starry-night", "a.jpg b.jpg c.jpg", "a.jpg photos b.jpg", "starry-night a.jpg b.jpg"]
+)
+def test_unclear_names_are_refused(names: str, folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"^It is not clear which"):
+        batch.split_names(names.split())
+
+
+def test_names_that_a_shell_expanded_are_painted(folder: Path, capsys: Capture) -> None:
+    assert paint("photos/a1.png", "photos/a2.png", "art/x.png", "art/y.png", "-o", "out", "--no-progress") == 0
+    assert list_pictures(folder) - INDEX == {"a1.x.png", "a1.y.png", "a2.x.png", "a2.y.png"}
+    note = "styler: note: photos: 'photos/a1.png' and 1 more; paintings: 'art/x.png' and 1 more."
+    assert capsys.readouterr().err.splitlines()[0] == note
+
+
 def test_results_are_never_used_as_photos(folder: Path, capsys: Capture) -> None:
     assert paint("photos", "art/x.png", "-r", "-o", "photos/out", "-q") == 0
     assert paint("photos", "art/x.png", "-r", "-o", "photos/out") == 0
@@ -181,7 +222,8 @@ def test_results_are_never_used_as_photos(folder: Path, capsys: Capture) -> None
     [
         (["photos"], 2, "CONTENTS and STYLES are required"),
         (["photos", "art"], 2, "A folder for the pictures is required"),
-        (["a.jpg", "b.jpg", "c.jpg", "-o", "out"], 2, "There are 3 arguments .* quote it, as in 'photos/\\*.jpg'"),
+        (["a.jpg", "b.jpg", "c.jpg", "-o", "out"], 2, "not clear which of these 3 names .*'styler batch @photos.txt"),
+        (["photos", "art", "photos", "-o", "out"], 2, "It is not clear which of these 3 names are photos"),
         (["-", "art", "-o", "out"], 2, "A batch cannot use standard input"),
         (["photos", "art", "-o", "art/x.png"], 2, "is a file; a batch needs a folder"),
         (["nothing", "art", "-o", "out"], 4, "Cannot read 'nothing': there is no such file"),
