@@ -320,7 +320,7 @@ def test_every_package_is_installed() -> None:
 
 
 def test_messages_name_packages_that_pip_finds() -> None:
-    """styler itself is not on a package index, so `pip install 'styler[heif]'` would fail."""
+    """Styler itself is not on a package index, so `pip install 'styler[heif]'` would fail."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lists = settings["optional-dependencies"].values()
     known = {re.split("[><=]", requirement)[0] for requirements in lists for requirement in requirements}

@@ -30,5 +30,5 @@ def main(tokens: Sequence[str] | None = None) -> int:
 
         return execute(list(sys.argv[1:] if tokens is None else tokens))
     except KeyboardInterrupt as error:  # raised while the program itself is loaded
-        sys.stderr.write(f"styler: {str(error) or 'Interrupted.'}\n")
+        output.write_stderr(f"styler: {str(error) or 'Interrupted.'}\n")
         return getattr(error, "exit_code", INTERRUPTED)

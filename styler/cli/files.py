@@ -155,7 +155,7 @@ def _parse_limits(options: InputOptions) -> dict[str, Any]:
 @contextmanager
 def _mute_stderr() -> Iterator[None]:
     """Discard what decoders written in C print about damaged files; styler reports damage itself."""
-    sys.stderr.flush()
+    output.write_stderr("")  # flushes it
     try:
         saved = os.dup(2)
     except OSError:  # standard error is closed

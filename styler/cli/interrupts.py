@@ -1,25 +1,34 @@
-"""Ctrl-C and SIGTERM: the first asks the run to stop and keep its picture, the second ends the program at once.
+"""Ctrl-C, SIGTERM and SIGHUP: the first asks the run to stop and keep its picture, the second ends the program at once.
 
-Before painting begins there is nothing to keep, so the first one ends the program too.
+Before painting begins there is nothing to keep, so the first one ends the program too. A closed terminal and a used-up
+CPU time are reported more than once, so only Ctrl-C and SIGTERM count as the second. SIGQUIT ends the program at once.
 """
 
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+REQUESTS = {"SIGINT": "Interrupted.", "SIGTERM": "Terminated.", "SIGBREAK": "Interrupted."}
+"""Signals with which somebody ends the program, and what it then says; SIGBREAK is Ctrl-Break on Windows."""
+EVENTS = {"SIGHUP": "The terminal was closed.", "SIGXCPU": "The limit of CPU time is reached."}
+"""Signals of events: one event can send several, shells and service managers send them along with SIGTERM."""
+
+
+def find_signals(names: Iterable[str]) -> set[signal.Signals]:
+    """Return the signals of these names that the system has."""
+    return {getattr(signal, name) for name in names if hasattr(signal, name)}
 
 
 class Interrupted(KeyboardInterrupt):
     """Raised in the main thread when a signal ends the program at once; carries the exit code."""
 
     def __init__(self, number: int) -> None:
-        super().__init__("Interrupted." if number == signal.SIGINT else "Terminated.")
+        super().__init__((REQUESTS | EVENTS)[signal.Signals(number).name])
         self.exit_code = 128 + number
 
 
@@ -30,7 +39,7 @@ class SignalWatch:
     stop: threading.Event = field(default_factory=threading.Event)
     """Set by the first signal once painting has begun."""
     number: int = 0
-    """The last signal; 0 if none was received."""
+    """The signal that ends the run; 0 if none was received."""
     is_painting: bool = False
 
     @property
@@ -54,9 +63,11 @@ class SignalWatch:
         Raises:
             Interrupted: the program must end now.
         """
-        is_first = not self.number
+        if self.number and number in find_signals(EVENTS):
+            return
+        is_second = self.number in find_signals(REQUESTS)
         self.number = number
-        if not (self.is_painting and is_first):
+        if is_second or not self.is_painting:
             raise Interrupted(number)
         self.stop.set()
 
@@ -70,7 +81,7 @@ def watch_signals() -> Iterator[SignalWatch]:
     watch = SignalWatch()
     handlers = {}
     if threading.current_thread() is threading.main_thread():
-        for number in SIGNALS:
+        for number in find_signals(REQUESTS | EVENTS):
             if signal.getsignal(number) not in (signal.SIG_IGN, None):
                 handlers[number] = signal.signal(number, watch.receive)
     hook = sys.unraisablehook

@@ -4,12 +4,14 @@ cyclopts does not accept `-` as a value, so a lone `-` is replaced by a name tha
 are parsed.
 """
 
+import errno
 import json
 import math
 import os
+import stat
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 from styler.errors import ImageError, OutputError, UsageError
 
@@ -74,12 +76,26 @@ def open_stdin() -> BinaryIO:
     return sys.stdin.buffer
 
 
+def write_stderr(text: str) -> None:
+    """Write text to standard error; it is lost if the terminal is gone, which must not change the exit code."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except OSError:
+        discard_output(sys.stderr)
+
+
+def discard_output(stream: TextIO) -> None:
+    """Connect a stream that cannot be written to the null device, or Python tries again when it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def write_stdout(data: bytes, subject: str = "Standard output", *, is_required: bool = False) -> None:
     """Write bytes to standard output.
 
     Args:
         subject: beginning of the error message.
-        is_required: whether it is also an error if the reader has closed the pipe.
+        is_required: whether it is also an error if the reader has closed the pipe or the terminal.
 
     Raises:
         OutputError: standard output cannot be written.
@@ -91,9 +107,14 @@ def write_stdout(data: bytes, subject: str = "Standard output", *, is_required: 
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries again when it exits
-        if is_required or not isinstance(error, BrokenPipeError):
+        is_closed = isinstance(error, BrokenPipeError) or _is_closed_terminal(error, sys.stdout)
+        discard_output(sys.stdout)
+        if is_required or not is_closed:
             raise OutputError(f"{subject} cannot be written ({error.strerror}); redirect it elsewhere.") from error
+
+
+def _is_closed_terminal(error: OSError, stream: TextIO) -> bool:
+    return error.errno == errno.EIO and stat.S_ISCHR(os.fstat(stream.fileno()).st_mode)  # it is no terminal any more
 
 
 ANSWER_SCHEMA = 1

@@ -4,7 +4,6 @@ Reading a loss waits for the device, so it is not read more often than it is sho
 """
 
 import io
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from styler.cli.flags import ReportOptions
+from styler.cli.output import discard_output
 from styler.errors import quote_name
 from styler.options import Options, ResolvedOptions, format_duration, format_value
 
@@ -56,7 +56,7 @@ class _SafeStderr(io.TextIOBase):
         try:
             yield
         except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())  # or Python tries again when it exits
+            discard_output(self.stream)
 
     def isatty(self) -> bool:
         return bool(self.stream.isatty())

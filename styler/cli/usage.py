@@ -110,19 +110,20 @@ styler vgg diagnose photo.jpg painting.jpg --backbone mine""",
 }
 """By command: its arguments, a line for each example and, after an empty line, remarks."""
 
-EXIT_CODES = "Exit codes: 0 success, 1 error, 2 invalid usage, 130 Ctrl-C."
+EXIT_CODES = "Exit codes: 0 success, 1 error, 2 invalid usage, 129 SIGHUP, 130 Ctrl-C, 143 SIGTERM."
 
 RUN_EXIT_CODES = """\
-Exit codes: 0 success, 1 error, 2 invalid usage, 130 Ctrl-C, 143 SIGTERM.
-Only the path of the picture is printed to standard output. The first Ctrl-C
-saves the best picture so far as NAME.partial.png; the second stops at once."""
+Exit codes: 0 success, 1 error, 2 invalid usage, 129 terminal closed (SIGHUP),
+130 Ctrl-C, 143 SIGTERM. Only the path of the picture is printed to standard
+output. The first Ctrl-C saves the best picture so far as NAME.partial.png, and
+so does a closed terminal; the second Ctrl-C stops at once."""
 
 BATCH_EXIT_CODES = """\
 Exit codes: 0 success, 1 error that ended the batch, 2 invalid usage, 3 some or
-all pictures failed, 4 nothing matched, 130 Ctrl-C, 143 SIGTERM. Only the paths
-of finished pictures are printed to standard output. The first Ctrl-C discards
-the picture in progress, the second stops at once; run the same command again
-to resume."""
+all pictures failed, 4 nothing matched, 129 SIGHUP, 130 Ctrl-C, 143 SIGTERM.
+Only the paths of finished pictures are printed to standard output. The first
+Ctrl-C discards the picture in progress, the second stops at once; run the same
+command again to resume."""
 
 MAX_WIDTH = 100
 """Maximum width of a help page, in columns."""

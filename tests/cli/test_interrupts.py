@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: what is saved and printed, and that nothing else is left."""
+"""Ctrl-C, SIGTERM and a closed terminal: what is saved and printed, and that nothing else is left."""
 
 import os
 import re
@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from styler import images
 from styler.cli import main
-from styler.cli.interrupts import Interrupted, watch_signals
+from styler.cli.interrupts import EVENTS, Interrupted, watch_signals
 from styler.engine.painter import Painter
 from styler.options import Options
 from styler.schedule import Replay
@@ -94,6 +95,66 @@ def test_a_signal_saves_the_best_picture_so_far(number: signal.Signals, code: in
     assert images.read_image(folder / "photo.painting.partial.png").width == 64
 
 
+@pytest.fixture
+def terminal() -> Iterator[tuple[int, int]]:
+    """Return the two ends of a terminal."""
+    import pty
+
+    ends = pty.openpty()
+    yield ends
+    for end in ends:
+        with suppress(OSError):  # the test has closed it
+            os.close(end)
+
+
+CONTROL_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.executable, [sys.executable, "-m", "styler", *sys.argv[1:]])
+"""
+"""Runs styler as the first process of the terminal on standard input, which gets SIGHUP when that is closed."""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such terminals")
+def test_a_closed_terminal_saves_the_best_picture_so_far(folder: Path, terminal: tuple[int, int]) -> None:
+    ours, theirs = terminal
+    program = subprocess.Popen(
+        [sys.executable, "-c", CONTROL_TERMINAL, *RUN[:-1], "100000", "--json"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        cwd=folder,
+        env=os.environ | {"TERM": "dumb"},
+        start_new_session=True,
+    )
+    os.close(theirs)
+    shown = b""
+    while b"iteration 1 of 100000" not in shown:
+        shown += os.read(ours, 1000)
+    os.close(ours)  # from now on nothing can be written there
+    assert program.wait(timeout=100) == 129
+    assert list_names(folder) == {*INPUTS, "photo.painting.partial.png"}
+    assert images.read_image(folder / "photo.painting.partial.png").width == 64
+
+
+def test_a_closed_terminal_while_loading_ends_with_its_exit_code(
+    folder: Path, painter: Painter, terminal: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = terminal
+
+    def loading(_options: Options) -> Painter:
+        os.close(ours)
+        signal.raise_signal(signal.SIGHUP)
+        return painter
+
+    monkeypatch.setattr(Painter, "of", loading)
+    with os.fdopen(theirs, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        monkeypatch.setattr(sys, "stderr", closed)
+        assert main([*RUN, "--json"]) == 129
+    assert list_names(folder) == INPUTS
+
+
 def test_the_first_signal_saves_the_picture_beside_the_output(
     folder: Path, signals_at: SignalsAt, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,7 +168,38 @@ def test_the_first_signal_saves_the_picture_beside_the_output(
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
-@pytest.mark.parametrize("arrivals", [{2: [signal.SIGINT, signal.SIGINT]}, {1: [signal.SIGTERM, signal.SIGINT]}])
+HANGUP = signal.SIGHUP if sys.platform != "win32" else 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize(
+    ("numbers", "code"),
+    [
+        ([HANGUP], 129),
+        ([HANGUP, HANGUP], 129),  # from the terminal and from the shell
+        ([signal.SIGTERM, HANGUP], 143),  # from a service manager
+        ([HANGUP, signal.SIGTERM], 143),
+        ([HANGUP, signal.SIGINT, HANGUP], 130),
+        ([signal.SIGXCPU, signal.SIGXCPU] if sys.platform != "win32" else [], 152),  # every second
+    ],
+)
+def test_signals_that_one_event_sends_save_the_picture(
+    numbers: list[int], code: int, folder: Path, signals_at: SignalsAt, capsys: pytest.CaptureFixture[str]
+) -> None:
+    signals_at({2: numbers})
+    assert main([*RUN, "-q"]) == code
+    assert "saved as 'photo.painting.partial.png'" in capsys.readouterr().err
+    assert list_names(folder) == {*INPUTS, "photo.painting.partial.png"}
+
+
+@pytest.mark.parametrize(
+    "arrivals",
+    [
+        {2: [signal.SIGINT, signal.SIGINT]},
+        {1: [signal.SIGTERM, signal.SIGINT]},
+        {1: [HANGUP, signal.SIGTERM, HANGUP, signal.SIGINT] if HANGUP else [signal.SIGINT, signal.SIGINT]},
+    ],
+)
 def test_the_second_signal_stops_at_once(
     arrivals: dict[int, list[int]], folder: Path, signals_at: SignalsAt, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -171,10 +263,21 @@ def test_a_signal_during_loading_ends_at_once(
     assert list_names(folder) == INPUTS
 
 
-def test_ignored_signals_stay_ignored(restore_sigint: None) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@pytest.mark.parametrize("name", ["SIGINT", "SIGHUP"])
+def test_ignored_signals_stay_ignored(name: str) -> None:
+    """As in a background job, and under nohup."""
+    number = getattr(signal, name, signal.SIGINT)
+    before = signal.signal(number, signal.SIG_IGN)
     with watch_signals():
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert signal.getsignal(number) is signal.SIG_IGN
+    signal.signal(number, before)
+
+
+def test_systems_without_these_signals_watch_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in EVENTS:
+        monkeypatch.delattr(signal, name, raising=False)
+    with watch_signals():
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
 
 
 def test_handlers_are_unchanged_outside_the_main_thread() -> None:
