@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,8 @@ MEMORY_SCHEME = "memory://"
 """Scheme of files that no other process can see."""
 MAX_URL_BYTES = 2_000_000_000
 """Largest size of a picture at a URL."""
+MAX_NAME_BYTES = 255
+"""Longest name that file systems accept."""
 WILDCARD = re.compile(r"[*?\[]")
 SYSTEM_NAMES = frozenset(
     {
@@ -241,6 +244,23 @@ def make_natural_key(text: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
     """Return a sort key that puts `img2` before `img10`."""
     parts = re.split(r"([0-9]+)", text.casefold())
     return tuple((0, int(part), "") if index % 2 else (1, 0, part) for index, part in enumerate(parts)), text
+
+
+def fold_name(name: str) -> str:
+    """Return a key that is equal for names that some file systems do not distinguish."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def fit_name(stem: str, end: str = "") -> str:
+    """Return a file name, with the end of its stem replaced by a hash of it if the name is too long."""
+    room = MAX_NAME_BYTES - len(os.fsencode(end))
+    data = os.fsencode(stem)
+    if len(data) <= room:
+        return stem + end
+    cut = data[: room - 9]
+    while cut and data[len(cut)] & 0xC0 == 0x80:  # in the middle of a character
+        cut = cut[:-1]
+    return f"{os.fsdecode(cut)}-{hashlib.sha256(data).hexdigest()[:8]}{end}"
 
 
 def _suggest(argument: str, rules: SelectionRules) -> str:

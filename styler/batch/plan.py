@@ -8,7 +8,6 @@ import functools
 import hashlib
 import json
 import os
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from typing import Any
 
 from styler import images
 from styler.batch import discover, manifest
-from styler.batch.discover import BatchInput, FindBundled, SelectionRules
+from styler.batch.discover import BatchInput, FindBundled, SelectionRules, fit_name, fold_name
 from styler.batch.manifest import FileFacts, ManifestHistory
 from styler.errors import OptionError, UsageError, quote_name
 from styler.images.files import fill_template
@@ -32,6 +31,8 @@ IRRELEVANT_OPTIONS = (*MACHINE_OPTIONS, "threads")
 """Options that do not make a picture outdated."""
 MAX_LABEL = 80
 """Longest label of blended styles in the name of a picture, in characters."""
+DEVICE_NAMES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10))}
+"""Names that Windows reserves, with any extension."""
 MAX_LISTED = 3
 """Number of names or changes that a message lists."""
 
@@ -192,7 +193,9 @@ def _fill_name(couple: Couple, template: str, extension: str, seed: int) -> str:
         raise UsageError(
             f"--name gives {quote_name(name)}, which is not a name in the output folder; omit '..' and empty parts."
         )
-    return name
+    folder, _, last = name.rpartition("/")
+    stem, suffix = os.path.splitext(last)  # noqa: PTH122 - called for every pair
+    return f"{folder}/{fit_name(stem, suffix)}" if folder else fit_name(stem, suffix)
 
 
 def _label_styles(names: Sequence[str]) -> str:
@@ -206,39 +209,65 @@ def _mirror_folder(couple: Couple, name: str) -> str:
     return f"{folder}/{name}" if folder else name
 
 
-def fold_name(name: str) -> str:
-    """Return a key that is equal for names that some file systems do not distinguish."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
-
-
 def _make_unique_names(couples: Sequence[Couple], extension: str, earlier: Mapping[CoupleKey, str]) -> list[str]:
-    """Return short names where they are unique, or names with the extensions of the inputs, or with a number."""
+    """Return names of stems where they are unique, otherwise of unique labels, which may need a number at the end."""
     names: list[str | None] = [earlier.get(make_couple_key(couple)) if earlier else None for couple in couples]
     taken = {fold_name(name) for name in names if name is not None}
-    for level in range(4):
+    labels = Labels(
+        _label_inputs(content for content, _ in couples), _label_inputs(it for _, styles in couples for it in styles)
+    )
+    for level in (Labels(), labels):
         candidates: dict[str, list[tuple[int, str]]] = defaultdict(list)
         for index, couple in enumerate(couples):
-            if names[index] is None:
-                name = _mirror_folder(couple, f"{_make_stem(couple, level)}.{extension}")
-                candidates[fold_name(name)].append((index, name))
+            name = level.name_picture(couple, f".{extension}")
+            candidates[fold_name(name)].append((index, name))
         for folded, items in candidates.items():
-            if len(items) == 1 and folded not in taken:
+            if len(items) == 1 and folded not in taken and names[items[0][0]] is None:
                 taken.add(folded)
                 names[items[0][0]] = items[0][1]
     for index, couple in enumerate(couples):
         if names[index] is None:
-            stem = _mirror_folder(couple, _make_stem(couple, 3))
-            numbered = (f"{stem}-{number}.{extension}" for number in count(2))
+            numbered = (labels.name_picture(couple, f"-{number}.{extension}") for number in count(2))
             names[index] = name = next(name for name in numbered if fold_name(name) not in taken)
             taken.add(fold_name(name))
     return [name for name in names if name is not None]
 
 
-def _make_stem(couple: Couple, level: int) -> str:
-    """Return a name with the extensions of neither input (level 0), the content (1), the style (2) or both (3)."""
-    content, styles = couple
-    label = _label_styles([style.name if level & 2 else style.stem for style in styles])
-    return f"{content.name if level & 1 else content.stem}.{label}"
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What the inputs are called in the names of pictures, by their paths; those that are absent by their stems."""
+
+    contents: Mapping[str, str] = field(default_factory=dict)
+    styles: Mapping[str, str] = field(default_factory=dict)
+
+    def name_picture(self, couple: Couple, end: str) -> str:
+        """Return the path of a picture, in the folder of its content; its name is one that file systems accept."""
+        content, styles = couple
+        label = self.contents.get(content.path, content.stem)
+        if label.partition(".")[0].upper() in DEVICE_NAMES:
+            label = f"_{label}"
+        style = _label_styles([self.styles.get(item.path, item.stem) for item in styles])
+        return _mirror_folder(couple, fit_name(f"{label}.{style}", end))
+
+
+def _label_inputs(inputs: Iterable[BatchInput]) -> dict[str, str]:
+    """Return a label for every input that has no stem of its own in its folder, whatever the file system.
+
+    The label is the name, with a number after its stem where several differ only in case or in Unicode form: `a.jpg`,
+    `A.PNG`, `a-2.png`.
+    """
+    groups: dict[tuple[str, str], dict[str, BatchInput]] = defaultdict(dict)
+    for item in inputs:
+        groups[fold_name(item.folder), fold_name(item.stem)][item.path] = item
+    labels: dict[str, str] = {}
+    taken = {key for key, items in groups.items() if len(items) == 1}
+    for (folder, _), items in groups.items():
+        for item in items.values() if len(items) > 1 else ():
+            suffix = item.name[len(item.stem) :]
+            choices = (item.name if number == 1 else f"{item.stem}-{number}{suffix}" for number in count(1))
+            labels[item.path] = label = next(it for it in choices if (folder, fold_name(it)) not in taken)
+            taken.add((folder, fold_name(label)))
+    return labels
 
 
 def _refuse_collisions(couples: Sequence[Couple], names: Iterable[str]) -> None:
@@ -440,7 +469,7 @@ def _check_outputs(pairs: Sequence[Pair], request: BatchRequest) -> None:
                 f"--name gives {quote_name(pair.output)}, but --format is {request.format}; end the template with "
                 "{ext}, or set the format of this extension."
             )
-        if os.path.join(real, pair.output) in inputs:  # noqa: PTH118 - called for every pair
+        if fold_name(os.path.join(real, pair.output)) in inputs:  # noqa: PTH118 - called for every pair
             raise UsageError(f"The output {quote_name(out / pair.output)} is one of the inputs; use another folder.")
         extensions.add(extension)
         if folder not in folders:
@@ -449,6 +478,6 @@ def _check_outputs(pairs: Sequence[Pair], request: BatchRequest) -> None:
 
 
 def _resolve_folders(paths: set[str]) -> set[str]:
-    """Return the paths with links in their folders resolved, each folder once."""
+    """Return the paths, folded, with links in their folders resolved, each folder once."""
     resolve = functools.cache(os.path.realpath)
-    return {f"{resolve(folder or '.')}{os.sep}{name}" for folder, name in map(os.path.split, paths)}
+    return {fold_name(f"{resolve(folder or '.')}{os.sep}{name}") for folder, name in map(os.path.split, paths)}

@@ -261,19 +261,74 @@ def test_every_content_is_paired_with_every_style_style_by_style() -> None:
         outputs([A], [X, Y], zipped=True, blended=True)
 
 
+def make_inputs(*names: str) -> list[BatchInput]:
+    return [BatchInput(f"p/{name}", name) for name in names]
+
+
 def test_generated_names_are_as_short_as_uniqueness_allows() -> None:
     assert outputs([A, B, C], [X]) == ["a.jpg.x.png", "a.png.x.png", "s/a.x.png"]
     assert outputs([A], [X, BatchInput("x.png", "x.png")]) == ["a.x.jpg.png", "a.x.png.png"]
-    upper = BatchInput("p/A.JPG", "A.JPG")
-    assert outputs([A, upper], [X]) == ["a.jpg.x.jpg-2.png", "A.JPG.x.jpg-3.png"]
-    composed, split = BatchInput("é.jpg", "é.jpg"), BatchInput("e\u0301.jpg", "e\u0301.jpg")
-    assert len(set(map(plan.fold_name, outputs([composed, split], [X])))) == 2
+    assert outputs([A, B], [X, Y], zipped=True) == ["a.x.png", "a.y.png"]
+    assert outputs(make_inputs("a.b.jpg", "a.jpg"), make_inputs("c.jpg", "b.c.jpg")) == [
+        *("a.b.c-2.png", "a.c.png", "a.b.b.c.png", "a.b.c-3.png")
+    ]
+
+
+def test_names_that_differ_only_in_case_or_unicode_form_get_a_number_after_the_stem() -> None:
+    assert outputs(make_inputs("a.jpg", "A.PNG", "a.png"), [X]) == ["a.jpg.x.png", "A.PNG.x.png", "a-2.png.x.png"]
+    assert outputs(make_inputs("a.jpg", "A.JPG", "a-2.jpg"), [X]) == ["a.jpg.x.png", "A-2.JPG.x.png", "a-2.x.png"]
+    assert outputs([A], make_inputs("x.jpg", "X.JPG")) == ["a.x.jpg.png", "a.X-2.JPG.png"]
+    assert outputs(make_inputs("s/a.jpg", "S/A.jpg"), [X]) == ["s/a.jpg.x.png", "S/A-2.jpg.x.png"]
+    twins = outputs(make_inputs("é.jpg", "e\u0301.jpg"), [X, Y])
+    assert twins == ["é.jpg.x.png", "e\u0301-2.jpg.x.png", "é.jpg.y.png", "e\u0301-2.jpg.y.png"]
+    assert len(set(map(discover.fold_name, twins))) == 4
+
+
+@pytest.mark.parametrize("stem", ["x" * 250, "é" * 120, "日本" * 41, "\udce9" * 250, "👩‍🎨" * 22])
+def test_names_that_would_be_too_long_are_shortened_and_stay_unique(stem: str, tmp_path: Path) -> None:
+    names = outputs(make_inputs(f"{stem}1.jpg", f"{stem}2.jpg"), make_inputs(f"{stem}.jpg", "y.jpg"))
+    assert len(set(names)) == 4
+    for name in names:
+        assert len(os.fsencode(name)) <= 255
+        (tmp_path / name).write_bytes(b"")
+    assert outputs(make_inputs(f"{stem}1.jpg", f"{stem}2.jpg"), make_inputs(f"{stem}.jpg", "y.jpg")) == names
+    assert all(
+        len(os.fsencode(name)) <= 255 for name in outputs(make_inputs(f"{stem}.jpg"), [X], "{content}-{style}-x.{ext}")
+    )
+
+
+def test_names_that_windows_reserves_and_odd_names_are_usable() -> None:
+    assert outputs(make_inputs("CON.jpg", "aux.jpg", "com1.tar.jpg", "console.jpg"), [X]) == [
+        *("_CON.x.png", "_aux.x.png", "_com1.tar.x.png", "console.x.png")
+    ]
+    assert outputs(make_inputs("-rf.jpg", "a .jpg", "b..jpg", "🎨.jpg"), [X]) == [
+        *("-rf.x.png", "a .x.png", "b..x.png", "🎨.x.png")
+    ]
 
 
 def test_names_of_earlier_runs_are_kept() -> None:
     couples = plan.pair_inputs([A, B], [X])
     earlier = {plan.make_couple_key(couples[0]): "a.x.png"}
     assert [pair.output for pair in plan.name_outputs(couples, None, "png", 0, earlier)] == ["a.x.png", "a.png.x.png"]
+
+
+def test_a_file_that_is_added_later_takes_no_name_of_others() -> None:
+    earlier: dict[plan.CoupleKey, str] = {}
+    contents: list[BatchInput] = []
+    expected: list[str] = []
+    for name, output in {
+        "a.png": "a.x.png",
+        "A.PNG": "A-2.PNG.x.png",
+        "a.jpg": "a.jpg.x.png",
+        "a-2.png": "a-2.x.png",
+        "A.png": "A-3.png.x.png",
+    }.items():
+        contents += make_inputs(name)
+        expected.append(output)
+        couples = plan.pair_inputs(contents, [X])
+        pairs = plan.name_outputs(couples, None, "png", 0, earlier)
+        assert [pair.output for pair in pairs] == expected
+        earlier = {plan.make_couple_key(couple): pair.output for couple, pair in zip(couples, pairs, strict=True)}
 
 
 def test_a_template_names_the_path_below_the_mirrored_folder() -> None:

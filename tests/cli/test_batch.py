@@ -210,6 +210,12 @@ def test_names_that_a_shell_expanded_are_painted(folder: Path, capsys: Capture) 
     assert capsys.readouterr().err.splitlines()[0] == note
 
 
+def test_an_input_whose_name_differs_only_in_case_is_not_replaced(folder: Path, capsys: Capture) -> None:
+    shutil.copy(folder / "photos" / "a1.png", folder / "A1.X.png")
+    assert paint("A1.X.png", "art/x.png", "-o", ".", "--name", "a1.x.{ext}", "--overwrite") == 2
+    assert "The output 'a1.x.png' is one of the inputs; use another folder." in capsys.readouterr().err
+
+
 def test_results_are_never_used_as_photos(folder: Path, capsys: Capture) -> None:
     assert paint("photos", "art/x.png", "-r", "-o", "photos/out", "-q") == 0
     assert paint("photos", "art/x.png", "-r", "-o", "photos/out") == 0
