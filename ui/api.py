@@ -61,19 +61,19 @@ def make_endpoint(studio: Studio) -> Callable[..., AsyncIterator[FileAnswer | No
             paint_request = parse_request(studio, *values)
             with studio.sessions.open_temporary(request.session_hash, "api") as session:
                 work = _paint(studio, session, paint_request)
-                async with aclosing(studio.thread.run(work, session.stop_work)) as answers:
+                async with aclosing(studio.thread.run(work, session.discard_work)) as answers:
                     async for answer in answers:
                         yield answer
         except StylerError as problem:
             raise gr.Error(str(problem), print_exception=False) from problem
 
-    parameters = _make_parameters()
+    parameters = _make_parameters(studio.options)
     stylize.__signature__ = inspect.Signature(parameters, return_annotation=gr.FileData)  # type: ignore[attr-defined]
     stylize.__annotations__ = {each.name: each.annotation for each in parameters} | {"return": gr.FileData}
     return stylize
 
 
-def _make_parameters() -> list[inspect.Parameter]:
+def _make_parameters(defaults: Options) -> list[inspect.Parameter]:
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     picture = gr.FileData | str
     parameters = [
@@ -86,7 +86,7 @@ def _make_parameters() -> list[inspect.Parameter]:
         if field.name not in API_OPTIONS:
             continue
         annotation: Any = field.type if field.type in (int, float) else int | str if field.name == "size" else str
-        default = controls.to_control_value(field.default)
+        default = controls.to_control_value(getattr(defaults, field.name))
         if field.name in BUNDLE_OPTIONS:
             annotation, default = annotation | None, None
         parameters.append(inspect.Parameter(field.name, kind, default=default, annotation=annotation))
@@ -116,7 +116,7 @@ def parse_request(studio: Studio, content: Any, style: Any, styles: Any, *values
     }
     if "init" in settings:
         controls.check_init(settings["init"])
-    options = Options.of(**settings)
+    options = controls.override_defaults(studio.options, settings)
     uploads = tuple(_resolve_upload(studio, each, library.list_styles(), "style") for each in (style, *more))
     photo = _resolve_upload(studio, content, library.list_contents(), "content")
     return PaintRequest(content=photo, styles=uploads, options=options)

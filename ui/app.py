@@ -30,7 +30,7 @@ def build_page(studio: Studio, queue: int = 32) -> gr.Blocks:
     page: gr.Blocks
     gr.set_static_paths([studio.sessions.outputs])  # served in place: a copy would outlive its session
     with gr.Blocks(title="styler", analytics_enabled=False, fill_width=True) as page:
-        layout, batch_layout = build_layout()
+        layout, batch_layout = build_layout(studio.options)
         paint_tab = handlers.PaintHandlers(studio, layout)
         _wire_painting(page, paint_tab)
         _wire_inputs(paint_tab)
@@ -153,7 +153,7 @@ def _wire_inputs(tab: handlers.PaintHandlers) -> None:
     fields: list[Any] = [layout.options[name] for name in controls.PAGE_OPTIONS]
     for kind in controls.OPTION_BUNDLES:
         radio: Any = layout.options[kind]
-        radio.input(partial(controls.apply_bundle, kind), fields, fields, **INSTANT_EVENT)
+        radio.input(partial(controls.apply_bundle, kind, defaults=studio.options), fields, fields, **INSTANT_EVENT)
     load_settings = _bind(studio, tab.load_settings)
     layout.settings_file.upload(load_settings, layout.settings_file, [*fields, layout.status], **INSTANT_EVENT)
 

@@ -82,8 +82,9 @@ def paint_batch(
         contents_folder, styles_folder, output = (view.folder / name for name in ("contents", "styles", "out"))
         context = BatchContext(read=lambda path: studio.read_picture(Upload.from_path(path)))
         rules = SelectionRules(include=("*",))
+        machine_options = studio.use_machine(options)
         for event in stylize_folder(
-            contents_folder, styles_folder, output, options, stop=stop, context=context, rules=rules
+            contents_folder, styles_folder, output, machine_options, stop=stop, context=context, rules=rules
         ):
             _apply_event(view, event)
             view.seconds_left = _estimate_left(view, event, time.monotonic() - began)

@@ -5,7 +5,7 @@ Settings of the machine and the choice of the network belong to the server; visi
 
 import dataclasses
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gradio as gr
@@ -13,7 +13,16 @@ from gradio.components import Component
 
 from styler import config
 from styler.errors import OptionError
-from styler.options import INIT_CHOICES, LOOKS, PRESETS, Options, describe_range, format_value, list_options
+from styler.options import (
+    INIT_CHOICES,
+    LOOKS,
+    PRESETS,
+    Options,
+    describe_range,
+    format_value,
+    list_options,
+    resolve_options,
+)
 
 MAIN_OPTIONS = ("preset", "strength", "stroke_size", "keep_color")
 """Options that are always visible."""
@@ -27,6 +36,8 @@ ADVANCED_OPTIONS = (*FIRST_ADVANCED, *(name for name in list_options() if name n
 PAGE_OPTIONS = (*MAIN_OPTIONS, *ADVANCED_OPTIONS)
 BATCH_OPTIONS = (*MAIN_OPTIONS, "size", "look", "seed")
 """Options of a batch; all others follow from the preset and the look."""
+
+DEFAULTS = Options()
 
 OFFERED_SIZES = (256, 512, 768, 1024, 2048)
 """Sizes in the menu; any other can be typed."""
@@ -42,18 +53,18 @@ def make_hint(name: str) -> str:
     return f"{spec.help} ({limits}--{name.replace('_', '-')}).{choices}"
 
 
-def make_controls(names: Iterable[str], prefix: str = "option") -> dict[str, Component]:
+def make_controls(names: Iterable[str], prefix: str = "option", defaults: Options = DEFAULTS) -> dict[str, Component]:
     """Create the controls of options at their defaults, by name; element ids are `prefix-name`."""
     fields = {field.name: field for field in dataclasses.fields(Options)}
-    return {name: _make_control(fields[name], prefix) for name in names}
+    return {name: _make_control(fields[name], prefix, getattr(defaults, name)) for name in names}
 
 
-def _make_control(field: "dataclasses.Field[Any]", prefix: str) -> Component:
+def _make_control(field: "dataclasses.Field[Any]", prefix: str, default: Any) -> Component:
     name, spec = field.name, list_options()[field.name]
     common: dict[str, Any] = {
         "label": name.replace("_", " ").capitalize(),
         "info": make_hint(name),
-        "value": to_control_value(field.default),
+        "value": to_control_value(default),
         "elem_id": f"{prefix}-{name}",
         "elem_classes": ["option"],
         "interactive": True,
@@ -99,13 +110,26 @@ def options_from_values(values: Iterable[Any], style_weights: tuple[float, ...] 
     return Options(**settings, style_weights=style_weights)
 
 
-def options_from_batch_values(values: Iterable[Any]) -> Options:
+def options_from_batch_values(values: Iterable[Any], defaults: Options = DEFAULTS) -> Options:
     """Return the options that the controls of the Batch tab hold, in the order of `BATCH_OPTIONS`.
 
     Raises:
         OptionError: a value is missing or out of range.
     """
-    return Options.of(**_parse_values(BATCH_OPTIONS, values))
+    return override_defaults(defaults, _parse_values(BATCH_OPTIONS, values))
+
+
+def override_defaults(defaults: Options, settings: Mapping[str, Any]) -> Options:
+    """Return the defaults of the server with some settings changed.
+
+    A preset or look applies its values only if it is another one than the server's, whose values may differ.
+
+    Raises:
+        OptionError: a setting is unknown or invalid.
+    """
+    values = {field.name: getattr(defaults, field.name) for field in dataclasses.fields(Options)}
+    changes = {name: value for name, value in settings.items() if name not in OPTION_BUNDLES or value != values[name]}
+    return resolve_options(("server", values), ("visitor", changes)).options
 
 
 def check_init(init: Any) -> None:
@@ -118,15 +142,16 @@ def check_init(init: Any) -> None:
         raise OptionError(f"init is '{init}'; it can be {', '.join(INIT_CHOICES)}.")
 
 
-def apply_bundle(kind: str, *values: Any) -> list[Any]:
+def apply_bundle(kind: str, *values: Any, defaults: Options = DEFAULTS) -> list[Any]:
     """Return the values of all controls after a choice of preset or look: only the options of that bundle change.
 
     Args:
         kind: "preset" or "look".
         values: in the order of `PAGE_OPTIONS`, with the new choice.
+        defaults: those of the server, whose own preset and look return to them.
     """
     current = dict(zip(PAGE_OPTIONS, values, strict=True))
-    options = Options.of(**{kind: current[kind]})
+    options = override_defaults(defaults, {kind: current[kind]})
     changed = {kind, *(option for bundle in OPTION_BUNDLES[kind].values() for option in bundle.values)}
     chosen = dict(zip(PAGE_OPTIONS, values_from_options(options), strict=True))
     return [chosen[option] if option in changed else current[option] for option in PAGE_OPTIONS]

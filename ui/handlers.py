@@ -359,7 +359,7 @@ class BatchHandlers:
         shown = 0
         try:
             contents, styles = select_batch_inputs(*values[:3])
-            options = controls.options_from_batch_values(values[3:])
+            options = controls.options_from_batch_values(values[3:], self.studio.options)
             for view in batch_view.paint_batch(self.studio, session, contents, styles, options):
                 changes: Changes = {
                     layout.status: render.render_batch_status(view, is_finished=False),

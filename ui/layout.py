@@ -8,6 +8,7 @@ from typing import Any, Literal
 import gradio as gr
 
 from styler import library
+from styler.options import Options
 from ui import controls, render
 from ui.session import Upload
 
@@ -40,7 +41,8 @@ PHOTO: type[gr.Image] = ABCMeta.__new__(  # Gradio's own metaclass would write a
 class PageLayout:
     """The components of the Paint tab; create it inside an open `gr.Tab`."""
 
-    def __init__(self) -> None:
+    def __init__(self, defaults: Options = controls.DEFAULTS) -> None:
+        self.defaults = defaults
         with gr.Row(elem_id="page", elem_classes=["sheet"], equal_height=False):
             with gr.Column(scale=0, min_width=340, elem_id="choices", elem_classes=["choices"]):
                 self._build_choices()
@@ -78,10 +80,10 @@ class PageLayout:
             gr.Slider(0, 4, value=1, step=0.1, buttons=[], label=f"Weight of painting {index + 1}", visible=False)
             for index in range(MAX_STYLES)
         ]
-        self.options = controls.make_controls(controls.MAIN_OPTIONS)
+        self.options = controls.make_controls(controls.MAIN_OPTIONS, defaults=self.defaults)
         with gr.Accordion("Advanced", open=False, elem_id="advanced"):
             self.settings_file = _build_files("Load settings from a picture made by styler", "settings-file", "single")
-            self.options |= controls.make_controls(controls.ADVANCED_OPTIONS)
+            self.options |= controls.make_controls(controls.ADVANCED_OPTIONS, defaults=self.defaults)
         self.paint_button = gr.Button("Paint", variant="primary", size="lg", elem_id="paint", elem_classes=["go"])
 
     def _build_picture(self) -> None:
@@ -131,7 +133,8 @@ class PageLayout:
 class BatchLayout:
     """The components of the Batch tab; create it inside an open `gr.Tab`."""
 
-    def __init__(self) -> None:
+    def __init__(self, defaults: Options = controls.DEFAULTS) -> None:
+        self.defaults = defaults
         with gr.Row(elem_classes=["sheet"], equal_height=False):
             with gr.Column(scale=0, min_width=340, elem_classes=["choices"]):
                 self._build_choices()
@@ -150,7 +153,7 @@ class BatchLayout:
             elem_classes=["pictures"],
         )
         self.own_styles = _build_files(f"and paintings of your own (up to {MAX_STYLES})", "batch-own-styles")
-        self.options = controls.make_controls(controls.BATCH_OPTIONS, "batch")
+        self.options = controls.make_controls(controls.BATCH_OPTIONS, "batch", self.defaults)
         self.paint_button = gr.Button(
             "Paint all", variant="primary", size="lg", elem_id="batch-paint", elem_classes=["go"]
         )
@@ -164,14 +167,14 @@ class BatchLayout:
         self.rows = gr.HTML("", elem_id="batch-rows")
 
 
-def build_layout() -> tuple[PageLayout, BatchLayout]:
-    """Create all components, inside open `gr.Blocks`."""
+def build_layout(defaults: Options = controls.DEFAULTS) -> tuple[PageLayout, BatchLayout]:
+    """Create all components, inside open `gr.Blocks`, with the controls at the server's defaults."""
     gr.HTML('<h1 class="name">styler</h1>', elem_id="head")
     with gr.Tabs(elem_id="tabs"):
         with gr.Tab("Paint"):
-            page = PageLayout()
+            page = PageLayout(defaults)
         with gr.Tab("Batch"):
-            batch = BatchLayout()
+            batch = BatchLayout(defaults)
         with gr.Tab("About"):
             gr.HTML(render.render_about(), elem_id="about")
     return page, batch

@@ -97,7 +97,8 @@ class PainterThread:
     async def run(self, work: Generator[Item, Any, Any], stop: Callable[[], None]) -> AsyncGenerator[Item | None, None]:
         """Yield everything that `work` yields, and `None` in between whenever a step takes long.
 
-        Closing or canceling this generator calls `stop`, waits for the current step to end, and closes `work`.
+        Closing or canceling this generator calls `stop` and returns at once. The current step then ends on the thread,
+        which closes `work` before it begins anything else.
         """
         async with self._lock:
             loop, step = asyncio.get_running_loop(), None
@@ -112,10 +113,9 @@ class PainterThread:
                     yield items[0]
             finally:
                 stop()
-                if step is not None:
-                    await asyncio.wait({step})
+                if step is not None and not step.cancel():
                     step.exception()  # mark it as retrieved: it was raised above if anyone is still listening
-                await loop.run_in_executor(self.executor, work.close)
+                self.executor.submit(work.close)
 
 
 def _take_next(work: Generator[Item, Any, Any]) -> tuple[Item] | tuple[()]:

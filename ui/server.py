@@ -3,22 +3,26 @@
 Nothing is shared with, reported to, or fetched from other servers.
 """
 
+import asyncio
 import os
 import shutil
+import signal
 import socket
 import sys
 import threading
 import webbrowser
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 
+from styler.engine.device import choose_device
 from styler.errors import StylerError
+from styler.options import Options
 from ui.middleware import RequestGuard
 from ui.queue import is_full
 from ui.studio import Studio
@@ -30,6 +34,14 @@ MIN_FREE_DISK = 500_000_000
 """Free bytes below which the server is not ready."""
 CLEANUP_SECONDS = 300.0
 """Seconds between two removals of old files."""
+GRACE_SECONDS = 1.0
+"""Seconds that downloads get to end when the server shuts down; the streams of open pages would never end."""
+PROXY_VARIABLES = ("all_proxy", "http_proxy", "https_proxy", "no_proxy")
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+SLASH_SCRIPT = (
+    "<script>if (!location.pathname.endsWith('/')) location.replace(`${location.pathname}/${location.search}`)</script>"
+)
+"""Script that adds the slash that some proxies do not: without it, the relative addresses of the page would be wrong."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +51,7 @@ class ServerConfig:
     host: str = "127.0.0.1"
     port: int = 7860
     root_path: str = ""
+    """Path of the page behind a proxy, or its whole address there."""
     auth: tuple[str, str] | None = None
     """User and password."""
     max_upload: int = 25_000_000
@@ -46,12 +59,26 @@ class ServerConfig:
     queue: int = 32
     """Limit on the requests that wait."""
     open_browser: bool = False
+    options: Options = field(default_factory=Options)
+    """Defaults of the page and of `/stylize`; a visitor cannot change the device and the network."""
 
     @property
     def address(self) -> str:
-        """URL of the page for a browser on this machine."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104 - compared, not bound
-        return f"http://{f'[{host}]' if ':' in host and '[' not in host else host}:{self.port}{self.root_path}/"
+        """URL of the page for a browser on this machine, or the address that a proxy gives it."""
+        if "://" in self.root_path:
+            return f"{self.root_path}/"
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - compared, not bound
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}{self.root_path}/"
+
+
+def check_config(config: ServerConfig) -> None:
+    """Check what can be known before anything is loaded.
+
+    Raises:
+        StylerError: the device is not available, the port is in use, or the host is not an address of this machine.
+    """
+    choose_device(config.options.device)
+    open_listener(config.host, config.port).close()
 
 
 def open_listener(host: str, port: int) -> socket.socket:
@@ -80,9 +107,10 @@ def make_server(studio: Studio, config: ServerConfig) -> FastAPI:
     """Return the page with `/healthz` and `/readyz`; the studio is closed together with the server."""
     os.environ["GRADIO_TEMP_DIR"] = str(studio.sessions.uploads)  # before Gradio is imported
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    from ui.app import build_page
+    with _without_proxies():
+        from ui.app import build_page
 
-    page = build_page(studio, config.queue)
+        page = build_page(studio, config.queue)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -107,7 +135,13 @@ def make_server(studio: Studio, config: ServerConfig) -> FastAPI:
         return JSONResponse({"status": status, "lacking": reasons}, 503 if reasons else 200)
 
     _mount_page(server, page, config)
-    server.add_middleware(RequestGuard, sessions=studio.sessions, max_upload=config.max_upload)
+    server.add_middleware(
+        RequestGuard,
+        sessions=studio.sessions,
+        max_upload=config.max_upload,
+        root_path=config.root_path,
+        is_local=config.host in LOCAL_HOSTS,
+    )
     return server
 
 
@@ -122,7 +156,6 @@ def _mount_page(server: FastAPI, page: "gr.Blocks", config: ServerConfig) -> Non
         page,
         path="",
         auth=config.auth,
-        root_path=config.root_path or None,
         show_error=False,
         max_file_size=config.max_upload,
         enable_monitoring=False,
@@ -133,8 +166,21 @@ def _mount_page(server: FastAPI, page: "gr.Blocks", config: ServerConfig) -> Non
         mcp_server=False,
         theme=make_theme(),
         css=make_css(),
-        head=make_head(),
+        head=SLASH_SCRIPT + make_head(),
     )
+
+
+@contextmanager
+def _without_proxies() -> Iterator[None]:
+    """Hide the proxies in the environment: Gradio makes HTTP clients while it is loaded, which need none.
+
+    A client for a SOCKS proxy would require another package. Weights may still be fetched through a proxy afterwards.
+    """
+    hidden = {name: os.environ.pop(name) for name in [*os.environ] if name.lower() in PROXY_VARIABLES}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def list_unready(studio: Studio, page: "gr.Blocks") -> list[str]:
@@ -156,12 +202,48 @@ def serve_page(config: ServerConfig) -> None:
         StylerError: the port is in use.
     """
     with open_listener(config.host, config.port) as listener:
-        settings = uvicorn.Config(
-            make_server(Studio(), config), log_level="warning", timeout_graceful_shutdown=3, root_path=config.root_path
-        )
+        server = PageServer(make_server(Studio(config.options), config))
         if config.open_browser:
             threading.Timer(0.5, webbrowser.open, [config.address]).start()
-        uvicorn.Server(settings).run(sockets=[listener])
+        server.run(sockets=[listener])
+
+
+class PageServer(uvicorn.Server):
+    """A server that ends within seconds, however many visitors are connected.
+
+    Each open page keeps a stream of events open, for whose end Uvicorn would wait in vain.
+    """
+
+    def __init__(self, app: FastAPI) -> None:
+        super().__init__(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End as Uvicorn does, but close the connections that are still open after a second."""
+        asyncio.get_running_loop().call_later(GRACE_SECONDS, self._close_connections)
+        await super().shutdown(sockets)
+
+    def _close_connections(self) -> None:
+        """Close all connections; to the page this is the same as if every visitor had left."""
+        for connection in [*self.server_state.connections]:
+            transport: asyncio.Transport | None = getattr(connection, "transport", None)
+            if transport is not None:
+                transport.abort()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle SIGHUP, too, unless the parent process had it ignored: the terminal was closed."""
+        hangup: Any = getattr(signal, "SIGHUP", None)
+        with super().capture_signals():
+            if hangup is None or threading.current_thread() is not threading.main_thread():
+                yield
+                return
+            previous = signal.getsignal(hangup)
+            if previous is not signal.SIG_IGN:
+                signal.signal(hangup, self.handle_exit)
+            try:
+                yield
+            finally:
+                signal.signal(hangup, previous)
 
 
 def _clean_up(studio: Studio, closed: threading.Event) -> None:

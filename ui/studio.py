@@ -21,7 +21,7 @@ from styler.engine.result import Progress, Result
 from styler.errors import StylerError, quote_name
 from styler.images import Picture
 from styler.images.child import Decoder
-from styler.options import Options
+from styler.options import Options, list_options
 from styler.provenance import Record
 from ui.queue import PainterThread, WaitEstimate
 from ui.session import FinishedPicture, LossHistory, PaintRequest, Session, Sessions, Upload
@@ -32,6 +32,8 @@ LIVE_PAUSE = 0.2
 """Seconds between two live views."""
 MAX_CHART_POINTS = 200
 """Limit on the points of each line in the chart of the losses."""
+SERVER_OPTIONS = ("backbone", *(name for name, spec in list_options().items() if spec.group == "Machine"))
+"""Options that a visitor cannot change."""
 WARMUP_PAIR = ("astronaut", "starry-night")
 """Bundled content and style that are painted before the first request; the style is the page's default."""
 
@@ -40,10 +42,12 @@ class Studio:
     """The sessions, the decoder, the painter and the expected wait.
 
     Args:
+        options: defaults of the page and of `/stylize`.
         max_pixels: limit on the pixels of an upload.
     """
 
-    def __init__(self, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(self, options: Options | None = None, max_pixels: int = MAX_PIXELS) -> None:
+        self.options = options or Options()
         self.sessions = Sessions()
         self.thread = PainterThread()
         self.wait_estimate = WaitEstimate()
@@ -67,12 +71,17 @@ class Studio:
                 painter = self._load_painter()
                 content = images.read_image(library.list_contents()[WARMUP_PAIR[0]])
                 style = images.read_image(library.list_styles()[WARMUP_PAIR[1]])
-                for _ in painter.stream(content, style, Options().replace(iterations=1, size=Options().first_size)):
+                short = self.use_machine(Options(iterations=1, size=Options().first_size))
+                for _ in painter.stream(content, style, short):
                     pass
             except StylerError as problem:
                 self.load_error = problem
 
         self.thread.executor.submit(work).result()
+
+    def use_machine(self, options: Options) -> Options:
+        """Return options of a visitor with the server's own device, precision and network."""
+        return options.replace(**{name: getattr(self.options, name) for name in SERVER_OPTIONS})
 
     def close(self) -> None:
         """Stop all work and remove all files."""
@@ -106,7 +115,8 @@ class Studio:
         session.add_uploads(request.content, *request.styles)
         try:
             content, *styles = [self.read_picture(upload) for upload in (request.content, *request.styles)]
-            options = request.options.replace(init=str(request.start)) if request.start else request.options
+            options = self.use_machine(request.options)
+            options = options.replace(init=str(request.start)) if request.start else options
             due, losses, progress = 0.0, [], None
             for progress in self._load_painter().stream(content, [*styles], options, stop):
                 losses.append((progress.total_iterations, progress.terms))
@@ -134,8 +144,8 @@ class Studio:
         """
         with self._load_lock:
             if self._painter is None:
-                painter = Painter.of(Options())
-                painter.features(Options())
+                painter = Painter.of(self.options)
+                painter.features(self.options)
                 self._painter = painter
             return self._painter
 

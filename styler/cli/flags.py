@@ -6,6 +6,7 @@ A flag of `Options` that was not given is None, so that a command can tell it fr
 
 import dataclasses
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -40,7 +41,7 @@ def flag_name(field: str) -> str:
 
 def read_flags(flags: Any) -> dict[str, Any]:
     """Return the options that were given as flags, in the types of their fields where the text allows."""
-    texts = {field.name: getattr(flags, field.name) for field in dataclasses.fields(Options)}
+    texts = {field.name: getattr(flags, field.name) for field in dataclasses.fields(flags)}
     return {name: config.parse_value(name, text) for name, text in texts.items() if text is not None}
 
 
@@ -81,23 +82,34 @@ def _choose_metavar(kind: Any, spec: OptionSpec) -> str:
     return "N" if kind in (int, float) else "N|original"
 
 
-if TYPE_CHECKING:
-    Flags = Any
-    FileName = str
-else:
-    FileName = str | Path  # arrives as the text that was typed; shells complete it as a file
-    Flags = dataclasses.make_dataclass(
-        "Flags",
-        [_make_flag(field) for field in dataclasses.fields(Options)],
+def _make_flags_class(name: str, fields: "Iterable[dataclasses.Field[Any]]") -> Any:
+    """Return a dataclass with a flag for each of these fields of `Options`."""
+    return dataclasses.make_dataclass(
+        name,
+        [_make_flag(field) for field in fields],
         namespace={"__module__": __name__},  # otherwise `types`, and cyclopts skips classes of the standard library
         frozen=True,
         kw_only=True,
     )
 
-NO_FLAGS = Flags()
+
+if TYPE_CHECKING:
+    Flags = Any
+    MachineFlags = Any
+    FileName = str
+else:
+    FileName = str | Path  # arrives as the text that was typed; shells complete it as a file
+    Flags = _make_flags_class("Flags", dataclasses.fields(Options))
+    MachineFlags = _make_flags_class(
+        "MachineFlags", [field for field in dataclasses.fields(Options) if field.metadata["spec"].group == "Machine"]
+    )
+
+NO_FLAGS, NO_MACHINE_FLAGS = Flags(), MachineFlags()
 
 Settings = Annotated[Flags, Parameter(name="*")]
 """Parameter of a command that has a flag for every field of `Options`."""
+MachineSettings = Annotated[MachineFlags, Parameter(name="*")]
+"""Parameter of a command that has only the flags of the group Machine."""
 
 
 def _switch(text: str, *names: str, group: Group = OUTPUT_GROUP) -> Parameter:

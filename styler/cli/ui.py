@@ -1,26 +1,50 @@
-"""`styler ui`: the page, reachable only from this machine unless another host is given."""
+"""`styler ui`: the page, reachable only from this machine unless another host is given.
+
+The options in `styler.toml`, its table `[ui]` and the environment are the defaults of the page and of `/stylize`; those
+of the machine are the server's alone.
+"""
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
-from styler import environment
-from styler.cli import report
+from styler import config, environment
+from styler.cli import flags, report
 from styler.cli.flags import OUTPUT_GROUP
 from styler.errors import UsageError
+from styler.options import INIT_CHOICES, Options, resolve_options
 
-LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+DEFAULTS: Mapping[str, Any] = {
+    "host": "127.0.0.1",
+    "port": 7860,
+    "root_path": "",
+    "auth": None,
+    "max_upload": "25mb",
+    "queue": 32,
+    "open": False,
+}
+"""The flags of the server, which the table `[ui]` can set besides options, and their defaults."""
 
-HostFlag = Annotated[str, Parameter(metavar="NAME", help="address to listen on (default 127.0.0.1: this machine only)")]
-PortFlag = Annotated[int, Parameter(metavar="N", help="port to listen on (default 7860)")]
-RootPathFlag = Annotated[str, Parameter(metavar="PATH", help="path of the page behind a proxy, such as /styler")]
+HostFlag = Annotated[
+    str | None, Parameter(metavar="NAME", help="address to listen on (default 127.0.0.1: this machine only)")
+]
+PortFlag = Annotated[int | None, Parameter(metavar="N", help="port to listen on (default 7860)")]
+RootPathFlag = Annotated[
+    str | None,
+    Parameter(
+        metavar="PATH", help="path or whole address of the page behind a proxy: /paint, https://example.org/paint"
+    ),
+]
 AuthFlag = Annotated[str | None, Parameter(metavar="USER:FILE", help="require a login; FILE contains the password")]
-MaxUploadFlag = Annotated[str, Parameter(metavar="SIZE", help="maximum size of an upload (default 25mb)")]
-QueueFlag = Annotated[int, Parameter(metavar="N", help="maximum number of waiting requests (default 32)")]
+MaxUploadFlag = Annotated[str | None, Parameter(metavar="SIZE", help="maximum size of an upload (default 25mb)")]
+QueueFlag = Annotated[int | None, Parameter(metavar="N", help="maximum number of waiting requests (default 32)")]
 OpenFlag = Annotated[
-    bool,
+    bool | None,
     Parameter(
         name="--open",
         negative="--no-open",
@@ -30,51 +54,145 @@ OpenFlag = Annotated[
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """The value of a flag of the server, and the name by which a message calls it."""
+
+    value: Any
+    name: str
+
+    def refuse(self, what: str) -> UsageError:
+        """Return the error that says what the value can be."""
+        return UsageError(f"{self.name} is {self.value!r}; it can be {what}.")
+
+
 def ui(
     *,
-    host: HostFlag = "127.0.0.1",
-    port: PortFlag = 7860,
-    root_path: RootPathFlag = "",
+    host: HostFlag = None,
+    port: PortFlag = None,
+    root_path: RootPathFlag = None,
     auth: AuthFlag = None,
-    max_upload: MaxUploadFlag = "25mb",
-    queue: QueueFlag = 32,
-    opens: OpenFlag = False,
+    max_upload: MaxUploadFlag = None,
+    queue: QueueFlag = None,
+    opens: OpenFlag = None,
+    machine: flags.MachineSettings = flags.NO_MACHINE_FLAGS,
 ) -> int:
     """Serve the page: upload pictures, watch them being painted, download the results."""
-    if not 1 <= port <= 65535:
-        raise UsageError(f"--port is {port}; it can be 1 to 65535.")
-    if queue < 1:
-        raise UsageError(f"--queue is {queue}; it can be 1 or more.")
-    if root_path and not re.fullmatch(r"(/[\w.~-]+)+", root_path):
-        raise UsageError(f"--root-path is '{root_path}'; it can be a path such as /styler.")
-    login, max_bytes = _read_login(auth), _parse_bytes(max_upload)
+    given = (host, port, root_path, auth, max_upload, queue, opens)
+    settings = _merge_settings(dict(zip(DEFAULTS, given, strict=True)))
+    login, max_bytes = _read_login(settings["auth"]), _parse_bytes(settings["max_upload"])
+    address = _read_text(settings["host"], "an address of this machine, such as 127.0.0.1").strip("[]")
+    port, queue = _read_number(settings["port"], 1, 65535), _read_number(settings["queue"], 1)
+    if not isinstance(opens := settings["open"].value, bool):
+        raise settings["open"].refuse("true or false")
+    configuration = config.load_config(command="ui", command_flags=DEFAULTS)
+    options = resolve_options(*configuration.layers, ("flag", flags.read_flags(machine))).options
+    _check_init(options)
     environment.prepare_process()
     from ui import server
 
-    settings = server.ServerConfig(
-        host=host, port=port, root_path=root_path, auth=login, max_upload=max_bytes, queue=queue, open_browser=opens
+    page = server.ServerConfig(
+        host=address,
+        port=port,
+        root_path=_parse_root_path(settings["root_path"]),
+        auth=login,
+        max_upload=max_bytes,
+        queue=queue,
+        open_browser=opens,
+        options=options,
     )
-    server.open_listener(host, port).close()  # reports a port in use before anything is loaded
-    if host not in LOCAL_HOSTS and not auth:
-        report.print_warning(f"everyone who can reach {host} can use this page; require a login with --auth.")
-    report.print_error(f"The page is at {settings.address} (Ctrl-C stops it).")
-    server.serve_page(settings)
+    server.check_config(page)  # reports a port in use or a missing device before anything is loaded
+    for warning in configuration.warnings:
+        report.print_warning(warning)
+    if address not in server.LOCAL_HOSTS and not login:
+        report.print_warning(f"everyone who can reach {address} can use this page; require a login with --auth.")
+    report.print_error(f"The page is at {page.address} (Ctrl-C stops it).")
+    server.serve_page(page)
     return 0
 
 
-def _read_login(auth: str | None) -> tuple[str, str] | None:
+def _merge_settings(given: Mapping[str, Any]) -> dict[str, _Setting]:
+    """Return the flags of the server: those that were given, then those in the tables `[ui]`, then the defaults.
+
+    Raises:
+        StylerError: a file cannot be read.
+    """
+    settings = {name: _Setting(value, name) for name, value in DEFAULTS.items()}
+    for path in config.list_config_paths():
+        for name, value in config.read_command_flags(path, "ui", DEFAULTS).items():
+            settings[name] = _Setting(value, f"In '{path}': {name}")
+    for name, value in given.items():
+        if value is not None:
+            settings[name] = _Setting(value, flags.flag_name(name))
+    return settings
+
+
+def _check_init(options: Options) -> None:
+    """Refuse a picture to start from: each visitor has another photo.
+
+    Raises:
+        UsageError: `init` is a file.
+    """
+    if options.init not in INIT_CHOICES:
+        raise UsageError(
+            f"init is '{options.init}', which the page cannot start from; it can be {', '.join(INIT_CHOICES)}, "
+            f"as in {config.get_variable_name('init')}={INIT_CHOICES[0]}."
+        )
+
+
+def _read_text(setting: _Setting, what: str) -> str:
+    """Return the text of a setting.
+
+    Raises:
+        UsageError: it is not a text, or empty.
+    """
+    if not isinstance(setting.value, str) or not setting.value.strip():
+        raise setting.refuse(what)
+    return setting.value.strip()
+
+
+def _read_number(setting: _Setting, low: int, high: int | None = None) -> int:
+    """Return the whole number in a setting.
+
+    Raises:
+        UsageError: it is not a number, or out of range.
+    """
+    value = setting.value
+    if type(value) is not int or value < low or (high is not None and value > high):
+        raise setting.refuse(f"{low} or more" if high is None else f"{low} to {high}")
+    return value
+
+
+def _parse_root_path(setting: _Setting) -> str:
+    """Return the path or the whole address of the page, without a slash at its end.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    text = setting.value.strip().rstrip("/") if isinstance(setting.value, str) else setting.value
+    if text == "":
+        return ""
+    parts = urlsplit(text) if isinstance(text, str) else None
+    if parts is None or not re.fullmatch(r"(/[\w.~-]+)*", parts.path) or parts.query or parts.fragment:
+        raise setting.refuse("a path such as /paint, or an address such as https://example.org/paint")
+    if not (parts.scheme in {"http", "https"} and parts.hostname) and not (text.startswith("/") and not parts.netloc):
+        raise setting.refuse("a path such as /paint, or an address such as https://example.org/paint")
+    return str(text)
+
+
+def _read_login(setting: _Setting) -> tuple[str, str] | None:
     """Return the user and the password, which is the text of the file.
 
     Raises:
         UsageError: the user or the password is missing.
     """
-    if auth is None:
+    if setting.value is None:
         return None
-    user, _, name = auth.partition(":")
+    user, _, name = setting.value.partition(":") if isinstance(setting.value, str) else ("", "", "")
     if not user or not name:
-        raise UsageError(f"--auth is '{auth}'; it can be USER:FILE, where FILE contains the password.")
+        raise setting.refuse("USER:FILE, where FILE contains the password")
     try:
-        password = Path(name).read_text(encoding="utf-8").strip("\r\n")
+        password = Path(name).read_text(encoding="utf-8-sig").strip("\r\n")
     except OSError as error:
         raise UsageError(f"Cannot read the password in '{name}': {error.strerror}; name another file.") from error
     except ValueError as error:
@@ -86,8 +204,9 @@ def _read_login(auth: str | None) -> tuple[str, str] | None:
     return user, password
 
 
-def _parse_bytes(text: str) -> int:
-    match = re.fullmatch(r"([0-9]{1,6})(kb|mb|gb)", text.strip().lower())
+def _parse_bytes(setting: _Setting) -> int:
+    text = setting.value.strip().lower() if isinstance(setting.value, str) else ""
+    match = re.fullmatch(r"([0-9]{1,6})(kb|mb|gb)", text)
     if not match or not int(match[1]):
-        raise UsageError(f"--max-upload is '{text}'; it can be a number with kb, mb or gb, such as 25mb.")
+        raise setting.refuse("a number with kb, mb or gb, such as 25mb")
     return int(match[1]) * {"kb": 10**3, "mb": 10**6, "gb": 10**9}[match[2]]

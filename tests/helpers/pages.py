@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from playwright.sync_api import Page
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
@@ -48,10 +47,10 @@ class Site:
 @contextmanager
 def serve(config: ServerConfig) -> Iterator[Site]:
     """Serve the page on a free port, in a thread, until the end of the block."""
-    studio = Studio()
+    studio = Studio(config.options)
     app = server.make_server(studio, config)
     with server.open_listener("127.0.0.1", 0) as listener:
-        uvicorn_server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
+        uvicorn_server = server.PageServer(app)
         thread = threading.Thread(target=uvicorn_server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
