@@ -85,6 +85,8 @@ def parse_value(name: str, text: str) -> Any:
     if typing.get_origin(field_type) is tuple:
         items = [item.strip() for item in text.split(",")] if text.strip() else []
         return tuple(items if typing.get_args(field_type)[0] is str else map(_parse_number, items))
+    if field_type is bool:
+        return {"true": True, "1": True, "false": False, "0": False}.get(text.strip().lower(), text)
     return text if field_type is str else _parse_number(text)
 
 

@@ -5,11 +5,15 @@ Knows nothing about where settings come from or what they do.
 """
 
 import dataclasses
+import decimal
 import difflib
+import math
+import numbers
+import os
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -24,6 +28,8 @@ UNITS: dict[str, dict[str, int]] = {
 }
 """The units in which seconds and bytes may be given; capitals count as small letters."""
 UNIT_EXAMPLES = {"s": "a time such as 60s, 2m or 1h", "b": "an amount such as 800mb, 4gb or 4gib"}
+MAX_VALUE_LENGTH = 100
+"""Characters of a wrong value that a message repeats."""
 MIN_MEMORY = 100_000_000
 """Smallest memory limit, in bytes; a smaller number is one whose unit was forgotten."""
 
@@ -111,6 +117,22 @@ LOOKS = {
 }
 """Manner: settings of the objective."""
 
+DEFAULT_LAYER_WEIGHTS = {
+    "relu1_1": 256.0,
+    "relu2_1": 64.0,
+    "relu3_1": 24.0,
+    "relu4_1": 6.0,
+    "relu4_3": 0.2,
+    "relu5_1": 1.5,
+}
+"""The default style layers and the weight of each; any other layer has the weight of the default layer before it."""
+
+LAYERS = tuple(
+    f"relu{block}_{index}" for block, depth in enumerate((2, 2, 4, 4, 4), 1) for index in range(1, depth + 1)
+)
+"""Every layer of the VGG family."""
+VGG16_LAYERS = tuple(layer for layer in LAYERS if not layer.endswith("_4"))
+
 INIT_CHOICES = ("content", "style", "noise")
 """Values of `init` that are not the path of a picture file."""
 
@@ -155,11 +177,13 @@ class Options:
     )
     content_layers: tuple[str, ...] = _objective(("relu4_2",), "layers compared with the photo")
     content_weight: float = _objective(0.0128, "weight of the content loss at strength 50", low=0, high=1e9)
-    style_layers: tuple[str, ...] = _objective(
-        ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu4_3", "relu5_1"), "layers compared with the painting"
-    )
+    style_layers: tuple[str, ...] = _objective(tuple(DEFAULT_LAYER_WEIGHTS), "layers compared with the painting")
     layer_weights: tuple[float, ...] = _objective(
-        (256.0, 64.0, 24.0, 6.0, 0.2, 1.5), "weight of each style layer, or a single one for all", low=0, high=1e9
+        (),
+        "weight of each style layer, or a single one for all; by default "
+        f"{','.join(f'{weight:g}' for weight in DEFAULT_LAYER_WEIGHTS.values())} for the default layers",
+        low=0,
+        high=1e9,
     )
     smoothness: float = _objective(
         0.23, "weight of total variation, relative to the painting's own roughness", low=0, high=1e6
@@ -189,13 +213,34 @@ class Options:
             object.__setattr__(self, field.name, _validate(field, getattr(self, field.name)))
         if 0 < self.memory < MIN_MEMORY:
             raise OptionError(f"memory is {self.memory} bytes, too little for any picture; give a unit, such as 4gb.")
+        self._check_layers()
+
+    def _check_layers(self) -> None:
+        """Check the layers by their names, before any network is loaded, and that their weights fit them."""
         if not self.content_layers and not self.style_layers:
             raise OptionError("content_layers and style_layers are both empty; give at least one layer.")
-        if len(self.layer_weights) not in (1, len(self.style_layers)):
+        network, known = ("vgg16", VGG16_LAYERS) if self.backbone == "vgg16" else ("any VGG", LAYERS)
+        for name in ("content_layers", "style_layers"):
+            for layer in getattr(self, name):
+                if normalize_layer(layer) not in known:
+                    raise OptionError(
+                        f"{name} has '{layer}', which is not a layer of {network}; choose from {', '.join(known)}."
+                    )
+        weights, count = len(self.layer_weights), len(self.style_layers)
+        if weights not in (0, 1, count):
             raise OptionError(
-                f"layer_weights has {len(self.layer_weights)} numbers for {len(self.style_layers)} style layers; "
-                "give one for each, or a single one for all."
+                f"layer_weights has {weights} numbers for {count} style {'layer' if count == 1 else 'layers'}; give "
+                "one for each, a single one for all, or none for the default weights."
             )
+        if self.layer_weights and not any(self.layer_weights):
+            raise OptionError("layer_weights are all 0; give at least one layer a positive weight.")
+
+    @property
+    def style_layer_weights(self) -> tuple[float, ...]:
+        """One weight for each of `style_layers`: those given, or the default ones."""
+        if self.layer_weights:
+            return self.layer_weights * (len(self.style_layers) if len(self.layer_weights) == 1 else 1)
+        return tuple(_find_default_weight(normalize_layer(layer)) for layer in self.style_layers)
 
     @classmethod
     def of(cls, **settings: Any) -> "Options":
@@ -270,6 +315,17 @@ def _list_bundle_defaults(bundles: Mapping[str, Bundle]) -> dict[str, Any]:
     return {name: getattr(defaults, name) for bundle in bundles.values() for name in bundle.values}
 
 
+def normalize_layer(name: str) -> str:
+    """Return the name of a layer in styler; `conv4_2`, as in the literature, means its rectified output, `relu4_2`."""
+    name = name.strip().lower()
+    return "relu" + name.removeprefix("conv") if name.startswith("conv") else name
+
+
+def _find_default_weight(layer: str) -> float:
+    """Return the weight of a default layer, or of the default layer before it in its block."""
+    return DEFAULT_LAYER_WEIGHTS[max(name for name in DEFAULT_LAYER_WEIGHTS if name <= layer)]
+
+
 def _check_names(settings: Iterable[str]) -> None:
     for name in settings:
         if name not in list_options():
@@ -288,22 +344,64 @@ def _explain_choice(name: str, value: object, choices: Iterable[str]) -> str:
 def _validate(field: "dataclasses.Field[Any]", value: Any) -> Any:
     """Return the value in the field's type, or raise an error that is derived from the field's `OptionSpec`."""
     spec: OptionSpec = field.metadata["spec"]
+    value = _to_plain(value)
     if typing.get_origin(field.type) is tuple:
-        if isinstance(value, str) or not isinstance(value, Iterable):
-            raise OptionError(f"{field.name} is '{value}'; it takes a list.")
+        if not _is_list(value):
+            raise OptionError(f"{field.name} is '{_describe(value)}'; it takes a list.")
         item_type = typing.get_args(field.type)[0]
-        return tuple(_validate_scalar(field.name, spec, item_type, item) for item in value)
+        return tuple(_validate_scalar(field.name, spec, item_type, _to_plain(item)) for item in value)
     if typing.get_origin(field.type) in (typing.Union, types.UnionType):  # size: a number or a word
-        if isinstance(value, str) and value != "original":
-            raise OptionError(f"{field.name} is '{value}'; it can be {describe_range(spec)}, or 'original'.")
-        return value if value == "original" else _validate_scalar(field.name, spec, int, value)
+        if isinstance(value, str):
+            if value != "original":
+                raise OptionError(
+                    f"{field.name} is '{_describe(value)}'; it can be {describe_range(spec)}, or 'original'."
+                )
+            return value
+        return _validate_scalar(field.name, spec, int, value)
     return _validate_scalar(field.name, spec, field.type, value)
 
 
+def _to_plain(value: Any) -> Any:
+    """Convert a scalar of numpy or torch, a path or another kind of number to one of Python's own types."""
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        is_short = isinstance(value, numbers.Real) and not isinstance(value, float)  # float32, whose digits are few
+        value = float(str(value)) if is_short and not isinstance(value, numbers.Integral) else value.item()
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real | decimal.Decimal):
+        try:
+            return float(value)
+        except (OverflowError, ValueError):  # larger than any float, or a NaN that signals
+            return math.nan
+    return value
+
+
+def _is_list(value: Any) -> bool:
+    """Return whether a value has items in an order."""
+    is_ordered = not isinstance(value, str | bytes | bytearray | Mapping | Set)
+    return is_ordered and isinstance(value, Iterable) and getattr(value, "shape", None) != ()
+
+
+def _describe(value: Any) -> str:
+    """Return a value on one line, cut to a length that a person reads."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= MAX_VALUE_LENGTH else f"{text[:MAX_VALUE_LENGTH]}…"
+
+
 def _validate_scalar(name: str, spec: OptionSpec, type_: Any, value: Any) -> Any:
+    if type_ is bool:
+        if not isinstance(value, bool):
+            raise OptionError(f"{name} is '{_describe(value)}'; it can be true or false.")
+        return value
     if type_ is str:
         if not isinstance(value, str) or (spec.choices and value not in spec.choices):
-            raise OptionError(_explain_choice(name, value, spec.choices or ["text"]))
+            raise OptionError(_explain_choice(name, _describe(value), spec.choices or ["text"]))
         return value
     if spec.unit and isinstance(value, str):
         value = _parse_quantity(value, spec.unit)
@@ -313,8 +411,18 @@ def _validate_scalar(name: str, spec: OptionSpec, type_: Any, value: Any) -> Any
     in_range = is_number and spec.low <= value <= spec.high
     if not in_range or (type_ is int and not float(value).is_integer()):
         units = f", or {UNIT_EXAMPLES[spec.unit]}" if spec.unit else ""
-        raise OptionError(f"{name} is {value}; it can be {describe_range(spec, whole=type_ is int)}{units}.")
+        kind = "the text " if _is_number_as_text(value) else ""
+        raise OptionError(
+            f"{name} is {kind}{_describe(value)}; it can be {describe_range(spec, whole=type_ is int)}{units}."
+        )
     return type_(value)
+
+
+def _is_number_as_text(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and math.isfinite(float(value))
+    except ValueError:
+        return False
 
 
 def _parse_quantity(text: str, unit: str) -> float | str:
@@ -339,6 +447,8 @@ def format_duration(seconds: float) -> str:
 
 def format_value(value: Any) -> str:
     """Format the value of an option as a flag takes it, without loss: `70`, `0.25`, `relu1_1,relu2_1`."""
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, tuple | list):
         return ",".join(map(format_value, value))
     return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)

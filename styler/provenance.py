@@ -296,7 +296,9 @@ def format_command(record: Record) -> str:
     words = ["styler", "run", *_list_input_placeholders(record)]
     for name, value in options.to_dict().items():
         if value != defaults[name]:
-            words += [f"--{name.replace('_', '-')}", format_value(value)]
+            flag = name.replace("_", "-")
+            is_switch = isinstance(value, bool)
+            words += [f"--{flag}" if value else f"--no-{flag}"] if is_switch else [f"--{flag}", format_value(value)]
     return shlex.join([*words, *_list_file_flags(record)])
 
 

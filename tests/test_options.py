@@ -3,14 +3,22 @@
 import dataclasses
 import json
 import math
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from styler.errors import OptionError
 from styler.options import (
+    DEFAULT_LAYER_WEIGHTS,
+    LAYERS,
     LOOKS,
     PRESETS,
+    VGG16_LAYERS,
     Options,
     describe_range,
     format_duration,
@@ -18,6 +26,7 @@ from styler.options import (
     list_options,
     resolve_options,
 )
+from styler.vgg import arch
 
 SPECS = list_options()
 NUMBERS = [name for name, spec in SPECS.items() if spec.low is not None]
@@ -67,7 +76,7 @@ def test_a_number_is_accepted_at_its_bounds_and_refused_beyond(name: str) -> Non
     low, high = SPECS[name].low, SPECS[name].high
     assert low is not None
     assert high is not None
-    for bound in (low, high):
+    for bound in (low, high) if name != "layer_weights" else (1e-9, high):  # not all of them may be 0
         value = getattr(make_options(name, int(bound) if name in WHOLE else bound), name)
         assert value in (bound, (bound,))
     below = low - (1 if name in WHOLE else max(1e-6, low * 1e-6))
@@ -127,8 +136,76 @@ def test_a_list_must_not_be_a_string_or_a_scalar(name: str) -> None:
             Options.of(**{name: nothing})
 
 
-def test_a_list_may_be_any_sequence() -> None:
-    assert Options(style_weights=[1, 2]).style_weights == (1.0, 2.0)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    "values",
+    [[1, 2], range(1, 3), (n for n in (1, 2)), np.array([1, 2], np.uint8), torch.tensor([1.0, 2.0])],
+    ids=lambda values: type(values).__name__,
+)
+def test_a_list_may_be_any_sequence(values: Any) -> None:
+    weights = Options(style_weights=values).style_weights
+    assert (list(weights), {type(weight) for weight in weights}) == ([1, 2], {float})
+
+
+def test_what_has_no_order_or_is_not_a_list_of_numbers_is_refused() -> None:
+    wrong: Any
+    for wrong in (b"12", {1, 2}, {1: 2}, {1: 2}.keys(), np.array(1), np.zeros(()), torch.tensor(1.0)):
+        with pytest.raises(OptionError, match=r"^style_weights is '.*'; it takes a list\.$"):
+            Options(style_weights=wrong)
+    for wrong in (np.ones((2, 2)), [[1]], torch.ones(2, 2), [None], ["1"]):
+        with pytest.raises(OptionError, match=r"^style_weights is .*; it can be 0 to 1000000\.$"):
+            Options(style_weights=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_may_be_of_any_type(name: str) -> None:
+    """Of numpy, torch, fractions and decimals; the field has a type of Python's own, so that JSON can hold it."""
+    low, high = SPECS[name].low, SPECS[name].high
+    assert low is not None
+    assert high is not None
+    whole = max(1, math.ceil(low)) if name != "memory" else 10**9
+    values: list[Any] = [np.int64(whole), np.uint32(whole), Fraction(whole), Decimal(whole), np.float64(whole)]
+    values += [torch.tensor(whole), np.array(whole), np.float32(whole) if whole < 1e6 else whole]
+    if name in WHOLE or high < 1:
+        values = [value for value in values if low <= value <= high]
+    for value in values:
+        (stored,) = read_field(name, value)
+        assert (stored, type(stored)) == (whole, type(make_field_value(name))), repr(value)
+    if name not in WHOLE and name not in ("memory", "patience"):
+        for fraction in (np.float32(0.3), np.float16(0.3), Fraction(3, 10), Decimal("0.3"), np.float64(0.3)):
+            (stored,) = read_field(name, fraction)
+            assert (stored, type(stored)) == (0.3, float), repr(fraction)
+    for wrong in (
+        np.float32("nan"),
+        Decimal("NaN"),
+        Decimal("sNaN"),
+        Decimal("Infinity"),
+        np.bool_(True),
+        np.complex64(1),
+    ):
+        refusal(name, [wrong] if name in LISTS else wrong)
+    for wrong in (Fraction(10**400), Decimal("1e400"), torch.tensor(math.inf), torch.tensor(True), torch.ones(2, 3)):
+        refusal(name, [wrong] if name in LISTS else wrong)
+
+
+def read_field(name: str, value: Any) -> tuple[Any, ...]:
+    stored = getattr(make_options(name, [value] if name in LISTS else value), name)
+    return stored if isinstance(stored, tuple) else (stored,)
+
+
+def make_field_value(name: str) -> Any:
+    return 1.0 if name in LISTS else getattr(Options(), name)
+
+
+def test_text_may_be_of_numpy_and_files_may_be_paths() -> None:
+    options = Options(look=np.str_("oil"), size=np.str_("original"), init=Path("a") / "b.png", backbone=Path("c.pth"))  # type: ignore[arg-type]
+    assert (options.look, options.size, options.init, options.backbone) == (
+        "oil",
+        "original",
+        str(Path("a/b.png")),
+        "c.pth",
+    )
+    assert {type(value) for value in (options.look, options.size, options.init)} == {str}
+    assert Options(style_layers=np.array(["relu1_1", "relu2_1"])).style_layers == ("relu1_1", "relu2_1")  # type: ignore[arg-type]
 
 
 def test_messages_name_the_value_and_the_range() -> None:
@@ -136,6 +213,9 @@ def test_messages_name_the_value_and_the_range() -> None:
     assert refusal("strength", 101) == "strength is 101; it can be 0 to 100."
     assert refusal("seed", -1) == "seed is -1; it can be a whole number from 0 to 4294967295."
     assert refusal("stroke_size", 0.1) == "stroke_size is 0.1; it can be 0.25 to 4."
+    assert refusal("strength", "50") == "strength is the text 50; it can be 0 to 100."
+    assert refusal("strength", np.zeros((100, 100))).count("0.") < 60, "a long value is cut"
+    assert refusal("seed", None) == "seed is None; it can be a whole number from 0 to 4294967295."
 
 
 def test_a_misspelled_choice_gets_a_suggestion() -> None:
@@ -152,10 +232,39 @@ def test_layer_weights_are_one_per_style_layer_or_one_for_all() -> None:
     assert Options(layer_weights=(3.0,)).layer_weights == (3.0,)
     with pytest.raises(OptionError, match="2 numbers for 6 style layers"):
         Options(layer_weights=(1.0, 2.0))
-    with pytest.raises(OptionError, match="0 numbers for 6 style layers"):
-        Options(layer_weights=())
-    with pytest.raises(OptionError, match="6 numbers for 1 style layers"):
-        Options(style_layers=("relu1_1",))
+    with pytest.raises(OptionError, match="6 numbers for 1 style layer; give one for each, a single one for all"):
+        Options(style_layers=("relu1_1",), layer_weights=(1, 2, 3, 4, 5, 6))
+    for zeros in ((0,), (0,) * 6):
+        with pytest.raises(OptionError, match="layer_weights are all 0; give at least one layer a positive weight"):
+            Options(layer_weights=zeros)
+
+
+def test_the_default_weights_follow_the_layers() -> None:
+    """A default layer keeps its weight; any other has that of the default layer before it in its block."""
+    assert Options().style_layer_weights == tuple(DEFAULT_LAYER_WEIGHTS.values())
+    assert Options(style_layers=("relu5_1", "conv1_1")).style_layer_weights == (1.5, 256)
+    other = Options(style_layers=("relu1_2", "relu3_3", "relu4_2", "relu4_3", "relu4_4", "relu5_4"), backbone="vgg19")
+    assert other.style_layer_weights == (256, 24, 6, 0.2, 0.2, 1.5)
+    assert Options.of(look="gatys", style_layers=("relu1_1",)).style_layer_weights == (1,)
+    assert not Options(style_layers=()).style_layer_weights
+    assert Options().replace(style_layers=("relu2_1",)).style_layer_weights == (64,)
+    layers = (("--from", Options().to_dict()), ("flag", {"style_layers": ("relu1_1",)}))
+    assert resolve_options(*layers).options.style_layer_weights == (256,)
+
+
+@pytest.mark.parametrize("name", ["content_layers", "style_layers"])
+def test_an_unknown_layer_is_named_with_the_known_ones(name: str) -> None:
+    assert tuple(LAYERS) == arch.list_layers("vgg19")
+    assert tuple(VGG16_LAYERS) == arch.list_layers("vgg16")
+    for layer in ("relu9_1", "relu4_4", "", "pool1", "relu4"):
+        with pytest.raises(OptionError) as caught:
+            Options.of(**{name: ("relu1_1", layer)})
+        assert str(caught.value).startswith(
+            f"{name} has '{layer}', which is not a layer of vgg16; choose from relu1_1,"
+        )
+    Options.of(**{name: ("relu4_4", " CONV1_1 "), "backbone": "vgg19"})
+    with pytest.raises(OptionError, match="'relu9_1', which is not a layer of any VGG"):
+        Options.of(**{name: ("relu9_1",), "backbone": "vgg19"})
 
 
 def test_at_least_one_layer_is_required() -> None:

@@ -48,8 +48,8 @@ def resolve_style_layers(options: Options, network: str) -> dict[str, float]:
         OptionError: the network has no such layer.
     """
     is_default = options.style_layers == DEFAULT_STYLE_LAYERS
-    weights = options.layer_weights * (len(options.style_layers) if len(options.layer_weights) == 1 else 1)
-    total = math.fsum(weights) or 1.0
+    weights = options.style_layer_weights
+    total = math.fsum(weights)
     shares: dict[str, float] = {}
     for layer, weight in zip(options.style_layers, weights, strict=True):
         name = arch.find_nearest_layer(layer, network) if is_default else arch.canonicalize_layer(layer, network)

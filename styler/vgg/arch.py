@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from styler.errors import OptionError
+from styler.options import normalize_layer
 
 Blocks = tuple[tuple[int, int], ...]
 """The width (channels) and depth (convolutions) of each block."""
@@ -127,15 +128,12 @@ def list_layers(network: str) -> tuple[str, ...]:
 
 
 def canonicalize_layer(layer: str, network: str) -> str:
-    """Return the layer's name in styler; `conv4_2`, as in the literature, means its rectified output, `relu4_2`.
+    """Return the layer's name in styler, as `normalize_layer` does.
 
     Raises:
         OptionError: the network has no such layer; the message lists those it has.
     """
-    name = layer.strip().lower()
-    if name.startswith("conv"):
-        name = "relu" + name.removeprefix("conv")
-    names = list_layers(network)
+    name, names = normalize_layer(layer), list_layers(network)
     if name not in names:
         raise OptionError(f"'{layer}' is not a layer of {network}; choose from {', '.join(names)}.")
     return name

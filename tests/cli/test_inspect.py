@@ -157,6 +157,16 @@ def test_flags_override_the_record_and_can_replace_its_schedule(folder: Path) ->
     assert are_equal("a.png", "f.png"), "there was no plan to repeat, so it is made"
 
 
+def test_other_style_layers_need_no_weights(folder: Path) -> None:
+    """By a flag, and in place of those of the settings file or a record."""
+    (folder / "styler.toml").write_text('style_layers = ["relu1_1", "relu2_1"]')
+    assert paint("holiday.png", "monet.png", "-o", "a.png") == 0
+    assert {"style relu1_1", "style relu2_1"} < {*provenance.read_record("a.png")["losses"]}
+    assert paint("holiday.png", "monet.png", "--style-layers", "relu1_1", "-o", "b.png") == 0
+    assert replay("a.png", "c.png", "--style-layers", "relu1_1") == 0
+    assert are_equal("b.png", "c.png")
+
+
 def test_a_dry_run_of_a_replay_forecasts_the_schedule_that_is_repeated(folder: Path, capsys: Capture) -> None:
     assert paint("holiday.png", "monet.png", "--time", "1h", "--patience", "1", "-o", "a.png") == 0
     record = provenance.read_record("a.png")

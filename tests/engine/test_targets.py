@@ -111,10 +111,6 @@ def test_one_layer_weight_applies_to_all_layers() -> None:
     assert list(actual.values()) == pytest.approx([1 / 6] * 6)
 
 
-def test_layer_weights_of_0_do_not_divide_by_0() -> None:
-    assert set(targets.resolve_style_layers(Options(layer_weights=(0.0,)), "vgg16").values()) == {0.0}
-
-
 @pytest.mark.parametrize("network", ["vgg11", "vgg13"])
 def test_a_default_layer_that_is_missing_becomes_the_last_of_its_block(network: str) -> None:
     actual = targets.resolve_style_layers(Options(), network)
