@@ -9,6 +9,7 @@ of the time of an iteration on a CPU and the memory of one map.
 This module knows kernels and maps; it does not know files or losses.
 """
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -65,10 +66,19 @@ def prepare_input(x: Tensor, conv: arch.Conv, pooling: str) -> Tensor:
     (`Conv.padding`), as in training.
     """
     if conv.is_first:
-        return F.pad(x, (1, 1, 1, 1), mode="replicate")  # (B, 3, H + 2, W + 2)
+        return _repeat_border(x)
     if not conv.follows_pooling:
         return x
     return F.max_pool2d(x, 2) if arch.choose_pooling(conv.block - 1, pooling) == "max" else F.avg_pool2d(x, 2)
+
+
+def _repeat_border(image: Tensor) -> Tensor:
+    """Pad an image by a copy of its border, (B, 3, H + 2, W + 2).
+
+    The gradient of `F.pad` adds up in any order on CUDA; that of this does not.
+    """
+    image = torch.cat([image[..., :1, :], image, image[..., -1:, :]], dim=-2)
+    return torch.cat([image[..., :1], image, image[..., -1:]], dim=-1)
 
 
 class ConvStep(NamedTuple):
@@ -158,18 +168,30 @@ def _convolution_backward(gradient: Tensor, source: Tensor, step: ConvStep) -> T
 
 def _pooling_backward(gradient: Tensor, before: Tensor, indices: Tensor | None) -> Tensor:
     """Return the gradient of a pooling's input `before`, a new tensor."""
-    if indices is not None:
+    if indices is not None and before.device.type == "cpu":
         result: Tensor = aten.max_pool2d_with_indices_backward(
             gradient, before, [2, 2], [2, 2], [0, 0], [1, 1], False, indices
         )
         return result
     height, width = gradient.shape[-2:]
     result = torch.empty_like(before)
-    result[..., 2 * height :, :] = 0  # an odd last row or column is not part of any average
+    result[..., 2 * height :, :] = 0  # an odd last row or column is not part of any square
     result[..., 2 * width :] = 0
     squares = result[..., : 2 * height, : 2 * width].view(*result.shape[:2], height, 2, width, 2)
-    squares.copy_((gradient / 4)[..., :, None, :, None])
+    spread = gradient[..., :, None, :, None]
+    squares.copy_(spread / 4 if indices is None else torch.where(_mark_maxima(indices, before), spread, 0))
     return result
+
+
+def _mark_maxima(indices: Tensor, before: Tensor) -> Tensor:
+    """Return where the maximum of each 2×2 square of `before` is, (1, C, H // 2, 2, W // 2, 2).
+
+    Squares do not overlap, so the gradient of PyTorch's own pooling is in fact deterministic, but on CUDA PyTorch counts
+    it among those that may not be, and refuses it if only deterministic ones are allowed.
+    """
+    height, width = indices.shape[-2:]
+    positions = torch.arange(before.shape[-2] * before.shape[-1], device=before.device).view(before.shape[-2:])
+    return indices[..., :, None, :, None] == positions[: 2 * height, : 2 * width].view(height, 2, width, 2)
 
 
 class Features(nn.Module):
@@ -195,29 +217,43 @@ class Features(nn.Module):
         self, weights: Weights, layers: Iterable[str], pooling: str = "max", precision: torch.dtype = torch.float32
     ) -> None:
         super().__init__()
-        self.network = weights.network
-        self.sha256 = weights.sha256
-        self.layers = tuple(dict.fromkeys(arch.canonicalize_layer(layer, weights.network) for layer in layers))
-        self.pooling = pooling
-        self.precision = precision
-        self.widths = weights.widths
-        self.convs = arch.list_convolutions_until(weights.network, self.layers, weights.widths)
-        missing = [layer for layer in arch.list_layers(weights.network) if layer in {*self.layers} - {*weights.layers}]
-        if missing:
-            raise OptionError(
-                f"The weights of {weights.network} end before {missing[-1]}; choose from {', '.join(weights.layers)}."
-            )
+        self.network, self.sha256 = weights.network, weights.sha256
+        self.pooling, self.precision = pooling, precision
+        self.widths, self._available = weights.widths, weights.layers
+        self._choose_layers(layers)
         if weights.pooling not in (None, pooling):
             raise OptionError(
                 f"This slim network was made for {weights.pooling} pooling; use it with --pooling {weights.pooling}."
             )
         for conv in self.convs:
             kernel, bias = weights.rescale_convolution(conv, pooling)
-            self.register_buffer(f"{conv.name}_weight", kernel.contiguous(memory_format=torch.channels_last))
-            self.register_buffer(f"{conv.name}_bias", bias)
-            if conv.layer in self.layers and (factors := weights.factorize_readout(conv.layer)) is not None:
+            self.register_buffer(f"{conv.name}_weight", kernel.clone(memory_format=torch.channels_last))
+            self.register_buffer(f"{conv.name}_bias", bias.clone())  # the weights may be tensors of inference mode
+            if (factors := weights.factorize_readout(conv.layer)) is not None:
                 self.register_buffer(f"{conv.layer}_metric", factors[1][:, :, None, None])
+        self._available = tuple(conv.layer for conv in self.convs)
         self.requires_grad_(False).eval()
+
+    def select(self, layers: Iterable[str]) -> "Features":
+        """Return a network that computes other layers, all up to the last of this one, by the same kernels.
+
+        Raises:
+            OptionError: the network, or its weights file, lacks one of the layers.
+        """
+        other = copy.copy(self)
+        other._buffers = {**self._buffers}
+        other._choose_layers(layers)
+        return other
+
+    def _choose_layers(self, layers: Iterable[str]) -> None:
+        """Set the layers that are computed, in the order of the network."""
+        names = {arch.canonicalize_layer(layer, self.network) for layer in layers}
+        self.layers = tuple(layer for layer in arch.list_layers(self.network) if layer in names)
+        self.convs = arch.list_convolutions_until(self.network, self.layers, self.widths)
+        if missing := names - {*self._available}:
+            raise OptionError(
+                f"The weights of {self.network} end before {max(missing)}; choose from {', '.join(self._available)}."
+            )
 
     @property
     def device(self) -> torch.device:

@@ -77,3 +77,29 @@ def test_half_precision_block_returns_a_gradient_in_the_precision_of_the_image()
     assert gradient.dtype is torch.float32
     (exact,) = torch.autograd.grad(run_block(x, make_block("average", torch.float32))[-1].sum(), x)
     assert torch.cosine_similarity(gradient.flatten(), exact.flatten(), dim=0) > 0.99
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 9), (2, 3), (9, 4)])
+def test_the_gradient_of_max_pooling_that_every_device_can_compute_equals_that_of_pytorch(
+    size: tuple[int, int],
+) -> None:
+    """Also where several values of a square are the largest."""
+    before = (4 * make_image(*size).detach()).round().contiguous(memory_format=torch.channels_last)
+    pooled, indices = torch.nn.functional.max_pool2d(before, 2, return_indices=True)
+    gradient = torch.randn(pooled.shape, dtype=pooled.dtype).contiguous(memory_format=torch.channels_last)
+    expected = model._pooling_backward(gradient, before, indices)
+    spread = torch.where(model._mark_maxima(indices, before), gradient[..., :, None, :, None], 0)
+    height, width = pooled.shape[-2:]
+    assert torch.equal(spread.reshape(1, 3, 2 * height, 2 * width), expected[..., : 2 * height, : 2 * width])
+    assert not expected[..., 2 * height :, :].any()
+    on_meta = model._pooling_backward(gradient.to("meta"), before.to("meta"), indices.to("meta"))
+    assert (on_meta.shape, on_meta.stride()) == (expected.shape, expected.stride())
+
+
+def test_the_border_is_repeated_as_by_pytorch() -> None:
+    x = make_image(7, 5)
+    ours, theirs = model._repeat_border(x), torch.nn.functional.pad(x, (1, 1, 1, 1), mode="replicate")
+    assert torch.equal(ours, theirs)
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+    slope = torch.randn(theirs.shape, dtype=theirs.dtype)
+    torch.testing.assert_close(*(torch.autograd.grad(padded, x, slope)[0] for padded in (ours, theirs)))

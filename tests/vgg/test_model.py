@@ -306,3 +306,29 @@ def test_half_precision_features_are_close_to_single_precision(
         assert outputs[layer].dtype is precision
         assert expected[layer].dtype is torch.float32
         assert (outputs[layer].float() - expected[layer]).norm() < 0.02 * expected[layer].norm()
+
+
+def test_a_selection_of_layers_shares_the_kernels(tiny: Weights, picture: Picture) -> None:
+    whole, image = Features(tiny, tiny.layers), picture(48, 64)
+    for layers in (["relu4_2", "relu1_1"], ["conv1_1", "relu4_2"], ["relu5_1"], ["relu3_2", "relu2_1"]):
+        selected, alone = whole.select(layers), Features(tiny, layers)
+        assert (selected.layers, selected.convs, selected.min_side) == (alone.layers, alone.convs, alone.min_side)
+        for (layer, ours), theirs in zip(selected(image).items(), alone(image).values(), strict=True):
+            assert torch.equal(ours, theirs), layer
+        assert all(a is b for conv in alone.convs for a, b in zip(*map(_kernels(conv), (whole, selected)), strict=True))
+    assert whole.layers == tiny.layers
+
+
+def _kernels(conv: arch.Conv) -> Callable[[Features], tuple[Tensor, Tensor]]:
+    return lambda features: features.get_kernel(conv)
+
+
+def test_the_order_of_the_layers_makes_no_difference(tiny: Weights) -> None:
+    assert Features(tiny, ["relu4_2", "conv1_1", "relu1_1"]).layers == ("relu1_1", "relu4_2")
+
+
+def test_a_selection_cannot_go_beyond_the_last_layer(tiny: Weights) -> None:
+    with pytest.raises(OptionError, match=r"relu4_2.*choose from relu1_1, .*relu3_2"):
+        Features(tiny, ["relu3_2"]).select(["relu4_2"])
+    with pytest.raises(OptionError, match="'relu9_1' is not a layer of tiny; choose from relu1_1"):
+        Features(tiny, tiny.layers).select(["relu9_1"])
