@@ -37,10 +37,16 @@ class SourceImage:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """As in `Picture.metadata`."""
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return (self.image.shape[-1], self.image.shape[-2])
+
     @classmethod
     def of(cls, image: Tensor, **described: Any) -> "SourceImage":
         """Make a source image with the digest of its values and shape."""
-        digest = hashlib.blake2b(image.numpy().tobytes(), digest_size=16).hexdigest() + str(tuple(image.shape))
+        values = image.contiguous().numpy().data
+        digest = hashlib.blake2b(values, digest_size=16).hexdigest() + str(tuple(image.shape))
         return cls(image, digest, **described)
 
 

@@ -27,6 +27,8 @@ NETWORKS: dict[str, Blocks] = {
 }
 
 LAST_BLOCK = 5
+MAX_STRIDE = 16
+"""Image pixels per output pixel of the last block."""
 
 POINTWISE = {"vgg16c": frozenset({(3, 3), (4, 3), (5, 3)})}
 """The 1×1 convolutions, as (block, index)."""

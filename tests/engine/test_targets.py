@@ -267,8 +267,7 @@ def test_several_styles_are_blended_by_their_weights(
 def test_the_size_at_which_a_style_is_analyzed(
     height: int, width: int, long_side: int, stroke_size: float, expected: tuple[int, int]
 ) -> None:
-    style = SourceImage(torch.zeros(1, 3, height, width), "")
-    assert targets.compute_style_size(style, long_side, stroke_size, 16) == expected
+    assert targets.compute_style_size((width, height), long_side, stroke_size, 16) == expected
 
 
 def test_stroke_size_changes_the_size_at_which_a_style_is_analyzed(
@@ -304,13 +303,64 @@ def test_other_settings_have_other_cache_entries(
 def test_the_cache_drops_the_least_recently_used(
     monkeypatch: pytest.MonkeyPatch, features: Features, picture: Picture, passes: list[tuple[int, int]]
 ) -> None:
-    monkeypatch.setattr(targets, "MAX_CACHED_STYLES", 2)
     cache, styles = StyleCache(), [source(picture(16, 16, seed)) for seed in range(3)]
+    cache.get_moments(features, styles[0], (16, 16), None)
+    monkeypatch.setattr(targets, "MAX_CACHE_BYTES", 2 * cache.bytes)
+    passes.clear()
+    cache = StyleCache()
     for index in (0, 1, 0, 2, 0):
         cache.get_moments(features, styles[index], (16, 16), None)
     assert len(passes) == 3
     cache.get_moments(features, styles[1], (16, 16), None)
     assert len(passes) == 4
+
+
+def test_the_cache_is_bounded_by_its_bytes(
+    features: Features, picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, style = StyleCache(), source(picture(16, 16))
+    monkeypatch.setattr(targets, "MAX_CACHE_BYTES", 10_000)
+    for side in range(16, 80, 2):
+        cache.get_moments(features.select(features.layers[side % 3 :]), style, (side, side), None)
+        assert cache.bytes <= 10_000
+    assert cache.bytes > 5_000
+
+
+@pytest.mark.parametrize("size", [(250, 181), (48, 333), (399, 40)])
+@pytest.mark.parametrize("pooling", ["average", "max"])
+def test_a_large_style_is_analyzed_in_tiles_with_the_same_result(
+    tiny: Weights,
+    picture: Picture,
+    size: tuple[int, int],
+    pooling: str,
+    passes: list[tuple[int, int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    features, image = Features(tiny, tiny.layers, pooling).double(), picture(size[1], size[0], 2).double()
+    whole = targets.analyze_style(features, image)
+    assert passes == [size]
+    monkeypatch.setattr(targets, "TILE_SIDE", 32)
+
+    def differ() -> float:
+        """Return the largest relative difference of the statistics from those of the whole image."""
+        tiled = targets.analyze_style(features, image)
+        pairs = [pair for layer in features.layers for pair in zip(tiled[layer], whole[layer], strict=True)]
+        return max(float((ours - theirs).abs().max() / theirs.abs().max()) for ours, theirs in pairs)
+
+    assert differ() < 1e-10
+    assert max(map(max, passes[1:])) <= 32 + 2 * targets.compute_margin(features) < max(size)
+    monkeypatch.setattr(targets, "compute_margin", lambda _features: 16)
+    assert differ() > 1e-4  # the zeros around each tile count
+
+
+def test_the_margin_of_a_tile_is_half_the_receptive_field(tiny: Weights) -> None:
+    features = Features(tiny, tiny.layers)
+    assert features.convs[-1].receptive_field == 122
+    assert [targets.compute_margin(features.select(layers)) for layers in (tiny.layers, ["relu1_1"], [])] == [
+        64,
+        16,
+        16,
+    ]
 
 
 def test_an_interrupted_computation_is_not_cached(features: Features, picture: Picture) -> None:
