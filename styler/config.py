@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from styler import environment
 from styler.errors import OptionError, StylerError
 from styler.options import Options, check_settings, list_options
 
@@ -59,11 +60,10 @@ def load_config(
     return Config((*layers, (ENVIRONMENT_LAYER, _read_environment(variables))), tuple(_find_misspelled(variables)))
 
 
-def list_config_paths() -> tuple[Path, Path]:
-    """Return where the files may be, weakest first: the user's, and the one in the working folder."""
-    from platformdirs import user_config_path
-
-    return user_config_path("styler", appauthor=False) / CONFIG_FILE, Path(CONFIG_FILE)
+def list_config_paths() -> tuple[Path, ...]:
+    """Return where the files may be, weakest first: the user's, unless there is no home, and the working folder's."""
+    folder = environment.find_config_folder()
+    return (*([folder / CONFIG_FILE] if folder else []), Path(CONFIG_FILE))
 
 
 def is_readable(path: Path) -> bool:

@@ -1,12 +1,17 @@
-"""Process settings that make CPUs faster without changing any result. Some must be set before torch loads.
+"""What the program finds on a machine: the settings of the process, and the folders of the user, if there are any.
 
-Settings made by the user are kept. Imports no heavy modules.
+The settings make CPUs faster without changing any result; some must be set before torch loads, and those that the user
+has made are kept. Imports no heavy modules.
 """
 
 import ctypes
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
+
+from styler.errors import StylerError
 
 ENVIRONMENT_SETTINGS = {
     # Waiting OpenMP threads spin, so painting becomes several times slower as soon as another program uses a core.
@@ -63,3 +68,40 @@ def _set_malloc_options(parameters: Mapping[str, int]) -> None:
 def _find_malloc_function(name: str) -> Any:
     """Return a function of the C library's allocator; None if it does not exist, as on systems without glibc."""
     return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
+
+
+def find_config_folder() -> Path | None:
+    """Return the folder of the user's settings; None without a home, as for unknown users in containers."""
+    from platformdirs import user_config_path
+
+    return _find_folder(user_config_path)
+
+
+def find_cache_folder() -> Path | None:
+    """Return the folder of what can be made again; None without a home."""
+    from platformdirs import user_cache_path
+
+    return _find_folder(user_cache_path)
+
+
+def _find_folder(locate: Callable[..., Path]) -> Path | None:
+    try:
+        folder = locate("styler", appauthor=False)
+    except RuntimeError:  # HOME is not set, and the user has no account
+        return None
+    return folder if folder.is_absolute() else None  # older versions return `~/.cache`
+
+
+def find_temporary_folder() -> Path:
+    """Return the folder for temporary files.
+
+    Raises:
+        StylerError: none can be written.
+    """
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        raise StylerError(
+            "There is no folder for temporary files: /tmp and the working folder cannot be written; set TMPDIR to a "
+            "folder that can."
+        ) from error

@@ -1,12 +1,18 @@
-"""The environment of PyTorch, and the memory that the allocator keeps."""
+"""The environment of PyTorch, the memory that the allocator keeps, and the folders of the user."""
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
-from styler import environment
+from styler import config, environment
+from styler.batch.stats_store import DiskStatsStore
+from styler.engine.losses import Moments
+from styler.errors import WeightsError
+from styler.vgg import registry
 
 PROGRAM = """
 from styler import environment
@@ -61,3 +67,39 @@ def test_a_users_own_spin_count_is_respected(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")
     environment.prepare_process()
     assert os.environ["GOMP_SPINCOUNT"] == "7"
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be a user without a home, as in a container that runs with any user id."""
+
+    def find_no_account(_uid: int) -> None:
+        raise KeyError("getpwuid(): uid not found")
+
+    for name in ("HOME", "USERPROFILE", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", find_no_account)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows users always have a home")
+def test_without_a_home_there_are_no_settings_no_cache_and_no_statistics(
+    homeless: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert environment.find_config_folder() is None
+    assert environment.find_cache_folder() is None
+    assert config.list_config_paths() == (Path("styler.toml"),)
+    assert registry.list_imported() == ()
+    assert not registry.is_cached("vgg19")
+    with pytest.raises(WeightsError, match=r"no home; set XDG_CACHE_HOME"):
+        registry.load_backbone("vgg19")
+    store = DiskStatsStore()
+    moments = {"relu1_1": Moments(torch.zeros(2), torch.zeros(2, 2))}
+    store.put("key", torch.device("cpu"), moments)
+    assert store.get("key", torch.device("cpu")) is None
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_older_versions_of_platformdirs_do_not_make_a_folder_named_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda *_args, **_named: Path("~/.cache/styler"))
+    assert environment.find_cache_folder() is None

@@ -14,8 +14,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
+from filelock import FileLock
 
+from styler import environment
 from styler.engine.result import Result
 from styler.options import Options
 from styler.provenance import Record
@@ -29,6 +30,8 @@ MIN_AGE = 600.0
 """Seconds during which a file is never removed, because it may be about to be used."""
 MAX_UNUSED_AGE = 3600.0
 """Seconds after which an upload that no open session uses is removed."""
+STARTING_SECONDS = 60.0
+"""Seconds in which a server that has made its folder surely locks it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +138,8 @@ class Sessions:
     def __init__(self, max_bytes: int = MAX_TOTAL_BYTES) -> None:
         remove_stale_folders()
         self.max_bytes = max_bytes
-        self.root = Path(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-"))
+        self.root = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=environment.find_temporary_folder()))
+        self._running = _lock_folder(self.root)
         self.uploads, self.outputs = self.root / "uploads", self.root / "outputs"
         self.uploads.mkdir()
         self.outputs.mkdir()
@@ -181,7 +185,7 @@ class Sessions:
         with self._lock:
             for session in self._open.values():
                 session.discard_work()
-        shutil.rmtree(self.root, ignore_errors=True)
+        _remove_folder(self.root, self._running)
 
     def has_room(self, size: int) -> bool:
         """Return whether `size` more bytes fit within the limit, if necessary after removing old files."""
@@ -224,11 +228,33 @@ def _remove_file(path: Path) -> None:
 
 
 def remove_stale_folders() -> None:
-    """Remove the folders of servers that no longer run."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"):
-        number = folder.name.removeprefix(FOLDER_PREFIX).partition("-")[0]
-        if number.isdigit() and not psutil.pid_exists(int(number)):
-            shutil.rmtree(folder, ignore_errors=True)
+    """Remove the folders of servers that no longer run.
+
+    A running server has locked its folder. Process ids would not do: every container has its own.
+    """
+    for folder in environment.find_temporary_folder().glob(f"{FOLDER_PREFIX}*"):
+        with suppress(FileNotFoundError):  # another server has just removed it
+            is_old = time.time() - folder.stat().st_mtime > STARTING_SECONDS
+            if folder.is_dir() and is_old and (lock := _lock_folder(folder)):
+                _remove_folder(folder, lock)
+
+
+def _lock_folder(folder: Path) -> FileLock | None:
+    """Lock a folder, by a file beside it, and return the lock; None if that is not possible."""
+    lock = FileLock(f"{folder}.lock", blocking=False)
+    try:
+        lock.acquire()
+    except (OSError, NotImplementedError):  # another server or user has it, or the file system has no locks
+        return None
+    return lock
+
+
+def _remove_folder(folder: Path, lock: FileLock | None) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    if lock:
+        lock.release()
+        with suppress(OSError):  # another server is trying to lock it, and removes it
+            Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def _list_files(root: Path, now: float) -> list[tuple[float, int, Path]]:

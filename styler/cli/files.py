@@ -9,7 +9,6 @@ import os
 import platform
 import re
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,10 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from styler import library
+from styler import environment, library
 from styler.cli import output
 from styler.cli.flags import InputOptions, OutputOptions
-from styler.errors import ImageError, OptionError, OutputError, UsageError, quote_name
+from styler.errors import ImageError, OptionError, OutputError, StylerError, UsageError, quote_name
 
 if TYPE_CHECKING:
     from styler.images import Picture
@@ -310,8 +309,8 @@ def write_or_keep(write: Callable[[], Path | None], name: Path, encode: Encoder)
     except OutputError as error:
         message = str(error).removesuffix(".")
         try:
-            kept = write_free(Path(tempfile.gettempdir()) / f"{name.stem}.png", encode("png"))
-        except (OutputError, OSError) as second:
+            kept = write_free(environment.find_temporary_folder() / f"{name.stem}.png", encode("png"))
+        except (StylerError, OSError) as second:
             raise OutputError(f"{message}; saving it in the temporary folder failed too ({second}).") from error
         raise OutputError(f"{message}; the picture was saved as {quote_name(kept)}.") from error
 
@@ -389,10 +388,8 @@ def _describe_holder(note: Path) -> str:
 
 def _find_lock_folder() -> Path | None:
     """Return a folder of this user for locks; None if none can be written."""
-    from platformdirs import user_cache_path
-
     own = f"styler-{os.getuid()}" if sys.platform != "win32" else "styler"
-    for folder in (user_cache_path("styler") / "locks", Path(tempfile.gettempdir()) / own):
+    for folder in (*_list_caches("locks"), *_list_temporary(own)):
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError:  # a read-only home, or none; try the next
@@ -400,6 +397,20 @@ def _find_lock_folder() -> Path | None:
         if os.access(folder, os.W_OK) and _is_own_folder(folder):
             return folder
     return None
+
+
+def _list_caches(name: str) -> list[Path]:
+    cache = environment.find_cache_folder()
+    return [cache / name] if cache else []
+
+
+def _list_temporary(name: str) -> list[Path]:
+    """Return the folder of a name among temporary files, unless those would be put into the working folder."""
+    try:
+        folder = environment.find_temporary_folder()
+        return [] if folder.samefile(os.curdir) else [folder / name]
+    except (StylerError, OSError):  # there is no such folder, or the working folder is gone
+        return []
 
 
 def _is_own_folder(folder: Path) -> bool:

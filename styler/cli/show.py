@@ -241,6 +241,8 @@ def _check_cache() -> Facts:
     from styler.vgg import registry
 
     folder = registry.get_cache_folder()
+    if folder is None:
+        return {"folder": None, "bytes": 0}
     return {"folder": str(folder), "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())}
 
 
@@ -337,7 +339,7 @@ def make_completion(app: App) -> Callable[..., int]:
             return 0
         try:
             path = app.install_completion(shell=name)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # the latter if this user has no home
             raise OutputError(
                 f"The completion for {name} cannot be installed ({error}); save the output of 'styler completion "
                 f"{name}' where your shell loads completions."

@@ -101,6 +101,7 @@ def ui(
         open_browser=opens,
         options=options,
     )
+    environment.find_temporary_folder()  # for uploads and pictures; an error if there is none
     server.check_config(page)  # reports a port in use or a missing device before anything is loaded
     for warning in configuration.warnings:
         report.print_warning(warning)

@@ -14,10 +14,9 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
-from platformdirs import user_cache_path
 from torch import Tensor
 
-from styler import images, library
+from styler import environment, images, library
 from styler.errors import OptionError, OutputError, WeightsError
 from styler.geometry import fit_size
 from styler.resample import resize
@@ -49,10 +48,9 @@ def load_backbone(name: str) -> Weights:
     """
     if name in weights.SHA256:
         return weights.read_weights(get_embedded_path(name), sha256=weights.SHA256[name])
-    path, record = get_cached_paths(name)
     if name not in FROM_TORCHVISION:
         if is_valid_name(name) and is_cached(name):
-            return weights.read_weights(path, sha256=record.read_text().strip())
+            return _read_cached(name)
         if Path(name).suffix.lower() in importers.READERS:
             return load_weights_file(Path(name))
         raise OptionError(
@@ -60,16 +58,22 @@ def load_backbone(name: str) -> Weights:
             f"({', '.join(importers.READERS)})."
         )
     if not is_cached(name):
+        path, _ = get_cached_paths(name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_suffix(".lock")):
                 if not is_cached(name):
                     _fetch(name)
-        except OSError as error:
+        except (OSError, NotImplementedError) as error:  # the latter if the file system has no locks
             raise WeightsError(
                 f"Cannot fetch the weights of {name} into '{path.parent}': {error}; "
                 f"omit --backbone to use the {weights.EMBEDDED} that comes with styler."
             ) from error
+    return _read_cached(name)
+
+
+def _read_cached(name: str) -> Weights:
+    path, record = get_cached_paths(name)
     return weights.read_weights(path, sha256=record.read_text().strip())
 
 
@@ -86,7 +90,8 @@ def is_valid_name(name: str) -> bool:
 def list_imported() -> tuple[str, ...]:
     """Return the names of the imported networks."""
     folder = get_cache_folder()
-    names = sorted(path.stem for path in folder.glob("*.safetensors")) if os.path.isdir(folder) else []  # noqa: PTH112
+    is_there = folder is not None and os.path.isdir(folder)  # noqa: PTH112 - `Path.is_dir` would raise
+    names = sorted(path.stem for path in folder.glob("*.safetensors")) if folder and is_there else []
     return tuple(name for name in names if name not in BACKBONES and is_cached(name))
 
 
@@ -121,26 +126,40 @@ def convert_weights_file(path: Path, convention: str) -> bytes:
 
 def is_cached(name: str) -> bool:
     """Return whether the weights of a backbone are in the cache; False if the cache cannot be read."""
+    if get_cache_folder() is None:
+        return False
     return all(os.path.isfile(path) for path in get_cached_paths(name))  # noqa: PTH113 - `Path.is_file` would raise
 
 
 def get_cached_paths(name: str) -> tuple[Path, Path]:
-    """Return the paths of a backbone's cached weights and of their hash."""
-    path = get_cache_folder() / f"{name}.safetensors"
+    """Return the paths of a backbone's cached weights and of their hash.
+
+    Raises:
+        WeightsError: there is no folder for them.
+    """
+    folder = get_cache_folder()
+    if folder is None:
+        raise WeightsError(
+            f"There is no folder for the weights of {name}: this user has no home; set XDG_CACHE_HOME to a folder, or "
+            "name a weights file."
+        )
+    path = folder / f"{name}.safetensors"
     return path, path.with_suffix(".sha256")
 
 
-def get_cache_folder() -> Path:
-    """Return the folder of fetched and imported weights."""
-    return user_cache_path("styler") / "weights"
+def get_cache_folder() -> Path | None:
+    """Return the folder of fetched and imported weights; None if this user has no home."""
+    cache = environment.find_cache_folder()
+    return cache and cache / "weights"
 
 
 def _fetch(name: str) -> None:
     from torchvision.models import get_weight
 
     network, enum = FROM_TORCHVISION[name]
+    path, _ = get_cached_paths(name)
     url = get_weight(f"{enum}.IMAGENET1K_V1").url
-    with tempfile.TemporaryDirectory(dir=get_cache_folder()) as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         checkpoint = Path(folder) / url.rsplit("/", 1)[-1]
         download_checkpoint(url, checkpoint)
         foreign = importers.read_foreign_weights(checkpoint)
@@ -215,12 +234,13 @@ def import_backbone(path: Path, name: str, *, convention: str = "auto", overwrit
     imported = weights.parse_weights(data, path)
     try:
         stored.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+        with FileLock(stored.with_suffix(".lock")):
+            _store(name, data)
+    except (OSError, NotImplementedError) as error:  # the latter if the file system has no locks
         raise OutputError(
-            f"Cannot create the folder '{stored.parent}': {error.strerror}; create it yourself, or clear its path."
+            f"Cannot store weights in '{stored.parent}': {getattr(error, 'strerror', None) or error}; make it "
+            "writable, or set XDG_CACHE_HOME to another folder."
         ) from error
-    with FileLock(stored.with_suffix(".lock")):
-        _store(name, data)
     return imported
 
 

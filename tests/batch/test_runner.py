@@ -151,7 +151,7 @@ def test_statistics_of_recolored_styles_are_not_stored(folder: Path) -> None:
             "photos", "art/x.png", "out", OPTIONS.replace(keep_color=1), context=BatchContext(stats_store=stats)
         )
     ]
-    assert not stats.folder.exists()
+    assert not (folder / "kept").exists()
 
 
 @pytest.fixture

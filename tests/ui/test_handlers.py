@@ -1,5 +1,6 @@
 """Tests of the page without a browser: controls, requests, painting, errors, and the removal of files."""
 
+import errno
 import os
 import threading
 import time
@@ -11,6 +12,7 @@ import gradio as gr
 import numpy as np
 import pytest
 from fastapi import FastAPI
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from styler import images, library, provenance
@@ -338,10 +340,38 @@ def test_old_files_are_removed_then_the_oldest_beyond_the_limit() -> None:
 
 def test_folders_of_dead_servers_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    (tmp_path / f"{FOLDER_PREFIX}99999999-x").mkdir()
-    (tmp_path / f"{FOLDER_PREFIX}{os.getpid()}-x").mkdir()
+    running = Sessions()
+    dead, new = tmp_path / f"{FOLDER_PREFIX}dead", tmp_path / f"{FOLDER_PREFIX}new"
+    for folder, age in ((dead, 100), (new, 0), (running.root, 100)):
+        folder.mkdir(exist_ok=True)
+        os.utime(folder, (time.time() - age,) * 2)
     Sessions().close()
-    assert [path.name for path in tmp_path.iterdir()] == [f"{FOLDER_PREFIX}{os.getpid()}-x"]
+    lock = Path(f"{running.root}.lock")
+    assert {*tmp_path.iterdir()} == {new, running.root, lock}, "one that has just been made may not be locked yet"
+    running.close()
+    assert {*tmp_path.iterdir()} == {new}
+
+
+def test_folders_stay_where_locks_do_not_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: Any) -> None:
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    unknown = tmp_path / f"{FOLDER_PREFIX}unknown"
+    unknown.mkdir()
+    os.utime(unknown, (time.time() - 100,) * 2)
+    Sessions().close()
+    assert {*tmp_path.iterdir()} == {unknown}
+
+
+def test_a_server_without_a_folder_for_temporary_files_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find_none() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp', '/']")
+
+    monkeypatch.setattr("tempfile.gettempdir", find_none)
+    with pytest.raises(StylerError, match=r"^There is no folder for temporary files: .*; set TMPDIR to .*\.$"):
+        Sessions()
 
 
 def test_names_from_browsers_are_sanitized() -> None:
