@@ -216,13 +216,13 @@ class Options:
         self._check_layers()
 
     def _check_layers(self) -> None:
-        """Check the layers by their names, before any network is loaded, and that their weights fit them."""
+        """Check that the family has the layers, before any network is loaded, and that their weights fit them."""
         if not self.content_layers and not self.style_layers:
             raise OptionError("content_layers and style_layers are both empty; give at least one layer.")
-        network, known = ("vgg16", VGG16_LAYERS) if self.backbone == "vgg16" else ("any VGG", LAYERS)
         for name in ("content_layers", "style_layers"):
             for layer in getattr(self, name):
-                if normalize_layer(layer) not in known:
+                if normalize_layer(layer) not in LAYERS:
+                    network, known = ("vgg16", VGG16_LAYERS) if self.backbone == "vgg16" else ("any VGG", LAYERS)
                     raise OptionError(
                         f"{name} has '{layer}', which is not a layer of {network}; choose from {', '.join(known)}."
                     )

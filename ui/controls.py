@@ -23,6 +23,7 @@ from styler.options import (
     list_options,
     resolve_options,
 )
+from styler.provenance import FILE_VALUE
 
 MAIN_OPTIONS = ("preset", "strength", "stroke_size", "keep_color")
 """Options that are always visible."""
@@ -140,6 +141,22 @@ def check_init(init: Any) -> None:
     """
     if init not in INIT_CHOICES:
         raise OptionError(f"init is '{init}'; it can be {', '.join(INIT_CHOICES)}.")
+
+
+def explain_unset(recorded: Mapping[str, Any], server: Options) -> str:
+    """Return sentences about what no control can set: the network, and the picture that the recorded one began from.
+
+    Args:
+        recorded: the options in a record; `backbone` and `init` may be files, whose names are not stored.
+        server: the options of the server, which chooses the network.
+    """
+    sentences = ""
+    if recorded["backbone"] != server.backbone:
+        name = "a network file" if recorded["backbone"] == FILE_VALUE else f"the network {recorded['backbone']}"
+        sentences += f" It was made with {name}; this page paints with {server.backbone}."
+    if recorded["init"] == FILE_VALUE:
+        sentences += " It was started from a picture, which is not stored; this one starts from the photo."
+    return sentences
 
 
 def apply_bundle(kind: str, *values: Any, defaults: Options = DEFAULTS) -> list[Any]:

@@ -191,11 +191,13 @@ class PaintHandlers:
         upload = Upload.from_path(path)
         session.add_uploads(upload)
         try:
-            settings = provenance.settings_from_record(self.studio.read_record(upload))
+            record = self.studio.read_record(upload)
+            settings = provenance.settings_from_record(record)
             values = controls.values_from_options(resolve_options(("picture", settings)).options)
         except StylerError as problem:
             return {layout.status: render.render_error(problem)}
         message = f"The settings of {upload.name} are set; choose a photo and a painting."
+        message += controls.explain_unset(record["options"], self.studio.options)
         fields = {layout.options[name]: value for name, value in zip(controls.PAGE_OPTIONS, values, strict=True)}
         return {**fields, layout.status: render.render_message(message)}
 

@@ -186,7 +186,6 @@ REQUESTS = [
         ["--style-layers", "relu1_1,relu9_1"],
         "style_layers has 'relu9_1', which is not a layer of vgg16; choose from relu1",
     ),
-    (["--content-layers", "relu4_4"], "content_layers has 'relu4_4', which is not a layer of vgg16; choose from relu1"),
     (["--layer-weights", "1,2"], "layer_weights has 2 numbers for 6 style layers"),
     *(([flag, "nan"], "nan") for flag in ("--strength", "--stroke-size", "--seed", "--content-weight", "--keep-color")),
     *(([flag, "1e9"], "it can be") for flag in ("--strength", "--stroke-size", "--threads", "--keep-color", "--taper")),

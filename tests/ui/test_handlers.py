@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from styler import images, library, provenance
+from styler.engine.painter import Painter
 from styler.errors import OptionError, StylerError, UsageError
 from styler.options import LOOKS, PRESETS, Options, list_options
 from ui import app, controls, handlers, layout
@@ -306,8 +308,26 @@ def test_settings_are_loaded_from_a_picture(
     changes = paint_tab.load_settings(session, str(picture.png))
     values = [changes[paint_tab.layout.options[name]] for name in controls.PAGE_OPTIONS]
     assert controls.options_from_values(values) == request.options
+    assert get_status(changes, paint_tab).count(".") == 2, "nothing is left out"
     refused = paint_tab.load_settings(session, str(request_.content.path))
     assert "There are no settings in" in get_status(refused, paint_tab)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"backbone": "vgg19"}, "It was made with the network vgg19; this page paints with vgg16."),
+        ({"backbone": "/home/ada/net.pth"}, "It was made with a network file; this page paints with vgg16."),
+        ({"init": "/home/ada/start.png"}, "It was started from a picture, which is not stored;"),
+    ],
+)
+def test_settings_that_the_page_cannot_use_are_named(
+    changes: dict[str, Any], message: str, paint_tab: PaintHandlers, session: Session, painter: Painter, tmp_path: Path
+) -> None:
+    grain = np.random.default_rng(1).random((64, 64, 3), np.float32)
+    result = replace(painter.stylize(grain, grain, SMALL), options=SMALL.replace(**changes))
+    shown = paint_tab.load_settings(session, str(result.save(tmp_path / "a.png")))
+    assert message in get_status(shown, paint_tab)
 
 
 def test_an_upload_is_not_decoded_in_the_server_process(page: PageLayout, tmp_path: Path) -> None:
