@@ -14,7 +14,9 @@ Each message is one sentence: what failed, which file, why, and what to do. Fron
 other exception that escapes is a bug. Does not know how errors are shown.
 """
 
+import errno
 import os
+import re
 
 
 class StylerError(Exception):
@@ -57,6 +59,47 @@ class DeviceError(StylerError):
 
 class OutOfMemory(DeviceError):
     """The picture does not fit in memory; the message names a size that would."""
+
+
+SHORTAGE = re.compile(
+    r"failed to map segment|(can't|cannot|could not|unable to) allocate( memory)?|can't start new thread|"
+    r"not enough memory|paging file is too small|bad_alloc|out of memory",
+    re.IGNORECASE,
+)
+"""What libraries and systems say when memory runs out, whatever the type of their exception."""
+
+
+def explain_failure(error: BaseException) -> str | None:
+    """Return a sentence about an exception that the machine or the installation causes; None if it may be a bug."""
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    for link in chain:
+        if isinstance(link, MemoryError) or (isinstance(link, OSError) and link.errno == errno.ENOMEM):
+            return _explain_shortage(str(link))
+        if isinstance(link, ImportError | OSError | RuntimeError) and (found := SHORTAGE.search(str(link))):
+            return _explain_shortage(found[0])
+    if isinstance(error, ImportError) and (error.name or "").partition(".")[0] not in ("styler", "ui"):
+        return (
+            f"A library cannot be loaded ({_get_last_line(error)}); the installation is incomplete or damaged: install "
+            "styler again, in a new environment."
+        )
+    return None
+
+
+def _explain_shortage(reason: str) -> str:
+    return (
+        f"There is not enough memory{f' ({reason.strip()})' * bool(reason.strip())}; close other programs, raise the "
+        "limit of this process if it has one ('ulimit -v'), or choose a smaller size."
+    )
+
+
+def _get_last_line(error: BaseException) -> str:
+    return next(
+        (line.strip().rstrip(".") for line in reversed(str(error).splitlines()) if line.strip()), "no reason given"
+    )
 
 
 def quote_name(name: str | os.PathLike[str]) -> str:

@@ -22,7 +22,7 @@ from styler.engine.device import release_memory
 from styler.engine.painter import Painter
 from styler.engine.result import Progress, Result
 from styler.engine.targets import StatsStore
-from styler.errors import DeviceError, OutOfMemory, StylerError, quote_name
+from styler.errors import DeviceError, OutOfMemory, StylerError, explain_failure, quote_name
 from styler.images import Picture
 from styler.options import Options
 from styler.vgg.weights import Weights
@@ -126,7 +126,8 @@ class _PictureJob:
             name = quote_name(Path(self.task.content).name)
             self.end(
                 "failed",
-                f"{type(bug).__name__}: {bug}. This is a bug in styler; paint {name} by itself with "
+                explain_failure(bug)
+                or f"{type(bug).__name__}: {bug}. This is a bug in styler; paint {name} by itself with "
                 "'styler run --debug' to see where.",
             )
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from styler import environment
 from styler.cli import output
+from styler.errors import StylerError, explain_failure
 
 INTERRUPTED = 130
 
@@ -32,3 +33,8 @@ def main(tokens: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:  # raised while the program itself is loaded
         output.write_stderr(f"styler: {str(error) or 'Interrupted.'}\n")
         return getattr(error, "exit_code", INTERRUPTED)
+    except Exception as error:  # in loading the program, since `execute` reports all others
+        if not (reason := explain_failure(error)):
+            raise
+        output.write_stderr(f"styler: error: {reason}\n")
+        return StylerError.exit_code

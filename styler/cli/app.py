@@ -9,20 +9,23 @@ from typing import Any
 from cyclopts import App, CycloptsError, Group, MissingArgumentError, UnusedCliTokensError
 from rich.console import Console
 
-from styler import library, provenance
+from styler import library
 from styler.cli import flags, output, report, show, usage, vgg
 from styler.cli.batch import batch
 from styler.cli.run import run
 from styler.cli.ui import ui
-from styler.errors import OutputError, StylerError, UsageError
+from styler.errors import OutputError, StylerError, UsageError, explain_failure
 
 BUG_EXIT = 1
+DEBUG = "--debug"
 
 
 def execute(tokens: list[str]) -> int:
     """Run one command and return its exit code; the only exception that escapes is `KeyboardInterrupt`."""
-    words = tokens[: tokens.index("--") if "--" in tokens else None]
-    debug, json, streamed = "--debug" in words, "--json" in words, words[:1] == ["batch"]
+    words, rest = _split_tokens(tokens)
+    debug, json = DEBUG in words, "--json" in words
+    tokens = [*_move_debug(words), *rest]
+    streamed = tokens[:1] == ["batch"]
     fail = partial(_report_failure, debug=debug, json=json, streamed=streamed)
     page = io.StringIO()
     try:
@@ -40,9 +43,24 @@ def execute(tokens: list[str]) -> int:
             message, code = str(error) or "Interrupted.", getattr(error, "exit_code", 130)
             output.print_failure("Interrupted", message, code, streamed=streamed)
         raise
-    except Exception as error:  # noqa: BLE001 - a bug, reported as one; --debug adds the traceback
+    except Exception as error:  # noqa: BLE001 - reported as a bug, unless the machine is the cause
+        if reason := explain_failure(error):
+            return fail(StylerError.__name__, reason, StylerError.exit_code)
         name, hint = type(error).__name__, "" if debug else "; run again with --debug for the traceback"
         return fail("Bug", f"{name}: {error}. This is a bug in styler{hint}.", BUG_EXIT)
+
+
+def _split_tokens(tokens: list[str]) -> tuple[list[str], list[str]]:
+    """Return the tokens before `--`, and `--` with those after it, which are names even if they begin with a dash."""
+    end = tokens.index("--") if "--" in tokens else len(tokens)
+    return tokens[:end], tokens[end:]
+
+
+def _move_debug(words: list[str]) -> list[str]:
+    """Return the words with `--debug` after those of its command, wherever it stood; without a command, omit it."""
+    others = [word for word in words if word != DEBUG]
+    has_command = bool(others) and not others[0].startswith("-") and others != [vgg.GROUP]
+    return [*others, DEBUG] if has_command and DEBUG in words else others
 
 
 def _build_app(console: Console) -> App:
@@ -51,7 +69,7 @@ def _build_app(console: Console) -> App:
         name="styler",
         help=usage.ABOUT_STYLER,
         usage=usage.format_usage(""),
-        version=lambda: f"styler {provenance.get_version()}",
+        version=_format_version,
         help_format="plaintext",
         help_formatter=usage.print_panel,
         help_epilogue=usage.RUN_EXIT_CODES,
@@ -72,12 +90,19 @@ def _build_app(console: Console) -> App:
     )
     for order, (name, command, exit_codes) in enumerate(commands):
         page = usage.format_usage(name)
-        app.command(command, name=name, sort_key=order, usage=page, version_flags=[], help_epilogue=exit_codes)
+        accepting = flags.accept_debug(command)
+        app.command(accepting, name=name, sort_key=order, usage=page, version_flags=[], help_epilogue=exit_codes)
         app[name]["--help"].group = flags.OUTPUT_GROUP
     app["run"].help = usage.describe_run(library.list_contents(), library.list_styles())
     app["batch"].config = flags.fill_from_files
     app.command(vgg.make_app(sort_key=len(commands)))
     return app
+
+
+def _format_version() -> str:
+    from styler import provenance  # loaded for the commands that need it, not for help pages
+
+    return f"styler {provenance.get_version()}"
 
 
 def _explain(error: CycloptsError) -> str:

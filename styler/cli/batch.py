@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from styler import config, library, provenance
+from styler import config, library
 from styler.cli import batch_report, files, flags, interrupts, report
 from styler.cli.flags import FileName
 from styler.cli.output import STREAM_NAME
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from styler.batch.manifest import ManifestHistory
     from styler.batch.plan import BatchPlan, BatchRequest
     from styler.batch.runner import BatchContext
+    from styler.provenance import EarlierPicture
 
 Contents = Annotated[
     FileName | None,
@@ -86,8 +87,10 @@ def batch(
 
 def _resolve_options(
     flag_values: Mapping[str, Any], replay: flags.ReplayOptions
-) -> "tuple[config.Config, provenance.EarlierPicture, Options]":
+) -> "tuple[config.Config, EarlierPicture, Options]":
     """Merge flags with the settings outside the program and those of an earlier picture."""
+    from styler import provenance
+
     configuration = config.load_config(command="batch", command_flags=flags.BATCH_FLAGS)
     earlier = provenance.load_earlier(replay.source, flag_values)
     layers = (*configuration.layers, *earlier.layers, ("flag", flag_values))
@@ -121,7 +124,7 @@ def _check_arguments(
     return split_names(given), _parse_file_url(output) if discover.is_url(output) else Path(output)
 
 
-MANY, PHOTO, PAINTING = "many", "a photo that comes with styler", "a painting that comes with styler"
+MANY, BUNDLED_PHOTO, BUNDLED_PAINTING = "many", "a photo that comes with styler", "a painting that comes with styler"
 """Kinds of names besides files, whose kind is their folder."""
 
 
@@ -138,8 +141,8 @@ def split_names(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]
     last = len(names) - 1
     kinds = [_find_kind(name) for name in names]
     folders = [index for index, kind in enumerate(kinds) if kind == MANY]
-    first = max((index + 1 for index, kind in enumerate(kinds) if kind == PHOTO), default=1)
-    end = min((index for index, kind in enumerate(kinds) if kind == PAINTING), default=last)
+    first = max((index + 1 for index, kind in enumerate(kinds) if kind == BUNDLED_PHOTO), default=1)
+    end = min((index for index, kind in enumerate(kinds) if kind == BUNDLED_PAINTING), default=last)
     if last == 1:
         places = [1]
     elif len(folders) == 1 and folders[0] in (0, last):
@@ -156,14 +159,17 @@ def split_names(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]
 
 
 def _find_kind(name: str) -> str:
-    """Return `MANY`, `PHOTO` or `PAINTING`, or the folder of a file."""
+    """Return `MANY`, `BUNDLED_PHOTO` or `BUNDLED_PAINTING`, or the folder of a file."""
     from styler.batch import discover
 
     if os.path.isfile(name):  # noqa: PTH113 - False where `Path.is_file` raises
         return os.path.dirname(os.path.abspath(name))  # noqa: PTH100, PTH120 - a str
     if os.path.isdir(name) or name.startswith("@") or discover.WILDCARD.search(name):  # noqa: PTH112
         return MANY
-    bundled = {**dict.fromkeys(library.list_styles(), PAINTING), **dict.fromkeys(library.list_contents(), PHOTO)}
+    bundled = {
+        **dict.fromkeys(library.list_styles(), BUNDLED_PAINTING),
+        **dict.fromkeys(library.list_contents(), BUNDLED_PHOTO),
+    }
     return bundled.get(name) or os.path.dirname(os.path.abspath(name))  # noqa: PTH100, PTH120 - a str
 
 

@@ -5,8 +5,10 @@ A flag of `Options` that was not given is None, so that a command can tell it fr
 """
 
 import dataclasses
+import functools
+import inspect
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -124,6 +126,23 @@ BitDepth = Annotated[Literal["8", "16"], _value("N", "bits per channel: 8, or 16
 Overwrite = Annotated[bool, _switch("replace the output if it exists")]
 DryRun = Annotated[bool, _switch("print what would be painted and its estimated cost; write nothing")]
 Json = Annotated[bool, _switch("print JSON instead of text, also for errors", "--json")]
+Debug = Annotated[bool, _switch("print tracebacks of errors", "--debug")]
+
+
+def accept_debug(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a command that accepts `--debug`, which `app.execute` has read; unchanged if it has that flag itself."""
+    signature = inspect.signature(command)
+    if "reports" in signature.parameters:
+        return command
+
+    @functools.wraps(command)
+    def accepting(*args: Any, debug: bool = False, **kwargs: Any) -> Any:  # noqa: ARG001 - read by `app.execute`
+        return command(*args, **kwargs)
+
+    flag = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug)
+    accepting.__signature__ = signature.replace(parameters=[*signature.parameters.values(), flag])  # type: ignore[attr-defined] # read by cyclopts
+    accepting.__annotations__ = {**command.__annotations__, "debug": Debug}
+    return accepting
 
 
 @Parameter(name="*")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from styler import config, provenance, schedule
+from styler import config, schedule
 from styler.cli import files, flags, interrupts, output, report
 from styler.cli.flags import FileName, InputOptions, OutputOptions, ReplayOptions
 from styler.errors import UsageError, quote_name
@@ -63,6 +63,8 @@ def run(
     reports: flags.ReportOptions = flags.DEFAULT_REPORT,
 ) -> int:
     """Paint one picture and return the exit code."""
+    from styler import provenance
+
     reports.check()
     names = (content, style, *styles)
     output.check_streams(names, target.output, json=reports.json)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from styler import config, library, provenance
+from styler import config, library
 from styler.cli import flags, output, report
 from styler.cli.flags import FileName, Json, flag_name
 from styler.errors import OutputError, StylerError, UsageError
@@ -115,6 +115,8 @@ PictureFile = Annotated[FileName, Parameter(help="a picture made by styler, or -
 
 def inspect(file: PictureFile, /, *, as_json: Json = False) -> int:
     """Print the settings stored in a picture and the command that made it."""
+    from styler import provenance
+
     record = (
         provenance.read_record(output.open_stdin(), name=output.STDIN_NAME)
         if file == output.STREAM_NAME
@@ -127,6 +129,8 @@ def inspect(file: PictureFile, /, *, as_json: Json = False) -> int:
 
 def _format_record(record: "Record") -> Iterator[str]:
     """Format everything in a record as lines; the commands come last."""
+    from styler import provenance
+
     stopped = ", stopped before it was finished" if record["stopped"] else ""
     yield f"{record['width']}×{record['height']}, made by styler {record['version']}{stopped}"
     settings = ((name, format_value(value) or NO_VALUE) for name, value in record["options"].items())
@@ -191,6 +195,8 @@ def doctor(*, json: Json = False) -> int:
 
 
 def _check_program() -> Facts:
+    from styler import provenance
+
     return {
         "styler": provenance.get_version(),
         "python": platform.python_version(),

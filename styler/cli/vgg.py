@@ -32,10 +32,14 @@ ImagesFlag = Annotated[
 PoolingFlag = Annotated[str, Parameter(metavar="NAME", help="pooling: average, max or mixed (default mixed)")]
 
 
+GROUP = "vgg"
+"""Name of the group of commands."""
+
+
 def make_app(sort_key: int) -> App:
     """Build `styler vgg` and its commands, for its place in the list of all commands."""
     app = App(
-        name="vgg",
+        name=GROUP,
         sort_key=sort_key,
         help=usage.ABOUT_VGG,
         usage=usage.format_usage("vgg"),
@@ -48,7 +52,14 @@ def make_app(sort_key: int) -> App:
     }
     for order, (name, command) in enumerate(commands.items()):
         page = usage.format_usage(f"vgg {name}")
-        app.command(command, name=name, sort_key=order, usage=page, version_flags=[], help_epilogue=usage.EXIT_CODES)
+        app.command(
+            flags.accept_debug(command),
+            name=name,
+            sort_key=order,
+            usage=page,
+            version_flags=[],
+            help_epilogue=usage.EXIT_CODES,
+        )
         app[name]["--help"].group = flags.OUTPUT_GROUP
     return app
 

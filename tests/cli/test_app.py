@@ -1,6 +1,8 @@
 """The command line before it paints: help, flags, and every error with its exit code."""
 
 import dataclasses
+import errno
+import inspect
 import os
 import re
 import shutil
@@ -12,17 +14,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from rich.console import Console
 
-from styler import images, library
+from styler import config, images, library
 from styler.cli import main
+from styler.cli.app import _build_app
 from styler.cli.flags import Flags, flag_name, read_flags
 from styler.engine.painter import Painter
-from styler.errors import OptionError
+from styler.errors import OptionError, explain_failure
 from styler.options import Options, resolve_options
 
 PROBE = """
 import sys
+before = set(sys.modules)
 from styler.cli import main
+main(["--help"])
+added = {name.partition(".")[0] for name in set(sys.modules) - before}
+others = {name for name in added if not name.startswith("_")} - sys.stdlib_module_names
+assert others <= {"styler", "cyclopts", "rich", "attr", "attrs", "docstring_parser"}, others
 for tokens in (
     *(["--help"], ["run", "--help"], ["--version"], ["config", "--size", "99"], ["config", "--json"], ["presets"]),
     *(["presets", "--json"], ["styles"], ["styles", "--json"], ["completion", "bash"], ["doctor", "--help"]),
@@ -206,6 +215,114 @@ def test_a_bug_is_reported_with_a_traceback_only_under_debug(
     assert "Traceback" in capsys.readouterr().err
     assert main(["run", "photo.png", "--", "--debug"]) == 1
     assert "Traceback" not in capsys.readouterr().err, "after -- it is a file name"
+
+
+def list_commands() -> list[list[str]]:
+    """Return the words of every command."""
+    app = _build_app(Console())
+    groups = {name: app[name] for name in app if not name.startswith("-")}
+    return [
+        [name, *inner]
+        for name, command in groups.items()
+        for inner in ([[it] for it in command if not it.startswith("-")] if command.default_command is None else [[]])
+    ]
+
+
+def test_all_commands_are_tested() -> None:
+    assert len(list_commands()) == 16
+    assert ["vgg", "info"] in list_commands()
+    assert ["ui"] in list_commands()
+
+
+@pytest.mark.parametrize("words", list_commands(), ids=" ".join)
+def test_every_command_accepts_debug(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    app = _build_app(Console())
+    inner = app[words[0]] if len(words) == 1 else app[words[0]][words[1]]
+    assert inner.default_command is not None
+    positional = [
+        it for it in inspect.signature(inner.default_command).parameters.values() if it.kind == it.POSITIONAL_ONLY
+    ]
+    names = ["x"] * sum(it.default is it.empty for it in positional)
+    _, bound, _ = app.parse_args([*words, *names, "--debug"], print_error=False, exit_on_error=False)
+    assert bound.arguments["reports"].debug if "reports" in bound.arguments else bound.arguments["debug"]
+    assert main([*words, "--help"]) == 0
+    assert re.search(r"^ +--debug +.*tracebacks of errors$", capsys.readouterr().out, re.MULTILINE)
+    for tokens in ([*words, "--nonsense", "--debug"], ["--debug", *words, "--nonsense"]):
+        assert main(tokens) == 2
+        out, err = capsys.readouterr()
+        assert err.startswith("Traceback")
+        assert "UnknownOptionError" in err
+        assert out == ""
+    assert main([*words, "--nonsense"]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_debug_alone_is_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for tokens in (
+        ["--debug"],
+        ["vgg", "--debug"],
+        ["--debug", "vgg"],
+        ["--help", "--debug"],
+        ["vgg", "--help", "--debug"],
+    ):
+        assert main(tokens) == 0
+        assert capsys.readouterr().out.startswith("Usage: styler")
+
+
+FAILURES: list[tuple[Exception, str]] = [
+    (MemoryError(), "There is not enough memory; close"),
+    (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "not enough memory (failed to map seg"),
+    (OSError(errno.ENOMEM, "Cannot allocate memory"), "not enough memory ([Errno 12] Cannot allocate memory); close"),
+    (RuntimeError("[enforce] DefaultCPUAllocator: can't allocate memory: you tried"), "(can't allocate memory); close"),
+    (RuntimeError("can't start new thread"), "not enough memory (can't start new thread)"),
+    (
+        ModuleNotFoundError("No module named 'safetensors'", name="safetensors"),
+        "loaded (No module named 'safetensors'); the",
+    ),
+    (ImportError("long story\n\nOriginal error was: libx.so: no such file\n"), "(Original error was: libx.so: no such"),
+]
+
+
+@pytest.mark.parametrize(("error", "sentence"), FAILURES, ids=lambda value: type(value).__name__)
+def test_a_machine_or_installation_that_fails_is_no_bug(
+    error: Exception, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(config, "load_config", fail)
+    assert main(["run", "astronaut", "mosaic"]) == 1
+    err = capsys.readouterr().err
+    assert re.fullmatch(r"styler: error: [^\n]+\.\n", err)
+    assert "bug" not in err
+    assert sentence in err
+
+
+def test_the_cause_of_an_error_can_be_a_shortage() -> None:
+    error = ImportError("numpy cannot be imported")
+    error.__cause__ = ImportError("libopenblas.so: failed to map segment from shared object")
+    assert "not enough memory (failed to map segment)" in str(explain_failure(error))
+
+
+def test_our_own_import_errors_are_bugs() -> None:
+    assert explain_failure(ImportError("cannot import name 'x' from 'styler.save'", name="styler.save")) is None
+    assert explain_failure(RuntimeError("shapes do not match")) is None
+    assert explain_failure(OSError(errno.ENOENT, "gone")) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux enforces RLIMIT_AS")
+@pytest.mark.parametrize("megabytes", [60, 300])
+def test_too_little_address_space_is_a_sentence(megabytes: int, tmp_path: Path) -> None:
+    import resource
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))
+
+    command = [sys.executable, "-m", "styler", "run", "astronaut", "mosaic", "-q", "-o", str(tmp_path / "out.png")]
+    process = subprocess.run(command, preexec_fn=limit, capture_output=True, text=True, check=False, timeout=120)
+    assert process.returncode == 1
+    assert re.fullmatch(r"styler: error: There is not enough memory \([^\n]+\); close .*\.\n", process.stderr)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_openmp_waits_passively_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
