@@ -1,7 +1,7 @@
 """`styler vgg …`: commands that inspect, compress, export and compare the feature network."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from styler import library
-from styler.cli import flags, report, usage
+from styler.cli import flags, interrupts, report, usage
 from styler.cli.flags import OUTPUT_GROUP, FileName, Json, Overwrite
 from styler.cli.output import format_columns, print_document, print_lines
 from styler.errors import OptionError, OutputError, UsageError
 
 if TYPE_CHECKING:
+    from styler.vgg.weights import Weights
+    from styler.workshop.distill import DistillStep
     from styler.workshop.info import LayerInfo
 
 
@@ -284,18 +286,38 @@ def slim(
         student = distill.reinitialize(student, seed)
     if distill_steps:
         settings = distill.DistillSettings(steps=distill_steps, seed=seed, freeze=freeze, batch_norm=batch_norm)
-        training = distill.distill(student, teacher, pictures, settings, device=choose_device(device), state=state)
-        for step, get_weights in training:
-            if step.number % REPORT_EVERY == 0 or step.number == distill_steps:
-                log(f"step {step.number} of {distill_steps}: {step}")
-            if step.number == distill_steps:
-                student = get_weights()
+        with interrupts.watch_signals() as watch:
+            training = distill.distill(
+                student, teacher, pictures, settings, device=choose_device(device), state=state, stop=watch.stop
+            )
+            student = _train(training, distill_steps, watch, log)
     data = dump_network(student)
     path = write_file(target, data, overwrite=overwrite)
     state.unlink(missing_ok=True)
     channels = {conv.name: conv.outputs for conv in student.convs}
     _print_output(path, {"bytes": len(data), "channels": channels}, json=json)
     return 0
+
+
+def _train(
+    training: "Iterator[tuple[DistillStep, Callable[[], Weights]]]",
+    steps: int,
+    watch: interrupts.SignalWatch,
+    log: Callable[[str], None],
+) -> "Weights":
+    """Run a training to its end and return the network.
+
+    Raises:
+        Interrupted: a signal ended it early; its state is saved.
+    """
+    watch.begin()
+    for step, get_weights in training:
+        if step.number % REPORT_EVERY == 0 or step.number == steps:
+            log(f"step {step.number} of {steps}: {step}")
+        if step.number == steps:
+            return get_weights()
+    report.print_error("The training is saved; run the same command again to continue.")
+    raise interrupts.Interrupted(watch.number)
 
 
 def compare(

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from threading import Event
 from typing import NamedTuple
 
 import torch
@@ -299,6 +300,7 @@ def distill(
     *,
     device: torch.device | None = None,
     state: Path | None = None,
+    stop: Event | None = None,
 ) -> Iterator[tuple[DistillStep, Callable[[], Weights]]]:
     """Train a slim network; every step is yielded with a function that returns the network at that point.
 
@@ -308,6 +310,7 @@ def distill(
         pictures: the pictures to learn from, each (1, 3, H, W).
         device: where to train; the CPU by default.
         state: a file to save the state in regularly, and to resume from if it exists.
+        stop: once set, the next step is the last one.
 
     Raises:
         WeightsError: the state belongs to another training, or cannot be read.
@@ -327,9 +330,12 @@ def distill(
             group["lr"] = LEARNING_RATE * min(1, (number + 1) / WARM_UP) * decay
         with torch.enable_grad():
             step = _train_step(student, optimizer, scaler, _make_batch(lessons, number, settings.seed), number + 1)
-        if state is not None and ((number + 1) % SAVE_EVERY == 0 or number + 1 == settings.steps):
+        is_last = number + 1 == settings.steps or (stop is not None and stop.is_set())
+        if state is not None and (is_last or (number + 1) % SAVE_EVERY == 0):
             images.write_file(state, dump_state(key, number + 1, student, optimizer), overwrite=True)
         yield step, lambda: student.to_weights(original)
+        if is_last:
+            return
 
 
 def _make_batch(lessons: Lessons, number: int, seed: int) -> Lesson:

@@ -1,9 +1,11 @@
 """Tests of `styler vgg`: help, output and errors of every command, with exit codes."""
 
 import json
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from PIL import Image
 from styler import images
 from styler.cli import main
 from styler.vgg import registry
-from styler.vgg.weights import Weights
+from styler.vgg.weights import Weights, read_metadata
 from styler.workshop import crops, distill, memory, quantize, slim
 
 Capture = pytest.CaptureFixture[str]
@@ -133,6 +135,30 @@ def test_slim_reports_the_channels_and_trains(folder: Path, capsys: Capture) -> 
     assert run("slim", "--keep", "2", *flags, "-o", "b.safetensors") == 2
     assert run("slim", "--crops", "0", "-o", "b.safetensors") == 2
     assert run("slim", "--images", "nowhere", "-o", "b.safetensors") == 4
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_a_training_that_a_signal_stops_continues(
+    folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ("--images", "pictures", "--crops", "2", "--distill-steps", "3", "-o", "a.safetensors")
+    real, hangups = distill._train_step, [signal.SIGHUP, signal.SIGHUP]
+
+    def train_step(*arguments: Any) -> distill.DistillStep:
+        while hangups:
+            signal.raise_signal(hangups.pop())
+        return real(*arguments)
+
+    monkeypatch.setattr(distill, "_train_step", train_step)
+    assert run("slim", *flags) == 129
+    assert capsys.readouterr().err.endswith(
+        "The training is saved; run the same command again to continue.\nstyler: The terminal was closed.\n"
+    )
+    state = Path("a.safetensors.state").read_bytes()
+    assert read_metadata(state)["done"] == "1"
+    assert run("slim", *flags) == 0
+    assert "step 3 of 3" in capsys.readouterr().err
+    assert not Path("a.safetensors.state").exists()
 
 
 def test_compare_prints_markdown(folder: Path, capsys: Capture) -> None:
