@@ -37,6 +37,7 @@ def prepare_process() -> None:
     policy = os.environ.setdefault("OMP_WAIT_POLICY", ENVIRONMENT_SETTINGS["OMP_WAIT_POLICY"])
     if policy == ENVIRONMENT_SETTINGS["OMP_WAIT_POLICY"]:  # the spin count would override another policy
         os.environ.setdefault("GOMP_SPINCOUNT", ENVIRONMENT_SETTINGS["GOMP_SPINCOUNT"])
+    os.environ.setdefault("PATH", os.defpath)  # a service may have none, but packages look for programs in it
     _set_malloc_options({"MALLOC_ARENA_MAX": 1})  # the heaps of threads are too small for the largest feature maps
 
 

@@ -103,3 +103,9 @@ def test_without_a_home_there_are_no_settings_no_cache_and_no_statistics(
 def test_older_versions_of_platformdirs_do_not_make_a_folder_named_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platformdirs.user_cache_path", lambda *_args, **_named: Path("~/.cache/styler"))
     assert environment.find_cache_folder() is None
+
+
+def test_a_service_without_a_path_gets_the_one_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PATH")
+    environment.prepare_process()
+    assert os.environ["PATH"] == os.defpath

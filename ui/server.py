@@ -202,7 +202,12 @@ def serve_page(config: ServerConfig) -> None:
         StylerError: the port is in use.
     """
     with open_listener(config.host, config.port) as listener:
-        server = PageServer(make_server(Studio(config.options), config))
+        studio = Studio(config.options)
+        try:
+            server = PageServer(make_server(studio, config))
+        except BaseException:  # Ctrl-C, too: then nobody else would remove its folder
+            studio.close()
+            raise
         if config.open_browser:
             threading.Timer(0.5, webbrowser.open, [config.address]).start()
         server.run(sockets=[listener])

@@ -88,6 +88,7 @@ def ui(
     configuration = config.load_config(command="ui", command_flags=DEFAULTS)
     options = resolve_options(*configuration.layers, ("flag", flags.read_flags(machine))).options
     _check_init(options)
+    environment.find_temporary_folder()  # for uploads and pictures; an error if there is none
     environment.prepare_process()
     from ui import server
 
@@ -101,7 +102,6 @@ def ui(
         open_browser=opens,
         options=options,
     )
-    environment.find_temporary_folder()  # for uploads and pictures; an error if there is none
     server.check_config(page)  # reports a port in use or a missing device before anything is loaded
     for warning in configuration.warnings:
         report.print_warning(warning)
