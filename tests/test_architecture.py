@@ -31,7 +31,7 @@ ORDER = (
 """The layers, lowest first: a module imports only from layers above its own in this list."""
 
 ORDER_WITHIN = {
-    "images": ("detect", "exif", "decode", "color", "encode", "files", "read", "child"),
+    "images": ("detect", "exif", "chunks", "decode", "color", "tiff", "encode", "files", "read", "child"),
     "batch": ("discover", "manifest", "plan", "report", "stats_store", "worker", "ray", "runner"),
 }
 """The order of the modules inside the folders that count as one layer."""

@@ -1,10 +1,11 @@
 """Pictures: bytes ⇄ float arrays.
 
-    read   ─► detect (which format?) ─► decode (samples as stored) ─► color (sRGB) ─► Picture
+    read   ─► detect (which format?) ─► decode or tiff (samples as stored) ─► color (sRGB) ─► Picture
     encode ─► bytes, tagged as sRGB  ─► files (written whole or not at all)
 
-`exif` is used in both directions; `child` reads in a separate process. Uses numpy and Pillow and never torch, so that a
-process that only decodes starts in a quarter of a second. Knows nothing about options or networks.
+`chunks` parses what files say beside their pixels; `exif` is used in both directions; `child` reads in a separate
+process. Uses numpy and Pillow and never torch, so that a process that only decodes starts in a quarter of a second.
+Knows nothing about options or networks.
 """
 
 from styler.images.detect import PICTURE_SUFFIXES

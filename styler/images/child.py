@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import threading
+import traceback
 from contextlib import suppress
 from typing import IO, Any
 
@@ -69,6 +70,7 @@ class Decoder:
 
         Raises:
             ImageError: as `read_image`, or decoding took too long or too much memory, or crashed the decoder.
+            RuntimeError: a bug in styler; the message has the child's traceback.
         """
         request = {"name": name, "background": background, "max_pixels": max_pixels, "min_side": min_side}
         header, pixels, alpha = self._request(data, request)
@@ -110,6 +112,8 @@ class Decoder:
                     self._replace()
         if "error" in response[0]:
             raise ImageError(response[0]["error"])
+        if "bug" in response[0]:
+            raise RuntimeError(f"decoding failed in the child process\n{response[0]['bug']}")
         return response
 
     def _start(self) -> "subprocess.Popen[bytes]":
@@ -203,6 +207,8 @@ def _answer_request(requests: IO[bytes], output: IO[bytes]) -> None:
             }
     except ImageError as error:
         header = {"error": str(error)}
+    except Exception:  # noqa: BLE001 - a bug, which must be reported where somebody sees it
+        header = {"bug": traceback.format_exc()}
     _send(output, json.dumps(header).encode())
     for array in arrays:
         output.write(array.data)

@@ -1,41 +1,40 @@
-"""Decoding of an image to its samples as stored: Pillow for 8 bits, imagecodecs and tifffile for more.
+"""Decoding of an image to its samples as stored: Pillow for 8 bits, imagecodecs for more. `tiff` decodes TIFF.
 
 Decoders are named classes instead of `Image.open`, so that no other plugin can be reached (Ghostscript, MPO) and
 Pillow's process-wide pixel limit does not apply. Decoders that are optional or rarely needed are imported on demand.
-An image at the limit is large, so per-pixel computations go through `iter_strips`, without a full copy.
+Each call of a decoder is inside `decoding`, which names the exceptions that damaged data causes there; any other is a
+bug. An image at the limit is large, so per-pixel computations go through `iter_strips`, without a full copy.
 """
 
 import importlib
 import logging
+import struct
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from styler.images import exif
-from styler.images.detect import ADVICE, Refusal
-
-if TYPE_CHECKING:
-    from PIL.TiffImagePlugin import ImageFileDirectory_v2
-
+from styler.images import chunks, exif
+from styler.images.detect import Damage, Refusal
 
 Array = NDArray[Any]
 
 _STRIP_PIXELS = 1_000_000
 _MAX_PIXEL_BYTES = 8  # 16-bit RGBA
-_SEVERAL_IMAGES = "it contains more than one image; only the first is used"
-_NOT_FINITE = "some of its values are not finite numbers (NaN or Inf); repair it first"
+SEVERAL_IMAGES = "it contains more than one image; only the first is used"
+NOT_FINITE = "some of its values are not finite numbers (NaN or Inf); repair it first"
 
 _PLUGINS = {
     "jpeg": ("PIL.JpegImagePlugin", "JpegImageFile"),
     "png": ("PIL.PngImagePlugin", "PngImageFile"),
     "webp": ("PIL.WebPImagePlugin", "WebPImageFile"),
-    "tiff": ("PIL.TiffImagePlugin", "TiffImageFile"),
     "gif": ("PIL.GifImagePlugin", "GifImageFile"),
     "bmp": ("PIL.BmpImagePlugin", "BmpImageFile"),
     "avif": ("PIL.AvifImagePlugin", "AvifImageFile"),
@@ -48,12 +47,12 @@ _MISSING_PLUGINS = {
     "jxl": "it is JPEG XL, which needs an extra package; run 'pip install pillow-jxl-plugin' or save it as PNG",
 }
 
-# TIFF tags and their values
-_SUBFILE_TYPE, _WIDTH, _LENGTH, _BITS_PER_SAMPLE, _SAMPLES_PER_PIXEL = 254, 256, 257, 258, 277
-_SUB_IFDS, _ICC_PROFILE, _DNG_VERSION = 330, 34675, 50706
-_COLOR_SAMPLES = {0: 1, 1: 1, 2: 3, 5: 4}  # by PhotometricInterpretation: gray (0: inverted), RGB, CMYK
-_PREMULTIPLIED, _STRAIGHT = 1, 2  # ExtraSamples that are alpha; 0 is "unspecified"
-_COMPRESSIONS = (1, 5, 8, 32946, 32773, 34925, 50000)
+# What decoders raise on damaged data, as found by fuzzing. Errors of imagecodecs are RuntimeErrors.
+PILLOW_ERRORS = (
+    *(OSError, SyntaxError, ValueError, EOFError, RuntimeError, LookupError, TypeError, ArithmeticError),
+    *(AttributeError, struct.error, zlib.error, Image.DecompressionBombError),
+)
+_IMAGECODECS_ERRORS = (RuntimeError, ValueError, TypeError, OverflowError)
 
 
 @dataclass(slots=True)
@@ -62,7 +61,8 @@ class Raw:
 
     samples: Array  # (H, W, C) uint8, uint16 or float32 in [0, 1]; C: 1 gray, 3 RGB, 4 CMYK (full scale is full ink)
     alpha: Array | None = None  # (H, W), one of the same types
-    icc: bytes | None = None
+    claims: dict[str, Any] = field(default_factory=dict)  # what says what the numbers mean: see `color.PRECEDENCE`
+    kind: str = ""  # the format
     orientation: Any = 1  # as in the file; EXIF defines 1 to 8
     warnings: list[str] = field(default_factory=list)  # clauses whose subject is the picture
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -99,6 +99,17 @@ def iter_strips(height: int, width: int) -> Iterator[slice]:
     return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
 
 
+@contextmanager
+def decoding(*damage: type[Exception]) -> Iterator[None]:
+    """Convert the exceptions that a decoder raises on damaged data to `Damage`; all others are bugs and pass."""
+    try:
+        yield
+    except (Refusal, MemoryError, ImportError):
+        raise
+    except damage as error:
+        raise Damage(str(error)) from error
+
+
 def silence_decoders() -> None:
     """Suppress the warnings of Pillow and tifffile; what matters to the user becomes `Picture.warnings`.
 
@@ -113,28 +124,16 @@ def silence_decoders() -> None:
 
 
 def decode(data: bytes, kind: str, limits: Limits) -> Raw:
-    """Decode the first image in `data`.
+    """Decode the first image in `data`, of any format but TIFF.
 
     Raises:
         Refusal: it exceeds the limits, or is stored in a way that is not supported.
-        Exception: any other error that a decoder raises on damaged data.
+        Damage: the data is damaged.
     """
     silence_decoders()
-    if kind == "tiff" and _is_deep_tiff(read_first_directory(data), limits):
-        return _decode_deep_tiff(data, limits)
-    image = open_image(data, kind, limits)
-    limits.check(*image.size)
-    if kind == "png" and data[24] == 16:  # the bit depth, in IHDR
-        raw = Raw(*_decode_deep_png(data))
-    else:
-        image.load()
-        raw = Raw(*_split_alpha(image))
-    raw.icc = image.info.get("icc_profile") if image.mode != "LAB" else None  # Lab has been converted
-    raw.orientation, raw.metadata, raw.warnings = exif.read_exif(image)
-    if kind == "jxl":
-        raw.orientation = 1  # its decoder turns the picture upright but leaves the EXIF data unchanged
-    if getattr(image, "is_animated", False):
-        raw.warnings.append(_SEVERAL_IMAGES)
+    decoders = {"png": _decode_png, "jpeg": _decode_jpeg}
+    raw = decoders[kind](data, limits) if kind in decoders else _decode_other(data, kind, limits)
+    raw.kind = kind
     return raw
 
 
@@ -144,13 +143,135 @@ def open_image(data: bytes, kind: str, limits: Limits) -> ImageFile.ImageFile:
     try:
         decoder = getattr(importlib.import_module(module), plugin)
     except ImportError as error:
+        if kind not in _MISSING_PLUGINS:
+            raise
         raise Refusal(_MISSING_PLUGINS[kind]) from error
-    if kind == "png":
-        _check_animation(data, limits)
     if kind == "jxl":
-        limits.check(*read_jxl_size(data))
-    image: ImageFile.ImageFile = decoder(BytesIO(data))
+        with decoding(ValueError):
+            limits.check(*read_jxl_size(data))
+    with decoding(*PILLOW_ERRORS):
+        image: ImageFile.ImageFile = decoder(BytesIO(data))
+    limits.check(*image.size)
     return image
+
+
+def _load(image: ImageFile.ImageFile) -> Raw:
+    """Decode the pixels by Pillow."""
+    with decoding(*PILLOW_ERRORS):
+        image.load()
+    return Raw(*_split_alpha(image))
+
+
+def _describe(raw: Raw, image: Image.Image) -> None:
+    """Add what Pillow knows beside the pixels."""
+    raw.claims["icc"] = image.info.get("icc_profile")
+    raw.orientation, raw.metadata, raw.claims["exif"], found = exif.read_exif(image)
+    raw.warnings += found
+
+
+def _decode_other(data: bytes, kind: str, limits: Limits) -> Raw:
+    """Decode a WebP, GIF, BMP, AVIF, HEIC or JPEG XL."""
+    image = open_image(data, kind, limits)
+    is_deep = kind in ("avif", "heif") and chunks.read_iso_depth(data) > 8
+    raw = _decode_deep_iso(data, kind) if is_deep else _load(image)
+    _describe(raw, image)
+    if kind in ("avif", "heif"):
+        raw.claims["cicp"] = chunks.read_nclx(data)
+    elif kind == "bmp":
+        raw.claims["icc"], raw.claims["srgb"], raw.claims["calibration"] = chunks.read_bmp_colors(data)
+        ignore_empty_alpha(raw)
+    elif kind == "jxl":
+        raw.orientation = 1  # its decoder turns the picture upright but leaves the EXIF data unchanged
+    if getattr(image, "is_animated", False):
+        raw.warnings.append(SEVERAL_IMAGES)
+    return raw
+
+
+def ignore_empty_alpha(raw: Raw) -> None:
+    """Make a picture opaque whose alpha is 0 everywhere; for formats in which programs leave it 0."""
+    if raw.alpha is not None and not raw.alpha.any():
+        raw.alpha = None
+        raw.warnings.append("its alpha is 0 everywhere and was ignored, so it is opaque")
+
+
+def _decode_deep_iso(data: bytes, kind: str) -> Raw:
+    """Decode an AVIF or HEIC of 10 or 12 bits, whose size has been checked."""
+    if kind == "avif":
+        import imagecodecs
+
+        with decoding(*_IMAGECODECS_ERRORS):
+            stored = imagecodecs.avif_decode(data, index=0, numthreads=1)  # (H, W), (H, W, C)
+        depth = chunks.read_iso_depth(data)
+    else:
+        import pillow_heif
+
+        with decoding(*PILLOW_ERRORS):
+            stored = np.asarray(pillow_heif.open_heif(BytesIO(data), convert_hdr_to_8bit=False))  # (H, W, C)
+        depth = 16
+    return Raw(*split_last(stored, 8 if stored.dtype == np.uint8 else depth))
+
+
+def split_last(stored: Array, bits: int) -> tuple[Array, Array | None]:
+    """Split (H, W) or (H, W, C) into samples and alpha; integers of more than 8 bits are scaled to 16."""
+    stored = stored[..., None] if stored.ndim == 2 else stored
+    if stored.dtype != np.uint8 and bits < 16:
+        top = 2**bits - 1
+        for rows in iter_strips(*stored.shape[:2]):
+            stored[rows] = (np.minimum(stored[rows], top).astype(np.uint32) * 65535 + top // 2) // top
+    if stored.shape[-1] in (2, 4):
+        return stored[..., :-1].copy(), stored[..., -1].copy()  # copies, so that each can be freed alone
+    return stored, None
+
+
+def _decode_jpeg(data: bytes, limits: Limits) -> Raw:
+    """Decode a JPEG, also of more than 8 bits or without its end marker."""
+    header = chunks.read_jpeg(data)
+    if header.precision > 8:
+        limits.check(header.width, header.height)
+        return _decode_deep_jpeg(data, header.precision)
+    if header.is_height_late:
+        at = header.height_at
+        data = data[:at] + struct.pack(">H", header.height) + data[at + 2 :]
+    image = open_image(data, "jpeg", limits)
+    raw = _load(image) if header.end else _load_jpeg_without_end(data, header, limits)
+    _describe(raw, image)
+    return raw
+
+
+def _decode_deep_jpeg(data: bytes, precision: int) -> Raw:
+    """Decode a JPEG of 9 to 16 bits: gray or YCbCr, which becomes RGB."""
+    import imagecodecs
+
+    with decoding(*_IMAGECODECS_ERRORS):
+        stored = imagecodecs.jpeg8_decode(data)  # (H, W) or (H, W, 3)
+    if stored.ndim == 3 and stored.shape[-1] != 3:
+        raise Refusal(
+            f"it is a JPEG of {precision} bits with {stored.shape[-1]} values per pixel; save it as 16-bit TIFF"
+        )
+    return Raw(split_last(stored, precision)[0])
+
+
+def _load_jpeg_without_end(data: bytes, header: chunks.Jpeg, limits: Limits) -> Raw:
+    """Decode a JPEG whose data ends without a marker, if nothing but the marker is missing.
+
+    libjpeg invents what is missing. So it is decoded with two different continuations: pixels that differ are invented.
+
+    Raises:
+        Refusal: pixels are missing; says how many.
+    """
+    data = data.rstrip(b"\0") if data.endswith(bytes(16)) else data  # a download that reserved the space
+    again = "download or copy it again"
+    if not header.has_all_scans:
+        raise Refusal(f"its JPEG data ends too early: passes of a progressive picture are missing; {again}")
+    raw = _load(open_image(data + b"\xff\xd9", "jpeg", limits))
+    noise = bytes((i * 89 + i // 7) % 255 for i in range(1 << 12)) * 4
+    other = _load(open_image(data + noise + b"\xff\xd9", "jpeg", limits))
+    invented = np.flatnonzero((raw.samples != other.samples).any(axis=(1, 2)))
+    if invented.size:
+        share = chunks.describe_share(1 - invented[0] / len(raw.samples))
+        raise Refusal(f"its JPEG data ends too early: the lower {share} of the picture are missing; {again}")
+    raw.warnings.append("its end marker is missing, but its pixels are complete")
+    return raw
 
 
 def _split_alpha(image: Image.Image) -> tuple[Array, Array | None]:
@@ -185,7 +306,7 @@ def _convert_strip(image: Image.Image, mode: str) -> Array:
     if mode in ("I", "F"):
         gray = np.asarray(image, dtype=np.float64) / (65535 if mode == "I" else 1)  # (h, W)
         if not np.isfinite(gray).all():
-            raise Refusal(_NOT_FINITE)
+            raise Refusal(NOT_FINITE)
         return np.clip(gray, 0, 1)
     if image.mode == "LAB":
         from PIL import ImageCms
@@ -197,154 +318,35 @@ def _convert_strip(image: Image.Image, mode: str) -> Array:
     return np.asarray(image if image.mode == mode else image.convert(mode))
 
 
-def _iter_png_chunks(data: bytes) -> Iterator[tuple[bytes, slice]]:
-    """Yield the name of each chunk and where it is."""
-    start = 8
-    while start + 12 <= len(data):
-        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
-        yield data[start + 4 : start + 8], slice(start, end)
-        start = end
+def _decode_png(data: bytes, limits: Limits) -> Raw:
+    """Decode a PNG from the chunks that make pixels; what others say is added if they are undamaged."""
+    png = chunks.split_png(data)
+    image = open_image(png.data, "png", limits)
+    if data[24] == 16:  # the bit depth, in IHDR
+        import imagecodecs
 
-
-def _check_animation(data: bytes, limits: Limits) -> None:
-    """Check the size of an animated PNG before Pillow opens it, because Pillow then allocates a whole frame."""
-    sizes, is_animated = [], False
-    for name, place in _iter_png_chunks(data):
-        if name == b"IDAT":
-            break
-        if name == b"IHDR":  # there should be only one, but Pillow uses the last
-            content = data[place][8:]
-            sizes.append((int.from_bytes(content[:4], "big"), int.from_bytes(content[4:8], "big")))
-        is_animated |= name == b"acTL"
-    for width, height in sizes if is_animated else ():
-        limits.check(width, height)
-
-
-def _decode_deep_png(data: bytes) -> tuple[Array, Array | None]:
-    """Decode a 16-bit PNG to samples (H, W, 1 or 3) and alpha (H, W) or None, uint16."""
-    import imagecodecs
-
-    # Only the chunks that make pixels: libpng would unpack the others, too, and print warnings about them.
-    kept = [data[:8]]
-    for name, place in _iter_png_chunks(data):
-        if name in (b"IHDR", b"tRNS", b"IDAT", b"IEND"):
-            kept.append(data[place])
-        if name == b"IEND":
-            break
-    pixels = imagecodecs.png_decode(b"".join(kept))  # (H, W) or (H, W, C)
-    if pixels.ndim == 2:
-        return pixels[..., None], None
-    if pixels.shape[-1] in (2, 4):
-        return pixels[..., :-1].copy(), pixels[..., -1].copy()  # copies, so that each can be freed alone
-    return pixels, None
-
-
-def read_first_directory(data: bytes) -> "ImageFileDirectory_v2":
-    """Parse the tags of a TIFF's first page."""
-    from PIL.TiffImagePlugin import ImageFileDirectory_v2
-
-    is_big = 43 in (data[2], data[3])  # BigTIFF, whose header is longer
-    directory = ImageFileDirectory_v2(data[: 16 if is_big else 8])
-    stream = BytesIO(data)
-    stream.seek(directory.next)
-    directory.load(stream)
-    return directory
-
-
-def _is_deep_tiff(directory: "ImageFileDirectory_v2", limits: Limits) -> bool:
-    """Return whether samples have more than 8 bits.
-
-    Raises:
-        Refusal: it exceeds the limits, or is a raw camera file in TIFF format, whose first page is a thumbnail.
-        TypeError: a size is not a number; tifffile would repeat even text that many times, and fill the memory.
-    """
-    width, length, samples = directory.get(_WIDTH), directory.get(_LENGTH), directory.get(_SAMPLES_PER_PIXEL, 1)
-    if not (isinstance(width, int) and isinstance(length, int) and isinstance(samples, int)):
-        raise TypeError("a TIFF's width, height or number of samples is not an integer")
-    limits.check(width, length)
-    is_thumbnail = directory.get(_SUBFILE_TYPE) == 1 and _SUB_IFDS in directory
-    if is_thumbnail or _DNG_VERSION in directory:
-        raise Refusal(ADVICE["camera"])
-    return bool(max(directory.get(_BITS_PER_SAMPLE, (1,))) > 8)
-
-
-def _decode_deep_tiff(data: bytes, limits: Limits) -> Raw:
-    """Decode the first page of a TIFF with more than 8 bits per sample."""
-    import tifffile
-
-    with tifffile.TiffFile(BytesIO(data)) as file:
-        page = file.pages.first
-        _check_tiff_page(page, limits)
-        stored = page.asarray(maxworkers=1)  # (H, W), (H, W, C) or, plane by plane, (C, H, W)
-        stored = np.moveaxis(stored, 0, -1) if page.axes == "SYX" else stored
-        stored = stored.reshape(page.imagelength, page.imagewidth, -1)  # (H, W, C)
-        photometric, extras = int(page.photometric), [int(extra) for extra in page.extrasamples]
-        bits = int(page.bitspersample)
-        tags = {tag.code: tag.value for tag in page.tags}
-        has_more_pages = len(file.pages) > 1
-    colors = _COLOR_SAMPLES[photometric]
-    samples, scale = _scale_samples(stored[..., :colors], bits)
-    if photometric == 0:
-        samples = (np.uint16(65535) if samples.dtype == np.uint16 else np.float32(1)) - samples
-    alpha = None
-    if extras and extras[0] in (_PREMULTIPLIED, _STRAIGHT):
-        alpha, _ = _scale_samples(stored[..., colors], bits)  # (H, W)
-        if extras[0] == _PREMULTIPLIED:
-            _unpremultiply(samples, alpha)
-    icc = tags.get(_ICC_PROFILE)
-    raw = Raw(samples, alpha, bytes(icc) if icc else None, tags.get(exif.ORIENTATION, 1))
-    raw.metadata = exif.select_tags(tags, {})
-    if scale > 1:
-        raw.warnings.append(f"its values reach {scale:g}, which is used as white")
-    if has_more_pages:
-        raw.warnings.append(_SEVERAL_IMAGES)
-    return raw
-
-
-def _check_tiff_page(page: Any, limits: Limits) -> None:
-    """Reject a page that cannot be decoded faithfully, or is larger than its header says."""
-    limits.check(int(page.imagewidth), int(page.imagelength))
-    if int(page.tilewidth) * int(page.tilelength) > limits.max_pixels:
-        raise Refusal("its tiles are larger than the limit for whole pictures; save it again with smaller ones")
-    if int(page.compression) not in _COMPRESSIONS:
-        raise Refusal("its compression is not supported at this bit depth; save it with Deflate or LZW")
-    photometric = int(page.photometric)
-    if photometric not in _COLOR_SAMPLES or page.axes not in ("YX", "YXS", "SYX"):
-        raise Refusal("its color layout is not supported; save it as 16-bit RGB")
-    if page.dtype is None or page.dtype.kind not in "uf":
-        raise Refusal("its values are signed or complex numbers; save it as 16-bit RGB or gray")
-    samples = page.samplesperpixel
-    limits.check_depth(int(page.imagewidth) * int(page.imagelength), page.dtype.itemsize * samples)
-    if not _COLOR_SAMPLES[photometric] <= samples <= _COLOR_SAMPLES[photometric] + 4:
-        raise Refusal(f"it has {samples} values per pixel; save it as 16-bit RGB or gray")
-
-
-def _scale_samples(samples: Array, bits: int) -> tuple[Array, float]:
-    """Copy samples to uint16, or to float32 in [0, 1]; also return the divisor of float samples."""
-    if bits == 16 and samples.dtype.kind == "u":
-        return samples.astype(np.uint16), 1.0  # also converts the byte order
-    if samples.dtype.kind == "u":
-        scale, divisor = 1.0, 2.0**bits - 1
+        with decoding(*_IMAGECODECS_ERRORS):
+            stored = imagecodecs.png_decode(png.data)  # (H, W) or (H, W, C)
+        raw = Raw(*split_last(stored, 16))
     else:
-        if not all(np.isfinite(samples[rows]).all() for rows in iter_strips(*samples.shape[:2])):
-            raise Refusal(_NOT_FINITE)
-        # Divided, not clipped, so that a scan stored as 0 to 255, or a highlight above 1, keeps its detail.
-        scale = divisor = max(float(samples.max()), 1.0)
-    scaled = np.empty(samples.shape, np.float32)
-    for rows in iter_strips(*samples.shape[:2]):
-        scaled[rows] = np.clip(samples[rows] / divisor, 0, 1)
-    return scaled, scale
-
-
-def _unpremultiply(samples: Array, alpha: Array) -> None:
-    """Divide samples by alpha in place; they become 0 where alpha is 0."""
-    white = 65535 if samples.dtype == np.uint16 else 1
-    for rows in iter_strips(*alpha.shape):
-        colors = samples[rows].astype(np.float32)  # (h, W, C)
-        share = alpha[rows][..., None] / np.float32(white)  # (h, W, 1)
-        divided = np.divide(colors, share, out=np.zeros_like(colors), where=share > 0)
-        divided = np.minimum(divided, white)
-        samples[rows] = np.rint(divided) if white > 1 else divided
+        raw = _load(image)
+    if block := png.others.get(b"eXIf"):
+        image.info["exif"] = b"Exif\0\0" + block
+    image.info.update(chunks.read_png_texts(png, chunks.ORIENTATION_TEXTS).items())
+    _describe(raw, image)
+    raw.claims["icc"] = chunks.read_png_profile(png)
+    raw.claims["srgb"] = b"sRGB" in png.others
+    raw.claims["calibration"] = chunks.read_png_calibration(png)
+    if content := png.others.get(b"cICP"):
+        raw.claims["cicp"] = chunks.Cicp(content[0], content[1], 0 if content[3] else max(8, data[24]))
+    if png.damaged:
+        names = ", ".join(dict.fromkeys(png.damaged))
+        raw.warnings.append(f"parts of it that are not needed for its pixels are damaged and were ignored ({names})")
+    if not png.has_end:
+        raw.warnings.append("its end marker is missing, but its pixels are complete")
+    if png.images > 1:
+        raw.warnings.append(SEVERAL_IMAGES)
+    return raw
 
 
 def read_jxl_size(data: bytes) -> tuple[int, int]:

@@ -17,6 +17,10 @@ class Refusal(Exception):
     """Why a picture cannot be read and what to do: the second half of a sentence, without the period."""
 
 
+class Damage(Exception):
+    """A decoder failed, for the reason in `__cause__`, because the data is damaged."""
+
+
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (rb"\xff\xd8\xff", "jpeg"),
     (rb"\x89PNG\r\n\x1a\n", "png"),

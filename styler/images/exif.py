@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 ORIENTATION, EXIF_IFD, USER_COMMENT, IMAGE_DESCRIPTION = 0x0112, 0x8769, 0x9286, 0x010E
+INTEROP_IFD, INTEROP_INDEX, COLOR_SPACE = 0xA005, 0x0001, 0xA001
 
 # The only fields that may be copied from a photo to its painting, by their names in `Picture.metadata`.
 KEPT = {"make": 0x010F, "model": 0x0110, "artist": 0x013B, "copyright": 0x8298}
@@ -24,13 +25,28 @@ _MAX_FIELD_LENGTH = 1000  # characters
 BROKEN = (OSError, ValueError, SyntaxError, RuntimeError, LookupError, TypeError, ArithmeticError, struct.error)
 
 
-def read_exif(image: Image.Image) -> tuple[Any, dict[str, str], list[str]]:
-    """Return the orientation as stored, the kept fields, and warnings."""
+def read_exif(image: Image.Image) -> tuple[Any, dict[str, str], str, list[str]]:
+    """Return the orientation as stored, the kept fields, the color space ("srgb", "adobe" or ""), and warnings."""
     try:
         exif = image.getexif()
-        return exif.get(ORIENTATION, 1), select_tags(exif, exif.get_ifd(EXIF_IFD)), []
+        details = exif.get_ifd(EXIF_IFD)
+        index = exif.get_ifd(INTEROP_IFD).get(INTEROP_INDEX) if INTEROP_IFD in details else None
+        space = name_color_space(details.get(COLOR_SPACE), index)
+        return exif.get(ORIENTATION, 1), select_tags(exif, details), space, []
     except BROKEN:
-        return 1, {}, ["its EXIF data is damaged and was ignored"]
+        return 1, {}, "", ["its EXIF data is damaged and was ignored"]
+
+
+def name_color_space(space: Any, interoperability: Any) -> str:
+    """Return "srgb", "adobe" or "" (unknown) for an EXIF ColorSpace and InteroperabilityIndex.
+
+    EXIF defines 1 as sRGB and 65535 as anything else; a camera then adds the index R03 for Adobe RGB (DCF 2.0), or
+    writes 2 as its ColorSpace.
+    """
+    if space == 1:
+        return "srgb"
+    index = interoperability.decode("latin-1") if isinstance(interoperability, bytes) else str(interoperability)
+    return "adobe" if space == 2 or index.startswith("R03") else ""
 
 
 def select_tags(tags: Mapping[int, Any], exif_tags: Mapping[int, Any]) -> dict[str, str]:

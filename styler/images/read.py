@@ -1,7 +1,7 @@
 """Reading of a picture from a path, a stream or bytes into a `Picture`, or an error that says why it failed.
 
-Files are read without ever blocking, up to a limit. Only here do the exceptions of decoders become `ImageError`. Keeps
-no state, so it works in any thread, or in a child process with its own limits.
+Files are read without ever blocking, up to a limit. Only here do refusals and damage become `ImageError`; any other
+exception is a bug and passes. Keeps no state, so it works in any thread, or in a child process with its own limits.
 """
 
 import errno
@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from styler.errors import ImageError, quote_name
-from styler.images import color, exif
-from styler.images.decode import Limits, Raw, decode, open_image, read_first_directory, silence_decoders
-from styler.images.detect import Refusal, detect_kind
+from styler.images import chunks, color, exif
+from styler.images.decode import Limits, Raw, decode, open_image, silence_decoders
+from styler.images.detect import Damage, Refusal, detect_kind
+from styler.images.tiff import decode_tiff, read_first_directory
 
 Readable: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 
@@ -76,7 +77,8 @@ def read_image(
     data = fetch_image_bytes(source, name=name, max_bytes=max_bytes)
     label = describe_source(source, name)
     with _as_image_error(label, data):
-        raw = decode(data, detect_kind(data[:_HEAD]), Limits(max_pixels, min_side))
+        kind, limits = detect_kind(data[:_HEAD]), Limits(max_pixels, min_side)
+        raw = decode_tiff(data, limits) if kind == "tiff" else decode(data, kind, limits)
         return _finish_picture(raw, background, label, hashlib.sha256(data).hexdigest())
 
 
@@ -104,7 +106,10 @@ def fetch_image_bytes(source: Readable, *, name: str | None = None, max_bytes: i
             return bytes(source)
         if isinstance(source, str | os.PathLike):
             return _load_file(os.fspath(source), max_bytes)
-        return _read_stream(source, max_bytes)
+        try:
+            return _read_stream(source, max_bytes)
+        except (OSError, ValueError, EOFError) as error:  # ValueError: it is closed; EOFError: it unpacks a cut file
+            raise Refusal("reading it failed; try again") from error
 
 
 def describe_source(source: Readable, name: str | None) -> str:
@@ -187,21 +192,25 @@ def _extract_texts(data: bytes, kind: str) -> dict[str, str]:
     silence_decoders()
     if kind == "tiff":
         return exif.parse_text(read_first_directory(data).get(exif.IMAGE_DESCRIPTION, ""))
-    if kind not in ("png", "jpeg", "webp", "avif"):
-        return {}  # not a format that styler writes
-    image = open_image(data, kind, Limits(max_pixels=250_000_000, min_side=1))
     if kind == "png":
-        return {str(key): value for key, value in image.info.items() if isinstance(value, str)}
-    return exif.read_exif_text(image)
+        return chunks.read_png_texts(chunks.split_png(data))
+    if kind not in ("jpeg", "webp", "avif"):
+        return {}  # not a format that styler writes
+    return exif.read_exif_text(open_image(data, kind, Limits(max_pixels=250_000_000, min_side=1)))
 
 
 @contextmanager
 def _as_image_error(label: str, data: bytes = b"") -> Iterator[None]:
-    """Convert every exception to `ImageError`; `data` is what was decoded."""
+    """Convert what is wrong with the file to `ImageError`; `data` is what was decoded."""
     try:
         yield
-    except Exception as error:
-        raise ImageError(f"Cannot read {label}: {_explain_failure(error, data)}.") from error
+    except (Refusal, Damage, MemoryError, ImportError) as error:
+        if isinstance(error, ImportError) and (error.name or "styler").partition(".")[0] == "styler":
+            raise
+        cause: BaseException = error
+        while isinstance(cause, Refusal | Damage) and cause.__cause__:
+            cause = cause.__cause__
+        raise ImageError(f"Cannot read {label}: {_explain_failure(error, data)}.") from cause
 
 
 def _explain_failure(error: Exception, data: bytes) -> str:
@@ -209,24 +218,26 @@ def _explain_failure(error: Exception, data: bytes) -> str:
         return str(error)
     if isinstance(error, MemoryError):
         return "there is not enough memory to decode it; make it smaller"
-    if isinstance(error, Image.DecompressionBombError):
+    if isinstance(error, ImportError):
+        module = (error.name or "").partition(".")[0]
+        return f"the package {module} is missing or damaged; run pip install {'pillow' if module == 'PIL' else module}"
+    if isinstance(error.__cause__, Image.DecompressionBombError):
         return "one of its parts is larger than the limit for whole pictures; save it again or make it smaller"
-    return _explain_damage(error, data) if data else "reading it failed; try again"
+    return _explain_damage(error, data)
 
 
 def _explain_damage(error: Exception, data: bytes) -> str:
-    """Find the reason in the decoder's message and the bytes, because decoders raise all kinds of exceptions."""
-    if "MAX_TEXT" in str(error) or "text chunks" in str(error):
-        return "it contains too much text; save it again without metadata"
+    """Find the reason in the bytes and the decoder's message."""
     kind = detect_kind(data[:_HEAD])
     subject = f"its {_KIND_NAMES.get(kind, kind.upper())} data"
-    if isinstance(error, EOFError) or "truncated" in str(error).lower() or not _has_end(data, kind):
+    if missing := chunks.count_missing_bytes(data, kind):
+        size = f"{missing:,} of {missing + len(data):,} bytes are missing"
+        return f"{subject} ends too early: {size}; download or copy it again"
+    if isinstance(error.__cause__, EOFError) or "truncated" in str(error).lower() or not _has_end(data, kind):
         return f"{subject} ends too early; download or copy it again"
     return f"{subject} is damaged; download or export it again"
 
 
 def _has_end(data: bytes, kind: str) -> bool:
     """Return whether the marker at the end of this format is there; True for formats without one."""
-    if kind == "webp":
-        return len(data) >= 8 + int.from_bytes(data[4:8], "little")
-    return {"jpeg": b"\xff\xd9", "png": b"IEND"}.get(kind, b"") in data
+    return {"jpeg": b"\xff\xd9", "png": b"IEND", "gif": b"\0;"}.get(kind, b"") in data

@@ -126,7 +126,7 @@ def test_raw_camera_files_in_tiff_format_are_refused(extra: dict[int, bytes]) ->
         thumbnail = np.zeros((20, 20, 3), np.uint8)
         writer.write(thumbnail, photometric="rgb", subfiletype=1, subifds=0 if extra else 1, extratags=tags)
         if not extra:
-            writer.write(np.zeros((40, 40, 3), np.uint8), photometric="rgb")
+            writer.write(np.zeros((40, 40), np.uint16), photometric="cfa")
     with pytest.raises(ImageError, match="raw camera file"):
         images.read_image(stream.getvalue())
 

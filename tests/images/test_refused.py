@@ -169,5 +169,5 @@ def test_an_interrupt_is_not_reported_as_damage(monkeypatch: pytest.MonkeyPatch)
 
 def test_the_cause_is_kept() -> None:
     with pytest.raises(ImageError) as caught:
-        images.read_image(TRUNCATED["JPEG"][:900])
+        images.read_image(TRUNCATED["GIF"][:900])
     assert isinstance(caught.value.__cause__, OSError)
