@@ -192,8 +192,10 @@ class RayActor:
             self._reports = [report for report in self._reports if report.number != task.number]
         return [*own, final]
 
-    def take_reports(self) -> list[WorkerReport]:
-        """Return the reports since the last call."""
+    def take_reports(self, *, stop: bool = False) -> list[WorkerReport]:
+        """Return the reports since the last call; with `stop`, stop first, in case the call of `stop` was lost."""
+        if stop:
+            self.stop()
         with self._lock:
             reports, self._reports = self._reports, []
         return reports
@@ -323,8 +325,10 @@ class RayEngine:
             self._ray.shutdown()
 
     def _prepare(self, actor: _ActorState) -> None:
-        """Have an actor load the network."""
+        """Have an actor load the network, unless it gets no more pictures."""
         actor.is_ready = False
+        if self._is_stopped:
+            return
         self._calls[actor.handle.prepare.remote(*self._shared)] = partial(self._handle_ready, actor)
 
     def _distribute(self) -> None:
@@ -372,7 +376,8 @@ class RayEngine:
         for actor in self._actors:
             if actor.open and not actor.is_asked and time.monotonic() >= actor.next_ask:
                 actor.is_asked, actor.next_ask = True, time.monotonic() + REPORT_SECONDS
-                self._calls[actor.handle.take_reports.remote()] = partial(self._handle_reports, actor)
+                call = actor.handle.take_reports.remote(stop=self._is_stopped)
+                self._calls[call] = partial(self._handle_reports, actor)
         if not self._actors and not self._calls:
             raise StylerError(
                 f"All workers of the cluster are lost ({self._last_loss}); repair the cluster, then run the same "

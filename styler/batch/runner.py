@@ -3,11 +3,12 @@
 `stylize_folder` is the entry point for programs. Does not know the command line.
 """
 
+import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from styler.batch.plan import EXTENSION_FORMATS, BatchPlan, BatchRequest, Pair, 
 from styler.batch.ray import ClusterConfig, RayEngine
 from styler.batch.report import save_thumbnail, write_index
 from styler.batch.stats_store import DiskStatsStore
-from styler.batch.worker import EncodedPicture, LocalEngine, PaintTask, WorkerConfig, WorkerReport
+from styler.batch.worker import CLOSE_SECONDS, EncodedPicture, LocalEngine, PaintTask, WorkerConfig, WorkerReport
 from styler.engine.result import Progress
 from styler.engine.targets import StatsStore
 from styler.errors import StylerError, UsageError
@@ -147,6 +148,41 @@ def _read_picture(context: BatchContext, path: str, data: bytes | None) -> Pictu
     return context.read(Path(path)) if data is None else context.decode(data, name=path)
 
 
+class _Writer:
+    """A thread that writes one picture after another.
+
+    It is a daemon: a write that hangs, as on a network drive that is gone, must not keep the program from ending.
+    """
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._is_cancelled = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="styler-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, call: Callable[[], Any]) -> "Future[Any]":
+        """Queue a call; the future has its result."""
+        future: Future[Any] = Future()
+        self._calls.put((call, future))
+        return future
+
+    def close(self, *, finish: bool) -> None:
+        """End the thread; with `finish` after all calls, otherwise after the current one if that ends in time."""
+        if not finish:
+            self._is_cancelled.set()
+        self._calls.put(None)
+        self._thread.join(None if finish else CLOSE_SECONDS)
+
+    def _run(self) -> None:
+        for call, future in iter(self._calls.get, None):
+            if self._is_cancelled.is_set():
+                continue
+            try:
+                future.set_result(call())
+            except BaseException as error:  # noqa: BLE001 - raised in the thread that reads the future
+                future.set_exception(error)
+
+
 class _BatchRun:
     """The pictures in progress between an engine and the output folder, and the thread that writes them."""
 
@@ -157,7 +193,7 @@ class _BatchRun:
         self._failures = 0
         self._settings = hash_settings(plan.settings)
         self._open: dict[int, _OpenPicture] = {}
-        self._writer = ThreadPoolExecutor(1, "styler-writer")
+        self._writer = _Writer()
         self._writes: deque[Future[tuple[int, BatchEvent | None]]] = deque()
 
     def paint(self, stop: threading.Event) -> Iterator[BatchEvent]:
@@ -185,8 +221,8 @@ class _BatchRun:
         """Close the engine; with `finish_encoded`, write the pictures that it has encoded."""
         for report in self._engine.close():
             if finish_encoded and report.encoded and report.number in self._open:
-                self._writer.submit(self._finish, report)
-        self._writer.shutdown(wait=True, cancel_futures=not finish_encoded)
+                self._writer.submit(partial(self._finish, report))
+        self._writer.close(finish=finish_encoded)
 
     def _submit(self, number: int, pair: Pair) -> Iterator[BatchEvent]:
         """Submit a picture to the engine, if its file can be written."""
@@ -214,7 +250,7 @@ class _BatchRun:
         if report.kind in ("started", "progress", "note"):
             yield BatchEvent(report.kind, picture.pair, report.progress, report.text)
             return
-        write = self._writer.submit(self._finish, report)
+        write = self._writer.submit(partial(self._finish, report))
         write.add_done_callback(lambda _write: self._engine.wake())
         self._writes.append(write)
 

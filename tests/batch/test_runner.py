@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from batches import group_kinds
 from numpy.typing import NDArray
 
 from styler import images
-from styler.batch import discover
+from styler.batch import discover, runner
 from styler.batch.discover import SelectionRules
 from styler.batch.runner import BatchContext, BatchEvent, stylize_folder
 from styler.batch.stats_store import DiskStatsStore
@@ -259,6 +259,32 @@ def test_missing_urls_and_unknown_schemes_are_reported(folder: Path) -> None:
         next(stylize_folder("nosuch://x", "art/x.png", "out", OPTIONS))
     with pytest.raises(NothingMatched, match="contains no picture to paint"):
         next(stylize_folder("memory://nothing/*.png", "art/x.png", "out", OPTIONS))
+
+
+def test_a_write_that_hangs_does_not_keep_an_interrupted_batch_from_ending(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a network drive that is gone: the second Ctrl-C, an exception in the caller, ends the batch."""
+    monkeypatch.setattr(runner, "CLOSE_SECONDS", 0.1)
+    is_writing, is_back = threading.Event(), threading.Event()
+    writers: list[threading.Thread] = []
+
+    def hang(*_args: object) -> None:
+        writers.append(threading.current_thread())
+        is_writing.set()
+        is_back.wait(TIMEOUT)
+
+    events = stylize_folder("photos", "art/x.png", "out", OPTIONS, context=BatchContext(write=hang))
+    assert isinstance(events, Generator)
+    next(event for event in events if event.kind == "progress" and is_writing.is_set())
+    with pytest.raises(KeyboardInterrupt):
+        events.throw(KeyboardInterrupt)
+    (writer,) = writers
+    assert writer.is_alive()
+    assert writer.daemon, "the program would not end"
+    is_back.set()
+    writer.join(TIMEOUT)
+    assert len(writers) == 1, "nothing is written after the interruption"
 
 
 HANGING = """
