@@ -82,6 +82,11 @@ class Bundle:
 
     help: str
     values: Mapping[str, Value]
+    iterations: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """Of a look that paints at one scale: its iterations by preset, in place of the preset's own."""
+    is_recipe: bool = False
+    """Whether it sets more than the manner. Such a look is undone when another replaces it; others do not mention its
+    options."""
 
 
 PRESETS = {
@@ -102,17 +107,33 @@ LOOKS = {
         "crisp lines and clear areas: drawings, prints, woodcuts",
         {"strength": 60.0, "stroke_size": 0.8, "smoothness": 0.05, "pooling": "max"},
     ),
-    "gatys": Bundle(
-        "the method of Gatys et al. (2015): Gram matrices, conv4_2, equal layer weights, no smoothing",
+    "gram": Bundle(
+        "Gram matrices of conv1_1 to conv5_1 and conv4_3, in the default's schedule",
         {
             "distance": "gram",
             "content_layers": ("relu4_2",),
             "style_layers": ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu4_3", "relu5_1"),
             "layer_weights": (1.0,),
+        },
+        is_recipe=True,
+    ),
+    "gatys": Bundle(
+        "the method of Gatys et al. (2015): one scale, from noise; 100, 400 or 1000 iterations by preset",
+        {
+            "distance": "gatys",
+            "content_layers": ("relu4_2",),
+            "content_weight": 1e-3,
+            "style_layers": ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"),
+            "layer_weights": (1.0,),
             "smoothness": 0.0,
             "multiscale": 0.0,
             "pooling": "average",
+            "init": "noise",
+            "optimizer": "lbfgs",
+            "first_size": 8192,
         },
+        iterations={"draft": 100, "standard": 400, "fine": 1000},
+        is_recipe=True,
     ),
 }
 """Manner: settings of the objective."""
@@ -172,8 +193,9 @@ class Options:
 
     distance: str = _objective(
         "wasserstein",
-        "how styles are compared: Wasserstein distance of mean and covariance, or Gram matrices",
-        choices=("wasserstein", "gram"),
+        "how styles are compared: Wasserstein distance of mean and covariance, Gram matrices, or gatys: Gram matrices "
+        "and the content loss with the sums of the paper",
+        choices=("wasserstein", "gram", "gatys"),
     )
     content_layers: tuple[str, ...] = _objective(("relu4_2",), "layers compared with the photo")
     content_weight: float = _objective(0.0128, "weight of the content loss at strength 50", low=0, high=1e9)
@@ -284,8 +306,8 @@ def resolve_options(*layers: tuple[str, Mapping[str, Any]]) -> ResolvedOptions:
                 name = settings[kind]
                 if not isinstance(name, str) or name not in bundles:
                     raise OptionError(_explain_choice(kind, name, bundles))
-                bundle = {**_list_bundle_defaults(bundles), **bundles[name].values}
-                values |= bundle
+                bundle = _list_bundle_values(kind, name, values)
+                values |= {**bundle, kind: name}
                 origins |= dict.fromkeys(bundle, f"{layer} ({kind} {name})")
         values |= settings
         origins |= dict.fromkeys(settings, layer)
@@ -309,10 +331,22 @@ def list_options() -> dict[str, OptionSpec]:
     return {field.name: field.metadata["spec"] for field in dataclasses.fields(Options)}
 
 
-def _list_bundle_defaults(bundles: Mapping[str, Bundle]) -> dict[str, Any]:
-    """Return the default of every option that any of the bundles sets, so that the default bundle undoes the others."""
-    defaults = Options()
-    return {name: getattr(defaults, name) for bundle in bundles.values() for name in bundle.values}
+def _list_bundle_values(kind: str, name: str, before: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that a preset or look sets when it replaces the one in the settings `before`.
+
+    The options of other bundles get their defaults, so that the default bundle undoes the others.
+    """
+    defaults, bundles = Options(), PRESETS if kind == "preset" else LOOKS
+    replaced = before.get(kind, getattr(defaults, kind))
+    undone = [bundle for key, bundle in bundles.items() if key == replaced or not bundle.is_recipe]
+    values = {option: getattr(defaults, option) for bundle in undone for option in bundle.values}
+    values |= bundles[name].values
+    chosen = {"preset": defaults.preset, "look": defaults.look, **before, kind: name}
+    if own := LOOKS[chosen["look"]].iterations:
+        values["iterations"] = own[chosen["preset"]]
+    elif kind == "look" and bundles[replaced].iterations:
+        values["iterations"] = PRESETS[chosen["preset"]].values.get("iterations", defaults.iterations)
+    return values
 
 
 def normalize_layer(name: str) -> str:

@@ -392,5 +392,12 @@ def load_earlier(source: str | None, flags: Mapping[str, Any]) -> EarlierPicture
     for name in _list_file_options(record):
         if name not in flags:
             raise UsageError(f"{quote_name(source)} was {_FILE_KINDS[name]} file; give that file with --{name} FILE.")
-    needs_new_schedule = any(name in flags for name in SCHEDULE_OPTIONS)
+    needs_new_schedule = any(name in flags for name in SCHEDULE_OPTIONS) or _changes_schedule(record, flags)
     return EarlierPicture(record, None if needs_new_schedule else replay_from_record(record))
+
+
+def _changes_schedule(record: Record, flags: Mapping[str, Any]) -> bool:
+    """Return whether a look among the flags sets an option of the schedule to another value."""
+    layers = ("--from", settings_from_record(record)), ("flag", {name: flags[name] for name in flags if name == "look"})
+    options = resolve_options(*layers).options.to_dict()
+    return any(options[name] != record["options"][name] for name in SCHEDULE_OPTIONS)

@@ -336,7 +336,8 @@ def test_every_preset_and_look_is_valid_and_applied() -> None:
     for preset, effort in PRESETS.items():
         for look, manner in LOOKS.items():
             options = Options.of(preset=preset, look=look).to_dict()
-            for name, value in {**effort.values, **manner.values}.items():
+            own = {"iterations": manner.iterations[preset]} if manner.iterations else {}
+            for name, value in {**effort.values, **manner.values, **own}.items():
                 assert options[name] == (list(value) if isinstance(value, tuple) else value)
             assert effort.help
             assert manner.help
@@ -344,14 +345,27 @@ def test_every_preset_and_look_is_valid_and_applied() -> None:
     assert iterations == sorted(set(iterations))
 
 
-def test_the_gatys_look_is_the_method_of_the_paper() -> None:
-    options = Options.of(look="gatys")
-    assert options.distance == "gram"
-    assert options.content_layers == ("relu4_2",)
-    assert options.style_layers == ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu4_3", "relu5_1")
-    assert len(set(options.layer_weights)) == 1
-    assert options.smoothness == 0
-    assert options.pooling == "average"
+def test_a_recipe_is_undone_when_another_look_replaces_it_and_only_then() -> None:
+    """It sets options that have nothing to do with the manner; another look leaves them as they were chosen."""
+    recipe = ("file", {"preset": "fine", "look": "gatys"})
+    assert resolve_options(recipe).options.iterations == 1000
+    for look in ("plain", "oil", "gram"):
+        replaced = resolve_options(recipe, ("flags", {"look": look})).options
+        assert replaced == Options.of(preset="fine", look=look)
+    chosen = {"init": "style", "optimizer": "adam", "first_size": 256, "iterations": 33, "distance": "gram"}
+    kept = resolve_options(("file", chosen), ("flags", {"look": "oil"})).options
+    assert {name: getattr(kept, name) for name in chosen} == chosen
+    assert kept.smoothness == 0.6
+
+
+def test_a_preset_gives_the_iterations_of_a_look_with_its_own() -> None:
+    looks = ({"look": "gatys", "preset": "draft"}, {"look": "gatys", "iterations": 7}, {"look": "gatys"})
+    assert [Options.of(**look).iterations for look in looks] == [100, 7, 400]
+    layers = ("file", {"look": "gatys"}), ("flags", {"preset": "fine"})
+    assert resolve_options(*layers).options.iterations == 1000
+    assert resolve_options(*layers, ("more", {"look": "gatys"})).options.iterations == 1000
+    both = ("file", {"look": "gatys"}), ("flags", {"preset": "fine", "look": "plain"})
+    assert resolve_options(*both).options == Options.of(preset="fine")
 
 
 def test_an_unknown_setting_is_refused_with_a_suggestion_or_the_list() -> None:

@@ -43,7 +43,7 @@ EXECUTED = (Scale(32, 24, 6, "lbfgs", sketch=True), Scale(64, 48, 3, "adam", pla
 def make_result(**changes: Any) -> Result:
     fields: dict[str, Any] = {
         "pixels": PIXELS,
-        "options": Options.of(preset="draft", look="gatys", size=64, strength=70, threads=2, seed=2**32 - 1),
+        "options": Options.of(preset="draft", look="gram", size=64, strength=70, threads=2, seed=2**32 - 1),
         "schedule": EXECUTED,
         "losses": {"content relu4_2": 0.1, "total": 1 / 3, "style relu1_1": float("inf")},
         "units": 4.5,
@@ -108,9 +108,16 @@ def test_every_option_that_determines_the_schedule_is_listed() -> None:
     assert set(SCHEDULE_OPTIONS) == determining | {"preset"}
 
 
+def test_a_look_that_changes_the_schedule_replaces_the_recorded_one(tmp_path: Path) -> None:
+    options = Options.of(size=64, smoothness=0.1)
+    path = images.write_file(tmp_path / "a.png", encode_record(provenance.make_record(make_result(options=options))))
+    assert provenance.load_earlier(str(path), {"look": "gatys"}).replay is None
+    assert provenance.load_earlier(str(path), {"look": "oil"}).replay == make_result().replay
+
+
 def test_the_command_in_a_record_gives_the_same_options(record: Record) -> None:
     assert format_command(record) == (
-        "styler run CONTENT STYLE --size 64 --preset draft --look gatys --strength 70 --seed 4294967295 --threads 2"
+        "styler run CONTENT STYLE --size 64 --preset draft --look gram --strength 70 --seed 4294967295 --threads 2"
     )
     odd = Options.of(
         preset="fine",

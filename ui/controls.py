@@ -160,7 +160,7 @@ def explain_unset(recorded: Mapping[str, Any], server: Options) -> str:
 
 
 def apply_bundle(kind: str, *values: Any, defaults: Options = DEFAULTS) -> list[Any]:
-    """Return the values of all controls after a choice of preset or look: only the options of that bundle change.
+    """Return the values of all controls after a choice of preset or look: the options that these set.
 
     Args:
         kind: "preset" or "look".
@@ -168,8 +168,8 @@ def apply_bundle(kind: str, *values: Any, defaults: Options = DEFAULTS) -> list[
         defaults: those of the server, whose own preset and look return to them.
     """
     current = dict(zip(PAGE_OPTIONS, values, strict=True))
-    options = override_defaults(defaults, {kind: current[kind]})
-    changed = {kind, *(option for bundle in OPTION_BUNDLES[kind].values() for option in bundle.values)}
+    options = override_defaults(defaults, {"preset": current["preset"], "look": current["look"]})
+    changed = {kind, "iterations", *(option for bundle in OPTION_BUNDLES[kind].values() for option in bundle.values)}
     chosen = dict(zip(PAGE_OPTIONS, values_from_options(options), strict=True))
     return [chosen[option] if option in changed else current[option] for option in PAGE_OPTIONS]
 

@@ -51,9 +51,9 @@ def presets(*, json: Json = False) -> int:
 
 def _list_bundle_values(group: str, name: str) -> dict[str, Value]:
     """Return the options that a preset or look sets; the default one sets what the others would change."""
-    options = resolve_options(("presets", {group: name})).options
-    bundles = PRESETS if group == "preset" else LOOKS
-    return {field: getattr(options, field) for bundle in bundles.values() for field in bundle.values}
+    resolved = resolve_options(("presets", {group: name}))
+    named = f"presets ({group} {name})"
+    return {field: getattr(resolved.options, field) for field, origin in resolved.origins.items() if origin == named}
 
 
 def styles(*, json: Json = False) -> int:

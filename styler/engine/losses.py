@@ -1,9 +1,9 @@
 """The losses, as pure functions of tensors.
 
-Every loss is a mean, so that it does not depend on the size of the image. Features are (1, C, H, W), as `styler.vgg`
-computes them; the statistics of a layer are its mean μ (C,) and its second moment S (C, C), from which every style
-distance is computed. Everything is computed in float32, whatever the precision of the features, or in float64 if the
-features are float64.
+Every loss but `content_sum` is a mean, so that it does not depend on the size of the image. Features are (1, C, H, W),
+as `styler.vgg` computes them; the statistics of a layer are its mean μ (C,) and its second moment S (C, C), from which
+every style distance is computed. Everything is computed in float32, whatever the precision of the features, or in
+float64 if the features are float64.
 
 Knows tensors only: no network, no options, no files.
 """
@@ -93,6 +93,15 @@ def content_loss(features: Tensor, target: Tensor) -> Tensor:
     """
     wide = _widen(features)
     return (wide - target.to(wide)).square().mean()  # the gradient of mse_loss is not channels-last
+
+
+def content_sum(features: Tensor, target: Tensor) -> Tensor:
+    """Return half the sum of the squared differences of features, (): ½ Σ (F − P)².
+
+    Source: L. Gatys, A. Ecker and M. Bethge, "A Neural Algorithm of Artistic Style", 2015, equation 1.
+    """
+    wide = _widen(features)
+    return (wide - target.to(wide)).square().sum() / 2
 
 
 def gram_distance(ours: Moments, target: Moments) -> Tensor:

@@ -33,6 +33,8 @@ class Targets:
     """Coarse chroma to keep, (1, 2, h, w), or None to take the style's colors."""
     content_scale: Tensor | float = 1.0
     """Multiplies the content weights: how far the style's mean features are from the content's."""
+    is_content_summed: bool = False
+    """Whether the content loss is the sum of the paper by Gatys et al. and not a mean."""
     roughness: float = 1.0
     """Divides the total variation: the root of the style's own, so that a soft style gives a soft picture."""
 
@@ -94,10 +96,11 @@ class Objective:
     def terms_from_features(self, features: Mapping[str, Tensor], image: Tensor) -> dict[str, Tensor]:
         """Return the same terms, given the features of the image by layer."""
         targets, weights = self.targets, self.weights
+        content_loss = losses.content_sum if targets.is_content_summed else losses.content_loss
         terms: dict[str, Tensor] = {}
         for layer, content in targets.content.items():
             weight = weights.content[layer] * targets.content_scale
-            terms[f"{CONTENT} {layer}"] = weight * losses.content_loss(features[layer], content)
+            terms[f"{CONTENT} {layer}"] = weight * content_loss(features[layer], content)
         for layer, style in targets.style.items():
             terms[f"{STYLE} {layer}"] = weights.style[layer] * self._compute_style_distance(features[layer], style)
         if weights.smoothness:

@@ -22,6 +22,10 @@ from styler.resample import resize
 from styler.vgg import arch
 from styler.vgg.model import Check, Features
 
+PAPER = "gatys"
+"""The value of `distance` for the sums of the paper by Gatys et al."""
+STRENGTH_PER_DECADE = 12.5
+"""Change of the strength that changes α/β by a factor of 10."""
 DEFAULT_STYLE_LAYERS = Options().style_layers
 
 COLOR_WEIGHT = 100.0
@@ -97,6 +101,14 @@ def content_falloff(strength: float) -> float:
     return math.exp(-math.log(30) * content_release(strength))
 
 
+def weigh_ratio(strength: float) -> float:
+    """Return the factor of α/β in the objective of Gatys et al., for a strength of 0 to 100: 1 at 50, a power of ten.
+
+    Their paper varies this ratio, and nothing else, between photo and painting.
+    """
+    return float(10 ** ((50 - strength) / STRENGTH_PER_DECADE))
+
+
 def compute_term_weights(options: Options, network: str) -> TermWeights:
     """Return the weight of every term of the objective.
 
@@ -104,7 +116,8 @@ def compute_term_weights(options: Options, network: str) -> TermWeights:
         OptionError: the network lacks one of the layers.
     """
     layers = resolve_content_layers(options, network)
-    content = options.content_weight * content_falloff(options.strength) / max(1, len(layers))
+    falloff = weigh_ratio if options.distance == PAPER else content_falloff
+    content = options.content_weight * falloff(options.strength) / max(1, len(layers))
     return TermWeights(
         content=dict.fromkeys(layers, content),
         style=resolve_style_layers(options, network),
@@ -300,7 +313,8 @@ def compute_targets(
         cache.get_moments(style_features, style, at, check, persist=not keep)  # recolored styles fit this content only
         for style, at in zip(styles, sizes, strict=True)
     ]
-    mix = style_mix(options.strength)
+    is_paper = options.distance == PAPER
+    mix = 1.0 if is_paper else style_mix(options.strength)
     content_scale = torch.zeros((), dtype=torch.float32, device=features.device)
     style_targets: dict[str, StyleTarget] = {}
     for layer, weight in weights.style.items():
@@ -309,14 +323,15 @@ def compute_targets(
         content_scale = content_scale + weight * (mean - target.mean).square().mean()
         if mix < 1:
             target = losses.blend_moments([losses.compute_moments(maps[layer]), target], [1 - mix, mix])
-        is_gram = options.distance == "gram"
-        style_targets[layer] = target if is_gram else losses.prepare_wasserstein_target(target)
+        is_wasserstein = options.distance == "wasserstein"
+        style_targets[layer] = losses.prepare_wasserstein_target(target) if is_wasserstein else target
     roughness = [measure_roughness(style, at) for style, at in zip(styles, sizes, strict=True)]
     return Targets(
         content={layer: maps[layer] for layer in weights.content},
         style=style_targets,
         color=_compute_color_target(image, content.image, blend, keep) if keep else None,
-        content_scale=content_scale.clamp(min=MIN_CONTENT_SCALE).sqrt(),
+        content_scale=1.0 if is_paper else content_scale.clamp(min=MIN_CONTENT_SCALE).sqrt(),
+        is_content_summed=is_paper,
         roughness=math.fsum(share * each for share, each in zip(shares, roughness, strict=True)),
     )
 

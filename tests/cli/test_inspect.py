@@ -100,7 +100,7 @@ def test_a_replay_of_the_same_inputs_gives_the_same_pixels(name: str, folder: Pa
 
 
 @pytest.mark.parametrize(
-    "flags", ["--preset draft", "--look gatys", "--preset fine --look gatys --stroke-size 2", "--keep-color 1"]
+    "flags", ["--preset draft", "--look gram", "--preset fine --look oil --stroke-size 2", "--keep-color 1"]
 )
 def test_a_replay_gives_the_same_pixels_for_any_preset_or_look(flags: str, folder: Path) -> None:
     assert paint("holiday.png", "monet.png", *flags.split(), "-o", "a.png") == 0

@@ -121,7 +121,7 @@ def test_a_default_layer_that_is_missing_becomes_the_last_of_its_block(network: 
 
 
 def test_the_layers_of_a_look_are_default_layers() -> None:
-    assert "relu4_2" in targets.resolve_style_layers(Options.of(look="gatys"), "vgg11")
+    assert "relu4_2" in targets.resolve_style_layers(Options.of(look="gram"), "vgg11")
 
 
 def test_a_chosen_layer_that_is_missing_is_an_error_that_lists_the_layers() -> None:

@@ -114,6 +114,14 @@ def test_a_preset_or_look_changes_only_its_own_controls(kind: str, names: dict[s
         assert controls.options_from_values(values) == Options.of(**{kind: name}, size=300, seed=5)
 
 
+def test_presets_and_looks_go_together() -> None:
+    values = controls.values_from_options(Options())
+    for kind, name in (("look", "gatys"), ("preset", "fine"), ("look", "oil"), ("preset", "draft"), ("look", "gatys")):
+        values[controls.PAGE_OPTIONS.index(kind)] = name
+        values = controls.apply_bundle(kind, *values)
+    assert controls.options_from_values(values) == Options.of(preset="draft", look="gatys")
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
