@@ -117,14 +117,18 @@ class Objective:
         """Return the detached terms with their sum as `total`, and the gradient of the sum, (1, 3, H, W).
 
         The sum is multiplied by the number of values before the backward pass and the gradient divided by it after,
-        in float32: the gradient of a mean over many pixels would underflow in float16. The half-size copy is
-        evaluated after the backward pass of the full size, so that the two do not share memory.
+        in float32: the gradient of a mean over many pixels would underflow in float16. That of a summed content loss
+        would overflow, so it is multiplied by less, as far as the sum is above 1. The half-size copy is evaluated
+        after the backward pass of the full size, so that the two do not share memory.
         """
         image = image.detach().requires_grad_()
         terms = self.terms(image)
         total = torch.stack(list(terms.values())).sum()
-        (gradient,) = torch.autograd.grad(total * image.numel(), image)
-        terms, gradient = {name: term.detach() for name, term in terms.items()}, gradient / image.numel()
+        scale: Tensor | int = image.numel()
+        if self.targets.is_content_summed:
+            scale = image.numel() / total.detach().clamp(min=1)
+        (gradient,) = torch.autograd.grad(total * scale, image)
+        terms, gradient = {name: term.detach() for name, term in terms.items()}, gradient / scale
         terms[TOTAL] = total.detach()
         if self.half_size is None:
             return terms, gradient

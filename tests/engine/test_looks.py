@@ -29,8 +29,8 @@ Losses = tuple[dict[str, Tensor], Tensor]
 def build(tiny: Weights) -> Callable[..., Objective]:
     """Return `build(options, content, style)`: the objective of an image of the content's size."""
 
-    def made(options: Options, content: Tensor, style: Tensor) -> Objective:
-        features = Features(tiny, targets.resolve_layers(options, "tiny"), options.pooling)
+    def made(options: Options, content: Tensor, style: Tensor, precision: torch.dtype = torch.float32) -> Objective:
+        features = Features(tiny, targets.resolve_layers(options, "tiny"), options.pooling, precision)
         sources = SourceImage.of(content), [SourceImage.of(style)]
         blend, size = targets.prepare_blend(*sources, options), (content.shape[-1], content.shape[-2])
         goal: Targets = targets.compute_targets(features, sources[0], blend, size, options, StyleCache())
@@ -156,3 +156,15 @@ def test_strength_changes_only_the_ratio_of_the_gatys_look(
         assert isinstance(target, Moments)
         assert isinstance(same, Moments)
         torch.testing.assert_close(target.second, same.second, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("strength", [1, 50, 100])
+def test_the_sums_neither_overflow_nor_underflow_in_half_precision(
+    build: Callable[..., Objective], picture: Picture, strength: float
+) -> None:
+    pictures = picture(128, 160, 1), picture(128, 160, 2)
+    options = Options.of(look="gatys", strength=strength)
+    _, expected = build(options, *pictures).gradient(picture(128, 160, 3))
+    _, actual = build(options, *pictures, torch.float16).gradient(picture(128, 160, 3))
+    assert actual.isfinite().all()
+    assert torch.cosine_similarity(actual.flatten(), expected.flatten(), dim=0) > 0.99
