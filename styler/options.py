@@ -177,7 +177,7 @@ class Options:
     style_weights: tuple[float, ...] = _picture(
         (), "weights of the styles, comma-separated; equal by default", low=0, high=1e6
     )
-    init: str = _picture("content", "initial picture: content, style, noise, or a picture file")
+    init: str = _picture("content", "initial picture: content, style (of several, their mix), noise, or a picture file")
     seed: int = _picture(0, "random seed; each seed gives a variant", low=0, high=2**32 - 1)
 
     time: float = _effort(0.0, "time budget, such as 60s or 2m; 0 for none", low=0, high=604_800, unit="s")

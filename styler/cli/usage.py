@@ -43,7 +43,7 @@ styler run --from photo.painting.png other.jpg painting.jpg""",
     "presets": """[--json]
 styler presets
 styler presets --json
-styler run photo.jpg starry-night --preset draft --look gatys""",
+styler run photo.jpg starry-night --preset draft --look gram""",
     "styles": """[--json]
 styler styles
 styler styles --json
