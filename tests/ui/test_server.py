@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from styler import library
 from styler.cli import main
-from ui import server
+from styler.options import Options
+from ui import api, controls, server
 from ui.server import ServerConfig
+from ui.session import FinishedPicture, PaintRequest, Upload
 from ui.studio import Studio
 
 
@@ -114,12 +117,139 @@ def test_flags_set_the_configuration(served_configs: list[ServerConfig], free_po
     assert served_configs == [ServerConfig(port=free_port, root_path="/art", max_upload=3_000_000, queue=5)]
 
 
+def test_files_and_variables_set_the_defaults(
+    served_configs: list[ServerConfig], free_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    (tmp_path / "styler").mkdir()
+    (tmp_path / "styler" / "styler.toml").write_text('seed = 3\n[ui]\nqueue = 7\nmax_upload = "3mb"\nstrength = 20\n')
+    (tmp_path / "styler.toml").write_text(
+        f'size = 300\nprecision = "bf16"\n[batch]\nsize = 99\n[ui]\nport = {free_port}\nqueue = 5\npreset = "draft"\n'
+    )
+    monkeypatch.setenv("STYLER_STRENGTH", "70")
+    monkeypatch.setenv("STYLER_THREADS", "2")
+    assert main(["ui", "--device", "cpu", "--precision", "fp32", "--checkpoint", "on", "--queue", "6"]) == 0
+    machine: dict[str, Any] = {"device": "cpu", "precision": "fp32", "checkpoint": "on", "threads": 2}
+    options = Options.of(preset="draft", size=300, seed=3, strength=70, **machine)
+    assert served_configs == [ServerConfig(port=free_port, max_upload=3_000_000, queue=6, options=options)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[ui]\nport = 0", "In 'styler.toml': port is 0; it can be 1 to 65535."),
+        ('[ui]\nport = "7860"', "In 'styler.toml': port is '7860'; it can be 1 to 65535."),
+        ("[ui]\nqueue = true", "In 'styler.toml': queue is True; it can be 1 or more."),
+        ("[ui]\nhost = 5", "In 'styler.toml': host is 5; it can be an address of this machine, such as 127.0.0.1."),
+        ('[ui]\nopen = "yes"', "In 'styler.toml': open is 'yes'; it can be true or false."),
+        (
+            "[ui]\nmax_upload = 5",
+            "In 'styler.toml': max_upload is 5; it can be a number with kb, mb or gb, such as 25mb.",
+        ),
+        ("[ui]\nauth = 5", "In 'styler.toml': auth is 5; it can be USER:FILE, where FILE contains the password."),
+        ("[ui]\nroot_path = 5", "In 'styler.toml': root_path is 5; it can be a path such as /paint, or an address"),
+        ("[ui]\nprot = 5", "In 'styler.toml': There is no setting 'prot'; "),
+        ("[ui]\nsize = 5", "In 'styler.toml': size is 5; it can be 64 to 8192"),
+        ("ui = 5", "In 'styler.toml': There is no setting 'ui'; "),
+        (
+            'init = "other.png"',
+            "init is 'other.png', which the page cannot start from; it can be content, style, noise",
+        ),
+        ("", "In the variable STYLER_SEED: seed is "),
+    ],
+)
+def test_invalid_settings_are_reported_with_their_place(
+    text: str,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    served_configs: list[ServerConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "styler.toml").write_text(text)
+    if not text:
+        monkeypatch.setenv("STYLER_SEED", "-5")
+    assert main(["ui"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"styler: error: {message}")
+    assert error.count("\n") == 1
+    assert not served_configs
+
+
+def test_a_missing_device_is_reported_before_anything_is_loaded(
+    capsys: pytest.CaptureFixture[str], served_configs: list[ServerConfig]
+) -> None:
+    assert main(["ui", "--device", "cuda:99"]) == 1
+    assert "GPU" in capsys.readouterr().err
+    assert not served_configs
+
+
+def test_the_defaults_are_those_of_the_page_and_of_the_api(use_tiny: None) -> None:
+    defaults = Options.of(
+        preset="draft", seed=4, strength=20, iterations=50, layer_weights=(3,), device="cpu", threads=1
+    )
+    studio = Studio(defaults)
+    try:
+        app = server.make_server(studio, ServerConfig(options=defaults))
+        components = {
+            each["props"].get("elem_id"): each["props"].get("value") for each in app.state.page.config["components"]
+        }
+        shown = [components[f"option-{name}"] for name in controls.PAGE_OPTIONS]
+        assert controls.options_from_values(shown) == defaults.replace(device="auto", threads=0)
+        assert components["batch-preset"] == "draft"
+        batch = [components[f"batch-{name}"] for name in controls.BATCH_OPTIONS]
+        assert controls.options_from_batch_values(batch, defaults) == defaults
+        with TestClient(app) as client:
+            endpoint = client.get("/gradio_api/info").json()["named_endpoints"]["/stylize"]["parameters"]
+        given = {
+            each["parameter_name"]: each["parameter_default"] for each in endpoint if each["parameter_has_default"]
+        }
+        assert (given["seed"], given["preset"], given["iterations"]) == (4, "draft", None)
+        call = [given[name] for name in api.API_OPTIONS]
+        assert api.parse_request(studio, "cat", "woodcut", None, *call).options == defaults
+        call[api.API_OPTIONS.index("preset")] = "standard"
+        other = api.parse_request(studio, "cat", "woodcut", None, *call).options
+        assert (other.iterations, other.seed) == (Options().iterations, 4)
+    finally:
+        studio.close()
+
+
+def test_a_preset_chosen_again_returns_to_the_defaults_of_the_server() -> None:
+    defaults = Options.of(preset="draft", iterations=50)
+    values = controls.values_from_options(Options.of(preset="fine"))
+    values[controls.PAGE_OPTIONS.index("preset")] = "draft"
+    back = controls.options_from_values(controls.apply_bundle("preset", *values, defaults=defaults))
+    assert back == defaults
+
+
+def test_a_visitor_cannot_change_the_machine(use_tiny: None, tmp_path: Path) -> None:
+    studio = Studio(Options(device="cpu", precision="fp32", threads=1))
+    try:
+        upload = [Upload.from_path(each) for each in (library.list_contents()["cat"], library.list_styles()["woodcut"])]
+        wishes = Options(
+            size=64, first_size=64, iterations=1, device="cuda:7", precision="bf16", threads=64, backbone="vgg19"
+        )
+        request = PaintRequest(content=upload[0], styles=(upload[1],), options=wishes)
+        *_, picture = studio.paint(studio.sessions.get("visitor"), request)
+        assert isinstance(picture, FinishedPicture)
+        used = picture.record["options"]
+        assert [used[name] for name in ("device", "precision", "threads", "backbone")] == ["cpu", "fp32", 1, "vgg16"]
+    finally:
+        studio.close()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--port", "0"], "--port is 0; it can be 1 to 65535."),
         (["--queue", "0"], "--queue is 0"),
         (["--root-path", "art"], "--root-path is 'art'"),
+        (["--root-path", "//art"], "--root-path is '//art'"),
+        (["--root-path", "https://"], "--root-path is 'https://'"),
+        (["--root-path", "ftp://example.org/art"], "it can be a path such as /paint, or an address such as https://"),
+        (["--root-path", "/art?x=1"], "--root-path is '/art?x=1'"),
         (["--max-upload", "much"], "--max-upload is 'much'"),
         (["--auth", "me"], "it can be USER:FILE"),
         (["--auth", "me:not-there.txt"], "Cannot read the password in 'not-there.txt'"),
