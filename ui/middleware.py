@@ -6,12 +6,17 @@ address by which a request reached it into its answers, which is wrong if a prox
 
 import ipaddress
 import json
+import re
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
 import anyio.to_thread
+from fastapi import FastAPI
 from starlette.datastructures import Headers
-from starlette.responses import PlainTextResponse, RedirectResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ui.session import Sessions
@@ -20,9 +25,25 @@ MAX_BODY = 1_000_000
 """Limit on the bytes of a request that is not an upload: the values of the controls."""
 MAX_UPLOADS = 200
 """Limit on the files of one upload request."""
+KNOWN_PATHS = re.compile(
+    r"/|/(healthz|readyz|config/?|theme\.css|robots\.txt|favicon\.ico|manifest\.json|login/?|logout)"
+    r"|/(static|assets|svelte)/.+"
+    r"|/gradio_api/(info/?|openapi\.json|theme\.css|app_id/?|user/?|token/?|login_check/?|startup-events|reset/?|cancel)"
+    r"|/gradio_api/(upload/?|upload_progress|heartbeat/[^/]+|file=.+|run/predict/?|queue/(join|data|status))"
+    r"|/gradio_api/call/stylize(/[^/]*)?",
+    re.DOTALL,
+)
+"""What the page and Gradio's clients ask for; Gradio has more, such as for editing the page."""
+UPLOAD_PATH, LOGIN_PATH = "/gradio_api/upload", "/login"
+EVENT_PATHS = ("/queue/join", "/run/predict", "/call/stylize")
+"""Paths that start an event, with its values in the body."""
 REMOTE_PREFIXES = ("http:", "https:", "//")
 PRIVATE_DOMAINS = ("localhost", "local", "lan", "home", "internal", "localdomain", "intranet", "corp", "test", "arpa")
 """Last parts of names that nobody on the Internet can own."""
+
+REPLACED_HEADERS = {b"origin", b"range", b"x-forwarded-host", b"x-gradio-server"}
+STREAM_HEADERS = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+"""Added to streams of events, so that proxies pass each event on at once."""
 
 Refusal = tuple[int, str]
 """HTTP status and message."""
@@ -34,15 +55,23 @@ class RequestGuard:
     Args:
         app: the page.
         sessions: their folder may not grow beyond its limit.
+        check_event: returns why the body of a request that starts an event is refused, or an empty text.
         max_upload: limit on the bytes of one file.
         root_path: path of the page behind a proxy, or its whole address there.
         is_local: whether the server listens on this machine alone.
     """
 
     def __init__(
-        self, app: ASGIApp, sessions: Sessions, max_upload: int, root_path: str = "", *, is_local: bool = False
+        self,
+        app: ASGIApp,
+        sessions: Sessions,
+        check_event: Callable[[str, Any], str],
+        max_upload: int,
+        root_path: str = "",
+        *,
+        is_local: bool = False,
     ) -> None:
-        self.app, self.sessions, self.max_upload = app, sessions, max_upload
+        self.app, self.sessions, self.check_event, self.max_upload = app, sessions, check_event, max_upload
         self.public = urlsplit(root_path)
         self.is_local = is_local
 
@@ -55,23 +84,45 @@ class RequestGuard:
         if not scope["path"]:
             await RedirectResponse(f"{self.public.path}/")(scope, receive, send)
             return
-        refusal = self._check_sender(scope, headers)
+        refusal = self._check_path(scope["path"]) or self._check_sender(scope, headers)
         if not refusal and scope["method"] == "POST":
-            if scope["path"].endswith("/upload"):
+            if scope["path"].rstrip("/") == UPLOAD_PATH:
                 refusal = await self._check_upload(scope)
             else:
-                refusal, receive = await _check_body(receive)
-        elif not refusal and _is_remote_path(scope["path"]):
-            refusal = 404, "This server does not serve files from other hosts."
+                body, receive = await _read_body(receive)
+                refusal = self._check_body(scope["path"].rstrip("/"), body)
         if refusal:
             await PlainTextResponse(refusal[1], refusal[0])(scope, receive, send)
         else:
-            await self.app(self._set_address(scope, headers), receive, send)
+            await _pass_on(self.app, self._set_address(scope, headers), receive, send)
 
     def _strip_root_path(self, scope: Scope) -> Scope:
         """Remove the path behind the proxy from the path of a request, if the proxy has not done so."""
         root, path = self.public.path, scope["path"]
         return {**scope, "path": path[len(root) :]} if root and f"{path}/".startswith(f"{root}/") else scope
+
+    def _check_path(self, path: str) -> Refusal | None:
+        """Return why a path is refused, or None."""
+        if _is_remote_path(path):
+            return 404, "This server does not serve files from other hosts."
+        return None if KNOWN_PATHS.fullmatch(path) else (404, "There is nothing at this address.")
+
+    def _check_body(self, path: str, body: bytes | None) -> Refusal | None:
+        """Return why the body of a request is refused, or None; it is None beyond its limit."""
+        if body is None:
+            return 413, f"The request is too large; send {MAX_BODY // 1000} kB at most."
+        if path == LOGIN_PATH:
+            return None
+        try:
+            value = _parse_json(body)
+        except ValueError as error:
+            return 400, f"The request is not JSON: {error}; correct it."
+        except RecursionError:
+            return 400, "The request is nested too deeply; no control has such a value."
+        if _names_remote_file(value):
+            return 400, "The request names a file on another host; upload the file itself."
+        reason = self.check_event(path, value) if path.endswith(EVENT_PATHS) else ""
+        return (400, reason) if reason else None
 
     def _check_sender(self, scope: Scope, headers: Headers) -> Refusal | None:
         """Return why a request is refused that another web site makes a browser send, or None.
@@ -91,13 +142,14 @@ class RequestGuard:
     def _set_address(self, scope: Scope, headers: Headers) -> Scope:
         """Give Gradio the address that it puts before those of files, in the header that it reads first.
 
-        For a browser it is relative: whatever stands between, the files are where the page is. No page of another origin
-        may read the answers, so Gradio does not see the origin either.
+        For a browser it is relative: whatever stands between, the files are where the page is. No page of another
+        origin may read the answers, so Gradio does not see the origin either.
         """
         is_browser = scope["path"] == "/" or any(name in headers for name in ("origin", "referer", "sec-fetch-site"))
         address = "." if is_browser else self._find_address(scope, headers)
-        dropped = {b"origin", b"x-forwarded-host", b"x-gradio-server"}
-        kept = [(name, value) for name, value in scope["headers"] if name not in dropped]
+        kept = [(name, value) for name, value in scope["headers"] if name not in REPLACED_HEADERS]
+        if parts := headers.get("range"):  # in this spelling, Starlette answers it; Gradio's own answer is wrong
+            kept.append((b"range", parts.replace("bytes=", "Bytes=", 1).encode("latin-1")))
         return {**scope, "headers": [*kept, (b"x-gradio-server", address.encode("latin-1"))]}
 
     def _find_address(self, scope: Scope, headers: Headers) -> str:
@@ -120,21 +172,77 @@ class RequestGuard:
         return None
 
 
-async def _check_body(receive: Receive) -> tuple[Refusal | None, Receive]:
-    """Read the body up to its limit; return why it is refused, or None, and a callable that receives it again."""
+async def _pass_on(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Run the page, and end a response that it gave up because what it sends no longer exists."""
+    start: Message | None = None
+
+    async def send_on(message: Message) -> None:
+        nonlocal start
+        if message["type"] == "http.response.start":
+            start = message
+            if Headers(raw=message["headers"]).get("content-type", "").startswith("text/event-stream"):
+                message["headers"] = [*message["headers"], *STREAM_HEADERS]
+        await send(message)
+
+    try:
+        await app(scope, receive, send_on)
+    except RuntimeError as error:  # Starlette's, in place of an answer that came after the start of another
+        if start is None or not _is_vanished(error):
+            raise
+        if "content-length" not in Headers(raw=start["headers"]):
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def handle_errors(app: FastAPI) -> None:
+    """Answer those errors of the page that are the visitor's: the connection was lost, or the file removed."""
+
+    @app.exception_handler(ClientDisconnect)
+    async def answer_nobody(_request: Request, _error: Exception) -> Response:
+        return Response(status_code=400)
+
+    @app.exception_handler(FileNotFoundError)
+    async def answer_removed(_request: Request, _error: Exception) -> Response:
+        return PlainTextResponse("This file is no longer on the server.", 404)
+
+    @app.exception_handler(RuntimeError)
+    async def answer_vanished(request: Request, error: Exception) -> Response:
+        if not _is_vanished(error):
+            raise error
+        return await answer_removed(request, error)
+
+
+def _is_vanished(error: BaseException) -> bool:
+    """Return whether an error comes from what a response sends: a file was removed, or a session has ended."""
+    while isinstance(error, RuntimeError) and error.__context__:
+        error = error.__context__
+    return isinstance(error, (HTTPException, FileNotFoundError))
+
+
+async def _read_body(receive: Receive) -> tuple[bytes | None, Receive]:
+    """Return the body, or None beyond its limit, and a callable that receives it again."""
     body = b""
     more = True
     while more:
         message = await receive()
         if message["type"] != "http.request":
-            return None, _replay_message(receive, message)
+            return b"", _replay_message(receive, message)
         body += message.get("body", b"")
         more = message.get("more_body", False)
         if len(body) > MAX_BODY:
-            return (413, f"The request is too large; send {MAX_BODY // 1000} kB at most."), receive
-    if _names_remote_file(body):
-        return (400, "The request names a file on another host; upload the file itself."), receive
-    return None, _replay_message(receive, {"type": "http.request", "body": body, "more_body": False})
+            return None, receive
+    return body, _replay_message(receive, {"type": "http.request", "body": body, "more_body": False})
+
+
+def _parse_json(body: bytes) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: it is not JSON, or has numbers and characters that an answer could not repeat, such as NaN.
+        RecursionError: it is too deep.
+    """
+    value = json.loads(body)
+    json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    return value
 
 
 def _replay_message(receive: Receive, message: Message) -> Receive:
@@ -147,14 +255,9 @@ def _replay_message(receive: Receive, message: Message) -> Receive:
     return replay
 
 
-def _names_remote_file(body: bytes) -> bool:
-    """Return whether a JSON body contains a file whose path is a URL."""
-    try:
-        pending: list[Any] = [json.loads(body)]
-    except ValueError:  # a form, or damaged: Gradio reports it
-        return False
-    except RecursionError:  # no control has a value this deep
-        return True
+def _names_remote_file(value: Any) -> bool:
+    """Return whether a value contains a file whose path is a URL."""
+    pending = [value]
     while pending:
         item = pending.pop()
         if isinstance(item, dict):

@@ -4,6 +4,7 @@ Gradio has no public interface to its queue, so this module reads the private on
 """
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,10 @@ MAX_GRADIO_SESSIONS = 100
 """Sessions whose components Gradio remembers, at 0.2 MB each; beyond it, the one that was idle longest is dropped. That
 loses nothing: pictures and settings are not kept there."""
 QUEUE_FULL = "The queue is full; try again in a few minutes."
+INVALID_VALUES = "The values do not fit the page; reload it and try again."
+MAX_UNREAD = 500
+"""Messages that a visitor may leave unread, at up to 0.1 MB each, before the work is stopped: two minutes' worth."""
+SESSION_HASH = re.compile(r"[\w-]{1,64}")
 HEARTBEAT_SECONDS = 0.25
 """Seconds without an item after which `None` is yielded, so that the server notices when the visitor has gone."""
 
@@ -41,6 +46,63 @@ def open_queue(page: "gr.Blocks", max_size: int) -> None:
     queue.sleep_when_free = IDLE_SECONDS
     page.state_session_capacity = MAX_GRADIO_SESSIONS
     queue.compute_analytics_summary = lambda _records: None  # computed after every event, for a page that is disabled
+    queue.send_message = _limit_unread(queue)
+    page.preprocess_data = _refuse_values(page.preprocess_data)  # type: ignore[method-assign]
+
+
+def _limit_unread(queue: Any) -> Callable[..., None]:
+    """Return `queue.send_message`, except that an event ends if its visitor does not read what it yields."""
+    send = queue.send_message
+
+    def send_message(event: Any, message: Any) -> None:
+        unread = queue.pending_messages_per_session.get(event.session_hash)
+        if unread is None or unread.qsize() > MAX_UNREAD:
+            event.alive = False
+            queue.pending_messages_per_session.pop(event.session_hash, None)
+        send(event, message)
+
+    return send_message
+
+
+def _refuse_values(preprocess: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `preprocess`, except that values which do not fit their components are the visitor's error, not a bug."""
+
+    async def preprocess_data(*arguments: Any, **settings: Any) -> Any:
+        import gradio as gr
+
+        try:
+            return await preprocess(*arguments, **settings)
+        except Exception as problem:
+            raise gr.Error(INVALID_VALUES, print_exception=False) from problem
+
+    return preprocess_data
+
+
+def explain_event(page: "gr.Blocks", path: str, body: Any) -> str:
+    """Return why a request cannot start an event of the page, or an empty text if it can.
+
+    Args:
+        page: its events are those that can be started.
+        path: of the request; a call names the event there.
+        body: of the request.
+    """
+    if not isinstance(body, dict) or not isinstance(body.get("data"), list):
+        return "The request has no list 'data'; give the values of the event."
+    name, index, session = path.rpartition("/call/")[2], body.get("fn_index"), body.get("session_hash")
+    is_call = name != path
+    named = (fn for fn in page.fns.values() if fn.api_name == name)
+    event: Any = next(named, None) if is_call else page.fns.get(index) if type(index) is int else None
+    if event is None or event.fn is None:
+        return "The page has no such event; reload it."
+    if not (is_call and session is None) and not (isinstance(session, str) and SESSION_HASH.fullmatch(session)):
+        return "The request has no valid 'session_hash'; give up to 64 letters and digits."
+    if len(body["data"]) != len(event.inputs):
+        return f"The event takes {len(event.inputs)} values, not {len(body['data'])}; see 'styler ui' in the README."
+    details = body.get("event_data")
+    is_complete = isinstance(details, dict) and type(details.get("index")) is int and "value" in details
+    if event.collects_event_data and not is_complete:
+        return "The request does not say what was selected; reload the page."
+    return "The page has no batched events; leave out 'batched'." if body.get("batched") else ""
 
 
 def is_full(page: "gr.Blocks") -> bool:

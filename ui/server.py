@@ -14,17 +14,19 @@ import webbrowser
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
+from starlette.routing import Mount
 
 from styler.engine.device import choose_device
 from styler.errors import StylerError
 from styler.options import Options
-from ui.middleware import RequestGuard
-from ui.queue import is_full
+from ui.middleware import RequestGuard, handle_errors
+from ui.queue import explain_event, is_full
 from ui.studio import Studio
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 SLASH_SCRIPT = (
     "<script>if (!location.pathname.endsWith('/')) location.replace(`${location.pathname}/${location.search}`)</script>"
 )
-"""Script that adds the slash that some proxies do not: without it, the relative addresses of the page would be wrong."""
+"""Script that adds the slash that some proxies do not; the addresses on the page are relative to it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +140,7 @@ def make_server(studio: Studio, config: ServerConfig) -> FastAPI:
     server.add_middleware(
         RequestGuard,
         sessions=studio.sessions,
+        check_event=partial(explain_event, page),
         max_upload=config.max_upload,
         root_path=config.root_path,
         is_local=config.host in LOCAL_HOSTS,
@@ -168,6 +171,9 @@ def _mount_page(server: FastAPI, page: "gr.Blocks", config: ServerConfig) -> Non
         css=make_css(),
         head=SLASH_SCRIPT + make_head(),
     )
+    for route in server.routes:
+        if isinstance(route, Mount) and isinstance(route.app, FastAPI):
+            handle_errors(route.app)
 
 
 @contextmanager
