@@ -30,10 +30,11 @@ from styler.engine.device import (
 from styler.engine.objective import TOTAL, HalfSizeCopy, Objective, Targets
 from styler.engine.optimizers import IterationLimit, OptimizerStep
 from styler.engine.result import Pixels, Progress, Result
-from styler.engine.sources import Input, SourceImage, load_source
+from styler.engine.sources import Input, Inputs, SourceImage, load_content, load_start, load_styles
 from styler.engine.targets import Blend, StyleCache
 from styler.errors import DeviceError, OutOfMemory, UsageError
 from styler.options import INIT_CHOICES, Options
+from styler.provenance import FILE_VALUE
 from styler.resample import Downsample, resize
 from styler.schedule import Replay, Scale, Schedule, count_work, follows_sketch
 from styler.vgg import registry
@@ -251,6 +252,7 @@ class Run:
 
     def _make_result(self, image: Tensor) -> Result:
         """Return the result with the final image (1, 3, H, W)."""
+        sources = (self.content, *self.styles, self.start)
         return Result(
             pixels=_to_pixels(image),
             options=self.options,
@@ -267,7 +269,7 @@ class Run:
             processor=name_processor(self.features.device),
             torch=torch.__version__,
             slim_sha256=self.slim.sha256 if any(scale.sketch for scale in self.executed) else "",
-            notes=tuple(self.notes),
+            notes=(*dict.fromkeys(warning for source in sources for warning in source.warnings), *self.notes),
             content_sha256=self.content.sha256,
             style_sha256=tuple(style.sha256 for style in self.styles),
             start_sha256="" if self.options.init in INIT_CHOICES else self.start.sha256,
@@ -289,9 +291,6 @@ def _resize_alpha(alpha: Pixels | None, width: int, height: int) -> Pixels | Non
 def _to_pixels(image: Tensor) -> Pixels:
     """Convert an image (1, 3, H, W) to an array (H, W, 3) of float32."""
     return np.ascontiguousarray(image[0].float().cpu().permute(1, 2, 0).numpy(), dtype=np.float32)
-
-
-Inputs = Input | list[Input] | tuple[Input, ...]
 
 
 class Painter:
@@ -380,7 +379,7 @@ class Painter:
             stop: checked between convolutions.
             replay: an executed schedule (`Result.replay`) to use in place of the one that the options give; that of a
                 stopped painting is repeated as far as it went.
-            start: the picture that `options.init` names, if already loaded.
+            start: the picture to start from, in place of what `options.init` names.
 
         Raises:
             StylerError: a picture cannot be read, a setting is invalid, or memory is insufficient; if possible, before
@@ -403,10 +402,11 @@ class Painter:
         options: Options | None = None,
         stop: threading.Event | None = None,
         replay: Replay | None = None,
+        start: Input | None = None,
     ) -> Result:
         """Paint as `stream` does and return the result."""
         result = None
-        for progress in self.stream(content, styles, options, stop, replay):
+        for progress in self.stream(content, styles, options, stop, replay, start):
             result = progress.result
         assert result is not None
         return result
@@ -420,8 +420,7 @@ class Painter:
         replay: Replay | None,
         start: Input | None,
     ) -> Run:
-        source = load_source(content)
-        style_sources = [load_source(style) for style in (styles if isinstance(styles, list | tuple) else [styles])]
+        source, style_sources = load_content(content), load_styles(styles)
         _check_style_weights(options, len(style_sources))
         features = self.features(options)
         height, width = source.image.shape[-2:]
@@ -432,9 +431,11 @@ class Painter:
             scales = schedule.refit_schedule(replay, *size, features.min_side, allow_sketch=allow_sketch)
         checkpoint = bool(scales) and needs_checkpoint(features, size, options.checkpoint, self.device)
         keep_freed_memory(self.device, not checkpoint and has_ample_memory(features, size, self.device))
+        if start is not None and options.init in INIT_CHOICES:
+            options = options.replace(init=FILE_VALUE)
         start_source = source
         if options.init not in INIT_CHOICES:
-            start_source = load_source(options.init if start is None else start)
+            start_source = load_start(options.init if start is None else start)
         clock = Clock(scales)
         has_budget = replay is None and (options.time or options.patience)
         return Run(
@@ -468,14 +469,22 @@ def _check_style_weights(options: Options, count: int) -> None:
 
 
 def stream(
-    content: Input, styles: Inputs, options: Options | None = None, stop: threading.Event | None = None
+    content: Input,
+    styles: Inputs,
+    options: Options | None = None,
+    stop: threading.Event | None = None,
+    start: Input | None = None,
 ) -> Iterator[Progress]:
     """Paint one picture as `Painter.stream` does, with a painter made from the options."""
-    yield from Painter.of(options or Options()).stream(content, styles, options, stop)
+    yield from Painter.of(options or Options()).stream(content, styles, options, stop, start=start)
 
 
 def stylize(
-    content: Input, styles: Inputs, options: Options | None = None, stop: threading.Event | None = None
+    content: Input,
+    styles: Inputs,
+    options: Options | None = None,
+    stop: threading.Event | None = None,
+    start: Input | None = None,
 ) -> Result:
     """Paint one picture as `Painter.stylize` does, with a painter made from the options."""
-    return Painter.of(options or Options()).stylize(content, styles, options, stop)
+    return Painter.of(options or Options()).stylize(content, styles, options, stop, start=start)

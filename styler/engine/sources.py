@@ -1,25 +1,57 @@
-"""Input images in every form that callers have: files, pictures, arrays. Each becomes a tensor on the CPU.
+"""Input images in every form that callers have: files, PIL images, arrays, tensors. Each becomes a tensor on the CPU.
 
 Knows images and tensors; does not know options, networks or schedules.
 """
 
 import hashlib
+import inspect
+import io
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from styler import images
-from styler.errors import UsageError
+from styler import images, library
+from styler.errors import ImageError, UsageError, quote_name
 from styler.images import Picture
+from styler.images.color import composite
+from styler.images.exif import BROKEN, ORIENTATION
 
-Input = str | os.PathLike[str] | Picture | NDArray[Any]
-"""A file, a decoded picture, or an array (H, W, 3) of sRGB: floats in [0, 1] or bytes."""
+Input = (
+    str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Picture | Image.Image | NDArray[Any] | Tensor
+)
+"""A picture in any of these forms:
+
+    text or path     of a file; text may also be the name of a picture that comes with styler
+    bytes, stream    of a file; an open binary file, read to its end, or from its beginning if it is at its end
+    PIL image        in any mode; converted by its profile and EXIF orientation, like a file
+    array            (H, W, 3), (H, W, 4) with alpha, (H, W) or (H, W, 1) gray, (H, W, 2) gray with alpha: sRGB as
+                     floats in [0, 1], uint8, uint16 or bool
+    tensor           the same; on any device
+
+Channels may also come first, and a batch of one counts as its picture. Where both ends of a shape could be channels,
+as in (3, 64, 3), the channels of a tensor come first and those of an array last. Floats may leave [0, 1] by
+`MAX_EXCESS`, as resizing makes them, and are clipped; with larger values they mean something else, and are refused.
+"""
+Inputs = Input | list[Input] | tuple[Input, ...] | Iterator[Input]
+
+MAX_EXCESS = 0.25
+"""How far floats may be outside [0, 1]: bicubic and Lanczos resizing exceed it by up to a fifth of an edge."""
+
+_ACCEPTED = (
+    "a picture is the path, the bytes or an open binary file of a picture file, the name of a picture that comes with "
+    "styler, a PIL image, or an array or tensor"
+)
+_SHAPES = "a picture has the shape (height, width, 3), or with alpha (height, width, 4), or gray (height, width)"
+_VALUES = "give sRGB as floats in [0, 1], uint8 (0 to 255) or uint16 (0 to 65535)"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,6 +68,8 @@ class SourceImage:
     """(H, W) in [0, 1], or None if it is opaque."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """As in `Picture.metadata`."""
+    warnings: tuple[str, ...] = ()
+    """Of reading it; empty if the caller read it and has them."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -50,25 +84,225 @@ class SourceImage:
         return cls(image, digest, **described)
 
 
-def load_source(source: Input) -> SourceImage:
-    """Load a picture in any of its forms as a tensor on the CPU.
+def load_content(content: Input) -> SourceImage:
+    """Load the photo; text may be the name of a bundled photo.
 
     Raises:
-        ImageError: the file cannot be read.
-        UsageError: the array has the wrong shape, type or values.
+        StylerError: as `load_source`.
     """
-    if isinstance(source, str | os.PathLike):
-        source = images.read_image(source)
-    picture = source if isinstance(source, Picture) else Picture(np.asarray(source))
-    pixels: NDArray[Any] = picture.pixels
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-        raise UsageError(f"The array has the shape {pixels.shape}; a picture has the shape (height, width, 3).")
-    if pixels.dtype == np.uint8:
-        pixels = pixels.astype(np.float32) / 255
-    if not np.issubdtype(pixels.dtype, np.floating):
-        raise UsageError(f"The array has the type {pixels.dtype}; convert it to floats in [0, 1] or to uint8.")
-    pixels = np.ascontiguousarray(pixels, dtype=np.float32)
-    if not np.isfinite(pixels).all():
-        raise UsageError("The array has values that are not finite; a picture is sRGB in [0, 1].")
-    image = torch.from_numpy(pixels).permute(2, 0, 1)[None].clamp(0, 1).contiguous()  # (1, 3, H, W)
-    return SourceImage.of(image, sha256=picture.sha256, alpha=picture.alpha, metadata=picture.metadata)
+    return load_source(content, "The content", library.find_content)
+
+
+def load_styles(styles: Inputs) -> list[SourceImage]:
+    """Load one painting, or each of several; text may be the name of a bundled painting.
+
+    Raises:
+        StylerError: as `load_source`; says which style.
+    """
+    if isinstance(styles, set | frozenset | Mapping):
+        raise UsageError(f"The styles are a {type(styles).__name__}, which has no order; give a list of them.")
+    if not isinstance(styles, list | tuple) and not (isinstance(styles, Iterator) and not hasattr(styles, "read")):
+        return [load_source(cast("Input", styles), "The style", library.find_style)]
+    given = list(styles)
+    labels = [f"Style {number}" for number in range(1, len(given) + 1)] if len(given) > 1 else ["The style"]
+    return [load_source(style, label, library.find_style) for style, label in zip(given, labels, strict=False)]
+
+
+def load_start(start: Input) -> SourceImage:
+    """Load the picture to start from.
+
+    Raises:
+        StylerError: as `load_source`.
+    """
+    return load_source(start, "The picture to start from", Path)
+
+
+def load_source(source: Input, label: str = "The picture", find: Callable[[str], Path] = Path) -> SourceImage:
+    """Load a picture in any of its forms.
+
+    Args:
+        source: the picture.
+        label: what it is, in messages.
+        find: returns the path that text stands for.
+
+    Raises:
+        ImageError: a file cannot be read.
+        UsageError: it is not a picture, or has the wrong shape, type or values.
+    """
+    if isinstance(source, Picture):
+        picture, pixels = source, _normalize_values(source.pixels, label)
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+            raise UsageError(f"{label} has the shape {pixels.shape}; {_SHAPES}.")
+    else:
+        picture = _read_picture(source, label, find)
+        pixels = picture.pixels
+    image = torch.from_numpy(np.array(pixels.transpose(2, 0, 1)[None], order="C"))  # (1, 3, H, W), a copy
+    return SourceImage.of(
+        image,
+        sha256=picture.sha256,
+        alpha=picture.alpha,
+        metadata=picture.metadata,
+        warnings=() if picture is source else picture.warnings,
+    )
+
+
+def _read_picture(source: Any, label: str, find: Callable[[str], Path]) -> Picture:
+    if isinstance(source, Image.Image):
+        return _convert_image(source, label)
+    if isinstance(source, Tensor):
+        return _make_picture(_order_channels(_copy_tensor(source, label), label, are_first=True), label)
+    if hasattr(source, "__array__") or hasattr(source, "__array_interface__"):
+        if np.ma.is_masked(source):
+            raise UsageError(f"{label} is an array with masked values; fill them first, for instance by filled(0).")
+        return _make_picture(_order_channels(np.asarray(source), label, are_first=False), label)
+    return _read_file(source, label, find)
+
+
+def _read_file(source: Any, label: str, find: Callable[[str], Path]) -> Picture:
+    name = _name_input(label)
+    if isinstance(source, str):
+        return images.read_image(_locate(source, label, find))
+    if isinstance(source, os.PathLike):
+        return images.read_image(source)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return images.read_image(source, name=name)
+    if callable(getattr(source, "read", None)):
+        return images.read_image(_rewind(source, label), name=getattr(source, "name", None) or name)
+    if callable(getattr(source, "read_bytes", None)):  # a path inside an archive, or a resource
+        return images.read_image(source.read_bytes(), name=str(source))
+    kind = "None, which some programs return for a file that they cannot read"
+    raise UsageError(f"{label} is {kind if source is None else f'of type {type(source).__name__}'}; {_ACCEPTED}.")
+
+
+def _name_input(label: str) -> str:
+    return label[0].lower() + label[1:]
+
+
+def _locate(text: str, label: str, find: Callable[[str], Path]) -> str | Path:
+    """Return the path that text stands for."""
+    if re.match("([a-z][a-z0-9+.-]+://|data:|file:)", text, re.IGNORECASE) and not os.path.lexists(text):
+        raise UsageError(
+            f"{label} is the address {quote_name(text[:60])}; download it, and give its bytes or its file."
+        )
+    path = find(text)
+    return os.path.expanduser(text) if path == Path(text) and not os.path.lexists(text) else path  # noqa: PTH111 - raises for ~$x
+
+
+def _rewind(stream: Any, label: str) -> BinaryIO:
+    """Return the stream, at its beginning if it was at its end, as after a picture was written into it."""
+    if getattr(stream, "closed", False) is True:
+        raise UsageError(f"{label} is a file that is closed; open it again.")
+    if inspect.iscoroutinefunction(stream.read):
+        raise UsageError(f"{label} is a file that must be awaited; give its bytes.")
+    if callable(getattr(stream, "seekable", None)) and stream.seekable():
+        place = stream.tell()
+        stream.seek(place if stream.read(1) else 0)
+    return cast("BinaryIO", stream)
+
+
+def _convert_image(image: Image.Image, label: str) -> Picture:
+    """Convert a PIL image like a file: it is saved losslessly, with its profile and EXIF data, and decoded."""
+    try:
+        image.load()
+    except (*BROKEN, AssertionError) as error:  # Pillow asserts that the file is still open
+        reason = " ".join(str(error).split()) or "its file is closed"
+        raise ImageError(
+            f"{label} is an image that cannot be loaded ({reason}); keep its file open, and whole, until it is loaded."
+        ) from error
+    if 0 in image.size:
+        raise UsageError(f"{label} has the size {image.size}; {_SHAPES}.")
+    if image.mode == "F" or (image.mode.startswith("I") and image.mode != "I;16"):
+        values = np.asarray(image)
+        if image.mode == "I" and values.min() >= 0 and values.max() <= 65535:  # how Pillow holds 16 bits
+            values = values.astype(np.uint16)
+        return _make_picture(values[..., None], label)
+    data = _save_image(image)
+    picture = images.read_image(data, name=_name_input(label), min_side=1, max_pixels=image.width * image.height)
+    return Picture(picture.pixels, picture.alpha, "", picture.warnings, picture.metadata)
+
+
+def _save_image(image: Image.Image) -> bytes:
+    """Save a PIL image losslessly, and as fast as that is possible."""
+    icc = image.info.get("icc_profile")
+    stream = io.BytesIO()
+    try:
+        exif = image.getexif()
+        orientation, stored = exif.get(ORIENTATION, 1), exif.tobytes()
+    except BROKEN:
+        orientation, stored = 1, b""
+    if image.mode in ("CMYK", "LAB"):
+        image.save(stream, "TIFF", icc_profile=icc, tiffinfo={ORIENTATION: orientation})
+        return stream.getvalue()
+    if "transparency" in image.info and image.mode in ("1", "L", "P", "RGB"):
+        image = image.convert("RGBA")
+    elif image.mode not in ("1", "L", "LA", "RGB", "RGBA", "I;16"):
+        image = image.convert({"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}.get(image.mode, "RGB"))
+    image.save(stream, "PNG", icc_profile=icc, exif=stored, compress_level=0)
+    return stream.getvalue()
+
+
+def _copy_tensor(tensor: Tensor, label: str) -> NDArray[Any]:
+    """Return the values of a tensor as an array."""
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized or tensor.is_complex():
+        raise UsageError(f"{label} is a tensor without plain real values; {_VALUES}.")
+    values = tensor.detach().cpu().resolve_neg()
+    if values.dtype.is_floating_point:
+        values = values.float()  # numpy has no bfloat16
+    array: NDArray[Any] = values.numpy()
+    return array
+
+
+def _order_channels(array: NDArray[Any], label: str, *, are_first: bool) -> NDArray[Any]:
+    """Return an array (H, W, C).
+
+    Args:
+        array: in any of the shapes that `Input` lists.
+        label: what it is, in messages.
+        are_first: whether channels come first if both ends could be channels.
+    """
+    shape = array.shape
+    if array.ndim == 4 and shape[0] == 1:
+        array = array[0]
+    elif array.ndim == 4:
+        raise UsageError(f"{label} is a batch of {shape[0]} pictures; give one of them, or several styles as a list.")
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or not array.size:
+        raise UsageError(f"{label} has the shape {tuple(shape)}; {_SHAPES}.")
+    first, last = array.shape[0] in (1, 3, 4), array.shape[2] in (1, 2, 3, 4)
+    if first and (are_first or not last):
+        return np.moveaxis(array, 0, -1)
+    if not last:
+        raise UsageError(f"{label} has the shape {tuple(shape)}; {_SHAPES}.")
+    return array
+
+
+def _make_picture(array: NDArray[Any], label: str) -> Picture:
+    """Return a picture of an array (H, W, C) of color or gray, perhaps with alpha."""
+    values = _normalize_values(array, label)
+    colors, alpha = values, None
+    if values.shape[2] in (2, 4):
+        colors, alpha = values[..., :-1], np.ascontiguousarray(values[..., -1])
+    pixels = np.ascontiguousarray(np.broadcast_to(colors, (*colors.shape[:2], 3)))  # (H, W, 3)
+    if alpha is None or (alpha == 1).all():
+        return Picture(pixels)
+    composite(pixels, alpha, (1, 1, 1))
+    return Picture(pixels, alpha)
+
+
+def _normalize_values(values: NDArray[Any], label: str) -> NDArray[np.float32]:
+    """Return a copy with values in [0, 1]."""
+    kind, size = values.dtype.kind, values.dtype.itemsize
+    if kind == "b":
+        return values.astype(np.float32)
+    if kind == "u" and size <= 2:
+        return np.asarray(np.divide(values, 255 if size == 1 else 65535, dtype=np.float32))
+    if kind != "f":
+        raise UsageError(f"{label} has values of type {values.dtype}; {_VALUES}.")
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    if not np.isfinite((low, high)).all():
+        raise UsageError(f"{label} has values that are not finite; {_VALUES}.")
+    if low < -MAX_EXCESS or high > 1 + MAX_EXCESS:
+        extreme = f"reach {high:g}" if high > 1 + MAX_EXCESS else f"begin at {low:g}"
+        raise UsageError(f"{label} is an array whose values {extreme}; give sRGB in [0, 1].")
+    return np.asarray(np.clip(values, 0, 1), np.float32)
