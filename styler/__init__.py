@@ -5,6 +5,26 @@
     result = stylize("photo.jpg", "painting.jpg", Options.of(preset="draft", strength=60))
     result.save("painted.png")
 
+A node for ComfyUI, whose pictures are tensors (B, H, W, 3):
+
+    import numpy as np, torch
+    from styler import Options, Painter
+
+    class StylePainter:
+        RETURN_TYPES, FUNCTION, CATEGORY = ("IMAGE",), "paint", "image"
+
+        @classmethod
+        def INPUT_TYPES(cls):
+            strength = ("FLOAT", {"default": 50, "min": 0, "max": 100})
+            return {"required": {"photos": ("IMAGE",), "paintings": ("IMAGE",), "strength": strength}}
+
+        def paint(self, photos, paintings, strength):
+            painter, options = Painter(), Options.of(preset="draft", size="original", strength=strength)
+            painted = [painter.stylize(photo, list(paintings), options).pixels for photo in photos]
+            return (torch.from_numpy(np.stack(painted)),)
+
+    NODE_CLASS_MAPPINGS = {"StylePainter": StylePainter}
+
 Names are imported when they are first used, so that `import styler` does not load PyTorch.
 """
 

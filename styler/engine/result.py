@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from styler import images, provenance, save
@@ -72,6 +74,13 @@ class Result:
         """The executed schedule, for `Painter.stream` to repeat."""
         return Replay(self.schedule, self.pixels.shape[1], self.pixels.shape[0])
 
+    def to_pil(self) -> Image.Image:
+        """Return the painting as a PIL image, RGB, or RGBA if the content has alpha; only `save` stores the record."""
+        pixels = images.to_uint8(self.pixels)
+        if self.alpha is None:
+            return Image.fromarray(pixels)
+        return Image.fromarray(np.dstack([pixels, images.to_uint8(self.alpha)]))
+
     def encode(
         self,
         *,
@@ -111,7 +120,7 @@ class Result:
     ) -> Path:
         """Encode the painting as `encode` does, in the format of the path's extension, and write it.
 
-        The file is written whole or not at all; missing folders are created.
+        The file is written whole or not at all; missing folders are created, and `~` is the home folder.
 
         Raises:
             StylerError: the extension is unknown, the file exists and `overwrite` is not set, or it cannot be written.
@@ -119,7 +128,7 @@ class Result:
         data = self.encode(
             format=images.find_format(path), bit_depth=bit_depth, settings=settings, keep_metadata=keep_metadata
         )
-        return images.write_file(path, data, overwrite=overwrite)
+        return images.write_file(os.path.expanduser(path), data, overwrite=overwrite)  # noqa: PTH111 - keeps ~x if unknown
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
