@@ -182,9 +182,16 @@ def _decode_other(data: bytes, kind: str, limits: Limits) -> Raw:
         ignore_empty_alpha(raw)
     elif kind == "jxl":
         raw.orientation = 1  # its decoder turns the picture upright but leaves the EXIF data unchanged
-    if getattr(image, "is_animated", False):
+    if _has_more_images(image):
         raw.warnings.append(SEVERAL_IMAGES)
     return raw
+
+
+def _has_more_images(image: ImageFile.ImageFile) -> bool:
+    try:
+        return bool(getattr(image, "is_animated", False))  # a GIF is read to its end
+    except PILLOW_ERRORS:
+        return True  # there are, but they are damaged
 
 
 def ignore_empty_alpha(raw: Raw) -> None:

@@ -201,6 +201,15 @@ def test_alpha_that_is_0_everywhere_is_ignored(form: str) -> None:
     assert picture.warnings == ("About 'x': its alpha is 0 everywhere and was ignored, so it is opaque.",)
 
 
+def test_a_gif_whose_second_image_is_damaged_is_read() -> None:
+    second = SMOOTH.rotate(180)
+    data = save_image("GIF", SMOOTH, save_all=True, append_images=[second])
+    at = data.rindex(b"\x21\xf9")  # before the second image
+    picture = images.read_image(data[: at + 3] + b"\1\0;", name="x")
+    assert np.abs(picture.pixels - pixels_of(PNG)).mean() < 0.1
+    assert "more than one image" in picture.warnings[0]
+
+
 # Bugs
 
 
