@@ -23,6 +23,9 @@ Primaries = tuple[tuple[float, float], ...]
 """Chromaticities (x, y) of white, red, green and blue."""
 
 
+D65 = (0.3127, 0.3290)
+
+
 @dataclass(frozen=True, slots=True)
 class Cicp:
     """How numbers stand for light: "coding-independent code points" (ITU-T H.273) of a PNG, AVIF, HEIC or profile."""
@@ -432,10 +435,12 @@ def read_bmp_colors(data: bytes) -> tuple[bytes | None, bool, Calibration | None
     sums = ends.sum(axis=1)
     if not (sums > 0).all() or not (gammas > 0).all():
         return None, False, None  # most programs leave these zero
-    white = ends.sum(axis=0) / sums.sum()
+    # Some programs store chromaticities, which say nothing about white, and the exponent from light to samples.
+    white = np.array([*D65, 0.0]) if np.allclose(sums, 1, atol=0.001) else ends.sum(axis=0) / sums.sum()
     primaries = tuple((float(x), float(y)) for x, y, _ in (white, *(ends / sums[:, None])))
     gamma = float(gammas.mean())
-    return None, False, Calibration(primaries, gamma) if are_primaries(primaries) and 0.1 < gamma < 10 else None
+    gamma = 1 / gamma if gamma < 1 else gamma
+    return None, False, Calibration(primaries, gamma) if are_primaries(primaries) and gamma < 10 else None
 
 
 def read_png_calibration(png: Png) -> Calibration | None:

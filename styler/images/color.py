@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from styler.images.chunks import Calibration, Cicp, Primaries
+from styler.images.chunks import D65, Calibration, Cicp, Primaries
 from styler.images.decode import Array, Raw, iter_strips
 
 Floats = NDArray[np.float32]
@@ -47,7 +47,6 @@ _SIGNATURES = {b"GRAY": "gray", b"RGB ": "rgb", b"CMYK": "cmyk"}  # bytes 16 to 
 _SRGB_TOLERANCE = 128
 
 
-D65 = (0.3127, 0.3290)
 SRGB_PRIMARIES: Primaries = (D65, (0.64, 0.33), (0.30, 0.60), (0.15, 0.06))
 ADOBE_RGB_PRIMARIES: Primaries = (D65, (0.64, 0.33), (0.21, 0.71), (0.15, 0.06))
 ADOBE_RGB_GAMMA = 563 / 256
@@ -137,6 +136,10 @@ def _use_calibration(raw: Raw, claim: Calibration) -> _Converter | None:
     if raw.samples.shape[-1] == 4:
         return None
     curve = claim.gamma if claim.curves is None else claim.curves
+    if claim.primaries and isinstance(curve, float) and abs(curve - 2.2) < 0.05:
+        distance = np.abs(np.subtract(claim.primaries, SRGB_PRIMARIES)).max()
+        if distance < 0.005:  # by the PNG specification, how sRGB is written for readers that only know gamma
+            return _convert_plain
     return _make_calibrated(raw, claim.primaries or SRGB_PRIMARIES, curve)
 
 

@@ -173,17 +173,28 @@ def _decode_page(data: bytes, offset: int, limits: Limits) -> _Page:
     """Decode the page at `offset`."""
     import tifffile
 
-    with decoding(*_ERRORS, tifffile.TiffFileError), tifffile.TiffFile(BytesIO(data)) as file:
+    errors = (*_ERRORS, tifffile.TiffFileError)
+    with decoding(*errors), tifffile.TiffFile(BytesIO(data)) as file:
         file.filehandle.seek(offset)
         page = tifffile.TiffPage(file, 0)
         _check_page(page, limits)
-        _check_segments(page, data, limits)
-        stored = page.asarray(maxworkers=1)  # (H, W), (H, W, C) or, plane by plane, (C, H, W)
+        try:
+            _check_segments(page, data, limits)
+            stored = page.asarray(maxworkers=1)  # (H, W), (H, W, C) or, plane by plane, (C, H, W)
+        except errors as error:
+            if missing := _describe_missing(page, data):
+                again = "download or copy it again"
+                raise Refusal(f"its TIFF data ends too early: {missing} of its pixels are missing; {again}") from error
+            raise
         stored = np.moveaxis(stored, 0, -1) if page.axes == "SYX" else stored
         stored = stored.reshape(page.imagelength, page.imagewidth, -1)  # (H, W, C)
         is_rgb = int(page.compression) in _JPEG and int(page.planarconfig) == 1
         extras = [int(extra) for extra in page.extrasamples]
-        return _Page(stored, int(page.photometric), int(page.bitspersample), extras, is_rgb)
+        photometric, bits = int(page.photometric), int(page.bitspersample)
+    stored = stored.view(np.uint8) if stored.dtype == np.int8 else stored  # as other programs read it
+    if not extras and photometric in (_INVERTED, 1, _RGB) and stored.shape[-1] == _COLOR_SAMPLES[photometric] + 1:
+        extras = [_STRAIGHT]  # as some programs write it
+    return _Page(stored, photometric, bits, extras, is_rgb)
 
 
 def _check_page(page: Any, limits: Limits) -> None:
@@ -196,7 +207,7 @@ def _check_page(page: Any, limits: Limits) -> None:
     photometric = int(page.photometric)
     if photometric not in _COLOR_SAMPLES or page.axes not in ("YX", "YXS", "SYX"):
         raise Refusal("its color layout is not supported; save it as 16-bit RGB")
-    if page.dtype is None or page.dtype.kind not in "ufb":
+    if page.dtype is None or (page.dtype.kind not in "ufb" and page.dtype != np.int8):
         raise Refusal("its values are signed or complex numbers; save it as 16-bit RGB or gray")
     if page.is_subsampled and int(page.compression) not in _JPEG:
         raise Refusal(
@@ -215,16 +226,19 @@ def _name_compression(page: Any) -> str:
 
 
 def _check_segments(page: Any, data: bytes, limits: Limits) -> None:
-    """Check that all strips or tiles are there, and that none is a picture larger than it should be."""
-    missing = total = 0
+    """Check that strips or tiles which a decoder would complete are there, and are not larger than the page."""
     for start, size in zip(page.dataoffsets, page.databytecounts, strict=False):
-        total += size
-        missing += size - len(data[start : start + size]) if size else 0
         if size and int(page.compression) in _SIZED:
             _check_segment(data[start : start + size], page, limits)
-    if missing:
-        share = chunks.describe_share(missing / total)
-        raise Refusal(f"its TIFF data ends too early: {share} of its pixels are missing; download or copy it again")
+            if start + size > len(data):
+                raise EOFError
+
+
+def _describe_missing(page: Any, data: bytes) -> str:
+    """Return which share of the strips or tiles is behind the end of the file; empty if none is."""
+    sizes = [(start, size) for start, size in zip(page.dataoffsets, page.databytecounts, strict=False) if size]
+    missing = sum(size - len(data[start : start + size]) for start, size in sizes)
+    return chunks.describe_share(missing / sum(size for _, size in sizes)) if missing else ""
 
 
 def _check_segment(data: bytes, page: Any, limits: Limits) -> None:

@@ -146,7 +146,7 @@ def make_tiffs(noise: NDArray[np.float64]) -> dict[str, bytes]:
         "float": (noise[..., :3].astype(np.float32), {**rgb, "compression": "zlib", "predictor": 3}),
         "4 bit": (eight[..., 0] >> 4, {"bitspersample": 4}),
         "alpha": (eight, {**rgb, "extrasamples": ["assocalpha"]}),
-        "curves": (eight[..., :3], {**rgb, "extratags": [(301, "H", 256, np.arange(0, 65536, 256), True)]}),
+        "curves": (eight[..., :3], {**rgb, "extratags": [(301, "H", 256, np.arange(0, 65536, 256).astype("H"), True)]}),
     }
     files = {}
     for name, (stored, settings) in kinds.items():

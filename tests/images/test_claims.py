@@ -90,6 +90,7 @@ PNG_CLAIMS = {
     "gamma": (LINEAR, (SRGB, 1.0)),
     "gamma of a display": (gama(2.2), (SRGB, 2.2)),
     "gamma and primaries": (gama(1.8) + chrm(PROPHOTO), (PROPHOTO, 1.8)),
+    "gamma 2.2 and other primaries": (gama(2.2) + chrm(ADOBE), (ADOBE, 2.2)),
     "primaries alone": (chrm(P3), (P3, None)),
     "cICP": (P3_CICP, (P3, None)),
     "cICP with gamma": (cicp(9, 4), (BT2020, 2.2)),
@@ -104,6 +105,7 @@ PNG_CLAIMS = {
     "unspecified cICP": (cicp(2, 2) + ADOBE_ICC, ADOBE_RGB),
     # What changes nothing
     "sRGB": (SRGB_CHUNK, None),
+    "sRGB by its gamma and primaries": (gama(2.2) + chrm(SRGB), None),
     "sRGB in cICP": (cicp(1, 13), None),
     "video in cICP": (cicp(1, 1), None),
     "sRGB in EXIF": (exif_chunk(1), None),
@@ -239,13 +241,15 @@ def make_bmp(space: bytes, extra: bytes = b"", gamma: float = 1.0, profile: byte
     ("data", "meaning"),
     [
         (make_bmp(bytes(4)), (SRGB, 1.0)),
-        (make_bmp(bytes(4), gamma=2.2), (SRGB, 2.2)),
+        (make_bmp(bytes(4), gamma=1.8), (SRGB, 1.8)),
+        (make_bmp(bytes(4), gamma=1 / 1.8), (SRGB, 1.8)),
+        (make_bmp(bytes(4), gamma=2.2), None),
         (make_bmp(bytes(4), gamma=0), None),
         (make_bmp(b"BGRs"), None),
         (make_bmp(b" niW"), None),
         (make_bmp(b"DEBM", profile=make_profile(*ADOBE_RGB)), ADOBE_RGB),
     ],
-    ids=["linear", "gamma", "zeros", "sRGB", "Windows", "embedded"],
+    ids=["linear", "gamma", "inverse gamma", "nearly sRGB", "zeros", "sRGB", "Windows", "embedded"],
 )
 def test_a_bmp_means_what_its_header_says(data: bytes, meaning: tuple[Any, float | None] | None) -> None:
     picture = images.read_image(data)

@@ -203,9 +203,9 @@ def test_alpha_that_is_0_everywhere_is_ignored(form: str) -> None:
 
 def test_a_gif_whose_second_image_is_damaged_is_read() -> None:
     second = SMOOTH.rotate(180)
-    data = save_image("GIF", SMOOTH, save_all=True, append_images=[second])
-    at = data.rindex(b"\x21\xf9")  # before the second image
-    picture = images.read_image(data[: at + 3] + b"\1\0;", name="x")
+    data = save_image("GIF", SMOOTH, save_all=True, append_images=[second], duration=100)
+    at = data.rindex(b"!\xf9")  # before the second image
+    picture = images.read_image(data[:at] + b"!\xf9\1\0\0;", name="x")
     assert np.abs(picture.pixels - pixels_of(PNG)).mean() < 0.1
     assert "more than one image" in picture.warnings[0]
 

@@ -146,6 +146,30 @@ def test_premultiplied_8_bit_alpha_is_restored() -> None:
     assert np.abs(picture.pixels - 1).max() < 1e-4  # half-transparent white over white
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_fourth_sample_without_a_meaning_is_alpha(dtype: type) -> None:
+    top = np.iinfo(dtype).max
+    stored = np.dstack([COLORS.astype(dtype) * dtype(top // 255), np.full((H, W), top // 2, dtype)])
+    data = bytearray(tiff(stored, photometric="rgb", extrasamples=["unassalpha"]))
+    at = bytes(data).index(struct.pack("<HHI", 338, 3, 1))
+    data[at : at + 2] = struct.pack("<H", 65000)  # a tag that nobody knows
+    picture = images.read_image(bytes(data))
+    assert picture.alpha is not None
+    assert abs(picture.alpha.mean() - 0.5) < 0.01
+
+
+def test_8_bit_values_marked_as_signed_are_read_as_elsewhere() -> None:
+    assert np.array_equal(read(tiff(COLORS.view(np.int8), photometric="rgb")), COLORS / np.float32(255))
+
+
+@pytest.mark.parametrize("compression", [None, "lzw"])
+def test_a_byte_count_that_is_too_large_does_no_harm(compression: str | None) -> None:
+    data = bytearray(tiff(COLORS, photometric="rgb", compression=compression))
+    at = bytes(data).index(struct.pack("<H", 279))
+    data[at : at + 12] = struct.pack("<HHII", 279, 4, 1, 35_711_440)
+    assert np.array_equal(read(bytes(data)), COLORS / np.float32(255))
+
+
 # Pages
 
 
