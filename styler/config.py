@@ -25,6 +25,8 @@ ENVIRONMENT_LAYER = "environment"
 TABLES = ("batch", "ui")
 """Commands that may have a table in a file."""
 
+_SWITCHES = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
+
 Layer = tuple[str, Mapping[str, Any]]
 
 
@@ -86,7 +88,7 @@ def parse_value(name: str, text: str) -> Any:
         items = [item.strip() for item in text.split(",")] if text.strip() else []
         return tuple(items if typing.get_args(field_type)[0] is str else map(_parse_number, items))
     if field_type is bool:
-        return {"true": True, "1": True, "false": False, "0": False}.get(text.strip().lower(), text)
+        return _SWITCHES.get(text.strip().lower(), text)
     return text if field_type is str else _parse_number(text)
 
 
@@ -115,7 +117,8 @@ def _read_settings(path: Path, command: str, command_flags: Container[str]) -> d
     content = _read_toml(path)
     if content is None:
         return None
-    settings = {name: value for name, value in content.items() if not (name in TABLES and isinstance(value, Mapping))}
+    _check_tables(path, content)
+    settings = {name: value for name, value in content.items() if name not in TABLES}
     table = content.get(command)
     if isinstance(table, Mapping):
         settings |= {name: value for name, value in table.items() if name not in command_flags}
@@ -126,6 +129,20 @@ def _read_settings(path: Path, command: str, command_flags: Container[str]) -> d
     except OptionError as error:
         raise OptionError(f"In '{path}': {error}") from error
     return settings
+
+
+def _check_tables(path: Path, content: Mapping[str, Any]) -> None:
+    """Reject a table that nothing reads, and a value in place of a table."""
+    for name, value in content.items():
+        is_table = isinstance(value, Mapping) or (
+            isinstance(value, list) and any(isinstance(v, Mapping) for v in value)
+        )
+        if is_table != (name in TABLES) and (is_table or name in TABLES) and name not in list_options():
+            tables = " and ".join(f"[{table}]" for table in TABLES)
+            problem = f"nothing reads the table [{name}]" if is_table else f"{name} is not a table"
+            raise OptionError(f"In '{path}': {problem}; the tables are {tables}, settings for all commands come first.")
+        if name in TABLES and not isinstance(value, Mapping):
+            raise OptionError(f"In '{path}': {name} is a list of tables; write [{name}] in single brackets.")
 
 
 def _read_toml(path: Path) -> dict[str, Any] | None:
@@ -139,8 +156,14 @@ def _read_toml(path: Path) -> dict[str, Any] | None:
     except OSError as error:
         raise StylerError(f"Cannot read the settings in '{path}': {error.strerror}; make it readable.") from error
     except (ValueError, RecursionError) as error:
-        raise OptionError(f"The settings in '{path}' are not valid TOML: {error}; correct or delete it.") from error
+        is_path = isinstance(error, tomllib.TOMLDecodeError) and any(word in str(error) for word in _ESCAPES)
+        advice = "write paths in single quotes, or with /" if is_path else "correct or delete it"
+        reason = "it is not UTF-8" if isinstance(error, UnicodeError) else error
+        raise OptionError(f"The settings in '{path}' are not valid TOML: {reason}; {advice}.") from error
 
+
+_ESCAPES = ("Unescaped", "hex value", "Invalid escape")
+"""Words of the parser for a backslash that begins no escape, as in a path of Windows."""
 
 BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8",
@@ -173,7 +196,8 @@ def decode_text(data: bytes, default: Callable[[bytes], str] = bytes.decode) -> 
 def _check_type(name: str, value: Any) -> None:
     """Reject a string in place of a number or list, with better advice than the option's range."""
     if name in list_options() and isinstance(value, str) and not isinstance(parsed := parse_value(name, value), str):
-        form = "a list in brackets" if isinstance(parsed, tuple) else "a number without quotes"
+        forms = {tuple: "a list in brackets", bool: "true or false without quotes"}
+        form = forms.get(type(parsed), "a number without quotes")
         raise OptionError(f'{name} is the text "{value}"; write {form}.')
 
 
@@ -181,7 +205,7 @@ def _read_environment(variables: Mapping[str, str]) -> dict[str, Any]:
     """Return the settings in the environment; an empty variable counts as not set."""
     settings = {}
     for name in list_options():
-        if text := variables.get(get_variable_name(name), ""):
+        if text := variables.get(get_variable_name(name), "").strip():  # files of variables may end lines by CR LF
             settings[name] = parse_value(name, text)
             try:
                 check_settings({name: settings[name]})

@@ -90,8 +90,19 @@ def test_a_file_may_begin_with_a_byte_order_mark_and_hold_lists(folders: tuple[P
         ("style_weights = 2", "In 'styler.toml': style_weights is '2'; it takes a list."),
         ('preset = "fien"', "In 'styler.toml': preset is 'fien' (did you mean 'fine'?)"),
         ("[size]\nlow = 1", "In 'styler.toml': size is {'low': 1}; it can be"),
-        ("[bacth]\nworkers = 1", "In 'styler.toml': There is no setting 'bacth'"),
-        ("batch = 1", "In 'styler.toml': There is no setting 'batch'"),
+        (
+            "[bacth]\nworkers = 1",
+            "In 'styler.toml': nothing reads the table [bacth]; the tables are [batch] and [ui], ",
+        ),
+        ("[run]\nsize = 64", "In 'styler.toml': nothing reads the table [run]; the tables are"),
+        ("[[run]]\nsize = 64", "In 'styler.toml': nothing reads the table [run]; the tables are"),
+        ("[tool.styler]\nsize = 64", "In 'styler.toml': nothing reads the table [tool]; the tables are"),
+        ("[[batch]]\nsize = 64", "In 'styler.toml': batch is a list of tables; write [batch] in single brackets."),
+        ("batch = 1", "In 'styler.toml': batch is not a table; the tables are"),
+        ("batch = []", "In 'styler.toml': batch is not a table; the tables are"),
+        ("size = 64\nsize = 65", "The settings in 'styler.toml' are not valid TOML: Cannot overwrite a value"),
+        ('init = "C:\\photos\\x.png"', "The settings in 'styler.toml' are not valid TOML: Unescaped"),
+        ('init = "C:\\Users\\x.png"', "The settings in 'styler.toml' are not valid TOML: Invalid hex value"),
         ("size = ", "The settings in 'styler.toml' are not valid TOML: Invalid value (at "),
         ("x = " + "[" * 100_000, "The settings in 'styler.toml' are not valid TOML: "),
     ],
@@ -108,8 +119,33 @@ def test_a_wrong_file_is_refused_in_one_sentence_that_names_it(
 
 def test_bytes_that_are_not_utf8_are_refused(folders: tuple[Path, Path]) -> None:
     folders[1].write_bytes(b"size = \xff\xfe")
-    with pytest.raises(OptionError, match="not valid TOML"):
+    with pytest.raises(OptionError, match=r"not valid TOML: it is not UTF-8; correct or delete it\.$"):
         config.load_config({})
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_file_may_be_in_any_encoding_and_have_the_paths_of_windows(
+    encoding: str, end: str, folders: tuple[Path, Path]
+) -> None:
+    lines = ["# Größe", "size = 4_096", "strength = 6e1", "init = 'C:\\photos\\x.png'", "[batch]", "seed = 0xff", ""]
+    folders[1].write_bytes(end.join(lines).encode(encoding))
+    options = resolve_options(*config.load_config({}, "batch").layers).options
+    assert (options.size, options.strength, options.init) == (4096, 60, "C:\\photos\\x.png")
+    assert options.seed == 255
+
+
+def test_advice_about_backslashes(folders: tuple[Path, Path]) -> None:
+    for text in ('init = "C:\\photos\\x.png"', 'init = "C:\\Users\\x.png"'):
+        folders[1].write_text(text)
+        with pytest.raises(OptionError, match=r"; write paths in single quotes, or with /\.$"):
+            config.load_config({})
+
+
+def test_variables_may_have_space_around_their_values() -> None:
+    """Files of variables may end lines by CR LF."""
+    loaded = config.load_config({"STYLER_LOOK": "oil\r", "STYLER_SIZE": " 64 ", "STYLER_SEED": "\r"})
+    assert dict(loaded.layers[-1][1]) == {"look": "oil", "size": 64}
 
 
 def test_a_path_that_is_not_a_file_is_refused_without_waiting(folders: tuple[Path, Path]) -> None:
