@@ -415,4 +415,6 @@ def _list_temporary(name: str) -> list[Path]:
 
 def _is_own_folder(folder: Path) -> bool:
     """Return whether the folder belongs to this user; in another's, links could redirect our notes to our own files."""
-    return sys.platform == "win32" or folder.lstat().st_uid == os.getuid()
+    if sys.platform == "win32":
+        return True
+    return folder.lstat().st_uid == os.getuid()

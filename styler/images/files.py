@@ -25,6 +25,15 @@ if sys.platform != "win32":
 _PREFIX, _SUFFIX = ".styler-", ".tmp"
 _LOCK_GRACE_SECONDS = 60.0  # an empty temporary file younger than this may be about to be locked by its owner
 _STALE_SECONDS = 86400.0  # a temporary file older than this is stale where locks do not work
+_UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+"""What file systems report that lack a function, such as flushing or permissions."""
+_WAITS = (0.05, 0.1, 0.2, 0.4, 0.8)
+"""Seconds to wait for virus scanners and indexers on Windows, which open every new file for a moment."""
+_WINDOWS_NAME = re.compile(
+    r"(?i)(con|prn|aux|nul|con(in|out)\$|(com|lpt)[0-9¹²³]) *(\..*)?|.*([ .]|[<>:\"|?*\x00-\x1f].*)"
+)
+"""Names that Windows gives to devices, or silently changes: `a:b.png` is a hidden part of the file `a`."""
+_ACCESS_LIST = "system.posix_acl_access"
 _FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 
 StrPath = str | os.PathLike[str]
@@ -77,6 +86,8 @@ def check_output(path: StrPath, *, overwrite: bool = False) -> None:
             return
         target = _resolve_target(path, overwrite=overwrite)
         find_format(path)
+        if _is_replaced_in_place(target):
+            return
         folder = next(parent for parent in target.absolute().parents if os.path.lexists(parent))
         if not folder.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "", str(folder))
@@ -89,7 +100,8 @@ def write_file(path: StrPath, data: bytes, *, overwrite: bool = False) -> Path:
     """Write `data` to `path` whole or not at all, and return the path. Missing folders are created.
 
     A new file appears complete and flushed to the disk; one that is replaced exists, old or new, at every moment.
-    Devices and pipes are written to directly.
+    Devices and pipes are written to directly, and so is a file in a folder where nothing can be created, such as a file
+    that is mounted into a read-only container.
 
     Raises:
         OutputError: it exists and `overwrite` is not set, is a folder, or the system refuses (disk full…).
@@ -100,8 +112,11 @@ def write_file(path: StrPath, data: bytes, *, overwrite: bool = False) -> Path:
                 _write_all(stream.fileno(), data)
             return Path(path)
         target = _resolve_target(path, overwrite=overwrite)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _write_beside(target, data, overwrite=overwrite)
+        if _is_replaced_in_place(target):
+            _write_in_place(target, data)
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _write_beside(target, data, overwrite=overwrite)
     return Path(path)
 
 
@@ -119,17 +134,21 @@ def _remove_if_stale(path: Path) -> None:
     try:
         status = os.fstat(file)
         age = time.time() - status.st_mtime
-        if not stat.S_ISREG(status.st_mode) or (status.st_size == 0 and age < _LOCK_GRACE_SECONDS):
+        is_new = age < _LOCK_GRACE_SECONDS
+        if not stat.S_ISREG(status.st_mode) or (is_new and (status.st_size == 0 or sys.platform == "win32")):
             return
-        if _lock(file) or age > _STALE_SECONDS:
-            path.unlink()
+        if sys.platform != "win32":
+            if _lock(file) or age > _STALE_SECONDS:
+                path.unlink()
     finally:
         os.close(file)
+    if sys.platform == "win32":  # it removes no open file: neither one that is being written nor ours
+        path.unlink()
 
 
 def _lock(file: int) -> bool:
     """Lock an open file without waiting, and return whether it worked; the system unlocks it when the process ends."""
-    if sys.platform == "win32":  # where an open file cannot be removed anyway
+    if sys.platform == "win32":  # where files that are being written cannot be removed, and the others are new
         return True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -145,6 +164,8 @@ def _resolve_target(path: StrPath, *, overwrite: bool) -> Path:
         OSError: it must not be written.
     """
     target = Path(path).resolve() if Path(path).is_symlink() else Path(path)
+    if sys.platform == "win32" and any(_WINDOWS_NAME.fullmatch(part) for part in target.parts if part != target.anchor):
+        raise ValueError("the name is not possible on Windows")
     if target.is_dir() or os.fspath(path).endswith(("/", os.sep)):
         raise IsADirectoryError(errno.EISDIR, "")
     if target.exists() and not overwrite:
@@ -162,9 +183,9 @@ def _write_beside(target: Path, data: bytes, *, overwrite: bool) -> None:
         try:
             _lock(file)
             if overwrite and target.exists():
-                temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+                _copy_permissions(target, temporary)
             _write_all(file, data)
-            os.fsync(file)
+            _flush(file)
             if sys.platform != "win32":
                 _publish(temporary, target, overwrite=overwrite)  # still locked, so no other run removes it
         finally:
@@ -182,10 +203,74 @@ def _write_all(file: int, data: bytes) -> None:
         rest = rest[os.write(file, rest) :]
 
 
+def _flush(file: int) -> None:
+    """Flush a file to the disk, where the file system can."""
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+
+
+def _copy_permissions(source: Path, path: Path) -> None:
+    """Give a file the group, mode and access list of another, as far as the system and the file system have them."""
+    status = source.stat()
+    if sys.platform != "win32":
+        with suppress(OSError):  # a group of which this user is no member
+            os.chown(path, -1, status.st_gid)
+    with suppress(OSError):  # FAT, some network shares
+        path.chmod(stat.S_IMODE(status.st_mode))
+    if sys.platform == "linux":
+        with suppress(OSError):  # there is none
+            os.setxattr(path, _ACCESS_LIST, os.getxattr(source, _ACCESS_LIST))
+
+
+def _is_replaced_in_place(target: Path) -> bool:
+    """Return whether there is a file in a folder where nothing can be created."""
+    return target.is_file() and not os.access(target.parent, os.W_OK)
+
+
+def _write_in_place(target: Path, data: bytes) -> None:
+    file = os.open(target, os.O_WRONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+    try:
+        _write_all(file, data)
+        os.ftruncate(file, len(data))
+        _flush(file)
+    finally:
+        os.close(file)
+
+
+def _replace(temporary: Path, target: Path) -> None:
+    """Rename a file over another; where the file system cannot do that, move the other aside first."""
+    for seconds in _WAITS if sys.platform == "win32" else ():
+        try:
+            temporary.replace(target)
+        except PermissionError:
+            time.sleep(seconds)
+        else:
+            return
+    try:
+        temporary.replace(target)
+    except OSError as error:
+        if error.errno == errno.EBUSY:  # a file that is mounted into a container
+            _write_in_place(target, temporary.read_bytes())
+            return
+        if error.errno not in _UNSUPPORTED | {errno.EEXIST, errno.EPERM} or not target.exists():
+            raise
+        aside = temporary.with_name(f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}")
+        target.rename(aside)
+        try:
+            temporary.rename(target)
+        except OSError:
+            aside.rename(target)
+            raise
+        aside.unlink()
+
+
 def _publish(temporary: Path, target: Path, *, overwrite: bool) -> None:
     """Rename a finished file atomically; without `overwrite`, never replace a file that has just appeared."""
     if overwrite:
-        temporary.replace(target)
+        _replace(temporary, target)
         return
     try:
         os.link(temporary, target)
@@ -194,9 +279,9 @@ def _publish(temporary: Path, target: Path, *, overwrite: bool) -> None:
     except OSError:  # no hard links (FAT, some network shares): reserve the name, then replace our own empty file
         os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
         try:
-            temporary.replace(target)
+            _replace(temporary, target)
         except OSError:
-            target.unlink()
+            target.unlink(missing_ok=True)
             raise
 
 
@@ -220,7 +305,9 @@ def _as_output_error(path: StrPath) -> Iterator[None]:
 
 def _explain_os_error(error: OSError | ValueError) -> str:
     if not isinstance(error, OSError):
-        return "a file cannot have this name; choose another"  # it contains a null byte
+        return "a file cannot have this name; choose another"  # a null byte, or a name that Windows reserves
+    if sys.platform == "win32" and error.errno == errno.EACCES:
+        return "you have no permission, or another program has it open; close that program or choose another name"
     reasons = {
         errno.EEXIST: "it already exists; choose another name or overwrite it",
         errno.EACCES: "you have no permission to write there; choose another folder",
@@ -228,6 +315,9 @@ def _explain_os_error(error: OSError | ValueError) -> str:
         errno.EROFS: "the disk is read-only; choose another folder",
         errno.ENOSPC: "the disk is full; free up space or choose another folder",
         errno.EDQUOT: "your disk quota is exceeded; free up space or choose another folder",
+        errno.EFBIG: "it is larger than 'ulimit -f' or the file system allows; choose another folder",
+        errno.EINVAL: "a file there cannot have this name; choose another",
+        errno.ENOENT: "its folder no longer exists; choose another folder",
         errno.ENOTDIR: "a part of its path is a file, not a folder; choose another folder",
         errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
         errno.EISDIR: "it is a folder; name a file in it",

@@ -5,12 +5,14 @@ import os
 import re
 import signal
 import stat
+import struct
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -294,3 +296,226 @@ def test_only_stale_temporary_files_are_removed(tmp_path: Path) -> None:
     images.remove_stale_files(tmp_path)
     images.remove_stale_files(tmp_path / "missing")
     assert listing(tmp_path) == {".styler-young.tmp", ".styler-folder.tmp", "styler-x.tmp", "a.png"}
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.ENOTSUP])
+def test_a_file_system_that_cannot_flush_works(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_file: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    images.write_file(tmp_path / "a.png", DATA)
+    assert (tmp_path / "a.png").read_bytes() == DATA
+
+
+def refuse_to_replace(number: int) -> Callable[[Path, Path], Path]:
+    """Return a `Path.replace` of a file system that does not rename over existing files."""
+
+    def replace(path: Path, target: Path) -> Path:
+        if target.exists():
+            raise OSError(number, os.strerror(number))
+        return path.rename(target)
+
+    return replace
+
+
+@pytest.mark.parametrize("number", [errno.EEXIST, errno.EPERM, errno.ENOTSUP, errno.EBUSY])
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_file_system_that_cannot_replace_files_works(
+    number: int, has_links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(*_args: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "replace", refuse_to_replace(number))
+    if not has_links:
+        monkeypatch.setattr(os, "link", no_links)
+    images.write_file(tmp_path / "a.png", b"old" * 5000)
+    images.write_file(tmp_path / "a.png", DATA, overwrite=True)
+    assert (tmp_path / "a.png").read_bytes() == DATA
+    assert listing(tmp_path) == {"a.png"}
+
+
+def test_the_old_file_comes_back_if_the_new_one_cannot_take_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.rename
+
+    def rename(path: Path, target: Path) -> Path:
+        if target.name == "a.png" and path.read_bytes() == DATA:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path, target)
+
+    (tmp_path / "a.png").write_bytes(b"old")
+    monkeypatch.setattr(Path, "replace", refuse_to_replace(errno.EPERM))
+    monkeypatch.setattr(Path, "rename", rename)
+    assert "Input/output error" in refusal(images.write_file, tmp_path / "a.png", DATA, overwrite=True)
+    assert listing(tmp_path) == {"a.png"}
+    assert (tmp_path / "a.png").read_bytes() == b"old"
+
+
+def test_permissions_that_cannot_be_copied_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: Any, **_named: Any) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    (tmp_path / "a.png").write_bytes(b"old")
+    monkeypatch.setattr(Path, "chmod", refuse)
+    monkeypatch.setattr(os, "chown", refuse, raising=False)
+    images.write_file(tmp_path / "a.png", DATA, overwrite=True)
+    assert (tmp_path / "a.png").read_bytes() == DATA
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs the access lists of Linux")
+def test_a_replaced_file_keeps_its_group_and_access_list(tmp_path: Path) -> None:
+    path, acl = tmp_path / "a.png", "system.posix_acl_access"
+    path.write_bytes(b"old")
+    entries = [(1, 6, -1), (2, 4, 12345), (4, 4, -1), (16, 4, -1), (32, 0, -1)]  # user 12345 may read, others may not
+    value = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    try:
+        os.setxattr(path, acl, value)
+    except OSError as error:
+        pytest.skip(f"the file system has no access lists: {error.strerror}")
+    if os.geteuid() == 0:  # others can give files only to their own groups
+        os.chown(path, -1, 54321)
+    before = path.stat()
+    images.write_file(path, DATA, overwrite=True)
+    after = path.stat()
+    assert (after.st_gid, after.st_mode, os.getxattr(path, acl)) == (before.st_gid, before.st_mode, value)
+    assert after.st_ino != before.st_ino
+
+
+@POSIX
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o000, 0o666), (0o027, 0o640)])
+def test_new_files_and_folders_follow_the_umask_and_the_group_of_the_folder(
+    umask: int, mode: int, tmp_path: Path
+) -> None:
+    tmp_path.chmod(0o2770)
+    if os.geteuid() == 0:
+        os.chown(tmp_path, -1, 54321)
+    before = os.umask(umask)
+    try:
+        images.write_file(tmp_path / "new" / "a.png", DATA)
+    finally:
+        os.umask(before)
+    status = (tmp_path / "new" / "a.png").stat()
+    assert (stat.S_IMODE(status.st_mode), status.st_gid) == (mode, tmp_path.stat().st_gid)
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) & 0o777 == 0o777 & ~umask
+
+
+def test_a_file_in_a_folder_that_cannot_be_written_is_replaced_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.png").write_bytes(b"old and longer than the new one" * 1000)
+    monkeypatch.setattr(os, "access", lambda path, _mode: Path(path) != tmp_path)
+    images.check_output(tmp_path / "a.png", overwrite=True)
+    images.write_file(tmp_path / "a.png", DATA, overwrite=True)
+    assert (tmp_path / "a.png").read_bytes() == DATA
+    assert "already exists" in refusal(images.write_file, tmp_path / "a.png", DATA)
+
+
+def test_reasons_of_the_system_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, reason in {
+        errno.EDQUOT: "your disk quota is exceeded",
+        errno.EFBIG: "it is larger than 'ulimit -f' or the file system allows",
+        errno.EROFS: "the disk is read-only",
+        errno.EINVAL: "a file there cannot have this name",  # a colon on exFAT
+        errno.ENOENT: "its folder no longer exists",
+        errno.ESTALE: "the system reports",
+    }.items():
+
+        def fail(*_args: Any, number: int = number) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "write", fail)
+        assert reason in refusal(images.write_file, tmp_path / "a.png", DATA)
+        assert listing(tmp_path) == set()
+
+
+@POSIX
+def test_a_working_folder_that_is_gone_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for call in (images.check_output, partial(images.write_file, data=DATA)):
+        assert "its folder no longer exists; choose another folder" in refusal(call, "a.png")
+
+
+@pytest.fixture
+def windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.delattr(os, "O_NOFOLLOW", raising=False)
+    monkeypatch.delattr(os, "O_CLOEXEC", raising=False)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["con.png", "NUL", "Aux.tar.png", "com1.png", "LPT9 .png", "a:b.png", "what?.png", "a.png.", "a.png ", "a|b"],
+)
+def test_names_that_windows_reserves_are_refused_there(name: str, windows: None, tmp_path: Path) -> None:
+    assert "a file cannot have this name" in refusal(images.write_file, tmp_path / name, DATA)
+    assert "a file cannot have this name" in refusal(images.write_file, tmp_path / name / "a.png", DATA)
+    assert listing(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    "name", ["console.png", "a.con.png", "com.png", "com10.png", ".png", "a b (1).png", "nul-1.png"]
+)
+def test_other_names_are_possible_on_windows(name: str, windows: None, tmp_path: Path) -> None:
+    images.write_file(tmp_path / name, DATA)
+    assert listing(tmp_path) == {name}
+
+
+@pytest.mark.parametrize("is_released", [True, False])
+def test_a_file_that_another_program_has_open_is_waited_for_on_windows(
+    is_released: bool, windows: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    real = Path.replace
+
+    def replace(path: Path, target: Path) -> Path:
+        if is_released and len(waits) == 2:
+            return real(path, target)
+        raise PermissionError(errno.EACCES, "The process cannot access the file because it is being used by another")
+
+    (tmp_path / "a.png").write_bytes(b"old")
+    monkeypatch.setattr(time, "sleep", waits.append)
+    monkeypatch.setattr(Path, "replace", replace)
+    if is_released:
+        images.write_file(tmp_path / "a.png", DATA, overwrite=True)
+    else:
+        message = refusal(images.write_file, tmp_path / "a.png", DATA, overwrite=True)
+        assert message.endswith(
+            "you have no permission, or another program has it open; close that program or choose another name."
+        )
+    assert (tmp_path / "a.png").read_bytes() == (DATA if is_released else b"old")
+    assert listing(tmp_path) == {"a.png"}
+    assert 0 < sum(waits) < 2
+
+
+def test_windows_removes_stale_files_after_closing_them(
+    windows: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not those of the last minute: a finished one is closed, and so unlocked, before it is renamed."""
+    opened: list[int] = []
+    real_open, real_close, real_unlink = os.open, os.close, Path.unlink
+
+    def unlink(path: Path, *, missing_ok: bool = False) -> None:
+        assert opened == [], "an open file cannot be removed"
+        real_unlink(path, missing_ok=missing_ok)
+
+    def close(file: int) -> None:
+        opened.remove(file)
+        real_close(file)
+
+    def open_file(*args: Any) -> int:
+        opened.append(real_open(*args))
+        return opened[-1]
+
+    for name, age in (("old", 100), ("new", 0)):
+        (tmp_path / f".styler-{name}.tmp").write_bytes(DATA)
+        os.utime(tmp_path / f".styler-{name}.tmp", (time.time() - age,) * 2)
+    monkeypatch.setattr(os, "open", open_file)
+    monkeypatch.setattr(os, "close", close)
+    monkeypatch.setattr(Path, "unlink", unlink)
+    images.remove_stale_files(tmp_path)
+    assert listing(tmp_path) == {".styler-new.tmp"}
