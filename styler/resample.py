@@ -15,6 +15,11 @@ def resize(image: Tensor, width: int, height: int) -> Tensor:
     return _interpolate(image.float().cpu(), width, height).clamp(0, 1).to(image.device)
 
 
+def extract_detail(image: Tensor, before: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Return the detail of an image (1, 3, H, W) at `size` (width, height) that is lost by resizing it to `before`."""
+    return resize(image, *size) - resize(resize(image, *before), *size)
+
+
 class Downsample:
     """The same resizing without the clamp, as two matrix products, which every device can do and differentiate.
 
@@ -38,7 +43,7 @@ class Downsample:
 
 def _make_resize_matrix(before: int, after: int) -> Tensor:
     """Return the weight of each of `before` pixels in each of `after`, (after, before), by resizing unit vectors."""
-    return _interpolate(torch.eye(before)[None, None], before, after)[0, 0]
+    return _interpolate(torch.eye(before, dtype=torch.float32)[None, None], before, after)[0, 0]
 
 
 def _interpolate(image: Tensor, width: int, height: int) -> Tensor:

@@ -200,7 +200,9 @@ class Forecast:
     memory: float
     """Estimated peak, in bytes."""
     free: float
-    """Free memory of the device, in bytes."""
+    """What `memory` of the options allows, or else the free memory of the device; in bytes."""
+    is_limit_given: bool
+    """Whether the options say how much memory may be used."""
     timed: tuple[int, int] | None
     """Width and height of the iteration that was timed; None if there is nothing to paint."""
     iteration_seconds: float
@@ -228,7 +230,7 @@ def make_forecast(
         StylerError: the run would fail before its first iteration.
     """
     from styler.engine import budget
-    from styler.engine.device import describe_device, estimate_memory, measure_free_memory, needs_checkpoint
+    from styler.engine.device import describe_device, measure_free_memory, plan_memory
     from styler.engine.painter import Painter
 
     painter = Painter.of(options)
@@ -239,7 +241,9 @@ def make_forecast(
     if replay and scales:
         allow_sketch = schedule.compute_sketch_share(options) > 0
         scales = schedule.refit_schedule(replay, *size, features.min_side, allow_sketch=allow_sketch)
-    checkpoint = bool(scales) and needs_checkpoint(features, size, options.checkpoint, painter.device)
+    free = options.memory or measure_free_memory(painter.device)
+    plan = plan_memory(features, size, [(it.width, it.height) for it in styles], options) if scales else None
+    checkpoint = plan is not None and plan.checkpoint
     small = _shrink_options(options, size, features.min_side, painter.device.type, checkpoint=checkpoint)
     seconds, timed = _time_iteration(painter, small, content, styles, start)
     if timed and options.time and not replay:
@@ -250,8 +254,9 @@ def make_forecast(
         precision=_name_precision(painter),
         schedule=scales,
         checkpoint=checkpoint,
-        memory=estimate_memory(features, size, checkpoint=checkpoint) if scales else 0.0,
-        free=measure_free_memory(painter.device),
+        memory=plan.needed if plan else 0.0,
+        free=free,
+        is_limit_given=options.memory > 0,
         timed=timed,
         iteration_seconds=seconds * math.prod(size) / math.prod(timed) if timed else 0.0,
     )
@@ -319,7 +324,8 @@ def _print_forecast(prepared: _PreparedRun, facts: Mapping[str, Any], *, json: b
 
 def format_memory(forecast: Forecast) -> str:
     """Format the estimated memory and the free memory."""
-    return f"about {forecast.memory / 1e9:.1f} GB of {forecast.free / 1e9:.1f} GB free"
+    limit = "allowed by --memory" if forecast.is_limit_given else "free"
+    return f"about {forecast.memory / 1e9:.1f} GB of {forecast.free / 1e9:.1f} GB {limit}"
 
 
 def forecast_to_json(forecast: Forecast, options: Options) -> Mapping[str, Any]:

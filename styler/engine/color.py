@@ -31,8 +31,11 @@ def blend_colors(statistics: Sequence[ColorStatistics], shares: Sequence[float])
 
     The covariance is that within the images plus that between their means.
     """
-    mean = sum((share * each.mean for share, each in zip(shares, statistics, strict=True)), torch.zeros(()))
-    covariance = torch.zeros(())
+    mean = sum(
+        (share * each.mean for share, each in zip(shares, statistics, strict=True)),
+        torch.zeros((), dtype=torch.float32),
+    )
+    covariance = torch.zeros((), dtype=torch.float32)
     for share, each in zip(shares, statistics, strict=True):
         apart = each.mean - mean
         covariance = covariance + share * (each.covariance + apart @ apart.T)

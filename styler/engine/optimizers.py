@@ -91,7 +91,7 @@ def adam(objective: Objective, image: Tensor, limit: IterationLimit, rate: float
         rate: largest step, in units of the image's range.
     """
     first, second = torch.zeros_like(image), torch.zeros_like(image)
-    best, lowest = image, torch.full((), math.inf, device=image.device)
+    best, lowest = image, torch.full((), math.inf, dtype=image.dtype, device=image.device)
     shortened, recovered, age = torch.ones_like(lowest), torch.zeros_like(lowest), torch.zeros_like(lowest)
     best_losses: dict[str, Tensor] = {}
     step = 0
@@ -145,7 +145,7 @@ def lbfgs(objective: Objective, image: Tensor, limit: IterationLimit) -> Iterato
     losses, gradient = objective.gradient(image)
     loss, good = _read_values(losses[TOTAL], gradient.isfinite().all())
     lost = 0 if good and math.isfinite(loss) else 1
-    yield OptimizerStep(losses, image, image, losses, torch.tensor(float(lost)))
+    yield OptimizerStep(losses, image, image, losses, torch.tensor(lost))
     if lost:
         return  # there is no finite image to start from
     used, history, reach = 1, _History(), FIRST_RMS_MOVE
@@ -166,7 +166,7 @@ def lbfgs(objective: Objective, image: Tensor, limit: IterationLimit) -> Iterato
             if accepted:
                 history.add(move, change, curvature, bend)
                 image, gradient, losses, loss = trial, trial_gradient, trial_losses, trial_loss
-            yield OptimizerStep(losses, image, image, losses, torch.tensor(float(lost)))
+            yield OptimizerStep(losses, image, image, losses, torch.tensor(lost))
             if accepted or used >= limit.iterations or fall >= 0:
                 break
             length *= SHORTENING

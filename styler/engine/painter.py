@@ -7,6 +7,7 @@ A run goes from its first image to its result, scale by scale and iteration by i
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,14 +18,15 @@ from styler.engine import optimizers, targets
 from styler.engine.budget import Budget, Clock
 from styler.engine.device import (
     advise_smaller,
+    check_device,
     choose_device,
     choose_precision,
-    has_ample_memory,
     is_out_of_memory,
+    isolate_steps,
     keep_freed_memory,
     name_processor,
-    needs_checkpoint,
-    prepare_device,
+    plan_memory,
+    prepare_torch,
     release_memory,
 )
 from styler.engine.objective import TOTAL, HalfSizeCopy, Objective, Targets
@@ -32,10 +34,10 @@ from styler.engine.optimizers import IterationLimit, OptimizerStep
 from styler.engine.result import Pixels, Progress, Result
 from styler.engine.sources import Input, Inputs, SourceImage, load_content, load_start, load_styles
 from styler.engine.targets import Blend, StyleCache
-from styler.errors import DeviceError, OutOfMemory, UsageError
+from styler.errors import DeviceError, OutOfMemory
 from styler.options import INIT_CHOICES, Options
 from styler.provenance import FILE_VALUE
-from styler.resample import Downsample, resize
+from styler.resample import Downsample, extract_detail, resize
 from styler.schedule import Replay, Scale, Schedule, count_work, follows_sketch
 from styler.vgg import registry
 from styler.vgg.model import Features
@@ -45,6 +47,8 @@ RELEASE_NOISE = 0.9
 """Share of noise in the first image at strength 100."""
 START_NOISE = 0.02
 """Standard deviation of the seeded noise on the first image, in units of its range."""
+MAX_OTHER_BACKBONES = 2
+"""Networks that a painter keeps besides its first: the slim one and one more."""
 REFINE_RATE = 0.5
 """Share of Adam's rate at which the full network finishes a sketch: little is left to do, and Adam's first steps are
 long, however small the gradient. Measured on four pairs: at 256 px among 1/3, 1/2, 2/3 and 1, at 512 px among 1/3, 1/2
@@ -128,7 +132,7 @@ class Run:
     def _make_first_image(self, scale: Scale) -> Tensor:
         """Return the first image, (1, 3, H, W), with seeded noise, made on the CPU to be the same on every device."""
         generator = torch.Generator().manual_seed(self.options.seed)
-        noise = torch.randn((1, 3, scale.height, scale.width), generator=generator)
+        noise = torch.randn((1, 3, scale.height, scale.width), generator=generator, dtype=torch.float32)
         if self.options.init == "noise":
             return (0.5 + 0.25 * noise).clamp(0, 1)
         strength = self.options.strength
@@ -150,9 +154,9 @@ class Run:
         if before == size:
             return image
         release = targets.content_release(self.options.strength)
-        detail = _extract_detail(self.content.image, before, size)
+        detail = extract_detail(self.content.image, before, size)
         if release:
-            details = (_extract_detail(style.image, before, size) for style in self.blend.recolored)
+            details = (extract_detail(style.image, before, size) for style in self.blend.recolored)
             detail = torch.lerp(detail, self.blend.average(details), release)
         return (resize(image.cpu(), *size) + detail).clamp(0, 1)
 
@@ -173,7 +177,7 @@ class Run:
                 if not is_out_of_memory(error):
                     raise
                 if self.checkpoint:
-                    raise OutOfMemory(advise_smaller(self.features, self.size, self.features.device)) from error
+                    raise OutOfMemory(self._advise_smaller()) from error
             self._begin_checkpointing(scale)
         if recovered is not None and (lost := int(recovered)):
             if lost >= done:
@@ -181,6 +185,10 @@ class Run:
             self.notes.append(
                 f"{lost} of {done} iterations at {scale.width}×{scale.height} were not finite and were undone."
             )
+
+    def _advise_smaller(self) -> str:
+        sizes = [style.size for style in self.blend.styles]
+        return advise_smaller(self.features, self.size, sizes, self.options.replace(checkpoint="on"))
 
     def _begin_checkpointing(self, scale: Scale) -> None:
         self.checkpoint = True
@@ -278,11 +286,6 @@ class Run:
         )
 
 
-def _extract_detail(image: Tensor, before: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Return the detail of an image (1, 3, H, W) at `size` (width, height) that is lost by resizing it to `before`."""
-    return resize(image, *size) - resize(resize(image, *before), *size)
-
-
 def _resize_alpha(alpha: Pixels | None, width: int, height: int) -> Pixels | None:
     """Resize an alpha channel (H, W)."""
     return None if alpha is None else resize(torch.from_numpy(alpha)[None, None], width, height)[0, 0].numpy()
@@ -314,10 +317,12 @@ class Painter:
     ) -> None:
         self.device = choose_device(device)
         self.precision = choose_precision(self.device, precision)
-        self._weights = {backbone: registry.load_backbone(backbone) if weights is None else weights}
-        self._features: dict[tuple[str, tuple[str, ...], tuple[str, ...], str], Features] = {}
+        self._first = backbone
         self._cache = StyleCache()
-        prepare_device(self.device)
+        self._networks: dict[str, Features] = {}
+        self._weights: dict[str, Weights] = {} if weights is None else {backbone: weights}
+        with prepare_torch(self.device):
+            self._load_weights(backbone)
 
     @classmethod
     def of(cls, options: Options, weights: Weights | None = None) -> "Painter":
@@ -339,7 +344,10 @@ class Painter:
             self.features(options, sketch=True)
 
     def features(self, options: Options, *, sketch: bool = False) -> Features:
-        """Return the network up to the layers that the options need, loading it if necessary.
+        """Return the network with the layers that the options need, loading it if necessary.
+
+        All selections of layers share the kernels of one network for each backbone, which has the pooling of the
+        last painting: a painter's memory does not grow with what it has painted.
 
         Args:
             options: backbone, pooling and layers are read.
@@ -349,14 +357,25 @@ class Painter:
             StylerError: the backbone cannot be loaded, or lacks one of the layers or the pooling.
         """
         backbone = SLIM if sketch else options.backbone
-        key = (backbone, options.content_layers, options.style_layers, options.pooling)
-        if key not in self._features:
-            if backbone not in self._weights:
-                self._weights[backbone] = registry.load_backbone(backbone)
-            weights = self._weights[backbone]
+        with prepare_torch(self.device, options.threads):
+            weights = self._load_weights(backbone)
             layers = targets.resolve_layers(options, weights.network)
-            self._features[key] = Features(weights, layers, options.pooling, self.precision).to(self.device)
-        return self._features[key]
+            network = self._networks.get(backbone)
+            if network is None or network.pooling != options.pooling:
+                self._networks.pop(backbone, None)
+                network = Features(weights, weights.layers, options.pooling, self.precision).to(self.device)
+                self._networks[backbone] = network
+            return network.select(layers)
+
+    def _load_weights(self, backbone: str) -> Weights:
+        """Return the weights of a backbone; those least recently used are dropped, but never the first."""
+        weights = self._weights.pop(backbone, None) or registry.load_backbone(backbone)
+        self._weights[backbone] = weights  # the last is the most recently used
+        others = [name for name in [*self._weights] if name != self._first]
+        for name in others[:-MAX_OTHER_BACKBONES]:
+            self._weights.pop(name, None)
+            self._networks.pop(name, None)
+        return weights
 
     def stream(
         self,
@@ -386,14 +405,8 @@ class Painter:
                 the first iteration.
         """
         options = options or Options()
-        run = self._prepare_run(content, styles, options, stop or threading.Event(), replay, start)
-        threads = torch.get_num_threads()
-        try:
-            if options.threads:
-                torch.set_num_threads(options.threads)
-            yield from run.paint()
-        finally:
-            torch.set_num_threads(threads)
+        steps = self._paint(content, styles, options, stop or threading.Event(), replay, start)
+        yield from isolate_steps(steps, self.device, options.threads)
 
     def stylize(
         self,
@@ -411,6 +424,13 @@ class Painter:
         assert result is not None
         return result
 
+    def _paint(self, *job: Any) -> Generator[Progress]:
+        """Prepare a run with the arguments of `_prepare_run` and paint it."""
+        try:
+            yield from self._prepare_run(*job).paint()
+        finally:
+            keep_freed_memory(self.device, keep=False)
+
     def _prepare_run(
         self,
         content: Input,
@@ -420,8 +440,9 @@ class Painter:
         replay: Replay | None,
         start: Input | None,
     ) -> Run:
+        check_device(options, self.device, self.precision)
         source, style_sources = load_content(content), load_styles(styles)
-        _check_style_weights(options, len(style_sources))
+        targets.check_style_weights(options, len(style_sources))
         features = self.features(options)
         height, width = source.image.shape[-2:]
         size = schedule.compute_result_size(options, width, height)
@@ -429,8 +450,8 @@ class Painter:
         if replay is not None and scales:
             allow_sketch = schedule.compute_sketch_share(options) > 0
             scales = schedule.refit_schedule(replay, *size, features.min_side, allow_sketch=allow_sketch)
-        checkpoint = bool(scales) and needs_checkpoint(features, size, options.checkpoint, self.device)
-        keep_freed_memory(self.device, not checkpoint and has_ample_memory(features, size, self.device))
+        plan = plan_memory(features, size, [style.size for style in style_sources], options) if scales else None
+        keep_freed_memory(self.device, keep=plan is not None and plan.is_ample)
         if start is not None and options.init in INIT_CHOICES:
             options = options.replace(init=FILE_VALUE)
         start_source = source
@@ -449,23 +470,11 @@ class Painter:
             cache=self._cache,
             size=size,
             schedule=scales,
-            checkpoint=checkpoint,
+            checkpoint=plan is not None and plan.checkpoint,
             stop=stop,
             clock=clock,
             budget=Budget(options, scales, clock) if has_budget else None,
         )
-
-
-def _check_style_weights(options: Options, count: int) -> None:
-    """Raise `UsageError` unless the style weights fit the number of styles."""
-    if not count:
-        raise UsageError("No style is given; give at least one.")
-    if options.style_weights and len(options.style_weights) != count:
-        raise UsageError(
-            f"style_weights has {len(options.style_weights)} numbers for {count} styles; give one for each."
-        )
-    if options.style_weights and not sum(options.style_weights):
-        raise UsageError("All style weights are 0; give at least one style a positive weight.")
 
 
 def stream(

@@ -17,6 +17,7 @@ from styler.engine.color import blend_colors, measure_colors, transfer_colors
 from styler.engine.losses import Moments, coarse_chroma
 from styler.engine.objective import StyleTarget, Targets, TermWeights
 from styler.engine.sources import SourceImage
+from styler.errors import UsageError
 from styler.options import Options
 from styler.resample import resize
 from styler.vgg import arch
@@ -255,6 +256,18 @@ def compute_style_size(style: tuple[int, int], long_side: int, stroke_size: floa
 def measure_roughness(style: SourceImage, size: tuple[int, int]) -> float:
     """Return the root of the total variation of a style at a size (width, height), in units of the image's range."""
     return max(MIN_ROUGHNESS, float(losses.total_variation(resize(style.image, *size)).sqrt()))
+
+
+def check_style_weights(options: Options, count: int) -> None:
+    """Raise `UsageError` unless the style weights fit the number of styles."""
+    if not count:
+        raise UsageError("No style is given; give at least one.")
+    if options.style_weights and len(options.style_weights) != count:
+        raise UsageError(
+            f"style_weights has {len(options.style_weights)} numbers for {count} styles; give one for each."
+        )
+    if options.style_weights and not sum(options.style_weights):
+        raise UsageError("All style weights are 0; give at least one style a positive weight.")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,6 +11,7 @@ This module knows names and numbers only: no tensors, no files, no torch.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 
 from styler.errors import OptionError
 from styler.options import normalize_layer
@@ -164,7 +165,7 @@ def count_flops(network: str, layers: Iterable[str], pixels: int, widths: tuple[
 
 
 def estimate_activation_bytes(
-    network: str, layers: Iterable[str], pixels: int, *, checkpoint: bool = False, widths: tuple[int, ...] = ()
+    network: str, layers: Iterable[str], pixels: float, *, checkpoint: bool = False, widths: tuple[int, ...] = ()
 ) -> float:
     """Estimate the peak memory of the float32 activations of a forward and backward pass up to the last of `layers`.
 
@@ -185,6 +186,29 @@ def estimate_activation_bytes(
         for block in {conv.block for conv in convs}
     ]
     return kept + sum(pooled) + max(blocks, default=0.0) + 2 * largest
+
+
+def estimate_map_bytes(network: str, layers: Iterable[str], pixels: float, widths: tuple[int, ...] = ()) -> float:
+    """Return the memory of the float32 maps of `layers`."""
+    wanted = set(layers)
+    convs = list_convolutions_until(network, wanted, widths)
+    return sum(4 * conv.outputs * pixels / conv.stride**2 for conv in convs if conv.layer in wanted)
+
+
+def estimate_forward_bytes(network: str, layers: Iterable[str], pixels: float, widths: tuple[int, ...] = ()) -> float:
+    """Estimate the peak memory of the float32 activations of a forward pass without gradients.
+
+    The requested maps are kept; the others of a block are kept until the next block has been computed.
+    """
+    wanted = set(layers)
+    peak = kept = dropped = 0.0
+    for _, convs in groupby(list_convolutions_until(network, wanted, widths), key=lambda conv: conv.block):
+        names = [conv.layer for conv in convs]
+        own = estimate_map_bytes(network, names, pixels, widths)
+        peak = max(peak, kept + dropped + own)
+        requested = estimate_map_bytes(network, wanted.intersection(names), pixels, widths)
+        kept, dropped = kept + requested, own - requested
+    return peak
 
 
 POOLINGS = ("average", "max", "mixed")

@@ -11,6 +11,7 @@ This module knows kernels and maps; it does not know files or losses.
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -186,8 +187,8 @@ def _pooling_backward(gradient: Tensor, before: Tensor, indices: Tensor | None) 
 def _mark_maxima(indices: Tensor, before: Tensor) -> Tensor:
     """Return where the maximum of each 2×2 square of `before` is, (1, C, H // 2, 2, W // 2, 2).
 
-    Squares do not overlap, so the gradient of PyTorch's own pooling is in fact deterministic, but on CUDA PyTorch counts
-    it among those that may not be, and refuses it if only deterministic ones are allowed.
+    Squares do not overlap, so PyTorch's own gradient of the pooling is in fact deterministic; but on CUDA, PyTorch
+    counts it among those that may not be, and refuses it if only deterministic ones are allowed.
     """
     height, width = indices.shape[-2:]
     positions = torch.arange(before.shape[-2] * before.shape[-1], device=before.device).view(before.shape[-2:])
@@ -206,7 +207,7 @@ class Features(nn.Module):
         weights: verified weights, with their rescaling constants.
         layers: names such as `relu4_2` (`conv4_2` is an alias).
         pooling: one of `arch.POOLINGS`.
-        precision: the dtype of the convolutions; float32 disables autocast.
+        precision: the dtype of the convolutions.
 
     Raises:
         OptionError: the network, or its weights file, lacks one of the layers, or a slim network was made
@@ -289,7 +290,8 @@ class Features(nn.Module):
         maps: dict[str, Tensor] = {}
         x = image.contiguous(memory_format=torch.channels_last)
         x = prepare_input(x, self.convs[0], self.pooling) if self.convs else x
-        with torch.autocast(image.device.type, self.precision, enabled=self.precision is not torch.float32):
+        is_single = self.precision is torch.float32
+        with nullcontext() if is_single else torch.autocast(image.device.type, self.precision):
             for layers, block in self._build_blocks(check):
                 if checkpoint and torch.is_grad_enabled():
                     outputs = recompute(run_block, x, block, use_reentrant=False)
@@ -336,7 +338,7 @@ def compute_mean_activations(
         `{"conv1_1": (O,)}`, all above 0.
     """
     convs = [conv for conv in arch.list_convolutions(network) if f"{conv.name}.weight" in kernels]
-    sums = {conv.name: torch.zeros(conv.outputs) for conv in convs}
+    sums = {conv.name: torch.zeros(conv.outputs, dtype=torch.float32) for conv in convs}
 
     def get_kernel(conv: arch.Conv) -> tuple[Tensor, Tensor]:
         return kernels[f"{conv.name}.weight"].float(), kernels[f"{conv.name}.bias"].float()

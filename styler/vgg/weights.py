@@ -206,7 +206,7 @@ def _build_weights(tensors: Mapping[str, Tensor], info: Mapping[str, Any], diges
     means = _collect_means(tensors)
     for pooling, of_pooling in means.items():
         for conv in arch.list_convolutions(network):
-            mean = of_pooling.get(conv.name, torch.zeros(()))  # (O,)
+            mean = of_pooling.get(conv.name, torch.zeros((), dtype=torch.float32))  # (O,)
             if f"{conv.name}.weight" in kernels and not (mean.shape == (conv.outputs,) and (mean > 0).all()):
                 raise ValueError(f"mean_activation.{pooling}.{conv.name} is missing or not a mean activation")
     return Weights(network, digest, kernels, means, info, widths, readouts)
@@ -261,11 +261,11 @@ def fold_convention(kernels: Mapping[str, Tensor], convention: str) -> dict[str,
     """
     kernel, bias = kernels["conv1_1.weight"], kernels["conv1_1.bias"]
     if convention == "caffe":
-        bias = bias - torch.einsum("oihw,i->o", kernel, torch.tensor(CAFFE_MEAN_BGR))
+        bias = bias - torch.einsum("oihw,i->o", kernel, torch.tensor(CAFFE_MEAN_BGR, dtype=torch.float32))
         kernel = kernel.flip(1) * 255
     elif convention == "torchvision":
-        kernel = kernel / torch.tensor(IMAGENET_STD_RGB)[None, :, None, None]
-        bias = bias - torch.einsum("oihw,i->o", kernel, torch.tensor(IMAGENET_MEAN_RGB))
+        kernel = kernel / torch.tensor(IMAGENET_STD_RGB, dtype=torch.float32)[None, :, None, None]
+        bias = bias - torch.einsum("oihw,i->o", kernel, torch.tensor(IMAGENET_MEAN_RGB, dtype=torch.float32))
     elif convention != "rgb":
         raise ValueError(f"its convention is '{convention}'")
     return {**kernels, "conv1_1.weight": kernel, "conv1_1.bias": bias}

@@ -196,6 +196,17 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(folder: Path, use_tiny: No
         assert re.search(message, out, re.MULTILINE), message
 
 
+def test_a_dry_run_says_what_memory_it_assumes(folder: Path, use_tiny: None, capsys: Capture) -> None:
+    tokens = [*RUN, "--device", "cpu", "--memory", "900MB", "--size", "64"]
+    assert main([*tokens, "--dry-run"]) == 0
+    assert re.search(r"^Memory +about 0\.3 GB of 0\.9 GB allowed by --memory,", capsys.readouterr().out, re.MULTILINE)
+    assert main([*tokens, "--dry-run", "--json"]) == 0
+    assert read_answer(capsys)["free_memory_bytes"] == 900_000_000
+    for dry_run in ([], ["--dry-run"]):
+        assert main([*tokens[:-1], "4096", *dry_run]) == 1
+        assert "but --memory allows 0.9 GB; use --size " in capsys.readouterr().err
+
+
 def test_a_dry_run_predicts_the_run(folder: Path, use_tiny: None, capsys: Capture) -> None:
     tokens = [*RUN, *TINY[2:], "--size", "128", "--json", "-q"]
     assert main([*tokens, "--dry-run"]) == 0

@@ -1,6 +1,10 @@
 """Devices are chosen by name without fallback, and free memory is measured."""
 
+import os
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -12,8 +16,9 @@ from styler.engine.device import (
     choose_precision,
     describe_device,
     is_out_of_memory,
+    isolate_steps,
     measure_free_memory,
-    prepare_device,
+    prepare_torch,
     release_memory,
 )
 from styler.errors import DeviceError
@@ -86,27 +91,88 @@ def test_an_explicit_precision_is_used_on_every_device(name: str, dtype: torch.d
         assert choose_precision(torch.device(kind), name) is dtype
 
 
-def test_free_memory_is_at_most_the_memory_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "CGROUP_LIMITS", ())
-    actual = measure_free_memory(CPU)
-    assert 0 < actual <= psutil.virtual_memory().total
+@pytest.fixture
+def groups(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Return the folder of control groups of a process that is in none yet, on a machine with much free memory."""
+    monkeypatch.setattr(device, "CGROUP_FOLDER", tmp_path / "cgroup")
+    monkeypatch.setattr(device, "CGROUP_MEMBERSHIP", tmp_path / "membership")
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10**12))
+    return tmp_path / "cgroup"
 
 
-@pytest.mark.parametrize(("limit", "used", "expected"), [("3000\n", "1000\n", 2000), ("500", "100", 400)])
-def test_free_memory_respects_the_control_group(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str, used: str, expected: int
-) -> None:
-    (tmp_path / "max").write_text(limit)
-    (tmp_path / "current").write_text(used)
-    monkeypatch.setattr(device, "CGROUP_LIMITS", ((str(tmp_path / "max"), str(tmp_path / "current")),))
-    assert measure_free_memory(CPU) == expected
+def enter_group(groups: Path, lines: str) -> None:
+    groups.with_name("membership").write_text(lines)
 
 
-def test_a_control_group_without_limit_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "max").write_text("max\n")
-    absent = str(tmp_path / "absent")
-    monkeypatch.setattr(device, "CGROUP_LIMITS", ((str(tmp_path / "max"), absent), (absent, absent)))
-    assert measure_free_memory(CPU) > 1_000_000
+def make_group(folder: Path, limit: object, used: int, cached: int, version: int = 2) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    limit_file, usage_file, cache = device.CGROUP_FILES[version]
+    (folder / limit_file).write_text(f"{limit}\n")
+    (folder / usage_file).write_text(f"{used}\n")
+    (folder / "memory.stat").write_text(f"anon 17\n{cache} {cached}\nactive_file 5\n")
+
+
+def test_free_memory_is_at_most_the_memory_of_the_machine() -> None:
+    assert 0 < measure_free_memory(CPU) <= psutil.virtual_memory().total
+
+
+def test_the_pages_of_files_that_the_system_would_drop_are_free(groups: Path) -> None:
+    enter_group(groups, "0::/work\n")
+    make_group(groups / "work", 3000, 2500, 2000)
+    assert measure_free_memory(CPU) == 3000 - (2500 - 2000)
+
+
+@pytest.mark.parametrize("smallest", ["own", "parent", "root"])
+def test_free_memory_respects_the_group_and_all_around_it(groups: Path, smallest: str) -> None:
+    enter_group(groups, "0::/parent/own\n")
+    for name, folder in (("own", groups / "parent" / "own"), ("parent", groups / "parent"), ("root", groups)):
+        make_group(folder, 500 if name == smallest else "max" if name == "own" else 9000, 100, 0)
+    assert measure_free_memory(CPU) == 400
+
+
+def test_free_memory_respects_groups_of_version_1(groups: Path) -> None:
+    enter_group(groups, "5:cpuset:/\n4:memory,hugetlb:/outer/inner\n1:name=systemd:/elsewhere\n0::/\n")
+    make_group(groups / "memory" / "outer" / "inner", 9223372036854771712, 3000, 0, version=1)
+    make_group(groups / "memory" / "outer", 8000, 4000, 1500, version=1)
+    assert measure_free_memory(CPU) == 8000 - (4000 - 1500)
+
+
+@pytest.mark.parametrize("path", ["/docker/0123abcd", "/../../somewhere", "/"])
+def test_in_a_container_the_group_is_the_root(groups: Path, path: str) -> None:
+    enter_group(groups, f"0::{path}\n")
+    make_group(groups, 2000, 500, 100)
+    assert measure_free_memory(CPU) == 1600
+
+
+def test_groups_that_cannot_be_read_do_not_count(groups: Path) -> None:
+    assert measure_free_memory(CPU) == 10**12  # no list of groups, as on macOS
+    enter_group(groups, "0::/a\n")
+    assert measure_free_memory(CPU) == 10**12
+    make_group(groups / "a", "max", 10, 0)
+    assert measure_free_memory(CPU) == 10**12
+    make_group(groups / "a", "nonsense", 10, 0)
+    assert measure_free_memory(CPU) == 10**12
+
+
+def test_free_memory_is_never_negative(groups: Path) -> None:
+    enter_group(groups, "0::/a\n")
+    make_group(groups / "a", 1000, 5000, 0)
+    assert measure_free_memory(CPU) == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="this system has no limits on processes")
+@pytest.mark.parametrize("kind", ["RLIMIT_AS", "RLIMIT_DATA"])
+def test_free_memory_respects_the_limits_of_the_process(groups: Path, kind: str) -> None:
+    """`ulimit -v` and `ulimit -d`."""
+    import resource
+
+    number, used = getattr(resource, kind), psutil.Process().memory_info()
+    before = resource.getrlimit(number)
+    try:
+        resource.setrlimit(number, (used.vms + 3 * 10**9, before[1]))
+        assert 2.5e9 < measure_free_memory(CPU) < 3.5e9 + (kind == "RLIMIT_DATA") * used.vms
+    finally:
+        resource.setrlimit(number, before)
 
 
 def test_out_of_memory_errors_are_recognized() -> None:
@@ -123,9 +189,89 @@ def test_other_errors_are_not_out_of_memory(error: Exception) -> None:
     assert not is_out_of_memory(error)
 
 
+# What a step of work finds of PyTorch's settings
+
+
+def read_settings() -> dict[str, object]:
+    """Return the settings of PyTorch that `prepare_torch` changes."""
+    cudnn = torch.backends.cudnn
+    return {
+        "gradients": torch.is_grad_enabled(),
+        "inference": torch.is_inference_mode_enabled(),
+        "autocast": torch.is_autocast_enabled("cpu"),
+        "device": torch.get_default_device(),
+        "threads": torch.get_num_threads(),
+        "cudnn": (cudnn.benchmark, cudnn.deterministic),
+    }
+
+
+@contextmanager
+def change_all() -> Iterator[None]:
+    threads, cudnn = torch.get_num_threads(), torch.backends.cudnn
+    flags = (cudnn.benchmark, cudnn.deterministic)
+    cudnn.benchmark, cudnn.deterministic = True, False
+    torch.set_num_threads(2)
+    try:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16), torch.device("meta"):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        cudnn.benchmark, cudnn.deterministic = flags
+
+
+CUDA = torch.device("cuda", 0)
+NEEDED = {"gradients": True, "inference": False, "autocast": False, "device": CPU}
+
+
+def test_a_step_has_its_own_settings_and_leaves_those_of_the_caller() -> None:
+    with change_all():
+        before = read_settings()
+        with prepare_torch(CUDA, threads=1):
+            assert read_settings() == {**NEEDED, "threads": 1, "cudnn": (False, True)}
+        assert read_settings() == before
+        with pytest.raises(ValueError, match="inside"), prepare_torch(CUDA, threads=1):
+            raise ValueError("inside")
+        assert read_settings() == before
+        with prepare_torch(CPU):
+            assert read_settings() == {**NEEDED, "threads": 2, "cudnn": (True, False)}
+
+
+def test_nothing_stays_changed_between_two_steps() -> None:
+    inside: list[dict[str, object]] = []
+
+    def work() -> Generator[int]:
+        try:
+            for number in range(3):
+                inside.append(read_settings())
+                yield number
+        finally:
+            inside.append({})
+
+    with change_all():
+        before = read_settings()
+        steps = isolate_steps(work(), CUDA, 1)
+        for _ in steps:
+            assert read_settings() == before
+    steps = isolate_steps(work(), CUDA, 1)
+    next(steps)
+    steps.close()  # type: ignore[attr-defined]
+    expected = {**NEEDED, "threads": 1, "cudnn": (False, True)}
+    assert inside == [expected] * 3 + [{}, expected, {}]
+
+
+def test_threads_that_paint_at_once_share_the_flags_of_cudnn() -> None:
+    """The first sets them and the last restores them, in whichever order they end."""
+    cudnn = torch.backends.cudnn
+    with change_all():
+        first, second = prepare_torch(CUDA), prepare_torch(CUDA)
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert (cudnn.benchmark, cudnn.deterministic) == (False, True)
+        second.__exit__(None, None, None)
+        assert (cudnn.benchmark, cudnn.deterministic) == (True, False)
+
+
 def test_a_cpu_needs_no_preparation() -> None:
-    before = torch.backends.cudnn.benchmark
-    prepare_device(CPU)
     release_memory(CPU)
-    assert torch.backends.cudnn.benchmark == before
     assert describe_device(CPU) == "cpu"

@@ -1,30 +1,34 @@
-"""Memory estimates, checkpointing, and errors that name a size that fits."""
+"""Memory estimates, checkpointing, and errors that name what fits."""
 
 import re
+from collections.abc import Callable
 
 import pytest
-import torch
+from torch import Tensor
 
-from styler.engine import device
+from styler.engine import device, targets
 from styler.engine.device import (
     FIXED_BYTES,
     USABLE_SHARE,
+    MemoryPlan,
     advise_smaller,
     estimate_memory,
     find_largest_side,
-    needs_checkpoint,
+    plan_memory,
 )
 from styler.errors import OutOfMemory
+from styler.options import Options
 from styler.vgg.model import Features
 from styler.vgg.weights import Weights
 
-CPU = torch.device("cpu")
-SIZE = (1000, 800)
+Picture = Callable[..., Tensor]
+SIZE, STYLES = (1000, 800), [(900, 700)]
+LAYERS = Options(content_layers=("relu4_2",), style_layers=("relu5_1",), layer_weights=(1.0,))
 
 
 @pytest.fixture
-def features(tiny: Weights) -> Features:
-    return Features(tiny, ["relu4_2", "relu5_1"], "average")
+def features(vgg16: Weights) -> Features:
+    return Features(vgg16, ["relu4_2", "relu5_1"], "average")
 
 
 def free(monkeypatch: pytest.MonkeyPatch, amount: float) -> None:
@@ -32,31 +36,63 @@ def free(monkeypatch: pytest.MonkeyPatch, amount: float) -> None:
     monkeypatch.setattr(device, "measure_free_memory", lambda _device: int(amount))
 
 
+def estimate(
+    features: Features, size: tuple[int, int] = SIZE, *, checkpoint: bool = False, **settings: object
+) -> float:
+    return estimate_memory(features, size, STYLES, LAYERS.replace(**settings), checkpoint=checkpoint)
+
+
+def plan(features: Features, size: tuple[int, int] = SIZE, **settings: object) -> MemoryPlan:
+    return plan_memory(features, size, STYLES, LAYERS.replace(**settings))
+
+
 def between(features: Features) -> float:
     """Return an amount that suffices with checkpointing and not without."""
-    low, high = (estimate_memory(features, SIZE, checkpoint=saving) for saving in (True, False))
+    low, high = (estimate(features, checkpoint=saving) for saving in (True, False))
     assert low < high
     return (low + high) / 2 / USABLE_SHARE
 
 
 def test_the_estimate_grows_with_the_size_and_shrinks_with_checkpointing_and_half_precision(
-    tiny: Weights, features: Features
+    features: Features, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = estimate_memory(features, SIZE, checkpoint=False)
-    assert estimate_memory(features, (2000, 1600), checkpoint=False) - FIXED_BYTES == pytest.approx(
-        4 * (plain - FIXED_BYTES)
-    )
-    assert estimate_memory(features, SIZE, checkpoint=True) < plain
-    half = Features(tiny, ["relu4_2", "relu5_1"], "average", torch.bfloat16)
-    assert estimate_memory(half, SIZE, checkpoint=False) < plain
+    plain = estimate(features)
+    assert estimate(features, (2000, 1600)) - FIXED_BYTES == pytest.approx(4 * (plain - FIXED_BYTES))
+    assert estimate(features, checkpoint=True) < plain
+    monkeypatch.setattr(features, "precision", "half")
+    assert estimate(features) < plain
 
 
-def test_the_estimate_of_the_real_network_is_near_the_measured_peak(vgg16: Weights) -> None:
+def test_the_estimate_of_the_real_network_is_near_the_measured_peak(features: Features) -> None:
     """2.0 GB for a megapixel, forward and backward; 1.27 GB with checkpointing."""
-    features = Features(vgg16, ["relu4_2", "relu5_1"])
     for checkpoint, measured in ((False, 2.0e9), (True, 1.27e9)):
-        actual = estimate_memory(features, (1000, 1000), checkpoint=checkpoint) - FIXED_BYTES
+        actual = estimate(features, (1000, 1000), checkpoint=checkpoint) - FIXED_BYTES
         assert actual == pytest.approx(measured, rel=0.25)
+
+
+def test_the_history_of_lbfgs_counts(features: Features) -> None:
+    assert estimate(features, optimizer="lbfgs") - estimate(features) == 40 * 12 * 800_000
+
+
+def test_the_analysis_of_the_style_counts(features: Features) -> None:
+    """Strokes of four times the size need sixteen times the pixels."""
+    amounts = [estimate(features, (512, 400), stroke_size=stroke_size) for stroke_size in (0.25, 1, 2, 4)]
+    assert amounts == sorted(amounts)
+    assert amounts[0] == amounts[1]  # an iteration needs more
+    assert amounts[3] - FIXED_BYTES > 1248**2 * 512  # two maps of the first block of a tile with its margins
+    enlarged = estimate_memory(features, (64, 64), [(64, 64)], LAYERS.replace(stroke_size=4), checkpoint=True)
+    never = estimate_memory(features, (64, 64), [(9000, 9000)], LAYERS.replace(stroke_size=4), checkpoint=True)
+    assert enlarged == never  # a style is as long as the picture, whatever its own size
+
+
+def test_an_untiled_pass_would_have_counted(features: Features, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiled = estimate(features, stroke_size=4)
+    monkeypatch.setattr(targets, "TILE_SIDE", 10_000)
+    assert estimate(features, stroke_size=4) > tiled + 2e9
+
+
+def test_recolored_styles_count(features: Features) -> None:
+    assert estimate(features, keep_color=0.5) - estimate(features) == 12 * 900 * 700
 
 
 @pytest.mark.parametrize("wanted", ["auto", "off"])
@@ -64,47 +100,82 @@ def test_auto_does_not_checkpoint_with_enough_memory(
     monkeypatch: pytest.MonkeyPatch, features: Features, wanted: str
 ) -> None:
     free(monkeypatch, 1e12)
-    assert needs_checkpoint(features, SIZE, wanted, CPU) is False
+    actual = plan(features, checkpoint=wanted)
+    assert (actual.checkpoint, actual.is_ample) == (False, True)
+    assert (actual.needed, actual.usable) == (estimate(features), USABLE_SHARE * 1e12)
 
 
 def test_on_always_checkpoints(monkeypatch: pytest.MonkeyPatch, features: Features) -> None:
     free(monkeypatch, 1e12)
-    assert needs_checkpoint(features, SIZE, "on", CPU) is True
+    actual = plan(features, checkpoint="on")
+    assert (actual.checkpoint, actual.is_ample) == (True, False)
 
 
 def test_auto_checkpoints_when_memory_requires_it(monkeypatch: pytest.MonkeyPatch, features: Features) -> None:
     free(monkeypatch, between(features))
-    assert needs_checkpoint(features, SIZE, "auto", CPU) is True
+    actual = plan(features)
+    assert actual.checkpoint
+    assert actual.needed == estimate(features, checkpoint=True)
+
+
+def test_freed_memory_is_not_kept_where_there_is_little(monkeypatch: pytest.MonkeyPatch, features: Features) -> None:
+    free(monkeypatch, 1.5 * estimate(features) / USABLE_SHARE)
+    actual = plan(features)
+    assert (actual.checkpoint, actual.is_ample) == (False, False)
+
+
+def test_the_option_overrides_what_is_measured(monkeypatch: pytest.MonkeyPatch, features: Features) -> None:
+    free(monkeypatch, 1e6)
+    assert not plan(features, memory="100gb").checkpoint
+    free(monkeypatch, 1e12)
+    assert plan(features, memory=int(between(features) * USABLE_SHARE)).checkpoint
+    with pytest.raises(
+        OutOfMemory, match=r"needs about \d\.\d GB, but --memory allows 0\.5 GB; use --size \d+"
+    ) as caught:
+        plan(features, memory="500mb")
+    assert "give --memory" not in str(caught.value)
 
 
 def test_the_message_suggests_checkpointing_if_it_is_off(monkeypatch: pytest.MonkeyPatch, features: Features) -> None:
     free(monkeypatch, between(features))
     with pytest.raises(OutOfMemory, match="use --checkpoint auto"):
-        needs_checkpoint(features, SIZE, "off", CPU)
+        plan(features, checkpoint="off")
 
 
 @pytest.mark.parametrize("wanted", ["auto", "on", "off"])
 def test_a_picture_that_cannot_fit_is_an_error_that_names_the_largest_size(
     monkeypatch: pytest.MonkeyPatch, features: Features, wanted: str
 ) -> None:
-    free(monkeypatch, (FIXED_BYTES + 30e6) / USABLE_SHARE)
-    with pytest.raises(OutOfMemory, match=r"1000×800 needs about .* GB, but cpu has .* GB free") as caught:
-        needs_checkpoint(features, SIZE, wanted, CPU)
+    free(monkeypatch, (FIXED_BYTES + 300e6) / USABLE_SHARE)
+    message = r"1000×800 needs about .* GB, but cpu has .* GB to spare; use --size \d+,.* or give --memory"
+    with pytest.raises(OutOfMemory, match=message) as caught:
+        plan(features, checkpoint=wanted)
     match = re.search(r"--size (\d+)", str(caught.value))
     assert match
     side = int(match[1])
     assert 64 <= side < 1000
     assert side % 32 == 0
-    needs_checkpoint(features, (side, side * 4 // 5), wanted, CPU)  # fits
+    plan(features, (side, side * 4 // 5), checkpoint=wanted)  # fits
     with pytest.raises(OutOfMemory):
-        needs_checkpoint(features, (side + 64, (side + 64) * 4 // 5), wanted, CPU)
+        plan(features, (side + 64, (side + 64) * 4 // 5), checkpoint=wanted)
+
+
+def test_a_smaller_stroke_size_is_named_where_it_helps(monkeypatch: pytest.MonkeyPatch, features: Features) -> None:
+    usable = 1.01 * estimate(features, stroke_size=2)
+    free(monkeypatch, usable / USABLE_SHARE)
+    monkeypatch.setattr(targets, "TILE_SIDE", 10_000)
+    free(monkeypatch, 1.01 * estimate(features, stroke_size=2) / USABLE_SHARE)
+    with pytest.raises(OutOfMemory, match=r"or --stroke-size 2, or give") as caught:
+        plan(features, stroke_size=4)
+    assert plan(features, stroke_size=2)
+    assert "\n" not in str(caught.value)
 
 
 def test_no_size_is_named_if_none_fits(monkeypatch: pytest.MonkeyPatch, features: Features) -> None:
     free(monkeypatch, 1e6)
-    assert find_largest_side(features, SIZE, CPU) == 0
+    assert find_largest_side(features, SIZE, STYLES, LAYERS, 1e6) == 0
     with pytest.raises(OutOfMemory, match="close other programs") as caught:
-        needs_checkpoint(features, SIZE, "auto", CPU)
+        plan(features)
     assert "--size" not in str(caught.value)
 
 
@@ -114,6 +185,6 @@ def test_the_advised_size_is_smaller_than_the_failed_one_and_valid(
 ) -> None:
     """The free memory may by then exceed the estimate by far."""
     free(monkeypatch, amount)
-    match = re.search(r"--size (\d+)", advise_smaller(features, SIZE, CPU))
+    match = re.search(r"--size (\d+)", advise_smaller(features, SIZE, STYLES, LAYERS))
     assert match
     assert 64 <= int(match[1]) < max(SIZE)

@@ -790,8 +790,11 @@ def test_stroke_size_scales_the_style(
 
 
 def test_a_network_is_built_once_for_the_same_layers(painter: Painter) -> None:
-    assert painter.features(FAST) is painter.features(FAST.replace(size=128, strength=3, distance="gram"))
-    assert painter.features(FAST) is not painter.features(FAST.replace(pooling="max"))
+    first = painter.features(FAST)
+    others = (FAST.replace(size=128, strength=3, distance="gram"), FAST.replace(content_layers=("relu3_1",)))
+    for conv in first.convs:
+        assert all(first.get_kernel(conv)[0] is painter.features(other).get_kernel(conv)[0] for other in others)
+    assert painter.features(FAST.replace(pooling="max")).get_kernel(conv)[0] is not first.get_kernel(conv)[0]
 
 
 def test_a_picture_that_cannot_fit_is_an_error_before_any_work(
