@@ -4,6 +4,7 @@ Nothing is shared with, reported to, or fetched from other servers.
 """
 
 import asyncio
+import logging
 import os
 import shutil
 import signal
@@ -73,16 +74,6 @@ class ServerConfig:
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}{self.root_path}/"
 
 
-def check_config(config: ServerConfig) -> None:
-    """Check what can be known before anything is loaded.
-
-    Raises:
-        StylerError: the device is not available, the port is in use, or the host is not an address of this machine.
-    """
-    choose_device(config.options.device)
-    open_listener(config.host, config.port).close()
-
-
 def open_listener(host: str, port: int) -> socket.socket:
     """Open a socket that listens at an address.
 
@@ -105,6 +96,16 @@ def open_listener(host: str, port: int) -> socket.socket:
     return listener
 
 
+def listen(config: ServerConfig) -> socket.socket:
+    """Open the socket of a server; what can be known before anything is loaded is checked here.
+
+    Raises:
+        StylerError: the device is not available, the port is in use, or the host is not an address of this machine.
+    """
+    choose_device(config.options.device)
+    return open_listener(config.host, config.port)
+
+
 def make_server(studio: Studio, config: ServerConfig) -> FastAPI:
     """Return the page with `/healthz` and `/readyz`; the studio is closed together with the server."""
     os.environ["GRADIO_TEMP_DIR"] = str(studio.sessions.uploads)  # before Gradio is imported
@@ -117,7 +118,7 @@ def make_server(studio: Studio, config: ServerConfig) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         closed = threading.Event()
-        threading.Thread(target=studio.warm_up, daemon=True).start()
+        threading.Thread(target=_warm_up, args=(studio,), daemon=True).start()
         threading.Thread(target=_clean_up, args=(studio, closed), daemon=True).start()
         yield
         closed.set()
@@ -201,13 +202,9 @@ def list_unready(studio: Studio, page: "gr.Blocks") -> list[str]:
     return reasons
 
 
-def serve_page(config: ServerConfig) -> None:
-    """Serve the page until interrupted.
-
-    Raises:
-        StylerError: the port is in use.
-    """
-    with open_listener(config.host, config.port) as listener:
+def serve_page(config: ServerConfig, listener: socket.socket) -> None:
+    """Serve the page on the socket that `listen` returned, until interrupted."""
+    with listener:
         studio = Studio(config.options)
         try:
             server = PageServer(make_server(studio, config))
@@ -255,6 +252,13 @@ class PageServer(uvicorn.Server):
                 yield
             finally:
                 signal.signal(hangup, previous)
+
+
+def _warm_up(studio: Studio) -> None:
+    """Load what painting needs, and log why it cannot be loaded; visitors are told as well."""
+    studio.warm_up()
+    if studio.load_error:
+        logging.getLogger("uvicorn.error").error("Nothing can be painted: %s", studio.load_error)
 
 
 def _clean_up(studio: Studio, closed: threading.Event) -> None:

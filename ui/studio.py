@@ -57,6 +57,7 @@ class Studio:
         self._max_pixels = max_pixels
         self._painter: Painter | None = None
         self._load_lock = threading.Lock()
+        self._closed = threading.Event()
 
     @property
     def is_ready(self) -> bool:
@@ -72,7 +73,7 @@ class Studio:
                 content = images.read_image(library.list_contents()[WARMUP_PAIR[0]])
                 style = images.read_image(library.list_styles()[WARMUP_PAIR[1]])
                 short = self.use_machine(Options(iterations=1, size=Options().first_size))
-                for _ in painter.stream(content, style, short):
+                for _ in painter.stream(content, style, short, self._closed):
                     pass
             except StylerError as problem:
                 self.load_error = problem
@@ -85,6 +86,7 @@ class Studio:
 
     def close(self) -> None:
         """Stop all work and remove all files."""
+        self._closed.set()
         self.sessions.close()
         self._decoder.close()
 

@@ -102,13 +102,13 @@ def ui(
         open_browser=opens,
         options=options,
     )
-    server.check_config(page)  # reports a port in use or a missing device before anything is loaded
+    listener = server.listen(page)
     for warning in configuration.warnings:
         report.print_warning(warning)
     if address not in server.LOCAL_HOSTS and not login:
         report.print_warning(f"everyone who can reach {address} can use this page; require a login with --auth.")
     report.print_error(f"The page is at {page.address} (Ctrl-C stops it).")
-    server.serve_page(page)
+    server.serve_page(page, listener)
     return 0
 
 

@@ -1,7 +1,10 @@
 """Tests of `/stylize` as programs call it, of the painter's thread and queue, and of refused requests."""
 
 import asyncio
+import logging
 import re
+import socket
+import struct
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -16,13 +19,14 @@ from gradio_client.exceptions import AppError
 from gradio_client.utils import QueueError, Status
 from made import Pixels
 from pages import Site
+from starlette.responses import FileResponse
 
 from styler import images, provenance
 from styler.errors import UsageError
 from styler.options import Options
-from ui import api
+from ui import api, queue
 from ui.middleware import RequestGuard
-from ui.queue import PainterThread, WaitEstimate
+from ui.queue import INVALID_VALUES, PainterThread, WaitEstimate
 from ui.session import Upload
 
 LONG = {"content": "cat", "style": "woodcut", "iterations": 20_000, "api_name": "/stylize"}
@@ -138,21 +142,20 @@ def test_a_full_queue_refuses_calls(client: Client, site: Site) -> None:
 
 def test_a_lost_connection_stops_the_work(site: Site) -> None:
     """A program that is killed sends no message: its event stream is cut off."""
-    join = {
-        "data": ["cat", "woodcut", *[None] * (1 + len(api.API_OPTIONS))],
-        "fn_index": _find_endpoint(site),
-        "session_hash": "gone",
-    }
-    assert httpx.post(f"{site.address}gradio_api/queue/join", json=join).status_code == 200
+    join_queue(site, "gone")
     with httpx.stream("GET", f"{site.address}gradio_api/queue/data?session_hash=gone", timeout=60) as stream:
         next(line for line in stream.iter_lines() if "process_generating" in line)
         assert site.is_painting
     site.wait_until_idle()
 
 
-def _find_endpoint(site: Site) -> int:
+def join_queue(site: Site, session: str, **options: Any) -> None:
+    """Request a picture as a program without Gradio's client would."""
     dependencies = httpx.get(f"{site.address}config").json()["dependencies"]
-    return int(next(each["id"] for each in dependencies if each["api_name"] == "stylize"))
+    endpoint = int(next(each["id"] for each in dependencies if each["api_name"] == "stylize"))
+    values = ["cat", "woodcut", None, *(options.get(name) for name in api.API_OPTIONS)]
+    join = {"data": values, "fn_index": endpoint, "session_hash": session}
+    assert httpx.post(f"{site.address}gradio_api/queue/join", json=join).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -174,6 +177,151 @@ def test_the_request_guard_refuses(site: Site, request_: Any, code: int, message
     method, path, settings = request_
     response = httpx.request(method, site.address + path, **settings)
     assert (response.status_code, message in response.text) == (code, True)
+
+
+@pytest.fixture
+def server_log(site: Site) -> Iterator[list[str]]:
+    """Collect what the server logs: nothing, unless there is a bug."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("uvicorn.error")
+    logger.addHandler(handler)
+    yield lines
+    logger.removeHandler(handler)
+
+
+def send_and_leave(site: Site, request: str, body: bytes = b"", read: int = 0) -> None:
+    """Send a request, or only its beginning; read the beginning of the answer; and reset the connection."""
+    address = httpx.URL(site.address)
+    with socket.create_connection((address.host, address.port or 80)) as connection:
+        connection.sendall(f"{request}\r\nHost: {address.host}\r\n".encode() + body)
+        while read > 0:
+            read -= len(connection.recv(read))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def upload(site: Site, name: str, data: bytes) -> str:
+    return str(httpx.post(f"{site.address}gradio_api/upload", files={"files": (name, data)}).json()[0])
+
+
+def test_a_visitor_who_leaves_leaves_no_traceback(
+    site: Site, server_log: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = upload(site, "large.png", bytes(1_900_000))
+    multipart = b"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 99999\r\n\r\n--x\r\nContent-Dis"
+    send_and_leave(site, "POST /gradio_api/upload HTTP/1.1", multipart)
+    send_and_leave(site, "POST /gradio_api/queue/join HTTP/1.1", b"Content-Length: 99\r\n\r\n{")
+    send_and_leave(site, f"GET /gradio_api/file={path} HTTP/1.1", b"\r\n", 1000)
+    send_and_leave(site, f"GET /gradio_api/file={path} HTTP/1.1", b"Range: bytes=5-1000000\r\n\r\n", 1000)
+    join_queue(site, "leaver", iterations=20_000)
+    send_and_leave(site, "GET /gradio_api/queue/data?session_hash=leaver HTTP/1.1", b"\r\n", 1000)
+    send_and_leave(site, "GET /gradio_api/heartbeat/leaver HTTP/1.1", b"\r\n", 100)
+    assert "session_not_found" in httpx.get(f"{site.address}gradio_api/queue/data?session_hash=nobody").text
+    site.wait_until_idle()
+    assert (server_log, capfd.readouterr().err) == ([], "")
+
+
+def test_a_file_that_vanishes_while_it_is_sent_leaves_no_traceback(
+    site: Site, server_log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = upload(site, "gone.png", b"x" * 100)
+    answer = FileResponse.__call__
+
+    async def answer_after_removal(self: FileResponse, *arguments: Any) -> None:
+        Path(path).unlink(missing_ok=True)
+        await answer(self, *arguments)
+
+    monkeypatch.setattr(FileResponse, "__call__", answer_after_removal)
+    response = httpx.get(f"{site.address}gradio_api/file={path}")
+    assert (response.status_code, response.text) == (404, "This file is no longer on the server.")
+    assert server_log == []
+
+
+@pytest.mark.parametrize(
+    ("ranges", "code", "length"),
+    [
+        ("bytes=0-9", 206, 10),
+        ("bytes=90-5000", 206, 10),
+        ("bytes=-5", 206, 5),
+        ("bytes=40-", 206, 60),
+        ("bytes=5-2", 400, None),
+        ("bytes=1-2-3", 400, None),
+        ("bytes=200-300", 416, 0),
+    ],
+)
+def test_parts_of_a_file(site: Site, server_log: list[str], ranges: str, code: int, length: int | None) -> None:
+    path = upload(site, "part.png", bytes(100))
+    response = httpx.get(f"{site.address}gradio_api/file={path}", headers={"Range": ranges})
+    assert response.status_code == code
+    assert length is None or len(response.content) == length
+    assert server_log == []
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "message"),
+    [
+        ("gradio_api/queue/join", b"{", "is not JSON"),
+        ("gradio_api/queue/join", b"null", "has no list 'data'"),
+        ("gradio_api/queue/join", b'{"data": [NaN]}', "is not JSON"),
+        ("gradio_api/queue/join", b'{"data": [1e999]}', "is not JSON"),
+        ("gradio_api/cancel", b'{"session_hash": NaN}', "is not JSON"),
+        ("gradio_api/cancel", b'{"session_hash": ["\\ud800"]}', "is not JSON"),
+        ("gradio_api/queue/join", b'{"data": [], "fn_index": 9999, "session_hash": "x"}', "no such event"),
+        ("gradio_api/queue/join", b'{"data": [], "fn_index": [], "session_hash": "x"}', "no such event"),
+        ("gradio_api/queue/join", b'{"data": [], "fn_index": 1}', "no valid 'session_hash'"),
+        ("gradio_api/queue/join", b'{"data": [], "fn_index": 1, "session_hash": "../x"}', "no valid 'session_hash'"),
+        ("gradio_api/queue/join", b'{"data": [1], "fn_index": 1, "session_hash": "x"}', "values, not 1"),
+        ("gradio_api/run/predict", b'{"data": [], "fn_index": 0, "session_hash": "x", "batched": true}', "no batched"),
+        ("gradio_api/call/stylize", b'{"data": []}', "values, not 0"),
+        ("gradio_api/call/nothing", b'{"data": []}', "nothing at this address"),
+        ("gradio_api/component_server", b"{}", "nothing at this address"),
+        ("gradio_api/vibe-edit", b"{}", "nothing at this address"),
+    ],
+)
+def test_an_invalid_request_is_answered_with_a_sentence(
+    site: Site, server_log: list[str], path: str, content: bytes, message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    response = httpx.post(site.address + path, content=content, headers={"Content-Type": "application/json"})
+    assert response.status_code in {400, 404}
+    assert message in response.text
+    assert (server_log, capfd.readouterr().err) == ([], "")
+
+
+def test_values_that_do_not_fit_their_controls_are_not_a_bug(site: Site, capfd: pytest.CaptureFixture[str]) -> None:
+    events = httpx.get(f"{site.address}config").json()["dependencies"]
+    event = next(each for each in events if each["inputs"] and not each["queue"])
+    values = [{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}] * len(event["inputs"])
+    request = {"data": values, "fn_index": event["id"], "session_hash": "odd"}
+    response = httpx.post(f"{site.address}gradio_api/run/predict", json=request)
+    assert response.json()["error"] == INVALID_VALUES
+    assert capfd.readouterr().err == ""
+
+
+def test_other_web_sites_cannot_use_the_page(site: Site) -> None:
+    url = f"{site.address}gradio_api/reset"
+
+    def post(**headers: str) -> httpx.Response:
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        return httpx.post(url, json={"event_id": "x"}, headers=names)
+
+    assert post().status_code == 200
+    assert post(Origin="https://paint.example.org", Sec_Fetch_Site="same-origin").status_code == 200  # behind a proxy
+    assert post(Origin="http://paint.lan", Host="paint.lan").status_code == 200
+    for site_ in ("cross-site", "same-site"):
+        assert post(Origin="https://evil.example.org", Sec_Fetch_Site=site_).status_code == 403
+    rebound = post(Origin="http://evil.example.org:7860", Host="evil.example.org:7860")
+    assert (rebound.status_code, "start it with --root-path" in rebound.text) == (403, True)
+    page = httpx.get(site.address, headers={"Origin": "https://evil.example.org"})
+    assert "access-control-allow-origin" not in page.headers
+
+
+def test_an_event_ends_if_its_visitor_reads_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "MAX_UNREAD", 3)
+    join_queue(site, "silent", iterations=20_000)
+    while not site.is_painting:
+        time.sleep(0.01)
+    site.wait_until_idle()
 
 
 def test_too_many_files_at_once_are_refused(site: Site) -> None:

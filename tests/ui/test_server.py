@@ -1,6 +1,7 @@
 """Tests of `styler ui`: its flags and errors, its health endpoints, its password, and that it is self-contained."""
 
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -9,13 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
 
 from styler import library
 from styler.cli import main
 from styler.options import Options
 from ui import api, controls, server
+from ui.middleware import RequestGuard
 from ui.server import ServerConfig
 from ui.session import FinishedPicture, PaintRequest, Upload
 from ui.studio import Studio
@@ -32,7 +38,12 @@ def client(use_tiny: None) -> Iterator[TestClient]:
 def served_configs(monkeypatch: pytest.MonkeyPatch) -> list[ServerConfig]:
     """Collect the configurations that would have been served; nothing is."""
     configs: list[ServerConfig] = []
-    monkeypatch.setattr(server, "serve_page", configs.append)
+
+    def keep(config: ServerConfig, listener: socket.socket) -> None:
+        listener.close()
+        configs.append(config)
+
+    monkeypatch.setattr(server, "serve_page", keep)
     return configs
 
 
@@ -262,6 +273,60 @@ def test_invalid_flags_are_reported(
     assert main(["ui", *flags]) == 2
     assert message in capsys.readouterr().err
     assert not served_configs
+
+
+@pytest.mark.parametrize(
+    ("root_path", "headers", "address"),
+    [
+        ("", {}, "http://testserver"),
+        ("/paint", {}, "http://testserver/paint"),
+        ("/paint", {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "example.org"}, "https://example.org/paint"),
+        ("https://example.org/paint", {"X-Forwarded-Host": "other"}, "https://example.org/paint"),
+        ("/paint", {"Referer": "https://example.org/paint/"}, "."),
+        ("", {"Origin": "https://example.org", "X-Forwarded-Host": "other"}, "."),
+    ],
+)
+def test_programs_get_whole_addresses_and_browsers_relative_ones(
+    root_path: str, headers: dict[str, str], address: str
+) -> None:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        root = Headers(scope=scope)["x-gradio-server"]  # which Gradio puts before the paths of files
+        await PlainTextResponse(f"{root} {scope['path']}")(scope, receive, send)
+
+    client = TestClient(RequestGuard(answer, None, lambda *_: "", 1, root_path))  # type: ignore[arg-type] # nothing is uploaded
+    assert client.get("/config", headers=headers).text == f"{address} /config"
+    if path := root_path.removeprefix("https://example.org"):
+        assert client.get(f"{path}/config", headers=headers).text == f"{address} /config"  # the proxy kept the path
+        redirect = client.get(path, follow_redirects=False)
+        assert (redirect.status_code, redirect.headers["location"]) == (307, f"{path}/")
+
+
+def test_the_address_is_that_of_the_proxy_if_it_is_known() -> None:
+    assert ServerConfig(root_path="/paint").address == "http://127.0.0.1:7860/paint/"
+    assert ServerConfig(root_path="https://example.org/paint").address == "https://example.org/paint/"
+    assert ServerConfig(host="::").address == "http://[::1]:7860/"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals")
+def test_it_starts_with_any_proxy_and_no_variables_and_ends_at_once_with_visitors(free_port: int) -> None:
+    """A SOCKS proxy would need another package, and the page of an open browser never closes its connection."""
+    proxies = {"ALL_PROXY": "socks5://127.0.0.1:1080", "https_proxy": "http://x@127.0.0.1:1", "NO_PROXY": "*"}
+    command = [sys.executable, "-m", "styler", "ui", "--port", str(free_port), "--threads", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, env=proxies, text=True)
+    try:
+        address = f"http://127.0.0.1:{free_port}/"
+        with httpx.Client(trust_env=False, timeout=120) as client:
+            assert process.stderr is not None
+            assert process.stderr.readline() == f"styler: The page is at {address} (Ctrl-C stops it).\n"
+            with client.stream("GET", f"{address}gradio_api/heartbeat/visitor") as stream:
+                assert "ALIVE" in next(stream.iter_lines())
+                process.send_signal(signal.SIGTERM)
+                assert process.wait() == -signal.SIGTERM
+        assert process.stderr.read() == ""
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()  # type: ignore[union-attr]
 
 
 def test_help_does_not_load_gradio() -> None:
