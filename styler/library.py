@@ -1,6 +1,7 @@
 """The pictures and weights that come with styler: where they are, and their names. Decodes nothing."""
 
 import mimetypes
+import os
 from functools import cache
 from pathlib import Path
 
@@ -33,12 +34,12 @@ def list_contents() -> dict[str, Path]:
 
 def find_style(name: str) -> Path:
     """Return the path of a style: a file, or the bundled painting of that name if there is no such file."""
-    return Path(name) if Path(name).exists() else list_styles().get(name, Path(name))
+    return Path(name) if os.path.lexists(name) else list_styles().get(name, Path(name))
 
 
 def find_content(name: str) -> Path:
     """Return the path of a content: a file, or the bundled photo of that name if there is no such file."""
-    return Path(name) if Path(name).exists() else list_contents().get(name, Path(name))
+    return Path(name) if os.path.lexists(name) else list_contents().get(name, Path(name))
 
 
 def read_credits() -> dict[str, str]:

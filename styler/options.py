@@ -5,6 +5,7 @@ Knows nothing about where settings come from or what they do.
 """
 
 import dataclasses
+import datetime
 import decimal
 import difflib
 import math
@@ -403,9 +404,14 @@ def _to_plain(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if isinstance(value, str):
+        return str.__str__(value)  # also of a member of an enumeration
+    if type(value).__module__ == "torch" and type(value).__name__ == "device":
         return str(value)
-    if isinstance(value, bool | int | float):
-        return value
+    return value if isinstance(value, bool | int | float) else _to_number(value)
+
+
+def _to_number(value: Any) -> Any:
+    """Convert another kind of number; anything else is returned unchanged, and validation rejects it."""
     if isinstance(value, numbers.Integral):
         return int(value)
     if isinstance(value, numbers.Real | decimal.Decimal):
@@ -437,6 +443,8 @@ def _validate_scalar(name: str, spec: OptionSpec, type_: Any, value: Any) -> Any
         if not isinstance(value, str) or (spec.choices and value not in spec.choices):
             raise OptionError(_explain_choice(name, _describe(value), spec.choices or ["text"]))
         return value
+    if spec.unit == "s" and isinstance(value, datetime.timedelta):
+        value = value.total_seconds()
     if spec.unit and isinstance(value, str):
         value = _parse_quantity(value, spec.unit)
     assert spec.low is not None

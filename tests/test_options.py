@@ -1,6 +1,8 @@
 """Options are validated from their own specs, and layers of settings are merged in order."""
 
 import dataclasses
+import datetime
+import enum
 import json
 import math
 from decimal import Decimal
@@ -187,6 +189,23 @@ def read_field(name: str, value: Any) -> tuple[Any, ...]:
 
 def make_field_value(name: str) -> Any:
     return 1.0 if name in LISTS else getattr(Options(), name)
+
+
+class Size(enum.IntEnum):
+    SMALL = 64
+
+
+class Look(str, enum.Enum):  # noqa: UP042 - the usual kind, whose `str()` is not its value
+    OIL = "oil"
+
+
+def test_values_may_be_of_the_types_that_programs_use() -> None:
+    options: Any = {"look": Look.OIL, "time": datetime.timedelta(minutes=1), "device": torch.device("cuda", 1)}
+    made = Options.of(**options, size=Size.SMALL)
+    assert (made.look, made.time, made.device, made.size) == ("oil", 60, "cuda:1", 64)
+    assert json.loads(json.dumps(made.to_dict())) == made.to_dict()
+    assert "oil" in f"{made.look}"
+    refusal("seed", datetime.timedelta(minutes=1))
 
 
 def test_text_may_be_of_numpy_and_files_may_be_paths() -> None:

@@ -315,7 +315,7 @@ class Painter:
     def __init__(
         self, backbone: str = "vgg16", device: str = "auto", precision: str = "auto", weights: Weights | None = None
     ) -> None:
-        self.device = choose_device(device)
+        self.device = choose_device(str(device))
         self.precision = choose_precision(self.device, precision)
         self._first = backbone
         self._cache = StyleCache()

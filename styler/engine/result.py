@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from styler import images, provenance, save
+from styler.errors import UsageError
 from styler.options import Options
 from styler.schedule import Replay, Schedule
 
@@ -92,7 +93,7 @@ class Result:
         """Encode the painting with the content's alpha.
 
         Args:
-            format: a key of `styler.images.FORMATS`.
+            format: a key of `styler.images.FORMATS`, or a usual extension.
             bit_depth: 8, or 16 where the format supports it.
             settings: whether to store the record of how it was made.
             keep_metadata: whether to store the content's metadata.
@@ -100,6 +101,8 @@ class Result:
         Raises:
             StylerError: the format cannot hold the picture.
         """
+        name = format.lower().removeprefix(".")
+        format = {"jpg": "jpeg", "tif": "tiff"}.get(name, name)  # noqa: A001
         return save.encode_painting(
             self.pixels,
             alpha=self.alpha,
@@ -125,6 +128,8 @@ class Result:
         Raises:
             StylerError: the extension is unknown, the file exists and `overwrite` is not set, or it cannot be written.
         """
+        if not isinstance(path, str | os.PathLike):
+            raise UsageError(f"A {type(path).__name__} is not a path to save to; write the bytes of encode() into it.")
         data = self.encode(
             format=images.find_format(path), bit_depth=bit_depth, settings=settings, keep_metadata=keep_metadata
         )

@@ -8,7 +8,8 @@ import inspect
 import io
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, ValuesView
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -23,6 +24,7 @@ from styler import images, library
 from styler.errors import ImageError, UsageError, quote_name
 from styler.images import Picture
 from styler.images.color import composite
+from styler.images.decode import silence_decoders
 from styler.images.exif import BROKEN, ORIENTATION
 
 Input = (
@@ -45,6 +47,9 @@ Inputs = Input | list[Input] | tuple[Input, ...] | Iterator[Input]
 
 MAX_EXCESS = 0.25
 """How far floats may be outside [0, 1]: bicubic and Lanczos resizing exceed it by up to a fifth of an edge."""
+
+MAX_PATH_LENGTH = 4096
+"""Characters of a path; a longer text is something else, such as base64."""
 
 _ACCEPTED = (
     "a picture is the path, the bytes or an open binary file of a picture file, the name of a picture that comes with "
@@ -101,9 +106,11 @@ def load_styles(styles: Inputs) -> list[SourceImage]:
     """
     if isinstance(styles, set | frozenset | Mapping):
         raise UsageError(f"The styles are a {type(styles).__name__}, which has no order; give a list of them.")
-    if not isinstance(styles, list | tuple) and not (isinstance(styles, Iterator) and not hasattr(styles, "read")):
+    names = isinstance(styles, np.ndarray) and styles.ndim == 1 and styles.dtype.kind in "UO"
+    is_stream = hasattr(styles, "read")
+    if not names and (is_stream or not isinstance(styles, list | tuple | deque | ValuesView | Iterator)):
         return [load_source(cast("Input", styles), "The style", library.find_style)]
-    given = list(styles)
+    given = list(cast("Iterable[Input]", styles))
     labels = [f"Style {number}" for number in range(1, len(given) + 1)] if len(given) > 1 else ["The style"]
     return [load_source(style, label, library.find_style) for style, label in zip(given, labels, strict=False)]
 
@@ -147,6 +154,8 @@ def load_source(source: Input, label: str = "The picture", find: Callable[[str],
 
 
 def _read_picture(source: Any, label: str, find: Callable[[str], Path]) -> Picture:
+    if isinstance(source, str | bytes | os.PathLike):  # before arrays, because numpy's texts are both
+        return _read_file(source, label, find)
     if isinstance(source, Image.Image):
         return _convert_image(source, label)
     if isinstance(source, Tensor):
@@ -154,7 +163,10 @@ def _read_picture(source: Any, label: str, find: Callable[[str], Path]) -> Pictu
     if hasattr(source, "__array__") or hasattr(source, "__array_interface__"):
         if np.ma.is_masked(source):
             raise UsageError(f"{label} is an array with masked values; fill them first, for instance by filled(0).")
-        return _make_picture(_order_channels(np.asarray(source), label, are_first=False), label)
+        array = np.asarray(source)
+        if array.ndim == 1 and array.dtype == np.uint8:  # bytes of a file, as programs hand them to OpenCV
+            return _read_file(array.tobytes(), label, find)
+        return _make_picture(_order_channels(array, label, are_first=False), label)
     return _read_file(source, label, find)
 
 
@@ -166,6 +178,8 @@ def _read_file(source: Any, label: str, find: Callable[[str], Path]) -> Picture:
         return images.read_image(source)
     if isinstance(source, bytes | bytearray | memoryview):
         return images.read_image(source, name=name)
+    if isinstance(getattr(source, "content", None), bytes):  # the response of an HTTP library
+        return images.read_image(source.content, name=name)
     if callable(getattr(source, "read", None)):
         return images.read_image(_rewind(source, label), name=getattr(source, "name", None) or name)
     if callable(getattr(source, "read_bytes", None)):  # a path inside an archive, or a resource
@@ -180,6 +194,8 @@ def _name_input(label: str) -> str:
 
 def _locate(text: str, label: str, find: Callable[[str], Path]) -> str | Path:
     """Return the path that text stands for."""
+    if len(text) > MAX_PATH_LENGTH:
+        raise UsageError(f"{label} is a text of {len(text)} characters, not a path; decode it, and give the bytes.")
     if re.match("([a-z][a-z0-9+.-]+://|data:|file:)", text, re.IGNORECASE) and not os.path.lexists(text):
         raise UsageError(
             f"{label} is the address {quote_name(text[:60])}; download it, and give its bytes or its file."
@@ -223,8 +239,9 @@ def _convert_image(image: Image.Image, label: str) -> Picture:
 
 def _save_image(image: Image.Image) -> bytes:
     """Save a PIL image losslessly, and as fast as that is possible."""
-    icc = image.info.get("icc_profile")
+    icc = icc if isinstance(icc := image.info.get("icc_profile"), bytes) else None
     stream = io.BytesIO()
+    silence_decoders()
     try:
         exif = image.getexif()
         orientation, stored = exif.get(ORIENTATION, 1), exif.tobytes()
@@ -233,10 +250,14 @@ def _save_image(image: Image.Image) -> bytes:
     if image.mode in ("CMYK", "LAB"):
         image.save(stream, "TIFF", icc_profile=icc, tiffinfo={ORIENTATION: orientation})
         return stream.getvalue()
-    if "transparency" in image.info and image.mode in ("1", "L", "P", "RGB"):
+    has_key = isinstance(image.info.get("transparency"), int | tuple | bytes if image.mode == "P" else int | tuple)
+    if has_key and image.mode in ("1", "L", "P", "RGB"):
         image = image.convert("RGBA")
     elif image.mode not in ("1", "L", "LA", "RGB", "RGBA", "I;16"):
         image = image.convert({"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}.get(image.mode, "RGB"))
+    if not has_key and "transparency" in image.info:  # inherited from another mode, which Pillow cannot write
+        image = image.copy()
+        del image.info["transparency"]
     image.save(stream, "PNG", icc_profile=icc, exif=stored, compress_level=0)
     return stream.getvalue()
 

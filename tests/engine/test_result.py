@@ -1,5 +1,6 @@
 """What callers do with a result: files with the record, PIL images, and the examples in the package's documentation."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from PIL import Image
 
 from styler import images, provenance
 from styler.engine.painter import Painter
+from styler.errors import OutputError, UsageError
 from styler.options import Options
 
 Array = NDArray[Any]
@@ -43,6 +45,17 @@ def test_a_saved_result_has_its_record_and_alpha(
     saved = images.read_image(path)
     assert saved.alpha is not None
     np.testing.assert_allclose(saved.alpha * 255, OPACITY, rtol=0, atol=1.01)
+
+
+def test_formats_have_their_usual_names(painter: Painter, photo: Path) -> None:
+    result = painter.stylize(photo, photo, FAST)
+    assert result.encode(format="jpg") == result.encode(format=".JPEG") == result.encode(format="jpeg")
+    assert result.encode(format="TIF")[:2] == b"II"
+    with pytest.raises(OutputError, match="There is no format 'bmp'; choose one of png, jpeg"):
+        result.encode(format="bmp")
+    stream: Any = io.BytesIO()
+    with pytest.raises(UsageError, match="A BytesIO is not a path to save to; write the bytes of encode\\(\\) into it"):
+        result.save(stream)
 
 
 def test_a_result_is_converted_to_a_pil_image(painter: Painter, photo: Path, pixels: Callable[..., Array]) -> None:

@@ -4,6 +4,7 @@ import io
 import os
 import tempfile
 import zipfile
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path, PurePath
 from typing import Any
@@ -160,6 +161,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a Picture of gray": (images.Picture(FLOATS[..., 0]), "has the shape (24, 32);"),
     "a Picture of 0 to 255": (images.Picture(BYTES.astype(np.float32)), "reach 255;"),
     "a web address": ("https://example.org/a.jpg", "is the address 'https://example.org/a.jpg'; download it"),
+    "base64": ("iVBORw0KGgo" * 1000, "is a text of 11000 characters, not a path; decode it, and give the bytes."),
     "a data URL": ("data:image/png;base64,iVBORw0KGgo" + "A" * 1000, "is the address 'data:image/png;base64,iVB"),
 }
 
@@ -292,6 +294,25 @@ def test_a_pil_image_is_converted_like_its_file(kind: str) -> None:
     assert actual.sha256 == ""
 
 
+@pytest.mark.parametrize(
+    "info",
+    [
+        {"transparency": b"\x00\xff\x10"},  # inherited from a palette
+        {"transparency": "1"},
+        {"icc_profile": "srgb"},
+        {"icc_profile": None},
+        {"icc_profile": b"abc"},
+        {"exif": b"Exif\0\0II*\0garbage"},
+    ],
+    ids=str,
+)
+def test_odd_facts_about_a_pil_image_do_not_matter(info: dict[str, Any]) -> None:
+    image = Image.fromarray(BYTES)
+    image.info.update(info)
+    assert np.array_equal(load(image), FLOATS)
+    assert {name: image.info[name] for name in info} == info
+
+
 def test_an_image_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(PNG)
     with Image.open(tmp_path / "a.png") as closed:
@@ -316,6 +337,16 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "photo.png"
     path.write_bytes(PNG)
     return path
+
+
+class Response:
+    """Like that of requests or httpx, whose `read` takes no size."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def read(self) -> bytes:
+        return self.content
 
 
 def test_a_file_may_be_given_in_every_form(path: Path) -> None:
@@ -381,6 +412,7 @@ def test_text_may_name_a_bundled_picture_unless_there_is_such_a_file(path: Path)
 def test_styles_may_be_one_picture_or_an_ordered_collection() -> None:
     other = 255 - BYTES
     collections: list[Any] = [[BYTES, other], (BYTES, other), (array for array in (BYTES, other)), iter([PNG, other])]
+    collections += [{"a": BYTES, "b": other}.values(), deque([BYTES, other])]
     for several in collections:
         first, second = load_styles(several)
         assert first.digest == load_source(BYTES).digest
@@ -388,6 +420,8 @@ def test_styles_may_be_one_picture_or_an_ordered_collection() -> None:
     for one in (BYTES, PNG, io.BytesIO(PNG), Image.fromarray(BYTES), torch.from_numpy(BYTES)):
         assert [style.digest for style in load_styles(one)] == [load_source(BYTES).digest]
     assert load_styles([]) == []
+    names: Any = np.array(["mosaic", "starry-night"])
+    assert len(load_styles(names)) == 2
     assert len(load_styles([*torch.zeros(3, 8, 8, 3)])) == 3
 
 
