@@ -113,6 +113,8 @@ def split_png(data: bytes) -> Png:
             _keep_other(png, name, content, is_intact)
     if len(header) != 13 or not kept[0].startswith(b"\0\0\0\rIHDR"):
         raise Refusal(f"its header (IHDR) is missing or damaged; {_AGAIN}")
+    if header[9] == 3 and not any(chunk[4:8] == b"PLTE" for chunk in kept):
+        raise Refusal(f"its palette (PLTE) is missing; {_AGAIN}")
     if not png.has_end:
         _check_pixels(header, pixels)
     idat = (_build_chunk(b"IDAT", content) for content in pixels)

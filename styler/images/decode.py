@@ -39,7 +39,7 @@ _PLUGINS = {
     "bmp": ("PIL.BmpImagePlugin", "BmpImageFile"),
     "avif": ("PIL.AvifImagePlugin", "AvifImageFile"),
     "heif": ("pillow_heif", "HeifImageFile"),  # turns the picture upright by itself
-    "jxl": ("pillow_jxl.JpegXLImagePlugin", "JXLImageFile"),  # does so, too, and decodes when it is opened
+    "jxl": ("pillow_jxl.JpegXLImagePlugin", "JXLImageFile"),  # does so, too; used for its profile and EXIF data
 }
 _MISSING_PLUGINS = {
     "heif": "it is HEIC, which needs an extra package; run 'pip install pillow-heif', save it as JPEG, or let the "
@@ -148,7 +148,8 @@ def open_image(data: bytes, kind: str, limits: Limits) -> ImageFile.ImageFile:
         raise Refusal(_MISSING_PLUGINS[kind]) from error
     if kind == "jxl":
         with decoding(ValueError):
-            limits.check(*read_jxl_size(data))
+            header = read_jxl_header(data)
+        limits.check(header.width, header.height)
     with decoding(*PILLOW_ERRORS):
         image: ImageFile.ImageFile = decoder(BytesIO(data))
     limits.check(*image.size)
@@ -172,8 +173,12 @@ def _describe(raw: Raw, image: Image.Image) -> None:
 def _decode_other(data: bytes, kind: str, limits: Limits) -> Raw:
     """Decode a WebP, GIF, BMP, AVIF, HEIC or JPEG XL."""
     image = open_image(data, kind, limits)
-    is_deep = kind in ("avif", "heif") and chunks.read_iso_depth(data) > 8
-    raw = _decode_deep_iso(data, kind) if is_deep else _load(image)
+    if kind == "jxl":
+        raw = _decode_jxl(data)
+    elif kind in ("avif", "heif") and chunks.read_iso_depth(data) > 8:
+        raw = _decode_deep_iso(data, kind)
+    else:
+        raw = _load(image)
     _describe(raw, image)
     if kind in ("avif", "heif"):
         raw.claims["cicp"] = chunks.read_nclx(data)
@@ -182,7 +187,7 @@ def _decode_other(data: bytes, kind: str, limits: Limits) -> Raw:
         ignore_empty_alpha(raw)
     elif kind == "jxl":
         raw.orientation = 1  # its decoder turns the picture upright but leaves the EXIF data unchanged
-    if _has_more_images(image):
+    if _has_more_images(image) or (kind == "jxl" and read_jxl_header(data).is_animated):
         raw.warnings.append(SEVERAL_IMAGES)
     return raw
 
@@ -216,6 +221,19 @@ def _decode_deep_iso(data: bytes, kind: str) -> Raw:
             stored = np.asarray(pillow_heif.open_heif(BytesIO(data), convert_hdr_to_8bit=False))  # (H, W, C)
         depth = 16
     return Raw(*split_last(stored, 8 if stored.dtype == np.uint8 else depth))
+
+
+def _decode_jxl(data: bytes) -> Raw:
+    """Decode the first frame of a JPEG XL with all its bits; its decoder turns it upright."""
+    import imagecodecs
+
+    with decoding(*_IMAGECODECS_ERRORS):
+        stored = imagecodecs.jpegxl_decode(data, index=0, numthreads=1)  # (H, W), (H, W, C)
+    if stored.dtype.kind == "f":
+        if not np.isfinite(stored).all():
+            raise Refusal(NOT_FINITE)
+        stored = np.clip(stored, 0, 1, dtype=np.float32)
+    return Raw(*split_last(stored, read_jxl_header(data).bits if stored.dtype == np.uint16 else 16))
 
 
 def split_last(stored: Array, bits: int) -> tuple[Array, Array | None]:
@@ -356,25 +374,61 @@ def _decode_png(data: bytes, limits: Limits) -> Raw:
     return raw
 
 
-def read_jxl_size(data: bytes) -> tuple[int, int]:
-    """Return (width, height) from the SizeHeader of the codestream (ISO/IEC 18181-1)."""
-    bits = int.from_bytes(_find_jxl_codestream(data)[2:18], "little")  # fields are packed from the lowest bit up
+@dataclass(frozen=True, slots=True)
+class JxlHeader:
+    """What the codestream of a JPEG XL says first."""
+
+    width: int
+    height: int
+    bits: int = 8
+    is_animated: bool = False
+
+
+def read_jxl_header(data: bytes) -> JxlHeader:
+    """Parse SizeHeader and the beginning of ImageMetadata (ISO/IEC 18181-1)."""
+    bits = int.from_bytes(_find_jxl_codestream(data)[2:], "little")  # fields are packed from the lowest bit up
 
     def take(count: int) -> int:
         nonlocal bits
         value, bits = bits & ((1 << count) - 1), bits >> count
         return value
 
-    is_small = take(1)
+    def choose(*sizes: tuple[int, int]) -> int:
+        """Take a number that is stored in one of four ways: a base, and bits added to it."""
+        base, count = sizes[take(2)]
+        return base + take(count)
 
-    def take_side() -> int:
-        return 8 * (take(5) + 1) if is_small else take((9, 13, 18, 30)[take(2)]) + 1
+    def take_size(small: tuple[tuple[int, int], ...], large: tuple[tuple[int, int], ...]) -> tuple[int, int]:
+        is_small = take(1)
+        height = 8 * choose_of(small) if is_small else choose_of(large)
+        ratios = ((0, 1), (1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
+        numerator, denominator = ratios[take(3)]
+        if numerator:
+            return height * numerator // denominator, height
+        return 8 * choose_of(small) if is_small else choose_of(large), height
 
-    height = take_side()
-    ratios = ((0, 1), (1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
-    numerator, denominator = ratios[take(3)]
-    width = height * numerator // denominator if numerator else take_side()
-    return width, height
+    def choose_of(sizes: tuple[tuple[int, int], ...]) -> int:
+        return choose(*sizes) if len(sizes) > 1 else sizes[0][0] + take(sizes[0][1])
+
+    picture = (((1, 5),), ((1, 9), (1, 13), (1, 18), (1, 30)))
+    width, height = take_size(*picture)
+    if take(1):  # everything else has its default
+        return JxlHeader(width, height)
+    is_animated = False
+    if take(1):
+        take(3)  # orientation
+        if take(1):
+            take_size(*picture)  # of display
+        if take(1):
+            take_size(((16, 0), (32, 0), (1, 5), (33, 9)), ((1, 6), (65, 8), (321, 10), (1345, 12)))  # of a preview
+        if is_animated := bool(take(1)):
+            choose((100, 0), (1000, 0), (1, 10), (1, 30))
+            choose((1, 0), (1001, 0), (1, 8), (1, 10))
+            choose((0, 0), (0, 3), (0, 16), (0, 32))
+            take(1)
+    is_float = take(1)
+    depth = choose((32, 0), (16, 0), (24, 0), (1, 6)) if is_float else choose((8, 0), (10, 0), (12, 0), (1, 6))
+    return JxlHeader(width, height, depth, is_animated)
 
 
 def _find_jxl_codestream(data: bytes) -> bytes:
@@ -385,10 +439,10 @@ def _find_jxl_codestream(data: bytes) -> bytes:
         start = at + (16 if length == 1 else 8)
         if box in (b"jxlc", b"jxlp"):
             start += 4 * (box == b"jxlp")  # a partial codestream begins with its number
-            return data[start : start + 18]
+            return data[start : start + 64]
         if length == 1:
             length = int.from_bytes(data[at + 8 : at + 16], "big")
         if length < 8:  # 0: the last box; anything else is damage
             raise ValueError("no codestream in the JPEG XL container")
         at += length
-    return data[at : at + 18]
+    return data[at : at + 64]

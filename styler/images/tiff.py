@@ -24,7 +24,7 @@ from styler.images.decode import (
     ignore_empty_alpha,
     iter_strips,
     open_image,
-    read_jxl_size,
+    read_jxl_header,
     silence_decoders,
 )
 from styler.images.detect import ADVICE, Refusal
@@ -257,7 +257,8 @@ def _read_segment_size(data: bytes, compression: int, limits: Limits) -> tuple[i
         width, height = open_image(data, "webp", replace(limits, min_side=1)).size
         return width, height
     if compression != _LERC:
-        return read_jxl_size(data)
+        jxl = read_jxl_header(data)
+        return jxl.width, jxl.height
     if data[:6] != b"Lerc2 ":
         raise Refusal("its compression (LERC with another inside) is not supported; save it with LZW or Deflate")
     start = 14 if int.from_bytes(data[6:10], "little") >= 3 else 10  # later versions have a checksum

@@ -114,6 +114,12 @@ def test_a_cut_png_says_how_much_is_missing(*, interlace: bool) -> None:
     assert "less than 1 % of its pixels" in refusal(data[: len(data) - 20])
 
 
+def test_a_palette_that_is_missing_is_named() -> None:
+    data = save_image("PNG", SMOOTH.quantize(16))
+    at = data.index(b"PLTE") - 4
+    assert "PLTE" in refusal(data[:at] + data[at + 12 + int.from_bytes(data[at : at + 4], "big") :])
+
+
 def test_a_png_of_an_iphone_app_is_named() -> None:
     assert "CgBI" in refusal(PNG[:8] + chunk(b"CgBI", bytes(4)) + PNG[8:])
 

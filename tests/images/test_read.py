@@ -255,7 +255,27 @@ def test_jpeg_xl_size_is_read_before_decoding(size: tuple[int, int]) -> None:
 
     plain = bytes(imagecodecs.jpegxl_encode(np.zeros((size[1], size[0], 3), np.uint8)))
     boxed = bytes(imagecodecs.jpegxl_encode(np.zeros((size[1], size[0], 3), np.uint8), usecontainer=True))
-    assert decode.read_jxl_size(plain) == decode.read_jxl_size(boxed) == size
+    for data in (plain, boxed):
+        header = decode.read_jxl_header(data)
+        assert (header.width, header.height) == size
+        assert header.bits == 8
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 16, 32])
+def test_jpeg_xl_depth_is_known_and_the_first_frame_is_used(bits: int) -> None:
+    from styler.images import decode
+
+    top = 2**bits - 1 if bits < 32 else 1
+    ramp = np.linspace(0, top, 1024).reshape(32, 32)
+    dtype: Any = np.float32 if bits == 32 else np.uint8 if bits == 8 else np.uint16
+    stored = (ramp if bits == 32 else np.rint(ramp)).astype(dtype)
+    frames = np.stack([np.stack([stored] * 3, -1), np.stack([stored.T] * 3, -1)])
+    depth = None if bits == 32 else bits
+    data = bytes(imagecodecs.jpegxl_encode(frames, lossless=True, bitspersample=depth))
+    assert decode.read_jxl_header(data) == decode.JxlHeader(32, 32, bits, True)
+    samples = decode._decode_jxl(data).samples
+    white = 1 if bits == 32 else np.iinfo(samples.dtype).max
+    assert np.abs(samples[..., 0] / white - stored / top).max() < 1e-4
 
 
 def test_warnings_of_libraries_are_not_shown() -> None:
