@@ -1,15 +1,19 @@
 """What callers do with a result: files with the record, PIL images, and the examples in the package's documentation."""
 
 import io
+import re
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+import styler
 from styler import images, provenance
 from styler.engine.painter import Painter
 from styler.errors import OutputError, UsageError
@@ -85,3 +89,19 @@ def test_warnings_about_inputs_are_notes_unless_the_caller_read_them(painter: Pa
     message = "About 'two.gif': it contains more than one image; only the first is used."
     assert painter.stylize("two.gif", photo, FAST).notes == (message,)
     assert painter.stylize(images.read_image("two.gif"), photo, FAST).notes == ()
+
+
+def test_a_comfyui_node_paints_in_ten_lines(use_tiny: None) -> None:
+    assert styler.__doc__
+    node = next(block for block in re.split(r"\n(?=\S)", styler.__doc__) if "ComfyUI" in block)
+    code = textwrap.dedent(node.split("\n\n", 1)[1])
+    assert len(code.split("class", 1)[1].split("\n\nNODE")[0].split("\n")) <= 13
+    namespace: dict[str, Any] = {}
+    exec(compile(code, "node", "exec"), namespace)
+    kind = namespace["NODE_CLASS_MAPPINGS"]["StylePainter"]
+    inputs = kind.INPUT_TYPES()["required"]
+    with torch.inference_mode():
+        photos, painting = torch.rand(2, 48, 64, 3), torch.rand(1, 40, 32, 3)
+        (painted,) = getattr(kind(), kind.FUNCTION)(**dict(zip(inputs, (photos, painting, 60.0), strict=True)))
+    assert (painted.shape, painted.dtype) == (photos.shape, torch.float32)
+    assert 0 <= painted.min() < painted.max() <= 1
