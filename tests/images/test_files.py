@@ -406,10 +406,12 @@ def test_a_file_in_a_folder_that_cannot_be_written_is_replaced_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a.png").write_bytes(b"old and longer than the new one" * 1000)
+    number = (tmp_path / "a.png").stat().st_ino
     monkeypatch.setattr(os, "access", lambda path, _mode: Path(path) != tmp_path)
     images.check_output(tmp_path / "a.png", overwrite=True)
     images.write_file(tmp_path / "a.png", DATA, overwrite=True)
     assert (tmp_path / "a.png").read_bytes() == DATA
+    assert (tmp_path / "a.png").stat().st_ino == number
     assert "already exists" in refusal(images.write_file, tmp_path / "a.png", DATA)
 
 
