@@ -77,6 +77,11 @@ def explain_failure(error: BaseException) -> str | None:
         chain.append(link)
         link = link.__cause__ or link.__context__
     for link in chain:
+        if isinstance(link, OSError) and link.errno in (errno.EMFILE, errno.ENFILE, errno.EAGAIN):
+            return (
+                f"This process has reached a limit of the system ({link.strerror}); raise the limits of open files "
+                "('ulimit -n') and processes ('ulimit -u'), or end other programs."
+            )
         if isinstance(link, MemoryError) or (isinstance(link, OSError) and link.errno == errno.ENOMEM):
             return _explain_shortage(str(link))
         if isinstance(link, ImportError | OSError | RuntimeError) and (found := SHORTAGE.search(str(link))):
@@ -92,7 +97,7 @@ def explain_failure(error: BaseException) -> str | None:
 def _explain_shortage(reason: str) -> str:
     return (
         f"There is not enough memory{f' ({reason.strip()})' * bool(reason.strip())}; close other programs, raise the "
-        "limit of this process if it has one ('ulimit -v'), or choose a smaller size."
+        "limits of this process if it has any ('ulimit -v', 'ulimit -u'), or choose a smaller size."
     )
 
 

@@ -275,6 +275,8 @@ FAILURES: list[tuple[Exception, str]] = [
     (OSError(errno.ENOMEM, "Cannot allocate memory"), "not enough memory ([Errno 12] Cannot allocate memory); close"),
     (RuntimeError("[enforce] DefaultCPUAllocator: can't allocate memory: you tried"), "(can't allocate memory); close"),
     (RuntimeError("can't start new thread"), "not enough memory (can't start new thread)"),
+    (OSError(errno.EMFILE, "Too many open files"), "a limit of the system (Too many open files); raise the limits of"),
+    (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "processes ('ulimit -u')"),
     (
         ModuleNotFoundError("No module named 'safetensors'", name="safetensors"),
         "loaded (No module named 'safetensors'); the",
