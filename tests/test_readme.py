@@ -20,7 +20,7 @@ from readme import BATCH_README, BENCH_README, FENCE, README, ROOT, SERVED, UI_R
 from styler import config
 from styler.cli import main
 from styler.cli.flags import BATCH_FLAGS, flag_name
-from styler.cli.ui import DEFAULTS as UI_FLAGS
+from styler.cli.ui import SERVER_DEFAULTS
 from styler.images import encode_image, write_file
 from styler.options import LOOKS, PRESETS, Options, describe_range, format_value, list_options
 from styler.provenance import SCHEDULE_OPTIONS
@@ -187,7 +187,7 @@ def test_example_runs(code: str, folder: Path, use_tiny: None) -> None:
 def test_configuration_is_valid(code: str, folder: Path) -> None:
     (folder / config.CONFIG_FILE).write_text(code)
     found = False
-    for command, names in (("batch", BATCH_FLAGS), ("ui", frozenset(UI_FLAGS))):
+    for command, names in (("batch", BATCH_FLAGS), ("ui", frozenset(SERVER_DEFAULTS))):
         settings = config.load_config(command=command, command_flags=names)
         assert settings.warnings == ()
         flags = config.read_command_flags(folder / config.CONFIG_FILE, command, names)

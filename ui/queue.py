@@ -36,7 +36,7 @@ SESSION_HASH = re.compile(r"[\w-]{1,64}")
 HEARTBEAT_SECONDS = 0.25
 """Seconds without an item after which `None` is yielded, so that the server notices when the visitor has gone."""
 
-Item = TypeVar("Item")
+Yielded = TypeVar("Yielded")
 
 
 def open_queue(page: "gr.Blocks", max_size: int) -> None:
@@ -156,7 +156,9 @@ class PainterThread:
         self.executor = ThreadPoolExecutor(1, thread_name_prefix="painter")
         self._lock = asyncio.Lock()
 
-    async def run(self, work: Generator[Item, Any, Any], stop: Callable[[], None]) -> AsyncGenerator[Item | None, None]:
+    async def run(
+        self, work: Generator[Yielded, Any, Any], stop: Callable[[], None]
+    ) -> AsyncGenerator[Yielded | None, None]:
         """Yield everything that `work` yields, and `None` in between whenever a step takes long.
 
         Closing or canceling this generator calls `stop` and returns at once. The current step then ends on the thread,
@@ -180,7 +182,7 @@ class PainterThread:
                 self.executor.submit(work.close)
 
 
-def _take_next(work: Generator[Item, Any, Any]) -> tuple[Item] | tuple[()]:
+def _take_next(work: Generator[Yielded, Any, Any]) -> tuple[Yielded] | tuple[()]:
     """Return the next item in a tuple, or an empty tuple at the end: a future cannot hold a StopIteration."""
     for item in work:
         return (item,)

@@ -19,7 +19,7 @@ from styler.cli.flags import OUTPUT_GROUP
 from styler.errors import UsageError
 from styler.options import INIT_CHOICES, Options, resolve_options
 
-DEFAULTS: Mapping[str, Any] = {
+SERVER_DEFAULTS: Mapping[str, Any] = {
     "host": "127.0.0.1",
     "port": 7860,
     "root_path": "",
@@ -79,13 +79,13 @@ def ui(
 ) -> int:
     """Serve the page: upload pictures, watch them being painted, download the results."""
     given = (host, port, root_path, auth, max_upload, queue, opens)
-    settings = _merge_settings(dict(zip(DEFAULTS, given, strict=True)))
+    settings = _merge_settings(dict(zip(SERVER_DEFAULTS, given, strict=True)))
     login, max_bytes = _read_login(settings["auth"]), _parse_bytes(settings["max_upload"])
     address = _read_text(settings["host"], "an address of this machine, such as 127.0.0.1").strip("[]")
     port, queue = _read_number(settings["port"], 1, 65535), _read_number(settings["queue"], 1)
     if not isinstance(opens := settings["open"].value, bool):
         raise settings["open"].refuse("true or false")
-    configuration = config.load_config(command="ui", command_flags=DEFAULTS)
+    configuration = config.load_config(command="ui", command_flags=SERVER_DEFAULTS)
     options = resolve_options(*configuration.layers, ("flag", flags.read_flags(machine))).options
     _check_init(options)
     environment.find_temporary_folder()  # for uploads and pictures; an error if there is none
@@ -118,9 +118,9 @@ def _merge_settings(given: Mapping[str, Any]) -> dict[str, _Setting]:
     Raises:
         StylerError: a file cannot be read.
     """
-    settings = {name: _Setting(value, name) for name, value in DEFAULTS.items()}
+    settings = {name: _Setting(value, name) for name, value in SERVER_DEFAULTS.items()}
     for path in config.list_config_paths():
-        for name, value in config.read_command_flags(path, "ui", DEFAULTS).items():
+        for name, value in config.read_command_flags(path, "ui", SERVER_DEFAULTS).items():
             settings[name] = _Setting(value, f"In '{path}': {name}")
     for name, value in given.items():
         if value is not None:
