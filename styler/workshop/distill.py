@@ -8,6 +8,7 @@ This module knows both networks, the objective and the file of a training state;
 made.
 """
 
+import hashlib
 import json
 import math
 from collections import defaultdict
@@ -142,16 +143,29 @@ class Lessons:
         )
 
 
-def dump_state(key: str, done: int, student: nn.Module, optimizer: torch.optim.Optimizer) -> bytes:
-    """Return the state of a training after `done` steps as a safetensors file; `key` identifies the training."""
+def make_key(original: Weights, teacher: Weights, pictures: Sequence[Tensor], settings: "DistillSettings") -> str:
+    """Return what identifies a training: where it starts, what it learns from, and how.
+
+    The kernels that it starts from are not part of it, since their last digits depend on the number of threads.
+    """
+    digest = hashlib.sha256()
+    for picture in pictures:
+        digest.update(f"{tuple(picture.shape)}".encode())
+        digest.update(picture.contiguous().numpy().data)
+    return json.dumps([dict(original.info), teacher.sha256, digest.hexdigest(), asdict(settings)], sort_keys=True)
+
+
+def dump_state(key: str, step: "DistillStep", student: nn.Module, optimizer: torch.optim.Optimizer) -> bytes:
+    """Return the state of a training after a step as a safetensors file; `key` identifies the training."""
     tensors = {f"student.{name}": tensor for name, tensor in student.state_dict().items()}
     for index, values in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{index}.{name}": tensor for name, tensor in values.items()}
-    return save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, {"key": key, "done": str(done)})
+    metadata = {"key": key, "done": str(step.number), "errors": json.dumps([step.gradient, step.features, step.gram])}
+    return save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, metadata)
 
 
-def restore_state(path: Path, key: str, student: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Load a saved state and return its number of steps.
+def restore_state(path: Path, key: str, student: nn.Module, optimizer: torch.optim.Optimizer) -> "DistillStep":
+    """Load a saved state and return its last step.
 
     Raises:
         WeightsError: the state belongs to another training, or cannot be read.
@@ -171,8 +185,8 @@ def restore_state(path: Path, key: str, student: nn.Module, optimizer: torch.opt
                 _, index, part = name.split(".")
                 state[int(index)][part] = tensor
         optimizer.load_state_dict({**optimizer.state_dict(), "state": dict(state)})
-        return int(metadata["done"])
-    except (OSError, SafetensorError, LookupError, ValueError, RuntimeError) as error:
+        return DistillStep(int(metadata["done"]), *map(float, json.loads(metadata["errors"])))
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise WeightsError(f"Cannot read the state in '{path}': {reason}; delete it to start again.") from error
 
@@ -289,7 +303,8 @@ def reinitialize(weights: Weights, seed: int) -> Weights:
             kernels[f"{conv.name}.weight"] = nn.init.kaiming_normal_(kernel, generator=generator)
             kernels[f"{conv.name}.bias"] = torch.zeros(conv.outputs)
             readouts[conv.layer] = nn.init.kaiming_normal_(readout, nonlinearity="linear", generator=generator)
-    return replace(weights, kernels=kernels, readouts=readouts)
+    info = {**weights.info, "reinitialized": {"seed": seed}}
+    return replace(weights, kernels=kernels, readouts=readouts, info=info)
 
 
 def distill(
@@ -322,8 +337,11 @@ def distill(
         student.initialize_norms(torch.cat([lessons.get_lesson(i).image for i in range(BATCH_SIZE)]).to(device))
     optimizer = torch.optim.Adam([p for p in student.parameters() if p.requires_grad], lr=LEARNING_RATE)
     scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
-    key = json.dumps([original.info.get("slim"), original.widths, asdict(settings)])
-    done = restore_state(state, key, student, optimizer) if state is not None and state.exists() else 0
+    key, done = make_key(original, teacher, pictures, settings), 0
+    if state is not None and state.exists():
+        step = restore_state(state, key, student, optimizer)
+        if (done := step.number) == settings.steps:  # only the network was not written
+            yield step, lambda: student.to_weights(original)
     for number in range(done, settings.steps):
         decay = (1 + math.cos(math.pi * number / settings.steps)) / 2
         for group in optimizer.param_groups:
@@ -332,7 +350,7 @@ def distill(
             step = _train_step(student, optimizer, scaler, _make_batch(lessons, number, settings.seed), number + 1)
         is_last = number + 1 == settings.steps or (stop is not None and stop.is_set())
         if state is not None and (is_last or (number + 1) % SAVE_EVERY == 0):
-            images.write_file(state, dump_state(key, number + 1, student, optimizer), overwrite=True)
+            images.write_file(state, dump_state(key, step, student, optimizer), overwrite=True)
         yield step, lambda: student.to_weights(original)
         if is_last:
             return

@@ -182,6 +182,36 @@ def test_interrupted_training_resumes(
         next(distill.distill(slimmed, tiny, pictures, settings, state=state))
 
 
+def test_a_training_that_starts_elsewhere_is_not_resumed(
+    slimmed: Weights, tiny: Weights, pictures: list[Tensor], short: None, tmp_path: Path
+) -> None:
+    """With random values, another pooling, other pictures or another teacher."""
+    settings, state = DistillSettings(steps=1), tmp_path / "slim.state"
+    train(slimmed, tiny, pictures, settings, state=state)
+    others: list[tuple[Weights, Weights, list[Tensor]]] = [
+        (reinitialize(slimmed, seed=0), tiny, pictures),
+        (replace(slimmed, info={**slimmed.info, "pooling": "average"}), tiny, pictures),
+        (slimmed, replace(tiny, sha256="1" * 64), pictures),
+        (slimmed, tiny, [*pictures[1:], 1 - pictures[0]]),
+    ]
+    for original, teacher, other_pictures in others:
+        with pytest.raises(WeightsError, match="another distillation"):
+            next(distill.distill(original, teacher, other_pictures, settings, state=state))
+
+
+def test_a_training_that_was_finished_but_not_written_gives_its_network(
+    slimmed: Weights, tiny: Weights, pictures: list[Tensor], short: None, tmp_path: Path
+) -> None:
+    settings, state = DistillSettings(steps=2), tmp_path / "slim.state"
+    [*_, (last, network)] = distill.distill(slimmed, tiny, pictures, settings, state=state)
+    [(again, restored)] = distill.distill(slimmed, tiny, pictures, settings, state=state)
+    assert again == last
+    assert restored().info == network().info
+    for name, tensor in network().kernels.items():
+        assert torch.equal(restored().kernels[name], tensor), name
+    assert not torch.equal(restored().kernels["conv4_2.weight"], slimmed.kernels["conv4_2.weight"])
+
+
 def test_lessons_come_from_the_latest_paintings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Then those in memory are enough, and a long training sees more than a short one."""
     monkeypatch.setattr(distill, "PAINTINGS_KEPT", 10)
