@@ -255,7 +255,7 @@ def compare_networks(
             name, score = candidate.score.name, candidate.score
             log(f"{pair[0]}: {name}")
             if candidate.weights is not None:
-                picture = _paint(score, pair, options)
+                picture = _paint(score, candidate.weights, pair, options)
                 judge.score(score, pair, picture)
                 first_picture = picture if first_picture is None else first_picture
                 if keep is not None:
@@ -264,7 +264,7 @@ def compare_networks(
             assert first_picture is not None
             _compare_features(candidate, first, first_picture, options, len(pairs))
             if candidate.weights is not None:
-                _compare_gradients(candidate.weights, score, first.weights, pair, first_picture, options, len(pairs))
+                _compare_gradients(candidate.weights, score, judge, pair, first_picture, len(pairs))
     return [candidate.score for candidate in candidates]
 
 
@@ -298,8 +298,8 @@ def _build_objective(network: Weights, options: Options, content: Tensor, style:
     return build_objective(build_features(network, options), options, content, style)
 
 
-def _paint(score: NetworkScore, pair: PicturePair, options: Options) -> Tensor:
-    painter = Painter(score.name, options.device, options.precision)
+def _paint(score: NetworkScore, network: Weights, pair: PicturePair, options: Options) -> Tensor:
+    painter = Painter(score.name, options.device, options.precision, network)
     content, style = (image[0].permute(1, 2, 0).contiguous().numpy() for image in pair[1:])
     result = painter.stylize(content, style, options.replace(backbone=score.name))
     score.seconds[pair[0]] = result.seconds
@@ -318,12 +318,13 @@ def _compare_features(candidate: Candidate, first: Candidate, picture: Tensor, o
 
 
 def _compare_gradients(
-    ours: Weights, score: NetworkScore, first: Weights, pair: PicturePair, picture: Tensor, options: Options, pairs: int
+    ours: Weights, score: NetworkScore, judge: "Judge", pair: PicturePair, picture: Tensor, pairs: int
 ) -> None:
     """Add the similarity of the gradients, and of the objectives of one picture, to the averages over pairs."""
     _, content, style = pair
     content = _fit_to(content, picture)
-    mine, theirs = (_build_objective(network, options, content, style) for network in (ours, first))
+    theirs = judge.get_objective(pair, picture)
+    mine = theirs if ours is judge.network else _build_objective(ours, judge.options, content, style)
     cosines = []
     for state in (content, (content + picture) / 2):
         gradients = [objective.gradient(state)[1].flatten() for objective in (mine, theirs)]
@@ -342,17 +343,26 @@ class Judge:
     """The first network's judgment of a painted picture."""
 
     def __init__(self, network: Weights, options: Options) -> None:
-        self.options = options
+        self.network, self.options = network, options
+        self._objectives: dict[tuple[str, torch.Size], Objective] = {}
         self.features = build_features(network, options)
         layers = [layer for layer in HELD_OUT_LAYERS if layer in network.layers]
         self.held_out = Features(network, layers, options.pooling)
+
+    def get_objective(self, pair: PicturePair, picture: Tensor) -> Objective:
+        """Return the objective of a pair at the size of a picture (1, 3, H, W); that of the last pair is kept."""
+        name, content, style = pair
+        key = (name, picture.shape)
+        if key not in self._objectives:
+            objective = build_objective(self.features, self.options, _fit_to(content, picture), style)
+            self._objectives = {key: objective}
+        return self._objectives[key]
 
     def score(self, row: NetworkScore, pair: PicturePair, picture: Tensor) -> None:
         """Add the objective, held-out style distance and structure of a picture (1, 3, H, W) to a row."""
         name, content, style = pair
         content = _fit_to(content, picture)
-        objective = build_objective(self.features, self.options, content, style)
-        row.objective[name] = float(objective.gradient(picture)[0][TOTAL])
+        row.objective[name] = float(self.get_objective(pair, picture).gradient(picture)[0][TOTAL])
         ratio = max(picture.shape[-2:]) / max(style.shape[-2:])
         painting = F.interpolate(style, scale_factor=min(1.0, ratio), mode="bicubic", antialias=True).clamp(0, 1)
         with torch.no_grad():

@@ -4,11 +4,13 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from styler.engine.objective import Objective
 from styler.errors import NothingMatched, OptionError, WeightsError
 from styler.options import Options
 from styler.vgg import conventions, registry
@@ -68,6 +70,27 @@ def test_network_scores_equal_to_itself_and_a_slim_one_differs(
     assert len({line.count("|") for line in lines}) == 1
     assert len(plots.plot_comparison(rows).axes[0].collections) == 4  # all but the ONNX model
     assert len(compare.scores_to_json(rows)) == len(rows)
+
+
+def test_the_objective_of_the_first_network_is_built_once_for_each_pair(
+    tiny: Weights, picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built, build = [], compare.build_objective
+
+    def counted(*arguments: Any) -> Objective:
+        built.append(arguments)
+        return build(*arguments)
+
+    monkeypatch.setattr(compare, "build_objective", counted)
+    judge, score = compare.Judge(tiny, SMALL), compare.NetworkScore("tiny", 0, 0)
+    for number in (1, 2):
+        pair = (f"pair {number}", picture(64, 80, number), picture(64, 64, 3))
+        for seed in (5, 6):
+            painted = picture(51, 64, seed)
+            judge.score(score, pair, painted)
+            compare._compare_gradients(tiny, score, judge, pair, painted, 2)
+    assert len(built) == 2
+    assert score.gradient == pytest.approx(2)
 
 
 def test_structure_is_1_for_the_content_itself_and_0_for_noise(picture: Picture) -> None:
