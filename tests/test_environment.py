@@ -69,6 +69,15 @@ def test_a_users_own_spin_count_is_respected(monkeypatch: pytest.MonkeyPatch) ->
     assert os.environ["GOMP_SPINCOUNT"] == "7"
 
 
+def test_matrix_products_on_cuda_are_asked_to_be_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    environment.prepare_process()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    environment.prepare_process()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
 @pytest.fixture
 def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
     """Be a user without a home, as in a container that runs with any user id."""

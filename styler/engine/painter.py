@@ -299,7 +299,8 @@ def _to_pixels(image: Tensor) -> Pixels:
 class Painter:
     """Networks on their device and the cache of style statistics, shared by many paintings.
 
-    The options of each painting name its backbone; any other than the first is loaded on first use.
+    The options of each painting name its backbone; any other than the first is loaded on first use. Threads may share a
+    painter; processes that are forked after it has worked may not use it, those started by `spawn` make their own.
 
     Args:
         backbone: loaded first: `vgg16`, which is part of styler, or another of `styler.vgg.registry.BACKBONES`.
