@@ -7,6 +7,7 @@ these layers with their own using `resolve_options`. Knows options only, not fla
 import codecs
 import difflib
 import os
+import re
 import tomllib
 import typing
 from collections.abc import Callable, Container, Iterable, Mapping
@@ -89,7 +90,24 @@ def parse_value(name: str, text: str) -> Any:
         return tuple(items if typing.get_args(field_type)[0] is str else map(_parse_number, items))
     if field_type is bool:
         return _SWITCHES.get(text.strip().lower(), text)
+    if field_type is not str:
+        _check_notation(name, text)
     return text if field_type is str else _parse_number(text)
+
+
+def _check_notation(name: str, text: str) -> None:
+    """Reject a number with a decimal comma or a percent sign, with better advice than the option's range.
+
+    Raises:
+        OptionError: it is one.
+    """
+    if re.fullmatch(r"\s*-?[0-9]+,[0-9]+\s*", text):
+        raise OptionError(f"{name} is {text}; write it with a decimal point, {text.strip().replace(',', '.')}.")
+    high = list_options()[name].high
+    if high is not None and high <= 100 and (match := re.fullmatch(r"\s*([0-9.]+)\s*%\s*", text)):
+        share = _parse_number(match[1])
+        number = share / 100 if high <= 1 and isinstance(share, int | float) else share
+        raise OptionError(f"{name} is {text}; write it without the percent sign, {number}.")
 
 
 def _parse_number(text: str) -> int | float | str:

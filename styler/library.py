@@ -32,6 +32,28 @@ def list_contents() -> dict[str, Path]:
     return _list_pictures("contents")
 
 
+def list_spellings(name: str) -> list[str]:
+    """Return the names that may be meant by a name as it was typed, dropped or listed, the most literal first.
+
+    Quotes and spaces around it are removed, `~` is expanded, a backslash before a space is omitted, and a `file://` URL
+    is converted.
+    """
+    bare = name.strip()
+    if len(bare) > 2 and bare[0] == bare[-1] and bare[0] in "\"'":
+        bare = bare[1:-1]
+    names = [name, bare, os.path.expanduser(bare), bare.replace("\\ ", " ")]  # noqa: PTH111 - keeps the text as given
+    if bare.startswith("file://"):
+        from urllib.request import url2pathname
+
+        names.append(url2pathname(bare.removeprefix("file://").removeprefix("localhost")))
+    return list(dict.fromkeys(names))
+
+
+def find_file(name: str) -> str:
+    """Return the first spelling of a name that is a file; the name itself if there is none."""
+    return next((spelling for spelling in list_spellings(name) if os.path.lexists(spelling)), name)
+
+
 def find_style(name: str) -> Path:
     """Return the path of a style: a file, or the bundled painting of that name if there is no such file."""
     return Path(name) if os.path.lexists(name) else list_styles().get(name, Path(name))

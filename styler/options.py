@@ -388,9 +388,8 @@ def _validate(field: "dataclasses.Field[Any]", value: Any) -> Any:
     if typing.get_origin(field.type) in (typing.Union, types.UnionType):  # size: a number or a word
         if isinstance(value, str):
             if value != "original":
-                raise OptionError(
-                    f"{field.name} is '{_describe(value)}'; it can be {describe_range(spec)}, or 'original'."
-                )
+                choices = f"{describe_range(spec)} for the long side, or 'original'"
+                raise OptionError(f"{field.name} is '{_describe(value)}'; it can be {choices}.")
             return value
         return _validate_scalar(field.name, spec, int, value)
     return _validate_scalar(field.name, spec, field.type, value)

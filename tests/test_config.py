@@ -175,7 +175,11 @@ def test_a_file_that_cannot_be_read_is_named(folders: tuple[Path, Path], monkeyp
     ("name", "text", "message"),
     [
         ("STYLER_SIZE", "12", "In the variable STYLER_SIZE: size is 12; it can be 64 to 8192."),
-        ("STYLER_SIZE", "big", "In the variable STYLER_SIZE: size is 'big'; it can be 64 to 8192, or 'original'."),
+        (
+            "STYLER_SIZE",
+            "big",
+            "In the variable STYLER_SIZE: size is 'big'; it can be 64 to 8192 for the long side, or 'original'.",
+        ),
         ("STYLER_LOOK", "gatis", "In the variable STYLER_LOOK: look is 'gatis' (did you mean 'gatys'?)"),
         ("STYLER_STYLE_WEIGHTS", "1,x", "In the variable STYLER_STYLE_WEIGHTS: style_weights is x"),
     ],

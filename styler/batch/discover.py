@@ -15,10 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from styler import config
+from styler import config, library
 from styler.errors import ImageError, NothingMatched, StylerError, UsageError, quote_name
 from styler.images import PICTURE_SUFFIXES
 
+MANIFEST_FOLDER, MANIFEST_FILE = ".styler", "manifest.jsonl"
+"""Where the manifest of a batch is in its output folder."""
 STDIN_LIST = "-"
 """Name of the list on standard input."""
 MEMORY_SCHEME = "memory://"
@@ -178,8 +180,10 @@ class Listing:
     inputs: list[BatchInput] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     """Messages about folders that cannot be listed."""
-    links: int = 0
-    """Number of links that were not followed."""
+    links: set[str] = field(default_factory=set)
+    """Links that were not followed."""
+    batches: set[str] = field(default_factory=set)
+    """Folders that were left out because an earlier batch wrote them."""
     bundled: set[str] = field(default_factory=set)
     """Paths of the inputs that come with styler."""
 
@@ -225,7 +229,7 @@ def find_inputs(arguments: Sequence[str], rules: SelectionRules, find_bundled: F
                 entries.problems.append(
                     f"{quote_name(argument)} contains no picture to paint: {_suggest(argument, rules)}"
                 )
-        listing.links = entries.links
+        listing.links, listing.batches = entries.links, entries.batches
         listing.inputs = _mirror_common_folder(entries)
     unique = {make_absolute(item.path): item for item in reversed(listing.inputs)}
     listing.inputs = sorted(unique.values(), key=lambda item: make_natural_key(item.relative))
@@ -374,17 +378,13 @@ def _read_list(name: str) -> list[str]:
 def _find_entry(line: str, folder: str) -> str:
     """Return the path that a line of a list stands for.
 
-    Quotes and spaces around it are removed and `~` is expanded unless a file is named like that. A relative path starts
-    at the working folder, or at the folder of the list if the file is there.
+    A relative path starts at the working folder, or at the folder of the list if the file is there.
     """
-    bare = line.strip()
-    if len(bare) > 2 and bare[0] == bare[-1] and bare[0] in "\"'":
-        bare = bare[1:-1]
-    names = dict.fromkeys((line, bare, os.path.expanduser(bare)))  # noqa: PTH111 - keeps the text as given
-    paths = [path for name in names for path in (name, os.path.join(folder, name))]  # noqa: PTH118 - see above
+    spellings = library.list_spellings(line)
+    paths = [path for name in spellings for path in (name, os.path.join(folder, name))]  # noqa: PTH118 - keeps the text
     fixed = {path: WILDCARD.split(path)[0].rpartition("/")[0] or "." for path in paths if WILDCARD.search(path)}
     exists = (path for path in paths if os.path.lexists(path) or os.path.isdir(fixed.get(path, "")))  # noqa: PTH112
-    return next(exists, bare)
+    return next(exists, line if is_url(line) else spellings[:2][-1])
 
 
 def _mirror_common_folder(entries: Listing) -> list[BatchInput]:
@@ -465,7 +465,7 @@ def _is_link(entry: "os.DirEntry[str]") -> bool:
 
 
 def _list_entries(folder: str, rules: SelectionRules, listing: Listing) -> Iterator["os.DirEntry[str]"]:
-    """Yield what a folder contains, except what is ignored, links that are not followed, and the output folder."""
+    """Yield what a folder contains, except what is ignored, links that are not followed, and what batches wrote."""
     try:
         entries = sorted(os.scandir(folder or "."), key=lambda entry: entry.name)
     except OSError as problem:
@@ -477,6 +477,11 @@ def _list_entries(folder: str, rules: SelectionRules, listing: Listing) -> Itera
         if is_ignored(entry.name):
             continue
         if _is_link(entry) and not rules.follow_symlinks:
-            listing.links += 1
-        elif not (rules.skip_folder and entry.is_dir() and _is_same_folder(entry.path, rules.skip_folder)):
+            listing.links.add(entry.path)
+        elif not entry.is_dir():
             yield entry
+        elif not (rules.skip_folder and _is_same_folder(entry.path, rules.skip_folder)):
+            if os.path.lexists(os.path.join(entry.path, MANIFEST_FOLDER, MANIFEST_FILE)):  # noqa: PTH118 - a str
+                listing.batches.add(entry.path)
+            else:
+                yield entry

@@ -28,7 +28,6 @@ from styler.batch import discover
 from styler.errors import OutputError, StylerError, quote_name
 
 MANIFEST_SCHEMA = 1
-MANIFEST_FOLDER, MANIFEST_FILE = ".styler", "manifest.jsonl"
 
 WRITING, DONE, FAILED = "writing", "done", "failed"
 """States of a picture: encoded and about to be written; written; failed."""
@@ -74,7 +73,7 @@ class ManifestHistory:
 
 def locate_manifest(out: Path) -> Path:
     """Return the path of the manifest of an output folder."""
-    return out / MANIFEST_FOLDER / MANIFEST_FILE
+    return out / discover.MANIFEST_FOLDER / discover.MANIFEST_FILE
 
 
 def read_manifest(out: Path) -> ManifestHistory:

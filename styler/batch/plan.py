@@ -25,7 +25,9 @@ from styler.options import INIT_CHOICES, Options, format_value
 from styler.provenance import MACHINE_OPTIONS
 from styler.schedule import Replay
 
-EXTENSION_FORMATS = {"png": "png", "jpg": "jpeg", "webp": "webp", "avif": "avif", "tiff": "tiff"}
+EXTENSION_FORMATS = {
+    **{"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp", "avif": "avif", "tif": "tiff", "tiff": "tiff"}
+}
 """Extensions that `--format` accepts, and the keys of `images.FORMATS` that they stand for."""
 IRRELEVANT_OPTIONS = (*MACHINE_OPTIONS, "threads")
 """Options that do not make a picture outdated."""
@@ -110,6 +112,8 @@ class BatchPlan:
     """Messages about folders that cannot be listed; the pictures in them are not painted."""
     links: int
     """Number of links that were not followed."""
+    batches: int
+    """Number of folders that were left out because an earlier batch wrote them."""
 
     @property
     def out(self) -> Path:
@@ -446,7 +450,8 @@ def plan_batch(
         files=files,
         settings=settings,
         problems=contents.problems + styles.problems,
-        links=contents.links + styles.links,
+        links=len(contents.links | styles.links),
+        batches=len(contents.batches | styles.batches),
     )
 
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from styler import images
-from styler.batch.manifest import DONE, FAILED, INDEX, MANIFEST_FOLDER, Manifest
+from styler.batch.discover import MANIFEST_FOLDER
+from styler.batch.manifest import DONE, FAILED, INDEX, Manifest
 from styler.batch.plan import BatchPlan
 from styler.errors import quote_name
 

@@ -1,12 +1,22 @@
 """The commands of the program, and the only place where errors become messages and exit codes."""
 
 import io
+import os
+import re
 import traceback
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from cyclopts import App, CycloptsError, Group, MissingArgumentError, UnusedCliTokensError
+from cyclopts import (
+    App,
+    CycloptsError,
+    Group,
+    MissingArgumentError,
+    UnknownCommandError,
+    UnknownOptionError,
+    UnusedCliTokensError,
+)
 from rich.console import Console
 
 from styler import library
@@ -14,7 +24,7 @@ from styler.cli import flags, output, report, show, usage, vgg
 from styler.cli.batch import batch
 from styler.cli.run import run
 from styler.cli.ui import ui
-from styler.errors import OutputError, StylerError, UsageError, explain_failure
+from styler.errors import OutputError, StylerError, UsageError, explain_failure, quote_name
 
 BUG_EXIT = 1
 DEBUG = "--debug"
@@ -22,7 +32,7 @@ DEBUG = "--debug"
 
 def execute(tokens: list[str]) -> int:
     """Run one command and return its exit code; the only exception that escapes is `KeyboardInterrupt`."""
-    words, rest = _split_tokens(tokens)
+    words, rest = _split_tokens(_expand_home(_replace_aliases(tokens)))
     debug, json = DEBUG in words, "--json" in words
     tokens = [*_move_debug(words), *rest]
     streamed = tokens[:1] == ["batch"]
@@ -35,7 +45,7 @@ def execute(tokens: list[str]) -> int:
             output.print_lines(line.rstrip() for line in page.getvalue().splitlines())
         return result if isinstance(result, int) else 0
     except CycloptsError as error:
-        return fail(UsageError.__name__, _explain(error), UsageError.exit_code)
+        return fail(UsageError.__name__, _explain(error, tokens), UsageError.exit_code)
     except StylerError as error:
         return fail(type(error).__name__, str(error), error.exit_code)
     except KeyboardInterrupt as error:
@@ -48,6 +58,22 @@ def execute(tokens: list[str]) -> int:
             return fail(StylerError.__name__, reason, StylerError.exit_code)
         name, hint = type(error).__name__, "" if debug else "; run again with --debug for the traceback"
         return fail("Bug", f"{name}: {error}. This is a bug in styler{hint}.", BUG_EXIT)
+
+
+def _replace_aliases(tokens: list[str]) -> list[str]:
+    """Return the tokens with `help …`, `version` and `-V`, which other programs have, as flags."""
+    if tokens[:1] == ["help"]:
+        return [*tokens[1:], "--help"]
+    return ["--version"] if tokens in (["version"], ["-V"]) else tokens
+
+
+def _expand_home(tokens: list[str]) -> list[str]:
+    """Return the tokens with `~` expanded where no shell does that: in quotes, and in `--output=~/x.png`."""
+    parts = (re.fullmatch(r"(--[a-z-]+=|)(~(?:[/\\].*)?)", token, re.DOTALL) for token in tokens)
+    return [
+        part[1] + os.path.expanduser(part[2]) if part and not os.path.lexists(part[2]) else token  # noqa: PTH111
+        for part, token in zip(parts, tokens, strict=True)
+    ]
 
 
 def _split_tokens(tokens: list[str]) -> tuple[list[str], list[str]]:
@@ -105,9 +131,14 @@ def _format_version() -> str:
     return f"styler {provenance.get_version()}"
 
 
-def _explain(error: CycloptsError) -> str:
+def _explain(error: CycloptsError, tokens: list[str]) -> str:
     """Return the error in the arguments as a sentence."""
     command = " ".join(error.command_chain or ())
+    words, _ = _split_tokens(tokens)
+    if isinstance(error, UnknownCommandError) and not command and (os.path.lexists(words[0]) or "." in words[0]):
+        return f"There is no command {quote_name(words[0])}; paint a picture with 'styler run photo.jpg painting.jpg'."
+    if isinstance(error, UnknownOptionError) and (files := [word for word in words if _is_dashed_file(word)]):
+        return f"{quote_name(files[0])} is read as an option, not as a file; write {quote_name(f'./{files[0]}')}."
     if isinstance(error, MissingArgumentError) and error.argument and error.argument.index is not None:
         if command == "run":
             return "CONTENT and STYLE are required, in this order; see 'styler run --help'."
@@ -115,6 +146,10 @@ def _explain(error: CycloptsError) -> str:
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
         return f"Unexpected argument '{error.unused_tokens[0]}'; see 'styler {command} --help'."
     return str(error)
+
+
+def _is_dashed_file(word: str) -> bool:
+    return word.startswith("-") and os.path.lexists(word)
 
 
 def _report_failure(kind: str, message: str, code: int, *, debug: bool, json: bool, streamed: bool) -> int:

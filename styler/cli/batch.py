@@ -78,7 +78,7 @@ def batch(
             replay=earlier.replay,
         )
         history, plan = _plan(request)
-        log.warn([*configuration.warnings, *_describe_links(plan.links)])
+        log.warn([*configuration.warnings, *_describe_skipped(plan)])
         _report_plan(plan, log)
         if dry_run:
             return batch_report.print_plan(plan, read, engine, json=reports.json)
@@ -107,7 +107,7 @@ def _check_arguments(
     """
     from styler.batch import discover
 
-    given = [str(name) for name in names if name is not None]
+    given = [name if discover.is_url(name) else library.find_file(name) for name in names if name is not None]
     if len(given) < 2:
         raise UsageError("CONTENTS and STYLES are required, in this order; see 'styler batch --help'.")
     if output is None:
@@ -242,9 +242,16 @@ def _report_plan(plan: "BatchPlan", log: report.Logger) -> None:
     log.info([f"{report.format_count(len(plan.pairs), 'picture')}: {batch_report.format_state(plan)}."])
 
 
-def _describe_links(links: int) -> list[str]:
-    count = report.format_count(links, "symbolic link")
-    return [f"{count} skipped; follow links with --follow-symlinks."] if links else []
+def _describe_skipped(plan: "BatchPlan") -> list[str]:
+    """Return warnings about what was left out."""
+    links = report.format_count(plan.links, "symbolic link")
+    batches = report.format_count(
+        plan.batches, "folder with the pictures of an earlier batch", "folders with the pictures of earlier batches"
+    )
+    return [
+        *([f"{links} skipped; follow links with --follow-symlinks."] if plan.links else []),
+        *([f"{batches} skipped; name such a folder to paint what is in it."] if plan.batches else []),
+    ]
 
 
 def _make_context(stack: ExitStack, inputs: flags.InputOptions, engine: flags.EngineOptions) -> "BatchContext":

@@ -257,15 +257,17 @@ def print_status(out: Path, *, json: bool) -> int:
     return 3 if failures else 0
 
 
-BYTES_PER_PIXEL = {"png": 2.4, "jpg": 0.9, "webp": 0.7, "avif": 0.6, "tiff": 2.6}
+BYTES_PER_PIXEL = {"png": 2.4, "jpeg": 0.9, "webp": 0.7, "avif": 0.6, "tiff": 2.6}
 """Typical size of a painting's file by format, at 8 bits; twice as much at 16 bits."""
 
 
 def print_plan(plan: "BatchPlan", read: "Callable[[str], Picture]", engine: EngineOptions, *, json: bool) -> int:
     """Print what would be painted and what it would cost if every picture is like the first; return the exit code."""
+    from styler.batch.plan import EXTENSION_FORMATS
+
     request, state = plan.request, plan.state
     forecast = _forecast_first(plan, read, engine)
-    pixel_bytes = BYTES_PER_PIXEL[request.format] * (request.bit_depth // 8)
+    pixel_bytes = BYTES_PER_PIXEL[EXTENSION_FORMATS[request.format]] * (request.bit_depth // 8)
     seconds = forecast.seconds * len(state.todo) / max(1, len(engine.device_names)) if forecast else None
     disk = round(math.prod(forecast.size) * len(state.todo) * pixel_bytes) if forecast else None
     folder = plan.out.absolute()

@@ -39,16 +39,21 @@ def locate_content(name: str) -> Path:
     return _locate(name, library.find_content, library.list_contents(), "photos")
 
 
-def locate_style(name: str) -> Path:
+def locate_style(name: str, *, is_last: bool = False) -> Path:
     """Return the path of a painting: a file, or a painting that comes with styler.
+
+    Args:
+        is_last: whether it is the last of several; a name that is missing may then be meant as the output.
 
     Raises:
         ImageError: it is neither.
     """
-    return _locate(name, library.find_style, library.list_styles(), "paintings")
+    return _locate(name, library.find_style, library.list_styles(), "paintings", is_last=is_last)
 
 
-def _locate(name: str, find: Callable[[str], Path], bundled: Mapping[str, Path], kind: str) -> Path:
+def _locate(
+    name: str, find: Callable[[str], Path], bundled: Mapping[str, Path], kind: str, *, is_last: bool = False
+) -> Path:
     if name == output.STREAM_NAME:
         return Path(name)
     if not name:
@@ -59,12 +64,24 @@ def _locate(name: str, find: Callable[[str], Path], bundled: Mapping[str, Path],
         return Path(name)
     if os.path.lexists(path):
         return path
-    close = difflib.get_close_matches(name, bundled, 1)
+    raise ImageError(f"Cannot read {quote_name(name)}: {_explain_missing(name, bundled, kind, is_last=is_last)}.")
+
+
+def _explain_missing(name: str, bundled: Mapping[str, Path], kind: str, *, is_last: bool) -> str:
+    """Return why there is no picture of a name, and what may be meant by it."""
+    if re.match("[a-z][a-z0-9+.-]+://", name):
+        return "it is a URL; download the picture and name the file"
+    if re.search(r"[*?]", name):
+        return "no file has this name; several pictures that match a pattern are painted by 'styler batch'"
+    if name in library.list_styles():
+        return "it is a painting that comes with styler; the photo comes first, as in 'styler run photo.jpg mosaic'"
+    if name in library.list_contents():
+        return "it is a photo that comes with styler; the photo comes first, as in 'styler run astronaut mosaic'"
+    if is_last and Path(name).suffix:
+        return "there is no such file; if it is the output, give it with -o"
+    close = difflib.get_close_matches(name, bundled, 1) or difflib.get_close_matches(name.lower(), bundled, 1)
     hint = f"did you mean '{close[0]}'? The" if close else "the"
-    raise ImageError(
-        f"Cannot read {quote_name(name)}: there is no such file; {hint} {kind} that come with styler are "
-        f"{', '.join(bundled)}."
-    )
+    return f"there is no such file; {hint} {kind} that come with styler are {', '.join(bundled)}"
 
 
 def make_reader(options: InputOptions) -> "Callable[[Path], Picture]":

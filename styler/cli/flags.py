@@ -255,8 +255,8 @@ class SelectionOptions:
         ),
     ] = None
     format: Annotated[
-        Literal["png", "jpg", "webp", "avif", "tiff"],
-        _value("NAME", "png, jpg, webp, avif or tiff (default png)", group=PICTURE_GROUP),
+        Literal["png", "jpg", "jpeg", "webp", "avif", "tif", "tiff"],
+        _value("NAME", "png, jpg, webp, avif or tif (default png)", group=PICTURE_GROUP),
     ] = "png"
 
 

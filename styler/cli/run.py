@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from styler import config, schedule
+from styler import config, library, schedule
 from styler.cli import files, flags, interrupts, output, report
 from styler.cli.flags import FileName, InputOptions, OutputOptions, ReplayOptions
 from styler.errors import UsageError, quote_name
@@ -66,7 +66,7 @@ def run(
     from styler import provenance
 
     reports.check()
-    names = (content, style, *styles)
+    names = [*map(library.find_file, (content, style, *styles))]
     output.check_streams(names, target.output, json=reports.json)
     log = report.Logger(reports)
     with interrupts.watch_signals() as watch, ExitStack() as stack:
@@ -108,7 +108,8 @@ def _prepare(
     if options.init == output.STREAM_NAME:
         raise UsageError("The picture to start from cannot come from standard input; name a file with --init.")
     read = files.make_reader(inputs)
-    content, styles = files.locate_content(names[0]), [files.locate_style(name) for name in names[1:]]
+    content, first = files.locate_content(names[0]), files.locate_style(names[1])
+    styles = [first, *(files.locate_style(name, is_last=name is names[-1]) for name in names[2:])]
     start = None if options.init in INIT_CHOICES else Path(options.init)
     others = [path for path in (start, Path(replay.source) if replay.source else None) if path]
     is_bundled = content != Path(names[0])

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import inspect
+import json
 import os
 import re
 import shutil
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from styler import config, images, library
-from styler.cli import main
+from styler.cli import files, main
 from styler.cli.app import _build_app
 from styler.cli.flags import Flags, flag_name, read_flags
 from styler.engine.painter import Painter
@@ -51,6 +52,7 @@ def folder(tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypat
     (tmp_path / "text.jpg").write_text("not a picture")
     (tmp_path / "there.png").write_bytes(b"somebody's work")
     (tmp_path / "album").mkdir()
+    (tmp_path / "-photo.png").write_bytes((tmp_path / "photo.png").read_bytes())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
     return tmp_path
@@ -152,6 +154,19 @@ REFUSALS = [
     ("album painting.png", 1, "it is a folder"),
     ("photo.png text.jpg", 1, "it is text"),
     ("photo.png painting.png --init text.jpg", 1, "'text.jpg': it is text"),
+    ("https://example.com/photo.png painting.png", 1, "it is a URL; download the picture and name the file."),
+    ("album/*.png painting.png", 1, "several pictures that match a pattern are painted by 'styler batch'."),
+    ("starry-night photo.png", 1, "it is a painting that comes with styler; the photo comes first"),
+    ("photo.png astronaut", 1, "it is a photo that comes with styler; the photo comes first"),
+    ("photo.png painting.png out.png", 1, "'out.png': there is no such file; if it is the output, give it with -o."),
+    ("photo.png Starry_Night.jpg", 1, "did you mean 'starry-night'?"),
+    ("-photo.png painting.png", 2, "'-photo.png' is read as an option, not as a file; write './-photo.png'."),
+    ("photo.png painting.png --strength 0,5", 2, "strength is 0,5; write it with a decimal point, 0.5."),
+    ("photo.png painting.png --strength=70%", 2, "strength is 70%; write it without the percent sign, 70."),
+    ("photo.png painting.png --keep-color 70%", 2, "keep_color is 70%; write it without the percent sign, 0.7."),
+    ("photo.png painting.png --size 50%", 2, "size is '50%'; it can be 64 to 8192 for the long side, or 'original'."),
+    ("photo.png painting.png --size 1024x768", 2, "size is '1024x768'; it can be 64 to 8192 for the long side"),
+    ("photo.png painting.png --seed -1", 2, "seed is -1; it can be a whole number from 0"),
     ("photo.png painting.png --sise 64", 2, "Did you mean --size?"),
     ("photo.png painting.png --size 12", 2, "size is 12; it can be 64 to 8192"),
     ("photo.png painting.png --strength -1", 2, "strength is -1; it can be 0 to 100"),
@@ -160,7 +175,11 @@ REFUSALS = [
     ("photo.png painting.png --size", 2, "--size requires an argument"),
     ("photo.png painting.png -q -v", 2, "mutually exclusive"),
     ("photo.png", 2, "CONTENT and STYLE are required"),
-    ("photo.png painting.png --size orignal", 2, "size is 'orignal'; it can be 64 to 8192, or 'original'."),
+    (
+        "photo.png painting.png --size orignal",
+        2,
+        "size is 'orignal'; it can be 64 to 8192 for the long side, or 'original'.",
+    ),
     ("", 2, "CONTENT and STYLE are required"),
     ("photo.png painting.png -o there.png", 2, "'there.png' already exists"),
     ("photo.png painting.png -o photo.png --overwrite", 2, "is one of the inputs"),
@@ -183,6 +202,73 @@ def test_invalid_arguments_give_a_one_line_error_before_any_work(
     assert re.fullmatch(r"styler: error: [^\n]*\n", err), err
     assert message in err
     assert read_files(folder) == before
+
+
+SPELLINGS = [
+    *("'photo.png'", '"photo.png"', " photo.png ", "~/photo.png", "'~/photo.png'", "my\\ photo.png"),
+    *("file://{}/photo.png", "file://localhost{}/my%20photo.png"),
+]
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_a_name_is_understood_as_it_was_typed_dropped_or_copied(
+    spelling: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    shutil.copy("photo.png", "my photo.png")
+    asked: list[tuple[Path, ...]] = []
+
+    def choose(
+        _options: object, content: Path, styles: list[Path], *_rest: object, is_bundled: bool, **_: object
+    ) -> None:
+        asked.append((content, *styles))
+        assert not is_bundled
+        raise OptionError("Enough.")
+
+    monkeypatch.setattr(files, "choose_target", choose)
+    name = spelling.format(folder)
+    assert main(["run", name, name]) == 2
+    assert [path.resolve() for path in asked[0]] == [folder / ("my photo.png" if "my" in name else "photo.png")] * 2
+
+
+@pytest.mark.parametrize("tokens", [["--output=~/new.png"], ["-o", "~/new.png"], ["--output", "~/deep/new.png"]])
+def test_no_folder_is_called_tilde(
+    tokens: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Shells expand `~` neither in quotes nor after `--output=`."""
+    monkeypatch.setenv("HOME", str(folder / "home"))
+    assert main(["run", "photo.png", "painting.png", "--dry-run", "--json", "--size", "64", *tokens]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["output"] == str(folder / "home" / tokens[-1].partition("~/")[2])
+    assert not (folder / "~").exists()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "same"),
+    [
+        (["help"], ["--help"]),
+        (["help", "run"], ["run", "--help"]),
+        (["help", "vgg", "info"], ["vgg", "info", "--help"]),
+        (["version"], ["--version"]),
+        (["-V"], ["--version"]),
+    ],
+    ids=str,
+)
+def test_words_of_other_programs_are_understood(
+    tokens: list[str], same: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(tokens) == 0
+    answer = capsys.readouterr().out
+    assert main(same) == 0
+    assert answer == capsys.readouterr().out
+
+
+def test_a_forgotten_command_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("photo.png", "gone.jpg"):
+        assert main([name, "painting.png"]) == 2
+        assert capsys.readouterr().err == (
+            f"styler: error: There is no command '{name}'; paint a picture with 'styler run photo.jpg painting.jpg'.\n"
+        )
 
 
 def test_a_missing_device_is_an_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

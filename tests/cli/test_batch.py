@@ -210,6 +210,24 @@ def test_names_that_a_shell_expanded_are_painted(folder: Path, capsys: Capture) 
     assert capsys.readouterr().err.splitlines()[0] == note
 
 
+def test_results_of_other_batches_are_left_out_unless_they_are_named(folder: Path, capsys: Capture) -> None:
+    assert paint("photos", "art/x.png", "-o", "photos/sub/out", "-q") == 0
+    tokens = ["--dry-run", "--json"]
+    for contents, number in (("photos", 3), ("photos/**/*.png", 3), ("photos/sub/out", 2)):
+        capsys.readouterr()
+        assert paint(contents, "art/y.png", "-r", "-o", "other", *tokens) == 0
+        out, err = capsys.readouterr()
+        assert len(json.loads(out)["todo"]) == number
+        skipped = "1 folder with the pictures of an earlier batch skipped; name such a folder to paint what is in it."
+        assert (skipped in err) == (number == 3)
+
+
+@pytest.mark.parametrize("extension", ["jpeg", "tif"])
+def test_both_spellings_of_a_format_are_accepted(extension: str, folder: Path, capsys: Capture) -> None:
+    assert paint("photos/a1.png", "art/x.png", "-o", "out", "--format", extension, "--dry-run", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["todo"][0]["output"] == f"a1.x.{extension}"
+
+
 def test_an_input_whose_name_differs_only_in_case_is_not_replaced(folder: Path, capsys: Capture) -> None:
     shutil.copy(folder / "photos" / "a1.png", folder / "A1.X.png")
     assert paint("A1.X.png", "art/x.png", "-o", ".", "--name", "a1.x.{ext}", "--overwrite") == 2
