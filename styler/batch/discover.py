@@ -21,6 +21,8 @@ from styler.images import PICTURE_SUFFIXES
 
 MANIFEST_FOLDER, MANIFEST_FILE = ".styler", "manifest.jsonl"
 """Where the manifest of a batch is in its output folder."""
+CONTACT_SHEET = "contact-sheet.jpg"
+"""File in the output folder that shows all pictures, and is none of them."""
 STDIN_LIST = "-"
 """Name of the list on standard input."""
 MEMORY_SCHEME = "memory://"
@@ -459,6 +461,10 @@ def _is_same_folder(one: str, other: str) -> bool:
         return False
 
 
+def _is_batch_folder(path: str) -> bool:
+    return os.path.lexists(os.path.join(path, MANIFEST_FOLDER, MANIFEST_FILE))  # noqa: PTH118 - called for every folder
+
+
 def _is_link(entry: "os.DirEntry[str]") -> bool:
     """Return whether an entry is a symbolic link or, on Windows, a junction."""
     return entry.is_symlink() or bool(getattr(entry, "is_junction", bool)())  # since Python 3.12
@@ -473,15 +479,16 @@ def _list_entries(folder: str, rules: SelectionRules, listing: Listing) -> Itera
             f"Cannot list the folder {quote_name(folder)}: {problem.strerror}; change its permissions or exclude it."
         )
         return
+    is_output = _is_batch_folder(folder)
     for entry in entries:
-        if is_ignored(entry.name):
+        if is_ignored(entry.name) or (is_output and entry.name == CONTACT_SHEET):
             continue
         if _is_link(entry) and not rules.follow_symlinks:
             listing.links.add(entry.path)
         elif not entry.is_dir():
             yield entry
         elif not (rules.skip_folder and _is_same_folder(entry.path, rules.skip_folder)):
-            if os.path.lexists(os.path.join(entry.path, MANIFEST_FOLDER, MANIFEST_FILE)):  # noqa: PTH118 - a str
+            if _is_batch_folder(entry.path):
                 listing.batches.add(entry.path)
             else:
                 yield entry

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from styler import images
-from styler.batch.discover import MANIFEST_FOLDER
+from styler.batch.discover import CONTACT_SHEET, MANIFEST_FOLDER
 from styler.batch.manifest import DONE, FAILED, INDEX, Manifest
 from styler.batch.plan import BatchPlan
 from styler.errors import quote_name
 
-INDEX_PAGE, CONTACT_SHEET = "index.html", "contact-sheet.jpg"
+INDEX_PAGE = "index.html"
 MAX_PAGE_ROWS, MAX_SHEET_ROWS = 5000, 60
 """Maximum number of pictures on the page and on the sheet, which show only the first."""
 MAX_SHEET_STYLES = 4
