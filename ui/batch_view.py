@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from styler.batch import report
+from styler.batch import discover
 from styler.batch.discover import SelectionRules, make_natural_key
 from styler.batch.runner import BatchContext, BatchEvent, stylize_folder
 from styler.errors import UsageError, quote_name
@@ -180,7 +180,7 @@ def _pack_archive(folder: Path) -> Path | None:
     pictures = sorted((folder / "out").glob("*.png"))
     if not pictures:
         return None
-    sheet, archive = folder / "out" / report.CONTACT_SHEET, folder / "styler.zip"
+    sheet, archive = folder / "out" / discover.CONTACT_SHEET, folder / "styler.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as pack:  # pictures are compressed already
         for path in (*pictures, *([sheet] if sheet.exists() else [])):
             pack.write(path, path.name)

@@ -64,7 +64,10 @@ def test_unreadable_inputs_fail_and_the_others_are_painted(folder: Path, capsys:
     out, err = capsys.readouterr()
     assert out.split("out/")[1:] == ["a.x.png\n", "c.x.png\n", "new\nline.x.png\n"]
     assert [sentence.split(": ", 1) for sentence in read_errors()] == [
-        ["Cannot read 'photos/b.png'", "its PNG data ends too early; download or copy it again."],
+        [
+            "Cannot read 'photos/b.png'",
+            "its PNG data ends too early: 89 % of its pixels are missing; download or copy it again.",
+        ],
         ["Cannot read 'photos/bomb.png'", read_errors()[1].split(": ", 1)[1]],
         [
             "Cannot read 'photos/gone.png'",
