@@ -53,6 +53,7 @@ SCHEDULE_OPTIONS = (
 
 Hash = Annotated[str, Predicate(re.compile("([0-9a-f]{64})?").fullmatch)]
 """A SHA-256 in hexadecimal; empty if there was no file."""
+Color = Annotated[str, Predicate(re.compile("(#[0-9a-f]{6})?").fullmatch)]
 Count = Annotated[int, Interval(ge=0, le=MAX_COUNT)]
 Positive = Annotated[int, Interval(ge=1, le=MAX_COUNT)]
 Amount = Annotated[float, Interval(ge=-1e30, le=1e30)]
@@ -93,6 +94,8 @@ class Record(TypedDict):
     styles: list[Hash]
     init: Hash
     """Hash of the picture file that `init` named."""
+    background: Color
+    """Behind transparent parts of the inputs; empty if there were none."""
     width: Positive
     height: Positive
     schedule: list[ScaleRecord]
@@ -132,6 +135,7 @@ def make_record(result: "Result") -> Record:
         "content": result.content_sha256,
         "styles": list(result.style_sha256),
         "init": result.start_sha256,
+        "background": _format_color(result.background),
         "width": width,
         "height": height,
         "schedule": [cast("ScaleRecord", dataclasses.asdict(scale)) for scale in result.schedule],
@@ -142,6 +146,10 @@ def make_record(result: "Result") -> Record:
         "seconds": round(result.seconds, 3),
         "scale_seconds": [round(seconds, 3) for seconds in result.scale_seconds],
     }
+
+
+def _format_color(color: tuple[float, float, float] | None) -> str:
+    return "#" + "".join(f"{round(255 * value):02x}" for value in color) if color else ""
 
 
 def record_to_text(record: Record) -> dict[str, str]:
@@ -309,7 +317,8 @@ def format_replay_command(record: Record) -> str:
 
 
 def _list_file_flags(record: Record) -> list[str]:
-    return [word for name in _list_file_options(record) for word in (f"--{name}", _FILE_PLACEHOLDERS[name])]
+    words = [word for name in _list_file_options(record) for word in (f"--{name}", _FILE_PLACEHOLDERS[name])]
+    return words if record["background"] in ("", "#ffffff") else [*words, "--background", record["background"]]
 
 
 def _list_input_placeholders(record: Record) -> list[str]:
@@ -349,6 +358,9 @@ class EarlierPicture:
             for name, sha256, picture in inputs
             if sha256 and picture.sha256 and sha256 != picture.sha256
         ]
+        given = {_format_color(picture.background) for picture in (content, *styles, *([start] if start else []))}
+        if (color := self.record["background"]) and color not in given:
+            sentences.append(f"The background is not {color}, which was recorded; give --background '{color}'.")
         if self.record["stopped"] and self.replay:
             sentences.append(
                 "The recorded run was stopped and is replayed up to that point; give --iterations for a complete run."

@@ -186,6 +186,21 @@ def test_different_inputs_are_named(record: Record) -> None:
     assert EarlierPicture().compare_inputs(STYLE, [OTHER]) == []
 
 
+def test_the_color_behind_transparent_parts_is_recorded() -> None:
+    record = provenance.make_record(make_result(options=Options(), background=(1.0, 0.0, 0.5)))
+    assert record["background"] == "#ff0080"
+    assert format_command(record) == "styler run CONTENT STYLE --background '#ff0080'"
+    assert provenance.format_replay_command(record).endswith("STYLE --background '#ff0080'")
+    message = "The background is not #ff0080, which was recorded; give --background '#ff0080'."
+    earlier, on_white = EarlierPicture(record), dataclasses.replace(CONTENT, background=(1, 1, 1))
+    assert earlier.compare_inputs(on_white, [STYLE]) == [message]
+    assert earlier.compare_inputs(CONTENT, [dataclasses.replace(STYLE, background=(1, 0, 0.5))]) == []
+    opaque = provenance.make_record(make_result(options=Options()))
+    assert EarlierPicture(opaque).compare_inputs(on_white, [STYLE]) == []
+    for color in ((1.0, 1.0, 1.0), None):
+        assert "--background" not in format_command(provenance.make_record(make_result(background=color)))
+
+
 def test_a_stopped_run_is_reported_when_it_is_replayed(record: Record) -> None:
     replayed = EarlierPicture(record, provenance.replay_from_record(record))
     assert "give --iterations for a complete run" in replayed.compare_inputs(CONTENT, [STYLE])[0]
@@ -255,6 +270,7 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], Any]] = {
     "too few layer weights": lambda r: {**r, "options": {**r["options"], "layer_weights": [1, 2]}},
     "options are a list": lambda r: {**r, "options": []},
     "a hash that is a path": lambda r: {**r, "content": "/home/me/photo.jpg"},
+    "a color that is a command": lambda r: {**r, "background": "#fff; rm"},
     "a hash in a list": lambda r: {**r, "styles": "b" * 64},
     "no schedule": lambda r: {**r, "schedule": None},
     "a scale with an unknown field": lambda r: {**r, "schedule": [{**r["schedule"][0], "x": 1}], "scale_seconds": [1]},

@@ -161,6 +161,8 @@ def _list_inputs(record: "Record") -> Iterator[tuple[str, str]]:
         yield f"style {number}" if len(record["styles"]) > 1 else "style", sha256 or "not a file"
     if record["init"]:
         yield "init", record["init"]
+    if record["background"]:
+        yield "background", record["background"]
     yield "weights", record["weights_sha256"]
     if record["slim_sha256"]:
         yield "slim weights", record["slim_sha256"]

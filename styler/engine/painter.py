@@ -281,6 +281,7 @@ class Run:
             content_sha256=self.content.sha256,
             style_sha256=tuple(style.sha256 for style in self.styles),
             start_sha256="" if self.options.init in INIT_CHOICES else self.start.sha256,
+            background=next((source.background for source in sources if source.background), None),
             alpha=_resize_alpha(self.content.alpha, *self.size),
             metadata=self.content.metadata,
         )

@@ -60,6 +60,8 @@ class Result:
     """Of each style's file; empty for an array."""
     start_sha256: str = ""
     """Of the file that `options.init` names; empty if it names none."""
+    background: tuple[float, float, float] | None = None
+    """Behind transparent parts of the content, a style or the start, in sRGB; None if all are opaque."""
     alpha: Pixels | None = None
     """The content's alpha at the size of `pixels`, (H, W) in [0, 1]; None if the content is opaque."""
     metadata: Mapping[str, Any] = field(default_factory=dict)

@@ -10,7 +10,7 @@ import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, ValuesView
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -48,6 +48,8 @@ Inputs = Input | list[Input] | tuple[Input, ...] | Iterator[Input]
 MAX_EXCESS = 0.25
 """How far floats may be outside [0, 1]: bicubic and Lanczos resizing exceed it by up to a fifth of an edge."""
 
+WHITE = (1.0, 1.0, 1.0)
+"""Behind transparent parts of arrays, as of files by default."""
 MAX_PATH_LENGTH = 4096
 """Characters of a path; a longer text is something else, such as base64."""
 
@@ -75,6 +77,8 @@ class SourceImage:
     """As in `Picture.metadata`."""
     warnings: tuple[str, ...] = ()
     """Of reading it; empty if the caller read it and has them."""
+    background: tuple[float, float, float] | None = None
+    """As in `Picture.background`."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -149,6 +153,7 @@ def load_source(source: Input, label: str = "The picture", find: Callable[[str],
         sha256=picture.sha256,
         alpha=picture.alpha,
         metadata=picture.metadata,
+        background=picture.background,
         warnings=() if picture is source else picture.warnings,
     )
 
@@ -234,7 +239,7 @@ def _convert_image(image: Image.Image, label: str) -> Picture:
         return _make_picture(values[..., None], label)
     data = _save_image(image)
     picture = images.read_image(data, name=_name_input(label), min_side=1, max_pixels=image.width * image.height)
-    return Picture(picture.pixels, picture.alpha, "", picture.warnings, picture.metadata)
+    return replace(picture, sha256="")
 
 
 def _save_image(image: Image.Image) -> bytes:
@@ -307,8 +312,8 @@ def _make_picture(array: NDArray[Any], label: str) -> Picture:
     pixels = np.ascontiguousarray(np.broadcast_to(colors, (*colors.shape[:2], 3)))  # (H, W, 3)
     if alpha is None or (alpha == 1).all():
         return Picture(pixels)
-    composite(pixels, alpha, (1, 1, 1))
-    return Picture(pixels, alpha)
+    composite(pixels, alpha, WHITE)
+    return Picture(pixels, alpha, background=WHITE)
 
 
 def _normalize_values(values: NDArray[Any], label: str) -> NDArray[np.float32]:

@@ -75,7 +75,8 @@ class Decoder:
         request = {"name": name, "background": background, "max_pixels": max_pixels, "min_side": min_side}
         header, pixels, alpha = self._request(data, request)
         assert pixels is not None
-        return Picture(pixels, alpha, header["sha256"], tuple(header["warnings"]), header["metadata"])
+        behind = None if alpha is None else background
+        return Picture(pixels, alpha, header["sha256"], tuple(header["warnings"]), header["metadata"], behind)
 
     def read_text(self, data: bytes, *, name: str | None = None) -> dict[str, str]:
         """Return the texts in a picture as `images.read_text` does.

@@ -40,6 +40,7 @@ class Picture:
     sha256: str = ""  # of the bytes as read
     warnings: tuple[str, ...] = ()  # sentences for the user
     metadata: Mapping[str, Any] = field(default_factory=dict)  # the fields of `exif.KEPT` that the file has
+    background: tuple[float, float, float] | None = None  # sRGB in [0, 1] behind transparent parts; None if opaque
 
     @property
     def height(self) -> int:
@@ -185,7 +186,7 @@ def _finish_picture(raw: Raw, background: tuple[float, float, float], label: str
         if not alpha.any():
             raw.warnings.append("it is fully transparent, so only the background is painted")
     warnings = tuple(f"About {label}: {warning}." for warning in raw.warnings)
-    return Picture(pixels, alpha, sha256, warnings, raw.metadata)
+    return Picture(pixels, alpha, sha256, warnings, raw.metadata, None if alpha is None else background)
 
 
 def _extract_texts(data: bytes, kind: str) -> dict[str, str]:

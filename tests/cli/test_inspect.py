@@ -179,6 +179,20 @@ def test_a_dry_run_of_a_replay_forecasts_the_schedule_that_is_repeated(folder: P
         assert is_repeated == ("--iterations" not in flags), (flags, iterations)
 
 
+def test_a_replay_needs_the_same_background(folder: Path, capsys: Capture) -> None:
+    clear = Image.open("holiday.png").convert("RGBA")
+    clear.putalpha(Image.linear_gradient("L").resize((64, 64)))
+    clear.save("clear.png")
+    assert paint("clear.png", "monet.png", "--background", "red", "-o", "a.png") == 0
+    assert main(["inspect", "a.png"]) == 0
+    assert "--background '#ff0000'" in capsys.readouterr().out
+    assert replay("a.png", "b.png", "clear.png", "monet.png") == 0
+    assert "The background is not #ff0000, which was recorded; give --background" in capsys.readouterr().err
+    assert replay("a.png", "c.png", "clear.png", "monet.png", "--background", "#ff0000") == 0
+    assert "background" not in capsys.readouterr().err
+    assert are_equal("a.png", "c.png")
+
+
 def test_changed_inputs_give_a_warning(folder: Path, capsys: Capture) -> None:
     assert paint("holiday.png", "monet.png", "-o", "a.png") == 0
     assert replay("a.png", "b.png") == 0
