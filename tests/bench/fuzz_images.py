@@ -27,6 +27,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ from styler.images.detect import Refusal, detect_kind
 MAX_PIXELS = 50_000_000
 CPU_SECONDS, WALL_SECONDS = 5.0, 120.0
 MEMORY = 1 << 30
+BATCH = 200  # files sent at once
 LARGEST = 200_000  # bytes: larger files are decoded unchanged but not mutated
 INTERESTING = (0, 1, 2, 127, 128, 255, 256, 257, 32767, 32768, 65535, 65536, 2**24, 2**31 - 1, 2**31, 2**32 - 1)
 
@@ -277,24 +279,25 @@ def decode(data: bytes) -> str:
 
 
 def run_child(pipe: Connection) -> None:
-    """Decode files from the pipe until it closes. What libraries print is a fault."""
+    """Decode batches of files from the pipe until it closes. What libraries print is a fault."""
     printed = tempfile.TemporaryFile()  # noqa: SIM115 - for the life of the process
     for stream in (1, 2):
         os.dup2(printed.fileno(), stream)
     while True:
         try:
-            data = pipe.recv_bytes()
+            batch = pipe.recv()
         except EOFError:
             return
-        reset_peak()
-        began = time.process_time()
-        result = decode(data)
-        if printed.seek(0, os.SEEK_END):
-            printed.seek(0)
-            result = f"{result}, and a library printed {printed.read()[:200]!r}"
-            printed.seek(0)
-            printed.truncate()
-        pipe.send(Outcome(detect_format(data), result, time.process_time() - began, measure_peak()))
+        for data in batch:
+            reset_peak()
+            began = time.process_time()
+            result = decode(data)
+            if printed.seek(0, os.SEEK_END):
+                printed.seek(0)
+                result = f"{result}, and a library printed {printed.read()[:200]!r}"
+                printed.seek(0)
+                printed.truncate()
+            pipe.send(Outcome(detect_format(data), result, time.process_time() - began, measure_peak()))
 
 
 def detect_format(data: bytes) -> str:
@@ -342,22 +345,27 @@ class Decoder:
         self.pipe.close()
         return self.process.exitcode
 
-    def __call__(self, data: bytes) -> Outcome:
-        """Decode one file in the child."""
-        self.pipe.send_bytes(data)
-        try:
-            if self.pipe.poll(WALL_SECONDS):
-                outcome = self.pipe.recv()
-                assert isinstance(outcome, Outcome)
-                return outcome
-            fault = f"a hang of {WALL_SECONDS:g} s"
-            self.stop()
-        except (EOFError, ConnectionError):
-            self.process.join()
-            fault = f"a crash, exit code {self.process.exitcode}"
-            self.pipe.close()
-        self.start()
-        return Outcome("unknown", fault, 0.0, 0)
+    def decode(self, batch: list[bytes]) -> Iterator[Outcome]:
+        """Decode files in the child: many at a time, because each exchange waits for the scheduler."""
+        while batch:
+            self.pipe.send(batch)
+            for at in range(len(batch)):
+                try:
+                    if self.pipe.poll(WALL_SECONDS):
+                        yield self.pipe.recv()
+                        continue
+                    fault = f"a hang of {WALL_SECONDS:g} s"
+                    self.stop()
+                except (EOFError, ConnectionError):
+                    self.process.join()
+                    fault = f"a crash, exit code {self.process.exitcode}"
+                    self.pipe.close()
+                self.start()
+                yield Outcome("unknown", fault, 0.0, 0)
+                batch = batch[at + 1 :]
+                break
+            else:
+                return
 
 
 def list_inputs(files: dict[str, bytes], mutations: int) -> Iterator[tuple[str, bytes]]:
@@ -404,13 +412,13 @@ def main() -> int:
     )
     files = theirs | generate_images()
     tally, decoder, began, done = Tally(), Decoder(), time.monotonic(), 0
-    for name, data in list_inputs(files, args.mutations):
-        if time.monotonic() - began > args.seconds:
-            break
-        done += 1
-        if tally.add(name, decoder(data)) and args.keep:
-            args.keep.mkdir(parents=True, exist_ok=True)
-            (args.keep / f"{name.replace('/', '_')}.bin").write_bytes(data)
+    inputs = list_inputs(files, args.mutations)
+    while (batch := list(islice(inputs, BATCH))) and time.monotonic() - began < args.seconds:
+        for (name, data), outcome in zip(batch, decoder.decode([data for _, data in batch]), strict=True):
+            done += 1
+            if tally.add(name, outcome) and args.keep:
+                args.keep.mkdir(parents=True, exist_ok=True)
+                (args.keep / f"{name.replace('/', '_')}.bin").write_bytes(data)
     decoder.stop()
     print(format_report(tally, sources, done, len(files), time.monotonic() - began))
     return bool(tally.faults)
