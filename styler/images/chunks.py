@@ -111,11 +111,11 @@ def split_png(data: bytes) -> Png:
         else:
             has_frame |= name == b"fcTL" and not pixels
             _keep_other(png, name, content, is_intact)
-    if len(header) != 13 or not kept[0].startswith(b"\0\0\0\rIHDR"):
+    if len(header) != 13 or header[10:] not in (bytes(3), b"\0\0\1") or not kept[0].startswith(b"\0\0\0\rIHDR"):
         raise Refusal(f"its header (IHDR) is missing or damaged; {_AGAIN}")
     if header[9] == 3 and not any(chunk[4:8] == b"PLTE" for chunk in kept):
         raise Refusal(f"its palette (PLTE) is missing; {_AGAIN}")
-    if not png.has_end:
+    if not png.has_end or header[8] == 16:  # whose decoder prints what it finds wrong
         _check_pixels(header, pixels)
     idat = (_build_chunk(b"IDAT", content) for content in pixels)
     png.data = b"".join([data[:8], *kept, *idat, _build_chunk(b"IEND", b"")])
@@ -149,17 +149,17 @@ def _build_chunk(name: bytes, content: bytes) -> bytes:
 
 
 def _check_pixels(header: bytes, pixels: list[bytes]) -> None:
-    """Raise `Refusal` if the packed pixels of a PNG without an end are incomplete, with their share."""
+    """Raise `Refusal` if the packed pixels are damaged or incomplete, with the share that is missing."""
     expected, got = _count_png_bytes(header), 0
     packer = zlib.decompressobj()
     try:
         for content in pixels:
             rest = content
-            while rest and got < expected and not packer.eof:
+            while rest and got <= expected and not packer.eof:
                 got += len(packer.decompress(rest, 1 << 20))
                 rest = packer.unconsumed_tail
-    except zlib.error:
-        got = min(got, expected - 1)
+    except zlib.error as error:
+        raise Refusal(f"its PNG data is damaged; {_AGAIN}") from error
     if got < expected:
         missing = describe_share(1 - got / expected)
         raise Refusal(f"its PNG data ends too early: {missing} of its pixels are missing; {_AGAIN}")

@@ -355,8 +355,8 @@ def _decode_png(data: bytes, limits: Limits) -> Raw:
         raw = Raw(*split_last(stored, 16))
     else:
         raw = _load(image)
-    if block := png.others.get(b"eXIf"):
-        image.info["exif"] = b"Exif\0\0" + block
+    block = png.others.get(b"eXIf")
+    image.info["exif"] = block and b"Exif\0\0" + block  # even None: else Pillow decodes the pixels to look for it
     image.info.update(chunks.read_png_texts(png, chunks.ORIENTATION_TEXTS).items())
     _describe(raw, image)
     raw.claims["icc"] = chunks.read_png_profile(png)

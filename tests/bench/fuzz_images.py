@@ -65,7 +65,7 @@ class Outcome:
     seconds: float
     """CPU time."""
     memory: int
-    """Peak of the process, in bytes."""
+    """Peak of the process, in bytes, above what it took before."""
 
 
 @dataclass(slots=True)
@@ -290,6 +290,7 @@ def run_child(pipe: Connection) -> None:
             return
         for data in batch:
             reset_peak()
+            before = measure_peak()
             began = time.process_time()
             result = decode(data)
             if printed.seek(0, os.SEEK_END):
@@ -297,7 +298,7 @@ def run_child(pipe: Connection) -> None:
                 result = f"{result}, and a library printed {printed.read()[:200]!r}"
                 printed.seek(0)
                 printed.truncate()
-            pipe.send(Outcome(detect_format(data), result, time.process_time() - began, measure_peak()))
+            pipe.send(Outcome(detect_format(data), result, time.process_time() - began, measure_peak() - before))
 
 
 def detect_format(data: bytes) -> str:

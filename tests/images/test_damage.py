@@ -114,6 +114,25 @@ def test_a_cut_png_says_how_much_is_missing(*, interlace: bool) -> None:
     assert "less than 1 % of its pixels" in refusal(data[: len(data) - 20])
 
 
+@pytest.mark.parametrize("depth", [8, 16])
+def test_a_wrong_checksum_of_the_packed_pixels_is_damage_and_nothing_is_printed(
+    depth: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = bytes(imagecodecs.png_encode(np.asarray(SMOOTH, np.uint8 if depth == 8 else np.uint16)))
+    at = data.index(b"IDAT")
+    packed = data[at + 4 : at + 4 + int.from_bytes(data[at - 4 : at], "big")]
+    bad = packed[:-1] + bytes([packed[-1] ^ 1])
+    assert "its PNG data is damaged" in refusal(data[: at - 4] + chunk(b"IDAT", bad) + chunk(b"IEND", b""))
+    header = data[16:28] + b"\2"  # an unknown method of interlacing
+    assert "IHDR" in refusal(data[:8] + chunk(b"IHDR", header) + data[33:])
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_pixels_of_a_deep_png_are_decoded_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", lambda *_: pytest.fail("Pillow decodes them, too"))
+    images.read_image(bytes(imagecodecs.png_encode(np.asarray(SMOOTH, np.uint16))))
+
+
 def test_a_palette_that_is_missing_is_named() -> None:
     data = save_image("PNG", SMOOTH.quantize(16))
     at = data.index(b"PLTE") - 4
