@@ -114,8 +114,7 @@ def parse_request(studio: Studio, content: Any, style: Any, styles: Any, *values
         for name, value in zip(API_OPTIONS, values, strict=True)
         if value not in (None, "")
     }
-    if "init" in settings:
-        controls.check_init(settings["init"])
+    controls.check_names(settings)
     options = controls.override_defaults(studio.options, settings)
     uploads = tuple(_resolve_upload(studio, each, library.list_styles(), "style") for each in (style, *more))
     photo = _resolve_upload(studio, content, library.list_contents(), "content")

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio import routes
+from jinja2 import ChoiceLoader, DictLoader, FileSystemLoader
 
 from ui import api, controls, handlers, render
 from ui.layout import BatchLayout, PageLayout, build_layout, make_pictures_css
@@ -68,6 +70,18 @@ def make_head() -> str:
     return f"<script>{(PAGE_FOLDER / 'page.js').read_text(encoding='utf-8')}</script>"
 
 
+def install_head(head: str) -> None:
+    """Put elements at the beginning of the head of Gradio's page.
+
+    Gradio's own parameter `head` adds them only after its scripts have run, whose listeners would then come first.
+    """
+    folder, name, first = Path(gr.__file__).parent / "templates", "frontend/index.html", '<meta charset="utf-8" />'
+    text = (folder / name).read_text(encoding="utf-8")
+    assert text.count(first) == 1, "Gradio's page begins in another way"
+    ours = DictLoader({name: text.replace(first, f"{first}{{% raw %}}{head}{{% endraw %}}")})
+    routes.templates.env.loader = ChoiceLoader([ours, FileSystemLoader(folder)])
+
+
 def _bind(studio: Studio, handler: Callable[..., Any], kind: str = "") -> Callable[..., Any]:
     """Return a Gradio event that calls a handler with the session of the browser tab and the values of the inputs."""
 
@@ -114,7 +128,7 @@ def _wire_painting(page: gr.Blocks, tab: handlers.PaintHandlers) -> None:
 def _list_result_outputs(layout: PageLayout) -> list[Any]:
     """Return the components that show a result."""
     return [
-        *(layout.stage, layout.slider, layout.status, layout.running_row, layout.finished_row, layout.summary),
+        *(layout.stage, layout.status, layout.running_row, layout.finished_row, layout.summary),
         *(layout.png, layout.jpeg, layout.deep_button, *layout.deep_files.values(), layout.history, layout.timer),
         *(layout.losses_panel, layout.losses_plot, layout.losses_legend),
     ]
@@ -136,9 +150,10 @@ def _wire_inputs(tab: handlers.PaintHandlers) -> None:
     studio, layout = tab.studio, tab.layout
     show_content, show_styles = _bind(studio, tab.show_content), _bind(studio, tab.show_styles)
     contents = [layout.content, layout.sample]
-    outputs = [layout.content, layout.stage, layout.slider, layout.finished_row, layout.summary, layout.status]
+    outputs: list[Any] = [layout.content, layout.sample, layout.stage, layout.finished_row]
+    outputs += [layout.summary, layout.status, layout.history]
     styles = [layout.style, layout.own_styles, layout.mixed_styles]
-    style_outputs = [layout.own_thumbnails, layout.credit, layout.status, *layout.style_weights]
+    style_outputs = [layout.own_styles, layout.own_thumbnails, layout.credit, layout.status, *layout.style_weights]
     for trigger, cleared, handler, inputs, changed in (
         (layout.content.upload, layout.sample, show_content, contents, outputs),
         (layout.content.clear, layout.sample, show_content, contents, outputs),
@@ -147,6 +162,8 @@ def _wire_inputs(tab: handlers.PaintHandlers) -> None:
         (layout.own_styles.upload, layout.style, show_styles, styles, style_outputs),
     ):
         trigger(lambda: None, None, cleared, **INSTANT_EVENT).then(handler, inputs, changed, **INSTANT_EVENT)
+    refuse, reason = _bind(studio, tab.refuse_photo), "() => document.querySelector('#refuse').dataset.reason"
+    layout.refuse_button.click(refuse, layout.refusal, outputs, js=reason, **INSTANT_EVENT)
     triggers = [layout.own_styles.clear, layout.own_styles.delete, layout.mixed_styles.input]
     gr.on(triggers, show_styles, styles, style_outputs, **INSTANT_EVENT)
 
@@ -155,7 +172,9 @@ def _wire_inputs(tab: handlers.PaintHandlers) -> None:
         radio: Any = layout.options[kind]
         radio.input(partial(controls.apply_bundle, kind, defaults=studio.options), fields, fields, **INSTANT_EVENT)
     load_settings = _bind(studio, tab.load_settings)
-    layout.settings_file.upload(load_settings, layout.settings_file, [*fields, layout.status], **INSTANT_EVENT)
+    layout.settings_file.upload(
+        load_settings, layout.settings_file, [*fields, *layout.style_weights, layout.status], **INSTANT_EVENT
+    )
 
 
 def _wire_results(tab: handlers.PaintHandlers) -> None:

@@ -80,7 +80,11 @@ def paint_batch(
         yield view
         due = 0.0
         contents_folder, styles_folder, output = (view.folder / name for name in ("contents", "styles", "out"))
-        context = BatchContext(read=lambda path: studio.read_picture(Upload.from_path(path)))
+        context = BatchContext(
+            read=lambda path: studio.read_picture(Upload.from_path(path)),
+            painter=studio.load_painter(),
+            stats_store=None,
+        )
         rules = SelectionRules(include=("*",))
         machine_options = studio.use_machine(options)
         for event in stylize_folder(

@@ -1,6 +1,6 @@
 """Conversion of the fields of `Options` to controls of the page and back; no default, range or help is defined here.
 
-Settings of the machine and the choice of the network belong to the server; visitors do not see them.
+Settings of the machine belong to the server; visitors do not see them. They choose among the networks that it has.
 """
 
 import dataclasses
@@ -24,25 +24,28 @@ from styler.options import (
     resolve_options,
 )
 from styler.provenance import FILE_VALUE
+from ui.studio import list_backbones
 
 MAIN_OPTIONS = ("preset", "strength", "stroke_size", "keep_color")
 """Options that are always visible."""
 FIRST_ADVANCED = ("size", "look", "seed", "init")
 """Options at the top of the Advanced section."""
 _MACHINE_OPTIONS = [name for name, spec in list_options().items() if spec.group == "Machine"]
-HIDDEN_OPTIONS = ("style_weights", "backbone", *_MACHINE_OPTIONS)
-"""Options without a control."""
+HIDDEN_OPTIONS = ("style_weights", *_MACHINE_OPTIONS)
+"""Options without a control of their own; the weights have one slider for each painting."""
 _PLACED_OPTIONS = {*MAIN_OPTIONS, *FIRST_ADVANCED, *HIDDEN_OPTIONS}
 ADVANCED_OPTIONS = (*FIRST_ADVANCED, *(name for name in list_options() if name not in _PLACED_OPTIONS))
 PAGE_OPTIONS = (*MAIN_OPTIONS, *ADVANCED_OPTIONS)
 BATCH_OPTIONS = (*MAIN_OPTIONS, "size", "look", "seed")
 """Options of a batch; all others follow from the preset and the look."""
 
-DEFAULTS = Options()
+DEFAULT_OPTIONS = Options()
 
 OFFERED_SIZES = (256, 512, 768, 1024, 2048)
 """Sizes in the menu; any other can be typed."""
 SLIDER_OPTIONS = ("strength", "stroke_size", "keep_color", "taper")
+LABELS = {"time": "Time budget", "init": "Start from", "patience": "Early stopping", "backbone": "Feature network"}
+"""Labels of the controls whose option has a name that says too little on the page."""
 OPTION_BUNDLES = {"preset": PRESETS, "look": LOOKS}
 
 
@@ -54,7 +57,9 @@ def make_hint(name: str) -> str:
     return f"{spec.help} ({limits}--{name.replace('_', '-')}).{choices}"
 
 
-def make_controls(names: Iterable[str], prefix: str = "option", defaults: Options = DEFAULTS) -> dict[str, Component]:
+def make_controls(
+    names: Iterable[str], prefix: str = "option", defaults: Options = DEFAULT_OPTIONS
+) -> dict[str, Component]:
     """Create the controls of options at their defaults, by name; element ids are `prefix-name`."""
     fields = {field.name: field for field in dataclasses.fields(Options)}
     return {name: _make_control(fields[name], prefix, getattr(defaults, name)) for name in names}
@@ -63,7 +68,7 @@ def make_controls(names: Iterable[str], prefix: str = "option", defaults: Option
 def _make_control(field: "dataclasses.Field[Any]", prefix: str, default: Any) -> Component:
     name, spec = field.name, list_options()[field.name]
     common: dict[str, Any] = {
-        "label": name.replace("_", " ").capitalize(),
+        "label": LABELS.get(name) or name.replace("_", " ").capitalize(),
         "info": make_hint(name),
         "value": to_control_value(default),
         "elem_id": f"{prefix}-{name}",
@@ -74,6 +79,9 @@ def _make_control(field: "dataclasses.Field[Any]", prefix: str, default: Any) ->
         words = typing.get_args(typing.get_args(field.type)[1])
         common["value"] = str(common["value"])
         return gr.Dropdown([*map(str, OFFERED_SIZES), *words], allow_custom_value=True, **common)
+    if name == "backbone":
+        common["value"] = name_backbone(default)
+        return gr.Dropdown([*dict.fromkeys((common["value"], *list_backbones()))], **common)
     if name == "init" or spec.choices:
         return gr.Radio([*(spec.choices or INIT_CHOICES)], **common)
     if name in SLIDER_OPTIONS:
@@ -85,6 +93,11 @@ def _make_control(field: "dataclasses.Field[Any]", prefix: str, default: Any) ->
     return gr.Textbox(max_lines=1, **common)
 
 
+def name_backbone(backbone: str) -> str:
+    """Return the name of a network as visitors see it: none of the paths on the server."""
+    return backbone if backbone in list_backbones() else FILE_VALUE
+
+
 def to_control_value(value: Any) -> Any:
     """Return the value of an option as its control holds it: lists as text."""
     return format_value(value) if isinstance(value, tuple) else value
@@ -93,7 +106,7 @@ def to_control_value(value: Any) -> Any:
 def values_from_options(options: Options) -> list[Any]:
     """Return the values of all controls for some options, in the order of `PAGE_OPTIONS`."""
     values = {name: to_control_value(getattr(options, name)) for name in PAGE_OPTIONS}
-    return [*(values | {"size": str(options.size)}).values()]
+    return [*(values | {"size": str(options.size), "backbone": name_backbone(options.backbone)}).values()]
 
 
 def options_from_values(values: Iterable[Any], style_weights: tuple[float, ...] = ()) -> Options:
@@ -107,11 +120,11 @@ def options_from_values(values: Iterable[Any], style_weights: tuple[float, ...] 
         OptionError: a value is missing or out of range.
     """
     settings = _parse_values(PAGE_OPTIONS, values)
-    check_init(settings["init"])
+    check_names(settings)
     return Options(**settings, style_weights=style_weights)
 
 
-def options_from_batch_values(values: Iterable[Any], defaults: Options = DEFAULTS) -> Options:
+def options_from_batch_values(values: Iterable[Any], defaults: Options = DEFAULT_OPTIONS) -> Options:
     """Return the options that the controls of the Batch tab hold, in the order of `BATCH_OPTIONS`.
 
     Raises:
@@ -133,33 +146,18 @@ def override_defaults(defaults: Options, settings: Mapping[str, Any]) -> Options
     return resolve_options(("server", values), ("visitor", changes)).options
 
 
-def check_init(init: Any) -> None:
-    """Refuse a path, which would be read on the server.
+def check_names(settings: Mapping[str, Any]) -> None:
+    """Refuse settings that would read or fetch a file: a path as `init`, or a network that is not on the server.
 
     Raises:
-        OptionError: `init` is not one of the names.
+        OptionError: one of them is not among the names that it can be.
     """
-    if init not in INIT_CHOICES:
-        raise OptionError(f"init is '{init}'; it can be {', '.join(INIT_CHOICES)}.")
+    for name, choices in (("init", INIT_CHOICES), ("backbone", (*list_backbones(), FILE_VALUE))):
+        if name in settings and settings[name] not in choices:
+            raise OptionError(f"{name} is '{settings[name]}'; it can be {', '.join(choices)}.")
 
 
-def explain_unset(recorded: Mapping[str, Any], server: Options) -> str:
-    """Return sentences about what no control can set: the network, and the picture that the recorded one began from.
-
-    Args:
-        recorded: the options in a record; `backbone` and `init` may be files, whose names are not stored.
-        server: the options of the server, which chooses the network.
-    """
-    sentences = ""
-    if recorded["backbone"] != server.backbone:
-        name = "a network file" if recorded["backbone"] == FILE_VALUE else f"the network {recorded['backbone']}"
-        sentences += f" It was made with {name}; this page paints with {server.backbone}."
-    if recorded["init"] == FILE_VALUE:
-        sentences += " It was started from a picture, which is not stored; this one starts from the photo."
-    return sentences
-
-
-def apply_bundle(kind: str, *values: Any, defaults: Options = DEFAULTS) -> list[Any]:
+def apply_bundle(kind: str, *values: Any, defaults: Options = DEFAULT_OPTIONS) -> list[Any]:
     """Return the values of all controls after a choice of preset or look: the options that these set.
 
     Args:

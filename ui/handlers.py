@@ -5,22 +5,23 @@ Does not know how events are triggered or queued; that is in `app`.
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from styler import library, provenance
 from styler.errors import StylerError, UsageError
-from styler.options import list_options, resolve_options
+from styler.options import Options, list_options, resolve_options
+from styler.provenance import FILE_VALUE
 from ui import batch_view, controls, render
-from ui.layout import MAX_STYLES, BatchLayout, PageLayout
+from ui.layout import MAX_STYLES, MAX_WEIGHT, BatchLayout, PageLayout
 from ui.queue import QUEUE_FULL
 from ui.session import FinishedPicture, PaintRequest, Session, Upload
-from ui.studio import Studio, make_deep_file
+from ui.studio import Studio, list_backbones, make_deep_file
 
 INTERNAL_ERROR = "Something went wrong on the server, which is a bug in styler. Your photo is still here; try again."
 WAITING = "Waiting in the queue…"
+NO_PHOTO = "No photo is chosen now."
 STOPPED_WAITING = "Stopped before it began."
 
 Changes = dict[Any, Any]
@@ -99,7 +100,7 @@ def select_content(content: Upload | None, sample: str | None) -> Upload:
 
 
 def select_styles(
-    style: str | None, own_styles: Sequence[str] | None, mixed_styles: Sequence[str] | None
+    style: str | None, own_styles: Sequence[Upload] | None, mixed_styles: Sequence[str] | None
 ) -> tuple[Upload, ...]:
     """Return the uploaded paintings, or else the bundled one, and the bundled ones to mix in.
 
@@ -108,16 +109,16 @@ def select_styles(
     """
     names = [style] if style and not own_styles else []
     names += [name for name in mixed_styles or () if name not in names]
-    paths: list[str | Path] = [*(own_styles or ()), *(library.list_styles()[name] for name in names)]
-    if not paths:
+    styles = (*(own_styles or ()), *(Upload.from_path(library.list_styles()[name]) for name in names))
+    if not styles:
         raise UsageError("Choose a painting, or upload one of your own.")
-    if len(paths) > MAX_STYLES:
-        raise UsageError(f"There are {len(paths)} paintings; choose {MAX_STYLES} at most.")
-    return tuple(Upload.from_path(path) for path in paths)
+    if len(styles) > MAX_STYLES:
+        raise UsageError(f"There are {len(styles)} paintings; choose {MAX_STYLES} at most.")
+    return styles
 
 
 def select_batch_inputs(
-    contents: Sequence[str] | None, styles: Sequence[str] | None, own_styles: Sequence[str] | None
+    contents: Sequence[Upload] | None, styles: Sequence[str] | None, own_styles: Sequence[Upload] | None
 ) -> tuple[list[Upload], list[Upload]]:
     """Return the photos and the paintings of a batch.
 
@@ -127,8 +128,29 @@ def select_batch_inputs(
     own_styles = own_styles or ()
     if len(own_styles) > MAX_STYLES:
         raise UsageError(f"There are {len(own_styles)} paintings of your own; choose {MAX_STYLES} at most.")
-    paths: list[str | Path] = [*(library.list_styles()[name] for name in styles or ()), *own_styles]
-    return [Upload.from_path(path) for path in contents or ()], [Upload.from_path(path) for path in paths]
+    bundled = [Upload.from_path(library.list_styles()[name]) for name in styles or ()]
+    return [*(contents or ())], [*bundled, *own_styles]
+
+
+def adopt_settings(record: provenance.Record, server: Options) -> tuple[dict[str, Any], list[str]]:
+    """Return the settings of a picture that can be set on the page, and a sentence on each that cannot."""
+    settings, notes = provenance.settings_from_record(record), []
+    if settings.get("backbone") not in list_backbones():
+        recorded = record["options"]["backbone"]
+        name = "a network file" if recorded == FILE_VALUE else f"the network {recorded}"
+        settings["backbone"] = controls.name_backbone(server.backbone)
+        notes.append(f"It was made with {name}, which is not on this server; {settings['backbone']} is set.")
+    if "init" not in settings:
+        notes.append("It was started from a picture, which is not stored; this one starts from the photo.")
+    weights = settings.get("style_weights") or ()
+    if max(weights, default=0) > MAX_WEIGHT:
+        weights = [MAX_WEIGHT * weight / max(weights) for weight in weights]
+    if len(weights) > MAX_STYLES:
+        notes.append(f"The weights of its {len(weights)} paintings cannot be set; {MAX_STYLES} paintings are the most.")
+        weights = ()
+    elif weights:
+        notes.append("Its weights apply to the paintings in the order in which you choose them.")
+    return {**settings, "style_weights": tuple(weights)}, notes
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,67 +161,90 @@ class PaintHandlers:
     layout: PageLayout
 
     def show_content(self, session: Session, content: Upload | None, sample: str | None) -> Changes:
-        """Show the chosen photo in its frame, or why it cannot be read."""
-        layout, text = self.layout, ""
-        session.photo_html = ""
+        """Show the chosen photo in its frame, or why it is refused; while painting, keep it for the next picture."""
+        session.photo_html, text = "", ""
         if content or sample:
             try:
                 photo = select_content(content, sample)
                 session.add_uploads(photo)
                 picture = self.studio.read_picture(photo)
             except StylerError as problem:
-                return {layout.content: None, layout.status: render.render_error(problem)}
+                return self.refuse_photo(session, str(problem))
             source = render.encode_data_url(picture.pixels)
             session.photo_html = render.render_frame(source, picture.width, picture.height, f"Your photo, {photo.name}")
             text = " ".join([f"{picture.width}×{picture.height} pixels.", *picture.warnings])
+        return self._show_photo(session, session.photo_html or render.render_invitation(), text)
+
+    def refuse_photo(self, session: Session, problem: str) -> Changes:
+        """Say on the stage why a photo is refused; the photo before it is no longer chosen, so it is not painted."""
+        session.photo_html = ""
+        if session.is_painting:
+            gr.Warning(problem, title="Refused")
+        changes = self._show_photo(session, render.render_refusal(problem), NO_PHOTO)
+        return {**changes, self.layout.content: None, self.layout.sample: None}
+
+    def _show_photo(self, session: Session, stage: str, text: str) -> Changes:
+        """Show what `stage` contains, unless a picture is being painted; the pictures painted before can be reached."""
+        if session.is_painting:
+            return {self.layout.stage: gr.skip()}
         return {
-            layout.stage: gr.update(value=session.photo_html or render.render_invitation(), visible=True),
-            layout.status: render.render_message(text),
-            layout.slider: gr.update(visible=False),
-            layout.finished_row: gr.update(visible=False),
-            layout.summary: "",
+            self.layout.stage: stage,
+            self.layout.status: render.render_message(text),
+            self.layout.finished_row: gr.update(visible=False),
+            self.layout.summary: "",
+            self.layout.history: gr.update(visible=bool(session.pictures)),
         }
 
     def show_styles(
-        self, session: Session, style: str | None, own_styles: list[str] | None, mixed_styles: list[str] | None
+        self, session: Session, style: str | None, own_styles: list[Upload] | None, mixed_styles: list[str] | None
     ) -> Changes:
-        """Show uploaded paintings, the credits of bundled ones, and the weights if there is more than one."""
+        """Show uploaded paintings, the credits of bundled ones, and the weights if there is more than one.
+
+        An uploaded painting that cannot be read is refused; the others stay.
+        """
         layout = self.layout
+        changes: Changes = {}
+        read: list[tuple[Upload, tuple[str, str]]] = []
+        for upload in own_styles or ():
+            session.add_uploads(upload)
+            try:
+                pixels = self.studio.read_picture(upload).pixels
+            except StylerError as problem:
+                changes |= {layout.status: render.render_error(problem)}
+                continue
+            read.append((upload, (render.encode_data_url(pixels, render.THUMBNAIL_SIDE), upload.name)))
+        if changes:
+            changes[layout.own_styles] = [str(upload.path) for upload, _ in read] or None
         try:
-            styles = select_styles(style, own_styles, mixed_styles) if style or own_styles or mixed_styles else ()
-            session.add_uploads(*styles)
-            thumbnails = [
-                (render.encode_data_url(self.studio.read_picture(each).pixels, render.THUMBNAIL_SIDE), each.name)
-                for each in styles[: len(own_styles or ())]
-            ]
+            chosen = [upload for upload, _ in read]
+            styles = select_styles(style, chosen, mixed_styles) if style or chosen or mixed_styles else ()
         except StylerError as problem:
-            return {layout.status: render.render_error(problem)}
-        changes: Changes = {
-            layout.own_thumbnails: render.render_thumbnails(thumbnails),
-            layout.credit: render.render_credit(style.name for style in styles),
-        }
+            return {**changes, layout.status: render.render_error(problem)}
+        changes[layout.own_thumbnails] = render.render_thumbnails(thumbnail for _, thumbnail in read)
+        changes[layout.credit] = render.render_credit(style.name for style in styles)
         for index, slider in enumerate(layout.style_weights):
             name = styles[index].name if index < len(styles) else ""
             changes[slider] = gr.update(visible=len(styles) > 1 and bool(name), label=f"Weight of {name}")
         return changes
 
-    def load_settings(self, session: Session, path: str | None) -> Changes:
-        """Set the controls to the settings stored in a picture that styler made."""
+    def load_settings(self, session: Session, uploads: list[Upload]) -> Changes:
+        """Set the controls to the settings stored in a picture that styler made, and say which cannot be set."""
         layout = self.layout
-        if not path:
+        if not uploads:
             return {layout.status: gr.skip()}
-        upload = Upload.from_path(path)
-        session.add_uploads(upload)
+        session.add_uploads(*uploads)
         try:
-            record = self.studio.read_record(upload)
-            settings = provenance.settings_from_record(record)
-            values = controls.values_from_options(resolve_options(("picture", settings)).options)
+            record = self.studio.read_record(uploads[0])
+            settings, notes = adopt_settings(record, self.studio.options)
+            options = resolve_options(("picture", settings)).options
         except StylerError as problem:
             return {layout.status: render.render_error(problem)}
-        message = f"The settings of {upload.name} are set; choose a photo and a painting."
-        message += controls.explain_unset(record["options"], self.studio.options)
-        fields = {layout.options[name]: value for name, value in zip(controls.PAGE_OPTIONS, values, strict=True)}
-        return {**fields, layout.status: render.render_message(message)}
+        names, values = controls.PAGE_OPTIONS, controls.values_from_options(options)
+        changes: Changes = {layout.options[name]: value for name, value in zip(names, values, strict=True)}
+        for index, slider in enumerate(layout.style_weights):
+            changes[slider] = gr.update(value=options.style_weights[index] if index < len(options.style_weights) else 1)
+        text = " ".join([f"The settings of {uploads[0].name} are set; choose a photo and a painting.", *notes])
+        return {**changes, layout.status: render.render_message(text)}
 
     def show_waiting(self, session: Session) -> Changes:
         """Confirm the click before the event enters the queue."""
@@ -231,14 +276,12 @@ class PaintHandlers:
                 if isinstance(item, FinishedPicture):
                     yield self.show_finished(session, len(session.pictures) - 1)
                     return
-                live_view = render.render_live_view(item)
-                changes: Changes = {layout.stage: live_view, layout.status: render.render_progress(item)}
+                changes: Changes = {
+                    layout.stage: render.render_live_view(item),
+                    layout.status: render.render_progress(item),
+                }
                 if is_first:
-                    changes |= {
-                        layout.stage: gr.update(value=live_view, visible=True),
-                        layout.slider: gr.update(visible=False),
-                        layout.stop_button: gr.update(interactive=True),
-                    }
+                    changes[layout.stop_button] = gr.update(interactive=True)
                 is_first = False
                 yield changes
             yield self.show_discarded(session)
@@ -280,11 +323,7 @@ class PaintHandlers:
         message = render.render_message("Discarded.")
         if session.pictures:
             return {**self.show_finished(session, len(session.pictures) - 1), self.layout.status: message}
-        return {
-            **self.show_idle(session, message),
-            self.layout.stage: gr.update(value=session.photo_html or render.render_invitation(), visible=True),
-            self.layout.slider: gr.update(visible=False),
-        }
+        return {**self.show_idle(session, message), self.layout.stage: session.photo_html or render.render_invitation()}
 
     def select(self, session: Session, index: int) -> Changes:
         """Show an earlier picture of the session."""
@@ -298,8 +337,7 @@ class PaintHandlers:
         outcome = "Stopped; this is the best picture so far." if picture.record["stopped"] else "Done."
         return {
             **self.show_idle(session, render.render_message(f"{outcome} Drag the line to compare it with the photo.")),
-            layout.stage: gr.update(visible=False),
-            layout.slider: gr.update(value=(str(picture.photo), str(picture.jpeg)), visible=True),
+            layout.stage: render.render_comparison(picture, index + 1),
             layout.png: gr.update(value=str(picture.png)),
             layout.jpeg: gr.update(value=str(picture.jpeg)),
             layout.deep_button: gr.update(visible=True),
@@ -308,7 +346,7 @@ class PaintHandlers:
             layout.losses_plot: gr.update(**render.make_losses_plot(picture.losses)),
             layout.losses_legend: render.render_loss_legend(picture.losses),
             layout.history: gr.update(
-                value=[(str(each.jpeg), f"{number}") for number, each in enumerate(session.pictures, start=1)],
+                value=[(str(each.thumbnail), f"{number}") for number, each in enumerate(session.pictures, start=1)],
                 visible=len(session.pictures) > 1,
                 selected_index=None,
             ),

@@ -1,6 +1,7 @@
 """The layout of the page: every component, by name. Their events are in `handlers` and `app`."""
 
 from abc import ABCMeta
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,9 @@ from ui import controls, render
 from ui.session import Upload
 
 MAX_STYLES = 4
+MAX_WEIGHT = 4.0
+"""The largest weight of a painting among others."""
+TABS = ("paint", "batch", "about")
 DEFAULT_STYLE = "starry-night"
 EMPTY_STATUS = "Choose a photo and a painting, then watch one become the other."
 EMPTY_BATCH_STATUS = "Choose photos and paintings: every photo is painted in every style."
@@ -25,23 +29,33 @@ def read_upload(payload: Any) -> Upload | None:
     return Upload(Path(payload.path), payload.orig_name or Path(payload.path).name)
 
 
-PHOTO: type[gr.Image] = ABCMeta.__new__(  # Gradio's own metaclass would write a stub next to this file
-    type(gr.Image),
-    "Photo",
-    (gr.Image,),
-    {
+def read_uploads(payload: Any) -> list[Upload]:
+    """Return uploads without opening the files."""
+    files = payload if isinstance(payload, list) else getattr(payload, "root", [payload])
+    return [upload for file in files if (upload := read_upload(file))]
+
+
+def _derive_component(name: str, base: type[Any], read: Callable[[Any], Any], doc: str) -> type[Any]:
+    """Return a component whose value is what `read` makes of the upload; Gradio itself would open or check the file."""
+    members = {
         "__module__": __name__,
-        "__doc__": "An image component that passes the uploaded file on; `gr.Image` would decode it in this process.",
+        "__doc__": doc,
         "is_template": True,
-        "preprocess": lambda _self, payload: read_upload(payload),
-    },
-)
+        "preprocess": lambda _self, data: read(data),
+    }
+    return ABCMeta.__new__(
+        type(base), name, (base,), members
+    )  # Gradio's own metaclass would write a stub next to this file
+
+
+PHOTO: type[gr.Image] = _derive_component("Photo", gr.Image, read_upload, "An image component that passes the file on.")
+FILES: type[gr.File] = _derive_component("Files", gr.File, read_uploads, "A file component that passes the files on.")
 
 
 class PageLayout:
     """The components of the Paint tab; create it inside an open `gr.Tab`."""
 
-    def __init__(self, defaults: Options = controls.DEFAULTS) -> None:
+    def __init__(self, defaults: Options = controls.DEFAULT_OPTIONS) -> None:
         self.defaults = defaults
         with gr.Row(elem_id="page", elem_classes=["sheet"], equal_height=False):
             with gr.Column(scale=0, min_width=340, elem_id="choices", elem_classes=["choices"]):
@@ -63,6 +77,9 @@ class PageLayout:
             elem_id="content",
             placeholder="Drop a photo, paste one, or click to choose",
         )
+        self.refusal = gr.Textbox(visible="hidden")
+        self.refuse_button = gr.Button(visible="hidden", elem_id="refuse")
+        """Clicked by the script of the page when it refuses a file before it is sent; `refusal` is its reason."""
         samples, paintings = [*library.list_contents()], [*library.list_styles()]
         self.sample = gr.Radio(samples, label="or a sample photo", elem_id="sample", elem_classes=["pictures"])
         self.style = gr.Radio(
@@ -72,16 +89,18 @@ class PageLayout:
         self.credit = gr.HTML(credit, elem_id="credit")
         self.own_styles = _build_files(f"or a painting of your own (up to {MAX_STYLES})", "own-styles")
         self.own_thumbnails = gr.HTML("", elem_id="own-thumbnails")
-        with gr.Accordion("Mix with other paintings", open=False, visible=len(paintings) > 1, elem_id="mix"):
+        with _fold("Mix with other paintings", "mix"):
             self.mixed_styles = gr.CheckboxGroup(
                 paintings, label="Paintings to mix in", elem_id="mixed-styles", elem_classes=["pictures"]
             )
         self.style_weights = [
-            gr.Slider(0, 4, value=1, step=0.1, buttons=[], label=f"Weight of painting {index + 1}", visible=False)
+            gr.Slider(
+                0, MAX_WEIGHT, value=1, step=0.1, buttons=[], label=f"Weight of painting {index + 1}", visible=False
+            )
             for index in range(MAX_STYLES)
         ]
         self.options = controls.make_controls(controls.MAIN_OPTIONS, defaults=self.defaults)
-        with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+        with _fold("Advanced", "advanced"):
             self.settings_file = _build_files("Load settings from a picture made by styler", "settings-file", "single")
             self.options |= controls.make_controls(controls.ADVANCED_OPTIONS, defaults=self.defaults)
         self.paint_button = gr.Button("Paint", variant="primary", size="lg", elem_id="paint", elem_classes=["go"])
@@ -89,17 +108,6 @@ class PageLayout:
     def _build_picture(self) -> None:
         """Create the right column: the picture, its status and its files, the history and the losses."""
         self.stage = gr.HTML(render.render_invitation(), elem_id="stage")
-        self.slider = gr.ImageSlider(
-            label="Before and after",
-            type="filepath",
-            image_mode=None,
-            buttons=["fullscreen"],
-            visible=False,
-            interactive=False,
-            show_label=False,
-            max_height=2000,
-            elem_id="slider",
-        )
         self.status = gr.HTML(render.render_message(EMPTY_STATUS), elem_id="status")
         with gr.Row(visible=False, elem_id="running", elem_classes=["actions"]) as self.running_row:
             self.stop_button = gr.Button("Stop and keep", variant="primary", elem_id="stop")
@@ -133,7 +141,7 @@ class PageLayout:
 class BatchLayout:
     """The components of the Batch tab; create it inside an open `gr.Tab`."""
 
-    def __init__(self, defaults: Options = controls.DEFAULTS) -> None:
+    def __init__(self, defaults: Options = controls.DEFAULT_OPTIONS) -> None:
         self.defaults = defaults
         with gr.Row(elem_classes=["sheet"], equal_height=False):
             with gr.Column(scale=0, min_width=340, elem_classes=["choices"]):
@@ -167,29 +175,45 @@ class BatchLayout:
         self.rows = gr.HTML("", elem_id="batch-rows")
 
 
-def build_layout(defaults: Options = controls.DEFAULTS) -> tuple[PageLayout, BatchLayout]:
-    """Create all components, inside open `gr.Blocks`, with the controls at the server's defaults."""
+def build_layout(defaults: Options = controls.DEFAULT_OPTIONS) -> tuple[PageLayout, BatchLayout]:
+    """Create all components, inside open `gr.Blocks`, with the controls at the server's defaults.
+
+    What belongs to a tab is not inside it but below all of them, shown or hidden by the style sheet; `_fold` says why.
+    """
     gr.HTML('<h1 class="name">styler</h1>', elem_id="head")
     with gr.Tabs(elem_id="tabs"):
-        with gr.Tab("Paint"):
-            page = PageLayout(defaults)
-        with gr.Tab("Batch"):
-            batch = BatchLayout(defaults)
-        with gr.Tab("About"):
-            gr.HTML(render.render_about(), elem_id="about")
+        for name in TABS:
+            gr.Tab(name.capitalize(), elem_id=f"{name}-tab")
+    with gr.Column(elem_id="paint-sheet"):
+        page = PageLayout(defaults)
+    with gr.Column(elem_id="batch-sheet"):
+        batch = BatchLayout(defaults)
+    with gr.Column(elem_id="about-sheet"):
+        gr.HTML(render.render_about(), elem_id="about")
     return page, batch
+
+
+def _fold(label: str, elem_id: str) -> gr.Column:
+    """Create a section that opens and closes, to be filled inside `with`.
+
+    Gradio creates what is in a closed `gr.Accordion` or `gr.Tab` when it is opened, and sets it to its initial values
+    once more one frame later, which undoes whatever was entered meanwhile. These controls always exist; the style sheet
+    hides them.
+    """
+    gr.HTML(f"<details><summary>{label}</summary></details>", elem_id=elem_id, elem_classes=["fold"])
+    return gr.Column(elem_id=f"{elem_id}-controls", elem_classes=["folded"])
 
 
 def _build_files(
     label: str, elem_id: str, count: Literal["single", "multiple"] = "multiple", height: int = 64
 ) -> gr.File:
-    return gr.File(
+    return FILES(
         label=label, file_count=count, file_types=["image"], height=height, elem_id=elem_id, elem_classes=["drop"]
     )
 
 
 def _build_gallery(label: str, elem_id: str, columns: int = 4, **settings: Any) -> gr.Gallery:
-    common: dict[str, Any] = {"height": "auto", "object_fit": "cover", "interactive": False, "visible": False}
+    common: dict[str, Any] = {"height": "auto", "object_fit": "contain", "interactive": False, "visible": False}
     return gr.Gallery(label=label, elem_id=elem_id, columns=columns, **common, **settings)
 
 

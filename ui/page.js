@@ -27,6 +27,30 @@
     }
   });
 
+  // Before and after: the line follows the pointer and the arrow keys.
+  const moveLine = (frame, percent) => {
+    frame.querySelector("input").value = percent;
+    frame.style.setProperty("--cut", `${percent}%`);
+  };
+  const followPointer = (event) => {
+    const frame = event.target.closest?.(".compare");
+    if (!frame || event.buttons !== 1 || event.target.closest("button")) return;
+    const box = frame.getBoundingClientRect();
+    moveLine(frame, Math.min(100, Math.max(0, (100 * (event.clientX - box.left)) / box.width)));
+    if (event.type === "pointerdown") frame.setPointerCapture(event.pointerId);
+  };
+  document.addEventListener("pointerdown", followPointer);
+  document.addEventListener("pointermove", followPointer);
+  document.addEventListener("input", (event) => {
+    if (event.target.matches(".compare input")) moveLine(event.target.parentElement, event.target.value);
+  });
+  document.documentElement.classList.toggle("no-fullscreen", !document.fullscreenEnabled);
+  document.addEventListener("click", (event) => {
+    if (!event.target.closest(".screen")) return;
+    if (document.fullscreenElement) document.exitFullscreen();
+    else event.target.closest(".view").requestFullscreen();
+  });
+
   const showNotice = (event) => {
     const column = event.target.closest?.(".choices");
     const go = column?.querySelector(".go");
@@ -52,22 +76,124 @@
     if (stage && stage.getBoundingClientRect().top < 0) scrollTo({ top: 0 });
   });
 
-  const offline = document.createElement("p");
-  offline.className = "offline";
-  offline.setAttribute("role", "alert");
+  // Files, by whatever way they come: what cannot be a picture is refused with a reason before it is sent. Types are set
+  // because Gradio passes on only `image/…`, and browsers do not know those of HEIC, JPEG XL and others.
+  const isPhoto = (input) => Boolean(input.closest("#content"));
+  const refuse = (input, reason) => {
+    if (!isPhoto(input)) return showAlert("refusal", reason);
+    const button = document.querySelector("#refuse"); // the server shows the reason on the stage
+    button.dataset.reason = reason;
+    button.click();
+  };
+  const checkFiles = (input, files) => {
+    const limit = window.gradio_config?.max_file_size ?? Infinity;
+    const large = files.find((file) => file.size > limit);
+    const size = (bytes) => `${(bytes / 1e6).toPrecision(3)} MB`;
+    if (large) return `'${large.name}' has ${size(large.size)}, more than the limit of ${size(limit)}; choose a smaller file.`;
+    if (isPhoto(input) && files.length > 1) return "One photo is painted at a time; drop one, or use Batch for several.";
+    return "";
+  };
+  const give = (input, files) => {
+    const transfer = new DataTransfer();
+    for (const file of files) {
+      const isKnown = file.type.startsWith("image/");
+      transfer.items.add(isKnown ? file : new File([file], file.name, { type: "image/unknown", lastModified: file.lastModified }));
+    }
+    input.files = transfer.files;
+    input.dispatchEvent(new CustomEvent("change", { bubbles: true, detail: "checked" }));
+  };
+  document.addEventListener("change", (event) => {
+    const input = event.target;
+    if (event.detail === "checked" || !input.matches?.(".gradio-container input[type=file]") || !input.files.length) return;
+    event.stopImmediatePropagation();
+    const files = [...input.files];
+    const reason = checkFiles(input, files);
+    if (reason) refuse(input, reason);
+    else give(input, files);
+  }, true);
+  // A file dropped beside an area would make the browser leave the page; it is taken as the photo instead.
+  const findInput = (event) =>
+    (event.target.closest?.("#content, .drop") ?? document.querySelector("#content")).querySelector("input[type=file]");
+  document.addEventListener("dragover", (event) => event.preventDefault());
+  document.addEventListener("drop", (event) => {
+    const data = event.dataTransfer;
+    const input = isVisible("paint") || event.target.closest?.(".drop") ? findInput(event) : null;
+    event.preventDefault();
+    if (!input || !data) return;
+    const folder = [...data.items].map((item) => item.webkitGetAsEntry?.()).find((entry) => entry?.isDirectory);
+    const files = [...data.files];
+    let reason = "";
+    if (folder) reason = `'${folder.name}' is a folder; drop the pictures that are in it.`;
+    else if (!files.length) reason = "That is text or a link, not a file; save the picture first, then drop the file.";
+    else reason = checkFiles(input, files);
+    if (reason) refuse(input, reason);
+    else give(input, files);
+    event.target.dispatchEvent(new DragEvent("dragleave", { bubbles: true })); // Gradio still shows that something hovers
+    event.stopImmediatePropagation();
+  }, true);
+  document.addEventListener("paste", (event) => {
+    const files = [...(event.clipboardData?.files ?? [])];
+    if (!files.length || !isVisible("paint")) return;
+    event.preventDefault();
+    const input = findInput(event);
+    const reason = checkFiles(input, files);
+    if (reason) refuse(input, reason);
+    else give(input, files);
+  });
+
+  // Leaving: the browser asks first while a picture is painted, or if one was not downloaded.
+  const unsaved = new Set();
+  let newest = 0;
+  let isBatchSaved = true;
+  const watchPictures = () => {
+    const number = Number(document.querySelector(".view")?.dataset.picture ?? 0);
+    if (number > newest) unsaved.add((newest = number));
+    if (document.querySelector("#batch-stop")) isBatchSaved = false;
+  };
+  new MutationObserver(watchPictures).observe(document.documentElement, { childList: true, subtree: true });
+  document.addEventListener("click", (event) => {
+    if (event.target.closest("#png, #jpeg, #deep-png, #deep-tiff")) {
+      unsaved.delete(Number(document.querySelector(".view")?.dataset.picture));
+    }
+    if (event.target.closest("#batch-zip")) isBatchSaved = true;
+  });
+  addEventListener("beforeunload", (event) => {
+    const isBusy = document.querySelector("#stop, #batch-stop");
+    const hasArchive = document.querySelector("#batch-zip") && !isBatchSaved;
+    if (!isBusy && !hasArchive && !unsaved.size) return;
+    event.preventDefault();
+    event.stopImmediatePropagation(); // Gradio, which listens later, would end its connection although the visitor may stay
+  });
+  // A page restored from the browser's cache has lost its session on the server.
+  addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
+
+  // Notices at the top of the window, each of a kind; a new one replaces the one before it.
+  const showAlert = (kind, text) => {
+    let notice = document.querySelector(`.alert[data-kind=${kind}]`);
+    if (!text) return notice?.remove();
+    if (!notice) {
+      notice = document.createElement("p");
+      notice.className = "alert";
+      notice.dataset.kind = kind;
+      notice.setAttribute("role", "alert");
+      (document.querySelector(".gradio-container") ?? document.body).append(notice);
+    }
+    if (notice.textContent !== text) notice.textContent = text;
+  };
+  document.addEventListener("pointerdown", () => showAlert("refusal", ""));
+  const OFFLINE = "The server is not responding. Your photo and settings are still here; try again when it is back.";
+  const RESTARTED = "The server was restarted and has lost your photo and pictures; reload the page to go on.";
   let failures = 0;
   const checkServer = async () => {
     if (document.hidden) return;
     try {
-      failures = (await fetch("healthz", { cache: "no-store" })).ok ? 0 : failures + 1;
+      const answer = await fetch("gradio_api/app_id", { cache: "no-store" });
+      failures = answer.ok ? 0 : failures + 1;
+      if (answer.ok) showAlert("restart", (await answer.json()).app_id === window.gradio_config?.app_id ? "" : RESTARTED);
     } catch {
       failures += 1;
     }
-    if (failures < 2) offline.remove();
-    else if (!offline.isConnected) {
-      offline.textContent = "The server is not responding. Your photo and settings are still here; try again when it is back.";
-      (document.querySelector(".gradio-container") ?? document.body).append(offline);
-    }
+    showAlert("offline", failures < 2 ? "" : OFFLINE);
   };
   setInterval(checkServer, 5000);
 })();

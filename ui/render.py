@@ -8,6 +8,7 @@ from functools import cache
 from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from PIL import Image
@@ -49,11 +50,41 @@ def encode_file_url(path: Path, long_side: int = THUMBNAIL_SIDE) -> str:
         return encode_data_url(np.asarray(picture.convert("RGB"), np.float32) / 255, long_side)
 
 
+def encode_output_url(path: Path) -> str:
+    """Return the address of a file that a session made, relative to the page."""
+    return f"gradio_api/file={quote(path.as_posix())}"
+
+
 def render_frame(source: str, width: int, height: int, alt: str, kind: str = "") -> str:
-    """Return a picture in a frame that keeps its proportions while the picture loads."""
+    """Return a picture in a frame that keeps its proportions while the picture loads.
+
+    The picture is decoded before it is drawn: otherwise the frame would be empty for a moment at every live view.
+    """
     return (
         f'<figure class="frame {kind}" style="--ratio: {width / height:.4f}">'
-        f'<img src="{source}" alt="{escape(alt)}" width="{width}" height="{height}"></figure>'
+        f'<img src="{source}" alt="{escape(alt)}" width="{width}" height="{height}" decoding="sync"></figure>'
+    )
+
+
+def render_comparison(picture: FinishedPicture, number: int) -> str:
+    """Return a finished picture over its photo, with a line between them that can be moved.
+
+    Args:
+        picture: the finished picture.
+        number: its number in the session, from 1; the page asks before one is lost that was not downloaded.
+    """
+    width, height = picture.record["width"], picture.record["height"]
+    size = f'width="{width}" height="{height}" draggable="false"'
+    return (
+        f'<div class="view" data-picture="{number}">'
+        f'<figure class="frame compare" id="slider" style="--ratio: {width / height:.4f}">'
+        f'<img src="{encode_output_url(picture.photo)}" alt="The photo" {size}>'
+        f'<img src="{encode_output_url(picture.jpeg)}" alt="The painted picture" {size} class="after">'
+        '<input type="range" min="0" max="100" value="50" aria-label="Line between the photo and the painted picture">'
+        '<button type="button" class="screen" aria-label="Full screen" title="Full screen (Esc to leave)">'
+        '<svg viewBox="0 0 24 24" width="22" fill="none" stroke="currentColor" stroke-width="2" aria-hidden="true">'
+        '<path d="M4 9V4h5M15 4h5v5M20 15v5h-5M9 20H4v-5"/></svg></button>'
+        "</figure></div>"
     )
 
 
@@ -63,6 +94,11 @@ def render_invitation() -> str:
     with Image.open(INVITATION) as picture:
         size = picture.size
     return render_frame(encode_file_url(INVITATION, LIVE_SIDE), *size, INVITATION_TEXT, "invitation")
+
+
+def render_refusal(problem: str) -> str:
+    """Return why a photo is refused, in the place of the photo."""
+    return f'<div class="frame refused" role="alert"><p>{escape(problem)}</p></div>'
 
 
 def render_live_view(progress: Progress) -> str:

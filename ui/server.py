@@ -153,7 +153,9 @@ def _mount_page(server: FastAPI, page: "gr.Blocks", config: ServerConfig) -> Non
     """Mount the page on the server, with every feature disabled that contacts other servers."""
     import gradio as gr
 
-    from ui.app import make_css, make_head, make_theme
+    from ui.app import install_head, make_css, make_head, make_theme
+
+    install_head(SLASH_SCRIPT + make_head())
 
     gr.mount_gradio_app(
         server,
@@ -170,7 +172,6 @@ def _mount_page(server: FastAPI, page: "gr.Blocks", config: ServerConfig) -> Non
         mcp_server=False,
         theme=make_theme(),
         css=make_css(),
-        head=SLASH_SCRIPT + make_head(),
     )
     for route in server.routes:
         if isinstance(route, Mount) and isinstance(route.app, FastAPI):

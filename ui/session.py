@@ -78,6 +78,8 @@ class FinishedPicture:
     jpeg: Path
     photo: Path
     """The content at the same size."""
+    thumbnail: Path
+    """The whole picture in a small file, for the list of pictures."""
     losses: LossHistory
     notes: tuple[str, ...]
     result: Result

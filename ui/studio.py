@@ -23,6 +23,7 @@ from styler.images import Picture
 from styler.images.child import Decoder
 from styler.options import Options, list_options
 from styler.provenance import Record
+from styler.vgg import registry, weights
 from ui.queue import PainterThread, WaitEstimate
 from ui.session import FinishedPicture, LossHistory, PaintRequest, Session, Sessions, Upload
 
@@ -30,12 +31,19 @@ MAX_PIXELS = 50_000_000
 """Limit on the pixels of an upload."""
 LIVE_PAUSE = 0.2
 """Seconds between two live views."""
+LISTED_SIDE = 240
+"""Long side of a picture in the list of pictures, in pixels."""
 MAX_CHART_POINTS = 200
 """Limit on the points of each line in the chart of the losses."""
-SERVER_OPTIONS = ("backbone", *(name for name, spec in list_options().items() if spec.group == "Machine"))
+SERVER_OPTIONS = tuple(name for name, spec in list_options().items() if spec.group == "Machine")
 """Options that a visitor cannot change."""
 WARMUP_PAIR = ("astronaut", "starry-night")
 """Bundled content and style that are painted before the first request; the style is the page's default."""
+
+
+def list_backbones() -> tuple[str, ...]:
+    """Return the feature networks that can be used without fetching or opening another file."""
+    return (*weights.SHA256, *filter(registry.is_cached, registry.FROM_TORCHVISION), *registry.list_imported())
 
 
 class Studio:
@@ -69,10 +77,10 @@ class Studio:
 
         def work() -> None:
             try:
-                painter = self._load_painter()
+                painter = self.load_painter()
                 content = images.read_image(library.list_contents()[WARMUP_PAIR[0]])
                 style = images.read_image(library.list_styles()[WARMUP_PAIR[1]])
-                short = self.use_machine(Options(iterations=1, size=Options().first_size))
+                short = self.options.replace(iterations=1, size=Options().first_size)
                 for _ in painter.stream(content, style, short, self._closed):
                     pass
             except StylerError as problem:
@@ -81,8 +89,9 @@ class Studio:
         self.thread.executor.submit(work).result()
 
     def use_machine(self, options: Options) -> Options:
-        """Return options of a visitor with the server's own device, precision and network."""
-        return options.replace(**{name: getattr(self.options, name) for name in SERVER_OPTIONS})
+        """Return options of a visitor with the server's own device and precision, and its network unless named."""
+        names = SERVER_OPTIONS if options.backbone in list_backbones() else (*SERVER_OPTIONS, "backbone")
+        return options.replace(**{name: getattr(self.options, name) for name in names})
 
     def close(self) -> None:
         """Stop all work and remove all files."""
@@ -120,7 +129,7 @@ class Studio:
             options = self.use_machine(request.options)
             options = options.replace(init=str(request.start)) if request.start else options
             due, losses, progress = 0.0, [], None
-            for progress in self._load_painter().stream(content, [*styles], options, stop):
+            for progress in self.load_painter().stream(content, [*styles], options, stop):
                 losses.append((progress.total_iterations, progress.terms))
                 if progress.result is None and time.monotonic() >= due:
                     self.wait_estimate.set_remaining(progress.eta)
@@ -138,7 +147,7 @@ class Studio:
             session.is_painting = False
             self.wait_estimate.set_remaining(None)
 
-    def _load_painter(self) -> Painter:
+    def load_painter(self) -> Painter:
         """Return the painter; the first call loads the weights.
 
         Raises:
@@ -173,12 +182,16 @@ def _save_picture(
     name = f"{request.content.stem}.{'+'.join(style.stem for style in request.styles)}"
     photo = Image.fromarray(images.to_uint8(content.pixels)).resize((width, height), Image.Resampling.LANCZOS)
     photo.save(folder / "photo.jpg", "JPEG", quality=92, subsampling=0)
+    thumbnail = Image.fromarray(images.to_uint8(result.pixels))
+    thumbnail.thumbnail((LISTED_SIDE, LISTED_SIDE), reducing_gap=2.0)
+    thumbnail.save(folder / "thumbnail.jpg", "JPEG", quality=85)
     picture = FinishedPicture(
         request=request,
         record=provenance.make_record(result),
         png=result.save(folder / f"{name}.png"),
         jpeg=result.save(folder / f"{name}.jpg"),
         photo=folder / "photo.jpg",
+        thumbnail=folder / "thumbnail.jpg",
         losses=losses,
         notes=(*result.notes, *content.warnings),
         result=replace(

@@ -22,6 +22,7 @@ from styler.batch.ray import ClusterConfig, RayEngine
 from styler.batch.report import save_thumbnail, write_index
 from styler.batch.stats_store import DiskStatsStore
 from styler.batch.worker import CLOSE_SECONDS, EncodedPicture, LocalEngine, PaintTask, WorkerConfig, WorkerReport
+from styler.engine.painter import Painter
 from styler.engine.result import Progress
 from styler.engine.targets import StatsStore
 from styler.errors import StylerError, UsageError
@@ -50,6 +51,8 @@ class BatchContext:
     write: WritePicture = lambda write, _path, _encode: write()
     devices: tuple[str, ...] = ()
     """A device for each worker, such as `cuda:0`, `cuda:1`; empty for one worker on the device of the options."""
+    painter: Painter | None = None
+    """A loaded painter for the one worker, which fits the options; None to load what the options name."""
     cluster: ClusterConfig | None = None
     """The Ray cluster to use instead of this process."""
     stats_store: StatsStore | None = field(default_factory=DiskStatsStore)
@@ -134,7 +137,9 @@ def _start_engine(plan: BatchPlan, context: BatchContext) -> Engine:
     start = None if init in INIT_CHOICES else _read_picture(context, init, None)
     config = WorkerConfig(request=plan.request, start=start)
     if context.cluster is None:
-        return LocalEngine(config, partial(_read_picture, context), context.stats_store, context.devices)
+        return LocalEngine(
+            config, partial(_read_picture, context), context.stats_store, context.devices, context.painter
+        )
     paths = (picture.path for pair in plan.state.todo for picture in (pair.content, *pair.styles))
     if any(path.startswith(discover.MEMORY_SCHEME) for path in paths):
         raise UsageError("memory:// files are not visible to Ray workers; use files, or omit --engine ray.")

@@ -149,6 +149,7 @@ class Worker:
         stop: once set, nothing is started, and the picture in progress is discarded.
         stats_store: stores style statistics on disk; None for none.
         weights: of the network, if already loaded.
+        painter: a painter to use as it is, with its cached statistics; nothing else may use it at the same time.
 
     Raises:
         StylerError: the network cannot be loaded, or lacks a layer that the options name.
@@ -161,12 +162,13 @@ class Worker:
         stop: threading.Event,
         stats_store: StatsStore | None,
         weights: Weights | None = None,
+        painter: Painter | None = None,
     ) -> None:
         self.config = config
         self.open: set[int] = set()
         """Numbers of the pictures that were submitted and are not finished."""
         self._read_picture, self._stop, self._stats_store, self._weights = read, stop, stats_store, weights
-        self._painters: dict[str, Painter] = {}
+        self._painters = {config.options.precision: painter} if painter else {}
         self._styles: tuple[tuple[str, ...], list[Picture]] = ((), [])
         self._to_read, self._to_paint, self._to_encode = _JobQueue(), _JobQueue(), _JobQueue()
         loaded: Future[None] = Future()
@@ -318,13 +320,19 @@ class LocalEngine:
         read: reads the inputs.
         stats_store: stores style statistics on disk; None for none.
         devices: a device for each worker; empty for the one that the options name.
+        painter: the painter of a single worker; None to load one for each.
 
     Raises:
         StylerError: a device is absent, or the network cannot be loaded.
     """
 
     def __init__(
-        self, config: WorkerConfig, read: ReadPicture, stats_store: StatsStore | None, devices: Sequence[str] = ()
+        self,
+        config: WorkerConfig,
+        read: ReadPicture,
+        stats_store: StatsStore | None,
+        devices: Sequence[str] = (),
+        painter: Painter | None = None,
     ) -> None:
         self._inbox: queue.SimpleQueue[tuple[WorkerReport, threading.Event] | None] = queue.SimpleQueue()
         self._stop = threading.Event()
@@ -333,7 +341,8 @@ class LocalEngine:
 
         devices = devices or [config.options.device]
         self._workers = [
-            Worker(_adapt_config(config, device, len(devices)), read, self._stop, stats_store) for device in devices
+            Worker(_adapt_config(config, device, len(devices)), read, self._stop, stats_store, painter=painter)
+            for device in devices
         ]
         self.slots = PICTURES_PER_WORKER * len(self._workers)
 

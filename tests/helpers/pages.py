@@ -17,9 +17,6 @@ from ui.studio import Studio
 
 TIMEOUT = 60_000
 """Milliseconds to wait for anything on the page; the machine may be busy."""
-WAIT_FOR_FRAMES = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
-"""Script that waits for two animation frames. When an accordion opens, Gradio mounts its controls and, one frame later,
-sets them to their initial values again before they are drawn: a script that types earlier loses its value."""
 
 Visitor = Callable[..., Page]
 
@@ -72,9 +69,7 @@ def upload_photo(page: Page, photo: Path) -> None:
 def set_options(page: Page, **settings: Any) -> None:
     """Set options in the Advanced section."""
     if not page.locator("#option-iterations").is_visible():
-        page.click("#advanced > button")
-        page.locator("#option-pooling").wait_for()  # the last one
-        page.evaluate(WAIT_FOR_FRAMES)
+        page.click("#advanced summary")
     for name, value in settings.items():
         page.fill(f"#option-{name} input", str(value))
         page.press(f"#option-{name} input", "Tab")

@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from styler import images, library
 from styler.errors import UsageError
 from styler.options import Options
+from styler.vgg import registry
+from styler.vgg.weights import Weights
 from ui import batch_view, controls, handlers, render
 from ui.handlers import BatchHandlers
 from ui.layout import BatchLayout
-from ui.session import MIN_AGE, Session, Sessions, Upload
+from ui.session import MIN_AGE, PaintRequest, Session, Sessions, Upload
 from ui.studio import Studio
 
 SMALL = Options(size=64, first_size=64, iterations=2)
@@ -83,6 +85,24 @@ def test_every_photo_is_painted_in_every_style_and_archived(
     assert studio.wait_estimate.mean_duration is not None
 
 
+def test_a_batch_does_not_load_the_network_again(
+    studio: Studio, session: Session, photos: list[Upload], tiny: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[str] = []
+
+    def load(name: str) -> Weights:
+        loads.append(name)
+        return tiny
+
+    monkeypatch.setattr(registry, "load_backbone", load)
+    content, styles = photos[0], tuple(list_style_uploads("woodcut"))
+    for _ in studio.paint(studio.sessions.get("someone"), PaintRequest(content=content, styles=styles, options=SMALL)):
+        pass
+    *_, view = batch_view.paint_batch(studio, session, photos[:2], styles, SMALL)
+    assert view.count("done") == 2
+    assert loads == ["vgg16"]
+
+
 def test_stop_keeps_finished_pictures(studio: Studio, session: Session, photos: list[Upload]) -> None:
     slow = SMALL.replace(iterations=300)  # so that the second is far from done when the first is reported
     work = batch_view.paint_batch(studio, session, photos[:2], list_style_uploads("woodcut"), slow)
@@ -128,7 +148,7 @@ def test_the_handler_reports_every_row(
 ) -> None:
     options = [layout.options[name].value for name in controls.BATCH_OPTIONS]
     options[controls.BATCH_OPTIONS.index("size")] = "64"
-    values: list[Any] = [[str(photo.path) for photo in photos], ["woodcut"], None, *options]
+    values: list[Any] = [photos, ["woodcut"], None, *options]
     batch_handlers = BatchHandlers(studio, layout)
     first, *_, rows, last = batch_handlers.paint(session, *values)
     assert first[layout.rows] == ""
@@ -150,7 +170,7 @@ def test_initial_controls_give_the_default_options(layout: BatchLayout) -> None:
 
 def test_too_many_uploaded_paintings_are_refused() -> None:
     with pytest.raises(UsageError, match="There are 5 paintings of your own; choose 4 at most"):
-        handlers.select_batch_inputs(None, None, ["x"] * 5)
+        handlers.select_batch_inputs(None, None, [Upload(Path("x"), "x")] * 5)
 
 
 def test_names_are_escaped() -> None:

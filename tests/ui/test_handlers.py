@@ -143,7 +143,7 @@ def test_a_request_holds_what_was_chosen(tmp_path: Path) -> None:
     assert request_from(content=mine, strength=70).content == mine
     assert request_from(sample="cat", strength=70).options == Options(strength=70)
     assert request_from(sample="cat").content.path == library.list_contents()["cat"]
-    own = [str(tmp_path / "one.png"), str(tmp_path / "two.png")]
+    own = [Upload(tmp_path / name, name) for name in ("one.png", "two.png")]
     mixed = request_from(sample="cat", own=own, mixed=["starry-night"], weights=[1, 2, 0.5, 1])
     assert [style.name for style in mixed.styles] == ["one.png", "two.png", "starry-night.jpg"]
     assert mixed.options.style_weights == (1, 2, 0.5)
@@ -154,7 +154,7 @@ def test_a_request_holds_what_was_chosen(tmp_path: Path) -> None:
     [
         ({}, "Choose a photo first"),
         ({"sample": "cat", "style": None}, "Choose a painting"),
-        ({"sample": "cat", "own": ["1", "2", "3", "4", "5"]}, "There are 5 paintings; choose 4 at most"),
+        ({"sample": "cat", "own": [Upload(Path("x"), "x")] * 5}, "There are 5 paintings; choose 4 at most"),
     ],
 )
 def test_a_missing_input_is_reported(inputs: dict[str, Any], message: str) -> None:
@@ -167,7 +167,7 @@ def test_paint_shows_live_views_and_keeps_the_picture(
 ) -> None:
     page = paint_tab.layout
     seen = list(paint(paint_tab, session, request_))
-    live = [changes for changes in seen if page.stage in changes and page.slider not in changes]
+    live = [changes for changes in seen if "working" in str(changes.get(page.stage))]
     assert "data:image/jpeg;base64," in str(seen[1][page.stage])
     assert all("iteration" in get_status(changes, paint_tab) for changes in (seen[1], *live))
     (picture,) = session.pictures
@@ -218,7 +218,7 @@ def test_discard_keeps_nothing(paint_tab: PaintHandlers, session: Session, reque
     paint_tab.show_content(session, request_.content, None)
     session.discard_work()
     *_, last = work
-    assert "Your photo, my photo.png" in last[paint_tab.layout.stage]["value"]
+    assert "Your photo, my photo.png" in last[paint_tab.layout.stage]
     assert "Discarded" in get_status(last, paint_tab)
     assert not session.pictures
 
@@ -266,12 +266,13 @@ def test_an_unreadable_file_is_reported_by_its_name_without_its_path(
     wrong = Upload(tmp_path / "secret-place.bin", "holiday <b>.jpg")
     wrong.path.write_bytes(data)
     shown = paint_tab.show_content(session, wrong, None)
+    assert shown[paint_tab.layout.content] is None  # nor is the photo before it painted
     *_, last = paint(paint_tab, session, PaintRequest(content=wrong, styles=request_.styles, options=SMALL))
-    for changes in (shown, last):
-        assert 'role="alert"' in get_status(changes, paint_tab)
-        assert "holiday &lt;b&gt;.jpg" in get_status(changes, paint_tab)
-        assert str(tmp_path) not in get_status(changes, paint_tab)
-        assert "secret-place" not in get_status(changes, paint_tab)
+    for text in (shown[paint_tab.layout.stage], get_status(last, paint_tab)):
+        assert 'role="alert"' in text
+        assert "holiday &lt;b&gt;.jpg" in text
+        assert str(tmp_path) not in text
+        assert "secret-place" not in text
 
 
 def test_too_many_pixels_are_refused_before_decoding(page: PageLayout, request_: PaintRequest) -> None:
@@ -279,7 +280,7 @@ def test_too_many_pixels_are_refused_before_decoding(page: PageLayout, request_:
     try:
         paint_tab = PaintHandlers(studio, page)
         changes = paint_tab.show_content(studio.sessions.get(None), request_.content, None)
-        assert "more than the limit" in get_status(changes, paint_tab)
+        assert "more than the limit" in changes[page.stage]
     finally:
         studio.close()
 
@@ -287,22 +288,22 @@ def test_too_many_pixels_are_refused_before_decoding(page: PageLayout, request_:
 def test_a_removed_upload_is_reported(paint_tab: PaintHandlers, session: Session, request_: PaintRequest) -> None:
     request_.content.path.unlink()
     changes = paint_tab.show_content(session, request_.content, None)
-    assert "upload it again" in get_status(changes, paint_tab)
+    assert "upload it again" in changes[paint_tab.layout.stage]
 
 
 def test_a_photo_is_shown_in_its_own_proportions(
     paint_tab: PaintHandlers, session: Session, request_: PaintRequest
 ) -> None:
     shown = paint_tab.show_content(session, request_.content, None)
-    assert "--ratio: 1.3333" in shown[paint_tab.layout.stage]["value"]
+    assert "--ratio: 1.3333" in shown[paint_tab.layout.stage]
     assert "64×48" in get_status(shown, paint_tab)
 
 
 def test_weights_appear_for_two_paintings(paint_tab: PaintHandlers, session: Session, request_: PaintRequest) -> None:
     page = paint_tab.layout
-    one = paint_tab.show_styles(session, None, [str(request_.styles[0].path)], None)
+    one = paint_tab.show_styles(session, None, [request_.styles[0]], None)
     assert [one[weight]["visible"] for weight in page.style_weights] == [False] * 4
-    two = paint_tab.show_styles(session, None, [str(request_.styles[0].path)], ["starry-night"])
+    two = paint_tab.show_styles(session, None, [request_.styles[0]], ["starry-night"])
     assert [two[weight]["visible"] for weight in page.style_weights] == [True, True, False, False]
     assert "art.png" in two[page.own_thumbnails]
 
@@ -313,19 +314,22 @@ def test_settings_are_loaded_from_a_picture(
     request = PaintRequest(content=request_.content, styles=request_.styles, options=SMALL.replace(strength=33, seed=9))
     *_, picture = studio.paint(session, request)
     assert isinstance(picture, FinishedPicture)
-    changes = paint_tab.load_settings(session, str(picture.png))
+    changes = paint_tab.load_settings(session, [Upload.from_path(picture.png)])
     values = [changes[paint_tab.layout.options[name]] for name in controls.PAGE_OPTIONS]
     assert controls.options_from_values(values) == request.options
     assert "It was" not in get_status(changes, paint_tab), "nothing is left out"
-    refused = paint_tab.load_settings(session, str(request_.content.path))
+    refused = paint_tab.load_settings(session, [request_.content])
     assert "There are no settings in" in get_status(refused, paint_tab)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"backbone": "vgg19"}, "It was made with the network vgg19; this page paints with vgg16."),
-        ({"backbone": "/home/ada/net.pth"}, "It was made with a network file; this page paints with vgg16."),
+        ({"backbone": "vgg19"}, "It was made with the network vgg19, which is not on this server; vgg16 is set."),
+        (
+            {"backbone": "/home/ada/net.pth"},
+            "It was made with a network file, which is not on this server; vgg16 is set.",
+        ),
         ({"init": "/home/ada/start.png"}, "It was started from a picture, which is not stored;"),
     ],
 )
@@ -334,8 +338,48 @@ def test_settings_that_the_page_cannot_use_are_named(
 ) -> None:
     grain = np.random.default_rng(1).random((64, 64, 3), np.float32)
     result = replace(painter.stylize(grain, grain, SMALL), options=SMALL.replace(**changes))
-    shown = paint_tab.load_settings(session, str(result.save(tmp_path / "a.png")))
+    shown = paint_tab.load_settings(session, [Upload.from_path(result.save(tmp_path / "a.png"))])
     assert message in get_status(shown, paint_tab)
+
+
+def test_a_recorded_network_that_the_server_has_is_kept(
+    paint_tab: PaintHandlers, session: Session, request_: PaintRequest, tmp_path: Path
+) -> None:
+    *_, picture = paint_tab.studio.paint(session, replace(request_, options=SMALL.replace(backbone="vgg16-slim")))
+    assert isinstance(picture, FinishedPicture)
+    shown = paint_tab.load_settings(session, [Upload.from_path(picture.png)])
+    assert shown[paint_tab.layout.options["backbone"]] == "vgg16-slim"
+    assert get_status(shown, paint_tab).count(".") == 2, "nothing is left out"
+    values = [shown[paint_tab.layout.options[name]] for name in controls.PAGE_OPTIONS]
+    again = replace(request_, options=controls.options_from_values(values))
+    *_, second = paint_tab.studio.paint(session, again)
+    assert isinstance(second, FinishedPicture)
+    assert second.record["options"]["backbone"] == "vgg16-slim"
+
+
+def test_the_path_of_the_network_of_the_server_is_not_shown() -> None:
+    options = Options(backbone="/srv/secret/net.safetensors")
+    values = dict(zip(controls.PAGE_OPTIONS, controls.values_from_options(options), strict=True))
+    assert values["backbone"] == "file"
+    studio = Studio(options)
+    try:
+        assert studio.use_machine(Options(backbone="file")).backbone == options.backbone
+        assert studio.use_machine(Options(backbone="vgg16")).backbone == "vgg16"
+    finally:
+        studio.close()
+    with pytest.raises(OptionError, match=r"backbone is '/etc/passwd'; it can be vgg16"):
+        request_from(sample="cat", backbone="/etc/passwd")
+
+
+def test_recorded_weights_of_paintings_are_set(
+    paint_tab: PaintHandlers, session: Session, request_: PaintRequest
+) -> None:
+    request = replace(request_, styles=request_.styles * 2, options=SMALL.replace(style_weights=(1.0, 8.0)))
+    *_, picture = paint_tab.studio.paint(session, request)
+    assert isinstance(picture, FinishedPicture)
+    shown = paint_tab.load_settings(session, [Upload.from_path(picture.png)])
+    assert [shown[slider]["value"] for slider in paint_tab.layout.style_weights] == [0.5, 4, 1, 1]
+    assert "Its weights apply to the paintings in the order" in get_status(shown, paint_tab)
 
 
 def test_an_upload_is_not_decoded_in_the_server_process(page: PageLayout, tmp_path: Path) -> None:

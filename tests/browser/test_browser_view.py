@@ -1,0 +1,184 @@
+"""Tests of what a visitor sees and loses: whole pictures, values typed at once, refused files, and leaving."""
+
+from pathlib import Path
+
+import pytest
+from made import Pixels
+from pages import Visitor, set_options, start_painting, upload_photo, wait_for_text
+from playwright.sync_api import Dialog, Page
+
+from styler import images
+
+MEASURE = """(selector) => [...document.querySelectorAll(selector)].map((image) => {
+  const box = image.getBoundingClientRect();
+  let [left, right, top, bottom] = [0, innerWidth, -scrollY, document.documentElement.scrollHeight - scrollY];
+  for (let element = image.parentElement; element; element = element.parentElement) {
+    if (getComputedStyle(element).overflow === "visible") continue;
+    const clip = element.getBoundingClientRect();
+    [left, right] = [Math.max(left, clip.left), Math.min(right, clip.right)];
+    [top, bottom] = [Math.max(top, clip.top), Math.min(bottom, clip.bottom)];
+  }
+  const [width, height] = [image.naturalWidth, image.naturalHeight];
+  const fit = getComputedStyle(image).objectFit;
+  const [x, y] = [box.width / width, box.height / height];
+  const scale = { contain: Math.min(x, y), "scale-down": Math.min(x, y, 1), cover: Math.max(x, y) }[fit];
+  const drawn = [(scale ?? x) * width, (scale ?? y) * height];
+  return {
+    natural: width / height, drawn: drawn, spare: Math.min(box.width - drawn[0], box.height - drawn[1]),
+    hidden: Math.max(left - box.left, box.right - right, top - box.top, box.bottom - bottom),
+  };
+})"""
+"""Script that measures how images are drawn, and how much of each is hidden by the edges of what contains it."""
+
+
+def check_whole(page: Page, selector: str, ratio: float, count: int = 1) -> None:
+    """Check, on a desktop and on a phone, that images are drawn in their own proportions and can be seen whole."""
+    page.locator(selector).last.scroll_into_view_if_needed()  # some are loaded only then
+    page.wait_for_function(
+        """([selector, count]) => {
+          const found = [...document.querySelectorAll(selector)];
+          return found.length === count && found.every((image) => image.naturalWidth);
+        }""",
+        arg=[selector, count],
+    )
+    for width, height in ((360, 740), (1280, 900)):
+        page.set_viewport_size({"width": width, "height": height})
+        for image in page.evaluate(MEASURE, selector):
+            assert image["natural"] == pytest.approx(ratio, rel=0.04), (selector, image)
+            assert image["drawn"][0] / image["drawn"][1] == pytest.approx(image["natural"], rel=0.02), (selector, image)
+            assert image["spare"] > -1, (selector, image)
+            assert image["hidden"] < 1, (selector, image)
+            assert max(image["drawn"]) > 40, (selector, image)
+
+
+@pytest.fixture
+def photo(tmp_path: Path, pixels: Pixels) -> Path:
+    return images.write_file(tmp_path / "holiday.png", images.encode_image(pixels(90, 120)))
+
+
+def test_every_picture_is_shown_whole(visitor: Visitor, tmp_path: Path, pixels: Pixels) -> None:
+    page = visitor()
+    set_options(page, iterations=20_000, size=128)
+    for number, (height, width) in enumerate(((128, 32), (64, 64), (32, 128)), start=1):
+        ratio = width / height
+        name = tmp_path / f"{number}.png"
+        upload_photo(page, images.write_file(name, images.encode_image(pixels(height, width))))
+        check_whole(page, "#content img", ratio)
+        check_whole(page, "#stage img", ratio)
+        page.click("#paint")
+        page.wait_for_selector("#stage .working img")
+        check_whole(page, "#stage .working img", ratio)
+        page.click("#stop")
+        page.wait_for_selector("#slider img")
+        check_whole(page, "#slider img", ratio, 2)
+        if number > 1:
+            check_whole(page, "#history .grid-container > :last-child img", ratio)
+
+
+def test_a_value_typed_at_once_is_kept(visitor: Visitor) -> None:
+    page = visitor()
+    page.click("#advanced summary")
+    page.fill("#option-iterations input", "9")
+    page.fill("#option-taper input[type=number]", "0.5")
+    page.get_by_role("tab", name="Batch").click()
+    page.fill("#batch-strength input[type=number]", "33")
+    page.evaluate("() => new Promise((done) => setTimeout(() => requestAnimationFrame(done), 100))")
+    assert page.input_value("#batch-strength input[type=number]") == "33"
+    page.get_by_role("tab", name="Paint").click()
+    assert page.input_value("#option-iterations input") == "9"
+    assert page.input_value("#option-taper input[type=number]") == "0.5"
+
+
+DROP = """([selector, files, text]) => {
+  const data = new DataTransfer();
+  for (const [name, size, type] of files) data.items.add(new File([new Uint8Array(size)], name, { type }));
+  if (text) data.setData("text/uri-list", text);
+  const target = document.querySelector(selector);
+  const event = new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true });
+  target.dispatchEvent(event);
+  return event.defaultPrevented;
+}"""
+"""Script that drops files, each given by its name, size and type, or a text; it returns whether the page took them."""
+
+
+def test_a_refused_photo_is_named_on_the_stage_and_the_one_before_it_is_not_painted(
+    visitor: Visitor, photo: Path
+) -> None:
+    page = visitor()
+    for selector, files, text, message in (
+        ("#content", [["notes.heic", 9, ""]], "", "Cannot read 'notes.heic'"),  # a type that browsers do not know
+        ("#stage", [["huge.png", 2_100_000, "image/png"]], "", "'huge.png' has 2.10 MB, more than the limit"),
+        ("body", [["a.png", 9, "image/png"], ["b.png", 9, "image/png"]], "", "One photo is painted at a time"),
+        ("#content", [], "https://example.org/cat.jpg", "That is text or a link, not a file"),
+    ):
+        upload_photo(page, photo)
+        assert page.evaluate(DROP, [selector, files, text])
+        wait_for_text(page, message, "#stage [role=alert]")
+        assert page.locator("#stage img").count() == 0
+        page.click("#paint")
+        wait_for_text(page, "Choose a photo first")
+    assert page.evaluate(DROP, ["#own-styles", [["huge.png", 2_100_000, "image/png"]], ""])
+    wait_for_text(page, "'huge.png' has 2.10 MB", ".alert")
+
+
+def test_a_photo_is_pasted_anywhere(visitor: Visitor, photo: Path) -> None:
+    page = visitor()
+    page.evaluate(
+        """(bytes) => {
+          const data = new DataTransfer();
+          data.items.add(new File([new Uint8Array(bytes)], "image.png", { type: "image/png" }));
+          document.body.dispatchEvent(new ClipboardEvent("paste", { clipboardData: data, bubbles: true }));
+        }""",
+        [*photo.read_bytes()],
+    )
+    page.wait_for_selector('#stage img[alt="Your photo, image.png"]')
+
+
+RELOAD = "setTimeout(() => location.reload(), 0)"
+
+
+def check_asks(page: Page) -> None:
+    """Check that the browser asks before it leaves the page, which then stays."""
+    with page.expect_event("dialog") as dialog:
+        page.evaluate(RELOAD)
+    assert dialog.value.type == "beforeunload"
+
+
+def test_the_browser_asks_only_before_something_is_lost(visitor: Visitor, photo: Path) -> None:
+    page = visitor()
+    dialogs: list[Dialog] = []
+
+    def stay(dialog: Dialog) -> None:
+        dialogs.append(dialog)
+        dialog.dismiss()
+
+    page.on("dialog", stay)
+    upload_photo(page, photo)
+    with page.expect_navigation():
+        page.evaluate(RELOAD)
+    assert dialogs == []  # the photo is still where it came from
+    page.wait_for_selector("#paint")
+    upload_photo(page, photo)
+    start_painting(page, iterations=20_000, size=128)
+    check_asks(page)
+    page.click("#stop")
+    wait_for_text(page, "Stopped")
+    check_asks(page)
+    with page.expect_download():
+        page.click("#png")
+    page.get_by_role("tab", name="Batch").click()
+    page.set_input_files("#batch-contents input[type=file]", photo)
+    page.locator("#batch-contents .file-preview tr").first.wait_for()
+    page.fill("#batch-size input", "64")
+    page.press("#batch-size input", "Tab")
+    page.click("#batch-paint")
+    wait_for_text(page, "1 of 1 done.", "#batch-status")
+    page.get_by_role("tab", name="Paint").click()
+    check_asks(page)
+    page.get_by_role("tab", name="Batch").click()
+    with page.expect_download():
+        page.click("#batch-zip")
+    assert len(dialogs) == 3
+    with page.expect_navigation():
+        page.evaluate(RELOAD)
+    assert len(dialogs) == 3
