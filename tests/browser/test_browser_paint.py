@@ -96,7 +96,7 @@ def test_an_unreadable_file_is_reported_by_name(visitor: Visitor, photo: Path, t
     wrong.write_bytes(b"this is text")
     page = visitor()
     page.set_input_files("#content input[type=file]", wrong)
-    alert = page.locator("#status [role=alert]")
+    alert = page.locator("#stage [role=alert]")
     alert.wait_for()
     assert alert.inner_text().startswith("Cannot read 'holiday.jpg': it is text, not a picture")
     upload_photo(page, photo)  # and the page goes on working
@@ -107,7 +107,7 @@ def test_a_file_beyond_the_limit_is_refused_in_the_browser(visitor: Visitor, tmp
     big.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(2_100_000))
     page = visitor()
     page.set_input_files("#content input[type=file]", big)
-    page.get_by_text("maximum allowed size").first.wait_for()
+    wait_for_text(page, "'big.png' has 2.10 MB, more than the limit of 2.00 MB", "#stage")
 
 
 def test_a_second_visitor_waits_and_a_third_is_refused(visitor: Visitor, photo: Path, site: Site) -> None:
