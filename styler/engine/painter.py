@@ -9,7 +9,6 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,7 +30,7 @@ from styler.engine.device import (
 )
 from styler.engine.objective import TOTAL, HalfSizeCopy, Objective, Targets
 from styler.engine.optimizers import IterationLimit, OptimizerStep
-from styler.engine.result import Pixels, Progress, Result
+from styler.engine.result import Progress, Result, resize_alpha, to_pixels
 from styler.engine.sources import Input, Inputs, SourceImage, load_content, load_start, load_styles
 from styler.engine.targets import Blend, StyleCache
 from styler.errors import DeviceError, OutOfMemory
@@ -254,7 +253,7 @@ class Run:
             seconds=self.clock.seconds,
             eta=0.0 if result else self._estimate_remaining(),
             terms=self.losses,
-            render=lambda: _to_pixels(image),
+            render=lambda: to_pixels(image),
             result=result,
         )
 
@@ -262,7 +261,7 @@ class Run:
         """Return the result with the final image (1, 3, H, W)."""
         sources = (self.content, *self.styles, self.start)
         return Result(
-            pixels=_to_pixels(image),
+            pixels=to_pixels(image),
             options=self.options,
             schedule=tuple(self.executed),
             losses={name: float(term) for name, term in self.best_losses.items()},
@@ -282,19 +281,9 @@ class Run:
             style_sha256=tuple(style.sha256 for style in self.styles),
             start_sha256="" if self.options.init in INIT_CHOICES else self.start.sha256,
             background=next((source.background for source in sources if source.background), None),
-            alpha=_resize_alpha(self.content.alpha, *self.size),
+            alpha=resize_alpha(self.content.alpha, *self.size),
             metadata=self.content.metadata,
         )
-
-
-def _resize_alpha(alpha: Pixels | None, width: int, height: int) -> Pixels | None:
-    """Resize an alpha channel (H, W)."""
-    return None if alpha is None else resize(torch.from_numpy(alpha)[None, None], width, height)[0, 0].numpy()
-
-
-def _to_pixels(image: Tensor) -> Pixels:
-    """Convert an image (1, 3, H, W) to an array (H, W, 3) of float32."""
-    return np.ascontiguousarray(image[0].float().cpu().permute(1, 2, 0).numpy(), dtype=np.float32)
 
 
 class Painter:
@@ -310,6 +299,7 @@ class Painter:
         weights: of the first backbone, if already loaded.
 
     Raises:
+        OptionError: there is no such backbone or precision.
         WeightsError: the weights are missing or altered.
         DeviceError: the device is not available.
     """
@@ -317,9 +307,10 @@ class Painter:
     def __init__(
         self, backbone: str = "vgg16", device: str = "auto", precision: str = "auto", weights: Weights | None = None
     ) -> None:
-        self.device = choose_device(str(device))
-        self.precision = choose_precision(self.device, precision)
-        self._first = backbone
+        chosen = Options(backbone=backbone, device=device, precision=precision)  # validates them
+        self.device = choose_device(chosen.device)
+        self.precision = choose_precision(self.device, chosen.precision)
+        self._first = backbone = chosen.backbone
         self._cache = StyleCache()
         self._networks: dict[str, Features] = {}
         self._weights: dict[str, Weights] = {} if weights is None else {backbone: weights}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -17,10 +18,21 @@ from torch import Tensor
 from styler import images, provenance, save
 from styler.errors import UsageError
 from styler.options import Options
+from styler.resample import resize
 from styler.schedule import Replay, Schedule
 
 Pixels = NDArray[Any]
 """(H, W, 3), sRGB; what styler returns is float32 in [0, 1]."""
+
+
+def to_pixels(image: Tensor) -> Pixels:
+    """Convert an image (1, 3, H, W) to an array (H, W, 3) of float32."""
+    return np.ascontiguousarray(image[0].float().cpu().permute(1, 2, 0).numpy(), dtype=np.float32)
+
+
+def resize_alpha(alpha: Pixels | None, width: int, height: int) -> Pixels | None:
+    """Resize an alpha channel (H, W)."""
+    return None if alpha is None else resize(torch.from_numpy(alpha)[None, None], width, height)[0, 0].numpy()
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

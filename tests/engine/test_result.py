@@ -16,7 +16,7 @@ from PIL import Image
 import styler
 from styler import images, provenance
 from styler.engine.painter import Painter
-from styler.errors import OutputError, UsageError
+from styler.errors import OptionError, OutputError, UsageError
 from styler.options import Options
 
 Array = NDArray[Any]
@@ -60,6 +60,16 @@ def test_formats_have_their_usual_names(painter: Painter, photo: Path) -> None:
     stream: Any = io.BytesIO()
     with pytest.raises(UsageError, match="A BytesIO is not a path to save to; write the bytes of encode\\(\\) into it"):
         result.save(stream)
+
+
+def test_a_painter_refuses_what_options_refuse(use_tiny: None, tmp_path: Path) -> None:
+    wrong: list[dict[str, Any]] = [{"precision": "fp8"}, {"precision": torch.float32}, {"backbone": None}]
+    for settings in wrong:
+        with pytest.raises(OptionError, match=f"^{next(iter(settings))} is "):
+            Painter(**settings)
+    device: Any = torch.device("cpu")
+    backbone: Any = tmp_path / "net.pth"
+    assert Painter(backbone, device=device).device == device
 
 
 def test_a_result_is_converted_to_a_pil_image(painter: Painter, photo: Path, pixels: Callable[..., Array]) -> None:
