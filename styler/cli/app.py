@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import shutil
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -39,7 +40,8 @@ def execute(tokens: list[str]) -> int:
     fail = partial(_report_failure, debug=debug, json=json, streamed=streamed)
     page = io.StringIO()
     try:
-        app = _build_app(Console(file=page, markup=False, highlight=False, emoji=False))
+        width = min(max(usage.MIN_PAGE_WIDTH, shutil.get_terminal_size().columns), usage.MAX_WIDTH)
+        app = _build_app(Console(file=page, width=width, markup=False, highlight=False, emoji=False))
         result = app(output.mark_streams(tokens), print_error=False, exit_on_error=False, result_action="return_value")
         if page.getvalue():  # help or version; printed like every other answer, since stdout may be full or closed
             output.print_lines(line.rstrip() for line in page.getvalue().splitlines())

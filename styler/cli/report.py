@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from styler.images import Picture
     from styler.schedule import Schedule
 
+MIN_WIDTH, DEFAULT_WIDTH = 20, 80
+"""Columns that a terminal has at least, and those of one that claims fewer."""
 BAR_SECONDS = 0.1
 """Time between two updates of a bar."""
 LINE_SECONDS = 5.0
@@ -71,7 +73,10 @@ class _SafeStderr(io.TextIOBase):
 
 def make_console() -> Console:
     """Return a console on standard error that neither wraps nor decorates text."""
-    return Console(file=_SafeStderr(), markup=False, highlight=False, emoji=False)  # type: ignore[arg-type] # a subset of IO
+    console = Console(file=_SafeStderr(), markup=False, highlight=False, emoji=False)  # type: ignore[arg-type] # a subset of IO
+    if console.width < MIN_WIDTH:  # some programs set COLUMNS to 0, and rich prints nothing then
+        console.width = DEFAULT_WIDTH
+    return console
 
 
 def print_line(console: Console, text: str) -> None:

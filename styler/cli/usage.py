@@ -125,8 +125,8 @@ Only the paths of finished pictures are printed to standard output. The first
 Ctrl-C discards the picture in progress, the second stops at once; run the same
 command again to resume."""
 
-MAX_WIDTH = 100
-"""Maximum width of a help page, in columns."""
+MIN_PAGE_WIDTH, MAX_WIDTH = 40, 100
+"""Minimum and maximum width of a help page, in columns."""
 LABEL_WIDTH = 30
 """Width of the column of flag names."""
 

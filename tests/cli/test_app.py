@@ -109,6 +109,20 @@ def test_help_begins_with_three_examples_and_lists_the_exit_codes(
     assert max(map(len, page.splitlines())) <= 80
 
 
+@pytest.mark.parametrize("columns", ["0", "1", "20", "-5", "wide", "", "99999"])
+def test_help_can_be_read_whatever_the_terminal_claims(
+    columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert main(["run", "--help"]) == 0
+    page = capsys.readouterr().out
+    assert "Usage: styler run" in page
+    assert 40 <= max(map(len, page.splitlines())) <= 100
+    assert len(page.splitlines()) < 400
+    assert main(["run", "gone.jpg", "mosaic"]) == 1
+    assert capsys.readouterr().err.startswith("styler: error: Cannot read 'gone.jpg'")
+
+
 def test_the_ten_main_options_come_first(capsys: pytest.CaptureFixture[str]) -> None:
     main(["run", "--help"])
     page = capsys.readouterr().out
