@@ -39,7 +39,7 @@ MIN_CONTENT_SCALE = 0.25
 """Floor of the squared content scale, for a style that is nearly the content."""
 MIN_ROUGHNESS = 0.03
 """Floor of the roughness, for a flat style. Paintings have 0.06 to 0.2 at 256 pixels."""
-MAX_CACHE_BYTES = 40_000_000
+MAX_CACHE_BYTES = 24_000_000
 """Memory of the cached statistics. One style at one size takes 3.4 MB with the default layers, 8 MB with all."""
 TILE_SIDE = 1024
 """Longest side, in pixels, of what is analyzed of a style at once, without its margin."""

@@ -379,5 +379,5 @@ def test_a_painter_keeps_few_backbones(tiny: Weights, monkeypatch: pytest.Monkey
 
 
 def test_the_cache_of_styles_has_a_bound_below_that_of_a_server() -> None:
-    assert targets.MAX_CACHE_BYTES <= 40_000_000
+    assert targets.MAX_CACHE_BYTES <= 24_000_000
     assert StyleCache().bytes == 0
