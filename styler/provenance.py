@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from annotated_types import Ge, Interval, Predicate
+from annotated_types import Ge, Interval, Len, Predicate
 from typing_extensions import TypedDict
 
 from styler.errors import ImageError, OptionError, UsageError, quote_name
@@ -92,6 +92,8 @@ class Record(TypedDict):
     """Hash of the slim network; empty if no scale was sketched."""
     content: Hash
     styles: list[Hash]
+    trims: list[Annotated[list[Count], Len(4, 4)] | None]
+    """For each style the part inside its border, as left, top, right and bottom in pixels; None if used whole."""
     init: Hash
     """Hash of the picture file that `init` named."""
     background: Color
@@ -134,6 +136,7 @@ def make_record(result: "Result") -> Record:
         "slim_sha256": result.slim_sha256,
         "content": result.content_sha256,
         "styles": list(result.style_sha256),
+        "trims": [None if box is None else list(box) for box in result.trims],
         "init": result.start_sha256,
         "background": _format_color(result.background),
         "width": width,

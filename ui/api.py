@@ -85,7 +85,7 @@ def _make_parameters(defaults: Options) -> list[inspect.Parameter]:
     for field in dataclasses.fields(Options):
         if field.name not in API_OPTIONS:
             continue
-        annotation: Any = field.type if field.type in (int, float) else int | str if field.name == "size" else str
+        annotation: Any = field.type if field.type in (bool, int, float) else int | str if field.name == "size" else str
         default = controls.to_control_value(getattr(defaults, field.name))
         if field.name in BUNDLE_OPTIONS:
             annotation, default = annotation | None, None

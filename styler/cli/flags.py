@@ -44,11 +44,15 @@ def flag_name(field: str) -> str:
 def read_flags(flags: Any) -> dict[str, Any]:
     """Return the options that were given as flags, in the types of their fields where the text allows."""
     texts = {field.name: getattr(flags, field.name) for field in dataclasses.fields(flags)}
-    return {name: config.parse_value(name, text) for name, text in texts.items() if text is not None}
+    given = {name: text for name, text in texts.items() if text is not None}
+    return {name: text if isinstance(text, bool) else config.parse_value(name, text) for name, text in given.items()}
 
 
 def _make_flag(field: "dataclasses.Field[Any]") -> tuple[str, Any, Any]:
     spec: OptionSpec = field.metadata["spec"]
+    if field.type is bool:  # a switch; with --no-, since a file may have set it
+        switch = Parameter(name=flag_name(field.name), help=spec.help, group=GROUPS[spec.group])
+        return field.name, Annotated[bool | None, switch], None
     parameter = Parameter(
         name=flag_name(field.name),
         help=_format_help(field, spec),

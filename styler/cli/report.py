@@ -289,7 +289,7 @@ def result_to_json(result: "Result") -> dict[str, Any]:
         "height": height,
         "options": result.options.to_dict(),
         "schedule": schedule_to_json(result.schedule),
-        **{name: getattr(result, name) for name in (*names, "weights_sha256", "notes")},
+        **{name: getattr(result, name) for name in (*names, "weights_sha256", "trims", "notes")},
     }
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from styler.resample import resize
 
-Array = NDArray[np.float32]
+_Lines = NDArray[np.float32]
 
 COPY_SIDE = 512
 """Long side of the copy in which borders are looked for."""
@@ -41,6 +41,8 @@ NEIGHBOR, BUSY, BUSY_SHARE = 6, 0.04, 0.25
 """Along the edge of a painting, at least this share of the pixels differ by so much from those so many pixels on."""
 RAMP = 2
 """Lines over which the inner edge is blurred."""
+BLUR = 8
+"""Further lines that compression may have blurred."""
 FRAME_LINE = 8
 """A line around all sides within so many pixels of the border is a drawn frame."""
 LINE_EVEN = 0.25
@@ -75,13 +77,13 @@ class Box(NamedTuple):
 class _Side(NamedTuple):
     """The lines parallel to one side, from the edge inward."""
 
-    lines: Array
+    lines: _Lines
     """(L, N, 3), smoothed along the lines; as many as may be cut, and some more."""
-    fits: Array
+    fits: _Lines
     """A straight run of color along each line, (L, N, 3)."""
-    deviations: Array
+    deviations: _Lines
     """Of 98 % of each line's pixels from its fit, (L,)."""
-    means: Array
+    means: _Lines
     """(L, 3)."""
 
     extent: int
@@ -131,17 +133,17 @@ def _find_border(image: Tensor) -> tuple[int, int, int, int] | None:
     return tuple(int(np.ceil((depth + 1) * scale)) if depth else 0 for depth, scale in zip(depths, scales, strict=True))  # type: ignore[return-value]
 
 
-def _list_edges(copy: Array) -> list[Array]:
+def _list_edges(copy: _Lines) -> list[_Lines]:
     """Return the lines from each edge inward: left, top, right, bottom."""
     across = copy.transpose(1, 0, 2)
     return [across, copy, across[::-1], copy[::-1]]
 
 
-def _measure_side(edge: Array) -> _Side:
-    lines = edge[: int(len(edge) * MAX_SHARE) + FRAME_LINE + RAMP]
+def _measure_side(edge: _Lines) -> _Side:
+    lines = edge[: int(len(edge) * MAX_SHARE) + BLUR + FRAME_LINE + RAMP]
     padded = np.pad(lines, ((0, 0), (2, 2), (0, 0)), mode="edge")
     count = lines.shape[1]
-    smooth = sum(padded[:, shift : shift + count] for shift in range(5)) / np.float32(5)  # (L, N, 3)
+    smooth = np.mean([padded[:, shift : shift + count] for shift in range(5)], axis=0)  # (L, N, 3)
     at = np.linspace(-1, 1, count, dtype=np.float32)[None, :, None]
     means = smooth.mean(axis=1)
     slopes = (smooth * at).mean(axis=1) / (at**2).mean()
@@ -151,7 +153,7 @@ def _measure_side(edge: Array) -> _Side:
     return _Side(smooth, fits, deviations.astype(np.float32), means, len(edge))
 
 
-def _find_plain_border(copy: Array, sides: Sequence[_Side]) -> tuple[int, ...] | None:
+def _find_plain_border(copy: _Lines, sides: Sequence[_Side]) -> tuple[int, ...] | None:
     """Return the widths of a border of one color, which may be unevenly lit; bars may be on two opposite sides."""
     depths = [_count_plain(side) for side in sides]
     found = [_is_thick(depth, side) for depth, side in zip(depths, sides, strict=True)]
@@ -160,12 +162,13 @@ def _find_plain_border(copy: Array, sides: Sequence[_Side]) -> tuple[int, ...] |
         if not pairs or not _are_bars([sides[index] for index in pairs[0]], [depths[index] for index in pairs[0]]):
             return None
         depths = [depth if is_found else 0 for depth, is_found in zip(depths, found, strict=True)]
-    if not _has_painting_inside(sides, depths, depths):
+    edges = _find_inner_edge(sides, depths, depths)
+    if edges is None:
         return None
     inner = _crop(copy, depths).reshape(-1, 3)
     colors = [side.means[depth // 2] for side, depth in zip(sides, depths, strict=True) if depth]
     common = [float((np.abs(inner - color).max(axis=1) <= NEAR).mean()) for color in colors]
-    return tuple(depths) if max(common) <= COMMON else None
+    return edges if max(common) <= COMMON else None
 
 
 def _count_plain(side: _Side) -> int:
@@ -189,38 +192,43 @@ def _are_bars(sides: Sequence[_Side], depths: Sequence[int]) -> bool:
     return is_extreme and is_flat and abs(depths[0] - depths[1]) <= RAMP
 
 
-def _has_painting_inside(sides: Sequence[_Side], depths: Sequence[int], corners: Sequence[int]) -> bool:
-    """Return whether a border ends abruptly and along its whole length, at a painting and not at a drawn frame.
+def _find_inner_edge(sides: Sequence[_Side], depths: Sequence[int], corners: Sequence[int]) -> tuple[int, ...] | None:
+    """Return the depths at which the painting begins; None if it does not begin abruptly and along the whole length.
 
     Args:
         sides: left, top, right, bottom.
-        depths: the width of the border at each side.
+        depths: the even part of the border at each side; compression and shadows may have blurred a little more.
         corners: how far the border of each side reaches into the lines of its neighbors.
     """
-    busy = framed = count = 0
+    edges, busy, framed = [0, 0, 0, 0], 0, 0
     for index, (side, depth) in enumerate(zip(sides, depths, strict=True)):
         if not depth:
             continue
         first, last = (corners[1], corners[3]) if index in (0, 2) else (corners[0], corners[2])
         span = slice(first + RAMP, side.lines.shape[1] - last - RAMP)
-        inside, border = side.lines[depth + RAMP, span], side.fits[max(0, depth - 2), span]
-        if not len(inside) or (np.abs(inside - border).max(axis=1) > DISTINCT).mean() < DISTINCT_SHARE:
-            return False
-        count += 1
+        border = side.fits[max(0, depth - 2), span]
+        near = side.lines[depth : depth + RAMP + BLUR, span]
+        shares = (np.abs(near - border).max(axis=2) > DISTINCT).mean(axis=1)
+        distinct = np.flatnonzero(shares[RAMP:] >= DISTINCT_SHARE)
+        if not len(distinct):
+            return None
+        edges[index] = edge = depth + int(distinct[0])
+        inside = side.lines[edge + RAMP, span]
         change = np.abs(inside[NEIGHBOR:] - inside[:-NEIGHBOR]).max(axis=1)
-        busy += (change >= BUSY).mean() >= BUSY_SHARE
-        framed += _has_frame_line(side.lines[depth : depth + FRAME_LINE, span], border)
-    return busy >= 2 and framed < min(3, count)
+        busy += bool((change >= BUSY).mean() >= BUSY_SHARE)
+        framed += _has_frame_line(side.lines[depth : edge + FRAME_LINE, span], border)
+    is_painting = busy >= 2 and framed < min(3, sum(edge > 0 for edge in edges))
+    return tuple(edges) if is_painting else None
 
 
-def _has_frame_line(lines: Array, border: Array) -> bool:
+def _has_frame_line(lines: _Lines, border: _Lines) -> bool:
     """Return whether one of the lines (L, N, 3) is of one color all along, and not that of the border (N, 3)."""
     apart = np.abs((lines - border).mean(axis=1)).max(axis=1)  # (L,)
     uneven = np.quantile(np.abs(lines - np.median(lines, axis=1, keepdims=True)).max(axis=2), 0.9, axis=1)
     return bool(((apart >= DISTINCT) & (uneven <= LINE_EVEN * apart)).any())
 
 
-def _find_frame(copy: Array, edges: Sequence[Array]) -> tuple[int, ...] | None:
+def _find_frame(copy: _Lines, edges: Sequence[_Lines]) -> tuple[int, ...] | None:
     """Return the widths of a molded frame around the painting, with the wall around it; ornaments are not recognized.
 
     A frame differs from one that is drawn by its relief, and by the light that falls on its sides. It is measured in
@@ -238,11 +246,14 @@ def _find_frame(copy: Array, edges: Sequence[Array]) -> tuple[int, ...] | None:
         return None
     if max(widths) > FRAME_RATIO * min(widths) + RAMP:
         return None
-    parts = [side.means[wall + RAMP : depth - RAMP].mean(axis=1) for side, wall, depth in zip(sides, walls, depths, strict=True)]
+    parts = [
+        side.means[wall + RAMP : depth - RAMP].mean(axis=1)
+        for side, wall, depth in zip(sides, walls, depths, strict=True)
+    ]
     light = [part.mean() for part in parts]
     if min(np.ptp(part) for part in parts) < FRAME_RELIEF or max(light) - min(light) < FRAME_LIGHT:
         return None
-    return tuple(depths) if _has_painting_inside(sides, depths, [0, 0, 0, 0]) else None
+    return _find_inner_edge(sides, depths, [0, 0, 0, 0])
 
 
 def _count_even(side: _Side) -> int:
@@ -251,6 +262,6 @@ def _count_even(side: _Side) -> int:
     return int(uneven[0]) if len(uneven) else len(side.lines)
 
 
-def _crop(copy: Array, depths: Sequence[int]) -> Array:
+def _crop(copy: _Lines, depths: Sequence[int]) -> _Lines:
     left, top, right, bottom = depths
     return copy[top : len(copy) - bottom, left : copy.shape[1] - right]

@@ -279,6 +279,7 @@ class Run:
             notes=(*dict.fromkeys(warning for source in sources for warning in source.warnings), *self.notes),
             content_sha256=self.content.sha256,
             style_sha256=tuple(style.sha256 for style in self.styles),
+            trims=tuple(style.trim for style in self.styles),
             start_sha256="" if self.options.init in INIT_CHOICES else self.start.sha256,
             background=next((source.background for source in sources if source.background), None),
             alpha=resize_alpha(self.content.alpha, *self.size),
@@ -436,6 +437,7 @@ class Painter:
         check_device(options, self.device, self.precision)
         source, style_sources = load_content(content), load_styles(styles)
         targets.check_style_weights(options, len(style_sources))
+        style_sources = targets.trim_styles(style_sources, options)
         features = self.features(options)
         height, width = source.image.shape[-2:]
         size = schedule.compute_result_size(options, width, height)

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from styler import images, provenance, save
+from styler.engine.borders import Box
 from styler.errors import UsageError
 from styler.options import Options
 from styler.resample import resize
@@ -70,6 +71,8 @@ class Result:
     """Of the content's file; empty if it was given as an array."""
     style_sha256: tuple[str, ...] = ()
     """Of each style's file; empty for an array."""
+    trims: tuple[Box | None, ...] = ()
+    """The part of each style inside its border; None for a style that was used whole."""
     start_sha256: str = ""
     """Of the file that `options.init` names; empty if it names none."""
     background: tuple[float, float, float] | None = None

@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from styler import images, library
+from styler.engine.borders import Box
 from styler.errors import ImageError, UsageError, quote_name
 from styler.images import Picture
 from styler.images.color import composite
@@ -76,14 +77,29 @@ class SourceImage:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """As in `Picture.metadata`."""
     warnings: tuple[str, ...] = ()
-    """Of reading it; empty if the caller read it and has them."""
+    """Of reading it, empty if the caller read it and has them; and of its border."""
     background: tuple[float, float, float] | None = None
     """As in `Picture.background`."""
+    trim: Box | None = None
+    """The part of the file that this is, if a border was cut off."""
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height."""
         return (self.image.shape[-1], self.image.shape[-2])
+
+    def crop(self, box: Box, warning: str) -> "SourceImage":
+        """Return the part of the image in a box, with a warning that says so."""
+        part = (slice(box.top, box.bottom), slice(box.left, box.right))
+        return SourceImage.of(
+            self.image[..., *part].contiguous(),
+            sha256=self.sha256,
+            alpha=None if self.alpha is None else self.alpha[part],
+            metadata=self.metadata,
+            background=self.background,
+            warnings=(*self.warnings, warning),
+            trim=box,
+        )
 
     @classmethod
     def of(cls, image: Tensor, **described: Any) -> "SourceImage":

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from styler.engine import losses
+from styler.engine.borders import find_painting
 from styler.engine.color import blend_colors, measure_colors, transfer_colors
 from styler.engine.losses import Moments, coarse_chroma
 from styler.engine.objective import StyleTarget, Targets, TermWeights
@@ -268,6 +269,24 @@ def check_style_weights(options: Options, count: int) -> None:
         )
     if options.style_weights and not sum(options.style_weights):
         raise UsageError("All style weights are 0; give at least one style a positive weight.")
+
+
+def trim_styles(styles: Sequence[SourceImage], options: Options) -> list[SourceImage]:
+    """Return the styles without the borders of photographed paintings.
+
+    Args:
+        styles: all styles; those of weight 0 are not looked at.
+        options: keep_border and style_weights are read; the weights must fit the styles.
+    """
+    trimmed = list(styles)
+    for index, (style, weight) in enumerate(zip(styles, options.style_weights or [1.0] * len(styles), strict=True)):
+        box = None if options.keep_border or not weight else find_painting(style.image, style.alpha)
+        if box is not None:
+            name = f"painting {index + 1}" if len(styles) > 1 else "the painting"
+            sizes = "{}×{} to {}×{}".format(*style.size, box.right - box.left, box.bottom - box.top)
+            note = f"Left out the border of {name} (trimmed from {sizes}); --keep-border keeps it."
+            trimmed[index] = style.crop(box, note)
+    return trimmed
 
 
 @dataclass(frozen=True, slots=True, eq=False)

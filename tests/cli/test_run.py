@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from styler import images
+from styler import images, provenance
 from styler.cli import files, main
 from styler.engine.painter import Painter
 
@@ -195,3 +195,31 @@ def test_temporary_files_of_killed_runs_are_removed(folder: Path) -> None:
     left.write_bytes(b"half a picture")
     assert paint("photo.png", "painting.png", "-q") == 0
     assert not left.exists()
+
+
+def test_the_border_of_a_painting_is_left_out_and_kept_on_request(
+    folder: Path, pixels: Callable[..., NDArray[np.float32]], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    framed = np.ones((160, 200, 3), np.float32)
+    framed[20:140, 20:180] = pixels(120, 160, 4)
+    images.write_file("framed.png", images.encode_image(framed))
+
+    def find_trims(*flags: str) -> tuple[list[list[int] | None], str]:
+        assert (
+            paint("photo.png", "painting.png", "framed.png", "--no-progress", "-o", "a.png", "--overwrite", *flags) == 0
+        )
+        return provenance.read_record("a.png")["trims"], capsys.readouterr().err
+
+    trims, message = find_trims()
+    assert trims == [None, [21, 21, 179, 139]]
+    sentence = "Left out the border of painting 2 (trimmed from 200×160 to 158×118); --keep-border keeps it."
+    assert sentence in " ".join(message.split())
+    assert find_trims("--keep-border") == ([None, None], "")
+    assert find_trims("--style-weights", "1,0")[0] == [None, None]
+    monkeypatch.setenv("STYLER_KEEP_BORDER", "yes")
+    assert find_trims() == ([None, None], "")
+    assert find_trims("--no-keep-border")[0] == trims
+    monkeypatch.delenv("STYLER_KEEP_BORDER")
+    Path("styler.toml").write_text("keep_border = true\n")
+    assert find_trims()[0] == [None, None]
+    assert find_trims("--no-keep-border")[0] == trims

@@ -100,7 +100,9 @@ def test_a_control_has_the_help_and_the_flag_of_its_option(page: PageLayout, nam
     assert f"--{name.replace('_', '-')}" in info
 
 
-@pytest.mark.parametrize("options", [Options.of(preset="draft"), Options.of(look="gatys", size="original", seed=7)])
+@pytest.mark.parametrize(
+    "options", [Options.of(preset="draft"), Options.of(look="gatys", size="original", seed=7, keep_border=True)]
+)
 def test_options_survive_the_controls(options: Options) -> None:
     assert controls.options_from_values(controls.values_from_options(options)) == options
 
