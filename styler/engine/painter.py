@@ -135,10 +135,9 @@ class Run:
         if self.options.init == "noise":
             return (0.5 + 0.25 * noise).clamp(0, 1)
         strength = self.options.strength
-        if self.options.init == "style":
-            first = self.blend.average(resize(style.image, *scale.size) for style in self.blend.styles)
-        else:
-            first = resize(self.start.image, *scale.size)
+        starts = self.blend.styles if self.options.init == "style" else [self.start]
+        images = [resize(start.image, *scale.size) for start in starts]
+        first = self.blend.average(images) if len(images) > 1 else images[0]
         first = first + START_NOISE * targets.style_mix(strength) * noise
         if self.options.init == "content":  # a style or a file that the user chose to start from is kept as it is
             first = torch.lerp(first, 0.5 + 0.25 * noise, RELEASE_NOISE * targets.content_release(strength))
@@ -435,9 +434,7 @@ class Painter:
         start: Input | None,
     ) -> Run:
         check_device(options, self.device, self.precision)
-        source, style_sources = load_content(content), load_styles(styles)
-        targets.check_style_weights(options, len(style_sources))
-        style_sources = targets.trim_styles(style_sources, options)
+        source, style_sources = load_content(content), targets.trim_styles(load_styles(styles), options)
         features = self.features(options)
         height, width = source.image.shape[-2:]
         size = schedule.compute_result_size(options, width, height)

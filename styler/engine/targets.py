@@ -276,8 +276,12 @@ def trim_styles(styles: Sequence[SourceImage], options: Options) -> list[SourceI
 
     Args:
         styles: all styles; those of weight 0 are not looked at.
-        options: keep_border and style_weights are read; the weights must fit the styles.
+        options: keep_border and style_weights are read.
+
+    Raises:
+        UsageError: the weights do not fit the styles.
     """
+    check_style_weights(options, len(styles))
     trimmed = list(styles)
     for index, (style, weight) in enumerate(zip(styles, options.style_weights or [1.0] * len(styles), strict=True)):
         box = None if options.keep_border or not weight else find_painting(style.image, style.alpha)
