@@ -178,7 +178,10 @@ def _decode_other(data: bytes, kind: str, limits: Limits) -> Raw:
     elif kind in ("avif", "heif") and chunks.read_iso_depth(data) > 8:
         raw = _decode_deep_iso(data, kind)
     else:
+        area = image.tile[0].extents if kind == "gif" and image.tile else None
         raw = _load(image)
+        if area and area != (0, 0, *image.size):
+            _clear_outside(raw, area)
     _describe(raw, image)
     if kind in ("avif", "heif"):
         raw.claims["cicp"] = chunks.read_nclx(data)
@@ -190,6 +193,14 @@ def _decode_other(data: bytes, kind: str, limits: Limits) -> Raw:
     if _has_more_images(image) or (kind == "jxl" and read_jxl_header(data).is_animated):
         raw.warnings.append(SEVERAL_IMAGES)
     return raw
+
+
+def _clear_outside(raw: Raw, area: tuple[int, int, int, int]) -> None:
+    """Make transparent what the first frame of a GIF leaves uncovered, which Pillow fills with a color."""
+    left, top, right, bottom = area
+    covered = np.zeros(raw.samples.shape[:2], np.uint8)  # (H, W)
+    covered[top:bottom, left:right] = 255 if raw.alpha is None else raw.alpha[top:bottom, left:right]
+    raw.alpha = covered
 
 
 def _has_more_images(image: ImageFile.ImageFile) -> bool:

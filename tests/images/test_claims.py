@@ -215,6 +215,35 @@ def test_a_deep_avif_keeps_its_tones() -> None:
     assert np.abs(images.read_image(data).pixels - ramp / 1023).max() < 1e-4
 
 
+def box(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", 8 + len(content)) + name + content
+
+
+@pytest.mark.parametrize("primary", [1, 2])
+@pytest.mark.parametrize("is_grid", [False, True])
+def test_the_color_of_the_primary_picture_counts(primary: int, *, is_grid: bool) -> None:
+    """Not that of the HDR rendition or the gain map beside it; that of a tile counts for a grid."""
+    colors = [b"nclx" + struct.pack(">HHHB", *points, 0, 128) for points in ((12, 13), (9, 16))]
+    properties = box(b"ipco", b"".join(box(b"colr", color) for color in colors) + box(b"free", b""))
+    items = {1: 1, 2: 2} if not is_grid else {1: 3, 2: 3, 11: 1, 12: 2}
+    entries = b"".join(struct.pack(">HBB", item, 1, 0x80 | index) for item, index in items.items())
+    association = box(b"ipma", bytes(4) + struct.pack(">I", len(items)) + entries)
+    tiles = b"".join(box(b"dimg", struct.pack(">HHH", item, 1, 10 + item)) for item in (1, 2))
+    meta = box(b"pitm", bytes(4) + struct.pack(">H", primary)) + box(b"iprp", properties + association)
+    meta += box(b"iref", bytes(4) + tiles) if is_grid else b""
+    data = box(b"ftyp", b"heic" + bytes(4)) + box(b"meta", bytes(4) + meta)
+    assert chunks.read_nclx(data) == (chunks.Cicp(12, 13) if primary == 1 else chunks.Cicp(9, 16))
+
+
+def test_the_color_of_a_sequence_is_that_of_its_track() -> None:
+    data = bytearray(save_image("AVIF", RGB, save_all=True, append_images=[RGB.rotate(180)]))
+    assert data[8:12] == b"avis"
+    at = data.index(b"stsd")
+    at = data.index(b"colrnclx", at) + 8
+    data[at : at + 4] = struct.pack(">HH", 12, 13)
+    assert chunks.read_nclx(bytes(data)) == chunks.Cicp(12, 13)
+
+
 def test_nclx_of_heic_is_applied_to_8_and_10_bits() -> None:
     heif = pytest.importorskip("pillow_heif", reason="the extra heif is not installed")
     for mode, pixels in (("RGB", COLORS), ("RGB;16", COLORS.astype(np.uint16) * 257)):

@@ -235,6 +235,31 @@ def test_a_gif_whose_second_image_is_damaged_is_read() -> None:
     assert "more than one image" in picture.warnings[0]
 
 
+@pytest.mark.parametrize("transparent", [False, True])
+def test_what_the_first_frame_of_a_gif_leaves_uncovered_is_transparent(*, transparent: bool) -> None:
+    settings = {"transparency": 3} if transparent else {}
+    frame = SMOOTH.quantize(16)
+    data = bytearray(save_image("GIF", frame, **settings))
+    data[6:10] = struct.pack("<HH", 120, 100)  # the canvas
+    at = data.index(b",\0\0\0\0") + 1
+    data[at : at + 4] = struct.pack("<HH", 10, 20)
+    picture = images.read_image(bytes(data))
+    assert picture.alpha is not None
+    covered = np.zeros((100, 120), bool)
+    covered[20:84, 10:106] = np.asarray(frame) != 3 if transparent else True
+    assert np.array_equal(picture.alpha, covered)
+    assert (picture.pixels[~covered] == 1).all()
+
+
+def test_the_base_of_an_ultra_hdr_jpeg_is_read() -> None:
+    gain = imagecodecs.ultrahdr_encode(np.full((64, 96, 4), 0.5, np.float16))
+    base = Image.open(io.BytesIO(gain))
+    picture = images.read_image(bytes(gain))
+    assert picture.pixels.shape == (64, 96, 3)
+    assert np.abs(picture.pixels - np.asarray(base.convert("RGB")) / 255).mean() < 0.02
+    assert picture.warnings == ()
+
+
 # Bugs
 
 
