@@ -45,6 +45,7 @@ as in (3, 64, 3), the channels of a tensor come first and those of an array last
 `MAX_EXCESS`, as resizing makes them, and are clipped; with larger values they mean something else, and are refused.
 """
 Inputs = Input | list[Input] | tuple[Input, ...] | Iterator[Input]
+"""One painting, or several in order: a list, a tuple, an iterator, the values of a dict."""
 
 MAX_EXCESS = 0.25
 """How far floats may be outside [0, 1]: bicubic and Lanczos resizing exceed it by up to a fifth of an edge."""
@@ -202,7 +203,8 @@ def _read_file(source: Any, label: str, find: Callable[[str], Path]) -> Picture:
     if isinstance(getattr(source, "content", None), bytes):  # the response of an HTTP library
         return images.read_image(source.content, name=name)
     if callable(getattr(source, "read", None)):
-        return images.read_image(_rewind(source, label), name=getattr(source, "name", None) or name)
+        named = getattr(source, "name", None)  # the number of a file that has no name
+        return images.read_image(_rewind(source, label), name=named if isinstance(named, str) else name)
     if callable(getattr(source, "read_bytes", None)):  # a path inside an archive, or a resource
         return images.read_image(source.read_bytes(), name=str(source))
     kind = "None, which some programs return for a file that they cannot read"
@@ -265,6 +267,8 @@ def _save_image(image: Image.Image) -> bytes:
     silence_decoders()
     try:
         exif = image.getexif()
+        if image.format == "JXL":  # its decoder turns the picture upright but leaves the EXIF data unchanged
+            exif[ORIENTATION] = 1
         orientation, stored = exif.get(ORIENTATION, 1), exif.tobytes()
     except BROKEN:
         orientation, stored = 1, b""

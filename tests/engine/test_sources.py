@@ -229,12 +229,16 @@ def srgb_like(gamma: float) -> bytes:
     return bytes(imagecodecs.cms_profile("rgb", whitepoint=(0.3127, 0.329, 1.0), primaries=primaries, gamma=gamma))
 
 
+def make_exif(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif.tobytes()
+
+
 def make_images() -> dict[str, tuple[Image.Image, bytes]]:
     """Return PIL images and a file of each that holds the same."""
     base = Image.fromarray(BYTES)
-    rotated = Image.Exif()
-    rotated[0x0112] = 6
-    orientation: dict[str, Any] = {"exif": rotated.tobytes()}
+    orientation: dict[str, Any] = {"exif": make_exif(6)}
     palette = base.quantize(16)
     made: dict[str, tuple[Image.Image, bytes]] = {}
     for mode in ("RGB", "RGBA", "L", "LA", "1", "P"):
@@ -313,6 +317,15 @@ def test_odd_facts_about_a_pil_image_do_not_matter(info: dict[str, Any]) -> None
     assert {name: image.info[name] for name in info} == info
 
 
+def test_jpeg_xl_is_upright_already() -> None:
+    """Its decoder turns the picture but leaves the EXIF data unchanged."""
+    image = Image.open(io.BytesIO(encode(Image.fromarray(BYTES), exif=make_exif(6))))
+    assert load(image).shape == (32, 24, 3)
+    image = Image.open(io.BytesIO(encode(Image.fromarray(BYTES), exif=make_exif(6))))
+    image.format = "JXL"
+    assert np.array_equal(load(image), FLOATS)
+
+
 def test_an_image_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(PNG)
     with Image.open(tmp_path / "a.png") as closed:
@@ -384,16 +397,19 @@ def test_a_stream_that_cannot_be_read_is_refused(path: Path) -> None:
 
     with path.open("rb") as closed:
         pass
+    numbered = tempfile.TemporaryFile()  # noqa: SIM115 - whose name is a number
     cases: list[tuple[Any, str]] = [
         (closed, "The content is a file that is closed; open it again."),
         (Upload(), "The content is a file that must be awaited; give its bytes."),
         (io.StringIO("text"), "Cannot read 'the content': it was opened as text; open it in binary mode."),
         (io.BytesIO(b""), "Cannot read 'the content': it is empty"),
+        (numbered, "Cannot read 'the content': it is empty"),
     ]
     for source, message in cases:
         with pytest.raises(StylerError) as caught:
             load_content(source)
         assert str(caught.value).startswith(message)
+    numbered.close()
 
 
 def test_text_may_name_a_bundled_picture_unless_there_is_such_a_file(path: Path) -> None:
