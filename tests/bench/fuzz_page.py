@@ -1,10 +1,11 @@
-"""Upload damaged pictures through the HTTP interface of the page: every answer is a picture or an error message.
+"""Upload damaged pictures, and send broken requests, through the HTTP interface of the page.
+
+Every answer to an upload is a picture or an error message, and the server logs no traceback.
 
 `python tests/bench/fuzz_page.py --uploads 1000`, with the bundled weights.
 """
 
 import argparse
-import io
 import json
 import random
 import tempfile
@@ -14,57 +15,78 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from PIL import Image
+from fuzz_images import generate_images, mutate
 from serving import Server, start_server
 
 from ui.api import API_OPTIONS
 
 WARMUP_UPLOADS = 100
 """Uploads before the memory is measured for comparison."""
-TINY = {"size": 64, "first_size": 64, "iterations": 1}
+BROKEN_REQUESTS = 3
+"""Broken requests after each upload."""
+TINY = {
+    "size": 64,
+    "first_size": 64,
+    "iterations": 1,
+    "style_layers": "relu1_1",
+    "layer_weights": "1",
+    "content_layers": "relu1_1",
+}
 LEAKS = ("Traceback", "styler-ui-", "site-packages", 'File "')
 """Texts that no answer may contain."""
+NAMES = ("photo.png", "a b.jpg", "..", "../../x.png", "/etc/passwd", "x" * 300 + ".png", "bild.ÄÖ.tif", "con", ".", "-")
+PATHS = ("upload", "queue/join", "queue/data", "run/predict", "call/stylize", "cancel", "reset", "heartbeat/x", "info")
+FILES = (
+    "/etc/passwd",
+    "..%2f..%2fetc%2fpasswd",
+    "%00",
+    "~root/.bashrc",
+    "file:///etc/passwd",
+    "http://127.0.0.1/",
+    "%ff",
+)
+VALUES: tuple[Any, ...] = (
+    *(None, True, -1, 2**70, 1e308, "", "x", "\0", [], [[[]]], {}, {"path": "/etc/passwd"}, {"value": 1}),
+    *({"path": path, "meta": {"_type": "gradio.FileData"}} for path in ("/etc/passwd", "", None, 5, "https://x.test/")),
+    {"__type__": "update"},
+)
+BODIES = (
+    b"",
+    b"null",
+    b"{",
+    b"[" * 50_000,
+    b'{"data": [NaN]}',
+    b'"\\ud800"',
+    b"\xff\xfe{",
+    b"--x\r\nContent-Dis",
+    b"\x1f\x8b",
+)
+TYPES = ("application/json", "multipart/form-data; boundary=x", "multipart/form-data", "text/plain", "")
 
 
-def make_pictures(random_: random.Random) -> list[tuple[str, bytes]]:
-    """Return small pictures in every format that can be read, by file name."""
-    pictures = []
-    noise = Image.frombytes("RGB", (96, 80), random_.randbytes(96 * 80 * 3))
-    for name, suffix in (
-        ("PNG", "png"),
-        ("JPEG", "jpg"),
-        ("WEBP", "webp"),
-        ("TIFF", "tif"),
-        ("GIF", "gif"),
-        ("BMP", "bmp"),
-        ("AVIF", "avif"),
-    ):
-        for mode in ("RGB", "L", "RGBA", "P"):
-            if (name, mode) in {("JPEG", "RGBA"), ("JPEG", "P"), ("BMP", "RGBA")}:
-                continue
-            stream = io.BytesIO()
-            noise.convert(mode).save(stream, name)
-            pictures.append((f"{name}-{mode}.{suffix}", stream.getvalue()))
-    return pictures
-
-
-def damage(random_: random.Random, data: bytes) -> bytes:
-    """Return a copy with bytes changed, removed or inserted."""
-    damaged = bytearray(data)
-    for _ in range(random_.choice((0, 1, 1, 2, 4, 16))):
-        position = random_.randrange(max(1, len(damaged)))
-        kind = random_.randrange(5)
-        if kind == 0 and damaged:
-            damaged[position % len(damaged)] = random_.randrange(256)
-        elif kind == 1:
-            del damaged[position:]
-        elif kind == 2:
-            damaged[position:position] = random_.randbytes(random_.randrange(1, 64))
-        elif kind == 3:
-            del damaged[position : position + random_.randrange(1, 64)]
-        else:
-            damaged[position : position + 4] = b"\xff\xff\xff\xff"
-    return bytes(damaged)
+def send_broken_request(random_: random.Random, client: httpx.Client, server: Server, events: list[Any]) -> int:
+    """Send a request that the page would never send, and return the code of the answer."""
+    kind = random_.randrange(4)
+    url = f"{server.address}gradio_api/"
+    if kind == 0:
+        event = random_.choice(events)
+        count = random_.choice((len(event["inputs"]), 0, 1, 50))
+        body = {
+            "data": random_.choices(VALUES, k=count),
+            "fn_index": random_.choice((event["id"], event["id"], -1, 9999, "x")),
+            "session_hash": random_.choice(("fuzz", "", None, "../x", 5)),
+            "event_data": random_.choice((None, {}, {"index": "x", "value": 1}, [])),
+        }
+        return client.post(url + random_.choice(("run/predict", "queue/join")), json=body).status_code
+    if kind == 1:
+        return client.get(
+            f"{url}file={random_.choice(FILES)}", headers={"Range": f"bytes={random_.random()}"}
+        ).status_code
+    headers = {"Content-Type": random_.choice(TYPES)}
+    method = random_.choice(("POST", "POST", "PUT", "OPTIONS", "HEAD"))
+    return client.request(
+        method, url + random_.choice(PATHS), content=random_.choice(BODIES), headers=headers
+    ).status_code
 
 
 def request_painting(client: httpx.Client, server: Server, endpoint: int, path: str, name: str, session: str) -> str:
@@ -95,18 +117,20 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     random_ = random.Random(arguments.seed)
-    pictures = make_pictures(random_)
+    files = [*generate_images().values()]
     outcomes: Counter[str] = Counter()
     codes: Counter[int] = Counter()
+    broken: Counter[int] = Counter()
     began, warm_memory, max_files = time.monotonic(), 0, 0
     with tempfile.TemporaryDirectory() as folder, start_server(Path(folder), log=Path(folder) / "log") as server:
         client = httpx.Client(timeout=120)
         config = client.get(f"{server.address}config").json()
-        endpoint = next(each["id"] for each in config["dependencies"] if each["api_name"] == "stylize")
+        events = config["dependencies"]
+        endpoint = next(each["id"] for each in events if each["api_name"] == "stylize")
+        events = [each for each in events if each["id"] != endpoint]  # painted below
         for number in range(arguments.uploads + WARMUP_UPLOADS):
-            name, data = random_.choice(pictures)
-            upload = (name, damage(random_, data))
-            response = client.post(f"{server.address}gradio_api/upload", files={"files": upload})
+            name, data = random_.choice(NAMES), mutate(files, arguments.seed + number)
+            response = client.post(f"{server.address}gradio_api/upload", files={"files": (name, data)})
             codes[response.status_code] += 1
             assert response.status_code < 500, response.text
             if response.status_code == 200:
@@ -114,6 +138,8 @@ def main() -> None:
                 outcome = request_painting(client, server, endpoint, response.json()[0], name, session)
                 assert outcome == "picture" or outcome.startswith("Cannot read"), outcome
                 outcomes["picture" if outcome == "picture" else "error message"] += 1
+            for _ in range(BROKEN_REQUESTS):
+                broken[send_broken_request(random_, client, server, events)] += 1
             if number == WARMUP_UPLOADS:
                 warm_memory = server.measure_memory()
             max_files = max(max_files, server.measure_files())
@@ -123,6 +149,7 @@ def main() -> None:
         print(f"uploads              {arguments.uploads} after {WARMUP_UPLOADS} to warm up; {seconds:.0f} s")
         print(f"codes of uploads     {dict(codes)}")
         print(f"answers              {dict(outcomes)}")
+        print(f"broken requests      {dict(sorted(broken.items()))}")
         print(f"tracebacks           {log.count('Traceback')} in the server's log, 0 in answers")
         print(f"memory               {warm_memory / 1e6:.0f} MB after warm-up, {growth / 1e6:+.1f} MB at the end")
         print(f"temporary folder     {max_files / 1e6:.1f} MB at most, of 2000 MB")
