@@ -74,6 +74,18 @@ def _find_malloc_function(name: str) -> Any:
     return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
 
 
+def check_working_folder() -> None:
+    """Check that the working folder exists, without which libraries that PyTorch uses end the program.
+
+    Raises:
+        StylerError: it has been removed.
+    """
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise StylerError("The working folder no longer exists; change to another one.") from error
+
+
 def find_config_folder() -> Path | None:
     """Return the folder of the user's settings; None without a home, as for unknown users in containers."""
     from platformdirs import user_config_path

@@ -69,6 +69,14 @@ SHORTAGE = re.compile(
 """What libraries and systems say when memory runs out, whatever the type of their exception."""
 
 
+RESTRICTIONS = {
+    "initialize cpuinfo": "it reads /proc/cpuinfo; mount /proc",
+    "could not create a primitive": "it needs memory, also for code that it generates; close other programs, "
+    "and remove MemoryDenyWriteExecute from the service if it has it",
+}
+"""What PyTorch says in containers and services that are too restricted, and the reason with the advice."""
+
+
 def explain_failure(error: BaseException) -> str | None:
     """Return a sentence about an exception that the machine or the installation causes; None if it may be a bug."""
     chain: list[BaseException] = []
@@ -82,6 +90,9 @@ def explain_failure(error: BaseException) -> str | None:
                 f"This process has reached a limit of the system ({link.strerror}); raise the limits of open files "
                 "('ulimit -n') and processes ('ulimit -u'), or end other programs."
             )
+        for sign, reason in RESTRICTIONS.items():
+            if isinstance(link, RuntimeError) and sign in str(link):
+                return f"PyTorch cannot run here ({sign}): {reason}."
         if isinstance(link, MemoryError) or (isinstance(link, OSError) and link.errno == errno.ENOMEM):
             return _explain_shortage(str(link))
         if isinstance(link, ImportError | OSError | RuntimeError) and (found := SHORTAGE.search(str(link))):

@@ -20,7 +20,7 @@ from cyclopts import (
 )
 from rich.console import Console
 
-from styler import library
+from styler import environment, library
 from styler.cli import flags, output, report, show, usage, vgg
 from styler.cli.batch import batch
 from styler.cli.run import run
@@ -40,6 +40,7 @@ def execute(tokens: list[str]) -> int:
     fail = partial(_report_failure, debug=debug, json=json, streamed=streamed)
     page = io.StringIO()
     try:
+        environment.check_working_folder()
         width = min(max(usage.MIN_PAGE_WIDTH, shutil.get_terminal_size().columns), usage.MAX_WIDTH)
         app = _build_app(Console(file=page, width=width, markup=False, highlight=False, emoji=False))
         result = app(output.mark_streams(tokens), print_error=False, exit_on_error=False, result_action="return_value")

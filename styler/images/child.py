@@ -125,7 +125,8 @@ class Decoder:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # C libraries print warnings about damaged data
             env={**os.environ, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1"},
-            start_new_session=True,  # Ctrl-C is for the server alone
+            start_new_session=True,  # Ctrl-C is for the server alone; on Windows, a new group does the same
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
 
     def _replace(self) -> None:

@@ -375,6 +375,11 @@ FAILURES: list[tuple[Exception, str]] = [
     (OSError(errno.ENOMEM, "Cannot allocate memory"), "not enough memory ([Errno 12] Cannot allocate memory); close"),
     (RuntimeError("[enforce] DefaultCPUAllocator: can't allocate memory: you tried"), "(can't allocate memory); close"),
     (RuntimeError("can't start new thread"), "not enough memory (can't start new thread)"),
+    (
+        RuntimeError("Failed to initialize cpuinfo!"),
+        "cannot run here (initialize cpuinfo): it reads /proc/cpuinfo; mount",
+    ),
+    (RuntimeError("could not create a primitive"), "also for code that it generates; close other programs, and remove"),
     (OSError(errno.EMFILE, "Too many open files"), "a limit of the system (Too many open files); raise the limits of"),
     (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "processes ('ulimit -u')"),
     (
@@ -398,6 +403,19 @@ def test_a_machine_or_installation_that_fails_is_no_bug(
     assert re.fullmatch(r"styler: error: [^\n]+\.\n", err)
     assert "bug" not in err
     assert sentence in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps the working folder")
+def test_a_working_folder_that_is_gone_is_reported_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["run", "astronaut", "mosaic", "-o", str(tmp_path / "out.png")]) == 1
+    message = "styler: error: The working folder no longer exists; change to another one.\n"
+    assert capsys.readouterr().err == message
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_the_cause_of_an_error_can_be_a_shortage() -> None:

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,6 +66,26 @@ def test_the_child_raises_the_same_errors(decoder: Decoder, data: bytes) -> None
         decoder.read(data, name="a\nb.png")
     assert str(there.value) == str(here.value)
     assert decoder.pid == pid, "an error does not end the process"
+
+
+def test_on_windows_ctrl_c_is_for_the_server_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    class NoProcess:
+        stdin = stdout = io.BytesIO()
+
+        def __init__(self, _command: list[str], **settings: Any) -> None:
+            given.update(settings)
+
+        def kill(self) -> None: ...
+
+        def wait(self) -> None: ...
+
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0x200, raising=False)
+    monkeypatch.setattr(subprocess, "Popen", NoProcess)
+    with Decoder():
+        assert given["creationflags"] == 0x200
 
 
 def test_output_of_libraries_is_not_shown(decoder: Decoder, capfd: pytest.CaptureFixture[str]) -> None:
