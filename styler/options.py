@@ -139,14 +139,7 @@ LOOKS = {
 }
 """Manner: settings of the objective."""
 
-DEFAULT_LAYER_WEIGHTS = {
-    "relu1_1": 256.0,
-    "relu2_1": 64.0,
-    "relu3_1": 24.0,
-    "relu4_1": 6.0,
-    "relu4_3": 0.2,
-    "relu5_1": 1.5,
-}
+DEFAULT_LAYER_WEIGHTS = {"relu1_1": 256, "relu2_1": 64, "relu3_1": 24, "relu4_1": 6, "relu4_3": 0.2, "relu5_1": 1.5}
 """The default style layers and the weight of each; any other layer has the weight of the default layer before it."""
 
 LAYERS = tuple(
@@ -205,7 +198,8 @@ class Options:
     layer_weights: tuple[float, ...] = _objective(
         (),
         "weight of each style layer, or a single one for all; by default "
-        f"{','.join(f'{weight:g}' for weight in DEFAULT_LAYER_WEIGHTS.values())} for the default layers",
+        f"{','.join(f'{weight:g}' for weight in DEFAULT_LAYER_WEIGHTS.values())} for the default layers, "
+        "and for others that of the one before",
         low=0,
         high=1e9,
     )

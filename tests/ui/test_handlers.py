@@ -146,6 +146,8 @@ def test_a_request_holds_what_was_chosen(tmp_path: Path) -> None:
     assert request_from(sample="cat", strength=70).options == Options(strength=70)
     assert request_from(sample="cat").content.path == library.list_contents()["cat"]
     own = [Upload(tmp_path / name, name) for name in ("one.png", "two.png")]
+    few = request_from(sample="cat", style_layers="relu1_1").options
+    assert (few.style_layers, few.style_layer_weights) == (("relu1_1",), (256,)), "weights follow the layers"
     mixed = request_from(sample="cat", own=own, mixed=["starry-night"], weights=[1, 2, 0.5, 1])
     assert [style.name for style in mixed.styles] == ["one.png", "two.png", "starry-night.jpg"]
     assert mixed.options.style_weights == (1, 2, 0.5)
