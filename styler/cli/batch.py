@@ -15,11 +15,11 @@ from styler import config, library
 from styler.cli import batch_report, files, flags, interrupts, report
 from styler.cli.flags import FileName
 from styler.cli.output import STREAM_NAME
-from styler.errors import UsageError, quote_name
+from styler.errors import OutputError, UsageError, quote_name
 from styler.options import Options, resolve_options
 
 if TYPE_CHECKING:
-    from styler.batch.manifest import ManifestHistory
+    from styler.batch.manifest import Manifest, ManifestHistory
     from styler.batch.plan import BatchPlan, BatchRequest
     from styler.batch.runner import BatchContext
     from styler.provenance import EarlierPicture
@@ -278,7 +278,6 @@ def _paint(
 ) -> int:
     """Paint the pictures, print the summary, and return the exit code."""
     from styler.batch import manifest, runner
-    from styler.batch.report import write_index
 
     tally = batch_report.Tally(plan)
     with manifest.Manifest(plan.out, history) as open_manifest:
@@ -290,8 +289,20 @@ def _paint(
                 show(event)
                 if event.kind == "done" and not log.options.json:
                     files.print_path(plan.out / event.pair.output)
-        log.warn([] if resume.no_index else write_index(plan, open_manifest))
+        is_indexed = resume.no_index or _write_index(plan, open_manifest, log)
     is_stopped = watch.stop.is_set()
-    code = watch.exit_code if is_stopped else 3 if tally.failures or plan.problems else 0
+    code = watch.exit_code if is_stopped else 3 if tally.failures or plan.problems else 0 if is_indexed else 1
     batch_report.print_summary(tally, code, is_stopped=is_stopped, options=log.options)
     return code
+
+
+def _write_index(plan: "BatchPlan", open_manifest: "Manifest", log: report.Logger) -> bool:
+    """Write the index and return whether that worked; the summary is printed in any case."""
+    from styler.batch.report import write_index
+
+    try:
+        log.warn(write_index(plan, open_manifest))
+    except OutputError as error:
+        report.print_error(f"error: {error}")
+        return False
+    return True

@@ -267,6 +267,11 @@ def _check_target(path: Path, inputs: Iterable[Path], default: Path, *, overwrit
         raise UsageError(f"The output {quote_name(path)} is one of the inputs; give it another name with -o.")
     if os.path.isfile(path) and not overwrite:  # noqa: PTH113 - False where `Path.is_file` raises
         raise UsageError(f"{quote_name(path)} already exists; give another name with -o, or --overwrite.")
+    if not path.suffix and not os.path.lexists(path):
+        raise UsageError(
+            f"The output {quote_name(path)} has no extension; end its name in .png, .jpg, .webp, .avif or .tif, or in / "
+            "if it is a folder."
+        )
     images.check_output(path, overwrite=overwrite)
     try:
         return images.find_format(path)

@@ -199,6 +199,11 @@ REFUSALS = [
     ("photo.png painting.png -o photo.png --overwrite", 2, "is one of the inputs"),
     ("photo.png painting.png -o ./painting.png --overwrite", 2, "is one of the inputs"),
     ("photo.png painting.png -o text.jpg/", 1, "is a file, not a folder"),
+    (
+        "photo.png painting.png -o new",
+        2,
+        "'new' has no extension; end its name in .png, .jpg, .webp, .avif or .tif, or in",
+    ),
     ("photo.png painting.png -o out.xyz", 1, "end the name in one of"),
     ("photo.png painting.png -o text.jpg/out.png", 1, "is a file, not a folder"),
     (f"photo.png painting.png -o {'long' * 80}.png", 1, "the name is too long"),

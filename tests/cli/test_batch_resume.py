@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from styler import images
 from styler.batch import manifest
+from styler.batch import report as batch_index
 from styler.cli import main
 from styler.engine.painter import Painter
-from styler.errors import DeviceError, OutOfMemory
+from styler.errors import DeviceError, OutOfMemory, OutputError
 from styler.images import files
 from styler.options import Options
 
@@ -310,6 +311,22 @@ def test_the_second_signal_stops_at_once(
     )
     assert paint() == 0
     assert set(read_states().values()) == {"done"}
+
+
+def test_an_index_that_cannot_be_written_does_not_hide_the_summary(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def fail(*_args: object) -> None:
+        raise OutputError("Cannot write 'out/index.html': the disk is full.")
+
+    monkeypatch.setattr(batch_index, "write_index", fail)
+    loud = [token for token in TINY if token != "-q"]
+    assert main(["batch", "photos/a.png", "x.png", "-o", "out", *loud, "--no-progress"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "out/a.x.png\n"
+    error, summary = err.splitlines()
+    assert error == "styler: error: Cannot write 'out/index.html': the disk is full."
+    assert summary.startswith("styler: 1 done, 0 failed, 0 skipped in ")
 
 
 def test_the_manifest_records_every_version_of_the_index(folder: Path, capsys: Capture) -> None:
