@@ -14,7 +14,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 import torch
@@ -332,33 +332,44 @@ def advise_smaller(
     )
 
 
-class _DeterministicConvolutions:
-    """A context in which cuDNN uses deterministic algorithms and does not choose them by timing.
+class _ExactArithmetic:
+    """A context in which cuDNN chooses deterministic algorithms, not those that are fastest, and products are exact.
 
-    Its flags belong to the process, and several threads may paint: the first sets them, the last restores them.
+    The flags belong to the process, and several threads may paint: the first sets them, the last restores them.
+    Statistics have to be in full float32, even where the caller allows matrix products in TF32 or bfloat16.
     """
 
     def __init__(self) -> None:
         self._lock, self._users = threading.Lock(), 0
-        self._before = (False, False)
+        self._before: list[tuple[Any, str, Any]] = []
 
     def __enter__(self) -> None:
-        cudnn = torch.backends.cudnn
+        backends: Any = torch.backends
+        products = [getattr(backends.mkldnn, "matmul", None), backends.cuda.matmul]
+        wanted: list[tuple[Any, str, Any]] = [
+            (backends.cudnn, "benchmark", False),
+            (backends.cudnn, "deterministic", True),
+        ]
+        wanted += [(each, "fp32_precision", "ieee") for each in products if hasattr(each, "fp32_precision")]
         with self._lock:
             if not self._users:
-                self._before = (cudnn.benchmark, cudnn.deterministic)
-                cudnn.benchmark, cudnn.deterministic = False, True
+                self._before = [(owner, name, getattr(owner, name)) for owner, name, _ in wanted]
+                self._set(wanted)
             self._users += 1
 
     def __exit__(self, *_error: object) -> None:
-        cudnn = torch.backends.cudnn
         with self._lock:
             self._users -= 1
             if not self._users:
-                cudnn.benchmark, cudnn.deterministic = self._before
+                self._set(self._before)
+
+    @staticmethod
+    def _set(flags: list[tuple[Any, str, Any]]) -> None:
+        for owner, name, value in flags:
+            setattr(owner, name, value)
 
 
-_deterministic_convolutions = _DeterministicConvolutions()
+_exact_arithmetic = _ExactArithmetic()
 _helpers = threading.local()
 """`process`: the id of the process in which this thread has got helper threads from OpenMP. A forked process inherits
 the note, but not the helpers."""
@@ -387,8 +398,7 @@ def prepare_torch(device: torch.device, threads: int = 0) -> Iterator[None]:
             settings.enter_context(torch.autocast(kind, enabled=False))
         if torch.get_default_device() != CPU:
             settings.enter_context(CPU)
-        if device.type == "cuda":
-            settings.enter_context(_deterministic_convolutions)
+        settings.enter_context(_exact_arithmetic)
         if threads not in (0, before):
             settings.callback(torch.set_num_threads, before)
             torch.set_num_threads(threads)

@@ -5,6 +5,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -205,6 +206,24 @@ def read_settings() -> dict[str, object]:
     }
 
 
+def read_products() -> list[str]:
+    """Return the precisions of matrix products in float32."""
+    backends: Any = torch.backends
+    return [backends.mkldnn.matmul.fp32_precision, backends.cuda.matmul.fp32_precision]
+
+
+def test_matrix_products_are_exact_inside_a_step() -> None:
+    try:
+        torch.set_float32_matmul_precision("medium")
+        before = read_products()
+        with prepare_torch(CPU):
+            assert read_products() == ["ieee", "ieee"]
+        assert read_products() == before != ["ieee", "ieee"]
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 @contextmanager
 def change_all() -> Iterator[None]:
     threads, cudnn = torch.get_num_threads(), torch.backends.cudnn
@@ -233,7 +252,7 @@ def test_a_step_has_its_own_settings_and_leaves_those_of_the_caller() -> None:
             raise ValueError("inside")
         assert read_settings() == before
         with prepare_torch(CPU):
-            assert read_settings() == {**NEEDED, "threads": 2, "cudnn": (True, False)}
+            assert read_settings() == {**NEEDED, "threads": 2, "cudnn": (False, True)}
 
 
 def test_nothing_stays_changed_between_two_steps() -> None:

@@ -78,6 +78,15 @@ def use_deterministic() -> Iterator[None]:
         torch.use_deterministic_algorithms(mode=False)
 
 
+@contextmanager
+def use_fast_products() -> Iterator[None]:
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 SURROUNDINGS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "no gradients": torch.no_grad,
     "inference mode": torch.inference_mode,
@@ -87,6 +96,7 @@ SURROUNDINGS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "a numbered CPU by default": lambda: use_default_device("cpu:0"),
     "deterministic algorithms": use_deterministic,
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "products in bfloat16": use_fast_products,
     "anomaly detection": lambda: torch.autograd.set_detect_anomaly(True),
 }
 """What programs around styler set: nodes of ComfyUI run in inference mode, scientific ones in float64."""
