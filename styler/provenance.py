@@ -306,7 +306,7 @@ def format_command(record: Record) -> str:
     defaults |= {"preset": Options().preset, "look": Options().look}
     words = ["styler", "run", *_list_input_placeholders(record)]
     for name, value in options.to_dict().items():
-        if value != defaults[name]:
+        if value != defaults[name] and name != "memory":  # of that machine at that time; it changes no pixels
             flag = name.replace("_", "-")
             is_switch = isinstance(value, bool)
             words += [f"--{flag}" if value else f"--no-{flag}"] if is_switch else [f"--{flag}", format_value(value)]

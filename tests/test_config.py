@@ -86,6 +86,11 @@ def test_a_file_may_begin_with_a_byte_order_mark_and_hold_lists(folders: tuple[P
         ("size = nan", "In 'styler.toml': size is nan; it can be"),
         ("size = 1979-05-27", "In 'styler.toml': size is 1979-05-27; it can be"),
         ('size = "512"', "In 'styler.toml': size is the text \"512\"; write a number without quotes."),
+        (
+            'keep_border = "true"',
+            "In 'styler.toml': keep_border is the text \"true\"; write true or false without quotes.",
+        ),
+        ("keep_border = 1", "In 'styler.toml': keep_border is '1'; it can be true or false."),
         ('style_weights = "2,1"', "In 'styler.toml': style_weights is the text \"2,1\"; write a list in brackets."),
         ("style_weights = 2", "In 'styler.toml': style_weights is '2'; it takes a list."),
         ('preset = "fien"', "In 'styler.toml': preset is 'fien' (did you mean 'fine'?)"),
@@ -140,6 +145,18 @@ def test_advice_about_backslashes(folders: tuple[Path, Path]) -> None:
         folders[1].write_text(text)
         with pytest.raises(OptionError, match=r"; write paths in single quotes, or with /\.$"):
             config.load_config({})
+
+
+def test_a_switch_is_a_boolean_in_a_file_and_a_word_in_a_variable(folders: tuple[Path, Path]) -> None:
+    folders[1].write_text("keep_border = true")
+    assert resolve_options(*config.load_config({}).layers).options.keep_border
+    for word in ("false", "no", "off", "0", "False"):
+        assert not resolve_options(*config.load_config({"STYLER_KEEP_BORDER": word}).layers).options.keep_border
+    folders[1].unlink()
+    for word in ("true", "yes", "on", "1", "True"):
+        assert resolve_options(*config.load_config({"STYLER_KEEP_BORDER": word}).layers).options.keep_border
+    with pytest.raises(OptionError, match="STYLER_KEEP_BORDER: keep_border is 'maybe'; it can be true or false"):
+        config.load_config({"STYLER_KEEP_BORDER": "maybe"})
 
 
 def test_variables_may_have_space_around_their_values() -> None:

@@ -258,6 +258,22 @@ def test_a_stopped_run_is_replayed_exactly(folder: Path, capsys: Capture, monkey
 
 
 @pytest.mark.usefixtures("folder")
+def test_the_printed_command_has_switches(capsys: Capture) -> None:
+    assert paint("holiday.png", "monet.png", "--keep-border", "--memory", "2gb", "-o", "a.png") == 0
+    capsys.readouterr()
+    assert main(["inspect", "a.png"]) == 0
+    match = re.search(r"Command:\n  styler (.*)", capsys.readouterr().out)
+    assert match
+    assert "--keep-border" in match[1].split()
+    assert "--memory" not in match[1].split()
+    names = {"CONTENT": "holiday.png", "STYLE": "monet.png"}
+    assert main([*(names.get(word, word) for word in match[1].split()), "-o", "b.png"]) == 0
+    assert provenance.read_record("b.png")["options"]["keep_border"] is True
+    assert replay("a.png", "c.png") == 0
+    assert provenance.read_record("c.png")["options"]["keep_border"] is True
+
+
+@pytest.mark.usefixtures("folder")
 def test_inspect_prints_text_and_json(capsys: Capture) -> None:
     assert paint("holiday.png", "monet.png", "--preset", "draft", "-o", "a.png") == 0
     capsys.readouterr()
