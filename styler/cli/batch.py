@@ -190,11 +190,12 @@ def _parse_file_url(url: str) -> Path:
     Raises:
         UsageError: the URL is not on this machine.
     """
-    from urllib.parse import unquote, urlsplit
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname
 
     parts = urlsplit(url)
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
-        return Path(unquote(parts.path))
+        return Path(url2pathname(parts.path))  # which is C:\x for /C:/x on Windows
     raise UsageError(f"Pictures are written on this machine, not to {url!r}; give a local folder with -o.")
 
 

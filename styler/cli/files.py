@@ -410,7 +410,9 @@ def _describe_holder(note: Path) -> str:
 
 def _find_lock_folder() -> Path | None:
     """Return a folder of this user for locks; None if none can be written."""
-    own = f"styler-{os.getuid()}" if sys.platform != "win32" else "styler"
+    own = "styler"
+    if sys.platform != "win32":
+        own += f"-{os.getuid()}"
     for folder in (*_list_caches("locks"), *_list_temporary(own)):
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ import gc
 import math
 import os
 import re
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -155,7 +156,7 @@ def _measure_free_in_cgroup(folder: Path, version: int) -> float:
 
 def _measure_free_in_process() -> float:
     """Return what the limits of the process (`ulimit -v` and `-d`) leave of its address space and its data."""
-    if os.name != "posix":
+    if sys.platform == "win32":
         return math.inf
     import resource
 

@@ -280,6 +280,16 @@ def test_systems_without_these_signals_watch_the_others(monkeypatch: pytest.Monk
         assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has it")
+def test_ctrl_break_of_windows_saves_the_picture_too(
+    folder: Path, signals_at: SignalsAt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signal, "SIGBREAK", signal.SIGUSR2, raising=False)
+    signals_at({2: [signal.SIGUSR2]})
+    assert main([*RUN, "-q"]) == 128 + signal.SIGUSR2
+    assert list_names(folder) == {*INPUTS, "photo.painting.partial.png"}
+
+
 def test_handlers_are_unchanged_outside_the_main_thread() -> None:
     seen: list[object] = []
 

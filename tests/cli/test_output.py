@@ -370,6 +370,16 @@ def test_lock_folders_of_other_users_are_not_used(folder: Path, monkeypatch: pyt
         assert len([*theirs.iterdir()]) == 2
 
 
+def test_locks_are_not_put_into_the_working_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python uses it for temporary files if nothing else can be written."""
+    (folder.parent / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder.parent / "file"))
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    before = list_names(folder)
+    with files.hold_output(folder / "a.png"):
+        assert list_names(folder) == before
+
+
 def test_painting_works_without_a_lock_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder.parent / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder.parent / "file"))
