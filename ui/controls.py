@@ -180,4 +180,15 @@ def parse_value(name: str, value: Any) -> Any:
 
 
 def _parse_values(names: Iterable[str], values: Iterable[Any]) -> dict[str, Any]:
+    """Return the values of controls as the options take them.
+
+    Raises:
+        OptionError: a field for a number is empty.
+    """
+    values = [*values]
+    for name, value in zip(names, values, strict=True):
+        if value is None or (value == "" and not isinstance(getattr(DEFAULT_OPTIONS, name), tuple)):
+            raise OptionError(
+                f"The field '{LABELS.get(name) or name.replace('_', ' ').capitalize()}' is empty; fill it in."
+            )
     return {name: parse_value(name, value) for name, value in zip(names, values, strict=True)}

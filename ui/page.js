@@ -1,6 +1,10 @@
-// Keyboard shortcuts, copying, keeping the picture in view, and two notices: a setting changed too late, and a server that
-// does not respond. The page works without this script.
+// Keyboard shortcuts, copying, before and after, files that are dropped or pasted, the question before work is lost, and
+// notices: a setting changed too late, and a server that does not respond or has lost the visitor's files.
 (() => {
+  // Gradio would add words in the language of the browser to a page that is in English.
+  Object.defineProperty(navigator, "language", { get: () => "en" });
+  Object.defineProperty(navigator, "languages", { get: () => ["en"] });
+
   const isVisible = (id) => document.querySelector(`#${id}`)?.offsetParent;
   const isPainting = () => isVisible("stop") || isVisible("batch-stop");
   const press = (id) => {
@@ -132,6 +136,12 @@
     event.stopImmediatePropagation();
   }, true);
   document.addEventListener("paste", (event) => {
+    const number = event.clipboardData?.getData("text").trim().match(/^(-?\d+),(\d+)$/);
+    if (number && event.target.matches?.("input[type=number]")) { // with a comma, the browser would drop it
+      event.preventDefault();
+      event.target.value = `${number[1]}.${number[2]}`;
+      event.target.dispatchEvent(new Event("input", { bubbles: true }));
+    }
     const files = [...(event.clipboardData?.files ?? [])];
     if (!files.length || !isVisible("paint")) return;
     event.preventDefault();
@@ -149,7 +159,15 @@
     const number = Number(document.querySelector(".view")?.dataset.picture ?? 0);
     if (number > newest) unsaved.add((newest = number));
     if (document.querySelector("#batch-stop")) isBatchSaved = false;
+    // Gradio loads the page anew after it has lost its connection, without a reason.
+    if (document.querySelector(".toast-body")?.textContent.includes("Connection to the server was lost")) {
+      sessionStorage.setItem("styler-lost", "yes");
+    } else if (sessionStorage.getItem("styler-lost") && isVisible("paint") && !isBusy()) {
+      sessionStorage.removeItem("styler-lost");
+      showAlert("refusal", LOST);
+    }
   };
+  const isBusy = () => document.querySelector("#stop, #batch-stop");
   new MutationObserver(watchPictures).observe(document.documentElement, { childList: true, subtree: true });
   document.addEventListener("click", (event) => {
     if (event.target.closest("#png, #jpeg, #deep-png, #deep-tiff")) {
@@ -158,9 +176,8 @@
     if (event.target.closest("#batch-zip")) isBatchSaved = true;
   });
   addEventListener("beforeunload", (event) => {
-    const isBusy = document.querySelector("#stop, #batch-stop");
     const hasArchive = document.querySelector("#batch-zip") && !isBatchSaved;
-    if (!isBusy && !hasArchive && !unsaved.size) return;
+    if (sessionStorage.getItem("styler-lost") || (!isBusy() && !hasArchive && !unsaved.size)) return;
     event.preventDefault();
     event.stopImmediatePropagation(); // Gradio, which listens later, would end its connection although the visitor may stay
   });
@@ -183,17 +200,28 @@
   document.addEventListener("pointerdown", () => showAlert("refusal", ""));
   const OFFLINE = "The server is not responding. Your photo and settings are still here; try again when it is back.";
   const RESTARTED = "The server was restarted and has lost your photo and pictures; reload the page to go on.";
+  const LOST =
+    "The connection was interrupted, so the server has stopped and removed what it had for you: choose your photo again. " +
+    "A picture that you still see can be saved from the menu of its right mouse button.";
   let failures = 0;
   const checkServer = async () => {
     if (document.hidden) return;
     try {
       const answer = await fetch("gradio_api/app_id", { cache: "no-store" });
       failures = answer.ok ? 0 : failures + 1;
-      if (answer.ok) showAlert("restart", (await answer.json()).app_id === window.gradio_config?.app_id ? "" : RESTARTED);
+      const isOurs = !answer.ok || (await answer.json()).app_id === window.gradio_config?.app_id;
+      showAlert("restart", isOurs ? "" : RESTARTED);
+      const shown = document.querySelector(".compare .after");
+      if (answer.ok && isOurs && shown) {
+        const file = await fetch(shown.src, { method: "HEAD", cache: "no-store" });
+        showAlert("lost", file.status === 404 || file.status === 403 ? LOST : "");
+      }
     } catch {
       failures += 1;
     }
     showAlert("offline", failures < 2 ? "" : OFFLINE);
   };
+  addEventListener("online", checkServer);
+  document.addEventListener("visibilitychange", checkServer); // after the computer slept, for instance
   setInterval(checkServer, 5000);
 })();

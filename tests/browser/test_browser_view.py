@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 from made import Pixels
-from pages import Visitor, set_options, start_painting, upload_photo, wait_for_text
-from playwright.sync_api import Dialog, Page
+from pages import Site, Visitor, set_options, start_painting, upload_photo, wait_for_text
+from playwright.sync_api import Browser, Dialog, Page
 
 from styler import images
 
@@ -182,3 +182,36 @@ def test_the_browser_asks_only_before_something_is_lost(visitor: Visitor, photo:
     with page.expect_navigation():
         page.evaluate(RELOAD)
     assert len(dialogs) == 3
+
+
+def test_a_server_that_was_restarted_or_has_removed_the_files_is_reported(
+    visitor: Visitor, photo: Path, site: Site
+) -> None:
+    page = visitor()
+    upload_photo(page, photo)
+    start_painting(page, is_long=False, iterations=2, size=64)
+    page.wait_for_selector("#slider img")
+    (picture,) = site.studio.sessions.root.rglob("holiday*.jpg")
+    picture.unlink()
+    page.evaluate("dispatchEvent(new Event('online'))")
+    wait_for_text(page, "The connection was interrupted", ".alert")
+    page.evaluate("window.gradio_config.app_id = 1; dispatchEvent(new Event('online'))")
+    wait_for_text(page, "The server was restarted", ".alert[data-kind=restart]")
+
+
+def test_the_page_speaks_one_language_and_takes_a_comma(browser: Browser, site: Site) -> None:
+    context = browser.new_context(locale="de-DE")
+    page = context.new_page()
+    page.goto(site.address)
+    page.click("#advanced summary")
+    assert page.evaluate("document.documentElement.lang") == "en"
+    page.focus("#option-learning_rate input")
+    page.evaluate(
+        """() => {
+          const data = new DataTransfer();
+          data.setData("text", "0,05");
+          document.activeElement.dispatchEvent(new ClipboardEvent("paste", { clipboardData: data, bubbles: true }));
+        }"""
+    )
+    assert page.input_value("#option-learning_rate input") == "0.05"
+    context.close()

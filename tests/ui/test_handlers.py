@@ -129,7 +129,9 @@ def test_presets_and_looks_go_together() -> None:
     [
         ("size", "12", "size is 12; it can be 64 to 8192"),
         ("size", "big", "size is 'big'; it can be 64 to 8192"),
-        ("seed", None, "seed is None"),
+        ("seed", None, "The field 'Seed' is empty; fill it in."),
+        ("time", None, "The field 'Time budget' is empty; fill it in."),
+        ("size", "", "The field 'Size' is empty; fill it in."),
         ("iterations", 0, "iterations is 0"),
         ("init", "/etc/passwd", "it can be content, style, noise"),
         ("layer_weights", "1, 2", "2 numbers for 6 style layers"),
