@@ -269,8 +269,8 @@ def _check_target(path: Path, inputs: Iterable[Path], default: Path, *, overwrit
         raise UsageError(f"{quote_name(path)} already exists; give another name with -o, or --overwrite.")
     if not path.suffix and not os.path.lexists(path):
         raise UsageError(
-            f"The output {quote_name(path)} has no extension; end its name in .png, .jpg, .webp, .avif or .tif, or in / "
-            "if it is a folder."
+            f"The output {quote_name(path)} has no extension; end its name in .png, .jpg, .webp, .avif or .tif, or in "
+            "/ if it is a folder."
         )
     images.check_output(path, overwrite=overwrite)
     try:

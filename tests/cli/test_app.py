@@ -3,7 +3,6 @@
 import dataclasses
 import errno
 import inspect
-import json
 import os
 import re
 import shutil
@@ -20,7 +19,7 @@ from rich.console import Console
 from styler import config, images, library
 from styler.cli import files, main
 from styler.cli.app import _build_app
-from styler.cli.flags import Flags, flag_name, read_flags
+from styler.cli.flags import Flags, OutputOptions, flag_name, read_flags
 from styler.engine.painter import Painter
 from styler.errors import OptionError, explain_failure
 from styler.options import Options, resolve_options
@@ -251,15 +250,18 @@ def test_a_name_is_understood_as_it_was_typed_dropped_or_copied(
 
 
 @pytest.mark.parametrize("tokens", [["--output=~/new.png"], ["-o", "~/new.png"], ["--output", "~/deep/new.png"]])
-def test_no_folder_is_called_tilde(
-    tokens: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_folder_is_called_tilde(tokens: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shells expand `~` neither in quotes nor after `--output=`."""
     monkeypatch.setenv("HOME", str(folder / "home"))
-    assert main(["run", "photo.png", "painting.png", "--dry-run", "--json", "--size", "64", *tokens]) == 0
-    answer = json.loads(capsys.readouterr().out)
-    assert answer["output"] == str(folder / "home" / tokens[-1].partition("~/")[2])
-    assert not (folder / "~").exists()
+    outputs: list[str | None] = []
+
+    def choose(options: OutputOptions, *_rest: object, **_more: object) -> None:
+        outputs.append(options.output)
+        raise OptionError("Enough.")
+
+    monkeypatch.setattr(files, "choose_target", choose)
+    assert main(["run", "photo.png", "painting.png", *tokens]) == 2
+    assert outputs == [str(folder / "home" / tokens[-1].partition("~/")[2])]
 
 
 @pytest.mark.parametrize(
@@ -352,13 +354,20 @@ def test_every_command_accepts_debug(words: list[str], capsys: pytest.CaptureFix
     assert bound.arguments["reports"].debug if "reports" in bound.arguments else bound.arguments["debug"]
     assert main([*words, "--help"]) == 0
     assert re.search(r"^ +--debug +.*tracebacks of errors$", capsys.readouterr().out, re.MULTILINE)
-    for tokens in ([*words, "--nonsense", "--debug"], ["--debug", *words, "--nonsense"]):
+    assert main([*words, "--nonsense", "--debug"]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("Traceback")
+    assert "UnknownOptionError" in err
+    assert out == ""
+
+
+def test_debug_can_precede_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for tokens in (["--debug", "vgg", "info", "--nonsense"], ["vgg", "--debug", "info", "--nonsense"]):
         assert main(tokens) == 2
-        out, err = capsys.readouterr()
+        err = capsys.readouterr().err
         assert err.startswith("Traceback")
         assert "UnknownOptionError" in err
-        assert out == ""
-    assert main([*words, "--nonsense"]) == 2
+    assert main(["vgg", "info", "--nonsense"]) == 2
     assert "Traceback" not in capsys.readouterr().err
 
 
