@@ -99,7 +99,12 @@ BORDERS: dict[str, tuple[Callable[[Array], Array], tuple[int, int, int, int]]] =
     "unevenly lit gray": (shade, (30, 30, 30, 30)),
     "noise and JPEG": (
         lambda it: compress(
-            np.clip(margin(it, 20, PAPER) + np.random.default_rng(1).normal(0, 0.02, (340, 440, 3)), 0, 1), 80
+            np.clip(
+                margin(it, 20, PAPER) + np.random.default_rng(1).normal(0, 0.02, (len(it) + 40, it.shape[1] + 40, 3)),
+                0,
+                1,
+            ),
+            80,
         ),
         (20, 20, 20, 20),
     ),
