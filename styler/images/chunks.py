@@ -130,6 +130,15 @@ def _check_chunk(name: bytes, is_usable: bool, is_complete: bool) -> None:
         raise Refusal(f"its {name.decode()} chunk {reason}, so its pixels are damaged; {_AGAIN}")
 
 
+def collect_png_texts(data: bytes) -> Png:
+    """Return only the undamaged texts, without a look at the pixels."""
+    png = Png()
+    for name, stored, _ in iter_png_chunks(data):
+        if name in _TEXTS and zlib.crc32(name + stored[:-4]) == int.from_bytes(stored[-4:], "big"):
+            png.texts.append((name, stored[:-4]))
+    return png
+
+
 def _keep_other(png: Png, name: bytes, content: bytes, is_intact: bool) -> None:
     if name == b"CgBI":
         raise Refusal("it is a PNG in a format of Apple's (CgBI) from an app; open it on a Mac and export it as PNG")

@@ -194,7 +194,7 @@ def _extract_texts(data: bytes, kind: str) -> dict[str, str]:
     if kind == "tiff":
         return exif.parse_text(read_first_directory(data).get(exif.IMAGE_DESCRIPTION, ""))
     if kind == "png":
-        return chunks.read_png_texts(chunks.split_png(data))
+        return chunks.read_png_texts(chunks.collect_png_texts(data))
     if kind not in ("jpeg", "webp", "avif"):
         return {}  # not a format that styler writes
     return exif.read_exif_text(open_image(data, kind, Limits(max_pixels=250_000_000, min_side=1)))

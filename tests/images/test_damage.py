@@ -96,6 +96,15 @@ def test_an_unusual_order_of_chunks_is_read(data: bytes) -> None:
     assert picture.warnings == ()
 
 
+def test_texts_are_read_without_the_pixels_and_from_a_damaged_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = images.encode_image(np.zeros((20, 20, 3), np.float32), bit_depth=16, text={"a": "b"})
+    at = data.index(b"IDAT")
+    monkeypatch.setattr("styler.images.chunks.split_png", fail)
+    assert images.read_text(data) == {"a": "b"}
+    assert images.read_text(data[: at + 9] + b"?" + data[at + 10 :]) == {"a": "b"}
+    assert images.read_text(data[: at + 9]) == {"a": "b"}
+
+
 @pytest.mark.parametrize("cut", [12, 10, 8, 14, 16])
 def test_a_png_whose_pixels_are_complete_needs_no_end(cut: int) -> None:
     picture = images.read_image(PNG[:-cut], name="x")
