@@ -69,6 +69,8 @@ class Png:
     """The chunks of a PNG."""
 
     data: bytes = b""  # a PNG of the chunks that make pixels, and no others
+    header: bytes = b""
+    pixels: list[bytes] = field(default_factory=list)  # the contents of its IDAT chunks
     others: dict[bytes, bytes] = field(default_factory=dict)  # name to content, of undamaged chunks; the first counts
     texts: list[tuple[bytes, bytes]] = field(default_factory=list)  # name and content of undamaged text chunks
     damaged: list[str] = field(default_factory=list)  # names of damaged chunks that are not needed
@@ -115,8 +117,7 @@ def split_png(data: bytes) -> Png:
         raise Refusal(f"its header (IHDR) is missing or damaged; {_AGAIN}")
     if header[9] == 3 and not any(chunk[4:8] == b"PLTE" for chunk in kept):
         raise Refusal(f"its palette (PLTE) is missing; {_AGAIN}")
-    if not png.has_end or header[8] == 16:  # whose decoder prints what it finds wrong
-        _check_pixels(header, pixels)
+    png.header, png.pixels = header, pixels
     idat = (_build_chunk(b"IDAT", content) for content in pixels)
     png.data = b"".join([data[:8], *kept, *idat, _build_chunk(b"IEND", b"")])
     if control := png.others.get(b"acTL"):
@@ -157,12 +158,17 @@ def _build_chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
-def _check_pixels(header: bytes, pixels: list[bytes]) -> None:
-    """Raise `Refusal` if the packed pixels are damaged or incomplete, with the share that is missing."""
-    expected, got = _count_png_bytes(header), 0
+def check_png_pixels(png: Png) -> None:
+    """Raise `Refusal` if the packed pixels are damaged or incomplete, with the share that is missing.
+
+    Pillow leaves missing rows blank, and libpng prints what it finds wrong.
+    """
+    expected, got = _count_png_bytes(png.header), 0
+    if expected > 1100 * sum(map(len, png.pixels)):  # Deflate packs at most 1032 bytes into one
+        raise Refusal(f"its PNG data ends too early: most of its pixels are missing; {_AGAIN}")
     packer = zlib.decompressobj()
     try:
-        for content in pixels:
+        for content in png.pixels:
             rest = content
             while rest and got <= expected and not packer.eof:
                 got += len(packer.decompress(rest, 1 << 20))

@@ -358,6 +358,8 @@ def _decode_png(data: bytes, limits: Limits) -> Raw:
     """Decode a PNG from the chunks that make pixels; what others say is added if they are undamaged."""
     png = chunks.split_png(data)
     image = open_image(png.data, "png", limits)
+    chunks.check_png_pixels(png)
+    png.pixels.clear()
     if data[24] == 16:  # the bit depth, in IHDR
         import imagecodecs
 

@@ -9,7 +9,7 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import pytest
-from made import NOISE, chunk, insert_chunk, refusal, save_image
+from made import NOISE, chunk, insert_chunk, png, refusal, save_image
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -146,6 +146,14 @@ def test_a_palette_that_is_missing_is_named() -> None:
     data = save_image("PNG", SMOOTH.quantize(16))
     at = data.index(b"PLTE") - 4
     assert "PLTE" in refusal(data[:at] + data[at + 12 + int.from_bytes(data[at : at + 4], "big") :])
+
+
+@pytest.mark.parametrize("rows", [1, 32])
+def test_missing_rows_in_well_formed_data_are_missed(rows: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (rows, 64), np.uint8)
+    packed = zlib.compress(b"".join(b"\0" + row.tobytes() for row in noise))
+    share = "98" if rows == 1 else "50"
+    assert f"{share} % of its pixels are missing" in refusal(png(64, 64, chunk(b"IDAT", packed)))
 
 
 def test_a_png_of_an_iphone_app_is_named() -> None:
