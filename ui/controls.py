@@ -88,11 +88,9 @@ def _make_control(field: "dataclasses.Field[Any]", prefix: str, default: Any) ->
         assert spec.low is not None
         assert spec.high is not None
         return gr.Slider(spec.low, spec.high, step=1 if spec.high > 10 else 0.01, buttons=[], **common)
-    if field.type is bool:
-        return gr.Checkbox(**common)
     if field.type in (int, float):
         return gr.Number(precision=0 if field.type is int else None, **common)
-    return gr.Textbox(max_lines=1, **common)
+    return gr.Checkbox(**common) if field.type is bool else gr.Textbox(max_lines=1, **common)
 
 
 def name_backbone(backbone: str) -> str:

@@ -148,6 +148,8 @@ def render_summary(picture: FinishedPicture) -> str:
     line = (
         f"{styles} · {options['preset']} · strength {options['strength']:g} · {record['width']}×{record['height']} px"
     )
+    if any(record["trims"]):
+        line += " · trimmed"
     stopped = "stopped · " if record["stopped"] else ""
     line += f" · seed {options['seed']} · {stopped}{format_duration(record['seconds'])}"
     command = escape(provenance.format_command(record))

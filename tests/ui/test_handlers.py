@@ -20,7 +20,7 @@ from styler import images, library, provenance
 from styler.engine.painter import Painter
 from styler.errors import OptionError, StylerError, UsageError
 from styler.options import LOOKS, PRESETS, Options, list_options
-from ui import app, controls, handlers, layout
+from ui import app, controls, handlers, layout, render
 from ui.handlers import Changes, PaintHandlers
 from ui.layout import PageLayout
 from ui.queue import MAX_GRADIO_SESSIONS
@@ -386,6 +386,17 @@ def test_recorded_weights_of_paintings_are_set(
     shown = paint_tab.load_settings(session, [Upload.from_path(picture.png)])
     assert [shown[slider]["value"] for slider in paint_tab.layout.style_weights] == [0.5, 4, 1, 1]
     assert "Its weights apply to the paintings in the order" in get_status(shown, paint_tab)
+
+
+def test_a_trimmed_painting_is_named_under_the_picture_and_a_checkbox_keeps_it(
+    page: PageLayout, paint_tab: PaintHandlers, session: Session, request_: PaintRequest
+) -> None:
+    assert isinstance(page.options["keep_border"], gr.Checkbox)
+    *_, picture = paint_tab.studio.paint(session, request_)
+    assert isinstance(picture, FinishedPicture)
+    assert "trimmed" not in render.render_summary(picture)
+    trimmed = replace(picture, record={**picture.record, "trims": [[1, 1, 40, 40]]})
+    assert " · trimmed · " in render.render_summary(trimmed)
 
 
 def test_an_upload_is_not_decoded_in_the_server_process(page: PageLayout, tmp_path: Path) -> None:
