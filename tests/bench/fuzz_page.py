@@ -96,8 +96,9 @@ def request_painting(client: httpx.Client, server: Server, endpoint: int, path: 
     join = {"data": values, "fn_index": endpoint, "session_hash": session}
     response = client.post(f"{server.address}gradio_api/queue/join", json=join)
     assert response.status_code < 500, response.text
+    line = ""
     with client.stream("GET", f"{server.address}gradio_api/queue/data", params={"session_hash": session}) as stream:
-        for line in stream.iter_lines():
+        for line in filter(None, stream.iter_lines()):
             assert not any(leak in line for leak in LEAKS if leak != "styler-ui-"), line
             if "process_completed" not in line:
                 continue
@@ -107,7 +108,7 @@ def request_painting(client: httpx.Client, server: Server, endpoint: int, path: 
             error = str(message["output"]["error"])
             assert not any(leak in error for leak in LEAKS), error
             return error
-    raise AssertionError("the server ended the stream without an answer")
+    raise AssertionError(f"the server ended the stream without an answer, after {line}")
 
 
 def main() -> None:
