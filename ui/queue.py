@@ -25,7 +25,7 @@ INSTANT_EVENT = {**PRIVATE_EVENT, "queue": False}
 """Settings of all other events."""
 IDLE_SECONDS = 0.02
 """Seconds between two checks of an empty queue; stock Gradio checks a thousand times a second, at 5% of a core."""
-MAX_GRADIO_SESSIONS = 50
+MAX_GRADIO_SESSIONS = 32
 """Sessions whose components Gradio remembers, at 0.2 MB each; beyond it, the one that was idle longest is dropped. That
 loses nothing: pictures and settings are not kept there."""
 QUEUE_FULL = "The queue is full; try again in a few minutes."
