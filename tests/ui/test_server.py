@@ -162,7 +162,7 @@ def test_files_and_variables_set_the_defaults(
         ("[ui]\nroot_path = 5", "In 'styler.toml': root_path is 5; it can be a path such as /paint, or an address"),
         ("[ui]\nprot = 5", "In 'styler.toml': There is no setting 'prot'; "),
         ("[ui]\nsize = 5", "In 'styler.toml': size is 5; it can be 64 to 8192"),
-        ("ui = 5", "In 'styler.toml': There is no setting 'ui'; "),
+        ("ui = 5", "In 'styler.toml': ui is not a table; "),
         (
             'init = "other.png"',
             "init is 'other.png', which the page cannot start from; it can be content, style, noise",
