@@ -51,7 +51,7 @@ COMMON = 0.15
 """Share of the inside that has the border's color, above which it may be the painting's own ground."""
 NEAR = 0.06
 """Difference up to which colors count as the same."""
-BLACK, WHITE, FLAT = 0.04, 0.96, 0.02
+DARKEST, BRIGHTEST, FLAT = 0.04, 0.96, 0.02
 """Bars on two sides only must be as black or white, and as even, as these."""
 FRAME_SHARES = (0.03, 0.2)
 """Width of a frame, as a part of the short side."""
@@ -187,7 +187,7 @@ def _is_thick(depth: int, side: _Side) -> bool:
 def _are_bars(sides: Sequence[_Side], depths: Sequence[int]) -> bool:
     """Return whether two opposite borders are the black or white bars with which pictures are filled up."""
     parts = [side.means[: depth - 1] for side, depth in zip(sides, depths, strict=True)]
-    is_extreme = all((part <= BLACK).all() for part in parts) or all((part >= WHITE).all() for part in parts)
+    is_extreme = all((part <= DARKEST).all() for part in parts) or all((part >= BRIGHTEST).all() for part in parts)
     is_flat = all((side.deviations[: depth - 1] <= FLAT).all() for side, depth in zip(sides, depths, strict=True))
     return is_extreme and is_flat and abs(depths[0] - depths[1]) <= RAMP
 
