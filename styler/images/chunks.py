@@ -108,7 +108,7 @@ def split_png(data: bytes) -> Png:
             is_needed = name != b"PLTE" or header[9:10] == b"\3"  # else a suggestion for displays with few colors
             _check_chunk(name, is_intact or not is_needed, is_complete)
             if is_intact and not (name == b"IHDR" and header):  # a second header would change the size
-                kept.append(_build_chunk(name, content))
+                kept.append(build_png_chunk(name, content))
                 header = header or content
         else:
             has_frame |= name == b"fcTL" and not pixels
@@ -118,8 +118,8 @@ def split_png(data: bytes) -> Png:
     if header[9] == 3 and not any(chunk[4:8] == b"PLTE" for chunk in kept):
         raise Refusal(f"its palette (PLTE) is missing; {_AGAIN}")
     png.header, png.pixels = header, pixels
-    idat = (_build_chunk(b"IDAT", content) for content in pixels)
-    png.data = b"".join([data[:8], *kept, *idat, _build_chunk(b"IEND", b"")])
+    idat = (build_png_chunk(b"IDAT", content) for content in pixels)
+    png.data = b"".join([data[:8], *kept, *idat, build_png_chunk(b"IEND", b"")])
     if control := png.others.get(b"acTL"):
         png.images = int.from_bytes(control[:4], "big") + (not has_frame)
     return png
@@ -154,16 +154,14 @@ def _keep_other(png: Png, name: bytes, content: bytes, is_intact: bool) -> None:
         png.others.setdefault(name, content)
 
 
-def _build_chunk(name: bytes, content: bytes) -> bytes:
+def build_png_chunk(name: bytes, content: bytes) -> bytes:
+    """Return a chunk with its length and checksum."""
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
-def check_png_pixels(png: Png) -> None:
-    """Raise `Refusal` if the packed pixels are damaged or incomplete, with the share that is missing.
-
-    Pillow leaves missing rows blank, and libpng prints what it finds wrong.
-    """
-    expected, got = _count_png_bytes(png.header), 0
+def check_png_pixels(png: Png) -> bool:
+    """Return whether nothing follows the pixels; raise `Refusal` if they are damaged or, with their share, missing."""
+    expected, got = count_png_bytes(png.header), 0
     if expected > 1100 * sum(map(len, png.pixels)):  # Deflate packs at most 1032 bytes into one
         raise Refusal(f"its PNG data ends too early: most of its pixels are missing; {_AGAIN}")
     packer = zlib.decompressobj()
@@ -178,9 +176,10 @@ def check_png_pixels(png: Png) -> None:
     if got < expected:
         missing = describe_share(1 - got / expected)
         raise Refusal(f"its PNG data ends too early: {missing} of its pixels are missing; {_AGAIN}")
+    return got == expected and not packer.unused_data and not rest
 
 
-def _count_png_bytes(header: bytes) -> int:
+def count_png_bytes(header: bytes) -> int:
     """Return the number of bytes of the unpacked pixels, at least 1."""
     width, height, depth, color, _, _, interlace = struct.unpack(">IIBBBBB", header)
     bits = depth * {2: 3, 4: 2, 6: 4}.get(color, 1)

@@ -358,7 +358,8 @@ def _decode_png(data: bytes, limits: Limits) -> Raw:
     """Decode a PNG from the chunks that make pixels; what others say is added if they are undamaged."""
     png = chunks.split_png(data)
     image = open_image(png.data, "png", limits)
-    chunks.check_png_pixels(png)
+    if not chunks.check_png_pixels(png):
+        png.data = _trim_png(png)  # else libpng would print a warning
     png.pixels.clear()
     if data[24] == 16:  # the bit depth, in IHDR
         import imagecodecs
@@ -385,6 +386,13 @@ def _decode_png(data: bytes, limits: Limits) -> Raw:
     if png.images > 1:
         raw.warnings.append(SEVERAL_IMAGES)
     return raw
+
+
+def _trim_png(png: chunks.Png) -> bytes:
+    """Return the PNG without the data that follows its pixels."""
+    rows = zlib.decompressobj().decompress(b"".join(png.pixels), chunks.count_png_bytes(png.header))
+    start = len(png.data) - 12 - sum(12 + len(content) for content in png.pixels)
+    return png.data[:start] + chunks.build_png_chunk(b"IDAT", zlib.compress(rows, 1)) + png.data[-12:]
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,6 +137,23 @@ def test_a_wrong_checksum_of_the_packed_pixels_is_damage_and_nothing_is_printed(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("extra", ["bytes", "chunk", "rows"])
+@pytest.mark.parametrize("depth", [8, 16])
+def test_data_after_the_pixels_is_ignored_and_nothing_is_printed(
+    depth: int, extra: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = bytes(imagecodecs.png_encode(np.asarray(SMOOTH, np.uint8 if depth == 8 else np.uint16)))
+    at = data.index(b"IDAT")
+    packed = data[at + 4 : at + 4 + int.from_bytes(data[at - 4 : at], "big")]
+    longer = {
+        "bytes": chunk(b"IDAT", packed + b"more"),
+        "chunk": chunk(b"IDAT", packed) + chunk(b"IDAT", b"more"),
+        "rows": chunk(b"IDAT", zlib.compress(zlib.decompress(packed) + bytes(5000))),
+    }
+    assert np.array_equal(pixels_of(data[: at - 4] + longer[extra] + chunk(b"IEND", b"")), pixels_of(data))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_the_pixels_of_a_deep_png_are_decoded_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", lambda *_: pytest.fail("Pillow decodes them, too"))
     images.read_image(bytes(imagecodecs.png_encode(np.asarray(SMOOTH, np.uint16))))
