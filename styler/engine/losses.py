@@ -219,12 +219,15 @@ def total_variation(image: Tensor) -> Tensor:
     Source: the smoothness term of A. Mahendran and A. Vedaldi, "Understanding Deep Image Representations by Inverting
     Them", 2015, β = 2. The diagonals, after K. Crowson's style-transfer-pytorch, make it isotropic.
     """
-    straight = (image[..., 1:, :] - image[..., :-1, :]).square().mean() + (
-        image[..., 1:] - image[..., :-1]
-    ).square().mean()
-    falling = (image[..., 1:, 1:] - image[..., :-1, :-1]).square().mean()
-    rising = (image[..., 1:, :-1] - image[..., :-1, 1:]).square().mean()
+    straight = _mean_square(image[..., 1:, :] - image[..., :-1, :]) + _mean_square(image[..., 1:] - image[..., :-1])
+    falling = _mean_square(image[..., 1:, 1:] - image[..., :-1, :-1])
+    rising = _mean_square(image[..., 1:, :-1] - image[..., :-1, 1:])
     return 2 * (straight / 3 + (falling + rising) / 12)
+
+
+def _mean_square(differences: Tensor) -> Tensor:
+    """Return the mean square, (); 0 if there are no differences, as across an image one pixel wide."""
+    return differences.square().mean() if differences.numel() else differences.sum()
 
 
 def chroma(image: Tensor) -> Tensor:

@@ -250,6 +250,16 @@ def test_losses_do_not_depend_on_the_image_size() -> None:
     torch.testing.assert_close(losses.wasserstein_distance(a, goal), losses.wasserstein_distance(b, goal))
 
 
+@pytest.mark.parametrize("shape", [(1, 3, 5, 1), (1, 3, 1, 5), (1, 3, 1, 1)])
+def test_total_variation_of_a_line_is_finite(shape: tuple[int, ...]) -> None:
+    image = torch.rand(shape, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    variation = losses.total_variation(image)
+    (gradient,) = torch.autograd.grad(variation, image)
+    assert variation.isfinite()
+    assert gradient.isfinite().all()
+    assert bool(variation > 0) == (image.shape[-1] != image.shape[-2])
+
+
 def test_total_variation_of_a_wave_does_not_depend_on_the_image_size() -> None:
     wave = torch.sin(torch.arange(512.0) * 2 * torch.pi / 16)
     image = (wave[:, None] + wave[None, :]).expand(1, 3, 512, 512)
