@@ -171,7 +171,6 @@ class Options:
     style_weights: tuple[float, ...] = _picture(
         (), "weights of the styles, comma-separated; equal by default", low=0, high=1e6
     )
-    keep_border: bool = _picture(False, "keep the border of a photographed painting, such as a margin or a frame")
     init: str = _picture("content", "initial picture: content, style (of several, their mix), noise, or a picture file")
     seed: int = _picture(0, "random seed; each seed gives a variant", low=0, high=2**32 - 1)
 
@@ -203,6 +202,7 @@ class Options:
         low=0,
         high=1e9,
     )
+    keep_border: bool = _objective(False, "keep the border of a photographed painting, such as a margin or a frame")
     smoothness: float = _objective(
         0.23, "weight of total variation, relative to the painting's own roughness", low=0, high=1e6
     )

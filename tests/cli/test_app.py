@@ -137,7 +137,8 @@ def test_every_option_has_a_flag_that_shows_its_default(capsys: pytest.CaptureFi
     page = " ".join(capsys.readouterr().out.split("\nPicture:\n")[1].split())
     for field in dataclasses.fields(Options):
         value = getattr(Options(), field.name)
-        shown = ",".join(str(item).removesuffix(".0") for item in (value if isinstance(value, tuple) else (value,)))
+        value = () if value is False else value if isinstance(value, tuple) else (value,)  # a switch that is off
+        shown = ",".join(str(item).removesuffix(".0") for item in value)
         entry = page.split(f" {flag_name(field.name)} ", 1)[1].split(" --", 1)[0]
         assert field.metadata["spec"].help in entry
         assert f"default {shown})" in entry if shown else "; default" not in entry
