@@ -7,7 +7,8 @@ import multiprocessing
 import pickle
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -336,10 +337,14 @@ def test_a_subclass_of_options_paints(painter: Painter, content: Array, style: A
 # Memory
 
 
-def count_tensors() -> tuple[int, int]:
-    """Return the number and the bytes of all tensors, without the sparse ones of other tests, which have no bytes."""
+def list_tensors() -> list[Tensor]:
     gc.collect()
-    tensors = [each for each in gc.get_objects() if issubclass(type(each), Tensor) and each.layout is torch.strided]
+    return [each for each in gc.get_objects() if issubclass(type(each), Tensor)]
+
+
+def count_new_tensors(before: Mapping[int, "weakref.ref[Tensor]"]) -> tuple[int, int]:
+    """Return the number and the bytes of the tensors made since; some that other tests left have no bytes."""
+    tensors = [each for each in list_tensors() if id(each) not in before or before[id(each)]() is not each]
     return len(tensors), sum(each.nbytes for each in tensors)
 
 
@@ -349,7 +354,7 @@ def test_memory_does_not_grow_with_what_was_painted(
     """Every painting has another order of layers, pooling, stroke size or style."""
     monkeypatch.setattr(targets, "MAX_CACHE_BYTES", 10_000)
     painter, orders = Painter(device="cpu"), itertools.permutations(("relu1_1", "relu2_1", "relu3_1", "relu4_1"))
-    amounts = []
+    amounts, others = [], {id(each): weakref.ref(each) for each in list_tensors()}
     for number, layers in enumerate(orders):
         options = FAST.replace(
             first_size=64,
@@ -364,7 +369,7 @@ def test_memory_does_not_grow_with_what_was_painted(
         )
         painter.stylize(content, style, options)
         if number % 12 == 11:
-            amounts.append(count_tensors())
+            amounts.append(count_new_tensors(others))
     (count_before, bytes_before), (count, size) = amounts
     assert count - count_before < 60  # the cache may hold more, but smaller ones
     assert size - bytes_before < 10_000
