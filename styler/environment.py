@@ -119,5 +119,5 @@ def find_temporary_folder() -> Path:
     except FileNotFoundError as error:
         raise StylerError(
             "There is no folder for temporary files: /tmp and the working folder cannot be written; set TMPDIR to a "
-            "folder that can."
+            "writable folder."
         ) from error

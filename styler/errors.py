@@ -106,8 +106,9 @@ def explain_failure(error: BaseException) -> str | None:
 
 
 def _explain_shortage(reason: str) -> str:
+    detail = f" ({reason.strip()})" if reason.strip() else ""
     return (
-        f"There is not enough memory{f' ({reason.strip()})' * bool(reason.strip())}; close other programs, raise the "
+        f"There is not enough memory{detail}; close other programs, raise the "
         "limits of this process if it has any ('ulimit -v', 'ulimit -u'), or choose a smaller size."
     )
 

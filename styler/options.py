@@ -440,7 +440,7 @@ def _validate_scalar(name: str, spec: OptionSpec, type_: Any, value: Any) -> Any
     if spec.unit == "s" and isinstance(value, datetime.timedelta):
         value = value.total_seconds()
     if spec.unit and isinstance(value, str):
-        value = _parse_quantity(value, spec.unit)
+        value = parse_quantity(value, spec.unit)
     assert spec.low is not None
     assert spec.high is not None
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -461,8 +461,8 @@ def _is_number_as_text(value: Any) -> bool:
         return False
 
 
-def _parse_quantity(text: str, unit: str) -> float | str:
-    """Parse `2m` or `4gb` as seconds or bytes; any other text is returned unchanged, and validation rejects it."""
+def parse_quantity(text: str, unit: str) -> float | str:
+    """Parse `2m` or `4gb` as seconds or bytes; return any other text unchanged, for validation to reject."""
     match = re.fullmatch(r"([0-9]*\.?[0-9]+) ?([a-z]+)", text.strip().lower())
     if not match or match[2] not in UNITS[unit]:
         return text

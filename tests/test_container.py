@@ -83,7 +83,7 @@ def test_a_container_with_one_writable_folder(verb: str, folder: Path) -> None:
         assert done.returncode == 1
         assert err == (
             "styler: error: There is no folder for temporary files: /tmp and the working folder cannot be written; "
-            "set TMPDIR to a folder that can.\n"
+            "set TMPDIR to a writable folder.\n"
         )
 
 

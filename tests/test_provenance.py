@@ -263,7 +263,7 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], Any]] = {
     "schema 0": lambda r: {**r, "schema": 0},
     "schema text": lambda r: {**r, "schema": "1"},
     "a path as init": lambda r: {**r, "options": {**r["options"], "init": "/etc/passwd"}},
-    "a path as backbone": lambda r: {**r, "options": {**r["options"], "backbone": "/root/.cache/secret.h5"}},
+    "a path as backbone": lambda r: {**r, "options": {**r["options"], "backbone": "folder/secret.h5"}},
     "an init of another type": lambda r: {**r, "options": {**r["options"], "init": ["content"]}},
     "an option out of range": lambda r: {**r, "options": {**r["options"], "strength": 1000}},
     "an option of another type": lambda r: {**r, "options": {**r["options"], "seed": [[[]]]}},

@@ -1,4 +1,4 @@
-"""Stands before Gradio: refuses what the page never asks for, and makes the addresses in answers right behind a proxy.
+"""Stands before Gradio: refuses what the page never asks for, and corrects the addresses in answers behind a proxy.
 
 Gradio would download a file that a request names by URL; this server never contacts another host. It would also put the
 address by which a request reached it into its answers, which is wrong if a proxy stands between.

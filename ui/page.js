@@ -159,7 +159,7 @@
     const number = Number(document.querySelector(".view")?.dataset.picture ?? 0);
     if (number > newest) unsaved.add((newest = number));
     if (document.querySelector("#batch-stop")) isBatchSaved = false;
-    // Gradio loads the page anew after it has lost its connection, without a reason.
+    // Gradio reloads the page after it has lost its connection, without a reason.
     if (document.querySelector(".toast-body")?.textContent.includes("Connection to the server was lost")) {
       sessionStorage.setItem("styler-lost", "yes");
     } else if (sessionStorage.getItem("styler-lost") && isVisible("paint") && !isBusy()) {
@@ -202,7 +202,7 @@
   const RESTARTED = "The server was restarted and has lost your photo and pictures; reload the page to go on.";
   const LOST =
     "The connection was interrupted, so the server has stopped and removed what it had for you: choose your photo again. " +
-    "A picture that you still see can be saved from the menu of its right mouse button.";
+    "To save a picture that is still shown, right-click it.";
   let failures = 0;
   const checkServer = async () => {
     if (document.hidden) return;

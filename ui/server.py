@@ -63,7 +63,7 @@ class ServerConfig:
     """Limit on the requests that wait."""
     open_browser: bool = False
     options: Options = field(default_factory=Options)
-    """Defaults of the page and of `/stylize`; a visitor cannot change the device and the network."""
+    """Defaults of the page and of `/stylize`; a visitor cannot change those of the machine."""
 
     @property
     def address(self) -> str:

@@ -17,7 +17,7 @@ from styler import config, environment
 from styler.cli import flags, report
 from styler.cli.flags import OUTPUT_GROUP
 from styler.errors import UsageError
-from styler.options import INIT_CHOICES, Options, resolve_options
+from styler.options import INIT_CHOICES, Options, parse_quantity, resolve_options
 
 SERVER_DEFAULTS: Mapping[str, Any] = {
     "host": "127.0.0.1",
@@ -29,6 +29,9 @@ SERVER_DEFAULTS: Mapping[str, Any] = {
     "open": False,
 }
 """The flags of the server, which the table `[ui]` can set besides options, and their defaults."""
+
+MAX_UPLOAD_LIMIT = 10**15
+"""Largest `--max-upload`, in bytes."""
 
 HostFlag = Annotated[
     str | None, Parameter(metavar="NAME", help="address to listen on (default 127.0.0.1: this machine only)")
@@ -206,8 +209,7 @@ def _read_login(setting: _Setting) -> tuple[str, str] | None:
 
 
 def _parse_bytes(setting: _Setting) -> int:
-    text = setting.value.strip().lower() if isinstance(setting.value, str) else ""
-    match = re.fullmatch(r"([0-9]{1,6})(kb|mb|gb)", text)
-    if not match or not int(match[1]):
+    size = parse_quantity(setting.value, "b") if isinstance(setting.value, str) else 0
+    if isinstance(size, str) or not 0 < size <= MAX_UPLOAD_LIMIT:
         raise setting.refuse("a number with kb, mb or gb, such as 25mb")
-    return int(match[1]) * {"kb": 10**3, "mb": 10**6, "gb": 10**9}[match[2]]
+    return int(size)

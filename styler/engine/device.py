@@ -207,7 +207,7 @@ def name_processor(device: torch.device) -> str:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """How a painting fits into the memory."""
+    """How a painting fits into memory."""
 
     needed: float
     """Estimated peak, in bytes."""
@@ -325,7 +325,7 @@ def advise_smaller(
     room = (
         f"--memory allows {usable / 1e9:.1f} GB"
         if options.memory
-        else (f"{features.device} has {usable / 1e9:.1f} GB to spare")
+        else f"{features.device} has {usable / 1e9:.1f} GB to spare"
     )
     return (
         f"A picture of {size[0]}×{size[1]} needs about {estimate(options) / 1e9:.1f} GB, but {room}; "
@@ -372,13 +372,13 @@ class _ExactArithmetic:
 
 _exact_arithmetic = _ExactArithmetic()
 _helpers = threading.local()
-"""`process`: the id of the process in which this thread has got helper threads from OpenMP. A forked process inherits
-the note, but not the helpers."""
+"""`process`: the id of the process in which this thread has started OpenMP helper threads. A forked process inherits
+this id, but not the helpers."""
 
 
 @contextmanager
 def prepare_torch(device: torch.device, threads: int = 0) -> Iterator[None]:
-    """Give a step of work what it needs of PyTorch, whatever the caller has set, and restore the caller's settings.
+    """Configure PyTorch for a step of work, whatever the caller has set, and restore the caller's settings.
 
     Gradients are on, even in `torch.no_grad()` and `torch.inference_mode()`; autocast is off; new tensors are made on
     the CPU unless a device is named. A generator must not be suspended inside.

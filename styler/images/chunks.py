@@ -313,10 +313,8 @@ def list_properties(data: bytes) -> list[tuple[bytes, int, int]]:
     meta = find_box(data, (b"meta",), 0, len(data))
     if meta is None:
         return []
-    primary, places = (
-        0,
-        {name: (start, stop) for name, start, stop in iter_boxes(data, meta[0], min(meta[1], len(data)))},
-    )
+    places = {name: (start, stop) for name, start, stop in iter_boxes(data, meta[0], min(meta[1], len(data)))}
+    primary = 0
     if b"pitm" in places:
         start = places[b"pitm"][0]
         primary = int.from_bytes(data[start + 4 : start + (6 if data[start : start + 1] == b"\0" else 8)], "big")
@@ -489,10 +487,8 @@ def count_missing_bytes(data: bytes, kind: str) -> int:
     elif kind in ("avif", "heif") or (kind == "jxl" and data[:1] == b"\0"):
         end = max((stop for _, _, stop in iter_boxes(data, 0, len(data))), default=0)
     elif kind == "bmp":
-        start, (width, height) = (
-            int.from_bytes(data[10:14], "little"),
-            struct.unpack("<ii", data[18:26].ljust(8, b"\0")),
-        )
+        start = int.from_bytes(data[10:14], "little")
+        width, height = struct.unpack("<ii", data[18:26].ljust(8, b"\0"))
         bits, method = struct.unpack("<HI", data[28:34].ljust(6, b"\0"))
         if int.from_bytes(data[14:18], "little") >= 40 and method in (0, 3):
             end = start + (abs(width) * bits + 31) // 32 * 4 * abs(height)

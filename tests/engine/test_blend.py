@@ -19,11 +19,6 @@ FAST = Options(size=64, first_size=32, iterations=6, taper=0.5, device="cpu")
 """Six iterations at 32 pixels by L-BFGS, three at 64 by Adam."""
 
 
-@pytest.fixture
-def content(pixels: Pixels) -> Array:
-    return pixels(64, 64, 1)
-
-
 @pytest.mark.parametrize("init", ["content", "style", "noise"])
 def test_everything_of_a_blend_follows_the_weights(painter: Painter, pixels: Pixels, content: Array, init: str) -> None:
     """Statistics, kept colors, the detail added above strength 50, and the first image."""

@@ -42,16 +42,6 @@ STILL = FAST.replace(optimizer="adam", iterations=1, learning_rate=1e-4, first_s
 
 
 @pytest.fixture
-def content(pixels: Pixels) -> Array:
-    return pixels(64, 64, 1)
-
-
-@pytest.fixture
-def style(pixels: Pixels) -> Array:
-    return pixels(48, 64, 2)
-
-
-@pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Record width and height of every image that passes through the network."""
     seen: list[tuple[int, int]] = []

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made import Pixels
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -37,16 +36,6 @@ from styler.vgg.weights import SLIM, Weights
 Array = NDArray[Any]
 FAST = Options(size=64, first_size=32, iterations=3, taper=0.6, device="cpu", keep_color=0.3, strength=60)
 """L-BFGS at 32 pixels, Adam at 64, and every term of the objective."""
-
-
-@pytest.fixture
-def content(pixels: Pixels) -> Array:
-    return pixels(64, 64, 1)
-
-
-@pytest.fixture
-def style(pixels: Pixels) -> Array:
-    return pixels(48, 64, 2)
 
 
 # PyTorch's settings
