@@ -122,18 +122,29 @@ class WassersteinTarget(NamedTuple):
     covariance: Tensor
     """Σ without the floor on its diagonal, (C, C)."""
     root: Tensor
-    """Σ^½ with the floor, (C, C)."""
+    """Σ^½ with the floor, (C, C); empty, (0, 0), if only `wasserstein_distance_of_few_positions` will be called."""
     trace: Tensor
     """tr Σ with the floor, ()."""
 
 
-def prepare_wasserstein_target(statistics: Moments) -> WassersteinTarget:
-    """Compute the root of the covariance by eigenvalues, in float64 on the CPU, since MPS supports neither."""
+def prepare_wasserstein_target(statistics: Moments, *, few_positions: bool = False) -> WassersteinTarget:
+    """Compute what the distance derives from the target statistics.
+
+    Args:
+        statistics: of the style.
+        few_positions: whether only `wasserstein_distance_of_few_positions` will be called, which takes no root.
+    """
     covariance = statistics.compute_covariance()
-    values, vectors = torch.linalg.eigh(covariance.double().cpu())
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     plain = statistics.second - torch.outer(statistics.mean, statistics.mean)
-    return WassersteinTarget(statistics.mean, plain, root.to(covariance), torch.trace(covariance))
+    root = covariance.new_empty((0, 0)) if few_positions else compute_root(covariance)
+    return WassersteinTarget(statistics.mean, plain, root, torch.trace(covariance))
+
+
+def compute_root(covariance: Tensor) -> Tensor:
+    """Return Σ^½, (C, C), by eigenvalues, in float64 on the CPU, since MPS supports neither."""
+    values, vectors = torch.linalg.eigh(covariance.double().cpu())
+    root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    return root.to(covariance)
 
 
 def wasserstein_distance(ours: Moments, target: WassersteinTarget, *, newton_schulz: bool = False) -> Tensor:
@@ -157,6 +168,11 @@ def wasserstein_distance(ours: Moments, target: WassersteinTarget, *, newton_sch
     trace = _trace_root_newton_schulz(inner) if newton_schulz else _trace_root_eigenvalues(inner)
     spread = torch.trace(covariance) + target.trace - 2 * trace
     return (ours.mean - target.mean).square().mean() + (spread / len(root)).to(ours.mean)
+
+
+def has_few_positions(features: Tensor) -> bool:
+    """Return whether a layer (1, C, H, W) has fewer positions than channels."""
+    return features.shape[-2] * features.shape[-1] < features.shape[1]
 
 
 def wasserstein_distance_of_few_positions(

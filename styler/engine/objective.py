@@ -138,7 +138,6 @@ class Objective:
     def _compute_style_distance(self, features: Tensor, target: StyleTarget) -> Tensor:
         if isinstance(target, Moments):
             return losses.gram_distance(losses.compute_moments(features), target)
-        _, channels, height, width = features.shape
-        if height * width < channels:
+        if losses.has_few_positions(features):
             return losses.wasserstein_distance_of_few_positions(features, target, newton_schulz=self.newton_schulz)
         return losses.wasserstein_distance(losses.compute_moments(features), target, newton_schulz=self.newton_schulz)

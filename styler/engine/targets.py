@@ -359,8 +359,11 @@ def compute_targets(
         content_scale = content_scale + weight * (mean - target.mean).square().mean()
         if mix < 1:
             target = losses.blend_moments([losses.compute_moments(maps[layer]), target], [1 - mix, mix])
-        is_wasserstein = options.distance == "wasserstein"
-        style_targets[layer] = losses.prepare_wasserstein_target(target) if is_wasserstein else target
+        if options.distance == "wasserstein":
+            few = losses.has_few_positions(maps[layer])
+            style_targets[layer] = losses.prepare_wasserstein_target(target, few_positions=few)
+        else:
+            style_targets[layer] = target
     roughness = [measure_roughness(style, at) for style, at in zip(styles, sizes, strict=True)]
     return Targets(
         content={layer: maps[layer] for layer in weights.content},

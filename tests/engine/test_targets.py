@@ -228,6 +228,18 @@ def test_the_wasserstein_distance_has_prepared_targets(features: Features, pictu
     assert all(isinstance(target, WassersteinTarget) for target in actual.style.values())
 
 
+def test_a_root_is_prepared_only_for_layers_that_use_it(features: Features, picture: Picture) -> None:
+    content, style = source(picture(32, 32, 1)), source(picture(48, 48, 2))
+    actual = compute(features, content, [style], (32, 32), Options(), StyleCache()).style
+    missing = {
+        layer for layer, target in actual.items() if isinstance(target, WassersteinTarget) and not target.root.numel()
+    }
+    assert missing == {
+        layer for layer, maps in features(content.image).items() if layer in actual and losses.has_few_positions(maps)
+    }
+    assert 0 < len(missing) < len(actual)
+
+
 def test_below_strength_50_the_statistics_of_content_and_style_are_mixed(features: Features, picture: Picture) -> None:
     content, style = picture(48, 48, 1), picture(48, 48, 2)
     actual = compute(features, source(content), [source(style)], (48, 48), GRAM.replace(strength=20), StyleCache())
