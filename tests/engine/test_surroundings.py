@@ -19,16 +19,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from styler.engine import losses, targets
+from styler.engine import targets
 from styler.engine.device import prepare_torch
-from styler.engine.objective import Objective, Targets
 from styler.engine.painter import Painter, stylize
 from styler.engine.targets import StyleCache
 from styler.errors import DeviceError, UsageError
 from styler.options import Options
-from styler.resample import Downsample
 from styler.vgg import registry
 from styler.vgg.model import Features
 from styler.vgg.weights import SLIM, Weights
@@ -148,58 +145,6 @@ def test_the_caller_keeps_its_settings_between_two_reports(painter: Painter, con
                 )
                 assert torch.get_num_threads() == threads
                 assert torch.is_autocast_enabled("cpu") == (make is SURROUNDINGS["autocast"])
-
-
-NOT_DETERMINISTIC = (
-    *("replication_pad", "reflection_pad", "max_pool2d_with_indices_backward", "upsample", "grid_sampler"),
-    *("index_put", "index_add", "scatter", "put", "cumsum", "bincount", "histc", "median", "kthvalue"),
-    *("adaptive_", "avg_pool3d", "max_pool3d", "max_unpool", "embedding", "ctc_loss", "nll_loss"),
-)
-"""Beginnings of the names of operations whose CUDA kernels add up in any order, from the documentation of
-`torch.use_deterministic_algorithms` and the errors it raises."""
-
-
-class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Records the names of all operations, those of the backward pass included."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.names: set[str] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names.add(func.overloadpacket.__name__)
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("pooling", ["average", "max", "mixed"])
-@pytest.mark.parametrize("distance", ["wasserstein", "gram"])
-def test_an_iteration_has_only_deterministic_operations(tiny: Weights, pooling: str, distance: str) -> None:
-    """Recorded on the meta device, which takes the path of a GPU and has no values to mix in from the CPU."""
-    meta, options = torch.device("meta"), FAST.replace(pooling=pooling, distance=distance)
-    features = Features(tiny, targets.resolve_layers(options, "tiny"), pooling).to(meta)
-    weights = targets.compute_term_weights(options, "tiny")
-    image = torch.rand(1, 3, 64, 48, device=meta)
-    recorder = Recorder()
-    with recorder:
-        maps = features(image)
-        moments = {layer: losses.compute_moments(maps[layer]) for layer in weights.style}
-        style = {
-            layer: statistics
-            if distance == "gram"
-            else losses.WassersteinTarget(
-                statistics.mean, statistics.second, statistics.second, statistics.second[0, 0]
-            )
-            for layer, statistics in moments.items()
-        }
-        color = losses.coarse_chroma(image)
-        goal = Targets({layer: maps[layer] for layer in weights.content}, style, color)
-        objective = Objective(features, goal, weights, newton_schulz=True)
-        terms, gradient = objective.gradient(image)
-        Downsample((48, 64), (24, 32), meta)(image)
-    assert gradient.shape == image.shape
-    assert len(terms) > 8
-    assert {"convolution_backward", "addmm", "avg_pool2d_backward"} <= recorder.names
-    assert not [name for name in recorder.names if name.startswith(NOT_DETERMINISTIC)]
 
 
 # The painter's device

@@ -1,0 +1,183 @@
+"""Claims about GPUs, most of them checked without one: on the meta device, tensors have shapes but no values.
+
+Whatever waits for a GPU reads a value, which raises there; a recorder sees whatever is made on the CPU and copied.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from threading import Event
+from typing import Any
+
+import pytest
+import torch
+from made import Pixels
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from styler.engine.device import PRECISIONS, prepare_torch
+from styler.engine.painter import Painter, Run
+from styler.engine.sources import Input
+from styler.options import Options
+from styler.vgg.weights import SLIM
+
+META = torch.device("meta")
+OPTIONS = Options(size=64, first_size=64, iterations=8, optimizer="adam", device="cpu", precision="fp32", threads=1)
+"""Adam at 64 pixels, with half-size copies."""
+
+SYNCHRONIZING = (
+    *("linalg_eig", "_linalg", "linalg_lu", "linalg_cholesky", "linalg_inv", "linalg_solve", "cholesky", "lu_", "svd"),
+    *("nonzero", "masked_select", "unique", "_unique", "item", "_local_scalar", "equal", "is_nonzero", "multinomial"),
+)
+"""Beginnings of the names of operations that wait for a GPU, to check a factorization or to learn a size."""
+
+NOT_DETERMINISTIC = (
+    *("replication_pad", "reflection_pad", "max_pool2d_with_indices_backward", "upsample", "grid_sampler"),
+    *("index_put", "index_add", "scatter", "put", "cumsum", "bincount", "histc", "median", "kthvalue"),
+    *("adaptive_", "avg_pool3d", "max_pool3d", "max_unpool", "embedding", "ctc_loss", "nll_loss"),
+)
+"""Beginnings of the names of operations whose CUDA kernels add up in any order, from the documentation of
+`torch.use_deterministic_algorithms` and the errors it raises."""
+
+GRAM = {"distance": "gram"}  # with the fewest operations
+CASES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "gatys": {"distance": "gatys"},
+    "slim network": {"backbone": SLIM, "multiscale": 0},
+    "gram": GRAM,
+    "one size": {**GRAM, "multiscale": 0},
+    "kept color": {**GRAM, "keep_color": 0.5},
+    "not smoothed": {**GRAM, "smoothness": 0},
+    "average pooling": {**GRAM, "pooling": "average"},
+    "max pooling": {**GRAM, "pooling": "max"},
+    "checkpointing": {**GRAM, "checkpoint": "on"},
+}
+"""Options that change what a step computes."""
+
+
+def find_tensors(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors among the arguments or results of an operation."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from find_tensors(each)
+
+
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Records all operations, those of the backward pass included, with the shapes and types of what they return."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operations: list[tuple[str, list[tuple[torch.Size, torch.dtype]]]] = []
+        self.elsewhere: set[str] = set()
+        """Operations with a tensor on another device: some take one on the CPU, too, or copy it from there."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, result = func.overloadpacket.__name__, func(*args, **(kwargs or {}))
+        results = [*find_tensors(result)]
+        self.operations.append((name, [(each.shape, each.dtype) for each in results]))
+        self.elsewhere |= {name for each in (*results, *find_tensors(args)) if not each.is_meta}
+        return result
+
+    @property
+    def names(self) -> set[str]:
+        return {name for name, _ in self.operations}
+
+    @property
+    def dtypes(self) -> set[torch.dtype]:
+        return {dtype for _, results in self.operations for _, dtype in results}
+
+
+def prepare_run(pixels: Pixels, options: Options, device: torch.device) -> Run:
+    """Return a run of one scale and two styles, with the network and all targets moved to a device.
+
+    The targets are computed once per scale, on the CPU here, since eigenvalues and the weight of the content need
+    values.
+    """
+    styles: tuple[Input, ...] = (pixels(48, 64, 2), pixels(64, 64, 3))
+    cpu = options.replace(device="cpu")
+    run = Painter.of(cpu)._prepare_run(pixels(64, 48, 1), styles, cpu, Event(), None, None)
+    run.checkpoint = options.checkpoint == "on"
+    (scale,) = run.schedule
+    run.schedule = (dataclasses.replace(scale, half_size_copies=1 if options.multiscale else 0),)
+    run._build_objective(run.schedule[0])
+    run.features = run.slim = run.features.select(run.features.layers).to(device)
+    for key, targets in run.targets.items():
+        fields = {each.name: getattr(targets, each.name) for each in dataclasses.fields(targets)}
+        moved = tree_map(lambda value: value.to(device) if isinstance(value, Tensor) else value, fields)
+        run.targets[key] = dataclasses.replace(targets, **moved)
+    return run
+
+
+@pytest.fixture
+def refuse_copies(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Return a function after which no tensor is made of Python's values: a GPU waits for those, unlike for `full`."""
+
+    def refuse(*_values: Any, **_settings: Any) -> Tensor:
+        raise AssertionError("values are copied to the GPU")
+
+    def start() -> None:
+        for name in ("tensor", "as_tensor", "asarray", "from_numpy"):
+            monkeypatch.setattr(torch, name, refuse)
+
+    return start
+
+
+def record_two_steps(run: Run) -> list[Recorder]:
+    """Paint three steps without reading a value, and record the second and the third."""
+    recorders, reports = [Recorder(), Recorder()], run.paint()
+    with prepare_torch(torch.device("cpu")):  # the meta device has no settings
+        next(reports)
+        for recorder in recorders:
+            with recorder:
+                next(reports)
+    return recorders
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_step_waits_for_nothing_and_repeats_itself(
+    pixels: Pixels, refuse_copies: Callable[[], None], request: pytest.FixtureRequest, name: str
+) -> None:
+    """Its operations are deterministic, known to every GPU, and the same, with the same shapes, from step to step."""
+    if "backbone" not in CASES[name]:
+        request.getfixturevalue("use_tiny")
+    run = prepare_run(pixels, OPTIONS.replace(**CASES[name]), META)
+    refuse_copies()
+    second, third = record_two_steps(run)
+    assert {"convolution_backward", "addmm", "lerp"} <= second.names
+    assert second.elsewhere == set()
+    assert second.operations == third.operations
+    assert [each for each in second.names if each.startswith(NOT_DETERMINISTIC)] == []
+    assert [each for each in second.names if each.startswith(SYNCHRONIZING)] == []
+    assert torch.float64 not in second.dtypes, "Apple's GPUs have no float64"
+
+
+NO_GPU = not torch.cuda.is_available()
+needs_gpu = pytest.mark.skipif(NO_GPU, reason="there is no CUDA GPU: waiting and copies are tested on the meta device")
+
+
+@needs_gpu
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("distance", ["wasserstein", "gram", "gatys"])
+def test_a_gpu_is_not_waited_for(use_tiny: None, pixels: Pixels, precision: str, distance: str) -> None:
+    gpu = torch.device("cuda", 0)
+    run = prepare_run(pixels, OPTIONS.replace(precision=precision, distance=distance, keep_color=0.5), gpu)
+    with prepare_torch(gpu):
+        reports = run.paint()
+        next(reports)  # loads kernels and chooses algorithms
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for _ in range(3):
+                next(reports)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@needs_gpu
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_gpu_paints_the_same_pixels_again(use_tiny: None, pixels: Pixels, precision: str) -> None:
+    options = OPTIONS.replace(device="cuda", precision=precision, optimizer="mixed", size=128)
+    first, second = (Painter.of(options).stylize(pixels(64, 48, 1), pixels(48, 64, 2), options) for _ in range(2))
+    assert first.device == "cuda:0"
+    assert (first.pixels == second.pixels).all()
