@@ -29,6 +29,8 @@ UNITS: dict[str, dict[str, int]] = {
 }
 """The units in which seconds and bytes may be given; capitals count as small letters."""
 UNIT_EXAMPLES = {"s": "a time such as 60s, 2m or 1h", "b": "an amount such as 800mb, 4gb or 4gib"}
+PRECISION_NAMES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+"""The names of the precisions as options, by those that PyTorch, results and records use."""
 MAX_VALUE_LENGTH = 100
 """Characters of a wrong value that a message repeats."""
 MIN_MEMORY = 100_000_000
@@ -216,7 +218,10 @@ class Options:
 
     device: str = _machine("auto", "auto, cpu, cuda, cuda:N or mps")
     precision: str = _machine(
-        "auto", "precision of the convolutions; auto is fp32 on CPUs", choices=("auto", "fp32", "bf16", "fp16")
+        "auto",
+        "precision of the convolutions; auto measures once which is fastest on this machine, of those that are exact "
+        "enough",
+        choices=("auto", *PRECISION_NAMES.values()),
     )
     checkpoint: str = _machine(
         "auto", "checkpointing: less memory, more time; auto decides by the free memory", choices=("auto", "on", "off")

@@ -18,7 +18,7 @@ from annotated_types import Ge, Interval, Len, Predicate
 from typing_extensions import TypedDict
 
 from styler.errors import ImageError, OptionError, UsageError, quote_name
-from styler.options import INIT_CHOICES, Options, format_value, list_options, resolve_options
+from styler.options import INIT_CHOICES, PRECISION_NAMES, Options, format_value, list_options, resolve_options
 from styler.schedule import Replay, Scale
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ MAX_RECORD_LENGTH = 1_000_000  # characters
 MAX_TEXT_LENGTH = 200  # characters of any text or key in a record
 MAX_COUNT = 1_000_000_000
 
-MACHINE_OPTIONS = ("device", "precision", "checkpoint", "memory")
-"""Options of the machine. They are compared but not reused; `threads` is, because it changes the pixels."""
+MACHINE_OPTIONS = ("device", "checkpoint", "memory")
+"""Options of the machine. They are compared but not reused; `precision` and `threads` are, which change the pixels."""
 SCHEDULE_OPTIONS = (
     *("size", "preset", "time", "patience", "iterations", "taper", "sketch", "multiscale", "first_size", "optimizer"),
 )
@@ -82,7 +82,7 @@ class Record(TypedDict):
     threads: Annotated[int, Interval(ge=1, le=1024)]
     """The number that was used, like `device` and `precision`; the option may be "auto"."""
     device: str
-    precision: str
+    precision: Annotated[str, Predicate(PRECISION_NAMES.__contains__)]
     processor: str
     """Instruction set of the CPU, or name of the GPU."""
     torch: str
@@ -290,7 +290,7 @@ def settings_from_record(record: Record) -> dict[str, Any]:
     """Return the settings to reuse, as a layer for `resolve_options`; without those that were files."""
     excluded = {*MACHINE_OPTIONS, *_list_file_options(record)}
     settings = {name: value for name, value in record["options"].items() if name not in excluded}
-    return {**settings, "threads": record["threads"]}
+    return {**settings, "precision": PRECISION_NAMES[record["precision"]], "threads": record["threads"]}
 
 
 def replay_from_record(record: Record) -> Replay | None:

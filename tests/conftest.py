@@ -16,6 +16,7 @@ from made import Picture, Pixels
 from numpy.typing import NDArray
 from torch import Tensor
 
+from styler.engine import precision
 from styler.engine.painter import Painter
 from styler.vgg import arch, model, registry
 from styler.vgg import weights as weights_module
@@ -44,7 +45,19 @@ def nothing_is_set(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
                 patch.delenv(name)
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        _store_measurements(patch)
         yield
+
+
+def _store_measurements(patch: pytest.MonkeyPatch) -> None:
+    """Make float32 the precision that `auto` chooses in every test, whatever machine runs them.
+
+    Programs that the tests start find it in the cache, unless they have one of their own.
+    """
+    patch.setattr(precision, "run_measurement", lambda _device: precision.Measurement({"fp32": 1.0, "bf16": 2.0}))
+    machine = precision.describe_machine(torch.device("cpu"))
+    for threads in range(1, max(16, os.cpu_count() or 1) + 1):
+        precision.write_measurement({**machine, "threads": threads}, precision.Measurement({"fp32": 1.0}))
 
 
 @pytest.fixture(scope="session")

@@ -140,6 +140,11 @@ def adopt_settings(record: provenance.Record, server: Options) -> tuple[dict[str
         name = "a network file" if recorded == FILE_VALUE else f"the network {recorded}"
         settings["backbone"] = controls.name_backbone(server.backbone)
         notes.append(f"It was made with {name}, which is not on this server; {settings['backbone']} is set.")
+    if server.precision not in ("auto", settings["precision"]):
+        notes.append(
+            f"It was made with precision {settings['precision']}; this server paints with {server.precision}, so its "
+            "pixels differ."
+        )
     if "init" not in settings:
         notes.append("It was started from a picture, which is not stored; this one starts from the photo.")
     weights = settings.get("style_weights") or ()
@@ -235,7 +240,7 @@ class PaintHandlers:
         session.add_uploads(*uploads)
         try:
             record = self.studio.read_record(uploads[0])
-            settings, notes = adopt_settings(record, self.studio.options)
+            settings, notes = adopt_settings(record, self.studio.get_machine_options())
             options = resolve_options(("picture", settings)).options
         except StylerError as problem:
             return {layout.status: render.render_error(problem)}

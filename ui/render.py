@@ -16,7 +16,7 @@ from PIL import Image
 from styler import images, library, provenance
 from styler.engine.result import Pixels, Progress
 from styler.errors import StylerError
-from styler.options import format_duration
+from styler.options import PRECISION_NAMES, format_duration
 from ui.batch_view import BatchRow, BatchView
 from ui.session import FinishedPicture, LossHistory
 
@@ -151,7 +151,8 @@ def render_summary(picture: FinishedPicture) -> str:
     if any(record["trims"]):
         line += " · trimmed"
     stopped = "stopped · " if record["stopped"] else ""
-    line += f" · seed {options['seed']} · {stopped}{format_duration(record['seconds'])}"
+    precision = PRECISION_NAMES[record["precision"]]
+    line += f" · seed {options['seed']} · {precision} · {stopped}{format_duration(record['seconds'])}"
     command = escape(provenance.format_command(record))
     button = (
         f'<button type="button" class="copies" data-copy="{command}" title="Copy the command">copy the command</button>'

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from styler import images, library, provenance
+from styler.engine.device import name_precision
 from styler.engine.painter import Painter
 from styler.engine.result import Progress, Result
 from styler.errors import StylerError, quote_name
@@ -92,6 +93,11 @@ class Studio:
         """Return options of a visitor with the server's own device and precision, and its network unless named."""
         names = SERVER_OPTIONS if options.backbone in list_backbones() else (*SERVER_OPTIONS, "backbone")
         return options.replace(**{name: getattr(self.options, name) for name in names})
+
+    def get_machine_options(self) -> Options:
+        """Return the server's own options, with the precision that `auto` has chosen once the weights are loaded."""
+        painter = self._painter
+        return self.options.replace(precision=name_precision(painter.precision)) if painter else self.options
 
     def close(self) -> None:
         """Stop all work and remove all files."""

@@ -8,6 +8,7 @@ Lines are only appended, never changed; an incomplete last line, left by a crash
     done     output, seconds
     failed   output, settings, content, styles, error, seconds
     index    files (SHA-256 by name)
+    precision  settings, precision (of all pictures with these settings, where `auto` has chosen it)
 
 `content` and each of `styles` have path, size, mtime and sha256; README.md beside this file explains all fields. Does
 not know how inputs are paired, nor what is in a picture.
@@ -31,8 +32,9 @@ MANIFEST_SCHEMA = 1
 
 WRITING, DONE, FAILED = "writing", "done", "failed"
 """States of a picture: encoded and about to be written; written; failed."""
-RUN, INDEX = "run", "index"
-"""States of lines that are not about a picture: a run started, a file of the index was written."""
+RUN, INDEX, PRECISION = "run", "index", "precision"
+"""States of lines that are not about a picture: a run started, a file of the index was written, and the precision that
+was chosen."""
 
 
 class ManifestError(OutputError):
@@ -48,6 +50,8 @@ class ManifestHistory:
     runs: list[dict[str, Any]] = field(default_factory=list)
     index: dict[str, str] = field(default_factory=dict)
     """SHA-256 of the files of the index, by name."""
+    precisions: dict[str, str] = field(default_factory=dict)
+    """The precision that `auto` has chosen, by the hash of the settings."""
     size: int = 0
     """Bytes up to the end of the last complete line."""
     _styles: dict[tuple[Any, ...], dict[str, Any]] = field(default_factory=dict)
@@ -64,6 +68,8 @@ class ManifestHistory:
             self.runs.append(dict(line))
         elif state == INDEX:
             self.index.update(line["files"])
+        elif state == PRECISION:
+            self.precisions[line["settings"]] = line["precision"]
         else:
             entry = self.entries.setdefault(line["output"], {})
             entry.update((name, value) for name, value in line.items() if name not in ("schema", "time", "output"))
@@ -103,7 +109,7 @@ def _parse_line(line: bytes, number: int, file: Path) -> dict[str, Any]:
     try:
         fields = json.loads(line)
         if fields["schema"] <= MANIFEST_SCHEMA:
-            _ = fields["state"] in (RUN, INDEX) or fields["output"]
+            _ = fields["state"] in (RUN, INDEX, PRECISION) or fields["output"]
             return dict(fields)
     except (ValueError, TypeError, KeyError, RecursionError) as problem:
         raise StylerError(

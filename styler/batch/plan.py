@@ -29,7 +29,7 @@ EXTENSION_FORMATS = {
     **{"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp", "avif": "avif", "tif": "tiff", "tiff": "tiff"}
 }
 """Extensions that `--format` accepts, and the keys of `images.FORMATS` that they stand for."""
-IRRELEVANT_OPTIONS = (*MACHINE_OPTIONS, "threads")
+IRRELEVANT_OPTIONS = (*MACHINE_OPTIONS, "precision", "threads")
 """Options that do not make a picture outdated."""
 MAX_LABEL = 80
 """Longest label of blended styles in the name of a picture, in characters."""
@@ -444,7 +444,7 @@ def plan_batch(
     files = FileFacts()
     settings = collect_settings(request, files)
     return BatchPlan(
-        request=request,
+        request=_keep_precision(request, history, settings),
         pairs=pairs,
         state=compare_with_manifest(pairs, history, request, settings, files),
         files=files,
@@ -453,6 +453,14 @@ def plan_batch(
         links=len(contents.links | styles.links),
         batches=len(contents.batches | styles.batches),
     )
+
+
+def _keep_precision(request: BatchRequest, history: ManifestHistory, settings: Mapping[str, Any]) -> BatchRequest:
+    """Return the request with the precision that an earlier run with these settings has chosen, if any."""
+    kept = history.precisions.get(hash_settings(settings))
+    if kept is None or request.options.precision != "auto":
+        return request
+    return dataclasses.replace(request, options=request.options.replace(precision=kept))
 
 
 def _check_outputs(pairs: Sequence[Pair], request: BatchRequest) -> None:

@@ -151,8 +151,8 @@ class RayActor:
         self._next_progress = 0.0
         self._worker: Worker | None = None
 
-    def prepare(self, config: WorkerConfig, decode: Callable[..., Picture], weights: Weights, keep_stats: bool) -> None:
-        """Load the network.
+    def prepare(self, config: WorkerConfig, decode: Callable[..., Picture], weights: Weights, keep_stats: bool) -> str:
+        """Load the network and return its precision.
 
         Args:
             config: settings shared by all pictures.
@@ -170,6 +170,7 @@ class RayActor:
         with self._lock:
             if self._worker is None:
                 self._worker = Worker(config, read, self._stop, DiskStatsStore() if keep_stats else None, weights)
+            return self._worker.precision
 
     def paint(self, task: PaintTask, paths: tuple[str, ...], *data: bytes) -> list[WorkerReport] | None:
         """Paint a picture.
@@ -256,6 +257,8 @@ class RayEngine:
         weights = registry.load_backbone(config.options.backbone)
         painter = Painter.of(config.options.replace(device="cpu", precision="fp32"), weights)
         painter.load_networks(config.options)  # an error here would be the error of every picture
+        self.precision = config.options.precision
+        """That of all pictures; the first worker that is ready chooses it if the options do not."""
         self._inbox: deque[WorkerReport] = deque()
         self._waiting: deque[PaintTask] = deque()
         self._calls: dict[Any, Callable[[Any], None]] = {}
@@ -352,7 +355,7 @@ class RayEngine:
             self._inbox += [WorkerReport(task.number, "started"), WorkerReport(task.number, "failed", str(problem))]
             return
         actor.open[task.number] = task
-        call = actor.handle.paint.remote(task, paths, *data)
+        call = actor.handle.paint.remote(replace(task, precision=self.precision), paths, *data)
         self._calls[call] = partial(self._handle_painted, actor, task)
 
     def _load(self, path: str, *, store: bool) -> Any:
@@ -395,8 +398,9 @@ class RayEngine:
         """Mark an actor as ready; drop one that Ray no longer restarts."""
         errors = self._ray.exceptions
         try:
-            self._ray.get(call)
+            precision = self._ray.get(call)
             actor.is_ready = True
+            self.precision = precision if self.precision == "auto" else self.precision
         except errors.ActorUnavailableError:  # it is being restarted
             time.sleep(RESTART_SECONDS)
             self._prepare(actor)

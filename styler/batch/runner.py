@@ -16,7 +16,7 @@ from typing import Any
 
 from styler import images, library, provenance
 from styler.batch import discover
-from styler.batch.manifest import DONE, FAILED, RUN, WRITING, Manifest, ManifestError, read_manifest
+from styler.batch.manifest import DONE, FAILED, PRECISION, RUN, WRITING, Manifest, ManifestError, read_manifest
 from styler.batch.plan import EXTENSION_FORMATS, BatchPlan, BatchRequest, Pair, hash_settings, plan_batch
 from styler.batch.ray import ClusterConfig, RayEngine
 from styler.batch.report import save_thumbnail, write_index
@@ -252,12 +252,19 @@ class _BatchRun:
         picture = self._open[report.number]
         if report.kind == "started":
             picture.started = time.perf_counter()
+            self._record_precision()
         if report.kind in ("started", "progress", "note"):
             yield BatchEvent(report.kind, picture.pair, report.progress, report.text)
             return
         write = self._writer.submit(partial(self._finish, report))
         write.add_done_callback(lambda _write: self._engine.wake())
         self._writes.append(write)
+
+    def _record_precision(self) -> None:
+        """Record what the engine has chosen, so that a resumed batch does not choose again."""
+        known = self._manifest.history.precisions
+        if self._plan.request.options.precision == "auto" and known.get(self._settings) != self._engine.precision:
+            self._manifest.add(PRECISION, settings=self._settings, precision=self._engine.precision)
 
     def _end_picture(self, number: int, event: BatchEvent | None) -> Iterator[BatchEvent]:
         """Yield the last event of a picture, if it started; record a failure."""

@@ -18,7 +18,7 @@ from typing import Any
 
 from styler.batch.plan import EXTENSION_FORMATS, BatchRequest
 from styler.batch.report import make_thumbnail
-from styler.engine.device import release_memory
+from styler.engine.device import name_precision, release_memory
 from styler.engine.painter import Painter
 from styler.engine.result import Progress, Result
 from styler.engine.targets import StatsStore
@@ -61,6 +61,8 @@ class PaintTask:
     styles: tuple[str, ...]
     data: Mapping[str, bytes] = field(default_factory=dict)
     """Bytes of the inputs that the worker cannot read itself, by path."""
+    precision: str = "auto"
+    """That of the batch, whatever this worker would choose; `auto` if the options of the worker say it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -168,12 +170,14 @@ class Worker:
         self.open: set[int] = set()
         """Numbers of the pictures that were submitted and are not finished."""
         self._read_picture, self._stop, self._stats_store, self._weights = read, stop, stats_store, weights
-        self._painters = {config.options.precision: painter} if painter else {}
+        self._painters: dict[str, Painter] = {}
+        self.precision = config.options.precision
+        """The precision that the options give, once the network is loaded."""
         self._styles: tuple[tuple[str, ...], list[Picture]] = ((), [])
         self._to_read, self._to_paint, self._to_encode = _JobQueue(), _JobQueue(), _JobQueue()
         loaded: Future[None] = Future()
         self._threads = [
-            threading.Thread(target=self._load_and_paint, args=(loaded,), daemon=True),
+            threading.Thread(target=self._load_and_paint, args=(loaded, painter), daemon=True),
             threading.Thread(target=_run_stage, args=(self._to_read, self._read, self._to_paint), daemon=True),
             threading.Thread(target=_run_stage, args=(self._to_encode, self._finish), daemon=True),
         ]
@@ -198,10 +202,17 @@ class Worker:
         """End the threads after the pictures that were submitted."""
         self._to_read.put(None)
 
-    def _load_and_paint(self, loaded: "Future[None]") -> None:
+    def _load_and_paint(self, loaded: "Future[None]", given: Painter | None) -> None:
         """Load the network, then paint; only this thread calls PyTorch."""
+        options = self.config.options
         try:
-            self._get_painter(self.config.options).load_networks(self.config.options)
+            if given:
+                given.load_networks(options)
+                self._painters = {"auto": given, name_precision(given.precision): given}
+            painter = self._get_painter(options)
+            painter.load_networks(options)
+            self.precision = name_precision(painter.precision)
+            self._painters[self.precision] = painter
         except BaseException as problem:  # noqa: BLE001 - raised in the thread that makes the worker
             loaded.set_exception(problem)
             return
@@ -237,6 +248,8 @@ class Worker:
     def _paint_or_retry(self, job: _PictureJob) -> None:
         """Paint, and once more with other options if that may help."""
         options = self.config.options
+        if job.task.precision != "auto":
+            options = options.replace(precision=job.task.precision)
         for warning in (warning for picture in (job.content, *job.styles) for warning in picture.warnings):
             job.report("note", warning)
         try:
@@ -340,10 +353,13 @@ class LocalEngine:
         """Set once the last report has been handled; its worker waits for it."""
 
         devices = devices or [config.options.device]
-        self._workers = [
-            Worker(_adapt_config(config, device, len(devices)), read, self._stop, stats_store, painter=painter)
-            for device in devices
-        ]
+        self._workers: list[Worker] = []
+        self.precision = config.options.precision
+        """That of all pictures; the first worker chooses it if the options do not."""
+        for device in devices:
+            own = _adapt_config(config, device, len(devices)).replace_options(precision=self.precision)
+            self._workers.append(Worker(own, read, self._stop, stats_store, painter=painter))
+            self.precision = self._workers[0].precision
         self.slots = PICTURES_PER_WORKER * len(self._workers)
 
     def submit(self, task: PaintTask) -> None:

@@ -142,7 +142,10 @@ def _paint(
     options, replay = prepared.options, prepared.earlier.replay
     with log.time("Loaded the network"):
         painter = Painter.of(options)
+        painter.features(options)  # with the threads of the options, for which the precision is chosen
     log.info([f"Device {describe_device(painter.device)}, precision {_name_precision(painter)}."])
+    if measurement := painter.precision_choice.measurement:
+        log.info([f"Measured on this machine: {measurement.describe()}."])
     watch.begin()
     last = None
     for progress in painter.stream(prepared.content, [*prepared.styles], options, watch.stop, replay, prepared.start):

@@ -237,6 +237,25 @@ def _check_devices() -> Facts:
     return {"chosen": str(choose_device(_load_options().device)), **free}
 
 
+def _check_precision() -> Facts:
+    """Return the precision that the options give on the chosen device, and what `auto` knows of that device."""
+    from styler.engine import precision
+    from styler.engine.device import choose_device, prepare_torch
+
+    options = _load_options()
+    device = choose_device(options.device)
+    with prepare_torch(device, options.threads):
+        measured = precision.measure_precision(device)
+        file = precision.find_measurement_file(precision.describe_machine(device))
+    return {
+        "chosen": measured.choice if options.precision == "auto" else options.precision,
+        **{f"{name}_ms": 1e3 * seconds for name, seconds in measured.seconds.items()},
+        **{f"{name}_cosine": f"{cosine:.5f}" for name, cosine in measured.cosines.items()},
+        **measured.failures,
+        "file": str(file) if file and file.exists() else None,
+    }
+
+
 def _check_weights() -> Facts:
     """Return the hashes of the bundled weights and of those in the cache; reading them verifies the hashes."""
     from styler.vgg import registry, weights
@@ -304,6 +323,7 @@ CHECKS: Mapping[str, Callable[[], Facts]] = {
     "torch": _check_torch,
     "settings": _check_settings,
     "devices": _check_devices,
+    "precision": _check_precision,
     "weights": _check_weights,
     "cache": _check_cache,
     "extras": _check_extras,

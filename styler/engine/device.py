@@ -24,13 +24,13 @@ from styler import environment
 from styler.engine import optimizers, targets
 from styler.errors import DeviceError, OutOfMemory, UsageError
 from styler.geometry import fit_size
-from styler.options import Options
+from styler.options import PRECISION_NAMES, Options
 from styler.vgg import arch
 from styler.vgg.model import Features
 
 Item = TypeVar("Item")
 CPU = torch.device("cpu")
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS: dict[str, torch.dtype] = {name: getattr(torch, dtype) for dtype, name in PRECISION_NAMES.items()}
 
 CGROUP_FOLDER, CGROUP_MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 CGROUP_FILES = {
@@ -78,13 +78,9 @@ def choose_device(name: str) -> torch.device:
     return torch.device(kind, int(index or 0)) if kind == "cuda" else torch.device(kind)
 
 
-def choose_precision(device: torch.device, name: str) -> torch.dtype:
-    """Return the precision of convolutions; `auto` is bfloat16 on GPUs if supported, else float16; float32 on CPUs."""
-    if name != "auto":
-        return PRECISIONS[name]
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    return torch.float16 if device.type == "mps" else torch.float32
+def name_precision(precision: torch.dtype) -> str:
+    """Return the name of a precision as an option, such as `bf16`."""
+    return PRECISION_NAMES[str(precision).removeprefix("torch.")]
 
 
 def check_device(options: Options, device: torch.device, precision: torch.dtype) -> None:
@@ -95,7 +91,7 @@ def check_device(options: Options, device: torch.device, precision: torch.dtype)
         DeviceError: they name a device that does not exist.
     """
     wanted_device = device if options.device == "auto" else choose_device(options.device)
-    wanted = precision if options.precision == "auto" else choose_precision(device, options.precision)
+    wanted = PRECISIONS.get(options.precision, precision)  # a painter has what `auto` has chosen
     if (wanted_device, wanted) != (device, precision):
         ours, theirs = (
             f"{on} in {str(dtype).removeprefix('torch.')}"

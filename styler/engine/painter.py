@@ -19,7 +19,6 @@ from styler.engine.device import (
     advise_smaller,
     check_device,
     choose_device,
-    choose_precision,
     is_out_of_memory,
     isolate_steps,
     keep_freed_memory,
@@ -30,6 +29,7 @@ from styler.engine.device import (
 )
 from styler.engine.objective import TOTAL, HalfSizeCopy, Objective, Targets
 from styler.engine.optimizers import IterationLimit, OptimizerStep
+from styler.engine.precision import PrecisionChoice
 from styler.engine.result import Progress, Result, resize_alpha, to_pixels
 from styler.engine.sources import Input, Inputs, SourceImage, load_content, load_start, load_styles
 from styler.engine.targets import Blend, StyleCache
@@ -309,7 +309,7 @@ class Painter:
     ) -> None:
         chosen = Options(backbone=backbone, device=device, precision=precision)  # validates them
         self.device = choose_device(chosen.device)
-        self.precision = choose_precision(self.device, chosen.precision)
+        self.precision_choice = PrecisionChoice(self.device, chosen.precision)
         self._first = backbone = chosen.backbone
         self._cache = StyleCache()
         self._networks: dict[str, Features] = {}
@@ -321,6 +321,11 @@ class Painter:
     def of(cls, options: Options, weights: Weights | None = None) -> "Painter":
         """Make a painter with the backbone, device and precision of the options."""
         return cls(options.backbone, options.device, options.precision, weights)
+
+    @property
+    def precision(self) -> torch.dtype:
+        """The precision of the convolutions; `auto` is decided when it is first needed."""
+        return self.precision_choice.dtype
 
     def use_store(self, store: targets.StatsStore | None) -> None:
         """Look up style statistics in a persistent store before computing them, and store them there."""

@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from styler import images
+from styler import images, provenance
 from styler.batch import manifest
 from styler.batch import report as batch_index
 from styler.cli import main
 from styler.engine.painter import Painter
+from styler.engine.precision import Measurement
 from styler.errors import DeviceError, OutOfMemory, OutputError
 from styler.images import files
 from styler.options import Options
@@ -152,6 +153,24 @@ def test_a_nan_loss_is_retried_in_full_precision(
     tried = make_paintings_fail(painter, monkeypatch, lambda options: nan if options.precision == "bf16" else None)
     assert paint("--precision", "bf16") == 0
     assert [options.precision for options in tried] == ["bf16", "fp32"] * 3
+
+
+def test_a_resumed_batch_keeps_the_precision(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine has chosen bfloat16; the one that resumes the batch would choose float32."""
+    choice = Measurement({"fp32": 2.0, "bf16": 1.0}, {"bf16": 0.9999})
+    monkeypatch.setattr("styler.engine.precision.measure_precision", lambda _device: choice)
+    assert paint() == 0
+    (line,) = (line for line in read_manifest_lines() if line["state"] == "precision")
+    assert line["precision"] == "bf16"
+    choice = Measurement({"fp32": 1.0})
+    for name, flags, expected in (
+        ("b", (), "bfloat16"),
+        ("b", ("--precision", "fp32"), "float32"),
+        ("c", ("--seed", "1", "--overwrite"), "float32"),  # other settings, so another batch
+    ):
+        (folder / "out" / f"{name}.x.png").unlink()
+        assert paint(*flags) == 0
+        assert provenance.read_record(folder / "out" / f"{name}.x.png")["precision"] == expected
 
 
 def test_a_bug_fails_one_picture(folder: Path, painter: Painter, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,9 +94,20 @@ def test_a_replay_of_the_same_inputs_gives_the_same_pixels(name: str, folder: Pa
     assert (out, err) == (f"again-{name}\n", "")
     assert are_equal(name, f"again-{name}")
     first, second = provenance.read_record(name), provenance.read_record(f"again-{name}")
-    assert first["options"] == second["options"]
+    assert {**first["options"], "precision": "fp32"} == second["options"], "what `auto` had chosen"
     assert first["schedule"] == second["schedule"]
     assert first["losses"] == second["losses"]
+
+
+def test_a_replay_keeps_the_precision_whatever_this_machine_would_choose(folder: Path, capsys: Capture) -> None:
+    assert paint("holiday.png", "monet.png", "--precision", "bf16", "-o", "a.png") == 0
+    assert replay("a.png", "b.png") == 0
+    assert "precision" not in capsys.readouterr().err
+    assert [provenance.read_record(name)["precision"] for name in ("a.png", "b.png")] == ["bfloat16"] * 2
+    assert are_equal("a.png", "b.png")
+    assert replay("a.png", "c.png", "--precision", "auto") == 0
+    assert "The precision is float32; bfloat16 was recorded." in capsys.readouterr().err
+    assert not are_equal("a.png", "c.png")
 
 
 @pytest.mark.parametrize(

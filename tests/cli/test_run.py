@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from styler import images, provenance
 from styler.cli import files, main
 from styler.engine.painter import Painter
+from styler.engine.precision import Measurement
 
 TINY = ["--size", "64", "--first-size", "64", "--iterations", "2", "--device", "cpu"]
 Capture = pytest.CaptureFixture[str]
@@ -115,6 +116,22 @@ def test_the_log_contains_settings_and_results(folder: Path, capsys: Capture) ->
     assert "Schedule: 64×48, 3 iterations of Adam with the slim network; 64×48, 1 iteration of Adam. In total 4 " in err
     assert re.search(r"^64×48: 3 iterations in [\d.]+ s", err, re.MULTILINE)
     assert re.search(r"^Losses: .*total [\d.e-]+\.$", err, re.MULTILINE)
+
+
+def test_the_log_says_what_the_precision_was_chosen_by(
+    folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = Measurement({"fp32": 0.0281, "bf16": 0.0146}, {"bf16": 0.99987})
+    monkeypatch.setattr("styler.engine.precision.measure_precision", lambda _device: measured)
+    assert paint("photo.png", "painting.png", "-v", "-o", "a.png") == 0
+    err = capsys.readouterr().err
+    assert "Device cpu, precision bfloat16." in err
+    figures = "convolutions take 28.1 ms in fp32, 14.6 ms in bf16 (cosine 0.99987)"
+    assert f"Measured on this machine: {figures}." in err
+    assert paint("photo.png", "painting.png", "-v", "-o", "b.png", "--precision", "fp32") == 0
+    err = capsys.readouterr().err
+    assert "Device cpu, precision float32." in err
+    assert "Measured" not in err
 
 
 def test_warnings_are_lines_on_stderr_unless_quiet(folder: Path, capsys: Capture) -> None:

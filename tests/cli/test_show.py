@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from styler import config, images, library
 from styler.cli import main, show
+from styler.engine.precision import Measurement
 from styler.errors import StylerError
 from styler.options import LOOKS, PRESETS, Options
 
@@ -198,6 +199,18 @@ def test_doctor_passes_on_a_working_installation(capsys: Capture) -> None:
     assert set(document["extras"]) == {"heif", "jxl"}
     for name in ("program", "torch", "devices", "cache", "settings"):
         assert document[name]
+
+
+def test_doctor_shows_what_the_precision_is_chosen_by(
+    use_tiny: None, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = Measurement({"fp32": 0.0281, "bf16": 0.0146}, {"bf16": 0.99987})
+    monkeypatch.setattr("styler.engine.precision.measure_precision", lambda _device: measured)
+    assert main(["doctor"]) == 0
+    row = r"^precision +chosen bf16, fp32_ms 28\.1, bf16_ms 14\.6, bf16_cosine 0\.99987, file /.*\.json$"
+    assert re.search(row, capsys.readouterr().out, re.MULTILINE)
+    monkeypatch.setenv("STYLER_PRECISION", "fp16")
+    assert show.CHECKS["precision"]()["chosen"] == "fp16"
 
 
 @pytest.mark.parametrize("broken", ["weights", "loss", "settings", "device"])

@@ -14,7 +14,6 @@ import torch
 from styler.engine import device
 from styler.engine.device import (
     choose_device,
-    choose_precision,
     describe_device,
     is_out_of_memory,
     isolate_steps,
@@ -70,26 +69,6 @@ def test_an_unknown_device_is_an_error_that_lists_the_choices(two_gpus: None, na
     with pytest.raises(DeviceError, match=r"auto, cpu, cuda, cuda:N or mps") as caught:
         choose_device(name)
     assert f"'{name}'" in str(caught.value)
-
-
-def test_auto_precision_is_single_on_a_cpu_and_half_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose_precision(CPU, "auto") is torch.float32
-    assert choose_precision(torch.device("mps"), "auto") is torch.float16
-    for supported, expected in ((True, torch.bfloat16), (False, torch.float16)):
-
-        def told(including_emulation: bool = True, supported: bool = supported) -> bool:
-            return supported and not including_emulation
-
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", told)
-        assert choose_precision(torch.device("cuda"), "auto") is expected
-
-
-@pytest.mark.parametrize(
-    ("name", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
-)
-def test_an_explicit_precision_is_used_on_every_device(name: str, dtype: torch.dtype) -> None:
-    for kind in ("cpu", "cuda", "mps"):
-        assert choose_precision(torch.device(kind), name) is dtype
 
 
 @pytest.fixture

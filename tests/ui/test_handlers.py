@@ -348,6 +348,17 @@ def test_settings_that_the_page_cannot_use_are_named(
     assert message in get_status(shown, paint_tab)
 
 
+def test_another_precision_than_the_servers_is_named(
+    studio: Studio, paint_tab: PaintHandlers, session: Session, tmp_path: Path
+) -> None:
+    grain = np.random.default_rng(1).random((64, 64, 3), np.float32)
+    result = studio.load_painter().stylize(grain, grain, SMALL)
+    for precision, is_named in (("bfloat16", True), (result.precision, False)):
+        path = replace(result, precision=precision).save(tmp_path / f"{precision}.png")
+        status = get_status(paint_tab.load_settings(session, [Upload.from_path(path)]), paint_tab)
+        assert ("It was made with precision bf16; this server paints with fp32" in status) == is_named
+
+
 def test_a_recorded_network_that_the_server_has_is_kept(
     paint_tab: PaintHandlers, session: Session, request_: PaintRequest, tmp_path: Path
 ) -> None:
