@@ -13,9 +13,10 @@ from torch import Tensor
 
 from styler.engine.objective import TOTAL, Objective
 
-ADAM_BETAS = (0.9, 0.8)
-"""The second is far below the usual 0.999: the gradient changes so much from step to step that only the last few show
-its scale. Measured on one pair at 256 px, 104 steps end 2% lower than with 0.99."""
+ADAM_BETAS = (0.7, 0.8)
+"""Far below the usual 0.9 and 0.999: the gradient has no noise, and it changes so much from step to step that only the
+last few show its direction and its scale. Measured at 256 px, a first beta of 0.7 makes 32 steps end 3% lower than 0.9,
+with 7% less noise; 0.6 and 0.8 are as good. With a second beta of 0.99, 104 steps end 2% higher."""
 FLAT_SHARE = 0.5
 """Share of Adam's steps at the full rate; the rest follow a cosine down to 0."""
 

