@@ -11,7 +11,6 @@ This module knows kernels and maps; it does not know files or losses.
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -104,7 +103,7 @@ def run_block(x: Tensor, block: Block) -> tuple[Tensor, ...]:
     """Return every rectified map of a block, in order, followed by the pooled last one if the block pools.
 
     Args:
-        x: (1, C, H, W), channels-last.
+        x: (1, C, H, W), channels-last, in the precision of the kernels; so are the maps and all gradients.
     """
     if torch.is_grad_enabled() and x.requires_grad:
         maps: tuple[Tensor, ...] = _BlockFunction.apply(x, block)
@@ -159,12 +158,11 @@ class _BlockFunction(torch.autograd.Function):
 
 def _convolution_backward(gradient: Tensor, source: Tensor, step: ConvStep) -> Tensor:
     """Return the gradient of a convolution's input, a new tensor."""
-    kernel, pads = step.kernel.to(gradient.dtype), [step.padding] * 2
-    only_input = [True, False, False]
+    pads, only_input = [step.padding] * 2, [True, False, False]
     result: Tensor = aten.convolution_backward(
-        gradient, source.to(gradient.dtype), kernel, None, [1, 1], pads, [1, 1], False, [0, 0], 1, only_input
+        gradient, source, step.kernel, None, [1, 1], pads, [1, 1], False, [0, 0], 1, only_input
     )[0]
-    return result.to(source.dtype)
+    return result
 
 
 def _pooling_backward(gradient: Tensor, before: Tensor, indices: Tensor | None) -> Tensor:
@@ -207,7 +205,7 @@ class Features(nn.Module):
         weights: verified weights, with their rescaling constants.
         layers: names such as `relu4_2` (`conv4_2` is an alias).
         pooling: one of `arch.POOLINGS`.
-        precision: the dtype of the convolutions.
+        precision: the dtype of the kernels, of all maps and of their gradients; that of the image stays float32.
 
     Raises:
         OptionError: the network, or its weights file, lacks one of the layers, or a slim network was made
@@ -228,10 +226,12 @@ class Features(nn.Module):
             )
         for conv in self.convs:
             kernel, bias = weights.rescale_convolution(conv, pooling)
-            self.register_buffer(f"{conv.name}_weight", kernel.clone(memory_format=torch.channels_last))
-            self.register_buffer(f"{conv.name}_bias", bias.clone())  # the weights may be tensors of inference mode
+            # Copies, since the weights may be tensors of inference mode.
+            kernel = kernel.to(precision, memory_format=torch.channels_last, copy=True)
+            self.register_buffer(f"{conv.name}_weight", kernel)
+            self.register_buffer(f"{conv.name}_bias", bias.to(precision, copy=True))
             if (factors := weights.factorize_readout(conv.layer)) is not None:
-                self.register_buffer(f"{conv.layer}_metric", factors[1][:, :, None, None])
+                self.register_buffer(f"{conv.layer}_metric", factors[1][:, :, None, None].to(precision, copy=True))
         self._available = tuple(conv.layer for conv in self.convs)
         self.requires_grad_(False).eval()
 
@@ -276,7 +276,7 @@ class Features(nn.Module):
                 memory.
 
         Returns:
-            One rectified map per requested layer, (1, C, H/stride, W/stride), in the precision of the convolutions.
+            One rectified map per requested layer, (1, C, H/stride, W/stride), in the precision of the network.
 
         Raises:
             ImageError: the image is smaller than the stride of the last layer.
@@ -289,20 +289,19 @@ class Features(nn.Module):
             )
         maps: dict[str, Tensor] = {}
         x = image.contiguous(memory_format=torch.channels_last)
-        x = prepare_input(x, self.convs[0], self.pooling) if self.convs else x
-        is_single = self.precision is torch.float32
-        with nullcontext() if is_single else torch.autocast(image.device.type, self.precision):
-            for layers, block in self._build_blocks(check):
-                if checkpoint and torch.is_grad_enabled():
-                    outputs = recompute(run_block, x, block, use_reentrant=False)
-                else:
-                    outputs = run_block(x, block)
-                x = outputs[-1]
-                maps |= {layer: x for layer, x in zip(layers, outputs, strict=False) if layer in self.layers}
-            return {layer: self.apply_metric(layer, x) for layer, x in maps.items()}
+        if self.convs:
+            x = prepare_input(x, self.convs[0], self.pooling).to(self.get_kernel(self.convs[0])[0].dtype)
+        for layers, block in self._build_blocks(check):
+            if checkpoint and torch.is_grad_enabled():
+                outputs = recompute(run_block, x, block, use_reentrant=False)
+            else:
+                outputs = run_block(x, block)
+            x = outputs[-1]
+            maps |= {layer: x for layer, x in zip(layers, outputs, strict=False) if layer in self.layers}
+        return {layer: self.apply_metric(layer, x) for layer, x in maps.items()}
 
     def get_kernel(self, conv: arch.Conv) -> tuple[Tensor, Tensor]:
-        """Return the rescaled kernel (O, I, 3, 3) and bias (O,) of a convolution."""
+        """Return the rescaled kernel (O, I, 3, 3) and bias (O,) of a convolution, in the precision of the network."""
         return self.get_buffer(f"{conv.name}_weight"), self.get_buffer(f"{conv.name}_bias")
 
     def apply_metric(self, layer: str, maps: Tensor) -> Tensor:
