@@ -10,14 +10,15 @@ This module never unpickles anything. It does not know what the network is for.
 
 import hashlib
 import json
+import math
+import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from styler.errors import OptionError, WeightsError
@@ -33,6 +34,15 @@ SHA256 = {
 
 CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 IMAGENET_MEAN_RGB, IMAGENET_STD_RGB = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+STORED_TYPES = {
+    **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
+    **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8},
+}
+"""Types of the numbers in a safetensors file."""
+
+FileData = bytes | mmap.mmap
+"""The bytes of a file, read or memory-mapped."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,13 +113,13 @@ class Weights:
                 f"again, or use --pooling {next(iter(self.mean_activation))}."
             )
         names = [c.name for c in arch.list_convolutions(self.network)]
-        if position := names.index(conv.name):
-            kernel = kernel * means[names[position - 1]][None, :, None, None]
-        mean = means[conv.name]
-        return kernel / mean[:, None, None, None], bias / mean
+        mean, position = means[conv.name], names.index(conv.name)
+        before = means[names[position - 1]][None, :, None, None] if position else torch.ones(())
+        rescaled = torch.empty_like(kernel, memory_format=torch.channels_last)  # as it is used
+        return torch.mul(kernel, before, out=rescaled).div_(mean[:, None, None, None]), bias / mean
 
 
-def hash_bytes(data: bytes) -> str:
+def hash_bytes(data: FileData) -> str:
     """Return the SHA-256 in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
@@ -127,7 +137,7 @@ def read_bytes(path: Path, advice: str = "check its name") -> bytes:
 
 
 def read_weights(path: Path, *, sha256: str | None = None) -> Weights:
-    """Read and verify a weights file of styler.
+    """Map a weights file of styler into memory and verify it.
 
     Args:
         sha256: the expected hash of the file; without it only the form is checked.
@@ -135,11 +145,17 @@ def read_weights(path: Path, *, sha256: str | None = None) -> Weights:
     Raises:
         WeightsError: the file is missing, altered, truncated, of another form, or not finite.
     """
-    data = read_bytes(path, "reinstall styler or choose another --backbone")
+    try:
+        with path.open("rb") as file:
+            is_empty = not path.stat().st_size  # which cannot be mapped
+            data = b"" if is_empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    except OSError as error:
+        advice = "reinstall styler or choose another --backbone"
+        raise WeightsError(f"Cannot read the weights file '{path}': {error.strerror}; {advice}.") from error
     return parse_weights(data, path, sha256=sha256)
 
 
-def parse_weights(data: bytes, path: Path, *, sha256: str | None = None) -> Weights:
+def parse_weights(data: FileData, path: Path, *, sha256: str | None = None) -> Weights:
     """Parse and verify the bytes of a weights file of styler; error messages name it by `path`.
 
     Raises:
@@ -153,25 +169,56 @@ def parse_weights(data: bytes, path: Path, *, sha256: str | None = None) -> Weig
             "so that it is fetched again."
         )
     try:
-        tensors = dequantize_tensors(load(data))
-        return _build_weights(tensors, json.loads(read_metadata(data)["styler"]), digest)
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        return _build_weights(dequantize_tensors(view_tensors(data)), json.loads(read_metadata(data)["styler"]), digest)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise WeightsError(
             f"The file '{path}' does not hold VGG weights that styler can use ({error}); "
             "delete it or choose another --backbone."
         ) from error
 
 
+def view_tensors(data: FileData) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file as views of its bytes, which are not copied if they are mapped.
+
+    Source: the description of the format, https://github.com/huggingface/safetensors#format.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError, RecursionError: the file is damaged.
+    """
+    tensors: dict[str, Tensor] = {}
+    start, header = _read_header(data)
+    buffer = bytearray(data) if isinstance(data, bytes) else data  # tensors are writable
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        dtype, shape, (begin, end) = STORED_TYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
+        count = math.prod(shape)
+        is_inside = 0 <= begin <= end <= len(data) - start
+        if min(shape, default=0) < 0 or not is_inside or count * dtype.itemsize != end - begin:
+            raise ValueError(f"{name} is not in the file")
+        tensors[name] = torch.frombuffer(buffer, dtype=dtype, count=count, offset=start + begin).reshape(shape)
+    return tensors
+
+
+def read_metadata(data: FileData) -> dict[str, str]:
+    """Return the metadata of a safetensors file."""
+    metadata: dict[str, str] = _read_header(data)[1].get("__metadata__", {})
+    return metadata
+
+
+def _read_header(data: FileData) -> tuple[int, dict[str, Any]]:
+    """Return where the numbers of a safetensors file begin, after 8 bytes of length and a header in JSON; the header.
+
+    Raises:
+        ValueError, RecursionError: there is no such header.
+    """
+    start = 8 + int.from_bytes(data[:8], "little")
+    return start, json.loads(data[8:start])
+
+
 def serialize_weights(tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> bytes:
     """Return the bytes of a weights file of styler."""
     return save({name: tensor.contiguous() for name, tensor in tensors.items()}, {"styler": json.dumps(info)})
-
-
-def read_metadata(data: bytes) -> dict[str, str]:
-    """Return the metadata of a safetensors file, which its bytes begin with: 8 bytes of length, then JSON."""
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    metadata: dict[str, str] = header.get("__metadata__", {})
-    return metadata
 
 
 def dequantize_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -198,7 +245,7 @@ def _build_weights(tensors: Mapping[str, Tensor], info: Mapping[str, Any], diges
         raise ValueError(f"its widths are {widths}")
     if widths and info.get("pooling") not in POOLINGS:
         raise ValueError(f"its pooling is '{info.get('pooling')}'")
-    for name, tensor in tensors.items():
+    for name, tensor in tensors.items() if digest not in SHA256.values() else ():
         if not tensor.isfinite().all():
             raise ValueError(f"{name} is not finite")
     kernels = fold_convention(_collect_kernels(tensors, network, widths), info["convention"])

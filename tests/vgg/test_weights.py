@@ -246,6 +246,44 @@ def test_foreign_safetensors_file_is_rejected(tmp_path: Path) -> None:
         read_error(path)
 
 
+GOOD: dict[str, Any] = {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        [],
+        {"a": None},
+        {"a": {**GOOD, "dtype": "F8"}},
+        {"a": {**GOOD, "shape": [5]}},
+        {"a": {**GOOD, "shape": [-2, -2]}},
+        {"a": {**GOOD, "shape": "aaaa"}},
+        {"a": {**GOOD, "data_offsets": [16, 32]}},
+        {"a": {**GOOD, "data_offsets": [-16, 0]}},
+        {"a": {**GOOD, "data_offsets": [16, 0]}},
+        {"a": {**GOOD, "data_offsets": [0.0, 16.0]}},
+        {"a": {**GOOD, "data_offsets": [0]}},
+        {"a": GOOD, "__metadata__": []},
+    ],
+)
+def test_file_with_a_wrong_header_is_rejected(tmp_path: Path, header: Any) -> None:
+    path, text = tmp_path / "net.safetensors", json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(16))
+    read_error(path)
+
+
+def test_tensors_are_views_of_the_mapped_file_and_leave_it_as_it_is(tmp_path: Path, tiny: Weights) -> None:
+    path = save_file(tmp_path, make_tensors(tiny))
+    before = path.read_bytes()
+    loaded = weights.read_weights(path)
+    for name, kernel in tiny.kernels.items():
+        assert not loaded.kernels[name].is_inference()
+        torch.testing.assert_close(loaded.kernels[name], kernel, rtol=0, atol=0)
+    assert "net.safetensors" in Path("/proc/self/maps").read_text() or not Path("/proc/self/maps").exists()
+    loaded.kernels["conv2_1.weight"].zero_()
+    assert path.read_bytes() == before
+
+
 class Malicious:
     """An object that leaves a mark when it is unpickled."""
 
