@@ -17,6 +17,7 @@ not know how inputs are paired, nor what is in a picture.
 import errno
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -72,9 +73,16 @@ class ManifestHistory:
             self.precisions[line["settings"]] = line["precision"]
         else:
             entry = self.entries.setdefault(line["output"], {})
-            entry.update((name, value) for name, value in line.items() if name not in ("schema", "time", "output"))
+            facts = {name: value for name, value in line.items() if name not in ("schema", "time", "output")}
+            entry.update(_share_names(facts))
             if "styles" in line:
+                entry["content"], entry["settings"] = _share_names(line["content"]), sys.intern(line["settings"])
                 entry["styles"] = [self._styles.setdefault(tuple(style.values()), style) for style in line["styles"]]
+
+
+def _share_names(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields with their names as shared objects: parsed from JSON, each line has its own copies."""
+    return {sys.intern(name): value for name, value in fields.items()}
 
 
 def locate_manifest(out: Path) -> Path:

@@ -1,9 +1,10 @@
-"""Write the index of a batch: a page and a contact sheet that show content, style and result, and their thumbnails."""
+"""Write the index of a batch: pages and a contact sheet that show content, style and result, and their thumbnails."""
 
 import hashlib
 import html
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ from styler import images
 from styler.batch.discover import CONTACT_SHEET, MANIFEST_FOLDER
 from styler.batch.manifest import DONE, FAILED, INDEX, Manifest
 from styler.batch.plan import BatchPlan
-from styler.errors import quote_name
+from styler.errors import OutputError, quote_name
 
 INDEX_PAGE = "index.html"
-MAX_PAGE_ROWS, MAX_SHEET_ROWS = 5000, 60
-"""Maximum number of pictures on the page and on the sheet, which show only the first."""
+LATER_PAGES = re.compile(r"index-[0-9]+\.html")
+"""Names of the pages after the first."""
+PAGE_ROWS, MAX_SHEET_ROWS = 1000, 60
+"""Pictures on each page, and on the sheet, which shows only the first."""
 MAX_SHEET_STYLES = 4
 THUMBNAIL_SIDE = 240
 """Long side of a thumbnail, in pixels."""
@@ -39,6 +42,7 @@ body {{ font: 15px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 60re
 figure {{ display: flex; flex-wrap: wrap; gap: .5rem; align-items: center; margin: 0 0 2rem; }}
 figure img {{ max-height: 240px; max-width: 100%; display: block; }}
 figcaption {{ flex-basis: 100%; overflow-wrap: anywhere; }}
+nav a {{ color: inherit; margin-right: .4rem; }}
 .failed {{ color: #a00; }}
 @media (prefers-color-scheme: dark) {{ body {{ background: #181818; color: #ddd; }} .failed {{ color: #f88; }} }}
 </style>
@@ -61,7 +65,12 @@ def make_thumbnail(pixels: NDArray[np.floating]) -> bytes:
 
 def locate_thumbnail(out: Path, sha256: str) -> Path:
     """Return the path of the thumbnail of a file with this hash."""
-    return out / MANIFEST_FOLDER / "thumbs" / sha256[:2] / f"{sha256}.jpg"
+    return out / _name_thumbnail(sha256)
+
+
+def _name_thumbnail(sha256: str) -> str:
+    """Return the path of a thumbnail in the output folder, with slashes."""
+    return f"{MANIFEST_FOLDER}/thumbs/{sha256[:2]}/{sha256}.jpg"
 
 
 def save_thumbnail(out: Path, sha256: str, data: bytes) -> None:
@@ -81,7 +90,7 @@ def save_thumbnail(out: Path, sha256: str, data: bytes) -> None:
 
 
 def write_index(plan: BatchPlan, manifest: Manifest) -> list[str]:
-    """Write the index page and the contact sheet; return messages about files that were not replaced.
+    """Write the index pages and the contact sheet; return messages about files that were not replaced.
 
     Raises:
         OutputError: one of them cannot be written.
@@ -90,54 +99,90 @@ def write_index(plan: BatchPlan, manifest: Manifest) -> list[str]:
     entries = [(pair.output, history.entries[pair.output]) for pair in plan.pairs if pair.output in history.entries]
     done = [(name, entry) for name, entry in entries if entry["state"] == DONE]
     failed = [(name, entry) for name, entry in entries if entry["state"] == FAILED]
-    files = {INDEX_PAGE: make_index_page(plan.out, len(plan.pairs), done, failed)}
-    if done:
-        files[CONTACT_SHEET] = make_contact_sheet(plan.out, done)
-    messages = []
-    for name, data in files.items():
+    messages, names = [], set()
+    for name, data in _make_files(plan, done, failed):
+        names.add(name)
         path, recorded = plan.out / name, history.index.get(name)
         is_there = os.path.lexists(path)
-        if is_there and (recorded is None or hashlib.sha256(path.read_bytes()).hexdigest() != recorded):
+        if is_there and not _is_ours(path, recorded):
             messages.append(f"{quote_name(path)} was not written by this batch, or has been changed since; it is kept.")
             continue
         sha256 = hashlib.sha256(data).hexdigest()
         if sha256 != recorded or not is_there:
             manifest.add(INDEX, files={name: sha256})
             images.write_file(path, data, overwrite=True)
+    for name in {*filter(LATER_PAGES.fullmatch, history.index)} - names:
+        if _is_ours(plan.out / name, history.index[name]):
+            _remove_page(plan.out / name)
     return messages
 
 
-def make_index_page(out: Path, total: int, done: Sequence[Entry], failed: Sequence[Entry]) -> bytes:
-    """Return the index page as HTML; its links are relative to the output folder.
+def _remove_page(path: Path) -> None:
+    try:
+        path.unlink()
+    except OSError as error:
+        raise OutputError(
+            f"Cannot remove {quote_name(path)}, a page of the index that is no longer needed: {error.strerror}; remove "
+            "it yourself."
+        ) from error
+
+
+def _is_ours(path: Path, recorded: str | None) -> bool:
+    """Return whether a file has the hash that was recorded when it was written."""
+    return recorded is not None and path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == recorded
+
+
+def _make_files(plan: BatchPlan, done: Sequence[Entry], failed: Sequence[Entry]) -> Iterator[tuple[str, bytes]]:
+    """Yield the name and the bytes of every file of the index, one at a time."""
+    rows = [*done, *failed]
+    pages = max(1, -(-len(rows) // PAGE_ROWS))
+    counts = f"{len(done)} of {len(plan.pairs)} done, {len(failed)} failed."
+    for number in range(1, pages + 1):
+        part = rows[(number - 1) * PAGE_ROWS : number * PAGE_ROWS]
+        yield _name_page(number), make_index_page(plan.out, counts, part, number, pages)
+    if done:
+        yield CONTACT_SHEET, make_contact_sheet(plan.out, done)
+
+
+def _name_page(number: int) -> str:
+    return INDEX_PAGE if number == 1 else f"index-{number}.html"
+
+
+def make_index_page(out: Path, counts: str, rows: Sequence[Entry], number: int, pages: int) -> bytes:
+    """Return a page of the index as HTML; its links are relative to the output folder.
 
     Args:
         out: the output folder.
-        total: number of pictures of the batch.
-        done: pictures that are painted.
-        failed: pictures that failed.
+        counts: a sentence on the whole batch.
+        rows: pictures of this page that are painted or failed.
+        number: of the page, from 1.
+        pages: number of pages.
     """
-    counts = f"{len(done)} of {total} done, {len(failed)} failed."
-    if len(done) > MAX_PAGE_ROWS:
-        counts += f" These are the first {MAX_PAGE_ROWS}."
     parts = [_PAGE_HEAD.format(title=_escape(out.absolute().name), counts=counts)]
-    for name, entry in done[:MAX_PAGE_ROWS]:
+    links = (
+        f"<b>{page}</b>" if page == number else f'<a href="{_name_page(page)}">{page}</a>'
+        for page in range(1, pages + 1)
+    )
+    navigation = f"<nav>Page {' '.join(links)}</nav>\n" if pages > 1 else ""
+    parts.append(navigation)
+    for name, entry in rows:
+        if entry["state"] == FAILED:
+            parts.append(f'<p class="failed">{_escape(name)}: {_escape(entry["error"])}</p>\n')
+            continue
         inputs = "".join(
             _format_image(out, item["sha256"], os.path.basename(item["path"]))  # noqa: PTH119 - may be a URL
             for item in (entry["content"], *entry["styles"])
         )
         result = f'<a href="{_quote_link(name)}">{_format_image(out, entry["sha256"], name)}</a>'
         parts.append(f"<figure>{inputs}{result}<figcaption>{_escape(name)}</figcaption></figure>\n")
-    for name, entry in failed[:MAX_PAGE_ROWS]:
-        parts.append(f'<p class="failed">{_escape(name)}: {_escape(entry["error"])}</p>\n')
-    return "".join([*parts, "</html>\n"]).encode("utf-8", "backslashreplace")
+    return "".join([*parts, navigation, "</html>\n"]).encode("utf-8", "backslashreplace")
 
 
 def _format_image(out: Path, sha256: str, name: str) -> str:
-    path = locate_thumbnail(out, sha256)
-    if not path.is_file():
-        return f"<span>{_escape(name)}</span>"
-    link = _quote_link(path.relative_to(out).as_posix())
-    return f'<img loading="lazy" src="{link}" alt="{_escape(name)}" title="{_escape(name)}">'
+    label, thumbnail = _escape(name), _name_thumbnail(sha256)
+    if not os.path.isfile(f"{out}{os.sep}{thumbnail}"):  # noqa: PTH113 - called three times for every picture
+        return f"<span>{label}</span>"
+    return f'<img loading="lazy" src="{thumbnail}" alt="{label}" title="{label}">'
 
 
 def _quote_link(name: str) -> str:

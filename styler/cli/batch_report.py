@@ -262,20 +262,28 @@ BYTES_PER_PIXEL = {"png": 2.4, "jpeg": 0.9, "webp": 0.7, "avif": 0.6, "tiff": 2.
 
 
 def print_plan(plan: "BatchPlan", read: "Callable[[str], Picture]", engine: EngineOptions, *, json: bool) -> int:
-    """Print what would be painted and what it would cost if every picture is like the first; return the exit code."""
+    """Print what would be painted and what it would cost; return the exit code.
+
+    Every picture is taken to be as large as the first, and to take as long: as those that were painted with the same
+    settings, otherwise as estimated from one iteration of the first.
+    """
     from styler.batch.plan import EXTENSION_FORMATS
 
     request, state = plan.request, plan.state
     forecast = _forecast_first(plan, read, engine)
     pixel_bytes = BYTES_PER_PIXEL[EXTENSION_FORMATS[request.format]] * (request.bit_depth // 8)
-    seconds = forecast.seconds * len(state.todo) / max(1, len(engine.device_names)) if forecast else None
+    workers = max(1, len(engine.device_names))
+    each = plan.picture_seconds or (forecast.seconds if forecast else None)
+    seconds = each * len(state.todo) / workers if forecast and each is not None else None
+    hourly = 3600 * workers / each if forecast and each else None
     disk = round(math.prod(forecast.size) * len(state.todo) * pixel_bytes) if forecast else None
     folder = plan.out.absolute()
     free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
     if not json:
         rows = [("Pictures", format_state(plan))]
         if forecast and seconds is not None and disk is not None:
-            rows += _format_forecast(forecast, seconds, engine)
+            rows += _format_forecast(forecast, seconds, plan, engine)
+            rows += [("Speed", f"about {hourly:,.{0 if hourly > 10 else 1}f} pictures per hour")] if hourly else []
             rows += [("Disk", f"about {disk / 1e6:.1f} MB of {free / 1e9:.1f} GB free")]
         output.print_lines(["Dry run: nothing is painted or written.", *output.format_columns(rows)])
         output.print_lines(_format_pair(pair, plan.out) for pair in state.todo)
@@ -293,6 +301,7 @@ def print_plan(plan: "BatchPlan", read: "Callable[[str], Picture]", engine: Engi
             "failed": len(state.failed),
             "first": run.forecast_to_json(forecast, request.options) if forecast else None,
             "estimated_seconds": seconds,
+            "estimated_pictures_per_hour": hourly,
             "estimated_disk_bytes": disk,
             "free_disk_bytes": free,
         }
@@ -323,10 +332,15 @@ def format_state(plan: "BatchPlan") -> str:
     return f"{len(state.todo)} to paint, {len(state.done)} done{failed}"
 
 
-def _format_forecast(forecast: "Forecast", seconds: float, engine: EngineOptions) -> list[tuple[str, str]]:
+def _format_forecast(
+    forecast: "Forecast", seconds: float, plan: "BatchPlan", engine: EngineOptions
+) -> list[tuple[str, str]]:
     workers = f", with {len(engine.device_names)} workers" if len(engine.device_names) > 1 else ""
     cluster = "; the workers of the cluster share this time" if engine.engine == "ray" else ""
-    each = f"{format_duration(forecast.seconds)} each, if all are like the first one"
+    if plan.picture_seconds:
+        each = f"{format_duration(plan.picture_seconds)} each, like those that were painted with these settings"
+    else:
+        each = f"{format_duration(forecast.seconds)} each, if all are like the first one"
     return [
         ("Size", f"{forecast.size[0]}×{forecast.size[1]}, like the first one"),
         ("Device", f"{forecast.device}, precision {forecast.precision}"),

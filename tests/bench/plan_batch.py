@@ -1,26 +1,28 @@
-"""Measure time and memory of planning very many pairs: a new batch, and one that is finished.
+"""Measure time and memory of very many pairs: planning a new batch and a finished one, and writing its index.
 
     python tests/bench/plan_batch.py [PAIRS]
 
-The contents are empty files in folders of a thousand; the manifest is that of a finished batch.
+Seconds are of CPU time. The contents are empty files in folders of a thousand; the manifest is that of a finished
+batch.
 """
 
-import os
 import resource
+import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from unittest import mock
 
-from styler.batch import manifest, plan
+from styler import images, library
+from styler.batch import manifest, plan, report
 from styler.batch.discover import SelectionRules
 from styler.batch.plan import BatchPlan, BatchRequest
 from styler.options import Options
 
 
-def make_plan(folder: Path) -> tuple[BatchPlan, float, float]:
-    """Return the plan, and the seconds of CPU time for the manifest and for everything."""
+def make_plan(folder: Path) -> tuple[BatchPlan, manifest.ManifestHistory, float, float]:
+    """Return the plan, the manifest, and the seconds of CPU time for the manifest and for everything."""
     start = time.process_time()
     history = manifest.read_manifest(folder / "out")
     manifest_seconds = time.process_time() - start
@@ -31,7 +33,7 @@ def make_plan(folder: Path) -> tuple[BatchPlan, float, float]:
         options=Options(),
         rules=SelectionRules(recursive=True),
     )
-    return plan.plan_batch(request, history, Path, Path), manifest_seconds, time.process_time() - start
+    return plan.plan_batch(request, history, Path, Path), history, manifest_seconds, time.process_time() - start
 
 
 def write_manifest(folder: Path, batch: BatchPlan) -> None:
@@ -59,25 +61,45 @@ def create_empty(path: Path) -> None:
     path.touch()
 
 
+def write_index(folder: Path, batch: BatchPlan, history: manifest.ManifestHistory) -> float:
+    """Write the index of a finished batch, in which all thumbnails are the same, and return the seconds."""
+    thumbnail = report.make_thumbnail(images.read_image(library.find_style("starry-night")).pixels)
+    report.save_thumbnail(folder / "out", "0" * 64, thumbnail)
+    with manifest.Manifest(folder / "out", history) as open_manifest, mock.patch("os.fsync"):
+        start = time.process_time()
+        report.write_index(batch, open_manifest)
+        return time.process_time() - start
+
+
+def measure(folder: Path) -> None:
+    """Plan the batch in a folder, write the index if it is finished, and print what that took."""
+    batch, history, manifest_seconds, seconds = make_plan(folder)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    counts = f"{len(batch.state.todo)} to do, {len(batch.state.done)} done"
+    print(f"{counts}: manifest {manifest_seconds:.1f} s, all {seconds:.1f} s, {peak:.0f} MB.")
+    if batch.state.done:
+        index_seconds = write_index(folder, batch, history)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        pages = [path.stat().st_size for path in (folder / "out").glob("*.html")]
+        size = sum(pages) / 1e6
+        print(f"index of {len(pages)} pages, {size:.0f} MB: {index_seconds:.1f} s, then {peak:.0f} MB of memory.")
+
+
 def main() -> None:
     """Plan, write the manifest and plan again, in separate processes that measure their own memory."""
-    pairs = int(sys.argv[1]) if len(sys.argv) > 1 else 200_000
+    pairs = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
     if len(sys.argv) > 2:
-        batch, manifest_seconds, seconds = make_plan(Path(sys.argv[2]))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        state = batch.state
-        counts = f"{len(state.todo)} to do, {len(state.done)} done"
-        print(f"{counts}: manifest {manifest_seconds:.1f} s, all {seconds:.1f} s, {peak:.0f} MB.")
+        measure(Path(sys.argv[2]))
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         create_empty(folder / "style.png")
         for number in range(pairs):
             create_empty(folder / "photos" / str(number // 1000) / f"img{number}.jpg")
-        command = f"{sys.executable} {__file__} {pairs} {folder}"
-        os.system(command)
+        command = [sys.executable, __file__, str(pairs), str(folder)]
+        subprocess.run(command, check=True)
         write_manifest(folder, make_plan(folder)[0])
-        os.system(command)
+        subprocess.run(command, check=True)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ TORCH = "torch"
 
 def time_stages(tree: Path, size: int) -> dict[str, float]:
     """Return the seconds of every stage of a run, in order."""
-    command = [tree / ".venv" / "bin" / "python", "-c", PROGRAM, repr(time.time()), str(size)]
+    command = [str(tree / ".venv" / "bin" / "python"), "-c", PROGRAM, repr(time.time()), str(size)]
     done = subprocess.run(command, cwd=tree, check=True, capture_output=True, text=True)
     marks = json.loads(done.stderr.splitlines()[-1])
     ends = [0.0, *marks.values()]
@@ -62,7 +62,7 @@ def time_stages(tree: Path, size: int) -> dict[str, float]:
 def time_help(tree: Path) -> float:
     """Return the seconds of `styler --help`."""
     began = time.perf_counter()
-    command = [tree / ".venv" / "bin" / "python", "-m", "styler", "--help"]
+    command = [str(tree / ".venv" / "bin" / "python"), "-m", "styler", "--help"]
     subprocess.run(command, cwd=tree, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - began
 

@@ -282,12 +282,32 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(folder: Path, capsys: Capt
     page = capsys.readouterr().out
     for words in ("6 to paint, 0 done", "64×48, like the first one", "Device    cpu", "GB free", "each, if all are"):
         assert words in page
+    assert re.search(r"Speed +about [0-9,.]+ pictures per hour", page)
     assert "'photos/sub/a1.png' × 'art/y.png' → 'out/sub/a1.y.png'" in page
     assert paint("photos", "art", "-o", "out", "--dry-run", "--json") == 0
     plan = json.loads(capsys.readouterr().out)
     assert [pair["output"] for pair in plan["todo"]] == ["a1.x.png", "a2.x.png", "a1.y.png", "a2.y.png"]
     assert plan["estimated_disk_bytes"] > 0
+    assert plan["estimated_pictures_per_hour"] == pytest.approx(4 * 3600 / plan["estimated_seconds"])
     assert sorted(folder.rglob("*")) == before
+
+
+def test_a_dry_run_expects_the_speed_of_pictures_that_were_painted_with_the_same_settings(
+    folder: Path, capsys: Capture
+) -> None:
+    assert paint("photos/a1.png", "art/x.png", "-o", "out", "-q", "--no-index") == 0
+    file = folder / "out" / ".styler" / "manifest.jsonl"
+    file.write_text(re.sub(r'"seconds":[0-9.]+', '"seconds":1800.0', file.read_text()))
+    capsys.readouterr()
+    assert paint("photos", "art/x.png", "-o", "out", "--dry-run", "--json") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["estimated_seconds"], plan["estimated_pictures_per_hour"]) == (1800, 2)
+    assert paint("photos", "art/x.png", "-o", "out", "--dry-run") == 0
+    page = capsys.readouterr().out
+    assert "30 min 0 s each, like those that were painted with these settings" in page
+    assert "about 2.0 pictures per hour" in page
+    assert paint("photos", "art/x.png", "-o", "out", "--dry-run", "--json", "--seed", "5", "--overwrite") == 0
+    assert json.loads(capsys.readouterr().out)["estimated_pictures_per_hour"] > 2
 
 
 def test_events_are_json_lines(folder: Path, capsys: Capture) -> None:

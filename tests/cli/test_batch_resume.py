@@ -348,6 +348,33 @@ def test_an_index_that_cannot_be_written_does_not_hide_the_summary(
     assert summary.startswith("styler: 1 done, 0 failed, 0 skipped in ")
 
 
+def test_the_index_has_as_many_pages_as_needed_and_replaces_nothing_foreign(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_index, "PAGE_ROWS", 1)
+    (folder / "photos" / "c.png").write_text("no picture")
+    assert paint() == 3
+    out, names = folder / "out", ["index.html", "index-2.html", "index-3.html"]
+    pages = [(out / name).read_text(encoding="utf-8") for name in names]
+    for number, page in enumerate(pages, start=1):
+        assert {*re.findall(r'<a href="(index[^"]*)">', page)} == {*names} - {names[number - 1]}
+        assert f"<b>{number}</b>" in page
+        assert "2 of 3 done, 1 failed." in page
+    assert ["<figure>" in page for page in pages] == [True, True, False]
+    assert "c.x.png: Cannot read" in pages[2]
+    (out / "index-3.html").write_text("somebody's page")
+    (out / "index-4.html").write_text("another page")
+    monkeypatch.setattr(batch_index, "PAGE_ROWS", 5)
+    assert paint() == 3
+    assert {path.name for path in out.glob("*.html")} == {"index.html", "index-3.html", "index-4.html"}
+    assert (out / "index-3.html").read_text() == "somebody's page"
+    assert "<nav>" not in (out / "index.html").read_text(encoding="utf-8")
+    monkeypatch.setattr(batch_index, "PAGE_ROWS", 1)
+    assert paint() == 3
+    assert (out / "index-3.html").read_text() == "somebody's page"
+    assert (out / "index-2.html").read_text(encoding="utf-8") == pages[1]
+
+
 def test_the_manifest_records_every_version_of_the_index(folder: Path, capsys: Capture) -> None:
     assert paint() == 0
     first = (folder / "out" / "index.html").read_bytes()
