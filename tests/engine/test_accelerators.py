@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from styler.engine import painter as painter_module
 from styler.engine.device import PRECISIONS, prepare_torch
+from styler.engine.objective import Objective
 from styler.engine.painter import Painter, Run
 from styler.engine.sources import Input
 from styler.options import Options
@@ -28,8 +30,9 @@ OPTIONS = Options(size=64, first_size=64, iterations=8, optimizer="adam", device
 SYNCHRONIZING = (
     *("linalg_eig", "_linalg", "linalg_lu", "linalg_cholesky", "linalg_inv", "linalg_solve", "cholesky", "lu_", "svd"),
     *("nonzero", "masked_select", "unique", "_unique", "item", "_local_scalar", "equal", "is_nonzero", "multinomial"),
+    *("index_fill.int_Tensor", "index_fill_.int_Tensor", "masked_fill.Tensor", "masked_fill_.Tensor", "trace_backward"),
 )
-"""Beginnings of the names of operations that wait for a GPU, to check a factorization or to learn a size."""
+"""Beginnings of the names of operations that wait for a GPU: to check a factorization, to learn a size or a value."""
 
 NOT_DETERMINISTIC = (
     *("replication_pad", "reflection_pad", "max_pool2d_with_indices_backward", "upsample", "grid_sampler"),
@@ -74,7 +77,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Operations with a tensor on another device: some take one on the CPU, too, or copy it from there."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name, result = func.overloadpacket.__name__, func(*args, **(kwargs or {}))
+        name, result = str(func).removeprefix("aten."), func(*args, **(kwargs or {}))
         results = [*find_tensors(result)]
         self.operations.append((name, [(each.shape, each.dtype) for each in results]))
         self.elsewhere |= {name for each in (*results, *find_tensors(args)) if not each.is_meta}
@@ -145,12 +148,30 @@ def test_a_step_waits_for_nothing_and_repeats_itself(
     run = prepare_run(pixels, OPTIONS.replace(**CASES[name]), META)
     refuse_copies()
     second, third = record_two_steps(run)
-    assert {"convolution_backward", "addmm", "lerp"} <= second.names
+    assert {"convolution_backward.default", "addmm.default", "lerp.Scalar"} <= second.names
     assert second.elsewhere == set()
     assert second.operations == third.operations
     assert [each for each in second.names if each.startswith(NOT_DETERMINISTIC)] == []
     assert [each for each in second.names if each.startswith(SYNCHRONIZING)] == []
     assert torch.float64 not in second.dtypes, "Apple's GPUs have no float64"
+
+
+def test_no_operation_reads_a_value_inside(use_tiny: None, pixels: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A profiler on the CPU sees what operations call, such as the gradient of `torch.trace`, which reads its own."""
+
+    def build(*args: Any, **settings: Any) -> Objective:
+        return Objective(*args, **{**settings, "newton_schulz": True})  # as on a GPU
+
+    run = prepare_run(pixels, OPTIONS.replace(keep_color=0.5), torch.device("cpu"))
+    monkeypatch.setattr(painter_module, "Objective", build)
+    reports = run.paint()
+    with prepare_torch(torch.device("cpu")):
+        next(reports)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            next(reports)
+    names = {event.key for event in profile.key_averages()}
+    assert {"aten::convolution_backward", "aten::addmm", "aten::lerp"} <= names
+    assert not names & {"aten::item", "aten::_local_scalar_dense", "aten::nonzero"}
 
 
 NO_GPU = not torch.cuda.is_available()
