@@ -333,7 +333,8 @@ class _ExactArithmetic:
     """A context in which cuDNN chooses deterministic algorithms, not those that are fastest, and products are exact.
 
     The flags belong to the process, and several threads may paint: the first sets them, the last restores them.
-    Statistics have to be in full float32, even where the caller allows matrix products in TF32 or bfloat16.
+    Statistics have to be in full float32, even where the caller allows matrix products in TF32 or bfloat16; on CPUs,
+    some of their products are computed as convolutions.
     """
 
     def __init__(self) -> None:
@@ -342,7 +343,7 @@ class _ExactArithmetic:
 
     def __enter__(self) -> None:
         backends: Any = torch.backends
-        products = [getattr(backends.mkldnn, "matmul", None), backends.cuda.matmul]
+        products = [*(getattr(backends.mkldnn, name, None) for name in ("matmul", "conv")), backends.cuda.matmul]
         wanted: list[tuple[Any, str, Any]] = [
             (backends.cudnn, "benchmark", False),
             (backends.cudnn, "deterministic", True),

@@ -2,27 +2,38 @@
 
 Every loss but `content_sum` is a mean, so that it does not depend on the size of the image. Features are (1, C, H, W),
 as `styler.vgg` computes them; the statistics of a layer are its mean μ (C,) and its second moment S (C, C), from which
-every style distance is computed. Everything is computed in float32, whatever the precision of the features, or in
-float64 if the features are float64.
+every style distance is computed. Statistics and losses are in float32, whatever the precision of the features, or in
+float64 if the features are float64; gradients are in the features' own precision.
 
 Knows tensors only: no network, no options, no files.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+HALF = (torch.float16, torch.bfloat16)
+
+aten: Any = torch.ops.aten
+
 COVARIANCE_FLOOR = 1e-4
 """Added to the diagonal of covariances: the derivative of the square root is infinite at 0."""
 
-PRECISE_CHANNELS = 256
-"""Layers of up to this many channels compute eigenvalues in float64, which costs little for them. In float32 the loss
-of the first layers, which have the largest weights, has a noise of about 1%, too much for a line search."""
+EIGENVALUE_FLOOR = COVARIANCE_FLOOR**2
+"""Eigenvalues below it count as this much: it removes negative rounding errors and bounds the derivative of the
+root."""
+
+PRECISE_SIDE = 256
+"""Matrices of up to this many rows have their eigenvalues computed in float64, which costs little for them. In float32
+the loss of the first layers, which have the largest weights, has a noise of about 1%, too much for a line search."""
 
 NEWTON_SCHULZ_STEPS = 18
+
+STENCIL = ((1, 0, 2 / 3), (0, 1, 2 / 3), (1, 1, 1 / 6), (1, -1, 1 / 6))
+"""The neighbors of a pixel, rows down and columns across, and the weights of their mean squared differences."""
 
 CHROMA_CELL = 16
 """Side of the cells of coarse chroma, in pixels."""
@@ -45,34 +56,76 @@ class Moments(NamedTuple):
 class _MomentsFunction(torch.autograd.Function):
     """Mean and second moment with one matrix product forward and one backward.
 
-    Autograd on F Fᵀ would need two products backward. dL/dF = (gS + gSᵀ) F / N + gμ / N.
+    Autograd on F Fᵀ would need two products backward. dL/dF = (gS + gSᵀ) F / N + gμ / N, in the features' own dtype.
     """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, rows: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(rows)
-        return rows.mean(dim=0), (rows.T @ rows) / len(rows)  # (C,), (C, C)
+    def forward(ctx: FunctionCtx, features: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(features)
+        count = features.shape[-2] * features.shape[-1]
+        mean = features.mean(dim=(0, 2, 3), dtype=_choose_dtype(features))
+        return mean, _sum_products(features) / count  # (C,), (C, C)
 
     @staticmethod
     def backward(ctx: FunctionCtx, *gradients: Tensor) -> Tensor:
         g_mean, g_second = gradients
-        (rows,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return torch.addmm(g_mean / len(rows), rows, (g_second + g_second.T) / len(rows))  # (N, C)
+        (features,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        count = features.shape[-2] * features.shape[-1]
+        own = features if features.dtype is not torch.float16 else features.float()  # in which small slopes vanish
+        shift, slope = ((part / count).to(own) for part in (g_mean, g_second + g_second.T))
+        if _has_fast_convolutions(own):
+            return F.conv2d(own, slope[:, :, None, None], shift).to(features)  # (1, C, H, W)
+        rows = torch.addmm(shift, _flatten_positions(own), slope)  # (N, C)
+        return rows.view(1, *features.shape[-2:], -1).permute(0, 3, 1, 2).to(features)
 
 
 def compute_moments(features: Tensor) -> Moments:
     """Return the mean and second moment of a layer (1, C, H, W) over all positions, at least in float32."""
-    return Moments(*_MomentsFunction.apply(_flatten_positions(features)))
+    return Moments(*_MomentsFunction.apply(features))
+
+
+def _sum_products(features: Tensor) -> Tensor:
+    """Return F Fᵀ (C, C) of a layer (1, C, H, W), summed over all positions at least in float32."""
+    rows = _flatten_positions(features)  # (N, C)
+    if features.device.type == "cuda" and features.dtype in HALF and hasattr(aten.mm, "dtype"):
+        return torch.mm(rows.T, rows, out_dtype=torch.float32)
+    if _has_fast_convolutions(features) and features.dtype is torch.bfloat16:
+        # The sums are in float32, but the result is rounded: what the rounding left is the result of a second product.
+        rounded = rows.T @ rows
+        return rounded.float() - torch.addmm(rounded, rows.T, rows, alpha=-1).float()
+    if _has_fast_convolutions(features):
+        kernel = features.new_empty((features.shape[1], features.shape[1], 1, 1))
+        only_kernel = [False, True, False]
+        products: Tensor = aten.convolution_backward(
+            features, features, kernel, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, only_kernel
+        )[1]
+        return products[:, :, 0, 0]
+    rows = _widen(rows)
+    return rows.T @ rows
+
+
+def _has_fast_convolutions(features: Tensor) -> bool:
+    """Return whether products of channels are faster as 1×1 convolutions and their gradients."""
+    if features.device.type != "cpu" or not torch._C._has_mkldnn:
+        return False
+    return features.dtype is torch.float32 or (
+        features.dtype is torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    )
 
 
 def _flatten_positions(features: Tensor) -> Tensor:
-    """Return the channels of every position, (N, C), at least float32; a view if the features are channels-last."""
-    return _widen(features).permute(0, 2, 3, 1).reshape(-1, features.shape[1])
+    """Return the channels of every position, (N, C); a view if the features are channels-last."""
+    return features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
+
+
+def _choose_dtype(features: Tensor) -> torch.dtype:
+    """Return the dtype of the statistics and losses of features."""
+    return torch.float64 if features.dtype is torch.float64 else torch.float32
 
 
 def _widen(features: Tensor) -> Tensor:
     """Convert half precision to float32."""
-    return features if features.dtype is torch.float64 else features.float()
+    return features.to(_choose_dtype(features))
 
 
 def blend_moments(statistics: list[Moments], weights: list[float]) -> Moments:
@@ -85,14 +138,34 @@ def blend_moments(statistics: list[Moments], weights: list[float]) -> Moments:
     return Moments(mean, second)
 
 
+class _SquaresFunction(torch.autograd.Function):
+    """Σ (F − P)² at least in float32, with a gradient in the features' own dtype and layout, and no copy in float32."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, features: Tensor, target: Tensor) -> Tensor:
+        difference = features - target.to(features)  # (1, C, H, W)
+        ctx.save_for_backward(difference)
+        norms: Tensor = torch.linalg.vector_norm(difference, dim=1, dtype=_choose_dtype(features))  # (1, H, W)
+        return norms.square().sum()
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
+        (difference,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return difference * (2 * gradients[0]), None
+
+
+def _sum_squares(features: Tensor, target: Tensor) -> Tensor:
+    total: Tensor = _SquaresFunction.apply(features, target)
+    return total
+
+
 def content_loss(features: Tensor, target: Tensor) -> Tensor:
     """Return the mean squared difference of features, ().
 
     Source: L. Gatys, A. Ecker and M. Bethge, "A Neural Algorithm of Artistic Style", 2015, equation 1, with a mean in
     place of half the sum.
     """
-    wide = _widen(features)
-    return (wide - target.to(wide)).square().mean()  # the gradient of mse_loss is not channels-last
+    return _sum_squares(features, target) / features.numel()
 
 
 def content_sum(features: Tensor, target: Tensor) -> Tensor:
@@ -100,8 +173,7 @@ def content_sum(features: Tensor, target: Tensor) -> Tensor:
 
     Source: L. Gatys, A. Ecker and M. Bethge, "A Neural Algorithm of Artistic Style", 2015, equation 1.
     """
-    wide = _widen(features)
-    return (wide - target.to(wide)).square().sum() / 2
+    return _sum_squares(features, target) / 2
 
 
 def gram_distance(ours: Moments, target: Moments) -> Tensor:
@@ -160,14 +232,17 @@ def wasserstein_distance(ours: Moments, target: WassersteinTarget, *, newton_sch
         target: statistics of the style.
         newton_schulz: compute the root by matrix products only, for devices where eigenvalues are slow or missing.
     """
-    root = target.root
-    if len(root) <= PRECISE_CHANNELS and not newton_schulz:
-        root = root.double()
-    covariance = ours.compute_covariance().to(root)
-    inner = root @ covariance @ root  # (C, C)
-    trace = _trace_root_newton_schulz(inner) if newton_schulz else _trace_root_eigenvalues(inner)
-    spread = _trace(covariance) + target.trace - 2 * trace
-    return (ours.mean - target.mean).square().mean() + (spread / len(root)).to(ours.mean)
+    covariance, root = ours.compute_covariance(), target.root
+    trace = (
+        _trace_root_newton_schulz(root @ covariance @ root) if newton_schulz else _trace_root(covariance, factor=root)
+    )
+    return _combine(ours.mean, target, _trace(covariance.to(trace)), target.trace, trace)
+
+
+def _combine(mean: Tensor, target: WassersteinTarget, spread: Tensor, target_spread: Tensor, trace: Tensor) -> Tensor:
+    """Return the distance, (), from the mean (C,), both traces of covariances and the trace of the root, each ()."""
+    shift = (mean - target.mean).square().mean()
+    return shift + ((spread + target_spread - 2 * trace) / len(target.mean)).to(shift)
 
 
 def has_few_positions(features: Tensor) -> bool:
@@ -189,26 +264,67 @@ def wasserstein_distance_of_few_positions(
         target: statistics of the style.
         newton_schulz: as in `wasserstein_distance`.
     """
-    rows = _flatten_positions(features)
-    if len(rows) <= PRECISE_CHANNELS and not newton_schulz:
+    rows = _flatten_positions(_widen(features))
+    if len(rows) <= PRECISE_SIDE and not newton_schulz:
         rows = rows.double()
     mean = rows.mean(dim=0)
     centered = rows - mean  # (N, C)
     covariance = target.covariance.to(rows)
-    inner = centered @ covariance @ centered.T / len(rows)  # (N, N)
-    trace = _trace_root_newton_schulz(inner) if newton_schulz else _trace_root_eigenvalues(inner)
-    spread = centered.square().sum() / len(rows) + torch.trace(covariance) - 2 * trace
-    distance = (mean - target.mean).square().mean() + spread / len(covariance)
-    return distance.to(target.mean)
+    inner: Tensor = _InnerProductsFunction.apply(centered, covariance)  # (N, N)
+    trace = _trace_root_newton_schulz(inner) if newton_schulz else _trace_root(inner)
+    spread = centered.square().sum() / len(rows)
+    return _combine(mean, target, spread, torch.trace(covariance), trace).to(target.mean)
 
 
-def _trace_root_eigenvalues(matrix: Tensor) -> Tensor:
-    """Return tr M^½ of a symmetric positive semidefinite M (C, C), by its eigenvalues.
+class _InnerProductsFunction(torch.autograd.Function):
+    """X Σ Xᵀ / N of N positions, (N, N), with one product backward instead of three."""
 
-    The floor removes negative rounding errors and bounds the derivative of the root.
+    @staticmethod
+    def forward(ctx: FunctionCtx, rows: Tensor, covariance: Tensor) -> Tensor:
+        projected = rows @ covariance  # (N, C)
+        ctx.save_for_backward(projected)
+        return projected @ rows.T / len(rows)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
+        (projected,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return (gradients[0] + gradients[0].T) @ projected / len(projected), None
+
+
+class _RootFunction(torch.autograd.Function):
+    """tr (F M F)^½, with the gradient computed at once, from the eigenvectors that the trace needs, too.
+
+    With F M F = V D Vᵀ and B = F V, the gradient is ½ B D^−½ Bᵀ: one product less than backward through F M F.
     """
-    values: Tensor = torch.linalg.eigvalsh((matrix + matrix.T) / 2)
-    return values.clamp(min=COVARIANCE_FLOOR**2).sqrt().sum()
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, matrix: Tensor, factor: Tensor | None) -> Tensor:
+        precise = matrix.double() if len(matrix) <= PRECISE_SIDE else matrix
+        factor = None if factor is None else factor.to(precise)
+        inner = precise if factor is None else factor @ precise @ factor  # (C, C)
+        values, vectors = torch.linalg.eigh((inner + inner.T) / 2)
+        basis = vectors if factor is None else factor @ vectors  # (C, C)
+        roots = values.clamp(min=EIGENVALUE_FLOOR).sqrt()  # (C,)
+        slopes = torch.where(values >= EIGENVALUE_FLOOR, 0.5 / roots, 0)  # (C,)
+        ctx.save_for_backward(((basis * slopes) @ basis.T).to(matrix))  # (C, C)
+        trace: Tensor = roots.sum()
+        return trace
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return gradients[0].to(gradient) * gradient, None
+
+
+def _trace_root(matrix: Tensor, factor: Tensor | None = None) -> Tensor:
+    """Return tr (F M F)^½, (), by eigenvalues, in float64 for small matrices.
+
+    Args:
+        matrix: M, symmetric positive semidefinite, (C, C).
+        factor: F, symmetric, (C, C), without a gradient; the identity if None.
+    """
+    trace: Tensor = _RootFunction.apply(matrix, factor)
+    return trace
 
 
 def _trace_root_newton_schulz(matrix: Tensor) -> Tensor:
@@ -232,6 +348,36 @@ def _trace(matrix: Tensor) -> Tensor:
     return matrix.diagonal().sum()
 
 
+class _VariationFunction(torch.autograd.Function):
+    """The total variation, with the gradient computed at once from the same differences."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, image: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
+        parts, gradient = [], torch.zeros_like(image)
+        for down, across, share in STENCIL:
+            # An image one pixel wide has no differences across.
+            rows, columns = height - down, width - abs(across)
+            if not rows * columns:
+                continue
+            left, right = max(0, -across), max(0, across)
+            ahead = (..., slice(down, None), slice(right, right + columns))
+            behind = (..., slice(0, rows), slice(left, left + columns))
+            differences = image[ahead] - image[behind]  # (1, C, rows, columns)
+            weight = share / differences.numel()
+            parts.append(weight * differences.square().sum())
+            gradient[ahead].add_(differences, alpha=2 * weight)
+            gradient[behind].sub_(differences, alpha=2 * weight)
+        ctx.save_for_backward(gradient)
+        total: Tensor = torch.stack(parts).sum() if parts else image.new_zeros(())
+        return total
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> Tensor:
+        scaled: Tensor = gradients[0] * ctx.saved_tensors[0]  # type: ignore[attr-defined]
+        return scaled
+
+
 def total_variation(image: Tensor) -> Tensor:
     """Return the mean squared difference of neighboring pixels of an image (1, C, H, W), ().
 
@@ -240,15 +386,8 @@ def total_variation(image: Tensor) -> Tensor:
     Source: the smoothness term of A. Mahendran and A. Vedaldi, "Understanding Deep Image Representations by Inverting
     Them", 2015, β = 2. The diagonals, after K. Crowson's style-transfer-pytorch, make it isotropic.
     """
-    straight = _mean_square(image[..., 1:, :] - image[..., :-1, :]) + _mean_square(image[..., 1:] - image[..., :-1])
-    falling = _mean_square(image[..., 1:, 1:] - image[..., :-1, :-1])
-    rising = _mean_square(image[..., 1:, :-1] - image[..., :-1, 1:])
-    return 2 * (straight / 3 + (falling + rising) / 12)
-
-
-def _mean_square(differences: Tensor) -> Tensor:
-    """Return the mean square, (); 0 if there are no differences, as across an image one pixel wide."""
-    return differences.square().mean() if differences.numel() else differences.sum()
+    total: Tensor = _VariationFunction.apply(image)
+    return total
 
 
 def chroma(image: Tensor) -> Tensor:

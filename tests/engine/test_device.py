@@ -188,7 +188,7 @@ def read_settings() -> dict[str, object]:
 def read_products() -> list[str]:
     """Return the precisions of matrix products in float32."""
     backends: Any = torch.backends
-    return [backends.mkldnn.matmul.fp32_precision, backends.cuda.matmul.fp32_precision]
+    return [each.fp32_precision for each in (backends.mkldnn.matmul, backends.mkldnn.conv, backends.cuda.matmul)]
 
 
 def test_matrix_products_are_exact_inside_a_step() -> None:
@@ -196,8 +196,9 @@ def test_matrix_products_are_exact_inside_a_step() -> None:
         torch.set_float32_matmul_precision("medium")
         before = read_products()
         with prepare_torch(CPU):
-            assert read_products() == ["ieee", "ieee"]
-        assert read_products() == before != ["ieee", "ieee"]
+            assert read_products() == ["ieee"] * 3
+        assert read_products() == before
+        assert "ieee" not in (before[0], before[2])
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")

@@ -95,13 +95,61 @@ def test_statistics_do_not_depend_on_the_memory_layout(layout: torch.memory_form
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_widened_before_the_product(dtype: torch.dtype) -> None:
+def test_sums_over_half_precision_do_not_overflow(dtype: torch.dtype) -> None:
     """300² does not fit in float16."""
     features = torch.full((1, 3, 4, 4), 300.0, dtype=dtype)
     actual = losses.compute_moments(features)
     assert actual.second.dtype is torch.float32
-    assert (actual.second == 90_000).all()
-    assert losses.content_loss(features, torch.zeros_like(features)) == 90_000
+    assert (actual.second == features[0, 0, 0, 0].double() ** 2).all()
+    distance = losses.content_loss(features, torch.zeros_like(features))
+    assert distance.dtype is torch.float32
+    assert float(distance) == pytest.approx(float(features[0, 0, 0, 0]) ** 2)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 1e-5), (torch.float16, 1e-6)])
+def test_statistics_of_half_precision_are_not_rounded_to_it(dtype: torch.dtype, tolerance: float) -> None:
+    """Rounded second moments lose the small eigenvalues of the covariance; the gradient has the features' precision."""
+    half = maps(24, 40, 44).to(dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
+    wide = half.detach().double().requires_grad_()
+    actual, expected = losses.compute_moments(half), losses.compute_moments(wide)
+    assert {actual.mean.dtype, actual.second.dtype} == {torch.float32}
+    torch.testing.assert_close(actual.mean.double(), expected.mean, rtol=1e-6, atol=0)
+    largest = float(expected.second.detach().max())
+    torch.testing.assert_close(actual.second.double(), expected.second, rtol=0, atol=tolerance * largest)
+    rounded = Moments(expected.mean, expected.second.to(dtype).double())
+    kinds = (Moments(*(part.double() for part in actual)), rounded, expected)
+    smallest = [float(torch.linalg.eigvalsh(kind.compute_covariance().detach())[0]) for kind in kinds]
+    errors = [abs(value / smallest[-1] - 1) for value in smallest]
+    assert errors[0] < 1e-4
+    assert errors[1] > 10 * errors[0]
+    target = losses.compute_moments(maps(24, 40, 44, seed=1, dtype=torch.float64))
+    goals = (Moments(*(part.float() for part in target)), target)
+    slopes = [
+        torch.autograd.grad(losses.gram_distance(ours, goal), maps)[0]
+        for ours, goal, maps in zip((actual, expected), goals, (half, wide), strict=True)
+    ]
+    assert slopes[0].dtype is dtype
+    assert torch.cosine_similarity(slopes[0].double().flatten(), slopes[1].flatten(), dim=0) > 0.99999
+
+
+@pytest.mark.parametrize("loss", [losses.content_loss, losses.content_sum])
+def test_the_content_loss_of_bfloat16_has_its_gradient_in_bfloat16(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    half, target = (maps(8, 20, 24, seed=seed).bfloat16().requires_grad_() for seed in (1, 2))
+    wide = half.detach().float().requires_grad_()
+    actual, expected = loss(half, target.detach()), loss(wide, target.detach().float())
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=0)
+    gradients = [torch.autograd.grad(value, maps)[0] for value, maps in ((actual, half), (expected, wide))]
+    assert gradients[0].dtype is torch.bfloat16
+    assert torch.cosine_similarity(gradients[0].float().flatten(), gradients[1].flatten(), dim=0) > 0.9999
+
+
+def test_total_variation_is_the_weighted_mean_of_squared_differences() -> None:
+    x = torch.rand((1, 3, 5, 7), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    down, across = x[..., 1:, :] - x[..., :-1, :], x[..., 1:] - x[..., :-1]
+    falling, rising = x[..., 1:, 1:] - x[..., :-1, :-1], x[..., 1:, :-1] - x[..., :-1, 1:]
+    squares = [part.square().mean() for part in (down, across, falling, rising)]
+    expected = 2 / 3 * (squares[0] + squares[1]) + (squares[2] + squares[3]) / 6
+    torch.testing.assert_close(losses.total_variation(x), expected)
 
 
 def test_gram_distance_matches_the_formula_of_gatys() -> None:
@@ -214,6 +262,10 @@ def content(features: Tensor) -> Tensor:
     return losses.content_loss(features, torch.ones_like(features))
 
 
+def content_in_sum(features: Tensor) -> Tensor:
+    return losses.content_sum(features, torch.ones_like(features))
+
+
 def both_moments(features: Tensor) -> Tensor:
     actual = losses.compute_moments(features)
     return torch.cat([actual.mean, actual.second.flatten()])
@@ -221,7 +273,10 @@ def both_moments(features: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     "function",
-    [both_moments, content, gram, wasserstein, wasserstein_by_products, wasserstein_of_few, losses.total_variation],
+    [
+        *(both_moments, content, content_in_sum, gram, losses.total_variation),
+        *(wasserstein, wasserstein_by_products, wasserstein_of_few),
+    ],
 )
 def test_gradients_match_finite_differences(function: Callable[[Tensor], Tensor]) -> None:
     channels = 3 if function is losses.total_variation else 4

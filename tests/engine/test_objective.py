@@ -168,7 +168,7 @@ def test_checkpointing_computes_everything_twice_and_gives_the_same_gradient(
     image, made, conv2d = picture(48, 48, 3), [0], F.conv2d
 
     def counted(*args: Any, **settings: Any) -> Tensor:
-        made[0] += 1
+        made[0] += args[1].shape[-1] == 3  # statistics may be convolutions, too, of 1×1
         actual: Tensor = conv2d(*args, **settings)
         return actual
 
