@@ -25,16 +25,17 @@ from styler.vgg.arch import POOLINGS
 from styler.vgg.weights import Weights
 
 FROM_TORCHVISION = {
-    "vgg11": ("vgg11", "VGG11_Weights"),
-    "vgg13": ("vgg13", "VGG13_Weights"),
-    "vgg16-imagenet": ("vgg16", "VGG16_Weights"),
-    "vgg19": ("vgg19", "VGG19_Weights"),
-    "vgg11-bn": ("vgg11", "VGG11_BN_Weights"),
-    "vgg13-bn": ("vgg13", "VGG13_BN_Weights"),
-    "vgg16-bn": ("vgg16", "VGG16_BN_Weights"),
-    "vgg19-bn": ("vgg19", "VGG19_BN_Weights"),
+    "vgg11": ("vgg11", "vgg11-8a719046.pth"),
+    "vgg13": ("vgg13", "vgg13-19584684.pth"),
+    "vgg16-imagenet": ("vgg16", "vgg16-397923af.pth"),
+    "vgg19": ("vgg19", "vgg19-dcbb9e9d.pth"),
+    "vgg11-bn": ("vgg11", "vgg11_bn-6002323d.pth"),
+    "vgg13-bn": ("vgg13", "vgg13_bn-abd245e5.pth"),
+    "vgg16-bn": ("vgg16", "vgg16_bn-6c64b313.pth"),
+    "vgg19-bn": ("vgg19", "vgg19_bn-c79401a0.pth"),
 }
-"""The network and torchvision's enum of each backbone."""
+"""The network and torchvision's file of each backbone."""
+TORCHVISION_URL = "https://download.pytorch.org/models/"
 BACKBONES = (*weights.SHA256, *FROM_TORCHVISION)
 CONVENTIONS = ("auto", *conventions.CONVENTIONS)
 
@@ -154,11 +155,9 @@ def get_cache_folder() -> Path | None:
 
 
 def _fetch(name: str) -> None:
-    from torchvision.models import get_weight
-
-    network, enum = FROM_TORCHVISION[name]
+    network, _ = FROM_TORCHVISION[name]
     path, _ = get_cached_paths(name)
-    url = get_weight(f"{enum}.IMAGENET1K_V1").url
+    url = locate_checkpoint(name)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         checkpoint = Path(folder) / url.rsplit("/", 1)[-1]
         download_checkpoint(url, checkpoint)
@@ -167,6 +166,11 @@ def _fetch(name: str) -> None:
             raise WeightsError(f"The weights at {url} are of {foreign.network}, not {network}; choose another network.")
         source = {"file": checkpoint.name, "sha256": foreign.sha256}
         _store(name, pack_weights(foreign.kernels, network, "torchvision", source))
+
+
+def locate_checkpoint(name: str) -> str:
+    """Return the URL of torchvision's weights of a backbone, whose name ends with the beginning of their SHA-256."""
+    return TORCHVISION_URL + FROM_TORCHVISION[name][1]
 
 
 def download_checkpoint(url: str, path: Path) -> None:

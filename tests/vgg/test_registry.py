@@ -9,7 +9,6 @@ import urllib.error
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -87,8 +86,8 @@ def checkpoint(states: dict[bool, State], tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def offered(monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> str:
-    """Make torchvision return one URL for every checkpoint."""
-    monkeypatch.setattr(torchvision.models, "get_weight", lambda _name: SimpleNamespace(url=checkpoint.as_uri()))
+    """Make one checkpoint be that of every backbone."""
+    monkeypatch.setattr(registry, "locate_checkpoint", lambda _name: checkpoint.as_uri())
     return checkpoint.as_uri()
 
 
@@ -340,13 +339,14 @@ def test_unknown_backbone_is_rejected_with_the_valid_names() -> None:
 
 @pytest.mark.parametrize(("name", "entry"), list(registry.FROM_TORCHVISION.items()))
 def test_torchvision_has_every_backbone_with_a_hash_in_its_name(name: str, entry: tuple[str, str]) -> None:
-    network, enum = entry
-    url = torchvision.models.get_weight(f"{enum}.IMAGENET1K_V1").url
-    stem = url.rsplit("/", 1)[-1].removesuffix(".pth")
-    architecture, digest = stem.rsplit("-", 1)
-    assert len(digest) == 8
-    assert int(digest, 16) >= 0
+    network, file = entry
+    architecture, digest = file.removesuffix(".pth").rsplit("-", 1)
     assert architecture == network + ("_bn" if name.endswith("-bn") else "")
+    assert len(digest) == 8
+    assert (
+        registry.locate_checkpoint(name)
+        == torchvision.models.get_weight(f"{architecture.upper()}_Weights.IMAGENET1K_V1").url
+    )
 
 
 class Malicious:
