@@ -327,6 +327,11 @@ def test_every_package_is_installed() -> None:
     assert set(settings["packages"]) == packages | {"styler.assets"}
 
 
+def test_only_tests_import_torchvision() -> None:
+    for path in (*list_sources(), *list_sources(PAGE)):
+        assert not re.search(r"^ *(import|from) torchvision", path.read_text(encoding="utf-8"), re.MULTILINE), path
+
+
 def test_messages_name_packages_that_pip_finds() -> None:
     """Styler itself is not on a package index, so `pip install 'styler[heif]'` would fail."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
