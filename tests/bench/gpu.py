@@ -29,6 +29,11 @@ Row = tuple[str, str, str]
 """What was measured, in which column, and the value."""
 
 
+def list_precisions(device: str) -> tuple[str, ...]:
+    """Return the precisions to measure; CPUs emulate float16."""
+    return PRECISIONS[:2] if device == "cpu" else PRECISIONS
+
+
 def synchronize(device: Any) -> None:
     """Wait for all work on a device."""
     import torch
@@ -81,7 +86,7 @@ def measure_iterations(device: str, sizes: list[int]) -> Iterator[Row]:
 
     place = torch.device(device)
     for side in (64, *sizes):
-        for precision in PRECISIONS:
+        for precision in list_precisions(device):
             if place.type == "cuda":
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
@@ -103,7 +108,7 @@ def measure_presets(device: str, sizes: list[int]) -> Iterator[Row]:
     content, style = (
         images.read_image(next(iter(each().values()))) for each in (library.list_contents, library.list_styles)
     )
-    for precision in PRECISIONS:
+    for precision in list_precisions(device):
         painter = Painter(device=device, precision=precision)
         painter.stylize(content, style, Options.of(preset="draft", size=sizes[0], iterations=4))
         for preset in ("standard", "fine"):
@@ -120,7 +125,7 @@ def measure_repeatability(device: str, sizes: list[int]) -> Iterator[Row]:
     from styler import Options, Painter
 
     side = sizes[0]
-    for precision in PRECISIONS:
+    for precision in list_precisions(device):
         options = Options.of(preset="draft", size=side, device=device, precision=precision)
         first, second = (Painter.of(options).stylize(*make_pictures(side), options) for _ in range(2))
         differing = float((first.pixels != second.pixels).mean())
@@ -209,10 +214,10 @@ def measure_roots(device: str, _sizes: list[int]) -> Iterator[Row]:
 
 PARTS: dict[str, tuple[float, Callable[[str, list[int]], Iterator[Row]]]] = {
     "iterations": (0.3, measure_iterations),
-    "presets": (0.4, measure_presets),
-    "repeatability": (0.1, measure_repeatability),
+    "repeatability": (0.15, measure_repeatability),
     "determinism": (0.15, measure_determinism),
-    "roots": (0.05, measure_roots),
+    "roots": (0.1, measure_roots),
+    "presets": (0.3, measure_presets),
 }
 """The parts with their shares of the time; what one does not use, the others may."""
 
