@@ -302,7 +302,7 @@ class _RootFunction(torch.autograd.Function):
         precise = matrix.double() if len(matrix) <= PRECISE_SIDE else matrix
         factor = None if factor is None else factor.to(precise)
         inner = precise if factor is None else factor @ precise @ factor  # (C, C)
-        values, vectors = torch.linalg.eigh((inner + inner.T) / 2)
+        values, vectors = torch.linalg.eigh(inner)  # reads the lower triangle only
         basis = vectors if factor is None else factor @ vectors  # (C, C)
         roots = values.clamp(min=EIGENVALUE_FLOOR).sqrt()  # (C,)
         slopes = torch.where(values >= EIGENVALUE_FLOOR, 0.5 / roots, 0)  # (C,)

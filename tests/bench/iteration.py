@@ -29,18 +29,25 @@ PARTS = {
     "products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::dot", "aten::addmv", "aten::mv"),
     "copies": ("copy", "clone", "aten::cat", "aten::stack", "fill", "zero", "contiguous", "aten::empty"),
 }
-"""Beginnings, or for convolutions and roots any part, of the names of a part's operations; all else is `other`."""
+"""Names of the operations of a part, or pieces of them for convolutions, roots and copies; all else is `other`."""
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_fp16", "asimd", "bf16", "sve")
 
 
 def find_part(operation: str) -> str:
     """Return the part that an operation of the profiler belongs to."""
+    if operation.endswith("1×1"):
+        return "products"
     for part, names in PARTS.items():
         if any(
             name in operation if part in {"convolutions", "roots", "copies"} else operation == name for name in names
         ):
             return part
     return "other"
+
+
+def is_product(operation: str, shapes: list[list[int]]) -> bool:
+    """Return whether an operation is a convolution by a 1×1 kernel, by which products of channels are computed."""
+    return "conv" in operation and any(len(shape) == 4 and shape[0] > 1 and shape[2:] == [1, 1] for shape in shapes)
 
 
 def describe_processor() -> str:
@@ -72,12 +79,12 @@ def work(size: int, precision: str, rounds: int, span: int) -> None:
         for _ in range(span):
             next(steps)
         row = {"whole": (time.perf_counter() - began) / span * 1000}
-        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
             for _ in range(span):
                 next(steps)
-        for event in profiler.key_averages():
-            if event.self_cpu_time_total:
-                row[event.key] = event.self_cpu_time_total / span / 1000
+        for event in profiler.key_averages(group_by_input_shape=True):
+            name = f"{event.key}{' 1×1' if is_product(event.key, event.input_shapes) else ''}"
+            row[name] = row.get(name, 0.0) + event.self_cpu_time_total / span / 1000
         print(json.dumps(row), flush=True)
 
 
