@@ -13,10 +13,13 @@ from torch import Tensor
 
 from styler.engine.objective import TOTAL, Objective
 
-ADAM_BETAS = (0.7, 0.8)
-"""Far below the usual 0.9 and 0.999: the gradient has no noise, and it changes so much from step to step that only the
-last few show its direction and its scale. Measured at 256 px, a first beta of 0.7 makes 32 steps end 3% lower than 0.9,
-with 7% less noise; 0.6 and 0.8 are as good. With a second beta of 0.99, 104 steps end 2% higher."""
+MIN_MEMORY, MAX_MEMORY, MEMORY_GROWTH = 3.0, 10.0, 1 / 6
+"""Steps over which Adam averages the gradient: at first, at most, and how many more with every step. The gradient has
+no noise, so a short memory is best in few steps, and a long one in many: measured at 256 px, 32 steps end 3% lower with
+3 steps than with 10, 42 are equal from 3 to 10, and 104 end 2% lower with 10."""
+SECOND_BETA = 0.8
+"""Far below the usual 0.999: the gradient changes so much from step to step that only the last few show its scale.
+Measured on one pair at 256 px, 104 steps end 2% lower than with 0.99."""
 FLAT_SHARE = 0.5
 """Share of Adam's steps at the full rate; the rest follow a cosine down to 0."""
 
@@ -93,7 +96,8 @@ def adam(objective: Objective, image: Tensor, limit: IterationLimit, rate: float
     """
     first, second = torch.zeros_like(image), torch.zeros_like(image)
     best, lowest = image, torch.full((), math.inf, dtype=image.dtype, device=image.device)
-    shortened, recovered, age = torch.ones_like(lowest), torch.zeros_like(lowest), torch.zeros_like(lowest)
+    shortened, recovered = torch.ones_like(lowest), torch.zeros_like(lowest)
+    first_mass, second_mass = torch.zeros_like(lowest), torch.zeros_like(lowest)  # sums of their weights
     best_losses: dict[str, Tensor] = {}
     step = 0
     while step < limit.iterations:
@@ -104,16 +108,22 @@ def adam(objective: Objective, image: Tensor, limit: IterationLimit, rate: float
         best = torch.where(better, image, best)
         recovered, shortened = recovered + ~finite, torch.where(finite, shortened, shortened / 2)
         gradient = torch.where(finite, gradient, 0)
-        age = torch.where(finite, age + 1, 0)  # bias correction restarts with the moments
-        first = torch.where(finite, first.lerp(gradient, 1 - ADAM_BETAS[0]), 0)
-        second = torch.where(finite, second.lerp(gradient.square(), 1 - ADAM_BETAS[1]), 0)
-        direction = (first / (1 - ADAM_BETAS[0] ** age)) / ((second / (1 - ADAM_BETAS[1] ** age)).sqrt() + 1e-12)
+        share = 1 / min(MAX_MEMORY, MIN_MEMORY + MEMORY_GROWTH * step)
+        first, first_mass = _average(first, gradient, share, finite), _average(first_mass, 1, share, finite)
+        second = _average(second, gradient.square(), 1 - SECOND_BETA, finite)
+        second_mass = _average(second_mass, 1, 1 - SECOND_BETA, finite)
+        direction = (first / first_mass) / ((second / second_mass).sqrt() + 1e-12)
         moved = (image - rate * scale_rate(step, limit.decay_length) * shortened * direction).clamp(0, 1)
         image = torch.where(finite, moved, best)
         step += 1
         if step == limit.decay_length:
             best = torch.where(better, moved, best)  # never evaluated, but the last step improves
         yield OptimizerStep(losses, image, best, best_losses, recovered)
+
+
+def _average(before: Tensor, value: Tensor | int, share: float, finite: Tensor) -> Tensor:
+    """Move an average toward a value by a share of the way; it starts again from 0 where `finite`, (), is false."""
+    return torch.where(finite, before + share * (value - before), 0)
 
 
 def _select_losses(better: Tensor, losses: dict[str, Tensor], before: dict[str, Tensor]) -> dict[str, Tensor]:
