@@ -81,6 +81,27 @@ def _repeat_border(image: Tensor) -> Tensor:
     return torch.cat([image[..., :1], image, image[..., -1:]], dim=-1)
 
 
+def _split_image(image: Tensor, precision: torch.dtype) -> Tensor:
+    """Return a padded image and what is lost of it in half precision, (1, 10, H, W): high, low, high, and ones.
+
+    With `_split_kernel`, the first convolution is then as exact as in float32. With colors rounded to bfloat16, the
+    error of the gradient was twice as large. The channels are free on CPUs, where convolutions pad them to 16.
+    """
+    high = image.to(precision)
+    low = (image - high).detach().to(precision)
+    channels = torch.cat([high, low, high, torch.ones_like(high[:, :1])], dim=1)  # (1, 10, H, W)
+    return channels.contiguous(memory_format=torch.channels_last)
+
+
+def _split_kernel(kernel: Tensor, bias: Tensor, precision: torch.dtype) -> Tensor:
+    """Return the kernel (O, 10, 3, 3) for `_split_image`, whose last channel has the rounding error of the bias."""
+    high = kernel.to(precision)
+    last = torch.zeros_like(kernel[:, :1])  # (O, 1, 3, 3)
+    last[:, 0, 1, 1] = bias - bias.to(precision)
+    parts = torch.cat([high, high, (kernel - high).to(precision), last.to(precision)], dim=1)
+    return parts.contiguous(memory_format=torch.channels_last)
+
+
 class ConvStep(NamedTuple):
     """A convolution and its rectifier."""
 
@@ -226,6 +247,8 @@ class Features(nn.Module):
             )
         for conv in self.convs:
             kernel, bias = weights.rescale_convolution(conv, pooling)
+            if conv.is_first and precision in (torch.bfloat16, torch.float16):
+                self.register_buffer("split_weight", _split_kernel(kernel, bias, precision))
             # Copies, since the weights may be tensors of inference mode.
             kernel = kernel.to(precision, memory_format=torch.channels_last, copy=True)
             self.register_buffer(f"{conv.name}_weight", kernel)
@@ -290,7 +313,8 @@ class Features(nn.Module):
         maps: dict[str, Tensor] = {}
         x = image.contiguous(memory_format=torch.channels_last)
         if self.convs:
-            x = prepare_input(x, self.convs[0], self.pooling).to(self.get_kernel(self.convs[0])[0].dtype)
+            x, dtype = prepare_input(x, self.convs[0], self.pooling), self.get_kernel(self.convs[0])[0].dtype
+            x = x.to(dtype) if self._split_weight is None else _split_image(x, dtype)
         for layers, block in self._build_blocks(check):
             if checkpoint and torch.is_grad_enabled():
                 outputs = recompute(run_block, x, block, use_reentrant=False)
@@ -304,6 +328,11 @@ class Features(nn.Module):
         """Return the rescaled kernel (O, I, 3, 3) and bias (O,) of a convolution, in the precision of the network."""
         return self.get_buffer(f"{conv.name}_weight"), self.get_buffer(f"{conv.name}_bias")
 
+    @property
+    def _split_weight(self) -> Tensor | None:
+        """The kernel of the first convolution for a split image, (O, 10, 3, 3); only in half precision."""
+        return self._buffers.get("split_weight")
+
     def apply_metric(self, layer: str, maps: Tensor) -> Tensor:
         """Return the maps of a slim network's layer in the full network's metric, and those of a full one unchanged."""
         metric = getattr(self, f"{layer}_metric", None)
@@ -313,9 +342,11 @@ class Features(nn.Module):
         """Yield each block and the names of its layers."""
         for number, group in groupby(self.convs, key=lambda conv: conv.block):
             convs = [*group]
-            steps = tuple(ConvStep(*self.get_kernel(conv), conv.padding) for conv in convs)
+            steps = [ConvStep(*self.get_kernel(conv), conv.padding) for conv in convs]
+            if convs[0].is_first and self._split_weight is not None:
+                steps[0] = steps[0]._replace(kernel=self._split_weight)
             pooling = "" if convs[-1] is self.convs[-1] else arch.choose_pooling(number, self.pooling)
-            yield [conv.layer for conv in convs], Block(steps, pooling, check)
+            yield [conv.layer for conv in convs], Block(tuple(steps), pooling, check)
 
 
 MEAN_FLOOR = 0.05

@@ -318,6 +318,16 @@ def test_half_precision_is_close_to_single_precision(
     assert torch.cosine_similarity(half, single, dim=0) > 0.95
 
 
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_the_first_convolution_sees_colors_in_full_precision(
+    tiny: Weights, picture: Picture, precision: torch.dtype
+) -> None:
+    image = picture(48, 64)
+    half = Features(tiny, ["relu1_1"], precision=precision)(image)["relu1_1"]
+    expected = Features(tiny, ["relu1_1"])(image)["relu1_1"].to(precision)
+    assert (half == expected).float().mean() > 0.9
+
+
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.float16])
 def test_all_tensors_of_a_network_are_in_its_precision(tiny: Weights, precision: torch.dtype) -> None:
     readouts = {"relu2_1": torch.eye(6)[:, :4], "relu3_1": torch.eye(8)[:, :6]}
