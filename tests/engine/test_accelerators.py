@@ -54,6 +54,9 @@ CASES: dict[str, dict[str, Any]] = {
     "average pooling": {**GRAM, "pooling": "average"},
     "max pooling": {**GRAM, "pooling": "max"},
     "checkpointing": {**GRAM, "checkpoint": "on"},
+    "bfloat16": {"precision": "bf16"},
+    "float16": {"precision": "fp16", "checkpoint": "on"},
+    "gatys in float16": {"precision": "fp16", "distance": "gatys"},
 }
 """Options that change what a step computes."""
 
