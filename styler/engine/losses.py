@@ -17,7 +17,7 @@ from torch.autograd.function import FunctionCtx
 
 HALF = (torch.float16, torch.bfloat16)
 
-aten: Any = torch.ops.aten
+_aten: Any = torch.ops.aten
 
 COVARIANCE_FLOOR = 1e-4
 """Added to the diagonal of covariances: the derivative of the square root is infinite at 0."""
@@ -87,7 +87,7 @@ def compute_moments(features: Tensor) -> Moments:
 def _sum_products(features: Tensor) -> Tensor:
     """Return F Fᵀ (C, C) of a layer (1, C, H, W), summed over all positions at least in float32."""
     rows = _flatten_positions(features)  # (N, C)
-    if features.device.type == "cuda" and features.dtype in HALF and hasattr(aten.mm, "dtype"):
+    if features.device.type == "cuda" and features.dtype in HALF and hasattr(_aten.mm, "dtype"):
         return torch.mm(rows.T, rows, out_dtype=torch.float32)
     if _has_fast_convolutions(features) and features.dtype is torch.bfloat16:
         # The sums are in float32, but the result is rounded: what the rounding left is the result of a second product.
@@ -96,7 +96,7 @@ def _sum_products(features: Tensor) -> Tensor:
     if _has_fast_convolutions(features):
         kernel = features.new_empty((features.shape[1], features.shape[1], 1, 1))
         only_kernel = [False, True, False]
-        products: Tensor = aten.convolution_backward(
+        products: Tensor = _aten.convolution_backward(
             features, features, kernel, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, only_kernel
         )[1]
         return products[:, :, 0, 0]

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from styler.engine.objective import TOTAL, Objective
 
-MIN_MEMORY, MAX_MEMORY, MEMORY_GROWTH = 3.0, 10.0, 1 / 6
+FIRST_WINDOW, LAST_WINDOW, WINDOW_GROWTH = 3.0, 10.0, 1 / 6
 """Steps over which Adam averages the gradient: at first, at most, and how many more with every step. The gradient has
-no noise, so a short memory is best in few steps, and a long one in many: measured at 256 px, 32 steps end 3% lower with
+no noise, so a short window is best in few steps, and a long one in many: measured at 256 px, 32 steps end 3% lower with
 3 steps than with 10, 42 are equal from 3 to 10, and 104 end 2% lower with 10."""
 SECOND_BETA = 0.8
 """Far below the usual 0.999: the gradient changes so much from step to step that only the last few show its scale.
@@ -108,7 +108,7 @@ def adam(objective: Objective, image: Tensor, limit: IterationLimit, rate: float
         best = torch.where(better, image, best)
         recovered, shortened = recovered + ~finite, torch.where(finite, shortened, shortened / 2)
         gradient = torch.where(finite, gradient, 0)
-        share = 1 / min(MAX_MEMORY, MIN_MEMORY + MEMORY_GROWTH * step)
+        share = 1 / min(LAST_WINDOW, FIRST_WINDOW + WINDOW_GROWTH * step)
         first, first_mass = _average(first, gradient, share, finite), _average(first_mass, 1, share, finite)
         second = _average(second, gradient.square(), 1 - SECOND_BETA, finite)
         second_mass = _average(second_mass, 1, 1 - SECOND_BETA, finite)
