@@ -265,7 +265,7 @@ def estimate_memory(
     """
     pixels = size[0] * size[1]
     network, layers, widths = features.network, features.layers, features.widths
-    half = 1.0 if features.precision is torch.float32 else 0.75  # statistics and losses stay in float32
+    half = 1.0 if features.precision is torch.float32 else 0.6  # maps of two bytes, statistics in float32
     content = arch.estimate_map_bytes(network, targets.resolve_content_layers(options, network), pixels, widths)
     activations = arch.estimate_activation_bytes(network, layers, pixels, checkpoint=checkpoint, widths=widths)
     iteration = half * ACTIVATION_OVERHEAD * (activations + 4 / 3 * content)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,14 +27,14 @@ from styler import environment, images, library
 from styler.engine import targets
 from styler.engine.device import PRECISIONS, prepare_torch
 from styler.engine.objective import Objective
-from styler.engine.sources import load_source
+from styler.engine.sources import SourceImage, load_source
 from styler.errors import OutputError
 from styler.geometry import fit_size
 from styler.options import Options
 from styler.resample import resize
 from styler.vgg import registry
 from styler.vgg.model import Features
-from styler.vgg.weights import EMBEDDED
+from styler.vgg.weights import EMBEDDED, Weights
 
 SINGLE = "fp32"
 CLEAR_WIN = 0.9
@@ -341,22 +342,31 @@ class GradientComparison:
 
     def __init__(self, device: torch.device, side: int = GRADIENT_SIDE, pair: tuple[str, str] = GRADIENT_PAIR) -> None:
         self._device, self._side, self._pair = device, side, pair
-        self._single: Tensor | None = None
+
+    @cached_property
+    def _single(self) -> Tensor:
+        return self._compute_gradient(SINGLE)
+
+    @cached_property
+    def _weights(self) -> Weights:
+        return registry.load_backbone(EMBEDDED)
+
+    @cached_property
+    def _sources(self) -> list[SourceImage]:
+        """The photo and the painting."""
+        folders = (library.list_contents(), library.list_styles())
+        return [load_source(folder[name]) for folder, name in zip(folders, self._pair, strict=True)]
 
     def __call__(self, name: str) -> float:
         """Return the cosine in float64; 0 if a value is not finite."""
-        if self._single is None:
-            self._single = self._compute_gradient(SINGLE)
         cosine = float(F.cosine_similarity(self._single, self._compute_gradient(name), dim=0))
         return cosine if math.isfinite(cosine) else 0.0
 
     def _compute_gradient(self, name: str) -> Tensor:
         """Return the gradient in a precision with the embedded network, (3 · H · W,), in float64 on the CPU."""
-        options, weights = Options(), registry.load_backbone(EMBEDDED)
-        layers = targets.resolve_layers(options, weights.network)
-        features = Features(weights, layers, options.pooling, PRECISIONS[name]).to(self._device)
-        folders = (library.list_contents(), library.list_styles())
-        content, style = (load_source(folder[each]) for folder, each in zip(folders, self._pair, strict=True))
+        options, (content, style) = Options(), self._sources
+        layers = targets.resolve_layers(options, self._weights.network)
+        features = Features(self._weights, layers, options.pooling, PRECISIONS[name]).to(self._device)
         size = fit_size(*content.size, self._side)
         blend = targets.prepare_blend(content, [style], options)
         aims = targets.compute_targets(features, content, blend, size, options, targets.StyleCache())
