@@ -17,6 +17,7 @@ not know how inputs are paired, nor what is in a picture.
 import errno
 import json
 import os
+import statistics
 import sys
 import threading
 import time
@@ -61,6 +62,12 @@ class ManifestHistory:
     def find_settings(self, digest: str) -> Mapping[str, Any]:
         """Return the settings that have this hash; empty if no run had them."""
         return next((run["options"] for run in reversed(self.runs) if run.get("settings") == digest), {})
+
+    def measure_pictures(self, digest: str) -> float | None:
+        """Return the median seconds of the pictures painted with the settings that have this hash; None without any."""
+        done = (entry for entry in self.entries.values() if entry["state"] == DONE and entry.get("settings") == digest)
+        seconds = [entry["seconds"] for entry in done if entry["seconds"]]  # 0 if the run was killed
+        return statistics.median(seconds) if seconds else None
 
     def add(self, line: Mapping[str, Any]) -> None:
         """Add the contents of one more line."""

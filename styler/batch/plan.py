@@ -8,7 +8,6 @@ import functools
 import hashlib
 import json
 import os
-import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -302,14 +301,6 @@ def collect_settings(request: BatchRequest, files: FileFacts) -> dict[str, Any]:
     return settings | ({"replay": repr(request.replay)} if request.replay else {})
 
 
-def measure_pictures(history: ManifestHistory, settings: Mapping[str, Any]) -> float | None:
-    """Return the median of the recorded seconds of the pictures with these settings; None if there are none."""
-    digest = hash_settings(settings)
-    done = (it for it in history.entries.values() if it["state"] == manifest.DONE and it.get("settings") == digest)
-    seconds = [entry["seconds"] for entry in done if entry["seconds"]]  # 0 if the run was killed
-    return statistics.median(seconds) if seconds else None
-
-
 def hash_settings(settings: Mapping[str, Any]) -> str:
     """Return the SHA-256 of settings."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode("ascii")).hexdigest()
@@ -463,7 +454,7 @@ def plan_batch(
         problems=contents.problems + styles.problems,
         links=len(contents.links | styles.links),
         batches=len(contents.batches | styles.batches),
-        picture_seconds=measure_pictures(history, settings),
+        picture_seconds=history.measure_pictures(hash_settings(settings)),
     )
 
 
