@@ -388,9 +388,9 @@ def test_a_terminal_gets_bars(folder: Path, capsys: Capture, monkeypatch: pytest
 def test_the_manifest_has_a_schema_and_the_hashes(folder: Path) -> None:
     assert paint("photos/a1.png", "art/x.png", "-o", "out", "-q") == 0
     lines = [json.loads(line) for line in manifest.locate_manifest(Path("out")).read_text().splitlines()]
-    assert [line["state"] for line in lines] == ["run", "writing", "done", "index", "index"]
+    assert [line["state"] for line in lines] == ["run", "precision", "writing", "done", "index", "index"]
     assert {line["schema"] for line in lines} == {1}
-    writing = lines[1]
+    writing = lines[2]
     assert writing["content"]["sha256"] == images.read_image("photos/a1.png").sha256
     assert writing["sha256"] == images.read_image("out/a1.x.png").sha256
     assert writing["settings"] == lines[0]["settings"]
