@@ -112,7 +112,7 @@ class PrecisionChoice:
     """
 
     def __init__(self, device: torch.device, name: str) -> None:
-        self._device, self._lock = device, threading.Lock()
+        self._device = device
         self._dtype = PRECISIONS.get(name)
         self.measurement: Measurement | None = None
         """What `auto` was chosen by."""
@@ -120,12 +120,11 @@ class PrecisionChoice:
     @property
     def dtype(self) -> torch.dtype:
         """The precision of the convolutions."""
-        with self._lock:
-            if self._dtype is None:
-                with prepare_torch(self._device):
-                    self.measurement = measure_precision(self._device)
-                self._dtype = PRECISIONS[self.measurement.choice]
-            return self._dtype
+        if self._dtype is None:  # of two threads, the second gets what the first has measured
+            with prepare_torch(self._device):
+                self.measurement = measure_precision(self._device)
+            self._dtype = PRECISIONS[self.measurement.choice]
+        return self._dtype
 
 
 _measurements: dict[str, Measurement] = {}
