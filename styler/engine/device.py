@@ -343,7 +343,13 @@ class _ExactArithmetic:
 
     def __enter__(self) -> None:
         backends: Any = torch.backends
-        products = [*(getattr(backends.mkldnn, name, None) for name in ("matmul", "conv")), backends.cuda.matmul]
+        owners = (
+            (backends.mkldnn, "matmul"),
+            (backends.mkldnn, "conv"),
+            (backends.cudnn, "conv"),
+            (backends.cuda, "matmul"),
+        )
+        products = [getattr(owner, name, None) for owner, name in owners]
         wanted: list[tuple[Any, str, Any]] = [
             (backends.cudnn, "benchmark", False),
             (backends.cudnn, "deterministic", True),

@@ -188,7 +188,10 @@ def read_settings() -> dict[str, object]:
 def read_products() -> list[str]:
     """Return the precisions of matrix products in float32."""
     backends: Any = torch.backends
-    return [each.fp32_precision for each in (backends.mkldnn.matmul, backends.mkldnn.conv, backends.cuda.matmul)]
+    return [
+        each.fp32_precision
+        for each in (backends.mkldnn.matmul, backends.mkldnn.conv, backends.cudnn.conv, backends.cuda.matmul)
+    ]
 
 
 def test_matrix_products_are_exact_inside_a_step() -> None:
@@ -196,9 +199,9 @@ def test_matrix_products_are_exact_inside_a_step() -> None:
         torch.set_float32_matmul_precision("medium")
         before = read_products()
         with prepare_torch(CPU):
-            assert read_products() == ["ieee"] * 3
+            assert read_products() == ["ieee"] * 4
         assert read_products() == before
-        assert "ieee" not in (before[0], before[2])
+        assert "ieee" not in (before[0], before[3])
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")
