@@ -101,7 +101,7 @@ def test_the_settings_of_a_record_give_the_same_options_except_for_the_machine(r
     assert settings["precision"] == "fp32", "the one that was used, whatever the option was"
     assert resolve_options(("--from", settings)).options == make_result().options.replace(precision="fp32")
     again = resolve_options(("--from", settings), ("flag", {"preset": "fine", "strength": 10})).options
-    assert (again.iterations, again.strength, again.distance) == (160, 10, "gram")
+    assert (again.iterations, again.strength, again.distance) == (140, 10, "gram")
 
 
 def test_every_option_that_determines_the_schedule_is_listed() -> None:

@@ -96,8 +96,9 @@ def adam(objective: Objective, image: Tensor, limit: IterationLimit, rate: float
     """
     first, second = torch.zeros_like(image), torch.zeros_like(image)
     best, lowest = image, torch.full((), math.inf, dtype=image.dtype, device=image.device)
-    shortened, recovered = torch.ones_like(lowest), torch.zeros_like(lowest)
-    first_mass, second_mass = torch.zeros_like(lowest), torch.zeros_like(lowest)  # sums of their weights
+    zero, one = torch.zeros_like(lowest), torch.ones_like(lowest)
+    shortened, recovered = one, zero
+    first_mass, second_mass = zero, zero  # sums of the weights in the moments
     best_losses: dict[str, Tensor] = {}
     step = 0
     while step < limit.iterations:
@@ -109,9 +110,9 @@ def adam(objective: Objective, image: Tensor, limit: IterationLimit, rate: float
         recovered, shortened = recovered + ~finite, torch.where(finite, shortened, shortened / 2)
         gradient = torch.where(finite, gradient, 0)
         share = 1 / min(LAST_WINDOW, FIRST_WINDOW + WINDOW_GROWTH * step)
-        first, first_mass = _average(first, gradient, share, finite), _average(first_mass, 1, share, finite)
+        first, first_mass = _average(first, gradient, share, finite), _average(first_mass, one, share, finite)
         second = _average(second, gradient.square(), 1 - SECOND_BETA, finite)
-        second_mass = _average(second_mass, 1, 1 - SECOND_BETA, finite)
+        second_mass = _average(second_mass, one, 1 - SECOND_BETA, finite)
         direction = (first / first_mass) / ((second / second_mass).sqrt() + 1e-12)
         moved = (image - rate * scale_rate(step, limit.decay_length) * shortened * direction).clamp(0, 1)
         image = torch.where(finite, moved, best)
@@ -121,9 +122,9 @@ def adam(objective: Objective, image: Tensor, limit: IterationLimit, rate: float
         yield OptimizerStep(losses, image, best, best_losses, recovered)
 
 
-def _average(before: Tensor, value: Tensor | int, share: float, finite: Tensor) -> Tensor:
+def _average(before: Tensor, value: Tensor, share: float, finite: Tensor) -> Tensor:
     """Move an average toward a value by a share of the way; it starts again from 0 where `finite`, (), is false."""
-    return torch.where(finite, before + share * (value - before), 0)
+    return torch.where(finite, before.lerp(value, share), 0)
 
 
 def _select_losses(better: Tensor, losses: dict[str, Tensor], before: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -18,8 +18,9 @@ if sys.platform == "win32":
     pytest.skip("Windows has no such signals", allow_module_level=True)
 
 RUN = [
-    *("run", "photo.png", "painting.png", "--size", "64", "--first-size", "64", "--iterations", "2"),
-    *("--device", "cpu", "--precision", "fp32"),  # so that nothing is measured and stored
+    *("run", "photo.png", "painting.png", "--size", "64", "--first-size", "64", "--device", "cpu"),
+    *("--precision", "fp32"),  # so that nothing is measured and stored
+    *("--iterations", "2"),
 ]
 INPUTS = {"photo.png", "painting.png"}
 

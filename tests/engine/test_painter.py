@@ -459,7 +459,7 @@ def test_stop_takes_effect_between_convolutions(
     stop, made, conv2d = threading.Event(), [0], F.conv2d
 
     def counted(*args: Any, **settings: Any) -> Tensor:
-        made[0] += 1
+        made[0] += "padding" in settings  # other convolutions are products of the statistics
         if made[0] == at:
             stop.set()
         return conv2d(*args, **settings)
