@@ -166,7 +166,7 @@ def test_flags_override_the_record_and_can_replace_its_schedule(folder: Path) ->
     assert replay("a.png", "d.png", "--size", "96", "--preset", "draft", "-q") == 0
     assert (provenance.read_record("d.png")["width"], provenance.read_record("d.png")["options"]["iterations"]) == (
         96,
-        20,
+        16,
     )
     assert replay("a.png", "e.png", "--strength", "0", "-q") == 0
     assert provenance.read_record("e.png")["schedule"] == []
