@@ -6,6 +6,7 @@ environment.prepare_process()  # before torch is loaded: tests share their cores
 
 import math
 import os
+import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -22,6 +23,9 @@ from styler.vgg import arch, model, registry
 from styler.vgg import weights as weights_module
 from styler.vgg.arch import POOLINGS
 from styler.vgg.weights import Weights
+
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the program respects that nohup ignores it; its tests send it
 
 TINY = ((4, 1), (6, 2), (6, 2), (8, 3), (8, 1))
 """A small VGG with every layer that the default options use, up to relu5_1."""
