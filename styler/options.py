@@ -179,7 +179,7 @@ class Options:
     time: float = _effort(0.0, "time budget, such as 60s or 2m; 0 for none", low=0, high=604_800, unit="s")
     patience: int = _effort(0, "early stopping: iterations without improvement; 0 disables it", low=0, high=100_000)
     iterations: int = _effort(64, "iterations at the coarsest scale", low=1, high=100_000)
-    taper: float = _effort(0.65, "iterations of each scale relative to the next coarser one", low=0.01, high=2)
+    taper: float = _effort(0.63, "iterations of each scale relative to the next coarser one", low=0.01, high=2)
     sketch: float = _effort(0.0, "share of the work done by the slim network, which iterates faster", low=0, high=0.99)
     first_size: int = _effort(128, "minimum long side of the coarsest scale, in pixels", low=32, high=8192)
     optimizer: str = _effort(

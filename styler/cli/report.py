@@ -245,7 +245,7 @@ def format_settings(
 
 
 def format_schedule(schedule: "Schedule", options: Options | None = None) -> str:
-    """Format a schedule as a sentence: `128×96, 64 iterations of L-BFGS; 256×192, 42 iterations of Adam.`.
+    """Format a schedule as a sentence: `128×96, 64 iterations of L-BFGS; 256×192, 40 iterations of Adam.`.
 
     Args:
         options: given unless the schedule is replayed; a time budget or early stopping may change the schedule.
