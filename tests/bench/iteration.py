@@ -2,10 +2,10 @@
 
     python tests/bench/iteration.py [--sizes 256 512] [--precisions fp32 bf16] [--before TREE] [--rounds 3] [--span 6]
 
-Every tree paints in a process of its own, and the processes take turns within one run. In each round a process makes
-`span` iterations undisturbed, of which the seconds are reported, and as many under PyTorch's profiler, which gives the
-shares of the parts. The figures are medians of the rounds, in milliseconds per iteration. A tree has its own `.venv`,
-or else uses this interpreter.
+Every tree paints in a process of its own; once all are warm, they take turns within one run. In each round a process
+makes `span` iterations undisturbed, of which the seconds are reported, and as many under PyTorch's profiler, which
+gives the shares of the parts. The figures are medians of the rounds, in milliseconds per iteration. A tree has its own
+`.venv`, or else uses this interpreter.
 """
 
 import argparse
@@ -69,11 +69,12 @@ def paint(size: int, precision: str, iterations: int) -> Iterator[Any]:
 
 
 def work(size: int, precision: str, rounds: int, span: int) -> None:
-    """Answer each line of input with one round's milliseconds as a line of JSON."""
+    """Print an empty line when warm, then for each line of input one round's milliseconds as a line of JSON."""
     from torch.profiler import ProfilerActivity, profile
 
     steps = paint(size, precision, 2 + 2 * span * rounds)
     next(steps), next(steps)  # to warm up
+    print(flush=True)
     for _ in sys.stdin:
         began = time.perf_counter()
         for _ in range(span):
@@ -119,6 +120,9 @@ def measure(trees: dict[str, Path], size: int, precision: str, rounds: int, span
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in trees}
     with ExitStack() as stack:
         workers = {name: stack.enter_context(start_worker(tree, arguments)) for name, tree in trees.items()}
+        for worker in workers.values():
+            assert worker.stdout is not None
+            worker.stdout.readline()  # otherwise, the first round would be measured beside another tree's start
         for _ in range(rounds):
             for name, worker in workers.items():
                 rows[name].append(ask(worker))
