@@ -32,6 +32,9 @@ the loss of the first layers, which have the largest weights, has a noise of abo
 
 NEWTON_SCHULZ_STEPS = 18
 
+SHORTEST = 1e-6
+"""Floor of the lengths by which features are divided."""
+
 STENCIL = ((1, 0, 2 / 3), (0, 1, 2 / 3), (1, 1, 1 / 6), (1, -1, 1 / 6))
 """The neighbors of a pixel, rows down and columns across, and the weights of their mean squared differences."""
 
@@ -174,6 +177,42 @@ def content_sum(features: Tensor, target: Tensor) -> Tensor:
     Source: L. Gatys, A. Ecker and M. Bethge, "A Neural Algorithm of Artistic Style", 2015, equation 1.
     """
     return _sum_squares(features, target) / 2
+
+
+class _CosineFunction(torch.autograd.Function):
+    """The mean of 1 − cos (F, T) over all positions, with the gradient (cos · F / |F| − T / |T|) / (N · |F|)."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, features: Tensor, target: Tensor) -> Tensor:
+        dtype = _choose_dtype(features)
+        length, other = (
+            torch.linalg.vector_norm(maps, dim=1, keepdim=True, dtype=dtype).clamp(min=SHORTEST)
+            for maps in (features, target)
+        )  # (1, 1, H, W)
+        cosine = (features * target).sum(dim=1, keepdim=True, dtype=dtype) / (length * other)
+        ctx.save_for_backward(features, target, length, other, cosine)
+        distance: Tensor = 1 - cosine.mean()
+        return distance
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
+        features, target, length, other, cosine = ctx.saved_tensors  # type: ignore[attr-defined]
+        share = gradients[0] / cosine.numel()
+        pull, push = share * cosine / length.square(), share / (length * other)
+        return features * pull.to(features) - target * push.to(features), None
+
+
+def cosine_distance(features: Tensor, target: Tensor) -> Tensor:
+    """Return the mean over all positions of one minus the cosine of the angle between features and target, ().
+
+    Source: N. Kolkin et al., "Neural Neighbor Style Transfer", 2022, section 3.3.
+
+    Args:
+        features: (1, C, H, W).
+        target: of the same size, without a gradient.
+    """
+    distance: Tensor = _CosineFunction.apply(features, target)
+    return distance
 
 
 def gram_distance(ours: Moments, target: Moments) -> Tensor:

@@ -4,21 +4,22 @@ Knows the network and the losses; does not know where the targets come from or h
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from styler.engine import losses
 from styler.engine.losses import Moments, WassersteinTarget, chroma, coarse_chroma
+from styler.engine.matching import Matching
 from styler.resample import Downsample
 from styler.vgg.model import Check, Features
 
 StyleTarget = Moments | WassersteinTarget
 """Moments are compared by the Gram distance, Wasserstein targets by the Wasserstein distance."""
 
-TOTAL, CONTENT, STYLE, SMOOTHNESS, COLOR = "total", "content", "style", "total variation", "color"
-"""Names of the terms in reports; a layer follows `content` and `style`: `style relu4_1`."""
+TOTAL, CONTENT, STYLE, STROKES, SMOOTHNESS, COLOR = "total", "content", "style", "strokes", "total variation", "color"
+"""Names of the terms in reports; a layer follows `content`, `style` and `strokes`: `style relu4_1`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,6 +36,8 @@ class Targets:
     """Multiplies the content weights: how far the style's mean features are from the content's."""
     is_content_summed: bool = False
     """Whether the content loss is the sum of the paper by Gatys et al. and not a mean."""
+    matched: Mapping[str, Tensor] = field(default_factory=dict)
+    """Features of the content in the layers whose features are matched with the style's."""
     roughness: float = 1.0
     """Divides the total variation: the root of the style's own, so that a soft style gives a soft picture."""
 
@@ -88,6 +91,8 @@ class Objective:
     newton_schulz: bool = False
     """Whether the Wasserstein distance takes its root by Newton-Schulz iteration."""
     half_size: HalfSizeCopy | None = None
+    matching: Matching | None = None
+    """The matched features of the style; half-size copies have none, since strokes have one size."""
 
     def terms(self, image: Tensor) -> dict[str, Tensor]:
         """Return every weighted term of an image (1, 3, H, W), each (), without those of its half-size copy."""
@@ -103,6 +108,9 @@ class Objective:
             terms[f"{CONTENT} {layer}"] = weight * content_loss(features[layer], content)
         for layer, style in targets.style.items():
             terms[f"{STYLE} {layer}"] = weights.style[layer] * self._compute_style_distance(features[layer], style)
+        if self.matching is not None:
+            distances = self.matching.compute_distances(features)
+            terms |= {f"{STROKES} {layer}": distance for layer, distance in distances.items()}
         if weights.smoothness:
             weight = weights.smoothness / targets.roughness
             terms[SMOOTHNESS] = weight * losses.total_variation(image)
@@ -133,7 +141,8 @@ class Objective:
         if self.half_size is None:
             return terms, gradient
         half_size_terms, half_size_gradient = self.half_size.gradient(image.detach())
-        return {name: term + half_size_terms[name] for name, term in terms.items()}, gradient + half_size_gradient
+        terms = {name: term + half_size_terms.get(name, 0) for name, term in terms.items()}
+        return terms, gradient + half_size_gradient
 
     def _compute_style_distance(self, features: Tensor, target: StyleTarget) -> Tensor:
         if isinstance(target, Moments):

@@ -202,20 +202,23 @@ class Run:
         rate = self.options.learning_rate * (REFINE_RATE if follows_sketch(self.schedule, index) else 1.0)
         return optimizers.adam(objective, image, limit, rate)
 
-    def _build_objective(self, scale: Scale) -> Objective:
-        """Build the objective of a scale; its half-size copies are scales of their own."""
-        options, size = self.options, scale.size
-        features = self.slim if scale.sketch else self.features
+    def _build_objective(self, scale: Scale, *, is_copy: bool = False) -> Objective:
+        """Build the objective of a scale; its half-size copies are scales of their own, without strokes."""
+        options, size, features = self.options, scale.size, self.slim if scale.sketch else self.features
         key = (features.sha256, size)
         if key not in self.targets:
             self.targets[key] = targets.compute_targets(
                 features, self.content, self.blend, size, options, self.cache, self.check
             )
-        half_size = None
+        half_size = matching = None
         if scale.half_size_copies:
             half = scale.halve()
             downsample = Downsample(size, half.size, features.device)
-            half_size = HalfSizeCopy(self._build_objective(half), downsample, options.multiscale)
+            half_size = HalfSizeCopy(self._build_objective(half, is_copy=True), downsample, options.multiscale)
+        plan = targets.plan_matching(options, features.network, self.schedule, scale)
+        if plan and not is_copy:
+            prepared = features, self.targets[key], self.blend
+            matching = targets.prepare_matching(plan, *prepared, max(size), options, self.check)
         return Objective(
             features,
             self.targets[key],
@@ -224,6 +227,7 @@ class Run:
             checkpoint=self.checkpoint,
             newton_schulz=features.device.type != "cpu",
             half_size=half_size,
+            matching=matching,
         )
 
     def _update_schedule(self, index: int, done: int) -> None:

@@ -16,11 +16,13 @@ from styler.engine import losses
 from styler.engine.borders import find_painting
 from styler.engine.color import blend_colors, measure_colors, transfer_colors
 from styler.engine.losses import Moments, coarse_chroma
+from styler.engine.matching import Matching, MatchingPlan, prepare_candidates
 from styler.engine.objective import StyleTarget, Targets, TermWeights
 from styler.engine.sources import SourceImage
 from styler.errors import UsageError
 from styler.options import Options
 from styler.resample import resize
+from styler.schedule import Scale, Schedule
 from styler.vgg import arch
 from styler.vgg.model import Check, Features
 
@@ -40,6 +42,20 @@ MIN_CONTENT_SCALE = 0.25
 """Floor of the squared content scale, for a style that is nearly the content."""
 MIN_ROUGHNESS = 0.03
 """Floor of the roughness, for a flat style. Paintings have 0.06 to 0.2 at 256 pixels."""
+MATCHED_LAYERS = ("relu2_1", "relu3_1", "relu4_1")
+"""Layers whose features are matched; they are style layers, so that matching needs no further convolution."""
+BASE_LAYER = "relu3_1"
+"""The layer at whose positions features are matched."""
+MAX_STROKES_WEIGHT = 3.0
+"""Weight of each matched layer at brushwork 100; at 50 it is 1 at the finest scale."""
+CONTENT_SHARE = 0.5
+"""The content's share of the query up to strength 50; more of it keeps more of the photo."""
+MATCHING_INTERVAL = 5
+"""Iterations of Adam after which features are matched again."""
+MATCHED_VIEWS = 4
+"""Quarter turns of a style whose features are candidates."""
+MAX_CANDIDATES = 65_536
+"""Places of all styles that can be matched."""
 MAX_CACHE_BYTES = 24_000_000
 """Memory of the cached statistics. One style at one size takes 3.4 MB with the default layers, 8 MB with all."""
 TILE_SIDE = 1024
@@ -75,12 +91,19 @@ def resolve_content_layers(options: Options, network: str) -> tuple[str, ...]:
 
 
 def resolve_layers(options: Options, network: str) -> tuple[str, ...]:
-    """Return the canonical names of all layers that an objective needs: content, then style.
+    """Return the canonical names of all layers that an objective needs: content, style, then matched ones.
 
     Raises:
         OptionError: the network has no such layer.
     """
-    return (*resolve_content_layers(options, network), *resolve_style_layers(options, network))
+    matched = resolve_matched_layers(options, network)
+    return (*resolve_content_layers(options, network), *resolve_style_layers(options, network), *matched)
+
+
+def resolve_matched_layers(options: Options, network: str) -> tuple[str, ...]:
+    """Return the canonical names of the layers whose features are matched; none without brushwork."""
+    layers = MATCHED_LAYERS if options.brushwork else ()
+    return tuple(dict.fromkeys(arch.find_nearest_layer(layer, network) for layer in layers))
 
 
 def style_mix(strength: float) -> float:
@@ -371,8 +394,70 @@ def compute_targets(
         color=_compute_color_target(image, content.image, blend, keep) if keep else None,
         content_scale=1.0 if is_paper else content_scale.clamp(min=MIN_CONTENT_SCALE).sqrt(),
         is_content_summed=is_paper,
+        matched={layer: maps[layer] for layer in resolve_matched_layers(options, features.network)},
         roughness=math.fsum(share * each for share, each in zip(shares, roughness, strict=True)),
     )
+
+
+def weigh_strokes(brushwork: float, position: float) -> float:
+    """Return the weight of the matched features at one scale.
+
+    From 0 to 50 strokes appear in ever more of the finer scales; from 50 to 100 the coarser ones follow, and the
+    weight grows. Both change by equal steps of `brushwork`.
+
+    Args:
+        brushwork: 0 to 100.
+        position: of the scale, 0 for the coarsest to 1 for the finest.
+    """
+    reach = 2 * brushwork / 100 - 1
+    return math.pow(MAX_STROKES_WEIGHT, reach) * min(1.0, max(0.0, reach + position))
+
+
+def plan_matching(options: Options, network: str, schedule: Schedule, scale: Scale) -> MatchingPlan | None:
+    """Plan the matching of a scale; None if it has no matched features."""
+    sizes = list(dict.fromkeys(each.size for each in schedule))
+    position = sizes.index(scale.size) / (len(sizes) - 1) if len(sizes) > 1 else 1.0
+    weight = weigh_strokes(options.brushwork, position)
+    if not weight:
+        return None
+    return MatchingPlan(
+        weights=dict.fromkeys(resolve_matched_layers(options, network), weight),
+        content_share=CONTENT_SHARE * (1 - content_release(options.strength)),
+        style_mix=style_mix(options.strength),
+        interval=MATCHING_INTERVAL if scale.optimizer == "adam" else 0,  # L-BFGS needs one and the same objective
+    )
+
+
+@torch.no_grad()
+def prepare_matching(
+    plan: MatchingPlan,
+    features: Features,
+    targets: Targets,
+    blend: Blend,
+    long_side: int,
+    options: Options,
+    check: Check | None = None,
+) -> Matching:
+    """Analyze the styles and their rotated copies for the matching of a scale.
+
+    Args:
+        plan: how to match.
+        features: the network.
+        targets: of the scale.
+        blend: the styles.
+        long_side: of the scale, in pixels.
+        options: stroke_size is read.
+        check: called between convolutions.
+    """
+    network, styles = features.select(plan.weights), []
+    for style in blend.recolored:
+        size = compute_style_size(style.size, long_side, options.stroke_size, features.min_side)
+        image = resize(style.image, *size).to(features.device)  # (1, 3, H, W)
+        turns = [torch.rot90(image, turn, (-2, -1)) for turn in range(MATCHED_VIEWS)]
+        styles.append([network(turned, check) for turned in turns])
+    base = arch.find_nearest_layer(BASE_LAYER, features.network)
+    shares = torch.tensor(blend.shares, dtype=torch.float32, device=features.device)
+    return Matching(plan, prepare_candidates(styles, base, MAX_CANDIDATES), shares, targets.matched, check)
 
 
 def _compute_color_target(image: Tensor, content: Tensor, blend: Blend, keep: float) -> Tensor:
