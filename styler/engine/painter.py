@@ -215,7 +215,7 @@ class Run:
             half = scale.halve()
             downsample = Downsample(size, half.size, features.device)
             half_size = HalfSizeCopy(self._build_objective(half, is_copy=True), downsample, options.multiscale)
-        plan = targets.plan_matching(options, features.network, self.schedule, scale)
+        plan = targets.plan_matching(options, features.network, self.size, scale)
         if plan and not is_copy:
             prepared = features, self.targets[key], self.blend
             matching = targets.prepare_matching(plan, *prepared, max(size), options, self.check)

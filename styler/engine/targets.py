@@ -22,7 +22,7 @@ from styler.engine.sources import SourceImage
 from styler.errors import UsageError
 from styler.options import Options
 from styler.resample import resize
-from styler.schedule import Scale, Schedule
+from styler.schedule import Scale
 from styler.vgg import arch
 from styler.vgg.model import Check, Features
 
@@ -399,25 +399,27 @@ def compute_targets(
     )
 
 
-def weigh_strokes(brushwork: float, position: float) -> float:
+def weigh_strokes(brushwork: float, octaves: float) -> float:
     """Return the weight of the matched features at one scale.
 
-    From 0 to 50 strokes appear in ever more of the finer scales; from 50 to 100 the coarser ones follow, and the
-    weight grows. Both change by equal steps of `brushwork`.
+    Up to 50 strokes appear in the finest scale and, more weakly, in the one before; from there on the coarser scales
+    follow, and the weight grows. The weight depends on the size of a scale relative to the result's, so that results of
+    different sizes look alike and the first scales of a stopped painting are repeated exactly.
 
     Args:
         brushwork: 0 to 100.
-        position: of the scale, 0 for the coarsest to 1 for the finest.
+        octaves: how often the scale has to be doubled to get the size of the result.
     """
-    reach = 2 * brushwork / 100 - 1
-    return math.pow(MAX_STROKES_WEIGHT, reach) * min(1.0, max(0.0, reach + position))
+    share = brushwork / 100
+    if not share:
+        return 0.0
+    decline = octaves * (1 - share) / (2 * share)
+    return math.pow(MAX_STROKES_WEIGHT, 2 * share - 1) * min(1.0, 2 * share) * max(0.0, 1 - decline)
 
 
-def plan_matching(options: Options, network: str, schedule: Schedule, scale: Scale) -> MatchingPlan | None:
-    """Plan the matching of a scale; None if it has no matched features."""
-    sizes = list(dict.fromkeys(each.size for each in schedule))
-    position = sizes.index(scale.size) / (len(sizes) - 1) if len(sizes) > 1 else 1.0
-    weight = weigh_strokes(options.brushwork, position)
+def plan_matching(options: Options, network: str, size: tuple[int, int], scale: Scale) -> MatchingPlan | None:
+    """Plan the matching of a scale for a result of `size` (width, height); None if it has no matched features."""
+    weight = weigh_strokes(options.brushwork, math.log2(max(size) / max(scale.size)))
     if not weight:
         return None
     return MatchingPlan(
