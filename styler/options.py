@@ -99,35 +99,39 @@ PRESETS = {
 }
 """Effort: how many iterations are made."""
 
+_GRAM_VALUES: dict[str, Value] = {"brushwork": 0.0, "content_layers": ("relu4_2",), "layer_weights": (1.0,)}
 LOOKS = {
     "plain": Bundle("the default: balanced between photo and painting", {}),
     "faithful": Bundle(
         "close to the photo: portraits, buildings", {"strength": 30.0, "stroke_size": 0.8, "keep_color": 0.5}
     ),
     "bold": Bundle("far from the photo, in large shapes: posters, landscapes", {"strength": 75.0, "stroke_size": 1.6}),
-    "oil": Bundle("thick, smooth strokes: oil paintings", {"strength": 55.0, "stroke_size": 1.4, "smoothness": 0.6}),
+    "oil": Bundle(
+        "thick, smooth strokes: oil paintings",
+        {"strength": 55.0, "stroke_size": 1.4, "brushwork": 75.0, "smoothness": 0.6},
+    ),
     "ink": Bundle(
         "crisp lines and clear areas: drawings, prints, woodcuts",
         {"strength": 60.0, "stroke_size": 0.8, "smoothness": 0.05, "pooling": "max"},
     ),
+    "strokes": Bundle("the painting's own strokes everywhere: paintings with visible brushwork", {"brushwork": 100.0}),
+    "texture": Bundle("the painting's colors and texture without its strokes", {"brushwork": 0.0}),
     "gram": Bundle(
         "Gram matrices of conv1_1 to conv5_1 and conv4_3, in the default's schedule",
         {
+            **_GRAM_VALUES,
             "distance": "gram",
-            "content_layers": ("relu4_2",),
             "style_layers": ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu4_3", "relu5_1"),
-            "layer_weights": (1.0,),
         },
         is_recipe=True,
     ),
     "gatys": Bundle(
         "the method of Gatys et al. (2015): one scale, from noise; 100, 400 or 1000 iterations by preset",
         {
+            **_GRAM_VALUES,
             "distance": "gatys",
-            "content_layers": ("relu4_2",),
             "content_weight": 1e-3,
             "style_layers": ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"),
-            "layer_weights": (1.0,),
             "smoothness": 0.0,
             "multiscale": 0.0,
             "pooling": "average",

@@ -26,7 +26,7 @@ from styler.options import (
 from styler.provenance import FILE_VALUE
 from ui.studio import list_backbones
 
-MAIN_OPTIONS = ("preset", "strength", "stroke_size", "keep_color")
+MAIN_OPTIONS = ("preset", "strength", "stroke_size", "brushwork", "keep_color")
 """Options that are always visible."""
 FIRST_ADVANCED = ("size", "look", "seed", "init")
 """Options at the top of the Advanced section."""
@@ -43,7 +43,7 @@ DEFAULT_OPTIONS = Options()
 
 OFFERED_SIZES = (256, 512, 768, 1024, 2048)
 """Sizes in the menu; any other can be typed."""
-SLIDER_OPTIONS = ("strength", "stroke_size", "keep_color", "taper")
+SLIDER_OPTIONS = ("strength", "stroke_size", "brushwork", "keep_color", "taper")
 LABELS = {"time": "Time budget", "init": "Start from", "patience": "Early stopping", "backbone": "Feature network"}
 """Labels of the controls whose option has a name that says too little on the page."""
 OPTION_BUNDLES = {"preset": PRESETS, "look": LOOKS}

@@ -31,7 +31,10 @@ INVITATION = UI_FOLDER / "invitation.jpg"
 INVITATION_PAIR = ("bridge", "starry-night")
 INVITATION_TEXT = "A photo of a bridge, painted like The Starry Night"
 ROW_STATES = {"waiting": "waiting", "done": "done", "left": "not painted"}
-LINE_COLORS = ("#c2571a", "#3d8496", "#a07c27", "#8d65a8", "#5d9050", "#b5587a", "#6d80b0", "#8f8578", "#2a9d8f")
+LINE_COLORS = (
+    *("#c2571a", "#3d8496", "#a07c27", "#8d65a8", "#5d9050", "#b5587a", "#6d80b0", "#8f8578", "#2a9d8f"),
+    *("#d64550", "#4a6fd1", "#b08968", "#7a8c1f"),
+)
 """Colors of the lines in the chart, readable on light and dark; the first is the color of the total."""
 
 

@@ -22,6 +22,7 @@ DIALS = (
     ("cat", "woodcut", STRENGTHS),
     ("citrus", "mosaic", STRENGTHS),
     ("bridge", "wheat-field", tuple({"stroke_size": value} for value in (0.5, 0.7, 1.0, 1.4, 2.0))),
+    ("bridge", "wheat-field", tuple({"brushwork": value} for value in (0, 25, 50, 75, 100))),
     ("bridge", "wheat-field", tuple({"keep_color": value} for value in (0.0, 0.25, 0.5, 0.75, 1.0))),
     ("bridge", "wheat-field", tuple({"look": name} for name in ("faithful", "bold", "oil", "ink", "gatys"))),
 )

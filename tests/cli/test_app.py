@@ -129,7 +129,7 @@ def test_the_ten_main_options_come_first(capsys: pytest.CaptureFixture[str]) -> 
     flags = re.findall(r"^ +(?:-\w, )?(--[\w-]+)", first, re.MULTILINE)
     picture = [flag_name(f.name) for f in dataclasses.fields(Options) if f.metadata["spec"].group == "Picture"]
     assert flags == ["--output", *picture]
-    assert len(flags) == 10
+    assert len(flags) == 11
 
 
 def test_every_option_has_a_flag_that_shows_its_default(capsys: pytest.CaptureFixture[str]) -> None:
