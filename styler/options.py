@@ -114,8 +114,8 @@ LOOKS = {
         "crisp lines and clear areas: drawings, prints, woodcuts",
         {"strength": 60.0, "stroke_size": 0.8, "smoothness": 0.05, "pooling": "max"},
     ),
-    "strokes": Bundle("the painting's own strokes everywhere: paintings with visible brushwork", {"brushwork": 100.0}),
-    "texture": Bundle("the painting's colors and texture without its strokes", {"brushwork": 0.0}),
+    "strokes": Bundle("the painting's own strokes throughout: impasto, visible brushwork", {"brushwork": 100.0}),
+    "texture": Bundle("the painting's colors and texture, without its strokes", {"brushwork": 0.0}),
     "gram": Bundle(
         "Gram matrices of conv1_1 to conv5_1 and conv4_3, in the default's schedule",
         {
