@@ -57,7 +57,7 @@ STEP = (40, 60)
 """Strengths whose distance is the unit for the distance of sizes."""
 GRAY = 0.06
 """Chroma below which a pixel has no hue."""
-COLUMNS = ("style", "structure", "noise", "speckle", "step", "hue")
+COLUMNS = ("style", "patches", "coherence", "structure", "layout", "noise", "speckle", "blocks", "step", "hue")
 
 
 def make_options(dial: str, value: Any, preset: str, size: int) -> Options:
@@ -87,7 +87,7 @@ def paint_and_score(
     out: Path, dial: str, values: Sequence[Any], pairs: Sequence[tuple[str, str]], preset: str, size: int
 ) -> Any:
     """Paint what is missing and score everything: pair → setting → scores, and pair → setting → picture."""
-    painter, judge = Painter(), StyleJudge()
+    painter, judges = Painter(), quality.Judges()
     scored: dict[str, dict[str, dict[str, float]]] = {}
     pictures: dict[str, dict[str, Tensor]] = {}
     for content, style in pairs:
@@ -105,9 +105,9 @@ def paint_and_score(
             side = max(picture.shape)
             small = reference.fit_size(picture, 256)
             photo = quality.load_fitted(library.list_contents()[content], side)
-            row = quality.score(judge, picture, photo, quality.load_fitted(paths[0], side))
+            row = quality.score(judges, picture, photo, quality.load_fitted(paths[0], side))
             row["step"] = (
-                judge.distance(quality.to_image(small), quality.to_image(before)) if before is not None else 0.0
+                judges.style.distance(quality.to_image(small), quality.to_image(before)) if before is not None else 0.0
             )
             row["hue"] = measure_hue_distance(scores.blur_color(picture), scores.blur_color(photo))
             before = small
@@ -133,9 +133,11 @@ def format_table(dial: str, scored: Mapping[str, Mapping[str, Mapping[str, float
         )
     for pair, settings in scored.items():
         kept = [row["structure"] for row in settings.values()]
-        away = [row["style"] for row in settings.values()]
-        rises = [sum(b > a for a, b in itertools.pairwise(curve)) for curve in (kept, away)]
-        lines.append(f"{pair}: structure rises {rises[0]} times, style distance {rises[1]} times.")
+        away, patches = ([row[key] for row in settings.values()] for key in ("style", "patches"))
+        rises = [sum(b > a for a, b in itertools.pairwise(curve)) for curve in (kept, away, patches)]
+        lines.append(
+            f"{pair}: structure rises {rises[0]} times, style distance {rises[1]}, patch distance {rises[2]} times."
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -23,7 +23,7 @@ import reference
 import scores
 import speed
 import torch
-from heldout import StyleJudge
+from heldout import PatchJudge, StyleJudge
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -32,7 +32,10 @@ from styler import Options, Painter
 DEFAULT_VARIANTS = ("content", "style", "reference", "draft", "standard", "fine")
 LABEL = 16
 """Height of a label in the sheet, in pixels."""
-SCORES = ("style", "structure", "ssim", "noise", "speckle", "grid", "palette")
+SCORES = (
+    *("style", "patches", "coherence", "length", "structure", "ssim", "layout"),
+    *("noise", "speckle", "grid", "blocks", "palette"),
+)
 
 Variant = Callable[[Path, Path], Tensor]
 
@@ -92,16 +95,29 @@ def _run_peer(module: str, *arguments: str | Path) -> Tensor:
         return to_tensor(Image.open(output))
 
 
-def score(judge: StyleJudge, picture: Tensor, content: Tensor, style: Tensor) -> dict[str, float]:
+class Judges:
+    """The networks that judge."""
+
+    def __init__(self) -> None:
+        self.style, self.patches = StyleJudge(), PatchJudge()
+
+
+def score(judges: Judges, picture: Tensor, content: Tensor, style: Tensor) -> dict[str, float]:
     """Compute all scores of a picture; those that compare it with the content do so at the picture's size."""
     sharp = reference.resize(content, (picture.shape[-2], picture.shape[-1]))
+    flat = scores.measure_flatness(sharp)
     return {
-        "style": judge.distance(to_image(picture), to_image(style)),
+        "style": judges.style.distance(to_image(picture), to_image(style)),
+        "patches": judges.patches.distance(picture, style),
+        "coherence": scores.coherence(picture, flat) / scores.coherence(style),
+        "length": scores.stroke_length(picture, flat) / scores.stroke_length(style),
         "structure": scores.structure(picture, sharp),
         "ssim": scores.ssim(picture, sharp),
+        "layout": judges.patches.layout(picture, sharp),
         "noise": scores.noise(picture, style),
         "speckle": scores.speckle(picture),
         "grid": scores.grid(picture),
+        "blocks": scores.blocks(picture, flat),
         "palette": scores.palette(picture, style),
     }
 
@@ -141,7 +157,7 @@ def main() -> None:
     parser.add_argument("--styles", type=Path)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    painter, judge = Painter(), StyleJudge()
+    painter, judges = Painter(), Judges()
     variants = {name: make_variant(name, painter, args.size) for name in args.variants}
     rows: dict[str, dict[str, dict[str, float]]] = {}
     pictures: dict[str, dict[str, Tensor]] = {}
@@ -154,7 +170,7 @@ def main() -> None:
                 to_image(paint(content, style)).save(path)
             picture = to_tensor(Image.open(path))
             pictures[pair][name] = picture
-            rows[pair][name] = score(judge, picture, load_fitted(content, args.size), load_fitted(style, args.size))
+            rows[pair][name] = score(judges, picture, load_fitted(content, args.size), load_fitted(style, args.size))
             print(pair, name, {key: round(value, 3) for key, value in rows[pair][name].items()}, flush=True)
         draw_sheet(pictures, args.size).save(args.out / "sheet.png")
         (args.out / "scores.md").write_text(format_table(rows))

@@ -7,6 +7,8 @@ from torch import Tensor
 from styler.engine.losses import chroma
 
 LUMA = (0.299, 0.587, 0.114)
+UNIT = 512
+"""Long side of a picture whose strokes are measured in pixels; at other sizes they are measured in proportion."""
 
 
 def luminance(image: Tensor) -> Tensor:
@@ -91,3 +93,157 @@ def palette(image: Tensor, style: Tensor) -> float:
         return counts / counts.sum()
 
     return float((histogram(image) - histogram(style)).abs().sum() / 2)
+
+
+def measure_flatness(content: Tensor) -> Tensor:
+    """Return 1 in the flatter half of a photo and 0 in the other, (1, 1, H, W).
+
+    What a picture shows in that half is paint: the photo has no edges there.
+    """
+    unit = max(content.shape) / UNIT
+    xx, _, yy = structure_tensor(blur(luminance(content), unit), 4 * unit)
+    return (xx + yy <= (xx + yy).median()).float()
+
+
+def structure_tensor(maps: Tensor, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute the structure tensor of one channel: xx, xy and yy, blurred, each (1, 1, H, W).
+
+    The gradient is Scharr's, which hardly depends on the direction of an edge (H. Scharr 2000).
+    """
+    smooth, slope = torch.tensor([3.0, 10, 3]) / 16, torch.tensor([-1.0, 0, 1]) / 2
+    kernels = torch.stack([smooth[:, None] * slope, slope[:, None] * smooth])[:, None]  # (2, 1, 3, 3)
+    x, y = F.conv2d(F.pad(maps, (1,) * 4, mode="replicate"), kernels).split(1, dim=1)
+    return blur(x * x, sigma), blur(x * y, sigma), blur(y * y, sigma)
+
+
+def extract_paint(image: Tensor) -> Tensor:
+    """Return what is finer than areas of light and shade, with even contrast, so that all parts count, (1, 1, H, W)."""
+    unit = max(image.shape) / UNIT
+    maps = luminance(image)
+    detail = blur(maps, 0.5 * unit) - blur(maps, 6 * unit)
+    contrast = blur(detail * detail, 8 * unit).sqrt()
+    return detail / (contrast + 0.2 * contrast.mean()).clamp(min=1e-6)
+
+
+def coherence(image: Tensor, where: Tensor | None = None) -> float:
+    """Measure how far brushstrokes side by side share one direction: 0 (none) to 1 (all parallel).
+
+    This is (λ₁ − λ₂) / (λ₁ + λ₂) of the structure tensor (J. Bigün and G. Granlund 1987), the geometric mean of three
+    scales: what is common to 2, 4 and 8 pixels of a picture of 512.
+
+    Args:
+        where: weights of positions, (1, 1, H, W); for a picture, `measure_flatness` of its photo, whose outlines count
+            as strokes otherwise.
+    """
+    unit, paint = max(image.shape) / UNIT, extract_paint(image)
+    weights = torch.ones_like(paint) if where is None else where
+    product = 1.0
+    for sigma in (2, 4, 8):
+        xx, xy, yy = structure_tensor(paint, sigma * unit)
+        trace = xx + yy
+        share = ((xx - yy).square() + 4 * xy.square()).sqrt() / (trace + 0.05 * trace.mean()).clamp(min=1e-12)
+        product *= float((share * weights).sum() / weights.sum())
+    return product ** (1 / 3)
+
+
+def stroke_length(image: Tensor, where: Tensor | None = None) -> float:
+    """Measure how far paint stays the same along a stroke, in pixels of a picture of 512.
+
+    From 4096 points, walk along the direction of the strokes and correlate the paint with that of the start; the length
+    is the integral of the correlation over the first 24 pixels, the mean of both ways.
+
+    Args:
+        where: as for `coherence`.
+    """
+    unit, paint = max(image.shape) / UNIT, extract_paint(image)
+    size = torch.tensor([image.shape[-1], image.shape[-2]])
+    xx, xy, yy = structure_tensor(paint, 2 * unit)
+    twice = torch.cat([yy - xx, -2 * xy], dim=1)  # the direction at twice its angle, which has no sign, (1, 2, H, W)
+    start = sample_points(image.shape[-2], image.shape[-1], 4096)
+    if where is not None:
+        start = start[_read_at(where, start, size)[:, 0] > 0.5]
+    color, total = _read_at(paint, start, size), 0.0
+    for way in (1.0, -1.0):
+        points, before = start, None
+        for _ in range(24):
+            double = _read_at(twice, points, size)
+            angle = torch.atan2(double[:, 1], double[:, 0]) / 2
+            step = torch.stack([angle.cos(), angle.sin()], dim=1)  # (N, 2)
+            step *= way if before is None else torch.where((step * before).sum(1, keepdim=True) < 0, -1.0, 1.0)
+            points, before = points + step * unit, step
+            inside = ((points >= 0) & (points <= size)).all(1)
+            ours, theirs = color[inside], _read_at(paint, points, size)[inside]
+            total += max(0.0, float((ours * theirs).sum() / (ours.norm() * theirs.norm()).clamp(min=1e-12)))
+    return total / 2
+
+
+def sample_points(height: int, width: int, count: int) -> Tensor:
+    """Return about so many points x, y, one at random in each cell of a lattice, always the same, (N, 2)."""
+    rows = max(1, round((count * height / width) ** 0.5))
+    columns = max(1, round(count / rows))
+    jitter = torch.rand((rows, columns, 2), generator=torch.Generator().manual_seed(0))
+    cells = torch.stack(torch.meshgrid(torch.arange(columns), torch.arange(rows), indexing="xy"), dim=-1)
+    return ((cells + jitter) * torch.tensor([width / columns, height / rows])).view(-1, 2)
+
+
+def _read_at(maps: Tensor, points: Tensor, size: Tensor) -> Tensor:
+    """Interpolate maps (1, C, H, W) at points (N, 2) in pixels: (N, C)."""
+    grid = (2 * points / size - 1)[None, None]  # (1, 1, N, 2)
+    return F.grid_sample(maps, grid, padding_mode="border", align_corners=False)[0, :, 0].T
+
+
+def blocks(image: Tensor, where: Tensor | None = None) -> float:
+    """Compare lines along the axes with lines at 10 to 30° to them, at periods of 4 to 11 pixels.
+
+    A draft can show a weave of short horizontal and vertical bars, the lattices of the network's poolings. In the
+    spectrum that is energy on the axes themselves. Strokes, even level ones, spread over many angles.
+
+    Args:
+        where: as for `coherence`; the photo may have such lines itself.
+
+    Returns:
+        The ratio of the energy within 5° of an axis to that at 10 to 30°, per frequency; 1 is no fault.
+    """
+    paint = extract_paint(image)[0, 0]
+    height, width = paint.shape
+    weights = torch.hann_window(height, periodic=False)[:, None] * torch.hann_window(width, periodic=False)
+    if where is not None:
+        weights = weights * blur(where, 6.0)[0, 0]
+    side = 2 * max(height, width)
+    energy = torch.fft.fft2((paint - (paint * weights).sum() / weights.sum()) * weights, (side, side)).abs().square()
+    across = torch.fft.fftfreq(side)
+    frequency = (across.square()[:, None] + across.square()).sqrt()
+    angle = torch.rad2deg(torch.atan2(across.abs()[:, None], across.abs()))
+    ratios: list[Tensor] = []
+    for shortest in (4.0, 4.0 * 2**0.5, 8.0):
+        band = (frequency > 1 / (shortest * 2**0.5)) & (frequency <= 1 / shortest)
+        for turned in (angle, 90 - angle):
+            on, near = band & (turned < 5), band & (turned >= 10) & (turned < 30)
+            ratios += [energy[on].mean() / energy[near].mean()]
+    return float(torch.stack(ratios).mean())
+
+
+def nearest_distance(features: Tensor, candidates: Tensor) -> float:
+    """Return the mean cosine distance of features (N, C) to the nearest of the candidates (M, C), both centered.
+
+    Both are centered by the mean of the candidates, so that a picture of other features throughout is not near.
+    """
+    mean = candidates.mean(0)
+    theirs = F.normalize(candidates - mean, dim=1)
+    nearest = [(F.normalize(ours - mean, dim=1) @ theirs.T).amax(1) for ours in features.split(512)]
+    return float(1 - torch.cat(nearest).mean())
+
+
+def compare_self_similarity(features: Tensor, others: Tensor) -> float:
+    """Correlate the similarities of all pairs of positions with those of another picture, features (N, C): 1 is equal.
+
+    The cosines of centered features say which parts of a picture look alike, whatever they are painted with (the
+    self-similarity of N. Kolkin et al., "Style Transfer by Relaxed Optimal Transport and Self-Similarity", 2019).
+    """
+
+    def compute_similarities(maps: Tensor) -> Tensor:
+        directions = F.normalize(maps - maps.mean(0), dim=1)
+        rows, columns = torch.triu_indices(len(maps), len(maps), 1)
+        return (directions @ directions.T)[rows, columns]
+
+    return float(torch.corrcoef(torch.stack([compute_similarities(features), compute_similarities(others)]))[0, 1])
