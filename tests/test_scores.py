@@ -67,7 +67,7 @@ def make_strokes(angle: float, wavelength: float = 6.0, seed: int = 0) -> Tensor
     across = x * math.cos(angle) + y * math.sin(angle)
     along = y * math.cos(angle) - x * math.sin(angle)
     keep = torch.exp(-((across.abs() - 1 / wavelength) / 0.04).square() - (along / 0.02).square())
-    waves = torch.fft.ifft2(torch.fft.fft2(noise) * keep).real
+    waves: Tensor = torch.fft.ifft2(torch.fft.fft2(noise) * keep).real
     return (0.5 + 0.1 * waves / waves.std()).clamp(0, 1).expand(1, 3, -1, -1).contiguous()
 
 

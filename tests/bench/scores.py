@@ -1,5 +1,7 @@
 """Scores of a picture that no optimizer here minimizes. Images are (1, 3, H, W), sRGB in [0, 1]."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -112,7 +114,7 @@ def structure_tensor(maps: Tensor, sigma: float) -> tuple[Tensor, Tensor, Tensor
     """
     smooth, slope = torch.tensor([3.0, 10, 3]) / 16, torch.tensor([-1.0, 0, 1]) / 2
     kernels = torch.stack([smooth[:, None] * slope, slope[:, None] * smooth])[:, None]  # (2, 1, 3, 3)
-    x, y = F.conv2d(F.pad(maps, (1,) * 4, mode="replicate"), kernels).split(1, dim=1)
+    x, y = F.conv2d(F.pad(maps, (1,) * 4, mode="replicate"), kernels).chunk(2, dim=1)
     return blur(x * x, sigma), blur(x * y, sigma), blur(y * y, sigma)
 
 
@@ -143,7 +145,7 @@ def coherence(image: Tensor, where: Tensor | None = None) -> float:
         trace = xx + yy
         share = ((xx - yy).square() + 4 * xy.square()).sqrt() / (trace + 0.05 * trace.mean()).clamp(min=1e-12)
         product *= float((share * weights).sum() / weights.sum())
-    return product ** (1 / 3)
+    return math.cbrt(product)
 
 
 def stroke_length(image: Tensor, where: Tensor | None = None) -> float:
@@ -230,7 +232,7 @@ def nearest_distance(features: Tensor, candidates: Tensor) -> float:
     """
     mean = candidates.mean(0)
     theirs = F.normalize(candidates - mean, dim=1)
-    nearest = [(F.normalize(ours - mean, dim=1) @ theirs.T).amax(1) for ours in features.split(512)]
+    nearest = [(F.normalize(ours - mean, dim=1) @ theirs.T).amax(1) for ours in torch.split(features, 512)]
     return float(1 - torch.cat(nearest).mean())
 
 
