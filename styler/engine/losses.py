@@ -33,7 +33,9 @@ the loss of the first layers, which have the largest weights, has a noise of abo
 NEWTON_SCHULZ_STEPS = 18
 
 SHORTEST = 1e-6
-"""Floor of the lengths by which features are divided."""
+"""Floor of the lengths by which columns of features are divided."""
+SHORTEST_FEATURES = 0.1
+"""Length below which a position has no features, about 1 % of the usual: gradients do not overflow in float16."""
 
 STENCIL = ((1, 0, 2 / 3), (0, 1, 2 / 3), (1, 1, 1 / 6), (1, -1, 1 / 6))
 """The neighbors of a pixel, rows down and columns across, and the weights of their mean squared differences."""
@@ -180,36 +182,41 @@ def content_sum(features: Tensor, target: Tensor) -> Tensor:
 
 
 class _CosineFunction(torch.autograd.Function):
-    """The mean of 1 − cos (F, T) over all positions, with the gradient (cos · F / |F| − T / |T|) / (N · |F|)."""
+    """The mean of 1 − F · T / |F| over all positions, with the gradient (F · T / |F|² · F − T) / (N · |F|)."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, features: Tensor, target: Tensor) -> Tensor:
         dtype = _choose_dtype(features)
-        length, other = (
-            torch.linalg.vector_norm(maps, dim=1, keepdim=True, dtype=dtype).clamp(min=SHORTEST)
-            for maps in (features, target)
-        )  # (1, 1, H, W)
-        cosine = (features * target).sum(dim=1, keepdim=True, dtype=dtype) / (length * other)
-        ctx.save_for_backward(features, target, length, other, cosine)
-        distance: Tensor = 1 - cosine.mean()
+        length: Tensor = torch.linalg.vector_norm(features, dim=1, keepdim=True, dtype=dtype)  # (1, 1, H, W)
+        weight = torch.where(length > SHORTEST_FEATURES, 1 / length, 0)
+        cosine = (features * target).sum(dim=1, keepdim=True, dtype=dtype) * weight
+        ctx.save_for_backward(features, target, cosine * weight, weight)
+        distance: Tensor = torch.where(weight > 0, 1 - cosine, 0).mean()
         return distance
 
     @staticmethod
     def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
-        features, target, length, other, cosine = ctx.saved_tensors  # type: ignore[attr-defined]
-        share = gradients[0] / cosine.numel()
-        pull, push = share * cosine / length.square(), share / (length * other)
-        return features * pull.to(features) - target * push.to(features), None
+        features, target, share, weight = ctx.saved_tensors  # type: ignore[attr-defined]
+        weight = gradients[0] * weight / weight.numel()  # (1, 1, H, W)
+        return (features * share.to(features) - target) * weight.to(features), None
+
+
+def normalize_features(features: Tensor) -> Tensor:
+    """Divide the features of every position, (1, C, H, W), by their length; those of length 0 remain."""
+    length: Tensor = torch.linalg.vector_norm(features, dim=1, keepdim=True, dtype=_choose_dtype(features))
+    return features * (1 / length.clamp(min=SHORTEST_FEATURES)).to(features)
 
 
 def cosine_distance(features: Tensor, target: Tensor) -> Tensor:
     """Return the mean over all positions of one minus the cosine of the angle between features and target, ().
 
+    Positions without features count nothing: no gradient passes the rectifier there.
+
     Source: N. Kolkin et al., "Neural Neighbor Style Transfer", 2022, section 3.3.
 
     Args:
         features: (1, C, H, W).
-        target: of the same size, without a gradient.
+        target: of the same size, without a gradient; the features of every position have length 1.
     """
     distance: Tensor = _CosineFunction.apply(features, target)
     return distance

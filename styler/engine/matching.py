@@ -12,6 +12,7 @@ an iteration, and the content's share of the query is a mixture of columns.
 Knows features only: no images, options or files.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,23 +21,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from styler.engine.losses import SHORTEST, cosine_distance
+from styler.engine.losses import SHORTEST, cosine_distance, normalize_features
 from styler.vgg.model import Check
 
 Maps = Mapping[str, Tensor]
 """Features by layer, each (1, C, H, W)."""
 
-CODE_LENGTH = 128
+CODE_LENGTH = 96
 """Principal components by which candidates are compared first."""
-FINALISTS = 8
-"""Candidates for each query that are compared exactly: the best of as many equal parts."""
-QUERY_CHUNK = 1024
-"""Queries compared at once, so that their similarities take little memory."""
-PCA_SAMPLES = 8192
-"""Candidates from which the principal components are computed."""
-SHARE_TEMPERATURE = 0.02
-"""Differences of similarity that decide little between two styles."""
-SHARE_ROUNDS = 50
+FINALISTS = 16
+"""Candidates for each query that are compared exactly; topk on Apple's GPUs knows no more."""
+GROUP_SIZE = 128
+"""Candidates among which the maximum is taken before the finalists are sorted out."""
+MAX_SCORES = 1 << 23
+"""Comparisons made at once, so that they take little memory."""
+PCA_SAMPLES = 4096
+"""Columns of the style, and as many of the content, from which the principal components are computed."""
+SHARE_TEMPERATURES = 0.02, 0.0005
+"""Differences of similarity that decide little between two styles, while their shares are balanced: first and last."""
+SHARE_ROUNDS = 60
 """Rounds in which the shares of several styles are balanced."""
 
 
@@ -66,10 +69,15 @@ def _flatten(maps: Tensor) -> Tensor:
 def _resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Bring a layer to the height and width of another: averaged if it is larger, interpolated if it is smaller."""
     if maps.shape[-2] > size[0] and maps.shape[-1] > size[1]:
-        maps = F.avg_pool2d(maps, max(maps.shape[-2] // size[0], 1))[..., : size[0], : size[1]]
+        maps = F.avg_pool2d(maps, _compute_stride(maps.shape[-2], size[0]))[..., : size[0], : size[1]]
     if maps.shape[-2:] == size:
         return maps
     return F.interpolate(maps.float(), size, mode="bilinear", align_corners=False)
+
+
+def _compute_stride(fine: int, coarse: int) -> int:
+    """Return the power of two by which a side was divided and rounded down."""
+    return 1 << (fine.bit_length() - coarse.bit_length())
 
 
 def _normalize(columns: Tensor) -> Tensor:
@@ -88,8 +96,8 @@ class Candidates:
     """Number of candidates of each style; they follow one another."""
     columns: Tensor
     """Columns of length 1, (K, ΣC), in the precision of the features."""
-    codes: Tensor
-    """Their principal components, (K, D)."""
+    codes: tuple[Tensor, ...]
+    """Their principal components for each style, (G, `GROUP_SIZE`, D); the last group is filled from the first."""
     basis: Tensor
     """The directions of the principal components, (ΣC, D)."""
     places: Tensor
@@ -100,45 +108,60 @@ class Candidates:
     """For every view the first of its rows, its height and its width in each layer, (V, 3)."""
 
 
-def prepare_candidates(styles: Sequence[Sequence[Maps]], base: str, limit: int) -> Candidates:
+def prepare_candidates(styles: Sequence[Sequence[Maps]], content: Maps, base: str, limit: int) -> Candidates:
     """Prepare the candidates of one or more styles.
 
     Args:
         styles: for each style the features of the style and of its rotated copies.
+        content: features of the content, whose columns are similar to the queries.
         base: the layer at whose positions the columns are.
-        limit: the largest number of candidates; if there are more, evenly spaced ones are taken of each style.
+        limit: the largest number of candidates; if there are more, some are left out, evenly among all views.
     """
-    views = [maps for style in styles for maps in style]
+    views, precision = [maps for style in styles for maps in style], content[base].dtype
     total = sum(maps[base].shape[-2] * maps[base].shape[-1] for maps in views)
-    columns, places, counts = [], [], []
-    for index, style in enumerate(styles):
-        first_view = sum(map(len, styles[:index]))
-        own_columns = torch.cat([_normalize(compute_columns(maps, base)) for maps in style])  # (K, ΣC)
-        own_places = torch.cat([_list_places(first_view + view, maps[base]) for view, maps in enumerate(style)])
-        count = max(1, len(own_columns) * min(limit, total) // total)
-        kept = torch.linspace(0, len(own_columns) - 1, count, dtype=torch.float64).long()
-        columns.append(own_columns if count == len(own_columns) else own_columns[kept.to(own_columns.device)])
-        places.append(own_places[kept])
-        counts.append(count)
-    joined = torch.cat(columns)
-    basis, precision = _find_principal_components(joined), views[0][base].dtype
+    columns, places = [], []
+    for view, maps in enumerate(views):
+        own, own_places = _normalize(compute_columns(maps, base)), _list_places(view, maps[base])
+        if total > limit:
+            kept = _choose_some(len(own), max(1, len(own) * limit // total)).to(own.device)
+            own, own_places = own[kept], own_places[kept]
+        columns.append(own.to(precision))
+        places.append(own_places)
+    counts, ends = [], itertools.accumulate(map(len, styles))
+    for style, end in zip(styles, ends, strict=True):
+        counts.append(sum(map(len, columns[end - len(style) : end])))
+    joined = torch.cat(columns)  # (K, ΣC)
+    basis = _find_principal_components(joined, _normalize(compute_columns(content, base)))
+    codes = joined @ basis.to(precision)  # (K, D)
     return Candidates(
         base,
         tuple(counts),
-        joined.to(precision),
-        (joined @ basis).to(precision),
+        joined,
+        tuple(_split_groups(own) for own in torch.split(codes, counts)),
         basis,
-        torch.cat(places).to(joined.device),
+        torch.cat(places),
         {layer: torch.cat([_flatten(maps[layer]) for maps in views]) for layer in views[0]},
         {layer: _list_grids([maps[layer] for maps in views]).to(joined.device) for layer in views[0]},
     )
 
 
+def _choose_some(total: int, count: int) -> Tensor:
+    """Return some of `total` indices in order, on the CPU: always the same ones, but without a regular pattern."""
+    return torch.randperm(total, generator=torch.Generator().manual_seed(0))[:count].sort().values
+
+
+def _split_groups(codes: Tensor) -> Tensor:
+    """Return codes (K, D) in groups, (G, `GROUP_SIZE`, D)."""
+    copies = math.ceil(GROUP_SIZE / len(codes)) if len(codes) < GROUP_SIZE else 1
+    missing = -len(codes) % GROUP_SIZE
+    return torch.cat([codes, codes.repeat(copies, 1)[:missing]]).view(-1, GROUP_SIZE, codes.shape[1])
+
+
 def _list_places(view: int, maps: Tensor) -> Tensor:
-    """Return view, row and column of every position of (1, C, H, W), (H · W, 3), on the CPU."""
+    """Return view, row and column of every position of (1, C, H, W), (H · W, 3)."""
     height, width = maps.shape[-2:]
-    axes = torch.tensor([view]), torch.arange(height), torch.arange(width)
-    return torch.cartesian_prod(*axes)
+    rows, columns = torch.arange(height, device=maps.device), torch.arange(width, device=maps.device)
+    return torch.cartesian_prod(torch.full((1,), view, device=maps.device), rows, columns)
 
 
 def _list_grids(maps: Sequence[Tensor]) -> Tensor:
@@ -150,11 +173,18 @@ def _list_grids(maps: Sequence[Tensor]) -> Tensor:
     return torch.tensor(grids)
 
 
-def _find_principal_components(columns: Tensor) -> Tensor:
-    """Return the directions in which columns (K, C) vary most, (C, D)."""
-    sample = columns[:: max(1, len(columns) // PCA_SAMPLES)]
-    _, vectors = torch.linalg.eigh((sample.T @ sample).double().cpu())  # MPS supports neither
-    basis: Tensor = vectors[:, -CODE_LENGTH:].to(columns)
+def _find_principal_components(*columns: Tensor) -> Tensor:
+    """Return the directions in which columns, each (K, C), vary most, (C, D); all arguments count equally.
+
+    The directions of candidates alone would miss what makes a query more similar to one candidate than to another:
+    with the queries', as few components find as many matches as twice the number without.
+    """
+    covariance = torch.zeros((), device=columns[0].device)
+    for rows in columns:
+        sample = rows[:: math.ceil(len(rows) / PCA_SAMPLES)].float()
+        covariance = covariance + sample.T @ sample / len(sample)  # (C, C)
+    _, vectors = torch.linalg.eigh(covariance.cpu())  # MPS does not support it
+    basis: Tensor = vectors[:, -CODE_LENGTH:].to(covariance)
     return basis
 
 
@@ -171,8 +201,9 @@ def find_matches(
     """
     queries, first = _normalize(queries), 0
     found = []
-    for count in candidates.counts:
-        matches, cosines = _find_best(queries, candidates, slice(first, first + count), check)
+    for count, codes in zip(candidates.counts, candidates.codes, strict=True):
+        columns = candidates.columns[first : first + count]
+        matches, cosines = _find_best(queries, columns, codes, candidates.basis, check)
         found.append((matches + first, cosines))
         first += count
     if len(found) == 1 or shares is None:
@@ -181,25 +212,33 @@ def find_matches(
     return torch.stack([matches for matches, _ in found], dim=1).gather(1, styles[:, None])[:, 0]
 
 
-def _find_best(queries: Tensor, candidates: Candidates, among: slice, check: Check | None) -> tuple[Tensor, Tensor]:
-    """Return the best match of each query among some candidates, counted from the first of them, and its cosine, (N,).
-
-    The candidates are compared by their principal components, and the best of each of `FINALISTS` parts exactly.
-    """
-    columns, codes = candidates.columns[among], candidates.codes[among]
-    parts = torch.split(codes, math.ceil(len(codes) / FINALISTS))
+def _find_best(
+    queries: Tensor, columns: Tensor, codes: Tensor, basis: Tensor, check: Check | None
+) -> tuple[Tensor, Tensor]:
+    """Return the best match of each query (N, ΣC) among columns (K, ΣC), and its cosine, each (N,)."""
     matches, cosines = [], []
-    for chunk in torch.split(queries, QUERY_CHUNK):
+    for chunk in torch.split(queries, max(1, MAX_SCORES // codes[..., 0].numel())):
         if check:
             check()
-        query_codes = (chunk @ candidates.basis).to(codes)  # (n, D)
-        best = [(query_codes @ part.T).argmax(dim=1) + index * len(parts[0]) for index, part in enumerate(parts)]
-        finalists = torch.stack(best, dim=1)  # (n, F)
-        similarities = (columns[finalists] @ chunk.to(columns)[:, :, None])[..., 0].float()  # (n, F)
+        finalists = _find_finalists((chunk @ basis).to(codes), codes) % len(columns)  # (n, F)
+        similarities = (columns[finalists].float() @ chunk[:, :, None])[..., 0]  # (n, F)
         cosine, winner = similarities.max(dim=1)
         matches.append(finalists.gather(1, winner[:, None])[:, 0])
         cosines.append(cosine)
     return torch.cat(matches), torch.cat(cosines)
+
+
+def _find_finalists(queries: Tensor, codes: Tensor) -> Tensor:
+    """Return the indices of the codes (G, `GROUP_SIZE`, D) most similar to each query (n, D), (n, F).
+
+    The best codes are in the groups with the best maxima: only those are sorted.
+    """
+    count = min(FINALISTS, len(codes))
+    scores = (queries @ codes.flatten(0, 1).T).view(len(queries), len(codes), GROUP_SIZE)
+    groups = scores.amax(dim=2).topk(count).indices  # (n, F)
+    members = scores.gather(1, groups[:, :, None].expand(-1, -1, GROUP_SIZE)).flatten(1)  # (n, F · GROUP_SIZE)
+    best = members.topk(FINALISTS).indices  # (n, F)
+    return groups.gather(1, best // GROUP_SIZE) * GROUP_SIZE + best % GROUP_SIZE
 
 
 def choose_styles(cosines: Tensor, shares: Tensor) -> Tensor:
@@ -215,11 +254,12 @@ def choose_styles(cosines: Tensor, shares: Tensor) -> Tensor:
     Returns:
         The index of a style for each place, (N,).
     """
-    scaled, offsets = cosines / SHARE_TEMPERATURE, torch.zeros_like(shares)
-    for _ in range(SHARE_ROUNDS):
-        found = (scaled + offsets).softmax(dim=1).mean(dim=0)  # (S,)
-        offsets = offsets + shares.log() - found.clamp(min=SHORTEST).log()
-    return (scaled + offsets).argmax(dim=1)
+    (first, last), offsets = SHARE_TEMPERATURES, torch.zeros_like(shares)
+    for step in range(SHARE_ROUNDS):
+        temperature = first * math.pow(last / first, step / (SHARE_ROUNDS - 1))
+        found = ((cosines + offsets) / temperature).softmax(dim=1).mean(dim=0)  # (S,)
+        offsets = offsets + temperature * (shares.log() - found.clamp(min=SHORTEST).log())
+    return (cosines + offsets).argmax(dim=1)
 
 
 def gather_features(layer: str, size: tuple[int, int], matches: Tensor, candidates: Candidates) -> Tensor:
@@ -237,7 +277,7 @@ def gather_features(layer: str, size: tuple[int, int], matches: Tensor, candidat
     places = candidates.places[matches]  # (h, w, 3)
     (height, width), (base_height, base_width) = size, matches.shape
     if height > base_height:
-        factor = height // base_height
+        factor = _compute_stride(height, base_height)
         down, across = torch.arange(height, device=matches.device), torch.arange(width, device=matches.device)
         base_down, base_across = (
             (down // factor).clamp(max=base_height - 1),
@@ -247,7 +287,7 @@ def gather_features(layer: str, size: tuple[int, int], matches: Tensor, candidat
         y = places[..., 1] * factor + (down - base_down * factor)[:, None]
         x = places[..., 2] * factor + (across - base_across * factor)
         return _look_up(layer, places[..., 0], y, x, candidates)
-    factor = max(1, base_height // height)
+    factor = _compute_stride(base_height, height)
     target = _look_up(layer, places[..., 0], places[..., 1] // factor, places[..., 2] // factor, candidates)
     return target if factor == 1 else F.avg_pool2d(target, factor)[..., :height, :width]
 
@@ -301,7 +341,7 @@ class Matching:
 
     @torch.no_grad()
     def _find_targets(self, features: Maps) -> dict[str, Tensor]:
-        """Return the features of the places matched with a mixture of the content and the image's own features."""
+        """Return the features, of length 1, of the places matched with a mixture of the content and the image."""
         base, mix = self.candidates.base, self.plan.style_mix
         if self._query is None:
             self._query = compute_columns(self.content, base)  # (N, ΣC)
@@ -314,5 +354,5 @@ class Matching:
         for layer, content in self.content.items():
             target = gather_features(layer, (content.shape[-2], content.shape[-1]), matches, self.candidates)
             target = target if mix == 1 else torch.lerp(content, target, mix)
-            targets[layer] = target.contiguous(memory_format=torch.channels_last)
+            targets[layer] = normalize_features(target).contiguous(memory_format=torch.channels_last)
         return targets

@@ -459,7 +459,8 @@ def prepare_matching(
         styles.append([network(turned, check) for turned in turns])
     base = arch.find_nearest_layer(BASE_LAYER, features.network)
     shares = torch.tensor(blend.shares, dtype=torch.float32, device=features.device)
-    return Matching(plan, prepare_candidates(styles, base, MAX_CANDIDATES), shares, targets.matched, check)
+    candidates = prepare_candidates(styles, targets.matched, base, MAX_CANDIDATES)
+    return Matching(plan, candidates, shares, targets.matched, check)
 
 
 def _compute_color_target(image: Tensor, content: Tensor, blend: Blend, keep: float) -> Tensor:

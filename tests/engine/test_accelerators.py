@@ -16,7 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from styler.engine import painter as painter_module
+from styler.engine import targets
 from styler.engine.device import PRECISIONS, prepare_torch
+from styler.engine.matching import Matching
 from styler.engine.objective import Objective
 from styler.engine.painter import Painter, Run
 from styler.engine.sources import Input
@@ -35,7 +37,8 @@ SYNCHRONIZING = (
 """Beginnings of the names of operations that wait for a GPU: to check a factorization, to learn a size or a value."""
 
 NOT_DETERMINISTIC = (
-    *("replication_pad", "reflection_pad", "max_pool2d_with_indices_backward", "upsample", "grid_sampler"),
+    *("replication_pad", "reflection_pad", "max_pool2d_with_indices_backward", "grid_sampler"),
+    *("upsample_nearest2d_backward", "upsample_bilinear2d_backward", "upsample_bicubic2d_backward", "_upsample"),
     *("index_put", "index_add", "scatter", "put", "cumsum", "bincount", "histc", "median", "kthvalue"),
     *("adaptive_", "avg_pool3d", "max_pool3d", "max_unpool", "embedding", "ctc_loss", "nll_loss"),
 )
@@ -57,8 +60,12 @@ CASES: dict[str, dict[str, Any]] = {
     "bfloat16": {"precision": "bf16"},
     "float16": {"precision": "fp16", "checkpoint": "on"},
     "gatys in float16": {"precision": "fp16", "distance": "gatys"},
+    "strokes": {**GRAM, "brushwork": 50},
+    "strokes in bfloat16": {"precision": "bf16", "brushwork": 100, "strength": 30},
+    "strokes in float16": {"precision": "fp16", "brushwork": 50, "checkpoint": "on"},
+    "strokes of the slim network": {"backbone": SLIM, "multiscale": 0, "brushwork": 50},
 }
-"""Options that change what a step computes."""
+"""Options that change what a step computes. With strokes, every step matches."""
 
 
 def find_tensors(value: Any) -> Iterator[Tensor]:
@@ -95,11 +102,25 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return {dtype for _, results in self.operations for _, dtype in results}
 
 
-def prepare_run(pixels: Pixels, options: Options, device: torch.device) -> Run:
+def move(value: Any, device: torch.device) -> Any:
+    """Return a dataclass with all its tensors on a device."""
+    fields = {each.name: getattr(value, each.name) for each in dataclasses.fields(value) if each.init}
+    moved = tree_map(lambda part: part.to(device) if isinstance(part, Tensor) else part, fields)
+    return dataclasses.replace(value, **moved)
+
+
+def move_matching(monkeypatch: pytest.MonkeyPatch, matching: Matching, device: torch.device) -> None:
+    """Let the run match on a device, in every evaluation."""
+    plan = dataclasses.replace(matching.plan, interval=1)
+    moved = dataclasses.replace(move(matching, device), plan=plan, candidates=move(matching.candidates, device))
+    monkeypatch.setattr(targets, "prepare_matching", lambda *_given: moved)
+
+
+def prepare_run(monkeypatch: pytest.MonkeyPatch, pixels: Pixels, options: Options, device: torch.device) -> Run:
     """Return a run of one scale and two styles, with the network and all targets moved to a device.
 
-    The targets are computed once per scale, on the CPU here, since eigenvalues and the weight of the content need
-    values.
+    The targets and the candidates of a scale are computed once, on the CPU here, since eigenvalues and the weight of
+    the content need values.
     """
     styles: tuple[Input, ...] = (pixels(48, 64, 2), pixels(64, 64, 3))
     cpu = options.replace(device="cpu")
@@ -107,12 +128,11 @@ def prepare_run(pixels: Pixels, options: Options, device: torch.device) -> Run:
     run.checkpoint = options.checkpoint == "on"
     (scale,) = run.schedule
     run.schedule = (dataclasses.replace(scale, half_size_copies=1 if options.multiscale else 0),)
-    run._build_objective(run.schedule[0])
+    matching = run._build_objective(run.schedule[0]).matching
+    if matching:
+        move_matching(monkeypatch, matching, device)
     run.features = run.slim = run.features.select(run.features.layers).to(device)
-    for key, targets in run.targets.items():
-        fields = {each.name: getattr(targets, each.name) for each in dataclasses.fields(targets)}
-        moved = tree_map(lambda value: value.to(device) if isinstance(value, Tensor) else value, fields)
-        run.targets[key] = dataclasses.replace(targets, **moved)
+    run.targets |= {key: move(each, device) for key, each in run.targets.items()}
     return run
 
 
@@ -143,12 +163,16 @@ def record_two_steps(run: Run) -> list[Recorder]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_step_waits_for_nothing_and_repeats_itself(
-    pixels: Pixels, refuse_copies: Callable[[], None], request: pytest.FixtureRequest, name: str
+    monkeypatch: pytest.MonkeyPatch,
+    pixels: Pixels,
+    refuse_copies: Callable[[], None],
+    request: pytest.FixtureRequest,
+    name: str,
 ) -> None:
     """Its operations are deterministic, known to every GPU, and the same, with the same shapes, from step to step."""
     if "backbone" not in CASES[name]:
         request.getfixturevalue("use_tiny")
-    run = prepare_run(pixels, OPTIONS.replace(**CASES[name]), META)
+    run = prepare_run(monkeypatch, pixels, OPTIONS.replace(**CASES[name]), META)
     refuse_copies()
     second, third = record_two_steps(run)
     assert {"convolution_backward.default", "addmm.default", "lerp.Scalar"} <= second.names
@@ -157,6 +181,7 @@ def test_a_step_waits_for_nothing_and_repeats_itself(
     assert [each for each in second.names if each.startswith(NOT_DETERMINISTIC)] == []
     assert [each for each in second.names if each.startswith(SYNCHRONIZING)] == []
     assert torch.float64 not in second.dtypes, "Apple's GPUs have no float64"
+    assert ("argmax.default" in second.names) == ("brushwork" in CASES[name])
 
 
 def test_no_operation_reads_a_value_inside(use_tiny: None, pixels: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +190,8 @@ def test_no_operation_reads_a_value_inside(use_tiny: None, pixels: Pixels, monke
     def build(*args: Any, **settings: Any) -> Objective:
         return Objective(*args, **{**settings, "newton_schulz": True})  # as on a GPU
 
-    run = prepare_run(pixels, OPTIONS.replace(keep_color=0.5), torch.device("cpu"))
+    options = OPTIONS.replace(keep_color=0.5, brushwork=50)
+    run = prepare_run(monkeypatch, pixels, options, torch.device("cpu"))
     monkeypatch.setattr(painter_module, "Objective", build)
     reports = run.paint()
     with prepare_torch(torch.device("cpu")):
@@ -184,9 +210,13 @@ needs_gpu = pytest.mark.skipif(NO_GPU, reason="there is no CUDA GPU: waiting and
 @needs_gpu
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("distance", ["wasserstein", "gram", "gatys"])
-def test_a_gpu_is_not_waited_for(use_tiny: None, pixels: Pixels, precision: str, distance: str) -> None:
+@pytest.mark.parametrize("brushwork", [0, 50])
+def test_a_gpu_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, use_tiny: None, pixels: Pixels, precision: str, distance: str, brushwork: float
+) -> None:
     gpu = torch.device("cuda", 0)
-    run = prepare_run(pixels, OPTIONS.replace(precision=precision, distance=distance, keep_color=0.5), gpu)
+    options = OPTIONS.replace(precision=precision, distance=distance, keep_color=0.5, brushwork=brushwork)
+    run = prepare_run(monkeypatch, pixels, options, gpu)
     with prepare_torch(gpu):
         reports = run.paint()
         next(reports)  # loads kernels and chooses algorithms
@@ -201,7 +231,7 @@ def test_a_gpu_is_not_waited_for(use_tiny: None, pixels: Pixels, precision: str,
 @needs_gpu
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_gpu_paints_the_same_pixels_again(use_tiny: None, pixels: Pixels, precision: str) -> None:
-    options = OPTIONS.replace(device="cuda", precision=precision, optimizer="mixed", size=128)
+    options = OPTIONS.replace(device="cuda", precision=precision, optimizer="mixed", size=128, brushwork=100)
     first, second = (Painter.of(options).stylize(pixels(64, 48, 1), pixels(48, 64, 2), options) for _ in range(2))
     assert first.device == "cuda:0"
     assert (first.pixels == second.pixels).all()

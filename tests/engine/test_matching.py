@@ -1,0 +1,537 @@
+"""Matched features: what matches what, where targets come from, and when matches are found again."""
+
+import dataclasses
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from made import Picture, Pixels
+from numpy.typing import NDArray
+from torch import Tensor
+
+from styler import library, schedule
+from styler.engine import matching, targets
+from styler.engine.losses import cosine_distance, normalize_features
+from styler.engine.matching import Candidates, Matching, MatchingPlan
+from styler.engine.objective import STROKES, Objective
+from styler.engine.painter import Painter
+from styler.engine.result import Progress
+from styler.engine.sources import SourceImage, load_content, load_styles
+from styler.options import Options
+from styler.resample import resize
+from styler.vgg import registry
+from styler.vgg.model import Features
+from styler.vgg.weights import Weights
+
+Array = NDArray[Any]
+Maps = Mapping[str, Tensor]
+Analyze = Callable[[Tensor], dict[str, Tensor]]
+LAYERS = targets.MATCHED_LAYERS
+FINE, BASE, COARSE = LAYERS
+"""At strides 2, 4 and 8."""
+PLAN = MatchingPlan(weights=dict.fromkeys(LAYERS, 1.0), content_share=0.5, style_mix=1.0, interval=5)
+PAINT = Options(size=64, first_size=64, iterations=6, optimizer="adam", device="cpu", brushwork=50)
+"""Six iterations of one scale with strokes."""
+
+
+@pytest.fixture
+def analyze(tiny: Weights) -> Analyze:
+    """Return a function that computes the matched layers of an image."""
+    return Features(tiny, LAYERS, "average")
+
+
+@pytest.fixture
+def real(vgg16: Weights) -> tuple[Maps, Candidates]:
+    """Return a bundled photo at 192 pixels and the candidates of a bundled painting, by the real network."""
+    features = Features(vgg16, LAYERS, "average")
+    photo = load_content(library.list_contents()["astronaut"]).image
+    (style,) = load_styles(library.list_styles()["starry-night"])
+    image = resize(style.image, 192, 152)
+    views = [features(torch.rot90(image, turn, (-2, -1))) for turn in range(4)]
+    content = features(resize(photo, 192, 192))
+    return content, matching.prepare_candidates([views], content, BASE, 10**6)
+
+
+@pytest.fixture
+def found(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Record the number of queries whenever matches are found."""
+    counts: list[int] = []
+    find = matching.find_matches
+
+    def counted(queries: Tensor, *given: Any) -> Tensor:
+        counts.append(len(queries))
+        return find(queries, *given)
+
+    monkeypatch.setattr(matching, "find_matches", counted)
+    return counts
+
+
+@pytest.fixture
+def objectives(monkeypatch: pytest.MonkeyPatch) -> list[Objective]:
+    """Record the objective of every evaluation."""
+    seen: list[Objective] = []
+    gradient = Objective.gradient
+
+    def noted(self: Objective, image: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        seen.append(self)
+        return gradient(self, image)
+
+    monkeypatch.setattr(Objective, "gradient", noted)
+    return seen
+
+
+def turn(image: Tensor, turns: int) -> Tensor:
+    return torch.rot90(image, turns, (-2, -1)).contiguous()
+
+
+def compare(queries: Tensor, candidates: Candidates) -> Tensor:
+    """Return the cosine of every query with every candidate, (N, K)."""
+    queries = torch.nn.functional.normalize(queries, dim=1)
+    return queries @ candidates.columns.float().T
+
+
+def prepare(styles: Iterable[Sequence[Maps]]) -> Candidates:
+    views = [*styles]
+    return matching.prepare_candidates(views, views[0][0], BASE, 10**6)
+
+
+def match(
+    content: Maps, styles: Sequence[Sequence[Maps]], plan: MatchingPlan = PLAN, shares: Tensor | None = None
+) -> Matching:
+    return Matching(plan, prepare(styles), shares, content)
+
+
+# Finding matches
+
+
+def test_a_picture_matches_itself(analyze: Analyze, picture: Picture) -> None:
+    maps = analyze(picture(64, 88))
+    columns, own = matching.compute_columns(maps, BASE), match(maps, [[maps]])
+    assert columns.shape == (16 * 22, 6 + 6 + 8)
+    assert torch.equal(matching.find_matches(columns, own.candidates), torch.arange(len(columns)))
+    distances = own.compute_distances(maps)
+    assert set(distances) == set(LAYERS)
+    for distance in distances.values():
+        assert abs(float(distance)) < 1e-6
+    other = match(maps, [[analyze(picture(64, 88, 1))]]).compute_distances(maps)
+    assert min(map(float, other.values())) > 1e-3
+
+
+def test_columns_are_centered_and_all_layers_count_equally(analyze: Analyze, picture: Picture) -> None:
+    maps = analyze(picture(64, 88))
+    parts = torch.split(matching.compute_columns(maps, BASE), [6, 6, 8], dim=1)
+    for part in parts:
+        torch.testing.assert_close(part.mean(dim=0), torch.zeros(part.shape[1]), rtol=0, atol=1e-5)
+        assert float(part.square().sum(dim=1).mean()) == pytest.approx(1)
+    louder = matching.compute_columns({**maps, FINE: 100 * maps[FINE]}, BASE)
+    torch.testing.assert_close(louder, torch.cat(parts, dim=1), rtol=0, atol=1e-4)
+
+
+def test_the_match_is_that_of_brute_force(analyze: Analyze, picture: Picture) -> None:
+    """All principal components of a small network are used, so that only rounding is left."""
+    content, styles = analyze(picture(64, 88, 1)), [[analyze(turn(picture(72, 64, 2), turns)) for turns in range(4)]]
+    queries, candidates = matching.compute_columns(content, BASE), prepare(styles)
+    cosines = compare(queries, candidates)
+    actual = matching.find_matches(queries, candidates)
+    best, chosen = cosines.max(dim=1).values, cosines.gather(1, actual[:, None])[:, 0]
+    torch.testing.assert_close(chosen, best, rtol=0, atol=1e-6)
+    assert len({*actual.tolist()}) > 50
+
+
+def test_most_matches_of_a_real_picture_are_those_of_brute_force(real: tuple[Maps, Candidates]) -> None:
+    content, candidates = real
+    queries = matching.compute_columns(content, BASE)
+    cosines = compare(queries, candidates)
+    actual, best = matching.find_matches(queries, candidates), cosines.max(dim=1)
+    lost = best.values - cosines.gather(1, actual[:, None])[:, 0]
+    assert float((actual == best.indices).float().mean()) >= 0.95
+    assert float(lost.max()) < 0.05
+    assert float(lost.mean()) < 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_matches_as_well(analyze: Analyze, picture: Picture, dtype: torch.dtype) -> None:
+    content, style = analyze(picture(64, 88, 1)), analyze(picture(72, 64, 2))
+    half = {layer: maps.to(dtype) for layer, maps in style.items()}
+    queries, candidates = matching.compute_columns(content, BASE), prepare([[style]])
+    cosines = compare(queries, candidates)
+    rounded = prepare([[half]])
+    assert rounded.columns.dtype == dtype
+    actual = matching.find_matches(queries, rounded)
+    lost = cosines.max(dim=1).values - cosines.gather(1, actual[:, None])[:, 0]
+    assert float(lost.max()) < 0.02
+    rows = matching.gather_features(FINE, (32, 44), actual.view(16, 22), rounded)
+    assert rows.dtype == dtype
+
+
+def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch, real: tuple[Maps, Candidates]) -> None:
+    content, candidates = real
+    queries = matching.compute_columns(content, BASE)
+    whole = matching.find_matches(queries, candidates)
+    monkeypatch.setattr(matching, "MAX_SCORES", 100 * len(candidates.columns))
+    assert torch.equal(matching.find_matches(queries, candidates), whole)
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_turned_painting_finds_its_strokes(analyze: Analyze, picture: Picture, turns: int) -> None:
+    style = picture(64, 88, 2)
+    turned = analyze(turn(style, turns))
+    views = [analyze(turn(style, each)) for each in range(4)]
+    for distance in match(turned, [views]).compute_distances(turned).values():
+        assert abs(float(distance)) < 1e-6
+    if turns:
+        alone = match(turned, [views[:1]]).compute_distances(turned)
+        assert min(map(float, alone.values())) > 1e-2
+
+
+def test_matching_stops_between_chunks(monkeypatch: pytest.MonkeyPatch, analyze: Analyze, picture: Picture) -> None:
+    class Stopped(Exception):
+        pass
+
+    calls: list[None] = []
+
+    def check() -> None:
+        calls.append(None)
+        if len(calls) == 3:
+            raise Stopped
+
+    maps = analyze(picture(64, 64))
+    monkeypatch.setattr(matching, "MAX_SCORES", 16 * 256)
+    with pytest.raises(Stopped):
+        matching.find_matches(matching.compute_columns(maps, BASE), prepare([[maps]]), None, check)
+    assert len(calls) == 3
+
+
+def test_candidates_are_limited_for_each_style_alike(analyze: Analyze, picture: Picture) -> None:
+    large, small = analyze(picture(64, 128, 1)), analyze(picture(64, 64, 2))
+    few = matching.prepare_candidates([[large, large], [small]], small, BASE, 300)
+    assert sum(few.counts) <= 300
+    assert few.counts[0] == pytest.approx(4 * few.counts[1], abs=4)
+    assert len(few.columns) == len(few.places) == sum(few.counts)
+    assert {*few.places[:, 0].tolist()} == {0, 1, 2}
+    every = prepare([[large, large], [small]])
+    assert every.counts == (2 * 16 * 32, 16 * 16)
+    places = {tuple(place): column for place, column in zip(every.places.tolist(), every.columns, strict=True)}
+    for place, column in zip(few.places.tolist(), few.columns, strict=True):
+        torch.testing.assert_close(places[tuple(place)], column, rtol=0, atol=0)
+
+
+# Several styles
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.25, 0.75), (0.2, 0.3, 0.5)])
+@pytest.mark.parametrize("advantage", [0.0, 0.2])
+def test_every_style_gets_its_share_where_it_fits_best(shares: tuple[float, ...], advantage: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    cosines = 0.5 + 0.3 * torch.rand((2000, len(shares)), generator=generator)
+    cosines[:, 0] += advantage
+    chosen = matching.choose_styles(cosines, torch.tensor(shares))
+    for style, share in enumerate(shares):
+        assert float((chosen == style).float().mean()) == pytest.approx(share, abs=0.02)
+    lead = cosines[:, 0] - cosines[:, 1]
+    assert float(lead[chosen == 0].min()) >= float(lead[chosen == 1].max()) - 1e-6
+
+
+def test_a_style_blended_with_itself_changes_no_target(analyze: Analyze, picture: Picture) -> None:
+    content, style = analyze(picture(64, 88, 1)), analyze(picture(64, 64, 2))
+    one = match(content, [[style]]).compute_distances(content)
+    two = match(content, [[style], [style]], shares=torch.tensor([0.3, 0.7])).compute_distances(content)
+    for layer in LAYERS:
+        assert float(one[layer]) == pytest.approx(float(two[layer]), abs=1e-6)
+
+
+def test_weights_of_styles_are_shares_of_the_matches(
+    monkeypatch: pytest.MonkeyPatch, painter: Painter, pixels: Pixels
+) -> None:
+    kept: list[tuple[Tensor, tuple[int, ...]]] = []
+    find = matching.find_matches
+
+    def noted(queries: Tensor, candidates: Candidates, *given: Any) -> Tensor:
+        matches = find(queries, candidates, *given)
+        kept.append((matches, candidates.counts))
+        return matches
+
+    monkeypatch.setattr(matching, "find_matches", noted)
+    styles = (pixels(64, 64, 2), pixels(48, 64, 3), pixels(64, 64, 4))
+    painter.stylize(pixels(64, 64, 1), styles, PAINT.replace(style_weights=(1.0, 0.0, 3.0)))
+    for matches, counts in kept:
+        assert len(counts) == 2, "a style without weight has no candidates"
+        assert float((matches < counts[0]).float().mean()) == pytest.approx(0.25, abs=0.03)
+    assert kept
+
+
+# Targets
+
+
+@pytest.mark.parametrize(("height", "width"), [(281, 375), (64, 88), (50, 71)])
+def test_targets_refer_to_the_matched_places(analyze: Analyze, picture: Picture, height: int, width: int) -> None:
+    """Every place is matched with the one below it: the targets are the features, moved up by one base position."""
+    maps = analyze(picture(height, width))
+    rows, columns = maps[BASE].shape[-2:]
+    below = (torch.arange(rows) + 1).clamp(max=rows - 1)[:, None] * columns + torch.arange(columns)
+    candidates = prepare([[maps]])
+    for layer in LAYERS:
+        size = (maps[layer].shape[-2], maps[layer].shape[-1])
+        assert matching.gather_features(layer, size, below, candidates).shape == maps[layer].shape
+    inside = (slice(None), slice(None), slice(0, 2 * (rows - 1)), slice(0, 2 * columns))
+    fine = matching.gather_features(FINE, (maps[FINE].shape[-2], maps[FINE].shape[-1]), below, candidates)
+    assert torch.equal(fine[inside], maps[FINE][:, :, 2 : 2 * rows, : 2 * columns])
+    base = matching.gather_features(BASE, (rows, columns), below, candidates)
+    assert torch.equal(base[:, :, :-1], maps[BASE][:, :, 1:])
+    coarse = matching.gather_features(COARSE, (maps[COARSE].shape[-2], maps[COARSE].shape[-1]), below, candidates)
+    means = (maps[COARSE][:, :, :-1] + maps[COARSE][:, :, 1:]) / 2  # one of two matched rows is in the next cell
+    torch.testing.assert_close(coarse[:, :, : means.shape[2] - 1], means[:, :, :-1])
+
+
+def test_the_border_of_an_odd_size_has_features_of_the_nearest_place(analyze: Analyze, picture: Picture) -> None:
+    """The finer layer has a row and a column more than twice those of the base."""
+    maps = analyze(picture(54, 70))
+    assert maps[FINE].shape[-2:] == (27, 35)
+    assert maps[BASE].shape[-2:] == (13, 17)
+    matches = torch.arange(13 * 17).view(13, 17)
+    target = matching.gather_features(FINE, (27, 35), matches, prepare([[maps]]))
+    assert torch.equal(target, maps[FINE])
+
+
+def make_maps(seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return seeded features, (1, 64, 20, 30)."""
+    return torch.rand((1, 64, 20, 30), generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def test_the_distance_is_that_of_its_definition_and_ignores_lengths() -> None:
+    features, target = make_maps(1), make_maps(2)
+    expected = 1 - torch.nn.functional.cosine_similarity(features, target, dim=1).mean()
+    for factor in (1, 50, 0.1):
+        torch.testing.assert_close(cosine_distance(factor * features, normalize_features(target)), expected)
+        torch.testing.assert_close(normalize_features(factor * target), normalize_features(target))
+
+
+def test_the_gradient_of_the_distance_is_that_of_finite_differences() -> None:
+    features, target = make_maps(1, torch.float64)[..., :3, :4], make_maps(2, torch.float64)[..., :3, :4]
+    features[..., 0, 0] *= 1e-3  # shorter than the floor
+    unit = normalize_features(target)
+    assert torch.autograd.gradcheck(lambda maps: cosine_distance(maps, unit), features.requires_grad_())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_distance_of_half_precision_is_that_of_float32(dtype: torch.dtype) -> None:
+    """Large values do not overflow, and where the features are 0 the gradient is finite."""
+    features, target = 100 * make_maps(1, dtype), 100 * make_maps(2, dtype)
+    features[..., 3, 4], target[..., 5, 6] = 0, 0
+    gradients, distances = [], []
+    for kind in (dtype, torch.float32):
+        maps = features.to(kind).requires_grad_()
+        distances.append(cosine_distance(maps, normalize_features(target.to(kind))))
+        gradients.append(torch.autograd.grad(1e4 * distances[-1], maps)[0])
+    assert distances[0].dtype is torch.float32
+    assert gradients[0].dtype == dtype
+    assert bool(gradients[0].isfinite().all())
+    torch.testing.assert_close(distances[0], distances[1], rtol=0, atol=1e-3)
+    error = (gradients[0].float() - gradients[1]).norm()
+    assert float(error) < 0.02 * float(gradients[1].norm())
+
+
+@pytest.mark.parametrize("mix", [0.0, 0.4])
+def test_below_full_strength_targets_lie_between_content_and_style(
+    analyze: Analyze, picture: Picture, mix: float
+) -> None:
+    content, style = analyze(picture(64, 88, 1)), analyze(picture(64, 64, 2))
+    full = prepare([[style]])
+    matches = matching.find_matches(matching.compute_columns(content, BASE), full).view(16, 22)
+    mixed = match(content, [[style]], dataclasses.replace(PLAN, style_mix=mix))
+    distances = mixed.compute_distances(content)
+    for layer in LAYERS:
+        style_maps = matching.gather_features(
+            layer, (content[layer].shape[-2], content[layer].shape[-1]), matches, full
+        )
+        expected = normalize_features(torch.lerp(content[layer], style_maps, mix))
+        assert float(distances[layer]) == pytest.approx(float(cosine_distance(content[layer], expected)), abs=1e-6)
+        assert mix > 0 or abs(float(distances[layer])) < 1e-6
+
+
+def test_the_query_mixes_the_content_with_the_image(analyze: Analyze, picture: Picture) -> None:
+    content, image, style = (analyze(picture(64, 88, seed)) for seed in (1, 2, 3))
+    by_share = {}
+    for share in (0.0, 0.5, 1.0):
+        own = match(content, [[style]], dataclasses.replace(PLAN, content_share=share))
+        own.compute_distances(image)
+        by_share[share] = own._targets[BASE]
+    for share, maps in ((0.0, image), (1.0, content)):
+        matches = matching.find_matches(matching.compute_columns(maps, BASE), prepare([[style]]))
+        expected = matching.gather_features(BASE, (16, 22), matches.view(16, 22), prepare([[style]]))
+        torch.testing.assert_close(by_share[share], normalize_features(expected))
+    assert len({float(each.sum()) for each in by_share.values()}) == 3
+
+
+# In a painting
+
+
+def paint(painter: Painter, pixels: Pixels, options: Options, **given: Any) -> Progress:
+    *_, last = painter.stream(pixels(64, 64, 1), pixels(64, 64, 2), options, **given)
+    return last
+
+
+def test_without_brushwork_nothing_is_matched(
+    monkeypatch: pytest.MonkeyPatch, painter: Painter, pixels: Pixels, objectives: list[Objective]
+) -> None:
+    def refuse(*_given: Any) -> None:
+        raise AssertionError("matched")
+
+    monkeypatch.setattr(targets, "prepare_matching", refuse)
+    options = PAINT.replace(brushwork=0)
+    last = paint(painter, pixels, options)
+    assert {(objective.matching, *objective.targets.matched) for objective in objectives} == {(None,)}
+    assert (
+        objectives[0].features.layers
+        == painter.features(options).layers
+        == (*("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu4_2", "relu4_3", "relu5_1"),)
+    )
+    assert not [term for term in last.terms if term.startswith(STROKES)]
+
+
+def test_strokes_are_a_term_of_every_matched_layer(painter: Painter, pixels: Pixels, found: list[int]) -> None:
+    options = PAINT.replace(iterations=11)
+    last = paint(painter, pixels, options)
+    assert {f"{STROKES} {layer}" for layer in LAYERS} < {*last.terms}
+    assert found == [256] * 3, "in the first, sixth and eleventh evaluation"
+    again, without = paint(painter, pixels, options), paint(painter, pixels, options.replace(brushwork=0))
+    assert last.result
+    assert again.result
+    assert without.result
+    assert np.array_equal(last.result.pixels, again.result.pixels)
+    assert np.abs(last.result.pixels - without.result.pixels).max() > 0.01
+    assert not np.array_equal(
+        last.result.pixels,
+        paint(painter, pixels, options.replace(seed=1)).result.pixels,  # type: ignore[union-attr]
+    )
+
+
+def test_lbfgs_has_one_objective(painter: Painter, pixels: Pixels, found: list[int]) -> None:
+    last = paint(painter, pixels, PAINT.replace(optimizer="lbfgs", iterations=12))
+    assert found == [256]
+    assert f"{STROKES} {BASE}" in last.terms
+
+
+@pytest.mark.parametrize("brushwork", [10, 50, 100])
+def test_finer_scales_have_strokes_first(painter: Painter, pixels: Pixels, found: list[int], brushwork: int) -> None:
+    options = PAINT.replace(size=128, first_size=32, iterations=1, brushwork=brushwork)
+    paint(painter, pixels, options)
+    assert found == {10: [1024], 50: [256, 1024], 100: [64, 256, 1024]}[brushwork]
+
+
+def test_stopping_while_matching_keeps_the_picture(
+    monkeypatch: pytest.MonkeyPatch, painter: Painter, pixels: Pixels
+) -> None:
+    stop, find = threading.Event(), matching.find_matches
+    calls: list[None] = []
+
+    def stopping(*given: Any) -> Tensor:
+        calls.append(None)
+        if len(calls) == 2:
+            stop.set()
+        return find(*given)
+
+    monkeypatch.setattr(matching, "find_matches", stopping)
+    last = paint(painter, pixels, PAINT.replace(iterations=9), stop=stop)
+    assert last.result
+    assert last.result.stopped
+    assert last.result.iterations == 5, "the sixth began by matching"
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_strokes_in_half_precision(use_tiny: None, pixels: Pixels, precision: str) -> None:
+    """The terms of the first image are compared: later, paintings in different precisions are different pictures."""
+    options = [PAINT.replace(precision=each, iterations=1) for each in (precision, "fp32")]
+    half, single = (paint(Painter.of(each), pixels, each).result for each in options)
+    assert half
+    assert single
+    assert half.notes == ()
+    for layer in LAYERS:
+        term = f"{STROKES} {layer}"
+        assert half.losses[term] == pytest.approx(single.losses[term], rel=0.1)
+
+
+def test_kept_colors_are_those_of_the_candidates(
+    monkeypatch: pytest.MonkeyPatch, tiny: Weights, painter: Painter, pixels: Pixels
+) -> None:
+    seen: list[Sequence[Sequence[Maps]]] = []
+    prepare_candidates = matching.prepare_candidates
+
+    def noted(styles: Sequence[Sequence[Maps]], *given: Any) -> Candidates:
+        seen.append(styles)
+        return prepare_candidates(styles, *given)
+
+    monkeypatch.setattr(targets, "prepare_candidates", noted)
+    options = PAINT.replace(keep_color=1.0, iterations=1)
+    paint(painter, pixels, options)
+    content, styles = load_content(pixels(64, 64, 1)), load_styles(pixels(64, 64, 2))
+    (recolored,) = targets.prepare_blend(content, styles, options).recolored
+    network = painter.features(options).select(LAYERS)
+    assert len(seen) == 1
+    assert len(seen[0][0]) == 4
+    assert torch.equal(seen[0][0][0][BASE], network(recolored.image)[BASE])
+    assert not torch.equal(seen[0][0][0][BASE], network(styles[0].image)[BASE])
+
+
+def test_a_sketch_matches_by_the_slim_network(monkeypatch: pytest.MonkeyPatch, tiny: Weights, pixels: Pixels) -> None:
+    slim = dataclasses.replace(tiny, sha256="1" * 64, kernels={name: 1.5 * part for name, part in tiny.kernels.items()})
+    monkeypatch.setattr(registry, "load_backbone", {"vgg16": tiny, "vgg16-slim": slim}.__getitem__)
+    networks = []
+    prepare_matching = targets.prepare_matching
+
+    def noted(plan: MatchingPlan, features: Features, *given: Any) -> Matching:
+        networks.append(features.sha256[0])
+        return prepare_matching(plan, features, *given)
+
+    monkeypatch.setattr(targets, "prepare_matching", noted)
+    options = PAINT.replace(sketch=0.5, size=128, brushwork=100)
+    last = paint(Painter(device="cpu"), pixels, options)
+    assert [scale.sketch for scale in last.schedule] == [True, True, False]
+    assert networks == ["1", "1", "0"]
+
+
+def test_half_size_copies_have_no_strokes(
+    monkeypatch: pytest.MonkeyPatch, painter: Painter, pixels: Pixels, objectives: list[Objective]
+) -> None:
+    monkeypatch.setattr(schedule, "COARSEST_COPY", 32)
+    paint(painter, pixels, PAINT.replace(iterations=1))
+    large, copied = objectives
+    assert large.half_size
+    assert large.half_size.objective is copied
+    assert large.matching is not None
+    assert copied.matching is None
+
+
+def test_after_running_out_of_memory_matches_are_found_again(
+    monkeypatch: pytest.MonkeyPatch, painter: Painter, pixels: Pixels, objectives: list[Objective], found: list[int]
+) -> None:
+    gradient = Objective.gradient
+
+    def fail(self: Objective, image: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        if len(objectives) == 3 and not self.checkpoint:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return gradient(self, image)
+
+    monkeypatch.setattr(Objective, "gradient", fail)
+    last = paint(painter, pixels, PAINT)
+    assert last.result
+    assert last.result.iterations == 6
+    assert "checkpointing" in last.result.notes[0]
+    assert found == [256, 256]
+    assert objectives[0].matching is not objectives[-1].matching
+
+
+def test_the_candidates_have_the_stroke_size(tiny: Weights, picture: Picture) -> None:
+    options = PAINT.replace(stroke_size=0.5)
+    network = Features(tiny, targets.resolve_layers(options, "tiny"), "average")
+    content, styles = SourceImage.of(picture(64, 64, 1)), [SourceImage.of(picture(64, 64, 2))]
+    blend = targets.prepare_blend(content, styles, options)
+    actual = targets.compute_targets(network, content, blend, (64, 64), options, targets.StyleCache())
+    for stroke_size, count in ((0.5, 4 * 8 * 8), (1.0, 4 * 16 * 16), (2.0, 4 * 32 * 32)):
+        own = options.replace(stroke_size=stroke_size)
+        prepared = targets.prepare_matching(PLAN, network, actual, blend, 64, own)
+        assert prepared.candidates.counts == (count,)
+        assert {*actual.matched} == {*LAYERS}
