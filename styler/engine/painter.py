@@ -15,6 +15,7 @@ from torch import Tensor
 from styler import schedule
 from styler.engine import optimizers, targets
 from styler.engine.budget import Budget, Clock
+from styler.engine.detail import fill_detail, match_detail
 from styler.engine.device import (
     advise_smaller,
     check_device,
@@ -97,7 +98,7 @@ class Run:
         while index < len(self.schedule) and not self.stopped:  # the budget may change the schedule
             image = yield from self._paint_scale(index, image)
             index += 1
-        final = resize(self.content.image, *self.size) if image is None else self._enlarge(image, self.size)
+        final = resize(self.content.image, *self.size) if image is None else self._enlarge(image, self.size, match=False)
         done = self.executed[-1].iterations if self.executed else 0
         yield self._make_progress(max(0, len(self.executed) - 1), done, final, self._make_result(final))
 
@@ -143,20 +144,30 @@ class Run:
             first = torch.lerp(first, 0.5 + 0.25 * noise, RELEASE_NOISE * targets.content_release(strength))
         return first.clamp(0, 1)
 
-    def _enlarge(self, image: Tensor, size: tuple[int, int]) -> Tensor:
-        """Enlarge an image to a size (width, height), adding the band of detail that resizing cannot restore.
+    def _enlarge(self, image: Tensor, size: tuple[int, int], *, match: bool = True) -> Tensor:
+        """Enlarge an image to a size (width, height), adding the detail that resizing cannot restore.
 
-        The detail is the content's; above strength 50 it gradually becomes the styles'.
+        It is the content's, released above strength 50, and as far as that is missing the styles' that fits the image.
+
+        Args:
+            image: (1, 3, h, w).
+            size: width and height.
+            match: whether to look for the styles' detail, which is for iterations to work on.
         """
         before = (image.shape[-1], image.shape[-2])
         if before == size:
             return image
-        release = targets.content_release(self.options.strength)
-        detail = extract_detail(self.content.image, before, size)
-        if release:
-            details = (extract_detail(style.image, before, size) for style in self.blend.recolored)
-            detail = torch.lerp(detail, self.blend.average(details), release)
-        return (resize(image.cpu(), *size) + detail).clamp(0, 1)
+        strength, stroke_size = self.options.strength, self.options.stroke_size
+        enlarged = resize(image.cpu(), *size)
+        detail = (1 - targets.content_release(strength)) * extract_detail(self.content.image, before, size)
+        if match:
+            styles = [
+                (resize(style.image, *targets.compute_style_size(style.size, max(size), stroke_size, self.features.min_side)), share)
+                for style, share in zip(self.blend.recolored, self.blend.shares, strict=True)
+            ]
+            matched = match_detail(enlarged, max(size) / max(before), styles, self.check)
+            detail = detail + targets.style_mix(strength) * fill_detail(matched, detail)
+        return (enlarged + detail).clamp(0, 1)
 
     def _iterate(self, index: int, image: Tensor) -> Iterator[OptimizerStep]:
         """Yield the steps of a scale; if memory runs out once, continue from the best image with checkpointing."""
