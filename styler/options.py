@@ -93,7 +93,7 @@ class Bundle:
 
 
 PRESETS = {
-    "draft": Bundle("a quick trial, in seconds", {"iterations": 16, "taper": 0.33, "sketch": 0.6}),
+    "draft": Bundle("a quick trial, in seconds", {"iterations": 15, "taper": 0.33, "sketch": 0.6}),
     "standard": Bundle("the default: a finished picture in minutes on a CPU", {}),
     "fine": Bundle("the best quality, for a picture to keep or print", {"iterations": 140, "taper": 0.9}),
 }

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from styler import schedule
+from styler.detail import fill_detail, match_detail
 from styler.engine import optimizers, targets
 from styler.engine.budget import Budget, Clock
-from styler.engine.detail import fill_detail, match_detail
 from styler.engine.device import (
     advise_smaller,
     check_device,
@@ -50,9 +50,7 @@ START_NOISE = 0.02
 MAX_OTHER_BACKBONES = 2
 """Networks that a painter keeps besides its first: the slim one and one more."""
 REFINE_RATE = 0.5
-"""Share of Adam's rate at which the full network finishes a sketch: little is left to do, and Adam's first steps are
-long, however small the gradient. Measured on four pairs: at 256 px among 1/3, 1/2, 2/3 and 1, at 512 px among 1/3, 1/2
-and 1."""
+"""Share of Adam's rate at which the full network finishes a sketch, measured on four pairs at 256 and at 512 px."""
 
 
 class StopRequested(Exception):
@@ -98,7 +96,9 @@ class Run:
         while index < len(self.schedule) and not self.stopped:  # the budget may change the schedule
             image = yield from self._paint_scale(index, image)
             index += 1
-        final = resize(self.content.image, *self.size) if image is None else self._enlarge(image, self.size, match=False)
+        final = (
+            resize(self.content.image, *self.size) if image is None else self._enlarge(image, self.size, match=False)
+        )
         done = self.executed[-1].iterations if self.executed else 0
         yield self._make_progress(max(0, len(self.executed) - 1), done, final, self._make_result(final))
 
@@ -145,29 +145,20 @@ class Run:
         return first.clamp(0, 1)
 
     def _enlarge(self, image: Tensor, size: tuple[int, int], *, match: bool = True) -> Tensor:
-        """Enlarge an image to a size (width, height), adding the detail that resizing cannot restore.
+        """Enlarge an image (1, 3, h, w) to a size (width, height), with the content's detail, released above 50.
 
-        It is the content's, released above strength 50, and as far as that is missing the styles' that fits the image.
-
-        Args:
-            image: (1, 3, h, w).
-            size: width and height.
-            match: whether to look for the styles' detail, which is for iterations to work on.
+        If `match`, where that is missing, the styles' that fits the image is added for iterations to work on.
         """
-        before = (image.shape[-1], image.shape[-2])
+        before, strength = (image.shape[-1], image.shape[-2]), self.options.strength
         if before == size:
             return image
-        strength, stroke_size = self.options.strength, self.options.stroke_size
-        enlarged = resize(image.cpu(), *size)
+        image = resize(image.cpu(), *size)
         detail = (1 - targets.content_release(strength)) * extract_detail(self.content.image, before, size)
         if match:
-            styles = [
-                (resize(style.image, *targets.compute_style_size(style.size, max(size), stroke_size, self.features.min_side)), share)
-                for style, share in zip(self.blend.recolored, self.blend.shares, strict=True)
-            ]
-            matched = match_detail(enlarged, max(size) / max(before), styles, self.check)
-            detail = detail + targets.style_mix(strength) * fill_detail(matched, detail)
-        return (enlarged + detail).clamp(0, 1)
+            styles = targets.fit_styles(self.blend, max(size), self.options, self.features.min_side)
+            matched = match_detail(image, max(size) / max(before), styles, self.check)
+            detail = fill_detail(detail, targets.style_mix(strength) * matched)
+        return (image + detail).clamp(0, 1)
 
     def _iterate(self, index: int, image: Tensor) -> Iterator[OptimizerStep]:
         """Yield the steps of a scale; if memory runs out once, continue from the best image with checkpointing."""
@@ -186,7 +177,9 @@ class Run:
                 if not is_out_of_memory(error):
                     raise
                 if self.checkpoint:
-                    raise OutOfMemory(self._advise_smaller()) from error
+                    sizes = [style.size for style in self.blend.styles]
+                    options = self.options.replace(checkpoint="on")
+                    raise OutOfMemory(advise_smaller(self.features, self.size, sizes, options)) from error
             self._begin_checkpointing(scale)
         if recovered is not None and (lost := int(recovered)):
             if lost >= done:
@@ -194,10 +187,6 @@ class Run:
             self.notes.append(
                 f"{lost} of {done} iterations at {scale.width}×{scale.height} were not finite and were undone."
             )
-
-    def _advise_smaller(self) -> str:
-        sizes = [style.size for style in self.blend.styles]
-        return advise_smaller(self.features, self.size, sizes, self.options.replace(checkpoint="on"))
 
     def _begin_checkpointing(self, scale: Scale) -> None:
         self.checkpoint = True

@@ -277,6 +277,20 @@ def compute_style_size(style: tuple[int, int], long_side: int, stroke_size: floa
     return round(width * ratio), round(height * ratio)
 
 
+def fit_styles(blend: "Blend", long_side: int, options: Options, min_side: int) -> list[tuple[Tensor, float]]:
+    """Return the styles at sizes that fit a long side, each (1, 3, h, w), and their shares.
+
+    Args:
+        blend: the styles; with the photo's colors, as far as they are kept.
+        long_side: of the picture, in pixels.
+        options: stroke_size is read.
+        min_side: shortest side that the network accepts.
+    """
+    sizes = (compute_style_size(style.size, long_side, options.stroke_size, min_side) for style in blend.recolored)
+    images = (resize(style.image, *size) for style, size in zip(blend.recolored, sizes, strict=True))
+    return [*zip(images, blend.shares, strict=True)]
+
+
 def measure_roughness(style: SourceImage, size: tuple[int, int]) -> float:
     """Return the root of the total variation of a style at a size (width, height), in units of the image's range."""
     return max(MIN_ROUGHNESS, float(losses.total_variation(resize(style.image, *size)).sqrt()))
@@ -452,9 +466,8 @@ def prepare_matching(
         check: called between convolutions.
     """
     network, styles = features.select(plan.weights), []
-    for style in blend.recolored:
-        size = compute_style_size(style.size, long_side, options.stroke_size, features.min_side)
-        image = resize(style.image, *size).to(features.device)  # (1, 3, H, W)
+    for style, _ in fit_styles(blend, long_side, options, features.min_side):
+        image = style.to(features.device)  # (1, 3, H, W)
         turns = [torch.rot90(image, turn, (-2, -1)) for turn in range(MATCHED_VIEWS)]
         styles.append([network(turned, check) for turned in turns])
     base = arch.find_nearest_layer(BASE_LAYER, features.network)

@@ -164,7 +164,17 @@ def test_adam_recovers_from_a_loss_that_is_not_finite(what: str, value: float, b
     assert bowl.loss(steps[-1].best) < 0.1 * bowl.loss(start())
     after = max(bad) + 1
     move = (bowl.seen[after + 1] - bowl.seen[after]).abs().max()
-    assert float(move) == pytest.approx(0.05 * 0.5 ** len(bad), rel=1e-3)  # the first step of Adam is its rate
+    assert float(move) == pytest.approx(0.05 * 0.5 ** len(bad), rel=0.05)  # the first step of Adam is its rate
+    assert float(move) <= 0.05 * 0.5 ** len(bad)
+
+
+def test_the_first_step_of_adam_is_short_where_the_gradient_is_small() -> None:
+    bowl = Bowl(goal())
+    bowl.steepness[..., :2] /= 1e4
+    (first,) = run(adam, bowl, 1)
+    moves = (first.image - start()).abs()
+    assert float(moves[..., :2].max()) < 0.01 * 0.05
+    assert float(moves[..., 2:].mean()) > 0.5 * 0.05
 
 
 def test_adam_survives_an_objective_that_is_never_finite() -> None:
