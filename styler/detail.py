@@ -1,8 +1,8 @@
 """The detail that enlarging a picture cannot restore.
 
-Half of the detail of a picture comes into being with its last doubling. The photo has it where it is not flat. Where
-it is flat, the first iterations can only amplify what enlarging left: traces of the coarse pixels, in rows and columns.
-So there each part of the picture gets the detail of the part of a painting that looks most like it.
+An enlarged picture has no detail but what the photo adds, and nothing where the photo is flat. There a few iterations
+can only amplify what enlarging left: traces of the coarse pixels, in rows and columns. So each part of the picture gets
+the detail of the part of a painting that looks most like it. Many iterations find detail by themselves.
 
 Sources: A. Hertzmann et al., "Image Analogies", 2001, for detail by the match of what is coarse; V. Kwatra et al.,
 "Texture Optimization for Example-based Synthesis", 2005, for overlapping patches.

@@ -147,14 +147,14 @@ class Run:
     def _enlarge(self, image: Tensor, size: tuple[int, int], *, match: bool = True) -> Tensor:
         """Enlarge an image (1, 3, h, w) to a size (width, height), with the content's detail, released above 50.
 
-        If `match`, where that is missing, the styles' that fits the image is added for iterations to work on.
+        In a sketch, whose iterations are too few to find detail, what is missing is the styles' if `match`.
         """
         before, strength = (image.shape[-1], image.shape[-2]), self.options.strength
         if before == size:
             return image
         image = resize(image.cpu(), *size)
         detail = (1 - targets.content_release(strength)) * extract_detail(self.content.image, before, size)
-        if match:
+        if match and self.options.sketch:
             styles = targets.fit_styles(self.blend, max(size), self.options, self.features.min_side)
             matched = match_detail(image, max(size) / max(before), styles, self.check)
             detail = fill_detail(detail, targets.style_mix(strength) * matched)

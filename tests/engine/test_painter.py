@@ -296,7 +296,7 @@ def test_above_strength_50_the_first_image_and_the_detail_depart_from_the_conten
     whole = torch.from_numpy(content).permute(2, 0, 1)[None]
     band = (resize(whole, 64, 64) - resize(resize(whole, 32, 32), 64, 64))[0].permute(1, 2, 0).numpy()
     missing = large[50] - large[100]  # what both were enlarged from is the same but for one small step
-    assert float((missing * band).sum() / (band**2).sum()) == pytest.approx(1, abs=0.2)
+    assert float((missing * band).sum() / (band**2).sum()) == pytest.approx(1, abs=0.05)
 
 
 def test_more_strength_departs_further_from_the_content(painter: Painter, content: Array, style: Array) -> None:
