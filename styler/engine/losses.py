@@ -198,7 +198,8 @@ class _CosineFunction(torch.autograd.Function):
     def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
         features, target, share, weight = ctx.saved_tensors  # type: ignore[attr-defined]
         weight = gradients[0] * weight / weight.numel()  # (1, 1, H, W)
-        return (features * share.to(features) - target) * weight.to(features), None
+        gradient = features * share.to(features)
+        return gradient.sub_(target).mul_(weight.to(features)), None
 
 
 def normalize_features(features: Tensor) -> Tensor:

@@ -43,22 +43,24 @@ SHARE_ROUNDS = 60
 """Rounds in which the shares of several styles are balanced."""
 
 
-def compute_columns(maps: Maps, base: str) -> Tensor:
-    """Return the centered columns of an image, (N, ΣC), in float32.
+def compute_columns(maps: Maps, base: str, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return the centered columns of an image, (N, ΣC).
 
     Every layer is centered by its own mean and divided by its own standard deviation, so that all count equally.
 
     Args:
         maps: the features of all matched layers.
         base: the layer at whose N positions the columns are.
+        dtype: of the columns; they are computed in float32.
     """
-    size = (maps[base].shape[-2], maps[base].shape[-1])
-    parts = []
-    for maps_of_layer in maps.values():
+    size, channels = (maps[base].shape[-2], maps[base].shape[-1]), [each.shape[1] for each in maps.values()]
+    columns = torch.empty(size[0] * size[1], sum(channels), dtype=dtype, device=maps[base].device)  # (N, ΣC)
+    for part, maps_of_layer in zip(torch.split(columns, channels, dim=1), maps.values(), strict=True):
         rows = _flatten(_resize_maps(maps_of_layer, size)).float()  # (N, C)
         rows = rows - rows.mean(dim=0)
-        parts.append(rows / rows.square().sum(dim=1).mean().sqrt().clamp(min=SHORTEST))
-    return torch.cat(parts, dim=1)
+        deviation = torch.linalg.vector_norm(rows) / math.sqrt(len(rows))
+        part.copy_(rows.div_(deviation.clamp(min=SHORTEST)))
+    return columns
 
 
 def _flatten(maps: Tensor) -> Tensor:
@@ -199,8 +201,7 @@ def find_matches(
         shares: of the places that each style gets, with the sum 1, (S,); not needed for one style.
         check: called between chunks; stops the work by raising.
     """
-    queries, first = _normalize(queries), 0
-    found = []
+    found, first = [], 0
     for count, codes in zip(candidates.counts, candidates.codes, strict=True):
         columns = candidates.columns[first : first + count]
         matches, cosines = _find_best(queries, columns, codes, candidates.basis, check)
@@ -217,9 +218,10 @@ def _find_best(
 ) -> tuple[Tensor, Tensor]:
     """Return the best match of each query (N, ΣC) among columns (K, ΣC), and its cosine, each (N,)."""
     matches, cosines = [], []
-    for chunk in torch.split(queries, max(1, MAX_SCORES // codes[..., 0].numel())):
+    for rows in torch.split(queries, max(1, MAX_SCORES // codes[..., 0].numel())):
         if check:
             check()
+        chunk = _normalize(rows.float())
         finalists = _find_finalists((chunk @ basis).to(codes), codes) % len(columns)  # (n, F)
         similarities = (columns[finalists].float() @ chunk[:, :, None])[..., 0]  # (n, F)
         cosine, winner = similarities.max(dim=1)
@@ -325,7 +327,6 @@ class Matching:
     """Features of the content in the matched layers."""
     check: Check | None = None
     _evaluations: int = field(default=0, init=False)
-    _query: Tensor | None = field(default=None, init=False)
     _targets: dict[str, Tensor] = field(default_factory=dict, init=False)
 
     def compute_distances(self, features: Maps) -> dict[str, Tensor]:
@@ -343,12 +344,12 @@ class Matching:
     def _find_targets(self, features: Maps) -> dict[str, Tensor]:
         """Return the features, of length 1, of the places matched with a mixture of the content and the image."""
         base, mix = self.candidates.base, self.plan.style_mix
-        if self._query is None:
-            self._query = compute_columns(self.content, base)  # (N, ΣC)
-        query = self._query
+        precision = self.content[base].dtype  # a query is as large as the content's features
+        query = compute_columns(self.content, base, precision)  # (N, ΣC)
         if self.plan.interval:
-            own = compute_columns({layer: features[layer] for layer in self.content}, base)
-            query = torch.lerp(own, query, self.plan.content_share)
+            own = compute_columns({layer: features[layer] for layer in self.content}, base, precision)
+            query.lerp_(own, 1 - self.plan.content_share)
+            del own
         matches = find_matches(query, self.candidates, self.shares, self.check).view(features[base].shape[-2:])
         targets = {}
         for layer, content in self.content.items():
