@@ -42,13 +42,14 @@ MIN_CONTENT_SCALE = 0.25
 """Floor of the squared content scale, for a style that is nearly the content."""
 MIN_ROUGHNESS = 0.03
 """Floor of the roughness, for a flat style. Paintings have 0.06 to 0.2 at 256 pixels."""
-MATCHED_LAYERS = ("relu2_1", "relu3_1", "relu4_1")
-"""Layers whose features are matched; they are style layers, so that matching needs no further convolution."""
+MATCHED_LAYERS = {"relu2_1": 0.3, "relu3_1": 1.0, "relu4_1": 1.0}
+"""Layers whose features are matched, and their weights. They are style layers, so that matching needs no further
+convolution. The finest gets less: at 512 px it brings grain, and the strokes are in the others."""
 BASE_LAYER = "relu3_1"
 """The layer at whose positions features are matched."""
-MAX_STROKES_WEIGHT = 3.0
-"""Weight of each matched layer at brushwork 100; at 50 it is 1 at the finest scale."""
-CONTENT_SHARE = 0.5
+MAX_STROKES_FACTOR = 3.0
+"""Factor of these weights at brushwork 100; at 50 it is 1 at the finest scale."""
+CONTENT_SHARE = 0.4
 """The content's share of the query up to strength 50; more of it keeps more of the photo."""
 MATCHING_INTERVAL = 5
 """Iterations of Adam after which features are matched again."""
@@ -100,10 +101,10 @@ def resolve_layers(options: Options, network: str) -> tuple[str, ...]:
     return (*resolve_content_layers(options, network), *resolve_style_layers(options, network), *matched)
 
 
-def resolve_matched_layers(options: Options, network: str) -> tuple[str, ...]:
-    """Return the canonical names of the layers whose features are matched; none without brushwork."""
-    layers = MATCHED_LAYERS if options.brushwork else ()
-    return tuple(dict.fromkeys(arch.find_nearest_layer(layer, network) for layer in layers))
+def resolve_matched_layers(options: Options, network: str) -> dict[str, float]:
+    """Return the canonical names and the weights of the layers whose features are matched; none without brushwork."""
+    layers = MATCHED_LAYERS if options.brushwork else {}
+    return {arch.find_nearest_layer(layer, network): weight for layer, weight in layers.items()}
 
 
 def style_mix(strength: float) -> float:
@@ -414,10 +415,10 @@ def compute_targets(
 
 
 def weigh_strokes(brushwork: float, octaves: float) -> float:
-    """Return the weight of the matched features at one scale.
+    """Return the factor of the weights of the matched layers at one scale.
 
     Up to 50 strokes appear in the finest scale and, more weakly, in the one before; from there on the coarser scales
-    follow, and the weight grows. The weight depends on the size of a scale relative to the result's, so that results of
+    follow, and the factor grows. It depends on the size of a scale relative to the result's, so that results of
     different sizes look alike and the first scales of a stopped painting are repeated exactly.
 
     Args:
@@ -428,7 +429,7 @@ def weigh_strokes(brushwork: float, octaves: float) -> float:
     if not share:
         return 0.0
     decline = octaves * (1 - share) / (2 * share)
-    return math.pow(MAX_STROKES_WEIGHT, 2 * share - 1) * min(1.0, 2 * share) * max(0.0, 1 - decline)
+    return math.pow(MAX_STROKES_FACTOR, 2 * share - 1) * min(1.0, 2 * share) * max(0.0, 1 - decline)
 
 
 def plan_matching(options: Options, network: str, size: tuple[int, int], scale: Scale) -> MatchingPlan | None:
@@ -437,7 +438,7 @@ def plan_matching(options: Options, network: str, size: tuple[int, int], scale: 
     if not weight:
         return None
     return MatchingPlan(
-        weights=dict.fromkeys(resolve_matched_layers(options, network), weight),
+        weights={layer: share * weight for layer, share in resolve_matched_layers(options, network).items()},
         content_share=CONTENT_SHARE * (1 - content_release(options.strength)),
         style_mix=style_mix(options.strength),
         interval=MATCHING_INTERVAL if scale.optimizer == "adam" else 0,  # L-BFGS needs one and the same objective
