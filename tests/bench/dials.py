@@ -2,7 +2,7 @@
 
     python tests/bench/dials.py OUT DIAL [--pairs 8 | --pair CONTENT STYLE] [--size 256] [--preset standard] [--at 0 50]
 
-DIAL is strength, stroke-size, keep-color, blend, look, preset or size. OUT receives `DIAL.png` (one row per pair),
+DIAL is strength, brushwork, stroke-size, keep-color, blend, look, preset or size. OUT receives `DIAL.png` (one row per pair),
 `DIAL-curve.png`, and the scores in `DIAL.md` and `DIAL.json`; pictures that exist in OUT are reused. `step` is the
 held-out distance from the previous setting, which shows how even the steps are; `hue` is the mean distance from the
 photo's hues, in degrees.
@@ -46,6 +46,7 @@ OTHER = "mosaic"
 """Style that is blended with the pair's own; for this style itself, `woodcut` takes its place."""
 DIALS: Mapping[str, Sequence[Any]] = {
     "strength": (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100),
+    "brushwork": (0, 20, 40, 60, 80, 100),
     "stroke-size": (0.5, 0.7, 1.0, 1.4, 2.0),
     "keep-color": (0.0, 0.25, 0.5, 0.75, 1.0),
     "blend": (0.0, 0.25, 0.5, 0.75, 1.0),
