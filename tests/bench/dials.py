@@ -2,10 +2,10 @@
 
     python tests/bench/dials.py OUT DIAL [--pairs 8 | --pair CONTENT STYLE] [--size 256] [--preset standard] [--at 0 50]
 
-DIAL is strength, brushwork, stroke-size, keep-color, blend, look, preset or size. OUT receives `DIAL.png` (one row per pair),
-`DIAL-curve.png`, and the scores in `DIAL.md` and `DIAL.json`; pictures that exist in OUT are reused. `step` is the
-held-out distance from the previous setting, which shows how even the steps are; `hue` is the mean distance from the
-photo's hues, in degrees.
+DIAL is strength, brushwork, stroke-size, keep-color, blend, look, preset or size. OUT receives `DIAL.png` (one row per
+pair), `DIAL-curve.png`, and the scores in `DIAL.md` and `DIAL.json`; pictures that exist in OUT are reused. `step` is
+the held-out distance from the previous setting, which shows how even the steps are; `hue` is the mean distance from
+the photo's hues, in degrees.
 """
 
 import argparse
