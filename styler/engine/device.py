@@ -22,6 +22,7 @@ import torch
 
 from styler import environment
 from styler.engine import optimizers, targets
+from styler.engine.matching import CODE_LENGTH
 from styler.errors import DeviceError, OutOfMemory, UsageError
 from styler.geometry import fit_size
 from styler.options import PRECISION_NAMES, Options
@@ -251,16 +252,16 @@ def measure_usable_memory(device: torch.device, options: Options) -> float:
 def estimate_memory(
     features: Features, size: tuple[int, int], styles: Sequence[tuple[int, int]], options: Options, *, checkpoint: bool
 ) -> float:
-    """Return the peak memory in bytes of a painting; the larger of an iteration and of the analysis of a style.
+    """Return the peak memory in bytes of a painting; the largest of an iteration and of the analysis of the styles.
 
     Half-size copies are evaluated after the full size, in less memory; only their content targets stay. While a style
-    is analyzed, the content's features at the same scale are held.
+    is analyzed, the content's features at the same scale are held. The styles are analyzed once more for matching.
 
     Args:
         features: the network.
         size: width and height of the result.
         styles: width and height of each style.
-        options: layers, stroke size, optimizer and kept color are read.
+        options: layers, stroke size, brushwork, optimizer and kept color are read.
         checkpoint: whether activations are recomputed.
     """
     pixels = size[0] * size[1]
@@ -270,16 +271,52 @@ def estimate_memory(
     activations = arch.estimate_activation_bytes(network, layers, pixels, checkpoint=checkpoint, widths=widths)
     iteration = half * ACTIVATION_OVERHEAD * (activations + 4 / 3 * content)
     iteration += IMAGE_BYTES * OPTIMIZER_IMAGES[options.optimizer] * pixels
-    analysis, longest_tile = 0.0, targets.TILE_SIDE + 2 * targets.compute_margin(features)
-    for style in styles:
-        analyzed = targets.compute_style_size(style, max(size), options.stroke_size, features.min_side)
+    analyses = [targets.compute_style_size(it, max(size), options.stroke_size, features.min_side) for it in styles]
+    matching = _estimate_matching(features, pixels, [math.prod(analyzed) for analyzed in analyses], options)
+    analysis, longest_tile = matching.preparation, targets.TILE_SIDE + 2 * targets.compute_margin(features)
+    for analyzed in analyses:
         tile = math.prod(min(side, longest_tile) for side in analyzed)
         maps = arch.estimate_map_bytes(network, layers, pixels, widths)
         maps += arch.estimate_forward_bytes(network, layers, tile, widths)
         image = IMAGE_BYTES * STYLE_IMAGES * math.prod(analyzed)
         analysis = max(analysis, half * ACTIVATION_OVERHEAD * maps + image)
     recolored = sum(IMAGE_BYTES * math.prod(style) for style in styles) if options.keep_color else 0
-    return FIXED_BYTES + max(iteration, analysis) + recolored
+    return FIXED_BYTES + max(iteration + matching.held, analysis) + recolored
+
+
+@dataclass(frozen=True, slots=True)
+class _MatchingMemory:
+    """The memory of matched features, in bytes."""
+
+    preparation: float = 0.0
+    """Needed when a scale begins."""
+    held: float = 0.0
+    """Needed by an iteration besides what it needs without them."""
+
+
+def _estimate_matching(features: Features, pixels: int, styles: Sequence[int], options: Options) -> _MatchingMemory:
+    """Estimate the memory of matched features for `pixels` of the picture and those of each style as analyzed.
+
+    Held are the maps and the columns of the styles' views, and of the picture the maps of the content, the targets and
+    their gradients, and two sets of columns.
+    """
+    network, widths = features.network, features.widths
+    layers = targets.resolve_matched_layers(options, network)
+    if not layers or not styles:
+        return _MatchingMemory()
+    value_bytes = 4 if features.precision is torch.float32 else 2
+    convs = [conv for conv in arch.list_convolutions_until(network, layers, widths) if conv.layer in layers]
+    base = arch.find_nearest_layer(targets.BASE_LAYER, network)
+    density = next(1 / conv.stride**2 for conv in convs if conv.layer == base)  # columns per pixel
+    viewed, width = targets.MATCHED_VIEWS * sum(styles), sum(conv.outputs for conv in convs)
+    candidates = min(targets.MAX_CANDIDATES, density * viewed)
+    maps = value_bytes / 4 * arch.estimate_map_bytes(network, layers, 1, widths)  # per pixel
+    columns = value_bytes * candidates * (width + CODE_LENGTH)
+    forward = value_bytes / 4 * arch.estimate_forward_bytes(network, layers, max(styles), widths)
+    return _MatchingMemory(
+        preparation=2 * maps * viewed + ACTIVATION_OVERHEAD * forward + columns + 8 * width * density * max(styles),
+        held=maps * (3 * pixels + viewed) + columns + 2 * value_bytes * width * density * pixels,
+    )
 
 
 def find_largest_side(

@@ -16,6 +16,7 @@ from styler.engine.device import (
     find_largest_side,
     plan_memory,
 )
+from styler.engine.matching import CODE_LENGTH
 from styler.errors import OutOfMemory
 from styler.options import Options
 from styler.vgg.model import Features
@@ -23,7 +24,7 @@ from styler.vgg.weights import Weights
 
 Picture = Callable[..., Tensor]
 SIZE, STYLES = (1000, 800), [(900, 700)]
-LAYERS = Options(content_layers=("relu4_2",), style_layers=("relu5_1",), layer_weights=(1.0,))
+LAYERS = Options(content_layers=("relu4_2",), style_layers=("relu5_1",), layer_weights=(1.0,), brushwork=0)
 
 
 @pytest.fixture
@@ -89,6 +90,40 @@ def test_an_untiled_pass_would_have_counted(features: Features, monkeypatch: pyt
     tiled = estimate(features, stroke_size=4)
     monkeypatch.setattr(targets, "TILE_SIDE", 10_000)
     assert estimate(features, stroke_size=4) > tiled + 2e9
+
+
+def test_matched_features_count(features: Features, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network computes conv2_1, conv3_1 and conv4_1 in any case: 56 numbers for each pixel."""
+    views, columns, plain = 4 * 900 * 700, 65_536 * (896 + CODE_LENGTH), estimate(features)
+    monkeypatch.setattr(targets, "compute_style_size", lambda size, *_: size)
+    picture = 3 * 56 * 800_000 + 2 * 896 * 800_000 / 16
+    assert estimate(features, brushwork=1) - plain == pytest.approx(4 * (56 * views + columns + picture))
+    assert estimate(features, brushwork=100) == estimate(features, brushwork=1)
+    monkeypatch.setattr(targets, "MAX_CANDIDATES", 10**9)
+    more = 4 * (views / 16 - 65_536) * (896 + CODE_LENGTH)
+    assert estimate(features, brushwork=1) - plain == pytest.approx(4 * (56 * views + columns + picture) + more)
+    two = estimate_memory(features, SIZE, [*STYLES, *STYLES], LAYERS.replace(brushwork=1), checkpoint=False)
+    assert two - estimate(features, brushwork=1) == pytest.approx(4 * views * (56 + (896 + CODE_LENGTH) / 16))
+
+
+def test_the_estimate_with_matched_features_is_near_the_measured_peak(features: Features) -> None:
+    """690 MB more in float32 for a picture of 512×512 and a style that is analyzed at 512×411 pixels."""
+    settings = LAYERS.replace(brushwork=50)
+    with_, without = (
+        estimate_memory(features, (512, 512), [(700, 562)], options, checkpoint=False) for options in (settings, LAYERS)
+    )
+    assert with_ - without == pytest.approx(690e6, rel=0.1)
+
+
+def test_the_views_of_an_enlarged_style_count(features: Features) -> None:
+    """They are analyzed whole."""
+    large, usual = (estimate(features, stroke_size=4, brushwork=strokes) for strokes in (50, 0))
+    assert large > usual + 4 * 2 * 4 * 56 * 16 * estimate_pixels((900, 700), 1000)
+
+
+def estimate_pixels(style: tuple[int, int], long_side: int) -> float:
+    """Return the pixels of a style at a long side."""
+    return style[0] * style[1] * (long_side / max(style)) ** 2
 
 
 def test_recolored_styles_count(features: Features) -> None:
