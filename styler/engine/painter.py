@@ -200,7 +200,7 @@ class Run:
         if scale.optimizer == "lbfgs":
             return optimizers.lbfgs(objective, image, limit)
         rate = self.options.learning_rate * (REFINE_RATE if follows_sketch(self.schedule, index) else 1.0)
-        return optimizers.adam(objective, image, limit, rate)
+        return optimizers.adam(objective, image, limit, rate, floored=self.options.sketch > 0)
 
     def _build_objective(self, scale: Scale, *, is_copy: bool = False) -> Objective:
         """Build the objective of a scale; its half-size copies are scales of their own, without strokes."""
