@@ -27,14 +27,18 @@ from styler.vgg.model import Check
 Maps = Mapping[str, Tensor]
 """Features by layer, each (1, C, H, W)."""
 
+COLUMN_TYPE = torch.float16
+"""Columns have values far below its limit, and take half the memory of float32."""
 CODE_LENGTH = 96
 """Principal components by which candidates are compared first."""
-FINALISTS = 16
-"""Candidates for each query that are compared exactly; topk on Apple's GPUs knows no more."""
-GROUP_SIZE = 128
+FINALISTS = 12
+"""Candidates for each query that are compared exactly. Apple's GPUs sort out no more than 16."""
+GROUP_SIZE = 64
 """Candidates among which the maximum is taken before the finalists are sorted out."""
 MAX_SCORES = 1 << 23
 """Comparisons made at once, so that they take little memory."""
+PROJECTED_ROWS = 8192
+"""Columns converted to float32 at once."""
 PCA_SAMPLES = 4096
 """Columns of the style, and as many of the content, from which the principal components are computed."""
 SHARE_TEMPERATURES = 0.02, 0.0005
@@ -43,23 +47,24 @@ SHARE_ROUNDS = 60
 """Rounds in which the shares of several styles are balanced."""
 
 
-def compute_columns(maps: Maps, base: str, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return the centered columns of an image, (N, ΣC).
+def compute_columns(maps: Maps, base: str) -> Tensor:
+    """Return the centered columns of an image, (N, ΣC), in `COLUMN_TYPE`.
 
     Every layer is centered by its own mean and divided by its own standard deviation, so that all count equally.
 
     Args:
         maps: the features of all matched layers.
         base: the layer at whose N positions the columns are.
-        dtype: of the columns; they are computed in float32.
     """
-    size, channels = (maps[base].shape[-2], maps[base].shape[-1]), [each.shape[1] for each in maps.values()]
-    columns = torch.empty(size[0] * size[1], sum(channels), dtype=dtype, device=maps[base].device)  # (N, ΣC)
-    for part, maps_of_layer in zip(torch.split(columns, channels, dim=1), maps.values(), strict=True):
-        rows = _flatten(_resize_maps(maps_of_layer, size)).float()  # (N, C)
-        rows = rows - rows.mean(dim=0)
-        deviation = torch.linalg.vector_norm(rows) / math.sqrt(len(rows))
-        part.copy_(rows.div_(deviation.clamp(min=SHORTEST)))
+    size = (maps[base].shape[-2], maps[base].shape[-1])
+    width = sum(each.shape[1] for each in maps.values())
+    columns = torch.empty((size[0] * size[1], width), dtype=COLUMN_TYPE, device=maps[base].device)
+    parts = torch.split(columns, [each.shape[1] for each in maps.values()], dim=1)
+    for part, maps_of_layer in zip(parts, maps.values(), strict=True):
+        rows = _flatten(_resize_maps(maps_of_layer, size))  # (N, C)
+        centered = rows - rows.mean(dim=0, dtype=torch.float32)
+        spread = torch.linalg.vector_norm(centered) / math.sqrt(len(rows))
+        part.copy_(centered.mul_(1 / spread.clamp(min=SHORTEST)))
     return columns
 
 
@@ -74,7 +79,7 @@ def _resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
         maps = F.avg_pool2d(maps, _compute_stride(maps.shape[-2], size[0]))[..., : size[0], : size[1]]
     if maps.shape[-2:] == size:
         return maps
-    return F.interpolate(maps.float(), size, mode="bilinear", align_corners=False)
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
 def _compute_stride(fine: int, coarse: int) -> int:
@@ -83,9 +88,8 @@ def _compute_stride(fine: int, coarse: int) -> int:
 
 
 def _normalize(columns: Tensor) -> Tensor:
-    """Divide columns (N, C) by their lengths."""
-    lengths: Tensor = columns.norm(dim=1, keepdim=True)
-    return columns / lengths.clamp(min=SHORTEST)
+    """Return columns (N, C) divided by their lengths, in float32."""
+    return F.normalize(columns.float(), dim=1, eps=SHORTEST)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,11 +101,12 @@ class Candidates:
     counts: tuple[int, ...]
     """Number of candidates of each style; they follow one another."""
     columns: Tensor
-    """Columns of length 1, (K, ΣC), in the precision of the features."""
+    """Columns of length 1, (K, ΣC), in `COLUMN_TYPE`."""
     codes: tuple[Tensor, ...]
-    """Their principal components for each style, (G, `GROUP_SIZE`, D); the last group is filled from the first."""
+    """Their principal components for each style, (`GROUP_SIZE`, G, D); the last of the groups' members begin again
+    with the first candidates."""
     basis: Tensor
-    """The directions of the principal components, (ΣC, D)."""
+    """The directions of the principal components, (ΣC, D), in float32."""
     places: Tensor
     """View, row and column of each candidate, at the stride of the base layer, (K, 3)."""
     rows: Maps
@@ -119,22 +124,21 @@ def prepare_candidates(styles: Sequence[Sequence[Maps]], content: Maps, base: st
         base: the layer at whose positions the columns are.
         limit: the largest number of candidates; if there are more, some are left out, evenly among all views.
     """
-    views, precision = [maps for style in styles for maps in style], content[base].dtype
+    views = [maps for style in styles for maps in style]
     total = sum(maps[base].shape[-2] * maps[base].shape[-1] for maps in views)
     columns, places = [], []
     for view, maps in enumerate(views):
-        own, own_places = _normalize(compute_columns(maps, base)), _list_places(view, maps[base])
+        own, own_places = compute_columns(maps, base), _list_places(view, maps[base])
         if total > limit:
             kept = _choose_some(len(own), max(1, len(own) * limit // total)).to(own.device)
             own, own_places = own[kept], own_places[kept]
-        columns.append(own.to(precision))
+        columns.append(torch.cat([_normalize(part).to(own) for part in torch.split(own, PROJECTED_ROWS)]))
         places.append(own_places)
-    counts, ends = [], itertools.accumulate(map(len, styles))
-    for style, end in zip(styles, ends, strict=True):
-        counts.append(sum(map(len, columns[end - len(style) : end])))
+    numbers, ends = [*map(len, columns)], itertools.accumulate(map(len, styles))
+    counts = [sum(numbers[end - len(style) : end]) for style, end in zip(styles, ends, strict=True)]
     joined = torch.cat(columns)  # (K, ΣC)
-    basis = _find_principal_components(joined, _normalize(compute_columns(content, base)))
-    codes = joined @ basis.to(precision)  # (K, D)
+    basis = _find_principal_components(joined, compute_columns(content, base))
+    codes = torch.cat([(part.float() @ basis).to(content[base]) for part in torch.split(joined, PROJECTED_ROWS)])
     return Candidates(
         base,
         tuple(counts),
@@ -153,10 +157,10 @@ def _choose_some(total: int, count: int) -> Tensor:
 
 
 def _split_groups(codes: Tensor) -> Tensor:
-    """Return codes (K, D) in groups, (G, `GROUP_SIZE`, D)."""
-    copies = math.ceil(GROUP_SIZE / len(codes)) if len(codes) < GROUP_SIZE else 1
+    """Return codes (K, D) in groups of members G apart, (`GROUP_SIZE`, G, D)."""
     missing = -len(codes) % GROUP_SIZE
-    return torch.cat([codes, codes.repeat(copies, 1)[:missing]]).view(-1, GROUP_SIZE, codes.shape[1])
+    again = codes.repeat(math.ceil(missing / len(codes)), 1)[:missing]
+    return torch.cat([codes, again]).view(GROUP_SIZE, -1, codes.shape[1])
 
 
 def _list_places(view: int, maps: Tensor) -> Tensor:
@@ -183,7 +187,7 @@ def _find_principal_components(*columns: Tensor) -> Tensor:
     """
     covariance = torch.zeros((), device=columns[0].device)
     for rows in columns:
-        sample = rows[:: math.ceil(len(rows) / PCA_SAMPLES)].float()
+        sample = _normalize(rows[:: math.ceil(len(rows) / PCA_SAMPLES)])
         covariance = covariance + sample.T @ sample / len(sample)  # (C, C)
     _, vectors = torch.linalg.eigh(covariance.cpu())  # MPS does not support it
     basis: Tensor = vectors[:, -CODE_LENGTH:].to(covariance)
@@ -201,7 +205,7 @@ def find_matches(
         shares: of the places that each style gets, with the sum 1, (S,); not needed for one style.
         check: called between chunks; stops the work by raising.
     """
-    found, first = [], 0
+    first, found = 0, []
     for count, codes in zip(candidates.counts, candidates.codes, strict=True):
         columns = candidates.columns[first : first + count]
         matches, cosines = _find_best(queries, columns, codes, candidates.basis, check)
@@ -218,12 +222,12 @@ def _find_best(
 ) -> tuple[Tensor, Tensor]:
     """Return the best match of each query (N, ΣC) among columns (K, ΣC), and its cosine, each (N,)."""
     matches, cosines = [], []
-    for rows in torch.split(queries, max(1, MAX_SCORES // codes[..., 0].numel())):
+    for part in torch.split(queries, max(1, MAX_SCORES // codes[..., 0].numel())):
         if check:
             check()
-        chunk = _normalize(rows.float())
+        chunk = _normalize(part)  # (n, ΣC)
         finalists = _find_finalists((chunk @ basis).to(codes), codes) % len(columns)  # (n, F)
-        similarities = (columns[finalists].float() @ chunk[:, :, None])[..., 0]  # (n, F)
+        similarities = (columns[finalists].float() * chunk[:, None]).sum(dim=2)  # (n, F)
         cosine, winner = similarities.max(dim=1)
         matches.append(finalists.gather(1, winner[:, None])[:, 0])
         cosines.append(cosine)
@@ -231,16 +235,17 @@ def _find_best(
 
 
 def _find_finalists(queries: Tensor, codes: Tensor) -> Tensor:
-    """Return the indices of the codes (G, `GROUP_SIZE`, D) most similar to each query (n, D), (n, F).
+    """Return the indices of the codes (`GROUP_SIZE`, G, D) most similar to each query (n, D), (n, F).
 
     The best codes are in the groups with the best maxima: only those are sorted.
     """
-    count = min(FINALISTS, len(codes))
-    scores = (queries @ codes.flatten(0, 1).T).view(len(queries), len(codes), GROUP_SIZE)
-    groups = scores.amax(dim=2).topk(count).indices  # (n, F)
-    members = scores.gather(1, groups[:, :, None].expand(-1, -1, GROUP_SIZE)).flatten(1)  # (n, F · GROUP_SIZE)
-    best = members.topk(FINALISTS).indices  # (n, F)
-    return groups.gather(1, best // GROUP_SIZE) * GROUP_SIZE + best % GROUP_SIZE
+    members, total = codes.shape[:2]
+    count = min(FINALISTS, total)
+    scores = (queries @ codes.flatten(0, 1).T).view(len(queries), members, total)
+    groups = scores.amax(dim=1).topk(count).indices  # (n, count)
+    among = scores.gather(2, groups[:, None, :].expand(-1, members, -1)).flatten(1)  # (n, members · count)
+    best = among.topk(FINALISTS).indices  # (n, F)
+    return best // count * total + groups.gather(1, best % count)
 
 
 def choose_styles(cosines: Tensor, shares: Tensor) -> Tensor:
@@ -344,12 +349,10 @@ class Matching:
     def _find_targets(self, features: Maps) -> dict[str, Tensor]:
         """Return the features, of length 1, of the places matched with a mixture of the content and the image."""
         base, mix = self.candidates.base, self.plan.style_mix
-        precision = self.content[base].dtype  # a query is as large as the content's features
-        query = compute_columns(self.content, base, precision)  # (N, ΣC)
+        query = compute_columns(self.content, base)  # (N, ΣC)
         if self.plan.interval:
-            own = compute_columns({layer: features[layer] for layer in self.content}, base, precision)
-            query.lerp_(own, 1 - self.plan.content_share)
-            del own
+            own = compute_columns({layer: features[layer] for layer in self.content}, base)
+            query = own.lerp_(query, self.plan.content_share)
         matches = find_matches(query, self.candidates, self.shares, self.check).view(features[base].shape[-2:])
         targets = {}
         for layer, content in self.content.items():
