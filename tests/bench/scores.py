@@ -8,6 +8,8 @@ from torch import Tensor
 
 from styler.engine.losses import chroma
 
+TILE = 128
+"""Side of the tiles of `blocks`, in pixels."""
 LUMA = (0.299, 0.587, 0.114)
 UNIT = 512
 """Long side of a picture whose strokes are measured in pixels; at other sizes they are measured in proportion."""
@@ -195,34 +197,46 @@ def _read_at(maps: Tensor, points: Tensor, size: Tensor) -> Tensor:
 
 
 def blocks(image: Tensor, where: Tensor | None = None) -> float:
-    """Compare lines along the axes with lines at 10 to 30° to them, at periods of 4 to 11 pixels.
+    """Compare lines along both axes with lines at 12 to 33° to them, at periods of 4 to 11 pixels.
 
     A draft can show a weave of short horizontal and vertical bars, the lattices of the network's poolings. In the
-    spectrum that is energy on the axes themselves. Strokes, even level ones, spread over many angles.
+    spectrum that is energy on both axes. Strokes, even level ones, spread over many angles; cables, horizons and level
+    strokes are along one axis only. So of each tile of 128 pixels, the axis with less of that energy counts.
 
     Args:
-        where: as for `coherence`; the photo may have such lines itself.
+        where: as for `coherence`; the photo may have such lines itself. Tiles mostly outside do not count.
 
     Returns:
-        The ratio of the energy within 5° of an axis to that at 10 to 30°, per frequency; 1 is no fault.
+        The ratio of the energy within 6° of an axis to that at 12 to 33°, per frequency, in the worst quarter of the
+        tiles: 1.0 to 1.5 in clean pictures, more than 2 with the fault; 0 if no tile counts.
     """
-    paint = extract_paint(image)[0, 0]
-    height, width = paint.shape
-    weights = torch.hann_window(height, periodic=False)[:, None] * torch.hann_window(width, periodic=False)
-    if where is not None:
-        weights = weights * blur(where, 6.0)[0, 0]
-    side = 2 * max(height, width)
-    energy = torch.fft.fft2((paint - (paint * weights).sum() / weights.sum()) * weights, (side, side)).abs().square()
-    across = torch.fft.fftfreq(side)
-    frequency = (across.square()[:, None] + across.square()).sqrt()
-    angle = torch.rad2deg(torch.atan2(across.abs()[:, None], across.abs()))
-    ratios: list[Tensor] = []
-    for shortest in (4.0, 4.0 * 2**0.5, 8.0):
-        band = (frequency > 1 / (shortest * 2**0.5)) & (frequency <= 1 / shortest)
-        for turned in (angle, 90 - angle):
-            on, near = band & (turned < 5), band & (turned >= 10) & (turned < 30)
-            ratios += [energy[on].mean() / energy[near].mean()]
-    return float(torch.stack(ratios).mean())
+    paint = extract_paint(image)
+    side = min(TILE, *paint.shape[-2:])
+    window = torch.hann_window(side, periodic=False)[:, None] * torch.hann_window(side, periodic=False)
+    tiles, inside = (
+        maps[0, 0].unfold(0, side, side // 2).unfold(1, side, side // 2).reshape(-1, side, side)
+        for maps in (paint, torch.ones_like(paint) if where is None else blur(where, 6.0))
+    )
+    weights = inside * window
+    counts = weights.sum((1, 2)) > 0.4 * window.sum()
+    if not counts.any():
+        return 0.0
+    tiles, weights = tiles[counts], weights[counts]
+    tiles = tiles - ((tiles * weights).sum((1, 2)) / weights.sum((1, 2)))[:, None, None]
+    energy = torch.fft.fft2(tiles * weights, (2 * side, 2 * side)).abs().square()
+    along = torch.fft.fftfreq(2 * side)
+    frequency = (along.square()[:, None] + along.square()).sqrt()
+    angle = torch.rad2deg(torch.atan2(along.abs()[:, None], along.abs()))
+    axes = []
+    for turned in (angle, 90 - angle):
+        ratios = []
+        for shortest in (4.0, 4.0 * 2**0.5, 8.0):
+            band = (frequency > 1 / (shortest * 2**0.5)) & (frequency <= 1 / shortest)
+            on, near = band & (turned < 6), band & (turned >= 12) & (turned < 33)
+            ratios += [energy[:, on].mean(1) / energy[:, near].mean(1).clamp(min=1e-12)]
+        axes += [torch.stack(ratios).clamp(min=1e-12).log().mean(0).exp()]
+    least = torch.minimum(*axes)
+    return float(least.topk(max(1, len(least) // 4)).values.mean())
 
 
 def nearest_distance(features: Tensor, candidates: Tensor) -> float:
