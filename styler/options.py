@@ -173,9 +173,7 @@ class Options:
     look: str = _picture("plain", "manner", choices=LOOKS)
     strength: float = _picture(50.0, "how far to go from the photo toward the painting", low=0, high=100)
     stroke_size: float = _picture(1.0, "size of the strokes; 2 doubles it", low=0.25, high=4)
-    brushwork: float = _picture(
-        50.0, "how much of the painting's own strokes; 0 for its texture alone", low=0, high=100
-    )
+    brushwork: float = _picture(50.0, "how much of the painting's own strokes; 0 for texture alone", low=0, high=100)
     keep_color: float = _picture(0.0, "0 takes the painting's colors, 1 keeps the photo's", low=0, high=1)
     style_weights: tuple[float, ...] = _picture(
         (), "weights of the styles, comma-separated; equal by default", low=0, high=1e6

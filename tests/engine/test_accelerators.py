@@ -26,7 +26,9 @@ from styler.options import Options
 from styler.vgg.weights import SLIM
 
 META = torch.device("meta")
-OPTIONS = Options(size=64, first_size=64, iterations=8, optimizer="adam", device="cpu", precision="fp32", threads=1)
+OPTIONS = Options(
+    size=64, first_size=64, iterations=8, optimizer="adam", brushwork=0, device="cpu", precision="fp32", threads=1
+)
 """Adam at 64 pixels, with half-size copies."""
 
 SYNCHRONIZING = (
