@@ -22,7 +22,7 @@ from styler.engine.sources import SourceImage
 from styler.errors import UsageError
 from styler.options import Options
 from styler.resample import resize
-from styler.schedule import Scale
+from styler.schedule import Scale, compute_sketch_share
 from styler.vgg import arch
 from styler.vgg.model import Check, Features
 
@@ -53,6 +53,8 @@ CONTENT_SHARE = 0.4
 """The content's share of the query up to strength 50; more of it keeps more of the photo."""
 MATCHING_INTERVAL = 5
 """Iterations of Adam after which features are matched again."""
+MIN_FINISHING_ITERATIONS = 3
+"""With fewer iterations a sketch is finished without matching, which costs as much as several of them."""
 MATCHED_VIEWS = 4
 """Quarter turns of a style whose features are candidates."""
 MAX_CANDIDATES = 65_536
@@ -435,7 +437,8 @@ def weigh_strokes(brushwork: float, octaves: float) -> float:
 def plan_matching(options: Options, network: str, size: tuple[int, int], scale: Scale) -> MatchingPlan | None:
     """Plan the matching of a scale for a result of `size` (width, height); None if it has no matched features."""
     weight = weigh_strokes(options.brushwork, math.log2(max(size) / max(scale.size)))
-    if not weight:
+    finishes_sketch = compute_sketch_share(options) > 0 and not scale.sketch
+    if not weight or (finishes_sketch and max(scale.iterations, scale.planned) < MIN_FINISHING_ITERATIONS):
         return None
     return MatchingPlan(
         weights={layer: share * weight for layer, share in resolve_matched_layers(options, network).items()},

@@ -478,7 +478,11 @@ def test_kept_colors_are_those_of_the_candidates(
     assert not torch.equal(seen[0][0][0][BASE], network(styles[0].image)[BASE])
 
 
-def test_a_sketch_matches_by_the_slim_network(monkeypatch: pytest.MonkeyPatch, tiny: Weights, pixels: Pixels) -> None:
+@pytest.mark.parametrize(("iterations", "expected"), [(10, ["1", "1", "0"]), (4, ["1", "1"])])
+def test_a_sketch_matches_by_the_slim_network(
+    monkeypatch: pytest.MonkeyPatch, tiny: Weights, pixels: Pixels, iterations: int, expected: list[str]
+) -> None:
+    """Few iterations of the full network finish it without matching."""
     slim = dataclasses.replace(tiny, sha256="1" * 64, kernels={name: 1.5 * part for name, part in tiny.kernels.items()})
     monkeypatch.setattr(registry, "load_backbone", {"vgg16": tiny, "vgg16-slim": slim}.__getitem__)
     networks = []
@@ -489,10 +493,10 @@ def test_a_sketch_matches_by_the_slim_network(monkeypatch: pytest.MonkeyPatch, t
         return prepare_matching(plan, features, *given)
 
     monkeypatch.setattr(targets, "prepare_matching", noted)
-    options = PAINT.replace(sketch=0.5, size=128, brushwork=100)
+    options = PAINT.replace(sketch=0.5, size=128, brushwork=100, iterations=iterations)
     last = paint(Painter(device="cpu"), pixels, options)
     assert [scale.sketch for scale in last.schedule] == [True, True, False]
-    assert networks == ["1", "1", "0"]
+    assert networks == expected
 
 
 def test_half_size_copies_have_no_strokes(
