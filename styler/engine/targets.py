@@ -49,7 +49,7 @@ BASE_LAYER = "relu3_1"
 """The layer at whose positions features are matched."""
 MAX_STROKES_FACTOR = 3.0
 """Factor of these weights at brushwork 100; at 50 it is 1 at the finest scale."""
-CONTENT_SHARE = 0.4
+CONTENT_SHARE = 0.5
 """The content's share of the query up to strength 50; more of it keeps more of the photo."""
 MATCHING_INTERVAL = 5
 """Iterations of Adam after which features are matched again."""
