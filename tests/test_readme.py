@@ -83,10 +83,12 @@ def drop_flags(tokens: Iterable[str], *flags: str) -> list[str]:
 def list_layout() -> list[str]:
     """Return the modules in the README's table of the layout, in order, as `styler.images.read`."""
     modules = []
-    for place, contents in re.findall(r"^\| `((?:styler|ui)/[\w./]*)` \| (.*) \|$", README.read_text("utf-8"), re.M):
-        name = place.removesuffix("/").removesuffix(".py").replace("/", ".")
-        is_folder = place.endswith("/")
-        modules += [f"{name}.{module}" for module in re.findall(r"`(\w+)`", contents)] if is_folder else [name]
+    path = r"`(?:styler|ui)/[\w./]*`"
+    for places, contents in re.findall(rf"^\| ({path}(?:, {path})*) \| (.*) \|$", README.read_text("utf-8"), re.M):
+        for place in re.findall("`(.*?)`", places):
+            name = place.removesuffix("/").removesuffix(".py").replace("/", ".")
+            is_folder = place.endswith("/")
+            modules += [f"{name}.{module}" for module in re.findall(r"`(\w+)`", contents)] if is_folder else [name]
     return modules
 
 
