@@ -37,7 +37,7 @@ GROUP_SIZE = 64
 """Candidates among which the maximum is taken before the finalists are sorted out."""
 MAX_SCORES = 1 << 23
 """Comparisons made at once, so that they take little memory."""
-PROJECTED_ROWS = 8192
+PROJECTED_ROWS = 4096
 """Columns converted to float32 at once."""
 PCA_SAMPLES = 4096
 """Columns of the style, and as many of the content, from which the principal components are computed."""
@@ -125,29 +125,31 @@ def prepare_candidates(styles: Sequence[Sequence[Maps]], content: Maps, base: st
         limit: the largest number of candidates; if there are more, some are left out, evenly among all views.
     """
     views = [maps for style in styles for maps in style]
-    total = sum(maps[base].shape[-2] * maps[base].shape[-1] for maps in views)
-    columns, places = [], []
-    for view, maps in enumerate(views):
-        own, own_places = compute_columns(maps, base), _list_places(view, maps[base])
-        if total > limit:
-            kept = _choose_some(len(own), max(1, len(own) * limit // total)).to(own.device)
-            own, own_places = own[kept], own_places[kept]
-        columns.append(torch.cat([_normalize(part).to(own) for part in torch.split(own, PROJECTED_ROWS)]))
-        places.append(own_places)
-    numbers, ends = [*map(len, columns)], itertools.accumulate(map(len, styles))
+    numbers = [maps[base].shape[-2] * maps[base].shape[-1] for maps in views]
+    if (total := sum(numbers)) > limit:
+        numbers = [max(1, number * limit // total) for number in numbers]
+    ends = itertools.accumulate(map(len, styles))
     counts = [sum(numbers[end - len(style) : end]) for style, end in zip(styles, ends, strict=True)]
-    joined = torch.cat(columns)  # (K, ΣC)
-    basis = _find_principal_components(joined, compute_columns(content, base))
-    codes = torch.cat([(part.float() @ basis).to(content[base]) for part in torch.split(joined, PROJECTED_ROWS)])
+    example = compute_columns(content, base)
+    columns = example.new_empty(sum(numbers), example.shape[1])  # (K, ΣC)
+    places = []
+    for view, (maps, kept) in enumerate(zip(views, torch.split(columns, numbers), strict=True)):
+        own, own_places = compute_columns(maps, base), _list_places(view, maps[base])
+        chosen = _choose_some(len(own), len(kept)).to(own.device)
+        for rows, part in zip(torch.split(kept, PROJECTED_ROWS), torch.split(chosen, PROJECTED_ROWS), strict=True):
+            rows.copy_(_normalize(own[part]))
+        places.append(own_places[chosen])
+    basis = _find_principal_components(columns, example)
+    codes = torch.cat([(part.float() @ basis).to(content[base]) for part in torch.split(columns, PROJECTED_ROWS)])
     return Candidates(
         base,
         tuple(counts),
-        joined,
+        columns,
         tuple(_split_groups(own) for own in torch.split(codes, counts)),
         basis,
         torch.cat(places),
         {layer: torch.cat([_flatten(maps[layer]) for maps in views]) for layer in views[0]},
-        {layer: _list_grids([maps[layer] for maps in views]).to(joined.device) for layer in views[0]},
+        {layer: _list_grids([maps[layer] for maps in views]).to(columns.device) for layer in views[0]},
     )
 
 
