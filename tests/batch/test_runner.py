@@ -129,7 +129,7 @@ def test_a_resumed_run_uses_the_stored_statistics(
     folder: Path, monkeypatch: pytest.MonkeyPatch, pixels: Callable[..., NDArray[np.float32]]
 ) -> None:
     images.write_file(folder / "art" / "x.png", images.encode_image(pixels(60, 60, 5)), overwrite=True)
-    options = OPTIONS.replace(size=128, first_size=64)
+    options = OPTIONS.replace(size=128, first_size=64, brushwork=0)  # matched features are not stored
     context = BatchContext(stats_store=DiskStatsStore(folder / "kept"))
     seen = record_targets(monkeypatch)
     assert len(group_kinds([*stylize_folder("photos", "art/x.png", "out", options, context=context)])) == 4

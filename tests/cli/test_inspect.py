@@ -17,6 +17,7 @@ from styler import images, provenance
 from styler.cli import main
 from styler.engine.painter import Painter
 from styler.engine.result import Progress
+from styler.options import PRESETS
 
 TINY = ["--size", "64", "--first-size", "32", "--iterations", "4", "--device", "cpu"]
 Capture = pytest.CaptureFixture[str]
@@ -166,7 +167,7 @@ def test_flags_override_the_record_and_can_replace_its_schedule(folder: Path) ->
     assert replay("a.png", "d.png", "--size", "96", "--preset", "draft", "-q") == 0
     assert (provenance.read_record("d.png")["width"], provenance.read_record("d.png")["options"]["iterations"]) == (
         96,
-        16,
+        PRESETS["draft"].values["iterations"],
     )
     assert replay("a.png", "e.png", "--strength", "0", "-q") == 0
     assert provenance.read_record("e.png")["schedule"] == []
