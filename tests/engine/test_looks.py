@@ -104,6 +104,7 @@ def test_every_field_of_the_gatys_look() -> None:
     expected = Options(
         look="gatys",
         distance="gatys",
+        brushwork=0.0,
         content_layers=("relu4_2",),
         content_weight=1e-3,
         style_layers=PAPER_LAYERS,
