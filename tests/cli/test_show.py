@@ -241,7 +241,7 @@ def test_doctor_reports_what_is_broken(
     assert "All checks passed" not in out
 
 
-def no_progress(objective: Any, image: Any, span: Any, _rate: float) -> Any:
+def no_progress(objective: Any, image: Any, span: Any, *_settings: Any, **_named: Any) -> Any:
     """Run an optimizer that does not change the image."""
     from styler.engine.optimizers import OptimizerStep
 
