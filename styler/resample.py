@@ -20,6 +20,20 @@ def extract_detail(image: Tensor, before: tuple[int, int], size: tuple[int, int]
     return resize(image, *size) - resize(resize(image, *before), *size)
 
 
+def cut_view(style: Tensor, view: int, limit: int) -> Tensor:
+    """Return the part of a style (1, 3, H, W) that one of its views shows, at most `limit` pixels on each side.
+
+    A style that is enlarged for large strokes would take too much memory as a whole: each view shows another quarter of
+    it, or the middle of that.
+    """
+    bounds = []
+    for side, half in zip(style.shape[-2:], divmod(view % 4, 2), strict=True):
+        length = min(side, limit)
+        first = min(max(0, side * (1 + 2 * half) // 4 - length // 2), side - length)
+        bounds.append(slice(first, first + length))
+    return style[..., bounds[0], bounds[1]]
+
+
 class Downsample:
     """The same resizing without the clamp, as two matrix products, which every device can do and differentiate.
 

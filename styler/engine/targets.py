@@ -21,7 +21,7 @@ from styler.engine.objective import StyleTarget, Targets, TermWeights
 from styler.engine.sources import SourceImage
 from styler.errors import UsageError
 from styler.options import Options
-from styler.resample import resize
+from styler.resample import cut_view, resize
 from styler.schedule import Scale, compute_sketch_share
 from styler.vgg import arch
 from styler.vgg.model import Check, Features
@@ -471,9 +471,8 @@ def prepare_matching(
     """
     network, styles = features.select(plan.weights), []
     for style, _ in fit_styles(blend, long_side, options, features.min_side):
-        image = style.to(features.device)  # (1, 3, H, W)
-        turns = [torch.rot90(image, turn, (-2, -1)) for turn in range(MATCHED_VIEWS)]
-        styles.append([network(turned, check) for turned in turns])
+        parts = (cut_view(style, turn, long_side).to(features.device) for turn in range(MATCHED_VIEWS))
+        styles.append([network(torch.rot90(part, turn, (-2, -1)), check) for turn, part in enumerate(parts)])
     base = arch.find_nearest_layer(BASE_LAYER, features.network)
     shares = torch.tensor(blend.shares, dtype=torch.float32, device=features.device)
     candidates = prepare_candidates(styles, targets.matched, base, MAX_CANDIDATES)

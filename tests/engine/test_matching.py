@@ -21,7 +21,7 @@ from styler.engine.painter import Painter
 from styler.engine.result import Progress
 from styler.engine.sources import SourceImage, load_content, load_styles
 from styler.options import Options
-from styler.resample import resize
+from styler.resample import cut_view, resize
 from styler.vgg import registry
 from styler.vgg.model import Features
 from styler.vgg.weights import Weights
@@ -530,13 +530,29 @@ def test_after_running_out_of_memory_matches_are_found_again(
     assert objectives[0].matching is not objectives[-1].matching
 
 
+@pytest.mark.parametrize(
+    ("side", "parts"),
+    [
+        (8, [(0, 0), (0, 0), (0, 0), (0, 0)]),
+        (12, [(0, 0), (0, 4), (4, 0), (4, 4)]),
+        (16, [(0, 0), (0, 8), (8, 0), (8, 8)]),
+        (32, [(4, 4), (4, 20), (20, 4), (20, 20)]),
+    ],
+)
+def test_each_view_of_an_enlarged_style_shows_another_part(side: int, parts: list[tuple[int, int]]) -> None:
+    """Together they show everything, up to twice the size."""
+    places = torch.arange(side * side).view(1, 1, side, side)
+    for view, (top, left) in enumerate(parts):
+        torch.testing.assert_close(cut_view(places, view, 8), places[..., top : top + 8, left : left + 8])
+
+
 def test_the_candidates_have_the_stroke_size(tiny: Weights, picture: Picture) -> None:
     options = PAINT.replace(stroke_size=0.5)
     network = Features(tiny, targets.resolve_layers(options, "tiny"), "average")
     content, styles = SourceImage.of(picture(64, 64, 1)), [SourceImage.of(picture(64, 64, 2))]
     blend = targets.prepare_blend(content, styles, options)
     actual = targets.compute_targets(network, content, blend, (64, 64), options, targets.StyleCache())
-    for stroke_size, count in ((0.5, 4 * 8 * 8), (1.0, 4 * 16 * 16), (2.0, 4 * 32 * 32)):
+    for stroke_size, count in ((0.5, 4 * 8 * 8), (1.0, 4 * 16 * 16), (2.0, 4 * 16 * 16)):
         own = options.replace(stroke_size=stroke_size)
         prepared = targets.prepare_matching(PLAN, network, actual, blend, 64, own)
         assert prepared.candidates.counts == (count,)

@@ -115,15 +115,15 @@ def test_the_estimate_with_matched_features_is_near_the_measured_peak(features: 
     assert with_ - without == pytest.approx(690e6, rel=0.1)
 
 
-def test_the_views_of_an_enlarged_style_count(features: Features) -> None:
-    """They are analyzed whole."""
-    large, usual = (estimate(features, stroke_size=4, brushwork=strokes) for strokes in (50, 0))
-    assert large > usual + 4 * 2 * 4 * 56 * 16 * estimate_pixels((900, 700), 1000)
-
-
-def estimate_pixels(style: tuple[int, int], long_side: int) -> float:
-    """Return the pixels of a style at a long side."""
-    return style[0] * style[1] * (long_side / max(style)) ** 2
+def test_views_of_an_enlarged_style_take_no_more_than_those_of_the_whole(features: Features) -> None:
+    square = [(1000, 1000)]
+    sizes = (
+        estimate_memory(features, SIZE, square, LAYERS.replace(stroke_size=size, brushwork=50), checkpoint=False)
+        - estimate_memory(features, SIZE, square, LAYERS.replace(stroke_size=size), checkpoint=False)
+        for size in (1, 4)
+    )
+    usual, large = sizes
+    assert 0 < large <= usual
 
 
 def test_recolored_styles_count(features: Features) -> None:
