@@ -271,9 +271,9 @@ def estimate_memory(
     activations = arch.estimate_activation_bytes(network, layers, pixels, checkpoint=checkpoint, widths=widths)
     iteration = half * ACTIVATION_OVERHEAD * (activations + 4 / 3 * content)
     iteration += IMAGE_BYTES * OPTIMIZER_IMAGES[options.optimizer] * pixels
-    analyses = [targets.compute_style_size(it, max(size), options.stroke_size, features.min_side) for it in styles]
+    analyses = [targets.compute_style_size(one, max(size), options.stroke_size, features.min_side) for one in styles]
     matching = _estimate_matching(
-        features, pixels, [math.prod(min(side, max(size)) for side in it) for it in analyses], options
+        features, pixels, [math.prod(min(side, max(size)) for side in sides) for sides in analyses], options
     )
     analysis, longest_tile = matching.preparation, targets.TILE_SIDE + 2 * targets.compute_margin(features)
     for analyzed in analyses:

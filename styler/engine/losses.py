@@ -211,7 +211,7 @@ def normalize_features(features: Tensor) -> Tensor:
 def cosine_distance(features: Tensor, target: Tensor) -> Tensor:
     """Return the mean over all positions of one minus the cosine of the angle between features and target, ().
 
-    Positions without features count nothing: no gradient passes the rectifier there.
+    Positions without features do not contribute: no gradient passes the rectifier there.
 
     Source: N. Kolkin et al., "Neural Neighbor Style Transfer", 2022, section 3.3.
 

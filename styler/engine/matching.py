@@ -32,9 +32,9 @@ COLUMN_TYPE = torch.float16
 CODE_LENGTH = 96
 """Principal components by which candidates are compared first."""
 FINALISTS = 12
-"""Candidates for each query that are compared exactly. Apple's GPUs sort out no more than 16."""
+"""Candidates for each query that are compared exactly; on MPS `topk` returns at most 16."""
 GROUP_SIZE = 64
-"""Candidates among which the maximum is taken before the finalists are sorted out."""
+"""Candidates whose maximum is taken before the finalists are selected."""
 MAX_SCORES = 1 << 23
 """Comparisons made at once, so that they take little memory."""
 PROJECTED_ROWS = 4096
@@ -239,7 +239,7 @@ def _find_best(
 def _find_finalists(queries: Tensor, codes: Tensor) -> Tensor:
     """Return the indices of the codes (`GROUP_SIZE`, G, D) most similar to each query (n, D), (n, F).
 
-    The best codes are in the groups with the best maxima: only those are sorted.
+    The best codes are in the groups with the best maxima, so only those groups are searched.
     """
     members, total = codes.shape[:2]
     count = min(FINALISTS, total)
