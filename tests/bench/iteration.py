@@ -1,5 +1,7 @@
 """Measure the parts of one iteration of the default objective, for this tree and optionally for an earlier one.
 
+Strokes are left out, since trees from before them are compared, too.
+
     python tests/bench/iteration.py [--sizes 256 512] [--precisions fp32 bf16] [--before TREE] [--rounds 3] [--span 6]
 
 Every tree paints in a process of its own; once all are warm, they take turns within one run. In each round a process
@@ -63,7 +65,10 @@ def paint(size: int, precision: str, iterations: int) -> Iterator[Any]:
     """Yield after every iteration of one scale of the real objective, without half-size copies."""
     from styler import Options, Painter, library
 
-    options = Options.of(size=size, first_size=size, iterations=iterations, optimizer="adam", precision=precision)
+    texture = {"brushwork": 0} if hasattr(Options(), "brushwork") else {}
+    options = Options.of(
+        size=size, first_size=size, iterations=iterations, optimizer="adam", precision=precision, **texture
+    )
     contents, styles = library.list_contents(), library.list_styles()
     yield from Painter.of(options).stream(contents[PAIR[0]], styles[PAIR[1]], options)
 
