@@ -2,12 +2,14 @@
 
 Statistics describe the textures of a painting and average its strokes; matched features keep the strokes. The *column*
 of a place joins the features of several layers there. Each column of the query, a mixture of content and image, finds
-the most similar column of the style and of its rotated copies, and the features at that place of the style, at each
-layer's own stride, become the target.
+the most similar column of the style and of its rotated copies. Neighbors then agree on larger pieces of the style, as
+far as these are hardly less similar, and the features at the matched places, at each layer's own stride, become the
+target.
 
-Source: N. Kolkin, M. Kucera, S. Paris, D. Sýkora, E. Shechtman and G. Shakhnarovich, "Neural Neighbor Style Transfer",
+Sources: N. Kolkin, M. Kucera, S. Paris, D. Sýkora, E. Shechtman and G. Shakhnarovich, "Neural Neighbor Style Transfer",
 2022, sections 3.2 and 3.3. Unlike there, layers are compared at their own strides, so that no features are enlarged in
-an iteration, and the content's share of the query is a mixture of columns.
+an iteration, and the content's share of the query is a mixture of columns. M. Ashikhmin, "Synthesizing Natural
+Textures", 2001, for matches that continue those of neighbors.
 
 Knows features only: no images, options or files.
 """
@@ -41,6 +43,12 @@ PROJECTED_ROWS = 4096
 """Columns converted to float32 at once."""
 PCA_SAMPLES = 4096
 """Columns of the style, and as many of the content, from which the principal components are computed."""
+NEIGHBORS = (0, 1), (0, -1), (1, 0), (-1, 0)
+"""Steps down and across from a neighbor to the place itself."""
+COHERENCE = 0.03
+"""Similarity that a match is worth for each of the four neighbors whose match it continues."""
+LINKING_ROUNDS = 2
+"""How often every place may take another match for that; afterwards, fewer than 1 % would."""
 SHARE_TEMPERATURES = 0.02, 0.0005
 """Differences of similarity that decide little between two styles, while their shares are balanced: first and last."""
 SHARE_ROUNDS = 60
@@ -109,6 +117,8 @@ class Candidates:
     """The directions of the principal components, (ΣC, D), in float32."""
     places: Tensor
     """View, row and column of each candidate, at the stride of the base layer, (K, 3)."""
+    indices: Tensor
+    """The candidate at each of the base layer's rows, or -1 where it was left out, (R,)."""
     rows: Maps
     """Features of all positions of all views by layer, each (R, C)."""
     grids: Maps
@@ -136,9 +146,14 @@ def prepare_candidates(styles: Sequence[Sequence[Maps]], content: Maps, base: st
     for view, (maps, kept) in enumerate(zip(views, torch.split(columns, numbers), strict=True)):
         own, own_places = compute_columns(maps, base), _list_places(view, maps[base])
         chosen = _choose_some(len(own), len(kept)).to(own.device)
-        for rows, part in zip(torch.split(kept, PROJECTED_ROWS), torch.split(chosen, PROJECTED_ROWS), strict=True):
-            rows.copy_(_normalize(own[part]))
+        for target, part in zip(torch.split(kept, PROJECTED_ROWS), torch.split(chosen, PROJECTED_ROWS), strict=True):
+            target.copy_(_normalize(own[part]))
         places.append(own_places[chosen])
+    grids = {layer: _list_grids([maps[layer] for maps in views]).to(columns.device) for layer in views[0]}
+    rows = {layer: torch.cat([_flatten(maps[layer]) for maps in views]) for layer in views[0]}
+    all_places = torch.cat(places)  # (K, 3)
+    indices = torch.full((len(rows[base]),), -1, device=columns.device)
+    indices[_find_rows(all_places, grids[base])] = torch.arange(len(columns), device=columns.device)
     basis = _find_principal_components(columns, example)
     codes = torch.cat([(part.float() @ basis).to(content[base]) for part in torch.split(columns, PROJECTED_ROWS)])
     return Candidates(
@@ -147,9 +162,10 @@ def prepare_candidates(styles: Sequence[Sequence[Maps]], content: Maps, base: st
         columns,
         tuple(_split_groups(own) for own in torch.split(codes, counts)),
         basis,
-        torch.cat(places),
-        {layer: torch.cat([_flatten(maps[layer]) for maps in views]) for layer in views[0]},
-        {layer: _list_grids([maps[layer] for maps in views]).to(columns.device) for layer in views[0]},
+        all_places,
+        indices,
+        rows,
+        grids,
     )
 
 
@@ -271,6 +287,107 @@ def choose_styles(cosines: Tensor, shares: Tensor) -> Tensor:
     return (cosines + offsets).argmax(dim=1)
 
 
+def continue_matches(matches: Tensor, candidates: Candidates, down: int, across: int) -> Tensor:
+    """Return for each place the candidate that continues a neighbor's match: as far from it as the place itself.
+
+    Args:
+        matches: indices of candidates, (h, w).
+        candidates: the places of the styles.
+        down: from the neighbor to the place, in places.
+        across: the same.
+
+    Returns:
+        Indices, (h, w), or -1 where there is no such candidate or no such neighbor.
+    """
+    (height, width), found = matches.shape, torch.full_like(matches, -1)
+    from_rows, from_columns = (
+        slice(max(0, -step), side - max(0, step)) for step, side in ((down, height), (across, width))
+    )
+    to_rows, to_columns = (
+        slice(max(0, step), side - max(0, -step)) for step, side in ((down, height), (across, width))
+    )
+    moved = candidates.places[matches[from_rows, from_columns]] + torch.tensor([0, down, across], device=matches.device)
+    grid = candidates.grids[candidates.base]
+    _, rows, columns = grid[moved[..., 0]].unbind(dim=-1)
+    y, x = moved[..., 1], moved[..., 2]
+    inside = (y >= 0) & (x >= 0) & (y < rows) & (x < columns)
+    found[to_rows, to_columns] = torch.where(inside, candidates.indices[_find_rows(moved, grid)], -1)
+    return found
+
+
+def link_matches(queries: Tensor, matches: Tensor, candidates: Candidates, check: Check | None = None) -> Tensor:
+    """Let neighbors agree on larger pieces of the style, so that its strokes stay whole.
+
+    Each place may take a candidate of the same style that continues the match of a neighbor: the one with the highest
+    similarity, to which every neighbor whose match it continues adds `COHERENCE`. The two colors of a checkerboard
+    take turns.
+
+    Source: J. Besag, "On the Statistical Analysis of Dirty Pictures", 1986, section 2.5.
+
+    Args:
+        queries: (h · w, ΣC).
+        matches: indices of candidates, (h, w).
+        candidates: the places of the styles.
+        check: called between the turns; stops the work by raising.
+
+    Returns:
+        Indices of candidates, (h, w).
+    """
+    height, width = matches.shape
+    colors = (torch.arange(height)[:, None] + torch.arange(width)).flatten() % 2
+    turns = [(colors == color).nonzero()[:, 0].to(matches.device) for color in range(2)]
+    ends = torch.tensor([*itertools.accumulate(candidates.counts)], device=matches.device)
+    found = matches.flatten()
+    styles = torch.bucketize(found, ends, right=True)  # (h · w,)
+    cosines = _compare(queries, found, candidates)
+    for places in turns * LINKING_ROUNDS:
+        if check:
+            check()
+        continued = [continue_matches(found.view(height, width), candidates, *step).flatten() for step in NEIGHBORS]
+        others = torch.stack(continued)[:, places]  # (4, n)
+        others = torch.where(torch.bucketize(others, ends, right=True) == styles[places], others, -1)
+        choices = torch.cat([found[places][None], others])  # (5, n)
+        own_queries = queries[places]
+        similarities = [cosines[places], *(_compare(own_queries, choice, candidates) for choice in others)]
+        agreeing = (choices[:, None] == others).sum(dim=1)  # (5, n)
+        winner = (torch.stack(similarities) + COHERENCE * agreeing).argmax(dim=0, keepdim=True)  # (1, n)
+        found = found.scatter(0, places, choices.gather(0, winner)[0])
+        cosines = cosines.scatter(0, places, torch.stack(similarities).gather(0, winner)[0])
+    return found.view(height, width)
+
+
+def _compare(queries: Tensor, indices: Tensor, candidates: Candidates) -> Tensor:
+    """Return the cosine of each query (N, ΣC) with the candidate of its index, (N,); -inf for the index -1."""
+    cosines = [
+        (candidates.columns[part.clamp(min=0)].float() * _normalize(rows)).sum(dim=1)
+        for rows, part in zip(torch.split(queries, PROJECTED_ROWS), torch.split(indices, PROJECTED_ROWS), strict=True)
+    ]
+    return torch.where(indices < 0, -math.inf, torch.cat(cosines))
+
+
+def gather_targets(sizes: Mapping[str, tuple[int, int]], matches: Tensor, candidates: Candidates) -> dict[str, Tensor]:
+    """Return each layer's features at the matched places of the styles, (1, C, H, W).
+
+    Pieces of the style overlap: a place gets the mean of its own match and of what continues its neighbors' matches.
+
+    Source: V. Kwatra et al., "Texture Optimization for Example-based Synthesis", 2005, section 3.
+
+    Args:
+        sizes: height and width of each matched layer in the image.
+        matches: indices of candidates on the grid of the base layer, (h, w).
+        candidates: the places of the styles.
+    """
+    continued = [continue_matches(matches, candidates, *step) for step in NEIGHBORS]
+    overlapping = [matches, *(torch.where(each < 0, matches, each) for each in continued)]
+    targets = {}
+    for layer, size in sizes.items():
+        total = torch.zeros((), device=matches.device)
+        for each in overlapping:
+            total = total + gather_features(layer, size, each, candidates) / len(overlapping)
+        targets[layer] = total.to(candidates.rows[layer])
+    return targets
+
+
 def gather_features(layer: str, size: tuple[int, int], matches: Tensor, candidates: Candidates) -> Tensor:
     """Return a layer's features at the matched places of the style, (1, C, H, W).
 
@@ -303,9 +420,15 @@ def gather_features(layer: str, size: tuple[int, int], matches: Tensor, candidat
 
 def _look_up(layer: str, view: Tensor, y: Tensor, x: Tensor, candidates: Candidates) -> Tensor:
     """Return the features of a layer, (1, C, H, W), at positions of views, each (H, W)."""
-    first, rows, columns = candidates.grids[layer][view].unbind(dim=-1)
-    index = first + torch.minimum(y, rows - 1) * columns + torch.minimum(x, columns - 1)  # (H, W)
+    index = _find_rows(torch.stack([view, y, x], dim=-1), candidates.grids[layer])  # (H, W)
     return candidates.rows[layer][index.flatten()].view(1, *index.shape, -1).permute(0, 3, 1, 2)
+
+
+def _find_rows(places: Tensor, grids: Tensor) -> Tensor:
+    """Return the row of each of `places`, view, row and column, (..., 3); those outside are the nearest inside."""
+    first, rows, columns = grids[places[..., 0]].unbind(dim=-1)
+    y, x = places[..., 1].clamp(min=0), places[..., 2].clamp(min=0)
+    return first + torch.minimum(y, rows - 1) * columns + torch.minimum(x, columns - 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -356,9 +479,10 @@ class Matching:
             own = compute_columns({layer: features[layer] for layer in self.content}, base)
             query = own.lerp_(query, self.plan.content_share)
         matches = find_matches(query, self.candidates, self.shares, self.check).view(features[base].shape[-2:])
-        targets = {}
+        matches = link_matches(query, matches, self.candidates, self.check)
+        sizes = {layer: (content.shape[-2], content.shape[-1]) for layer, content in self.content.items()}
+        targets = gather_targets(sizes, matches, self.candidates)
         for layer, content in self.content.items():
-            target = gather_features(layer, (content.shape[-2], content.shape[-1]), matches, self.candidates)
-            target = target if mix == 1 else torch.lerp(content, target, mix)
+            target = targets[layer] if mix == 1 else torch.lerp(content, targets[layer], mix)
             targets[layer] = normalize_features(target).contiguous(memory_format=torch.channels_last)
         return targets

@@ -49,8 +49,10 @@ BASE_LAYER = "relu3_1"
 """The layer at whose positions features are matched."""
 MAX_STROKES_FACTOR = 3.0
 """Factor of these weights at brushwork 100; at 50 it is 1 at the finest scale."""
-CONTENT_SHARE = 0.5
-"""The content's share of the query up to strength 50; more of it keeps more of the photo."""
+CONTENT_SHARES = 0.5, 0.25
+"""The content's share of the query up to strength 50, at brushwork 0 and 100; more of it keeps more of the photo."""
+STROKES_CONTENT, STROKES_SMOOTHNESS = 1.0, 2.5
+"""What brushwork 100 adds to the factors of the content, for small faces, and of the smoothness, against grain."""
 MATCHING_INTERVAL = 5
 """Iterations of Adam after which features are matched again."""
 MIN_FINISHING_ITERATIONS = 3
@@ -145,11 +147,12 @@ def compute_term_weights(options: Options, network: str) -> TermWeights:
     """
     layers = resolve_content_layers(options, network)
     falloff = weigh_ratio if options.distance == PAPER else content_falloff
-    content = options.content_weight * falloff(options.strength) / max(1, len(layers))
+    strokes = options.brushwork / 100
+    content = options.content_weight * falloff(options.strength) * (1 + STROKES_CONTENT * strokes) / max(1, len(layers))
     return TermWeights(
         content=dict.fromkeys(layers, content),
         style=resolve_style_layers(options, network),
-        smoothness=options.smoothness * style_mix(options.strength),
+        smoothness=options.smoothness * style_mix(options.strength) * (1 + STROKES_SMOOTHNESS * strokes),
         chroma_smoothness=CHROMA_SMOOTHNESS,
         color=COLOR_WEIGHT * options.keep_color,
     )
@@ -440,9 +443,10 @@ def plan_matching(options: Options, network: str, size: tuple[int, int], scale: 
     finishes_sketch = compute_sketch_share(options) > 0 and not scale.sketch
     if not weight or (finishes_sketch and max(scale.iterations, scale.planned) < MIN_FINISHING_ITERATIONS):
         return None
+    share = CONTENT_SHARES[0] + (CONTENT_SHARES[1] - CONTENT_SHARES[0]) * options.brushwork / 100
     return MatchingPlan(
         weights={layer: share * weight for layer, share in resolve_matched_layers(options, network).items()},
-        content_share=CONTENT_SHARE * (1 - content_release(options.strength)),
+        content_share=share * (1 - content_release(options.strength)),
         style_mix=style_mix(options.strength),
         interval=MATCHING_INTERVAL if scale.optimizer == "adam" else 0,  # L-BFGS needs one and the same objective
     )

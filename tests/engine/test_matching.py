@@ -1,6 +1,7 @@
 """Matched features: what matches what, where targets come from, and when matches are found again."""
 
 import dataclasses
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -104,6 +105,16 @@ def match(
     return Matching(plan, prepare(styles), shares, content)
 
 
+def link(columns: Tensor, candidates: Candidates, height: int, width: int) -> Tensor:
+    """Return the linked matches on the grid of the base layer."""
+    matches = matching.find_matches(columns, candidates).view(height, width)
+    return matching.link_matches(columns, matches, candidates)
+
+
+def read_sizes(maps: Maps) -> dict[str, tuple[int, int]]:
+    return {layer: (each.shape[-2], each.shape[-1]) for layer, each in maps.items()}
+
+
 # Finding matches
 
 
@@ -202,8 +213,13 @@ def test_matching_stops_between_chunks(monkeypatch: pytest.MonkeyPatch, analyze:
 
     maps = analyze(picture(64, 64))
     monkeypatch.setattr(matching, "MAX_SCORES", 16 * 256)
+    columns, candidates = matching.compute_columns(maps, BASE), prepare([[maps]])
     with pytest.raises(Stopped):
-        matching.find_matches(matching.compute_columns(maps, BASE), prepare([[maps]]), None, check)
+        matching.find_matches(columns, candidates, None, check)
+    assert len(calls) == 3
+    calls.clear()
+    with pytest.raises(Stopped):
+        matching.link_matches(columns, torch.arange(256).view(16, 16), candidates, check)
     assert len(calls) == 3
 
 
@@ -219,6 +235,87 @@ def test_candidates_are_limited_for_each_style_alike(analyze: Analyze, picture: 
     places = {tuple(place): column for place, column in zip(every.places.tolist(), every.columns, strict=True)}
     for place, column in zip(few.places.tolist(), few.columns, strict=True):
         torch.testing.assert_close(places[tuple(place)], column, rtol=0, atol=0)
+
+
+# Linking matches
+
+
+@pytest.mark.parametrize("limit", [10**6, 200])
+def test_a_match_is_continued_within_its_view(analyze: Analyze, picture: Picture, limit: int) -> None:
+    views = [analyze(turn(picture(64, 88, 2), turns)) for turns in range(2)]
+    candidates = matching.prepare_candidates([views], views[0], BASE, limit)
+    found = matching.find_matches(matching.compute_columns(analyze(picture(72, 64, 1)), BASE), candidates).view(18, 16)
+    by_place = {tuple(place): index for index, place in enumerate(candidates.places.tolist())}
+    known = 0
+    for down, across in matching.NEIGHBORS:
+        continued = matching.continue_matches(found, candidates, down, across)
+        for row, column in itertools.product(range(18), range(16)):
+            above, left, expected = row - down, column - across, -1
+            if 0 <= above < 18 and 0 <= left < 16:
+                view, y, x = candidates.places[found[above, left]].tolist()
+                expected = by_place.get((view, y + down, x + across), -1)
+            assert int(continued[row, column]) == expected
+            known += expected >= 0
+    assert 0 < known < 4 * 18 * 16
+
+
+def count_links(matches: Tensor, candidates: Candidates) -> int:
+    """Count the pairs of neighbors of which one continues the other's match."""
+    pairs = (matching.continue_matches(matches, candidates, *step) == matches for step in matching.NEIGHBORS)
+    return sum(int(each.sum()) for each in pairs) // 2
+
+
+def test_linking_gives_more_neighbors_one_piece_at_little_cost(real: tuple[Maps, Candidates]) -> None:
+    content, candidates = real
+    queries = matching.compute_columns(content, BASE)
+    before = matching.find_matches(queries, candidates).view(48, 48)
+    after = matching.link_matches(queries, before, candidates)
+    cosines = compare(queries, candidates)
+    similar = [float(cosines.gather(1, each.view(-1, 1)).sum()) for each in (before, after)]
+    links = [count_links(each, candidates) for each in (before, after)]
+    assert links[1] > 1.5 * links[0]
+    assert similar[1] + matching.COHERENCE * links[1] > similar[0] + matching.COHERENCE * links[0]
+    assert similar[1] > 0.97 * similar[0]
+
+
+def test_a_piece_of_the_style_is_found_whole_despite_noise(real: tuple[Maps, Candidates]) -> None:
+    _, candidates = real
+    _, height, width = candidates.grids[BASE][0].tolist()
+    itself = torch.arange(height * width).view(height, width)
+    columns = candidates.columns[: height * width].float()
+    queries = columns + 0.2 * torch.randn(columns.shape, generator=torch.Generator().manual_seed(1))
+    alone = matching.find_matches(queries, candidates).view(height, width)
+    linked = matching.link_matches(queries, alone, candidates)
+    assert int((linked != itself).sum()) < 0.5 * int((alone != itself).sum())
+
+
+def test_linked_matches_keep_their_style(analyze: Analyze, picture: Picture) -> None:
+    content, one, two = (analyze(picture(64, 88, seed)) for seed in (1, 2, 3))
+    queries, candidates = matching.compute_columns(content, BASE), prepare([[one], [two]])
+    before = matching.find_matches(queries, candidates, torch.tensor([0.2, 0.8])).view(16, 22)
+    after = matching.link_matches(queries, before, candidates)
+    first = candidates.counts[0]
+    assert not torch.equal(before, after)
+    assert torch.equal(before < first, after < first)
+
+
+def test_targets_are_means_of_overlapping_pieces(analyze: Analyze, picture: Picture) -> None:
+    content, style = analyze(picture(64, 88, 1)), analyze(picture(64, 64, 2))
+    candidates = prepare([[style]])
+    matches = link(matching.compute_columns(content, BASE), candidates, 16, 22)
+    target = matching.gather_targets({BASE: (16, 22)}, matches, candidates)[BASE]
+    for row, column in itertools.product(range(16), range(22)):
+        own = candidates.places[matches[row, column]].tolist()
+        places = [own]
+        for down, across in matching.NEIGHBORS:
+            above, left = row - down, column - across
+            place = own
+            if 0 <= above < 16 and 0 <= left < 22:
+                view, y, x = candidates.places[matches[above, left]].tolist()
+                place = [view, y + down, x + across] if 0 <= y + down < 16 and 0 <= x + across < 16 else own
+            places.append(place)
+        expected = torch.stack([style[BASE][0, :, y, x] for _, y, x in places]).mean(dim=0)
+        torch.testing.assert_close(target[0, :, row, column], expected)
 
 
 # Several styles
@@ -342,14 +439,12 @@ def test_below_full_strength_targets_lie_between_content_and_style(
 ) -> None:
     content, style = analyze(picture(64, 88, 1)), analyze(picture(64, 64, 2))
     full = prepare([[style]])
-    matches = matching.find_matches(matching.compute_columns(content, BASE), full).view(16, 22)
+    matches = link(matching.compute_columns(content, BASE), full, 16, 22)
+    style_maps = matching.gather_targets(read_sizes(content), matches, full)
     mixed = match(content, [[style]], dataclasses.replace(PLAN, style_mix=mix))
     distances = mixed.compute_distances(content)
     for layer in LAYERS:
-        style_maps = matching.gather_features(
-            layer, (content[layer].shape[-2], content[layer].shape[-1]), matches, full
-        )
-        expected = normalize_features(torch.lerp(content[layer], style_maps, mix))
+        expected = normalize_features(torch.lerp(content[layer], style_maps[layer], mix))
         assert float(distances[layer]) == pytest.approx(float(cosine_distance(content[layer], expected)), abs=1e-6)
         assert mix > 0 or abs(float(distances[layer])) < 1e-6
 
@@ -362,8 +457,8 @@ def test_the_query_mixes_the_content_with_the_image(analyze: Analyze, picture: P
         own.compute_distances(image)
         by_share[share] = own._targets[BASE]
     for share, maps in ((0.0, image), (1.0, content)):
-        matches = matching.find_matches(matching.compute_columns(maps, BASE), prepare([[style]]))
-        expected = matching.gather_features(BASE, (16, 22), matches.view(16, 22), prepare([[style]]))
+        matches = link(matching.compute_columns(maps, BASE), prepare([[style]]), 16, 22)
+        expected = matching.gather_targets({BASE: (16, 22)}, matches, prepare([[style]]))[BASE]
         torch.testing.assert_close(by_share[share], normalize_features(expected))
     assert len({float(each.sum()) for each in by_share.values()}) == 3
 

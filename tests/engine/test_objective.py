@@ -66,7 +66,7 @@ def test_terms_are_named_and_total_is_their_sum(make: Make, picture: Picture) ->
 
 def test_a_term_is_the_loss_times_the_weight(make: Make, picture: Picture) -> None:
     image = picture(32, 32, 3)
-    objective = make(32, Options(distance="gram", smoothness=3.0))
+    objective = make(32, Options(distance="gram", brushwork=0, smoothness=3.0))
     assert objective.weights.smoothness == 3
     actual = objective.features(image)
     terms = objective.terms(image)

@@ -154,7 +154,8 @@ def test_strength_first_mixes_in_the_style_and_then_releases_the_content() -> No
 
 
 def test_options_give_the_weight_of_every_term() -> None:
-    options = Options(strength=25, keep_color=0.5, content_layers=("relu3_1", "relu4_2"), content_weight=0.3)
+    layers = ("relu3_1", "relu4_2")
+    options = Options(strength=25, brushwork=0, keep_color=0.5, content_layers=layers, content_weight=0.3)
     actual = targets.compute_term_weights(options, "vgg16")
     assert actual.content == pytest.approx({"relu3_1": 0.15, "relu4_2": 0.15})
     assert actual.style == targets.resolve_style_layers(options, "vgg16")
@@ -163,6 +164,15 @@ def test_options_give_the_weight_of_every_term() -> None:
     strong = targets.compute_term_weights(options.replace(strength=100), "vgg16")
     assert sum(strong.content.values()) == pytest.approx(0.3 / 30)
     assert strong.smoothness == options.smoothness
+
+
+def test_brushwork_holds_the_content_and_smooths() -> None:
+    """Against small faces that dissolve, and against grain."""
+    kinds = [targets.compute_term_weights(Options(brushwork=brushwork), "vgg16") for brushwork in (0, 50, 100)]
+    content = [kind.content["relu4_2"] / kinds[0].content["relu4_2"] for kind in kinds]
+    assert content == pytest.approx([1, 1.5, 2])
+    assert [kind.smoothness / kinds[0].smoothness for kind in kinds] == pytest.approx([1, 2.25, 3.5])
+    assert kinds[0].style == kinds[2].style
 
 
 def test_the_content_scale_grows_with_the_distance_of_the_means(features: Features, picture: Picture) -> None:
