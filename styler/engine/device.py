@@ -22,7 +22,7 @@ import torch
 
 from styler import environment
 from styler.engine import optimizers, targets
-from styler.engine.matching import CODE_LENGTH
+from styler.engine.matching import CODE_LENGTH, STORED_TYPE
 from styler.errors import DeviceError, OutOfMemory, UsageError
 from styler.geometry import fit_size
 from styler.options import PRECISION_NAMES, Options
@@ -300,7 +300,7 @@ def _estimate_matching(features: Features, pixels: int, styles: Sequence[int], o
     """Estimate the memory of matched features for `pixels` of the picture and those of each style as analyzed.
 
     Held are the maps and the columns of the styles' views, and of the picture the maps of the content, the targets and
-    their gradients, and two sets of columns.
+    their gradients, two sets of columns, and what is gathered of the largest layer, twice in float32.
     """
     network, widths = features.network, features.widths
     layers = targets.resolve_matched_layers(options, network)
@@ -313,11 +313,18 @@ def _estimate_matching(features: Features, pixels: int, styles: Sequence[int], o
     viewed, width = targets.MATCHED_VIEWS * sum(styles), sum(conv.outputs for conv in convs)
     candidates = min(targets.MAX_CANDIDATES, density * viewed)
     maps = value_bytes / 4 * arch.estimate_map_bytes(network, layers, 1, widths)  # per pixel
-    columns = value_bytes * candidates * (width + CODE_LENGTH)
+    stored = maps * STORED_TYPE.itemsize / value_bytes
+    largest = max(conv.outputs / conv.stride**2 for conv in convs)  # values per pixel
+    columns = candidates * (STORED_TYPE.itemsize * width + value_bytes * CODE_LENGTH)
     forward = value_bytes / 4 * arch.estimate_forward_bytes(network, layers, max(styles), widths)
     return _MatchingMemory(
-        preparation=2 * maps * viewed + ACTIVATION_OVERHEAD * forward + columns + 8 * width * density * max(styles),
-        held=maps * (3 * pixels + viewed) + columns + 2 * value_bytes * width * density * pixels,
+        preparation=(maps + stored) * viewed
+        + ACTIVATION_OVERHEAD * forward
+        + columns
+        + 8 * width * density * max(styles),
+        held=(3 * maps + 2 * STORED_TYPE.itemsize * width * density + (8 + STORED_TYPE.itemsize) * largest) * pixels
+        + stored * viewed
+        + columns,
     )
 
 

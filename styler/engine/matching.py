@@ -29,8 +29,8 @@ from styler.vgg.model import Check
 Maps = Mapping[str, Tensor]
 """Features by layer, each (1, C, H, W)."""
 
-COLUMN_TYPE = torch.float16
-"""Columns have values far below its limit, and take half the memory of float32."""
+STORED_TYPE = torch.float16
+"""The type of the columns and of the styles' features: far below its limit, and half the memory of float32."""
 CODE_LENGTH = 96
 """Principal components by which candidates are compared first."""
 FINALISTS = 12
@@ -56,7 +56,7 @@ SHARE_ROUNDS = 60
 
 
 def compute_columns(maps: Maps, base: str) -> Tensor:
-    """Return the centered columns of an image, (N, ΣC), in `COLUMN_TYPE`.
+    """Return the centered columns of an image, (N, ΣC), in `STORED_TYPE`.
 
     Every layer is centered by its own mean and divided by its own standard deviation, so that all count equally.
 
@@ -66,7 +66,7 @@ def compute_columns(maps: Maps, base: str) -> Tensor:
     """
     size = (maps[base].shape[-2], maps[base].shape[-1])
     width = sum(each.shape[1] for each in maps.values())
-    columns = torch.empty((size[0] * size[1], width), dtype=COLUMN_TYPE, device=maps[base].device)
+    columns = torch.empty((size[0] * size[1], width), dtype=STORED_TYPE, device=maps[base].device)
     parts = torch.split(columns, [each.shape[1] for each in maps.values()], dim=1)
     for part, maps_of_layer in zip(parts, maps.values(), strict=True):
         rows = _flatten(_resize_maps(maps_of_layer, size))  # (N, C)
@@ -108,8 +108,10 @@ class Candidates:
     """The layer at whose positions the columns are."""
     counts: tuple[int, ...]
     """Number of candidates of each style; they follow one another."""
+    styles: Tensor
+    """The style of each candidate, (K,)."""
     columns: Tensor
-    """Columns of length 1, (K, ΣC), in `COLUMN_TYPE`."""
+    """Columns of length 1, (K, ΣC), in `STORED_TYPE`."""
     codes: tuple[Tensor, ...]
     """Their principal components for each style, (`GROUP_SIZE`, G, D); the last of the groups' members begin again
     with the first candidates."""
@@ -120,7 +122,7 @@ class Candidates:
     indices: Tensor
     """The candidate at each of the base layer's rows, or -1 where it was left out, (R,)."""
     rows: Maps
-    """Features of all positions of all views by layer, each (R, C)."""
+    """Features of all positions of all views by layer, each (R, C), in `STORED_TYPE`."""
     grids: Maps
     """For every view the first of its rows, its height and its width in each layer, (V, 3)."""
 
@@ -150,7 +152,7 @@ def prepare_candidates(styles: Sequence[Sequence[Maps]], content: Maps, base: st
             target.copy_(_normalize(own[part]))
         places.append(own_places[chosen])
     grids = {layer: _list_grids([maps[layer] for maps in views]).to(columns.device) for layer in views[0]}
-    rows = {layer: torch.cat([_flatten(maps[layer]) for maps in views]) for layer in views[0]}
+    rows = {layer: torch.cat([_store_rows(maps[layer]) for maps in views]) for layer in views[0]}
     all_places = torch.cat(places)  # (K, 3)
     indices = torch.full((len(rows[base]),), -1, device=columns.device)
     indices[_find_rows(all_places, grids[base])] = torch.arange(len(columns), device=columns.device)
@@ -159,6 +161,7 @@ def prepare_candidates(styles: Sequence[Sequence[Maps]], content: Maps, base: st
     return Candidates(
         base,
         tuple(counts),
+        torch.cat([torch.full((count,), style, device=columns.device) for style, count in enumerate(counts)]),
         columns,
         tuple(_split_groups(own) for own in torch.split(codes, counts)),
         basis,
@@ -167,6 +170,11 @@ def prepare_candidates(styles: Sequence[Sequence[Maps]], content: Maps, base: st
         rows,
         grids,
     )
+
+
+def _store_rows(maps: Tensor) -> Tensor:
+    """Return the channels of every position of (1, C, H, W) in `STORED_TYPE`, (H · W, C)."""
+    return _flatten(maps).clamp(max=torch.finfo(STORED_TYPE).max).to(STORED_TYPE)
 
 
 def _choose_some(total: int, count: int) -> Tensor:
@@ -306,12 +314,13 @@ def continue_matches(matches: Tensor, candidates: Candidates, down: int, across:
     to_rows, to_columns = (
         slice(max(0, step), side - max(0, -step)) for step, side in ((down, height), (across, width))
     )
-    moved = candidates.places[matches[from_rows, from_columns]] + torch.tensor([0, down, across], device=matches.device)
+    view, y, x = candidates.places[matches[from_rows, from_columns]].unbind(dim=-1)
+    y, x = y + down, x + across
     grid = candidates.grids[candidates.base]
-    _, rows, columns = grid[moved[..., 0]].unbind(dim=-1)
-    y, x = moved[..., 1], moved[..., 2]
+    _, rows, columns = grid[view].unbind(dim=-1)
     inside = (y >= 0) & (x >= 0) & (y < rows) & (x < columns)
-    found[to_rows, to_columns] = torch.where(inside, candidates.indices[_find_rows(moved, grid)], -1)
+    index = candidates.indices[_find_rows(torch.stack([view, y, x], dim=-1), grid)]
+    found[to_rows, to_columns] = torch.where(inside, index, -1)
     return found
 
 
@@ -334,26 +343,26 @@ def link_matches(queries: Tensor, matches: Tensor, candidates: Candidates, check
         Indices of candidates, (h, w).
     """
     height, width = matches.shape
-    colors = (torch.arange(height)[:, None] + torch.arange(width)).flatten() % 2
-    turns = [(colors == color).nonzero()[:, 0].to(matches.device) for color in range(2)]
-    ends = torch.tensor([*itertools.accumulate(candidates.counts)], device=matches.device)
-    found = matches.flatten()
-    styles = torch.bucketize(found, ends, right=True)  # (h · w,)
-    cosines = _compare(queries, found, candidates)
-    for places in turns * LINKING_ROUNDS:
+    down, across = torch.arange(height, device=matches.device), torch.arange(width, device=matches.device)
+    order = ((down[:, None] + across) % 2).flatten().argsort(stable=True)  # the places of one color, then the other's
+    turns, back = torch.tensor_split(order, [(order.numel() + 1) // 2]), order.argsort()
+    found = [matches.flatten()[places] for places in turns]
+    cosines = [_compare(queries[places], own, candidates) for places, own in zip(turns, found, strict=True)]
+    for turn in [0, 1] * LINKING_ROUNDS:
         if check:
             check()
-        continued = [continue_matches(found.view(height, width), candidates, *step).flatten() for step in NEIGHBORS]
-        others = torch.stack(continued)[:, places]  # (4, n)
-        others = torch.where(torch.bucketize(others, ends, right=True) == styles[places], others, -1)
-        choices = torch.cat([found[places][None], others])  # (5, n)
-        own_queries = queries[places]
-        similarities = [cosines[places], *(_compare(own_queries, choice, candidates) for choice in others)]
-        agreeing = (choices[:, None] == others).sum(dim=1)  # (5, n)
+        places, whole = turns[turn], torch.cat(found)[back].view(height, width)
+        continued = [continue_matches(whole, candidates, *step).flatten()[places] for step in NEIGHBORS]
+        styles = candidates.styles[found[turn]]  # (n,)
+        others = [torch.where(candidates.styles[each.clamp(min=0)] == styles, each, -1) for each in continued]
+        choices = torch.stack([found[turn], *others])  # (5, n)
+        own = queries[places]
+        similarities = [cosines[turn], *(_compare(own, other, candidates) for other in others)]
+        agreeing = (choices[:, None] == choices[None, 1:]).sum(dim=1)  # (5, n)
         winner = (torch.stack(similarities) + COHERENCE * agreeing).argmax(dim=0, keepdim=True)  # (1, n)
-        found = found.scatter(0, places, choices.gather(0, winner)[0])
-        cosines = cosines.scatter(0, places, torch.stack(similarities).gather(0, winner)[0])
-    return found.view(height, width)
+        found[turn] = choices.gather(0, winner)[0]
+        cosines[turn] = torch.stack(similarities).gather(0, winner)[0]
+    return torch.cat(found)[back].view(height, width)
 
 
 def _compare(queries: Tensor, indices: Tensor, candidates: Candidates) -> Tensor:
@@ -366,7 +375,7 @@ def _compare(queries: Tensor, indices: Tensor, candidates: Candidates) -> Tensor
 
 
 def gather_targets(sizes: Mapping[str, tuple[int, int]], matches: Tensor, candidates: Candidates) -> dict[str, Tensor]:
-    """Return each layer's features at the matched places of the styles, (1, C, H, W).
+    """Return each layer's features at the matched places of the styles, (1, C, H, W), in float32.
 
     Pieces of the style overlap: a place gets the mean of its own match and of what continues its neighbors' matches.
 
@@ -381,15 +390,15 @@ def gather_targets(sizes: Mapping[str, tuple[int, int]], matches: Tensor, candid
     overlapping = [matches, *(torch.where(each < 0, matches, each) for each in continued)]
     targets = {}
     for layer, size in sizes.items():
-        total = torch.zeros((), device=matches.device)
-        for each in overlapping:
-            total = total + gather_features(layer, size, each, candidates) / len(overlapping)
-        targets[layer] = total.to(candidates.rows[layer])
+        total = gather_features(layer, size, overlapping[0], candidates).float()
+        for each in overlapping[1:]:
+            total += gather_features(layer, size, each, candidates)
+        targets[layer] = total.div_(len(overlapping))
     return targets
 
 
 def gather_features(layer: str, size: tuple[int, int], matches: Tensor, candidates: Candidates) -> Tensor:
-    """Return a layer's features at the matched places of the style, (1, C, H, W).
+    """Return a layer's features at the matched places of the style, (1, C, H, W), in `STORED_TYPE`.
 
     A layer finer than the base has several positions for each match, which are taken together; for a coarser one the
     features of several matches are averaged.
@@ -483,6 +492,7 @@ class Matching:
         sizes = {layer: (content.shape[-2], content.shape[-1]) for layer, content in self.content.items()}
         targets = gather_targets(sizes, matches, self.candidates)
         for layer, content in self.content.items():
-            target = targets[layer] if mix == 1 else torch.lerp(content, targets[layer], mix)
-            targets[layer] = normalize_features(target).contiguous(memory_format=torch.channels_last)
+            target = targets[layer] if mix == 1 else torch.lerp(content.float(), targets[layer], mix)
+            target = normalize_features(target).to(content.dtype)
+            targets[layer] = target.contiguous(memory_format=torch.channels_last)
         return targets

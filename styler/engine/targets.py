@@ -47,12 +47,13 @@ MATCHED_LAYERS = {"relu2_1": 0.3, "relu3_1": 1.0, "relu4_1": 1.0}
 convolution. The finest gets less: at 512 px it brings grain, and the strokes are in the others."""
 BASE_LAYER = "relu3_1"
 """The layer at whose positions features are matched."""
-MAX_STROKES_FACTOR = 3.0
+MAX_STROKES_FACTOR = 2.0
 """Factor of these weights at brushwork 100; at 50 it is 1 at the finest scale."""
-CONTENT_SHARES = 0.5, 0.25
-"""The content's share of the query up to strength 50, at brushwork 0 and 100; more of it keeps more of the photo."""
-STROKES_CONTENT, STROKES_SMOOTHNESS = 1.0, 2.5
-"""What brushwork 100 adds to the factors of the content, for small faces, and of the smoothness, against grain."""
+CONTENT_SHARE = 0.4
+"""The content's share of the query up to strength 50; more of it keeps more of the photo."""
+STROKES_CONTENT, STROKES_SMOOTHNESS = 1.0, 1.25
+"""What brushwork adds to the factors of the content, for small faces, and of the smoothness, against grain, from 50 on;
+below, a part of it."""
 MATCHING_INTERVAL = 5
 """Iterations of Adam after which features are matched again."""
 MIN_FINISHING_ITERATIONS = 3
@@ -147,7 +148,7 @@ def compute_term_weights(options: Options, network: str) -> TermWeights:
     """
     layers = resolve_content_layers(options, network)
     falloff = weigh_ratio if options.distance == PAPER else content_falloff
-    strokes = options.brushwork / 100
+    strokes = min(1.0, options.brushwork / 50)
     content = options.content_weight * falloff(options.strength) * (1 + STROKES_CONTENT * strokes) / max(1, len(layers))
     return TermWeights(
         content=dict.fromkeys(layers, content),
@@ -422,8 +423,8 @@ def compute_targets(
 def weigh_strokes(brushwork: float, octaves: float) -> float:
     """Return the factor of the weights of the matched layers at one scale.
 
-    Up to 50 strokes appear in the finest scale and, more weakly, in the one before; from there on the coarser scales
-    follow, and the factor grows. It depends on the size of a scale relative to the result's, so that results of
+    Up to 50 strokes appear in the finest scale and, from 25 on, more weakly in the one before; then the coarser scales
+    follow, too, and the factor grows. It depends on the size of a scale relative to the result's, so that results of
     different sizes look alike and the first scales of a stopped painting are repeated exactly.
 
     Args:
@@ -433,7 +434,7 @@ def weigh_strokes(brushwork: float, octaves: float) -> float:
     share = brushwork / 100
     if not share:
         return 0.0
-    decline = octaves * (1 - share) / (2 * share)
+    decline = octaves / (4 * share)
     return math.pow(MAX_STROKES_FACTOR, 2 * share - 1) * min(1.0, 2 * share) * max(0.0, 1 - decline)
 
 
@@ -443,10 +444,9 @@ def plan_matching(options: Options, network: str, size: tuple[int, int], scale: 
     finishes_sketch = compute_sketch_share(options) > 0 and not scale.sketch
     if not weight or (finishes_sketch and max(scale.iterations, scale.planned) < MIN_FINISHING_ITERATIONS):
         return None
-    share = CONTENT_SHARES[0] + (CONTENT_SHARES[1] - CONTENT_SHARES[0]) * options.brushwork / 100
     return MatchingPlan(
         weights={layer: share * weight for layer, share in resolve_matched_layers(options, network).items()},
-        content_share=share * (1 - content_release(options.strength)),
+        content_share=CONTENT_SHARE * (1 - content_release(options.strength)),
         style_mix=style_mix(options.strength),
         interval=MATCHING_INTERVAL if scale.optimizer == "adam" else 0,  # L-BFGS needs one and the same objective
     )

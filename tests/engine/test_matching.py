@@ -177,7 +177,11 @@ def test_half_precision_matches_as_well(analyze: Analyze, picture: Picture, dtyp
     lost = cosines.max(dim=1).values - cosines.gather(1, actual[:, None])[:, 0]
     assert float(lost.max()) < 0.02
     rows = matching.gather_features(FINE, (32, 44), actual.view(16, 22), rounded)
-    assert rows.dtype == dtype
+    whole = matching.gather_features(FINE, (32, 44), actual.view(16, 22), prepare([[style]]))
+    torch.testing.assert_close(rows, whole, rtol=0.01, atol=1e-3)
+    targets_of_half = match({layer: maps.to(dtype) for layer, maps in content.items()}, [[half]])
+    targets_of_half.compute_distances(content)
+    assert {target.dtype for target in targets_of_half._targets.values()} == {dtype}
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch, real: tuple[Maps, Candidates]) -> None:
@@ -315,7 +319,7 @@ def test_targets_are_means_of_overlapping_pieces(analyze: Analyze, picture: Pict
                 place = [view, y + down, x + across] if 0 <= y + down < 16 and 0 <= x + across < 16 else own
             places.append(place)
         expected = torch.stack([style[BASE][0, :, y, x] for _, y, x in places]).mean(dim=0)
-        torch.testing.assert_close(target[0, :, row, column], expected)
+        torch.testing.assert_close(target[0, :, row, column], expected, rtol=1e-3, atol=1e-3)
 
 
 # Several styles
@@ -377,12 +381,12 @@ def test_targets_refer_to_the_matched_places(analyze: Analyze, picture: Picture,
         assert matching.gather_features(layer, size, below, candidates).shape == maps[layer].shape
     inside = (slice(None), slice(None), slice(0, 2 * (rows - 1)), slice(0, 2 * columns))
     fine = matching.gather_features(FINE, (maps[FINE].shape[-2], maps[FINE].shape[-1]), below, candidates)
-    assert torch.equal(fine[inside], maps[FINE][:, :, 2 : 2 * rows, : 2 * columns])
+    assert torch.equal(fine[inside], maps[FINE][:, :, 2 : 2 * rows, : 2 * columns].half())
     base = matching.gather_features(BASE, (rows, columns), below, candidates)
-    assert torch.equal(base[:, :, :-1], maps[BASE][:, :, 1:])
+    assert torch.equal(base[:, :, :-1], maps[BASE][:, :, 1:].half())
     coarse = matching.gather_features(COARSE, (maps[COARSE].shape[-2], maps[COARSE].shape[-1]), below, candidates)
     means = (maps[COARSE][:, :, :-1] + maps[COARSE][:, :, 1:]) / 2  # one of two matched rows is in the next cell
-    torch.testing.assert_close(coarse[:, :, : means.shape[2] - 1], means[:, :, :-1])
+    torch.testing.assert_close(coarse[:, :, : means.shape[2] - 1].float(), means[:, :, :-1], rtol=2e-3, atol=1e-3)
 
 
 def test_the_border_of_an_odd_size_has_features_of_the_nearest_place(analyze: Analyze, picture: Picture) -> None:
@@ -392,7 +396,7 @@ def test_the_border_of_an_odd_size_has_features_of_the_nearest_place(analyze: An
     assert maps[BASE].shape[-2:] == (13, 17)
     matches = torch.arange(13 * 17).view(13, 17)
     target = matching.gather_features(FINE, (27, 35), matches, prepare([[maps]]))
-    assert torch.equal(target, maps[FINE])
+    assert torch.equal(target, maps[FINE].half())
 
 
 def make_maps(seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
