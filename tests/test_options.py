@@ -374,7 +374,7 @@ def test_a_recipe_is_undone_when_another_look_replaces_it_and_only_then() -> Non
     chosen = {"init": "style", "optimizer": "adam", "first_size": 256, "iterations": 33, "distance": "gram"}
     kept = resolve_options(("file", chosen), ("flags", {"look": "oil"})).options
     assert {name: getattr(kept, name) for name in chosen} == chosen
-    assert kept.smoothness == 0.6
+    assert kept.smoothness == 0.3
 
 
 def test_a_preset_gives_the_iterations_of_a_look_with_its_own() -> None:

@@ -42,18 +42,18 @@ MIN_CONTENT_SCALE = 0.25
 """Floor of the squared content scale, for a style that is nearly the content."""
 MIN_ROUGHNESS = 0.03
 """Floor of the roughness, for a flat style. Paintings have 0.06 to 0.2 at 256 pixels."""
-MATCHED_LAYERS = {"relu2_1": 0.3, "relu3_1": 1.0, "relu4_1": 1.0}
-"""Layers whose features are matched, and their weights. They are style layers, so that matching needs no further
-convolution. The finest gets less: at 512 px it brings grain, and the strokes are in the others."""
+MATCHED_LAYERS = {"relu2_1": 0.35, "relu3_1": 1.15, "relu4_1": 1.15}
+"""Layers whose features are matched, and their weights. All are style layers, so they need no further convolution."""
 BASE_LAYER = "relu3_1"
 """The layer at whose positions features are matched."""
 MAX_STROKES_FACTOR = 2.0
 """Factor of these weights at brushwork 100; at 50 it is 1 at the finest scale."""
 CONTENT_SHARE = 0.4
 """The content's share of the query up to strength 50; more of it keeps more of the photo."""
-STROKES_CONTENT, STROKES_SMOOTHNESS = 1.0, 1.25
-"""What brushwork adds to the factors of the content, for small faces, and of the smoothness, against grain, from 50 on;
-below, a part of it."""
+STROKES_FADE = 1.0, 0.3
+"""How much weaker strokes are with every octave, at brushwork 50 and 100."""
+STROKES_CONTENT, STROKES_SMOOTHNESS = 0.3, 1.25
+"""What brushwork adds, in full from 50 on, to the content's factor, for small faces, and the smoothness', for grain."""
 MATCHING_INTERVAL = 5
 """Iterations of Adam after which features are matched again."""
 MIN_FINISHING_ITERATIONS = 3
@@ -423,8 +423,8 @@ def compute_targets(
 def weigh_strokes(brushwork: float, octaves: float) -> float:
     """Return the factor of the weights of the matched layers at one scale.
 
-    Up to 50 strokes appear in the finest scale and, from 25 on, more weakly in the one before; then the coarser scales
-    follow, too, and the factor grows. It depends on the size of a scale relative to the result's, so that results of
+    Up to 50 strokes appear in the finest scale alone, since those of coarser ones cover small faces; then the coarser
+    scales follow, and the factor grows. It depends on the size of a scale relative to the result's, so that results of
     different sizes look alike and the first scales of a stopped painting are repeated exactly.
 
     Args:
@@ -434,8 +434,8 @@ def weigh_strokes(brushwork: float, octaves: float) -> float:
     share = brushwork / 100
     if not share:
         return 0.0
-    decline = octaves / (4 * share)
-    return math.pow(MAX_STROKES_FACTOR, 2 * share - 1) * min(1.0, 2 * share) * max(0.0, 1 - decline)
+    fade = octaves * (STROKES_FADE[0] + (STROKES_FADE[1] - STROKES_FADE[0]) * max(0.0, 2 * share - 1))
+    return math.pow(MAX_STROKES_FACTOR, 2 * share - 1) * min(1.0, 2 * share) * max(0.0, 1 - fade)
 
 
 def plan_matching(options: Options, network: str, size: tuple[int, int], scale: Scale) -> MatchingPlan | None:
