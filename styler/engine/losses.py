@@ -8,6 +8,7 @@ float64 if the features are float64; gradients are in the features' own precisio
 Knows tensors only: no network, no options, no files.
 """
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -200,6 +201,19 @@ class _CosineFunction(torch.autograd.Function):
         weight = gradients[0] * weight / weight.numel()  # (1, 1, H, W)
         gradient = features * share.to(features)
         return gradient.sub_(target).mul_(weight.to(features)), None
+
+
+def find_principal_components(samples: Iterable[Tensor], count: int) -> Tensor:
+    """Return the orthogonal directions (C, D) in which samples are longest on average, at most `count`.
+
+    Args:
+        samples: each (N, C), in float32; all count equally, however many rows they have.
+        count: the largest D.
+    """
+    moments = torch.stack([rows.T @ rows / len(rows) for rows in samples]).sum(dim=0)  # (C, C)
+    _, vectors = torch.linalg.eigh(moments.cpu())  # MPS does not support it
+    components: Tensor = vectors[:, -count:].to(moments)
+    return components
 
 
 def normalize_features(features: Tensor) -> Tensor:

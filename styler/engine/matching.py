@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from styler.engine.losses import SHORTEST, cosine_distance, normalize_features
+from styler.engine.losses import SHORTEST, cosine_distance, find_principal_components, normalize_features
 from styler.vgg.model import Check
 
 Maps = Mapping[str, Tensor]
@@ -42,13 +42,16 @@ MAX_SCORES = 1 << 23
 PROJECTED_ROWS = 4096
 """Columns converted to float32 at once."""
 PCA_SAMPLES = 4096
-"""Columns of the style, and as many of the content, from which the principal components are computed."""
+"""Columns of the style, and as many of the content, from which the principal components are computed. With those of the
+style alone, twice as many components would be needed: they miss what makes a query more similar to one than another."""
 NEIGHBORS = (0, 1), (0, -1), (1, 0), (-1, 0)
 """Steps down and across from a neighbor to the place itself."""
 COHERENCE = 0.03
 """Similarity that a match is worth for each of the four neighbors whose match it continues."""
 LINKING_ROUNDS = 2
 """How often every place may take another match for that; afterwards, fewer than 1 % would."""
+FLAT_LENGTH = 0.75
+"""Columns of the content shorter than this, in terms of the usual length, count as flat."""
 SHARE_TEMPERATURES = 0.02, 0.0005
 """Differences of similarity that decide little between two styles, while their shares are balanced: first and last."""
 SHARE_ROUNDS = 60
@@ -156,7 +159,8 @@ def prepare_candidates(styles: Sequence[Sequence[Maps]], content: Maps, base: st
     all_places = torch.cat(places)  # (K, 3)
     indices = torch.full((len(rows[base]),), -1, device=columns.device)
     indices[_find_rows(all_places, grids[base])] = torch.arange(len(columns), device=columns.device)
-    basis = _find_principal_components(columns, example)
+    samples = [_normalize(each[:: math.ceil(len(each) / PCA_SAMPLES)]) for each in (columns, example)]
+    basis = find_principal_components(samples, CODE_LENGTH)
     codes = torch.cat([(part.float() @ basis).to(content[base]) for part in torch.split(columns, PROJECTED_ROWS)])
     return Candidates(
         base,
@@ -203,21 +207,6 @@ def _list_grids(maps: Sequence[Tensor]) -> Tensor:
         grids.append((first, height, width))
         first += height * width
     return torch.tensor(grids)
-
-
-def _find_principal_components(*columns: Tensor) -> Tensor:
-    """Return the directions in which columns, each (K, C), vary most, (C, D); all arguments count equally.
-
-    The directions of candidates alone would miss what makes a query more similar to one candidate than to another:
-    with the queries', as few components find as many matches as twice the number without.
-    """
-    covariance = torch.zeros((), device=columns[0].device)
-    for rows in columns:
-        sample = _normalize(rows[:: math.ceil(len(rows) / PCA_SAMPLES)])
-        covariance = covariance + sample.T @ sample / len(sample)  # (C, C)
-    _, vectors = torch.linalg.eigh(covariance.cpu())  # MPS does not support it
-    basis: Tensor = vectors[:, -CODE_LENGTH:].to(covariance)
-    return basis
 
 
 def find_matches(
@@ -440,6 +429,18 @@ def _find_rows(places: Tensor, grids: Tensor) -> Tensor:
     return first + torch.minimum(y, rows - 1) * columns + torch.minimum(x, columns - 1)
 
 
+def weigh_content(columns: Tensor, share: float) -> Tensor:
+    """Return the content's share of each query, (N, 1): more where the content has detail, as in faces.
+
+    Args:
+        columns: of the content, (N, ΣC).
+        share: where they have the usual length.
+    """
+    lengths = torch.linalg.vector_norm(columns, dim=1, keepdim=True, dtype=torch.float32)  # (N, 1)
+    usual = lengths.square().mean().sqrt().clamp(min=SHORTEST)
+    return torch.pow(share, 1 / (lengths / usual).clamp(min=FLAT_LENGTH)).to(columns)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatchingPlan:
     """How one scale matches."""
@@ -447,7 +448,7 @@ class MatchingPlan:
     weights: Mapping[str, float]
     """Of the distance to the matched features, by layer."""
     content_share: float
-    """Share of the content in the query; the image has the rest."""
+    """Share of the content in the query, where the content has usual detail; the image has the rest."""
     style_mix: float
     """Where the targets lie between the content's features (0) and the style's (1)."""
     interval: int
@@ -486,7 +487,7 @@ class Matching:
         query = compute_columns(self.content, base)  # (N, ΣC)
         if self.plan.interval:
             own = compute_columns({layer: features[layer] for layer in self.content}, base)
-            query = own.lerp_(query, self.plan.content_share)
+            query = own.lerp_(query, weigh_content(query, self.plan.content_share))
         matches = find_matches(query, self.candidates, self.shares, self.check).view(features[base].shape[-2:])
         matches = link_matches(query, matches, self.candidates, self.check)
         sizes = {layer: (content.shape[-2], content.shape[-1]) for layer, content in self.content.items()}

@@ -453,6 +453,21 @@ def test_below_full_strength_targets_lie_between_content_and_style(
         assert mix > 0 or abs(float(distances[layer])) < 1e-6
 
 
+def test_the_content_has_a_larger_share_where_it_has_detail() -> None:
+    columns = torch.randn((400, 20), generator=torch.Generator().manual_seed(1))
+    columns = (
+        columns / columns.norm(dim=1, keepdim=True) * torch.tensor([0.1, 0.5, 1.0, 2.0]).repeat(100)[:, None]
+    ).half()
+    usual = ((0.1**2 + 0.5**2 + 1 + 4) / 4) ** 0.5
+    flat, low, even, high = matching.weigh_content(columns, 0.4)[:4, 0].tolist()
+    assert flat == low == pytest.approx(0.4 ** (1 / matching.FLAT_LENGTH), abs=1e-3)
+    assert even == pytest.approx(0.4**usual, abs=1e-3)
+    assert high == pytest.approx(0.4 ** (usual / 2), abs=1e-3)
+    assert flat < even < high
+    for share in (0, 1):
+        assert {*matching.weigh_content(columns, share).flatten().tolist()} == {share}
+
+
 def test_the_query_mixes_the_content_with_the_image(analyze: Analyze, picture: Picture) -> None:
     content, image, style = (analyze(picture(64, 88, seed)) for seed in (1, 2, 3))
     by_share = {}
