@@ -50,8 +50,8 @@ COHERENCE = 0.03
 """Similarity that a match is worth for each of the four neighbors whose match it continues."""
 LINKING_ROUNDS = 2
 """How often every place may take another match for that; afterwards, fewer than 1 % would."""
-FLAT_LENGTH = 0.75
-"""Columns of the content shorter than this, in terms of the usual length, count as flat."""
+LEAST_DETAIL, MUCH_DETAIL = 0.75, 1.0
+"""Detail of the content below which its share in the query falls no further, and above which its features are kept."""
 SHARE_TEMPERATURES = 0.02, 0.0005
 """Differences of similarity that decide little between two styles, while their shares are balanced: first and last."""
 SHARE_ROUNDS = 60
@@ -429,16 +429,10 @@ def _find_rows(places: Tensor, grids: Tensor) -> Tensor:
     return first + torch.minimum(y, rows - 1) * columns + torch.minimum(x, columns - 1)
 
 
-def weigh_content(columns: Tensor, share: float) -> Tensor:
-    """Return the content's share of each query, (N, 1): more where the content has detail, as in faces.
-
-    Args:
-        columns: of the content, (N, ΣC).
-        share: where they have the usual length.
-    """
-    lengths = torch.linalg.vector_norm(columns, dim=1, keepdim=True, dtype=torch.float32)  # (N, 1)
-    usual = lengths.square().mean().sqrt().clamp(min=SHORTEST)
-    return torch.pow(share, 1 / (lengths / usual).clamp(min=FLAT_LENGTH)).to(columns)
+def measure_detail(columns: Tensor) -> Tensor:
+    """Return the lengths of an image's columns (N, ΣC) in terms of the usual one, (N, 1): large in an eye or a mouth."""
+    lengths: Tensor = torch.linalg.vector_norm(columns, dim=1, keepdim=True, dtype=torch.float32)
+    return lengths / lengths.square().mean().sqrt().clamp(min=SHORTEST)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -448,9 +442,9 @@ class MatchingPlan:
     weights: Mapping[str, float]
     """Of the distance to the matched features, by layer."""
     content_share: float
-    """Share of the content in the query, where the content has usual detail; the image has the rest."""
+    """Share of the content in the query where it has the usual detail; the image has the rest."""
     style_mix: float
-    """Where the targets lie between the content's features (0) and the style's (1)."""
+    """Where the targets lie between the content's features (0) and the style's (1), unless the content has detail."""
     interval: int
     """Evaluations after which the matches are found again; 0 for never, with the content alone as the query."""
 
@@ -483,17 +477,20 @@ class Matching:
     @torch.no_grad()
     def _find_targets(self, features: Maps) -> dict[str, Tensor]:
         """Return the features, of length 1, of the places matched with a mixture of the content and the image."""
-        base, mix = self.candidates.base, self.plan.style_mix
+        base, size = self.candidates.base, features[self.candidates.base].shape[-2:]
         query = compute_columns(self.content, base)  # (N, ΣC)
+        detail = measure_detail(query)
         if self.plan.interval:
             own = compute_columns({layer: features[layer] for layer in self.content}, base)
-            query = own.lerp_(query, weigh_content(query, self.plan.content_share))
-        matches = find_matches(query, self.candidates, self.shares, self.check).view(features[base].shape[-2:])
+            share = torch.pow(self.plan.content_share, 1 / detail.clamp(min=LEAST_DETAIL))
+            query = own.lerp_(query, share.to(query))
+        matches = find_matches(query, self.candidates, self.shares, self.check).view(size)
         matches = link_matches(query, matches, self.candidates, self.check)
         sizes = {layer: (content.shape[-2], content.shape[-1]) for layer, content in self.content.items()}
         targets = gather_targets(sizes, matches, self.candidates)
+        mix = self.plan.style_mix * (MUCH_DETAIL / detail).clamp(max=1).view(1, 1, *size)
         for layer, content in self.content.items():
-            target = targets[layer] if mix == 1 else torch.lerp(content.float(), targets[layer], mix)
+            target = torch.lerp(content.float(), targets[layer], _resize_maps(mix, sizes[layer]))
             target = normalize_features(target).to(content.dtype)
             targets[layer] = target.contiguous(memory_format=torch.channels_last)
         return targets

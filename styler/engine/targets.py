@@ -52,7 +52,7 @@ CONTENT_SHARE = 0.4
 """The content's share of the query up to strength 50; more of it keeps more of the photo."""
 STROKES_FADE = 1.0, 0.3
 """How much weaker strokes are with every octave, at brushwork 50 and 100."""
-STROKES_CONTENT, STROKES_SMOOTHNESS = 0.5, 1.25
+STROKES_CONTENT, STROKES_SMOOTHNESS = 0.3, 1.25
 """What brushwork adds, in full from 50 on, to the content's factor, for small faces, and the smoothness', for grain."""
 MATCHING_INTERVAL = 5
 """Iterations of Adam after which features are matched again."""

@@ -439,8 +439,9 @@ def test_the_distance_of_half_precision_is_that_of_float32(dtype: torch.dtype) -
 
 @pytest.mark.parametrize("mix", [0.0, 0.4])
 def test_below_full_strength_targets_lie_between_content_and_style(
-    analyze: Analyze, picture: Picture, mix: float
+    monkeypatch: pytest.MonkeyPatch, analyze: Analyze, picture: Picture, mix: float
 ) -> None:
+    monkeypatch.setattr(matching, "MUCH_DETAIL", 1e6)
     content, style = analyze(picture(64, 88, 1)), analyze(picture(64, 64, 2))
     full = prepare([[style]])
     matches = link(matching.compute_columns(content, BASE), full, 16, 22)
@@ -453,22 +454,43 @@ def test_below_full_strength_targets_lie_between_content_and_style(
         assert mix > 0 or abs(float(distances[layer])) < 1e-6
 
 
-def test_the_content_has_a_larger_share_where_it_has_detail() -> None:
-    columns = torch.randn((400, 20), generator=torch.Generator().manual_seed(1))
-    columns = (
-        columns / columns.norm(dim=1, keepdim=True) * torch.tensor([0.1, 0.5, 1.0, 2.0]).repeat(100)[:, None]
-    ).half()
+def test_detail_is_the_length_in_terms_of_the_usual_one() -> None:
+    columns = torch.nn.functional.normalize(torch.randn((400, 20), generator=torch.Generator().manual_seed(1)))
+    lengths = torch.tensor([0.1, 0.5, 1.0, 2.0]).repeat(100)[:, None]
     usual = ((0.1**2 + 0.5**2 + 1 + 4) / 4) ** 0.5
-    flat, low, even, high = matching.weigh_content(columns, 0.4)[:4, 0].tolist()
-    assert flat == low == pytest.approx(0.4 ** (1 / matching.FLAT_LENGTH), abs=1e-3)
-    assert even == pytest.approx(0.4**usual, abs=1e-3)
-    assert high == pytest.approx(0.4 ** (usual / 2), abs=1e-3)
-    assert flat < even < high
-    for share in (0, 1):
-        assert {*matching.weigh_content(columns, share).flatten().tolist()} == {share}
+    torch.testing.assert_close(matching.measure_detail((columns * lengths).half()), lengths / usual, rtol=2e-3, atol=0)
+    assert not matching.measure_detail(torch.zeros((4, 20))).any()
 
 
-def test_the_query_mixes_the_content_with_the_image(analyze: Analyze, picture: Picture) -> None:
+def test_the_query_and_the_target_hold_to_the_content_where_it_has_detail(
+    monkeypatch: pytest.MonkeyPatch, analyze: Analyze, picture: Picture
+) -> None:
+    content, image, style = (analyze(picture(64, 88, seed)) for seed in (1, 2, 3))
+    queries: list[Tensor] = []
+    find = matching.find_matches
+
+    def noted(query: Tensor, *given: Any) -> Tensor:
+        queries.append(query.float())
+        return find(query, *given)
+
+    monkeypatch.setattr(matching, "find_matches", noted)
+    own = match(content, [[style]])
+    own.compute_distances(image)
+    ours, theirs = (matching.compute_columns(maps, BASE).float() for maps in (content, image))
+    detail = matching.measure_detail(ours)[:, 0]
+    shares = ((queries[0] - theirs) * (ours - theirs)).sum(dim=1) / (ours - theirs).square().sum(dim=1)
+    torch.testing.assert_close(shares, 0.5 ** (1 / detail.clamp(min=matching.LEAST_DETAIL)), rtol=0, atol=5e-3)
+    matches = link(queries[0].half(), own.candidates, 16, 22)
+    full = matching.gather_targets({BASE: (16, 22)}, matches, own.candidates)[BASE]
+    assert float(detail.max()) > 1.5
+    mix = (1 / detail).clamp(max=1).view(1, 1, 16, 22)
+    torch.testing.assert_close(own._targets[BASE], normalize_features(torch.lerp(content[BASE], full, mix)))
+
+
+def test_the_query_mixes_the_content_with_the_image(
+    monkeypatch: pytest.MonkeyPatch, analyze: Analyze, picture: Picture
+) -> None:
+    monkeypatch.setattr(matching, "MUCH_DETAIL", 1e6)
     content, image, style = (analyze(picture(64, 88, seed)) for seed in (1, 2, 3))
     by_share = {}
     for share in (0.0, 0.5, 1.0):

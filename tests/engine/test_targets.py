@@ -170,7 +170,7 @@ def test_brushwork_holds_the_content_and_smooths() -> None:
     """Against small faces that dissolve, and against grain."""
     kinds = [targets.compute_term_weights(Options(brushwork=brushwork), "vgg16") for brushwork in (0, 25, 50, 100)]
     content = [kind.content["relu4_2"] / kinds[0].content["relu4_2"] for kind in kinds]
-    assert content == pytest.approx([1, 1.25, 1.5, 1.5])
+    assert content == pytest.approx([1, 1.15, 1.3, 1.3])
     assert [kind.smoothness / kinds[0].smoothness for kind in kinds] == pytest.approx([1, 1.625, 2.25, 2.25])
     assert kinds[0].style == kinds[3].style
 
