@@ -430,7 +430,7 @@ def _find_rows(places: Tensor, grids: Tensor) -> Tensor:
 
 
 def measure_detail(columns: Tensor) -> Tensor:
-    """Return the lengths of an image's columns (N, ΣC) in terms of the usual one, (N, 1): large in an eye or a mouth."""
+    """Return the lengths of an image's columns (N, ΣC) in terms of the usual one, (N, 1): large at an eye or mouth."""
     lengths: Tensor = torch.linalg.vector_norm(columns, dim=1, keepdim=True, dtype=torch.float32)
     return lengths / lengths.square().mean().sqrt().clamp(min=SHORTEST)
 
