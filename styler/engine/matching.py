@@ -444,7 +444,9 @@ class MatchingPlan:
     content_share: float
     """Share of the content in the query where it has the usual detail; the image has the rest."""
     style_mix: float
-    """Where the targets lie between the content's features (0) and the style's (1), unless the content has detail."""
+    """Where the targets lie between the content's features (0) and the style's (1)."""
+    held: float
+    """How far they hold to the content's features where it has detail, 0 to 1."""
     interval: int
     """Evaluations after which the matches are found again; 0 for never, with the content alone as the query."""
 
@@ -488,7 +490,7 @@ class Matching:
         matches = link_matches(query, matches, self.candidates, self.check)
         sizes = {layer: (content.shape[-2], content.shape[-1]) for layer, content in self.content.items()}
         targets = gather_targets(sizes, matches, self.candidates)
-        mix = self.plan.style_mix * (MUCH_DETAIL / detail).clamp(max=1).view(1, 1, *size)
+        mix = self.plan.style_mix * (MUCH_DETAIL / detail).clamp(max=1).pow(self.plan.held).view(1, 1, *size)
         for layer, content in self.content.items():
             target = torch.lerp(content.float(), targets[layer], _resize_maps(mix, sizes[layer]))
             target = normalize_features(target).to(content.dtype)

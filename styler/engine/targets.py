@@ -50,8 +50,8 @@ MAX_STROKES_FACTOR = 2.0
 """Factor of these weights at brushwork 100; at 50 it is 1 at the finest scale."""
 CONTENT_SHARE = 0.4
 """The content's share of the query up to strength 50; more of it keeps more of the photo."""
-STROKES_FADE = 1.0, 0.3
-"""How much weaker strokes are with every octave, at brushwork 50 and 100."""
+STROKES_FADE = 1.0, 0.3  # at brushwork 50 and 100
+"""How much weaker strokes are with every octave."""
 STROKES_CONTENT, STROKES_SMOOTHNESS = 0.3, 1.25
 """What brushwork adds, in full from 50 on, to the content's factor, for small faces, and the smoothness', for grain."""
 MATCHING_INTERVAL = 5
@@ -432,8 +432,6 @@ def weigh_strokes(brushwork: float, octaves: float) -> float:
         octaves: how often the scale has to be doubled to get the size of the result.
     """
     share = brushwork / 100
-    if not share:
-        return 0.0
     fade = octaves * (STROKES_FADE[0] + (STROKES_FADE[1] - STROKES_FADE[0]) * max(0.0, 2 * share - 1))
     return math.pow(MAX_STROKES_FACTOR, 2 * share - 1) * min(1.0, 2 * share) * max(0.0, 1 - fade)
 
@@ -444,9 +442,11 @@ def plan_matching(options: Options, network: str, size: tuple[int, int], scale: 
     finishes_sketch = compute_sketch_share(options) > 0 and not scale.sketch
     if not weight or (finishes_sketch and max(scale.iterations, scale.planned) < MIN_FINISHING_ITERATIONS):
         return None
+    held = 1 - content_release(options.strength)
     return MatchingPlan(
         weights={layer: share * weight for layer, share in resolve_matched_layers(options, network).items()},
-        content_share=CONTENT_SHARE * (1 - content_release(options.strength)),
+        content_share=CONTENT_SHARE * held,
+        held=held,
         style_mix=style_mix(options.strength),
         interval=MATCHING_INTERVAL if scale.optimizer == "adam" else 0,  # L-BFGS needs one and the same objective
     )

@@ -33,7 +33,7 @@ Analyze = Callable[[Tensor], dict[str, Tensor]]
 LAYERS = targets.MATCHED_LAYERS
 FINE, BASE, COARSE = LAYERS
 """At strides 2, 4 and 8."""
-PLAN = MatchingPlan(weights=dict.fromkeys(LAYERS, 1.0), content_share=0.5, style_mix=1.0, interval=5)
+PLAN = MatchingPlan(weights=dict.fromkeys(LAYERS, 1.0), content_share=0.5, style_mix=1.0, held=0.0, interval=5)
 PAINT = Options(size=64, first_size=64, iterations=6, optimizer="adam", device="cpu", brushwork=50)
 """Six iterations of one scale with strokes."""
 
@@ -439,9 +439,8 @@ def test_the_distance_of_half_precision_is_that_of_float32(dtype: torch.dtype) -
 
 @pytest.mark.parametrize("mix", [0.0, 0.4])
 def test_below_full_strength_targets_lie_between_content_and_style(
-    monkeypatch: pytest.MonkeyPatch, analyze: Analyze, picture: Picture, mix: float
+    analyze: Analyze, picture: Picture, mix: float
 ) -> None:
-    monkeypatch.setattr(matching, "MUCH_DETAIL", 1e6)
     content, style = analyze(picture(64, 88, 1)), analyze(picture(64, 64, 2))
     full = prepare([[style]])
     matches = link(matching.compute_columns(content, BASE), full, 16, 22)
@@ -462,8 +461,9 @@ def test_detail_is_the_length_in_terms_of_the_usual_one() -> None:
     assert not matching.measure_detail(torch.zeros((4, 20))).any()
 
 
+@pytest.mark.parametrize("held", [0.5, 1.0])
 def test_the_query_and_the_target_hold_to_the_content_where_it_has_detail(
-    monkeypatch: pytest.MonkeyPatch, analyze: Analyze, picture: Picture
+    monkeypatch: pytest.MonkeyPatch, analyze: Analyze, picture: Picture, held: float
 ) -> None:
     content, image, style = (analyze(picture(64, 88, seed)) for seed in (1, 2, 3))
     queries: list[Tensor] = []
@@ -474,7 +474,7 @@ def test_the_query_and_the_target_hold_to_the_content_where_it_has_detail(
         return find(query, *given)
 
     monkeypatch.setattr(matching, "find_matches", noted)
-    own = match(content, [[style]])
+    own = match(content, [[style]], dataclasses.replace(PLAN, held=held))
     own.compute_distances(image)
     ours, theirs = (matching.compute_columns(maps, BASE).float() for maps in (content, image))
     detail = matching.measure_detail(ours)[:, 0]
@@ -483,14 +483,11 @@ def test_the_query_and_the_target_hold_to_the_content_where_it_has_detail(
     matches = link(queries[0].half(), own.candidates, 16, 22)
     full = matching.gather_targets({BASE: (16, 22)}, matches, own.candidates)[BASE]
     assert float(detail.max()) > 1.5
-    mix = (1 / detail).clamp(max=1).view(1, 1, 16, 22)
+    mix = (1 / detail).clamp(max=1).view(1, 1, 16, 22) ** held
     torch.testing.assert_close(own._targets[BASE], normalize_features(torch.lerp(content[BASE], full, mix)))
 
 
-def test_the_query_mixes_the_content_with_the_image(
-    monkeypatch: pytest.MonkeyPatch, analyze: Analyze, picture: Picture
-) -> None:
-    monkeypatch.setattr(matching, "MUCH_DETAIL", 1e6)
+def test_the_query_mixes_the_content_with_the_image(analyze: Analyze, picture: Picture) -> None:
     content, image, style = (analyze(picture(64, 88, seed)) for seed in (1, 2, 3))
     by_share = {}
     for share in (0.0, 0.5, 1.0):
@@ -502,6 +499,15 @@ def test_the_query_mixes_the_content_with_the_image(
         expected = matching.gather_targets({BASE: (16, 22)}, matches, prepare([[style]]))[BASE]
         torch.testing.assert_close(by_share[share], normalize_features(expected))
     assert len({float(each.sum()) for each in by_share.values()}) == 3
+
+
+@pytest.mark.parametrize(("strength", "held"), [(20, 1), (50, 1), (75, 0.5), (100, 0)])
+def test_above_strength_50_the_content_is_released(strength: float, held: float) -> None:
+    options = Options(size=256, strength=strength)
+    plan = targets.plan_matching(options, "vgg16", (256, 256), schedule.build_schedule(options, 256, 256, 32)[-1])
+    assert plan is not None
+    assert plan.held == held
+    assert plan.content_share == pytest.approx(held * targets.CONTENT_SHARE)
 
 
 # In a painting
