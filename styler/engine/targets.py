@@ -50,10 +50,10 @@ MAX_STROKES_FACTOR = 2.0
 """Factor of these weights at brushwork 100; at 50 it is 1 at the finest scale."""
 CONTENT_SHARE = 0.4
 """The content's share of the query up to strength 50; more of it keeps more of the photo."""
-STROKES_FADE = 1.0, 0.3  # at brushwork 50 and 100
-"""How much weaker strokes are with every octave."""
+STROKES_FADE = 1.0, 0.3
+"""How much weaker strokes are with every octave, at brushwork 50 and 100."""
 STROKES_CONTENT, STROKES_SMOOTHNESS = 0.3, 1.25
-"""What brushwork adds, in full from 50 on, to the content's factor, for small faces, and the smoothness', for grain."""
+"""What brushwork adds to the factors of content, for small faces, and smoothness, against grain; all of it from 50."""
 MATCHING_INTERVAL = 5
 """Iterations of Adam after which features are matched again."""
 MIN_FINISHING_ITERATIONS = 3
