@@ -199,7 +199,7 @@ class Options:
         choices=("wasserstein", "gram", "gatys"),
     )
     content_layers: tuple[str, ...] = _objective(("relu4_2",), "layers compared with the photo")
-    content_weight: float = _objective(0.012, "weight of the content loss at strength 50", low=0, high=1e9)
+    content_weight: float = _objective(0.012, "weight of the content loss at strength 50, brushwork 0", low=0, high=1e9)
     style_layers: tuple[str, ...] = _objective(tuple(DEFAULT_LAYER_WEIGHTS), "layers compared with the painting")
     layer_weights: tuple[float, ...] = _objective(
         (),
@@ -211,7 +211,7 @@ class Options:
     )
     keep_border: bool = _objective(False, "keep the border of a photographed painting, such as a margin or a frame")
     smoothness: float = _objective(
-        0.23, "weight of total variation, relative to the painting's own roughness", low=0, high=1e6
+        0.23, "weight of total variation at brushwork 0, relative to the painting's own roughness", low=0, high=1e6
     )
     multiscale: float = _objective(1.0, "weight of the multiscale loss; 0 disables it", low=0, high=100)
     pooling: str = _objective(

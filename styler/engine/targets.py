@@ -46,14 +46,14 @@ MATCHED_LAYERS = {"relu2_1": 0.35, "relu3_1": 1.15, "relu4_1": 1.15}
 """Layers whose features are matched, and their weights. All are style layers, so they need no further convolution."""
 BASE_LAYER = "relu3_1"
 """The layer at whose positions features are matched."""
-MAX_STROKES_FACTOR = 2.0
-"""Factor of these weights at brushwork 100; at 50 it is 1 at the finest scale."""
-CONTENT_SHARE = 0.4
-"""The content's share of the query up to strength 50; more of it keeps more of the photo."""
-STROKES_FADE = 1.0, 0.3
-"""How much weaker strokes are with every octave, at brushwork 50 and 100."""
-STROKES_CONTENT, STROKES_SMOOTHNESS = 0.3, 1.25
-"""What brushwork adds to the factors of content, for small faces, and smoothness, against grain; all of it from 50."""
+CONTENT_SHARE = 0.2
+"""The content's share of the query up to strength 50 and brushwork 50; more of it keeps more of the photo."""
+MAX_STROKES_FACTOR, STROKES_FADE = 2.0, (1.0, 0.75)
+"""Factor of the matched layers' weights at brushwork 100; how much less it is an octave below, at 50 and at 100."""
+MIN_STROKES_SIDE = 192
+"""Shortest long side, in pixels, of the coarser scales with strokes; the matches of smaller ones are too crude."""
+STROKES_CONTENT, STROKES_SMOOTHNESS = 0.3, 2.5
+"""What brushwork 50 adds to the factors of content, for small faces, and of smoothness, against grain."""
 MATCHING_INTERVAL = 5
 """Iterations of Adam after which features are matched again."""
 MIN_FINISHING_ITERATIONS = 3
@@ -132,11 +132,13 @@ def content_falloff(strength: float) -> float:
     return math.exp(-math.log(30) * content_release(strength))
 
 
-def weigh_ratio(strength: float) -> float:
-    """Return the factor of α/β in the objective of Gatys et al., for a strength of 0 to 100: 1 at 50, a power of ten.
+def stroke_release(brushwork: float) -> float:
+    """Return how far strokes are released from the content, for a brushwork of 0 to 100: 0 up to 50, 1 at 100."""
+    return max(0.0, brushwork / 50 - 1)
 
-    Their paper varies this ratio, and nothing else, between photo and painting.
-    """
+
+def weigh_ratio(strength: float) -> float:
+    """Return the factor of α/β, all that Gatys et al. vary, for a strength of 0 to 100: 1 at 50, a power of ten."""
     return float(10 ** ((50 - strength) / STRENGTH_PER_DECADE))
 
 
@@ -149,7 +151,8 @@ def compute_term_weights(options: Options, network: str) -> TermWeights:
     layers = resolve_content_layers(options, network)
     falloff = weigh_ratio if options.distance == PAPER else content_falloff
     strokes = min(1.0, options.brushwork / 50)
-    content = options.content_weight * falloff(options.strength) * (1 + STROKES_CONTENT * strokes) / max(1, len(layers))
+    kept = 1 + STROKES_CONTENT * (strokes - stroke_release(options.brushwork))
+    content = options.content_weight * falloff(options.strength) * kept / max(1, len(layers))
     return TermWeights(
         content=dict.fromkeys(layers, content),
         style=resolve_style_layers(options, network),
@@ -420,33 +423,31 @@ def compute_targets(
     )
 
 
-def weigh_strokes(brushwork: float, octaves: float) -> float:
+def weigh_strokes(brushwork: float, long_side: int, scale_side: int) -> float:
     """Return the factor of the weights of the matched layers at one scale.
 
-    Up to 50 strokes appear in the finest scale alone, since those of coarser ones cover small faces; then the coarser
-    scales follow, and the factor grows. It depends on the size of a scale relative to the result's, so that results of
-    different sizes look alike and the first scales of a stopped painting are repeated exactly.
-
-    Args:
-        brushwork: 0 to 100.
-        octaves: how often the scale has to be doubled to get the size of the result.
+    Up to 50 strokes appear in the finest scale alone, since those of coarser ones cover small faces; then these
+    follow, and the factor grows. It depends on the size of the result, not on the scales that are left, so that the
+    first scales of a stopped painting are repeated exactly. The long sides of both are in pixels.
     """
-    share = brushwork / 100
-    fade = octaves * (STROKES_FADE[0] + (STROKES_FADE[1] - STROKES_FADE[0]) * max(0.0, 2 * share - 1))
-    return math.pow(MAX_STROKES_FACTOR, 2 * share - 1) * min(1.0, 2 * share) * max(0.0, 1 - fade)
+    octaves = math.log2(long_side / scale_side)
+    if octaves and scale_side < MIN_STROKES_SIDE:
+        return 0.0
+    fade = octaves * (STROKES_FADE[0] + (STROKES_FADE[1] - STROKES_FADE[0]) * stroke_release(brushwork))
+    return math.pow(MAX_STROKES_FACTOR, brushwork / 50 - 1) * min(1.0, brushwork / 50) * max(0.0, 1 - fade)
 
 
 def plan_matching(options: Options, network: str, size: tuple[int, int], scale: Scale) -> MatchingPlan | None:
     """Plan the matching of a scale for a result of `size` (width, height); None if it has no matched features."""
-    weight = weigh_strokes(options.brushwork, math.log2(max(size) / max(scale.size)))
+    weight = weigh_strokes(options.brushwork, max(size), max(scale.size))
     finishes_sketch = compute_sketch_share(options) > 0 and not scale.sketch
     if not weight or (finishes_sketch and max(scale.iterations, scale.planned) < MIN_FINISHING_ITERATIONS):
         return None
-    held = 1 - content_release(options.strength)
+    held, release = 1 - content_release(options.strength), stroke_release(options.brushwork)
     return MatchingPlan(
         weights={layer: share * weight for layer, share in resolve_matched_layers(options, network).items()},
-        content_share=CONTENT_SHARE * held,
-        held=held,
+        content_share=CONTENT_SHARE ** (1 + release) * held,
+        held=held * (1 - release),
         style_mix=style_mix(options.strength),
         interval=MATCHING_INTERVAL if scale.optimizer == "adam" else 0,  # L-BFGS needs one and the same objective
     )
@@ -486,11 +487,7 @@ def prepare_matching(
 def _compute_color_target(image: Tensor, content: Tensor, blend: Blend, keep: float) -> Tensor:
     """Return the coarse chroma to keep: between the content recolored like the styles (0) and its own (1).
 
-    Args:
-        image: the content at the size of the scale, (1, 3, H, W).
-        content: the content at its own size, (1, 3, H, W).
-        blend: the styles.
-        keep: share of the content's own colors.
+    `image` is the content at the size of the scale, `content` at its own size, each (1, 3, H, W).
     """
     own = coarse_chroma(image)
     if keep == 1:

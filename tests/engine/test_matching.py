@@ -501,13 +501,19 @@ def test_the_query_mixes_the_content_with_the_image(analyze: Analyze, picture: P
     assert len({float(each.sum()) for each in by_share.values()}) == 3
 
 
-@pytest.mark.parametrize(("strength", "held"), [(20, 1), (50, 1), (75, 0.5), (100, 0)])
-def test_above_strength_50_the_content_is_released(strength: float, held: float) -> None:
-    options = Options(size=256, strength=strength)
+@pytest.mark.parametrize(
+    ("strength", "brushwork", "held"),
+    [(20, 50, 1), (50, 20, 1), (50, 50, 1), (75, 50, 0.5), (100, 50, 0), (50, 75, 0.5), (50, 100, 0), (75, 75, 0.25)],
+)
+def test_the_content_is_released_by_strength_and_brushwork_above_50(
+    strength: float, brushwork: float, held: float
+) -> None:
+    options = Options(size=256, strength=strength, brushwork=brushwork)
     plan = targets.plan_matching(options, "vgg16", (256, 256), schedule.build_schedule(options, 256, 256, 32)[-1])
     assert plan is not None
     assert plan.held == held
-    assert plan.content_share == pytest.approx(held * targets.CONTENT_SHARE)
+    share = targets.CONTENT_SHARE ** max(1, brushwork / 50) * min(1, 2 - strength / 50)
+    assert plan.content_share == pytest.approx(share)
 
 
 # In a painting
@@ -559,11 +565,30 @@ def test_lbfgs_has_one_objective(painter: Painter, pixels: Pixels, found: list[i
     assert f"{STROKES} {BASE}" in last.terms
 
 
-@pytest.mark.parametrize("brushwork", [10, 50, 75, 100])
-def test_finer_scales_have_strokes_first(painter: Painter, pixels: Pixels, found: list[int], brushwork: int) -> None:
-    options = PAINT.replace(size=128, first_size=32, iterations=1, brushwork=brushwork)
-    paint(painter, pixels, options)
-    assert found == {10: [1024], 50: [1024], 75: [256, 1024], 100: [64, 256, 1024]}[brushwork]
+@pytest.mark.parametrize(
+    ("brushwork", "min_side", "expected"),
+    [
+        (10, 64, [1024]),
+        (50, 64, [1024]),
+        (75, 64, [256, 1024]),
+        (100, 64, [256, 1024]),
+        (100, 65, [1024]),
+        (100, 256, [1024]),
+    ],
+)
+def test_finer_scales_have_strokes_first(
+    monkeypatch: pytest.MonkeyPatch,
+    painter: Painter,
+    pixels: Pixels,
+    found: list[int],
+    brushwork: int,
+    min_side: int,
+    expected: list[int],
+) -> None:
+    """Small coarser scales have none; the finest one always has."""
+    monkeypatch.setattr(targets, "MIN_STROKES_SIDE", min_side)
+    paint(painter, pixels, PAINT.replace(size=128, first_size=32, iterations=1, brushwork=brushwork))
+    assert found == expected
 
 
 def test_stopping_while_matching_keeps_the_picture(
@@ -627,6 +652,7 @@ def test_a_sketch_matches_by_the_slim_network(
     """Few iterations of the full network finish it without matching."""
     slim = dataclasses.replace(tiny, sha256="1" * 64, kernels={name: 1.5 * part for name, part in tiny.kernels.items()})
     monkeypatch.setattr(registry, "load_backbone", {"vgg16": tiny, "vgg16-slim": slim}.__getitem__)
+    monkeypatch.setattr(targets, "MIN_STROKES_SIDE", 64)
     networks = []
     prepare_matching = targets.prepare_matching
 
