@@ -39,7 +39,7 @@ GROUP_SIZE = 64
 """Candidates whose maximum is taken before the finalists are selected."""
 MAX_SCORES = 1 << 23
 """Comparisons made at once, so that they take little memory."""
-PROJECTED_ROWS = 4096
+PROJECTED_ROWS = 1024
 """Columns converted to float32 at once."""
 PCA_SAMPLES = 4096
 """Columns of the style, and as many of the content, from which the principal components are computed. With those of the
@@ -73,9 +73,11 @@ def compute_columns(maps: Maps, base: str) -> Tensor:
     parts = torch.split(columns, [each.shape[1] for each in maps.values()], dim=1)
     for part, maps_of_layer in zip(parts, maps.values(), strict=True):
         rows = _flatten(_resize_maps(maps_of_layer, size))  # (N, C)
-        centered = rows - rows.mean(dim=0, dtype=torch.float32)
-        spread = torch.linalg.vector_norm(centered) / math.sqrt(len(rows))
-        part.copy_(centered.mul_(1 / spread.clamp(min=SHORTEST)))
+        mean, chunks = rows.mean(dim=0, dtype=torch.float32), torch.split(rows, PROJECTED_ROWS)
+        squares = torch.stack([(chunk - mean).square_().sum() for chunk in chunks]).sum()
+        scale = 1 / (squares / len(rows)).sqrt().clamp(min=SHORTEST)
+        for target, chunk in zip(torch.split(part, PROJECTED_ROWS), chunks, strict=True):
+            target.copy_((chunk - mean).mul_(scale))
     return columns
 
 
@@ -492,7 +494,7 @@ class Matching:
         targets = gather_targets(sizes, matches, self.candidates)
         mix = self.plan.style_mix * (MUCH_DETAIL / detail).clamp(max=1).pow(self.plan.held).view(1, 1, *size)
         for layer, content in self.content.items():
-            target = torch.lerp(content.float(), targets[layer], _resize_maps(mix, sizes[layer]))
+            target = targets[layer].lerp_(content.float(), 1 - _resize_maps(mix, sizes[layer]))
             target = normalize_features(target).to(content.dtype)
             targets[layer] = target.contiguous(memory_format=torch.channels_last)
         return targets
