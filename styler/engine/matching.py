@@ -50,7 +50,7 @@ COHERENCE = 0.03
 """Similarity that a match is worth for each of the four neighbors whose match it continues."""
 LINKING_ROUNDS = 2
 """How often every place may take another match for that; afterwards, fewer than 1 % would."""
-LEAST_DETAIL, MUCH_DETAIL = 0.75, 1.0
+LEAST_DETAIL, MUCH_DETAIL = 0.75, 0.8
 """Detail of the content below which its share of the query falls no further; above which it has one of the target."""
 SHARE_TEMPERATURES = 0.02, 0.0005
 """Differences of similarity that decide little between two styles, while their shares are balanced: first and last."""
@@ -486,7 +486,7 @@ class Matching:
         detail = measure_detail(query)
         if self.plan.interval:
             own = compute_columns({layer: features[layer] for layer in self.content}, base)
-            share = torch.pow(self.plan.content_share, 1 / detail.clamp(min=LEAST_DETAIL))
+            share = torch.pow(self.plan.content_share, 1 / detail.clamp(min=LEAST_DETAIL).square())
             query = own.lerp_(query, share.to(query))
         matches = find_matches(query, self.candidates, self.shares, self.check).view(size)
         matches = link_matches(query, matches, self.candidates, self.check)

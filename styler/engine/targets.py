@@ -48,8 +48,8 @@ BASE_LAYER = "relu3_1"
 """The layer at whose positions features are matched."""
 CONTENT_SHARE = 0.2
 """The content's share of the query up to strength 50 and brushwork 50; more of it keeps more of the photo."""
-MAX_STROKES_FACTOR, STROKES_FADE = 2.0, (1.0, 0.75)
-"""Factor of the matched layers' weights at brushwork 100; how much less it is an octave below, at 50 and at 100."""
+MAX_STROKES_FACTOR, STROKES_FADE = 2.0, 0.5
+"""Factor of the matched layers' weights at brushwork 100, and by how much all factors are smaller with every octave."""
 MIN_STROKES_SIDE = 192
 """Shortest long side, in pixels, of the coarser scales with strokes; the matches of smaller ones are too crude."""
 STROKES_CONTENT, STROKES_SMOOTHNESS = 0.3, 2.5
@@ -426,15 +426,15 @@ def compute_targets(
 def weigh_strokes(brushwork: float, long_side: int, scale_side: int) -> float:
     """Return the factor of the weights of the matched layers at one scale.
 
-    Up to 50 strokes appear in the finest scale alone, since those of coarser ones cover small faces; then these
-    follow, and the factor grows. It depends on the size of the result, not on the scales that are left, so that the
-    first scales of a stopped painting are repeated exactly. The long sides of both are in pixels.
+    It is 1 at the finest scale at brushwork 50, smaller at coarser ones and 0 at small ones. It depends on the size of
+    the result, not on the scales that are left, so that the first scales of a stopped painting are repeated exactly.
+    The long sides of both are in pixels.
     """
     octaves = math.log2(long_side / scale_side)
     if octaves and scale_side < MIN_STROKES_SIDE:
         return 0.0
-    fade = octaves * (STROKES_FADE[0] + (STROKES_FADE[1] - STROKES_FADE[0]) * stroke_release(brushwork))
-    return math.pow(MAX_STROKES_FACTOR, brushwork / 50 - 1) * min(1.0, brushwork / 50) * max(0.0, 1 - fade)
+    fade = min(1.0, octaves * STROKES_FADE)
+    return math.pow(MAX_STROKES_FACTOR, brushwork / 50 - 1) * min(1.0, brushwork / 50) * (1 - fade)
 
 
 def plan_matching(options: Options, network: str, size: tuple[int, int], scale: Scale) -> MatchingPlan | None:
