@@ -448,7 +448,7 @@ class MatchingPlan:
     style_mix: float
     """Where the targets lie between the content's features (0) and the style's (1)."""
     held: float
-    """How far the targets keep the content's features where it has detail, 0 to 1."""
+    """How strongly the targets keep the content's features where it has detail, 0 to 2."""
     interval: int
     """Evaluations after which the matches are found again; 0 for never, with the content alone as the query."""
 

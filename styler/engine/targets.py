@@ -53,7 +53,7 @@ MAX_STROKES_FACTOR, STROKES_FADE = 2.0, 0.5
 MIN_STROKES_SIDE = 192
 """Shortest long side, in pixels, of the coarser scales with strokes; the matches of smaller ones are too crude."""
 STROKES_CONTENT, STROKES_SMOOTHNESS = 0.3, 2.5
-"""What brushwork 50 adds to the factors of content, for small faces, and of smoothness, against grain."""
+"""What brushwork adds to the factors of content, for small faces, up to 50, and of smoothness, against grain."""
 MATCHING_INTERVAL = 5
 """Iterations of Adam after which features are matched again."""
 MIN_FINISHING_ITERATIONS = 3
@@ -133,8 +133,8 @@ def content_falloff(strength: float) -> float:
 
 
 def stroke_release(brushwork: float) -> float:
-    """Return how far strokes are released from the content, for a brushwork of 0 to 100: 0 up to 50, 1 at 100."""
-    return max(0.0, brushwork / 50 - 1)
+    """Return how far strokes are released from the content, for a brushwork of 0 to 100: -1 at 0, 0 at 50, 1 at 100."""
+    return brushwork / 50 - 1
 
 
 def weigh_ratio(strength: float) -> float:
@@ -150,8 +150,8 @@ def compute_term_weights(options: Options, network: str) -> TermWeights:
     """
     layers = resolve_content_layers(options, network)
     falloff = weigh_ratio if options.distance == PAPER else content_falloff
-    strokes = min(1.0, options.brushwork / 50)
-    kept = 1 + STROKES_CONTENT * (strokes - stroke_release(options.brushwork))
+    strokes = min(1.0, options.brushwork / 25)
+    kept = 1 + STROKES_CONTENT * min(strokes, 1 - stroke_release(options.brushwork))
     content = options.content_weight * falloff(options.strength) * kept / max(1, len(layers))
     return TermWeights(
         content=dict.fromkeys(layers, content),
@@ -434,7 +434,7 @@ def weigh_strokes(brushwork: float, long_side: int, scale_side: int) -> float:
     if octaves and scale_side < MIN_STROKES_SIDE:
         return 0.0
     fade = min(1.0, octaves * STROKES_FADE)
-    return math.pow(MAX_STROKES_FACTOR, brushwork / 50 - 1) * min(1.0, brushwork / 50) * (1 - fade)
+    return math.pow(MAX_STROKES_FACTOR, stroke_release(brushwork)) * min(1.0, brushwork / 50) * (1 - fade)
 
 
 def plan_matching(options: Options, network: str, size: tuple[int, int], scale: Scale) -> MatchingPlan | None:
@@ -443,7 +443,7 @@ def plan_matching(options: Options, network: str, size: tuple[int, int], scale: 
     finishes_sketch = compute_sketch_share(options) > 0 and not scale.sketch
     if not weight or (finishes_sketch and max(scale.iterations, scale.planned) < MIN_FINISHING_ITERATIONS):
         return None
-    held, release = 1 - content_release(options.strength), stroke_release(options.brushwork)
+    held, release = (1 - content_release(options.strength)) ** 2, stroke_release(options.brushwork)
     return MatchingPlan(
         weights={layer: share * weight for layer, share in resolve_matched_layers(options, network).items()},
         content_share=CONTENT_SHARE ** (1 + release) * held,

@@ -503,16 +503,23 @@ def test_the_query_mixes_the_content_with_the_image(analyze: Analyze, picture: P
 
 @pytest.mark.parametrize(
     ("strength", "brushwork", "held"),
-    [(20, 50, 1), (50, 20, 1), (50, 50, 1), (75, 50, 0.5), (100, 50, 0), (50, 75, 0.5), (50, 100, 0), (75, 75, 0.25)],
+    [
+        (20, 50, 1),
+        (50, 25, 1.5),
+        (50, 50, 1),
+        (75, 50, 0.25),
+        (100, 50, 0),
+        (50, 75, 0.5),
+        (50, 100, 0),
+        (75, 75, 0.125),
+    ],
 )
-def test_the_content_is_released_by_strength_and_brushwork_above_50(
-    strength: float, brushwork: float, held: float
-) -> None:
+def test_the_content_is_released_by_strength_and_brushwork(strength: float, brushwork: float, held: float) -> None:
     options = Options(size=256, strength=strength, brushwork=brushwork)
     plan = targets.plan_matching(options, "vgg16", (256, 256), schedule.build_schedule(options, 256, 256, 32)[-1])
     assert plan is not None
     assert plan.held == held
-    share = targets.CONTENT_SHARE ** max(1, brushwork / 50) * min(1, 2 - strength / 50)
+    share = targets.CONTENT_SHARE ** (brushwork / 50) * min(1, 2 - strength / 50) ** 2
     assert plan.content_share == pytest.approx(share)
 
 
