@@ -763,8 +763,9 @@ def test_a_style_is_analyzed_once_for_all_its_paintings(
 
 
 def test_the_first_report_does_not_wait_for_targets_of_later_scales(
-    painter: Painter, content: Array, style: Array, passes: list[tuple[int, int]]
+    monkeypatch: pytest.MonkeyPatch, painter: Painter, content: Array, style: Array, passes: list[tuple[int, int]]
 ) -> None:
+    monkeypatch.setattr(targets, "MIN_STROKES_SIDE", 32)
     next(painter.stream(content, style, FAST.replace(brushwork=0)))
     assert passes == [(32, 32), (32, 24), (32, 32)]
     passes.clear()
