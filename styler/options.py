@@ -108,7 +108,7 @@ LOOKS = {
     "bold": Bundle("far from the photo, in large shapes: posters, landscapes", {"strength": 75.0, "stroke_size": 1.6}),
     "oil": Bundle(
         "thick, smooth strokes: oil paintings",
-        {"strength": 55.0, "stroke_size": 1.4, "brushwork": 75.0, "smoothness": 0.3},
+        {"strength": 55.0, "stroke_size": 1.4, "brushwork": 60.0, "smoothness": 0.3},
     ),
     "ink": Bundle(
         "crisp lines and clear areas: drawings, prints, woodcuts",
