@@ -37,7 +37,7 @@ FINALISTS = 12
 """Candidates for each query that are compared exactly; on MPS `topk` returns at most 16."""
 GROUP_SIZE = 64
 """Candidates whose maximum is taken before the finalists are selected."""
-MAX_SCORES = 1 << 23
+MAX_SCORES = 1 << 22
 """Comparisons made at once, so that they take little memory."""
 PROJECTED_ROWS = 1024
 """Columns converted to float32 at once."""
