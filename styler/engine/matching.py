@@ -4,7 +4,7 @@ Statistics describe the textures of a painting and average its strokes; matched 
 of a place joins the features of several layers there. Each column of the query, a mixture of content and image, finds
 the most similar column of the style and of its rotated copies. Neighbors then agree on larger pieces of the style, as
 far as these are hardly less similar, and the features at the matched places, at each layer's own stride, become the
-target. Where the content has detail, such as an eye, it has a larger share of the query, and one of the target.
+target. Where the content has detail, such as an eye, it gets a larger share of the query and a share of the target.
 
 Sources: N. Kolkin, M. Kucera, S. Paris, D. Sýkora, E. Shechtman and G. Shakhnarovich, "Neural Neighbor Style Transfer",
 2022, sections 3.2 and 3.3. Unlike there, layers are compared at their own strides, so that no features are enlarged in
@@ -51,7 +51,7 @@ COHERENCE = 0.03
 LINKING_ROUNDS = 2
 """How often every place may take another match for that; afterwards, fewer than 1 % would."""
 LEAST_DETAIL, MUCH_DETAIL = 0.75, 0.8
-"""Detail of the content below which its share of the query falls no further; above which it has one of the target."""
+"""Detail of the content below which its share of the query falls no further; above which it shares in the target."""
 SHARE_TEMPERATURES = 0.02, 0.0005
 """Differences of similarity that decide little between two styles, while their shares are balanced: first and last."""
 SHARE_ROUNDS = 60

@@ -141,7 +141,7 @@ class Run:
         first = self.blend.average(images) if len(images) > 1 else images[0]
         first = first + START_NOISE * targets.style_mix(strength) * noise
         if self.options.init == "content":  # a style or a file that the user chose to start from is kept as it is
-            first = torch.lerp(first, 0.5 + 0.25 * noise, RELEASE_NOISE * targets.content_release(strength))
+            first = torch.lerp(first, 0.5 + 0.25 * noise, RELEASE_NOISE * targets.release_content(strength))
         return first.clamp(0, 1)
 
     def _enlarge(self, image: Tensor, size: tuple[int, int], *, match: bool = True) -> Tensor:
@@ -153,7 +153,7 @@ class Run:
         if before == size:
             return image
         image = resize(image.cpu(), *size)
-        detail = (1 - targets.content_release(strength)) * extract_detail(self.content.image, before, size)
+        detail = (1 - targets.release_content(strength)) * extract_detail(self.content.image, before, size)
         if match and self.options.sketch:
             styles = targets.fit_styles(self.blend, max(size), self.options, self.features.min_side)
             matched = match_detail(image, max(size) / max(before), styles, self.check)

@@ -49,11 +49,11 @@ BASE_LAYER = "relu3_1"
 CONTENT_SHARE = 0.2
 """The content's share of the query up to strength 50 and brushwork 50; more of it keeps more of the photo."""
 MAX_STROKES_FACTOR, STROKES_FADE = 2.0, 0.5
-"""Factor of the matched layers' weights at brushwork 100, and by how much all factors are smaller with every octave."""
+"""Factor of the matched layers' weights at brushwork 100, and what each octave below the result's size takes away."""
 MIN_STROKES_SIDE = 192
 """Shortest long side, in pixels, of the coarser scales with strokes; the matches of smaller ones are too crude."""
 STROKES_CONTENT, STROKES_SMOOTHNESS = 0.3, 2.5
-"""What brushwork adds to the factors of content, for small faces, up to 50, and of smoothness, against grain."""
+"""Shares that brushwork adds to the content weight, to keep small faces, and to the smoothness, against grain."""
 MATCHING_INTERVAL = 5
 """Iterations of Adam after which features are matched again."""
 MIN_FINISHING_ITERATIONS = 3
@@ -122,17 +122,17 @@ def style_mix(strength: float) -> float:
     return float(min(1.0, strength / 50) ** MIX_EXPONENT)
 
 
-def content_release(strength: float) -> float:
+def release_content(strength: float) -> float:
     """Return how far the content is released, for a strength of 0 to 100: 0 up to 50, 1 at 100."""
     return max(0.0, strength / 50 - 1)
 
 
 def content_falloff(strength: float) -> float:
     """Return the factor of the content weight, for a strength of 0 to 100: 1 up to 50, then down to 1/30 at 100."""
-    return math.exp(-math.log(30) * content_release(strength))
+    return math.exp(-math.log(30) * release_content(strength))
 
 
-def stroke_release(brushwork: float) -> float:
+def release_strokes(brushwork: float) -> float:
     """Return how far strokes are released from the content, for a brushwork of 0 to 100: -1 at 0, 0 at 50, 1 at 100."""
     return brushwork / 50 - 1
 
@@ -151,7 +151,7 @@ def compute_term_weights(options: Options, network: str) -> TermWeights:
     layers = resolve_content_layers(options, network)
     falloff = weigh_ratio if options.distance == PAPER else content_falloff
     strokes = min(1.0, options.brushwork / 25)
-    kept = 1 + STROKES_CONTENT * min(strokes, 1 - stroke_release(options.brushwork))
+    kept = 1 + STROKES_CONTENT * min(strokes, 1 - release_strokes(options.brushwork))
     content = options.content_weight * falloff(options.strength) * kept / max(1, len(layers))
     return TermWeights(
         content=dict.fromkeys(layers, content),
@@ -426,15 +426,18 @@ def compute_targets(
 def weigh_strokes(brushwork: float, long_side: int, scale_side: int) -> float:
     """Return the factor of the weights of the matched layers at one scale.
 
-    It is 1 at the finest scale at brushwork 50, smaller at coarser ones and 0 at small ones. It depends on the size of
+    At brushwork 50 it is 1 at the finest scale, less at coarser scales and 0 at small ones. It depends on the size of
     the result, not on the scales that are left, so that the first scales of a stopped painting are repeated exactly.
-    The long sides of both are in pixels.
+
+    Args:
+        brushwork: 0 to 100.
+        long_side: of the result, in pixels.
+        scale_side: the long side of the scale, in pixels.
     """
-    octaves = math.log2(long_side / scale_side)
-    if octaves and scale_side < MIN_STROKES_SIDE:
+    if scale_side < min(long_side, MIN_STROKES_SIDE):
         return 0.0
-    fade = min(1.0, octaves * STROKES_FADE)
-    return math.pow(MAX_STROKES_FACTOR, stroke_release(brushwork)) * min(1.0, brushwork / 50) * (1 - fade)
+    fade = STROKES_FADE * math.log2(long_side / scale_side)
+    return math.pow(MAX_STROKES_FACTOR, release_strokes(brushwork)) * min(1.0, brushwork / 50) * max(0.0, 1 - fade)
 
 
 def plan_matching(options: Options, network: str, size: tuple[int, int], scale: Scale) -> MatchingPlan | None:
@@ -443,7 +446,7 @@ def plan_matching(options: Options, network: str, size: tuple[int, int], scale: 
     finishes_sketch = compute_sketch_share(options) > 0 and not scale.sketch
     if not weight or (finishes_sketch and max(scale.iterations, scale.planned) < MIN_FINISHING_ITERATIONS):
         return None
-    held, release = (1 - content_release(options.strength)) ** 2, stroke_release(options.brushwork)
+    held, release = (1 - release_content(options.strength)) ** 2, release_strokes(options.brushwork)
     return MatchingPlan(
         weights={layer: share * weight for layer, share in resolve_matched_layers(options, network).items()},
         content_share=CONTENT_SHARE ** (1 + release) * held,
@@ -487,7 +490,7 @@ def prepare_matching(
 def _compute_color_target(image: Tensor, content: Tensor, blend: Blend, keep: float) -> Tensor:
     """Return the coarse chroma to keep: between the content recolored like the styles (0) and its own (1).
 
-    `image` is the content at the size of the scale, `content` at its own size, each (1, 3, H, W).
+    `image` is the content at the size of the scale and `content` at its own size, each (1, 3, H, W).
     """
     own = coarse_chroma(image)
     if keep == 1:

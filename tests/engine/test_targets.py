@@ -141,7 +141,7 @@ def test_a_repeated_layer_counts_twice_and_conv_means_its_rectified_output() -> 
 def test_strength_first_mixes_in_the_style_and_then_releases_the_content() -> None:
     assert [targets.style_mix(strength) for strength in (0, 50, 75, 100)] == [0, 1, 1, 1]
     assert [targets.content_falloff(strength) for strength in (0, 25, 50)] == [1, 1, 1]
-    assert [targets.content_release(strength) for strength in (0, 50, 75, 100)] == [0, 0, 0.5, 1]
+    assert [targets.release_content(strength) for strength in (0, 50, 75, 100)] == [0, 0, 0.5, 1]
     assert targets.content_falloff(75) == pytest.approx(30**-0.5)
     assert targets.content_falloff(100) == pytest.approx(1 / 30)
     for step in range(100):
