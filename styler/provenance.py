@@ -69,6 +69,7 @@ class ScaleRecord(TypedDict):
     planned: Count
     sketch: bool
     half_size_copies: Annotated[int, Interval(ge=0, le=16)]
+    opening: bool
 
 
 class Record(TypedDict):

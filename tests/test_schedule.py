@@ -17,12 +17,18 @@ def sizes(scales: schedule.Schedule) -> list[tuple[int, int]]:
     return [(scale.width, scale.height) for scale in scales]
 
 
+def build(options: Options, width: int = 800, height: int = 600, min_side: int = 16) -> schedule.Schedule:
+    """Build a schedule and leave out its opening."""
+    scales = schedule.build_schedule(options, width, height, min_side)
+    return tuple(scale for scale in scales if not scale.opening)
+
+
 @pytest.mark.parametrize(
     ("size", "width", "height"),
     [(512, 4000, 3000), (513, 300, 900), (64, 64, 64), (8192, 100, 101), (333, 1000, 321), (1000, 640, 200)],
 )
 def test_scales_double_up_to_the_requested_size(size: int, width: int, height: int) -> None:
-    scales = schedule.build_schedule(Options(size=size), width, height, 16)
+    scales = build(Options(size=size), width, height)
     sides = [max(scale.width, scale.height) for scale in scales]
     assert sides[-1] == size
     assert all(after // 2 == before for before, after in itertools.pairwise(sides))
@@ -34,7 +40,8 @@ def test_scales_double_up_to_the_requested_size(size: int, width: int, height: i
 
 def test_the_schedule_of_a_common_picture() -> None:
     assert schedule.build_schedule(Options(iterations=100, taper=0.5, optimizer="mixed"), 800, 600, 16) == (
-        Scale(128, 96, 100, "lbfgs"),
+        Scale(128, 96, 12, "lbfgs", sketch=True, opening=True),
+        Scale(128, 96, 95, "lbfgs"),
         Scale(256, 192, 50, "adam"),
         Scale(512, 384, 25, "adam", half_size_copies=1),
     )
@@ -61,7 +68,7 @@ def test_a_half_size_copy_is_not_narrower_than_the_network_needs() -> None:
     assert schedule.build_schedule(Options(size=1024, first_size=8192), 1024, 200, 16)[-1].half_size_copies == 2
     assert schedule.build_schedule(Options(size=1024, first_size=8192), 1024, 200, 64)[-1].half_size_copies == 1
     replay = Replay(schedule.build_schedule(Options(size=1024), 800, 600, 16), 1024, 768)
-    assert [scale.half_size_copies for scale in schedule.refit_schedule(replay, 1024, 768, 16)] == [0, 0, 1, 2]
+    assert [scale.half_size_copies for scale in schedule.refit_schedule(replay, 1024, 768, 16)] == [0, 0, 0, 1, 2]
     assert [scale.half_size_copies for scale in schedule.refit_schedule(replay, 64, 48, 16)] == [0, 1], (
         "at 32 and at 64 pixels"
     )
@@ -71,15 +78,16 @@ def test_the_full_network_finishes_a_sketch() -> None:
     options = Options(iterations=100, taper=0.5, sketch=0.6)
     scales = schedule.build_schedule(options, 800, 600, 16)
     assert scales == (
-        Scale(128, 96, 222, "lbfgs", sketch=True),
+        Scale(128, 96, 12, "lbfgs", sketch=True, opening=True),
+        Scale(128, 96, 210, "lbfgs", sketch=True),
         Scale(256, 192, 111, "adam", sketch=True),
         Scale(512, 384, 33, "adam", sketch=True),
         Scale(512, 384, 10, "adam"),
     )
     alone = schedule.build_schedule(options.replace(sketch=0.0, multiscale=0.0), 800, 600, 16)
     assert schedule.count_units(scales) == pytest.approx(schedule.count_units(alone), abs=0.2)
-    assert [schedule.follows_sketch(scales, index) for index in range(4)] == [False, False, False, True]
-    assert not schedule.follows_sketch((scales[1], scales[3]), 1)
+    assert [schedule.follows_sketch(scales, index) for index in range(5)] == [False, False, False, False, True]
+    assert not schedule.follows_sketch((scales[2], scales[4]), 1)
     assert schedule.build_schedule(options.replace(iterations=1), 800, 600, 16)[-1].iterations == 1
 
 
@@ -104,9 +112,69 @@ def test_the_first_scale_is_at_least_first_size() -> None:
     assert sizes(schedule.build_schedule(Options(first_size=32), 100, 100, 16))[0] == (32, 32)
 
 
+OPENING = Scale(128, 96, 12, "lbfgs", sketch=True, opening=True)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *({}, {"size": 500}, {"size": 2048}, {"size": "original"}, {"preset": "draft"}, {"preset": "fine"}),
+        *({"strength": 1}, {"brushwork": 0}, {"multiscale": 0.0}, {"optimizer": "lbfgs"}, {"init": "style"}),
+        {"first_size": 100},
+    ],
+)
+def test_paintings_of_every_size_and_preset_begin_as_their_previews(changed: dict[str, Any]) -> None:
+    options = Options.of(**changed)
+    scales = schedule.build_schedule(options, 800, 600, 16)
+    assert scales[0] == schedule.plan_preview(options, 800, 600, 16)[0] == OPENING
+    assert not any(scale.opening for scale in scales[1:])
+    assert len(scales) > 2
+    work = schedule.count_units(scales)
+    alone = schedule.count_units(schedule.build_schedule(options.replace(patience=100_000), 800, 600, 16))
+    assert work == pytest.approx(alone, rel=0.02), "the opening replaces as much work as it makes"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *({"time": 60}, {"patience": 5}, {"backbone": "vgg19"}, {"look": "ink"}, {"look": "gatys"}, {"size": 255}),
+        *({"optimizer": "adam"}, {"first_size": 129}, {"first_size": 32}, {"iterations": 10}, {"init": "noise"}),
+    ],
+)
+def test_other_paintings_have_no_opening_but_still_previews(changed: dict[str, Any]) -> None:
+    options = Options.of(**changed)
+    assert not any(scale.opening for scale in schedule.build_schedule(options, 800, 600, 16))
+    preview = schedule.plan_preview(options, 800, 600, 16)
+    assert preview[0].opening
+    assert preview[0].size == (128, 96)
+    assert preview[0].sketch == schedule.can_sketch(options)
+
+
+def test_a_preview_has_strokes_only_with_brushwork_and_no_scale_at_strength_0() -> None:
+    assert schedule.plan_preview(Options(), 800, 600, 16) == (OPENING, Scale(128, 96, 4, "adam", sketch=True))
+    assert schedule.plan_preview(Options(brushwork=0), 800, 600, 16) == (OPENING,)
+    assert schedule.plan_preview(Options(strength=0), 800, 600, 16) == ()
+    options = schedule.make_preview_options(Options(size=4000, style_weights=(1.0, 2.0)), 600, 800, 16)
+    assert (options.size, options.style_weights) == (128, ())
+
+
+@pytest.mark.parametrize(("width", "height"), [(1024, 100), (100, 1024), (8000, 2000), (701, 333)])
+def test_a_preview_is_wide_enough_for_the_network(width: int, height: int) -> None:
+    (opening, _) = schedule.plan_preview(Options(), width, height, 16)
+    assert min(opening.size) >= 32
+    assert opening.width / opening.height == pytest.approx(width / height, rel=0.04)
+
+
+def test_a_replay_at_the_same_size_repeats_every_scale_exactly() -> None:
+    for width in range(300, 700, 13):
+        scales = schedule.build_schedule(Options(size=501), width, 400, 16)
+        replay = Replay(scales, *schedule.compute_result_size(Options(size=501), width, 400))
+        assert schedule.refit_schedule(replay, *replay.size, 16) == scales
+
+
 def test_a_narrow_picture_starts_at_a_scale_that_the_network_accepts() -> None:
     scales = schedule.build_schedule(Options(size=1024), 1024, 100, 16)
-    assert sizes(scales) == [(512, 50), (1024, 100)]
+    assert sizes(scales) == [(328, 32), (512, 50), (1024, 100)]
     assert all(min(size) >= 2 * 16 for size in sizes(scales))
 
 
@@ -157,7 +225,7 @@ def test_strength_0_has_an_empty_schedule() -> None:
     ],
 )
 def test_the_optimizer_of_each_scale(optimizer: str, size: int, expected: list[str]) -> None:
-    scales = schedule.build_schedule(Options(optimizer=optimizer, size=size), 100, 100, 16)
+    scales = build(Options(optimizer=optimizer, size=size), 100, 100)
     assert [scale.optimizer for scale in scales] == expected
 
 
@@ -177,7 +245,7 @@ def test_a_unit_is_one_iteration_at_the_final_size() -> None:
 
 
 def test_a_schedule_can_be_replayed_at_another_size() -> None:
-    scales = schedule.build_schedule(Options(iterations=10), 800, 600, 16)
+    scales = build(Options(iterations=10))
     replay = Replay(scales, 512, 384)
     assert schedule.refit_schedule(replay, 512, 384) == scales
     assert sizes(schedule.refit_schedule(replay, 1024, 768)) == [(256, 192), (512, 384), (1024, 768)]

@@ -243,7 +243,7 @@ def make_forecast(
     scales = schedule.build_schedule(options, content.width, content.height, features.min_side)
     size = schedule.compute_result_size(options, content.width, content.height)
     if replay and scales:
-        allow_sketch = schedule.compute_sketch_share(options) > 0
+        allow_sketch = schedule.can_sketch(options)
         scales = schedule.refit_schedule(replay, *size, features.min_side, allow_sketch=allow_sketch)
     free = options.memory or measure_free_memory(painter.device)
     plan = plan_memory(features, size, [(it.width, it.height) for it in styles], options) if scales else None

@@ -1,293 +1,48 @@
-"""Paint: a `Painter` holds networks and cached statistics for many paintings, a `Run` is one painting in progress.
+"""Paint: a `Painter` holds networks, cached style statistics and shared scales for many paintings.
 
-A run goes from its first image to its result, scale by scale and iteration by iteration. Every front end iterates
-`Painter.stream`; nothing else knows how a painting is made.
+Every front end iterates `Painter.stream` or `Painter.previews`; nothing else knows how a painting is made.
 """
 
 import threading
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from styler import schedule
-from styler.detail import fill_detail, match_detail
-from styler.engine import optimizers, targets
+from styler.engine import targets
 from styler.engine.budget import Budget, Clock
 from styler.engine.device import (
-    advise_smaller,
     check_device,
     choose_device,
-    is_out_of_memory,
     isolate_steps,
     keep_freed_memory,
-    name_processor,
     plan_memory,
     prepare_torch,
-    release_memory,
 )
-from styler.engine.objective import TOTAL, HalfSizeCopy, Objective, Targets
-from styler.engine.optimizers import IterationLimit, OptimizerStep
 from styler.engine.precision import PrecisionChoice
-from styler.engine.result import Progress, Result, resize_alpha, to_pixels
-from styler.engine.sources import Input, Inputs, SourceImage, load_content, load_start, load_styles
-from styler.engine.targets import Blend, StyleCache
-from styler.errors import DeviceError, OutOfMemory
+from styler.engine.result import Progress, Result
+from styler.engine.run import Run, ScaleCache, ScaleStore
+from styler.engine.sources import Input, Inputs, SourceImage, iterate_styles, load_content, load_start, load_styles
+from styler.engine.targets import StyleCache
 from styler.options import INIT_CHOICES, Options
 from styler.provenance import FILE_VALUE
-from styler.resample import Downsample, extract_detail, resize
-from styler.schedule import Replay, Scale, Schedule, count_work, follows_sketch
+from styler.schedule import Replay, Schedule
 from styler.vgg import registry
 from styler.vgg.model import Features
 from styler.vgg.weights import SLIM, Weights
 
-RELEASE_NOISE = 0.9
-"""Share of noise in the first image at strength 100."""
-START_NOISE = 0.02
-"""Standard deviation of the seeded noise on the first image, in units of its range."""
 MAX_OTHER_BACKBONES = 2
 """Networks that a painter keeps besides its first: the slim one and one more."""
-REFINE_RATE = 0.5
-"""Share of Adam's rate at which the full network finishes a sketch, measured on four pairs at 256 and at 512 px."""
 
 
-class StopRequested(Exception):
-    """Raised between convolutions once `stop` is set; never leaves this module."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Preview:
+    """A small trial picture of one style."""
 
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class Run:
-    """One painting in progress. Only its own methods change it."""
-
-    options: Options
-    content: SourceImage
-    styles: Sequence[SourceImage]
-    blend: Blend
-    """The styles that have a weight."""
-    start: SourceImage
-    """The image to start from; ignored by a start from the styles or noise."""
-    features: Features
-    slim: Features
-    """The network of scales with `sketch`; the same as `features` if there are none."""
-    cache: StyleCache
-    size: tuple[int, int]
-    """Width and height of the result."""
-    schedule: Schedule
-    checkpoint: bool
-    """Whether activations are recomputed in the backward pass."""
-    stop: threading.Event
-    clock: Clock
-    budget: Budget | None = None
-    """Changes the schedule during the run; None without a time budget or early stopping."""
-    stopped: bool = field(default=False, init=False)
-    executed: list[Scale] = field(default_factory=list, init=False)
-    scale_seconds: list[float] = field(default_factory=list, init=False)
-    targets: dict[tuple[str, tuple[int, int]], Targets] = field(default_factory=dict, init=False)
-    """By network and size; half-size copies of larger scales reuse those of smaller scales."""
-    losses: dict[str, Tensor] = field(default_factory=dict, init=False)
-    best_losses: dict[str, Tensor] = field(default_factory=dict, init=False)
-    notes: list[str] = field(default_factory=list, init=False)
-
-    def paint(self) -> Iterator[Progress]:
-        """Paint all scales, reporting after every iteration; the last report carries the `Result`."""
-        image, index = None, 0
-        while index < len(self.schedule) and not self.stopped:  # the budget may change the schedule
-            image = yield from self._paint_scale(index, image)
-            index += 1
-        final = (
-            resize(self.content.image, *self.size) if image is None else self._enlarge(image, self.size, match=False)
-        )
-        done = self.executed[-1].iterations if self.executed else 0
-        yield self._make_progress(max(0, len(self.executed) - 1), done, final, self._make_result(final))
-
-    def check(self) -> None:
-        """Raise `StopRequested` if `stop` is set; called between convolutions."""
-        if self.stop.is_set():
-            raise StopRequested
-
-    def _paint_scale(self, index: int, image: Tensor | None) -> Generator[Progress, None, Tensor | None]:
-        """Paint a scale, starting from the best image of the scale before, and return the best image so far."""
-        scale, done, start_seconds = self.schedule[index], 0, self.clock.seconds
-        try:
-            self.check()
-            first = self._make_first_image(scale) if image is None else self._enlarge(image, scale.size)
-            for step in self._iterate(index, first.to(self.features.device)):
-                done, image = done + 1, step.best
-                self.losses, self.best_losses = step.losses, step.best_losses
-                self.clock.advance(scale.cost)
-                self._update_schedule(index, done)
-                yield self._make_progress(index, done, step.image)
-                if done < self.schedule[index].iterations:
-                    self.check()  # after the last iteration of a scale, the next scale checks
-        except StopRequested:
-            self.stopped = True
-        if done:
-            self.clock.skip((self.schedule[index].iterations - done) * scale.cost)
-            self.executed.append(self.schedule[index].truncate(done))
-            self.scale_seconds.append(self.clock.seconds - start_seconds)
-        return image
-
-    def _make_first_image(self, scale: Scale) -> Tensor:
-        """Return the first image, (1, 3, H, W), with seeded noise, made on the CPU to be the same on every device."""
-        generator = torch.Generator().manual_seed(self.options.seed)
-        noise = torch.randn((1, 3, scale.height, scale.width), generator=generator, dtype=torch.float32)
-        if self.options.init == "noise":
-            return (0.5 + 0.25 * noise).clamp(0, 1)
-        strength = self.options.strength
-        starts = self.blend.styles if self.options.init == "style" else [self.start]
-        images = [resize(start.image, *scale.size) for start in starts]
-        first = self.blend.average(images) if len(images) > 1 else images[0]
-        first = first + START_NOISE * targets.style_mix(strength) * noise
-        if self.options.init == "content":  # a style or a file that the user chose to start from is kept as it is
-            first = torch.lerp(first, 0.5 + 0.25 * noise, RELEASE_NOISE * targets.release_content(strength))
-        return first.clamp(0, 1)
-
-    def _enlarge(self, image: Tensor, size: tuple[int, int], *, match: bool = True) -> Tensor:
-        """Enlarge an image (1, 3, h, w) to a size (width, height), with the content's detail, released above 50.
-
-        In a sketch, whose iterations are too few to find detail, what is missing is the styles' if `match`.
-        """
-        before, strength = (image.shape[-1], image.shape[-2]), self.options.strength
-        if before == size:
-            return image
-        image = resize(image.cpu(), *size)
-        detail = (1 - targets.release_content(strength)) * extract_detail(self.content.image, before, size)
-        if match and self.options.sketch:
-            styles = targets.fit_styles(self.blend, max(size), self.options, self.features.min_side)
-            matched = match_detail(image, max(size) / max(before), styles, self.check)
-            detail = fill_detail(detail, targets.style_mix(strength) * matched)
-        return (image + detail).clamp(0, 1)
-
-    def _iterate(self, index: int, image: Tensor) -> Iterator[OptimizerStep]:
-        """Yield the steps of a scale; if memory runs out once, continue from the best image with checkpointing."""
-        done, recovered = 0, None
-        while True:
-            before, scale = done, self.schedule[index]
-            limit = IterationLimit(scale.iterations - before, scale.planned - before)
-            try:
-                for step in self._optimize(index, image, limit):
-                    done, image, recovered = done + 1, step.best, step.recovered
-                    yield step
-                    scale = self.schedule[index]  # the budget may have changed it
-                    limit.iterations, limit.planned = scale.iterations - before, scale.planned - before
-                break
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                if self.checkpoint:
-                    sizes = [style.size for style in self.blend.styles]
-                    options = self.options.replace(checkpoint="on")
-                    raise OutOfMemory(advise_smaller(self.features, self.size, sizes, options)) from error
-            self._begin_checkpointing(scale)
-        if recovered is not None and (lost := int(recovered)):
-            if lost >= done:
-                raise DeviceError("The loss was not finite in any iteration; try --precision fp32.")
-            self.notes.append(
-                f"{lost} of {done} iterations at {scale.width}×{scale.height} were not finite and were undone."
-            )
-
-    def _begin_checkpointing(self, scale: Scale) -> None:
-        self.checkpoint = True
-        keep_freed_memory(self.features.device, keep=False)
-        release_memory(self.features.device)
-        self.notes.append(f"Memory ran out at {scale.width}×{scale.height}; continued with checkpointing.")
-
-    def _optimize(self, index: int, image: Tensor, limit: IterationLimit) -> Iterator[OptimizerStep]:
-        scale = self.schedule[index]
-        objective = self._build_objective(scale)
-        if scale.optimizer == "lbfgs":
-            return optimizers.lbfgs(objective, image, limit)
-        rate = self.options.learning_rate * (REFINE_RATE if follows_sketch(self.schedule, index) else 1.0)
-        return optimizers.adam(objective, image, limit, rate, floored=self.options.sketch > 0)
-
-    def _build_objective(self, scale: Scale, *, is_copy: bool = False) -> Objective:
-        """Build the objective of a scale; its half-size copies are scales of their own, without strokes."""
-        options, size, features = self.options, scale.size, self.slim if scale.sketch else self.features
-        key = (features.sha256, size)
-        if key not in self.targets:
-            self.targets[key] = targets.compute_targets(
-                features, self.content, self.blend, size, options, self.cache, self.check
-            )
-        half_size = matching = None
-        if scale.half_size_copies:
-            half = scale.halve()
-            downsample = Downsample(size, half.size, features.device)
-            half_size = HalfSizeCopy(self._build_objective(half, is_copy=True), downsample, options.multiscale)
-        plan = targets.plan_matching(options, features.network, self.size, scale)
-        if plan and not is_copy:
-            prepared = features, self.targets[key], self.blend
-            matching = targets.prepare_matching(plan, *prepared, max(size), options, self.check)
-        return Objective(
-            features,
-            self.targets[key],
-            targets.compute_term_weights(options, features.network),
-            check=self.check,
-            checkpoint=self.checkpoint,
-            newton_schulz=features.device.type != "cpu",
-            half_size=half_size,
-            matching=matching,
-        )
-
-    def _update_schedule(self, index: int, done: int) -> None:
-        """Let the budget change the number of iterations left after `done` iterations of a scale."""
-        if self.budget:
-            self.schedule = self.budget.update_schedule(self.schedule, index, done, self.losses[TOTAL])
-            remaining = count_work(self.schedule[index:]) - done * self.schedule[index].cost
-            self.clock.total = self.clock.done + remaining
-
-    def _estimate_remaining(self) -> float | None:
-        remaining = self.budget.remaining if self.budget else None
-        return self.clock.estimate_remaining() if remaining is None else remaining
-
-    def _count_units(self, work: float) -> float:
-        return work / (self.size[0] * self.size[1])
-
-    def _make_progress(self, index: int, done: int, image: Tensor, result: Result | None = None) -> Progress:
-        """Return the report after `done` iterations of scale `index`, with the current image (1, 3, H, W)."""
-        return Progress(
-            schedule=self.schedule,
-            scale=index,
-            iteration=done,
-            total_iterations=sum(scale.iterations for scale in self.executed[:index]) + done,
-            units=self._count_units(self.clock.done),
-            total_units=self._count_units(self.clock.total),
-            seconds=self.clock.seconds,
-            eta=0.0 if result else self._estimate_remaining(),
-            terms=self.losses,
-            render=lambda: to_pixels(image),
-            result=result,
-        )
-
-    def _make_result(self, image: Tensor) -> Result:
-        """Return the result with the final image (1, 3, H, W)."""
-        sources = (self.content, *self.styles, self.start)
-        return Result(
-            pixels=to_pixels(image),
-            options=self.options,
-            schedule=tuple(self.executed),
-            losses={name: float(term) for name, term in self.best_losses.items()},
-            units=self._count_units(self.clock.done),
-            seconds=self.clock.seconds,
-            scale_seconds=tuple(self.scale_seconds),
-            stopped=self.stopped,
-            device=str(self.features.device),
-            precision=str(self.features.precision).removeprefix("torch."),
-            threads=torch.get_num_threads(),
-            weights_sha256=self.features.sha256,
-            processor=name_processor(self.features.device),
-            torch=torch.__version__,
-            slim_sha256=self.slim.sha256 if any(scale.sketch for scale in self.executed) else "",
-            notes=(*dict.fromkeys(warning for source in sources for warning in source.warnings), *self.notes),
-            content_sha256=self.content.sha256,
-            style_sha256=tuple(style.sha256 for style in self.styles),
-            trims=tuple(style.trim for style in self.styles),
-            start_sha256="" if self.options.init in INIT_CHOICES else self.start.sha256,
-            background=next((source.background for source in sources if source.background), None),
-            alpha=resize_alpha(self.content.alpha, *self.size),
-            metadata=self.content.metadata,
-        )
+    style: int
+    """Index of the style among those given, from 0."""
+    result: Result
 
 
 class Painter:
@@ -315,7 +70,7 @@ class Painter:
         self.device = choose_device(chosen.device)
         self.precision_choice = PrecisionChoice(self.device, chosen.precision)
         self._first = backbone = chosen.backbone
-        self._cache = StyleCache()
+        self._cache, self._scales = StyleCache(), ScaleCache()
         self._networks: dict[str, Features] = {}
         self._weights: dict[str, Weights] = {} if weights is None else {backbone: weights}
         with prepare_torch(self.device):
@@ -335,6 +90,10 @@ class Painter:
         """Look up style statistics in a persistent store before computing them, and store them there."""
         self._cache = StyleCache(store)
 
+    def use_scale_store(self, store: ScaleStore | None) -> None:
+        """Look up the scales of previews in a persistent store before painting them, and store them there."""
+        self._scales = ScaleCache(store)
+
     def load_networks(self, options: Options) -> None:
         """Load every network that the options need, so that a missing one is reported before any work.
 
@@ -342,7 +101,7 @@ class Painter:
             StylerError: as `features` does.
         """
         self.features(options)
-        if schedule.compute_sketch_share(options):
+        if schedule.can_sketch(options):
             self.features(options, sketch=True)
 
     def features(self, options: Options, *, sketch: bool = False) -> Features:
@@ -426,14 +185,48 @@ class Painter:
         assert result is not None
         return result
 
-    def _paint(self, *job: Any) -> Generator[Progress]:
-        """Prepare a run with the arguments of `_prepare_run` and paint it."""
-        try:
-            yield from self._prepare_run(*job).paint()
-        finally:
-            keep_freed_memory(self.device, keep=False)
+    def previews(
+        self, content: Input, styles: Inputs, options: Options | None = None, stop: threading.Event | None = None
+    ) -> Iterator[Preview]:
+        """Paint a small trial picture of every style, one after another, and yield each as soon as it is finished.
 
-    def _prepare_run(
+        A preview is the opening of the painting, at about 128 pixels, and with brushwork a few iterations that add
+        strokes. It is kept: the painting then begins with the opening that is already there and has the same pixels as
+        without it. Each style is read only when its turn comes.
+
+        Args:
+            content: the photo.
+            styles: the paintings, each on its own.
+            options: of the painting that is previewed; `size`, `preset` and `style_weights` do not matter.
+            stop: checked between convolutions; once it is set, nothing more is yielded.
+
+        Raises:
+            StylerError: a picture cannot be read, a setting is invalid, or memory is insufficient.
+        """
+        options = options or Options()
+        steps = self._paint_previews(content, styles, options, stop or threading.Event())
+        yield from isolate_steps(steps, self.device, options.threads)
+
+    def _paint_previews(
+        self, content: Input, styles: Inputs, options: Options, stop: threading.Event
+    ) -> Generator[Preview]:
+        check_device(options, self.device, self.precision)
+        photo = load_content(content)
+        min_side = self.features(options).min_side
+        small = schedule.make_preview_options(options, *photo.size, min_side)
+        scales = schedule.plan_preview(options, *photo.size, min_side)
+        for index, style in enumerate(iterate_styles(styles)):
+            if stop.is_set():
+                return
+            run = self._prepare_run(photo, [style], small, stop, scales, None, is_preview=True)
+            result = None
+            for progress in run.paint():
+                result = progress.result
+            if result is None or result.stopped:
+                return
+            yield Preview(index, result)
+
+    def _paint(
         self,
         content: Input,
         styles: Inputs,
@@ -441,40 +234,66 @@ class Painter:
         stop: threading.Event,
         replay: Replay | None,
         start: Input | None,
+    ) -> Generator[Progress]:
+        """Prepare a run and paint it."""
+        try:
+            check_device(options, self.device, self.precision)
+            photo, paintings = load_content(content), load_styles(styles)
+            scales = self._plan_scales(photo, options, replay)
+            run = self._prepare_run(photo, paintings, options, stop, scales, start, has_budget=replay is None)
+            yield from run.paint()
+        finally:
+            keep_freed_memory(self.device, keep=False)
+
+    def _plan_scales(self, content: SourceImage, options: Options, replay: Replay | None) -> Schedule:
+        """Return the schedule that the options give, or that of an earlier painting."""
+        min_side = self.features(options).min_side
+        scales = schedule.build_schedule(options, *content.size, min_side)
+        if replay is None or not scales:
+            return scales
+        size = schedule.compute_result_size(options, *content.size)
+        return schedule.refit_schedule(replay, *size, min_side, allow_sketch=schedule.can_sketch(options))
+
+    def _prepare_run(
+        self,
+        content: SourceImage,
+        styles: list[SourceImage],
+        options: Options,
+        stop: threading.Event,
+        scales: Schedule,
+        start: Input | None,
+        *,
+        has_budget: bool = False,
+        is_preview: bool = False,
     ) -> Run:
-        check_device(options, self.device, self.precision)
-        source, style_sources = load_content(content), targets.trim_styles(load_styles(styles), options)
+        styles = targets.trim_styles(styles, options)
         features = self.features(options)
-        height, width = source.image.shape[-2:]
-        size = schedule.compute_result_size(options, width, height)
-        scales = schedule.build_schedule(options, width, height, features.min_side)
-        if replay is not None and scales:
-            allow_sketch = schedule.compute_sketch_share(options) > 0
-            scales = schedule.refit_schedule(replay, *size, features.min_side, allow_sketch=allow_sketch)
-        plan = plan_memory(features, size, [style.size for style in style_sources], options) if scales else None
+        size = schedule.compute_result_size(options, *content.size)
+        plan = plan_memory(features, size, [style.size for style in styles], options) if scales else None
         keep_freed_memory(self.device, keep=plan is not None and plan.is_ample)
         if start is not None and options.init in INIT_CHOICES:
             options = options.replace(init=FILE_VALUE)
-        start_source = source
+        start_source = content
         if options.init not in INIT_CHOICES:
             start_source = load_start(options.init if start is None else start)
         clock = Clock(scales)
-        has_budget = replay is None and (options.time or options.patience)
         return Run(
             options=options,
-            content=source,
-            styles=style_sources,
-            blend=targets.prepare_blend(source, style_sources, options),
+            content=content,
+            styles=styles,
+            blend=targets.prepare_blend(content, styles, options),
             start=start_source,
             features=features,
             slim=self.features(options, sketch=True) if any(scale.sketch for scale in scales) else features,
             cache=self._cache,
+            scales=self._scales,
+            is_preview=is_preview,
             size=size,
             schedule=scales,
             checkpoint=plan is not None and plan.checkpoint,
             stop=stop,
             clock=clock,
-            budget=Budget(options, scales, clock) if has_budget else None,
+            budget=Budget(options, scales, clock) if has_budget and (options.time or options.patience) else None,
         )
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from styler import images, provenance, save
-from styler.engine.borders import Box
+from styler.borders import Box
 from styler.errors import UsageError
 from styler.options import Options
 from styler.resample import resize

@@ -9,7 +9,7 @@ import io
 import os
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, ValuesView
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized, ValuesView
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from styler import images, library
-from styler.engine.borders import Box
+from styler.borders import Box
 from styler.errors import ImageError, UsageError, quote_name
 from styler.images import Picture
 from styler.images.color import composite
@@ -125,15 +125,25 @@ def load_styles(styles: Inputs) -> list[SourceImage]:
     Raises:
         StylerError: as `load_source`; says which style.
     """
+    return [*iterate_styles(styles)]
+
+
+def iterate_styles(styles: Inputs) -> Iterator[SourceImage]:
+    """Load paintings as `load_styles` does, each when it is asked for.
+
+    Raises:
+        StylerError: as `load_source`; says which style.
+    """
     if isinstance(styles, set | frozenset | Mapping):
         raise UsageError(f"The styles are a {type(styles).__name__}, which has no order; give a list of them.")
     names = isinstance(styles, np.ndarray) and styles.ndim == 1 and styles.dtype.kind in "UO"
     is_stream = hasattr(styles, "read")
     if not names and (is_stream or not isinstance(styles, list | tuple | deque | ValuesView | Iterator)):
-        return [load_source(cast("Input", styles), "The style", library.find_style)]
-    given = list(cast("Iterable[Input]", styles))
-    labels = [f"Style {number}" for number in range(1, len(given) + 1)] if len(given) > 1 else ["The style"]
-    return [load_source(style, label, library.find_style) for style, label in zip(given, labels, strict=False)]
+        yield load_source(cast("Input", styles), "The style", library.find_style)
+        return
+    is_single = not isinstance(styles, Iterator) and len(cast("Sized", styles)) == 1
+    for number, style in enumerate(cast("Iterable[Input]", styles), start=1):
+        yield load_source(style, "The style" if is_single else f"Style {number}", library.find_style)
 
 
 def load_start(start: Input) -> SourceImage:

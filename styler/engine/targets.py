@@ -12,8 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from styler.borders import find_painting
 from styler.engine import losses
-from styler.engine.borders import find_painting
 from styler.engine.color import blend_colors, measure_colors, transfer_colors
 from styler.engine.losses import Moments, coarse_chroma
 from styler.engine.matching import Matching, MatchingPlan, prepare_candidates
@@ -442,7 +442,7 @@ def weigh_strokes(brushwork: float, long_side: int, scale_side: int) -> float:
 
 def plan_matching(options: Options, network: str, size: tuple[int, int], scale: Scale) -> MatchingPlan | None:
     """Plan the matching of a scale for a result of `size` (width, height); None if it has no matched features."""
-    weight = weigh_strokes(options.brushwork, max(size), max(scale.size))
+    weight = 0.0 if scale.opening else weigh_strokes(options.brushwork, max(size), max(scale.size))
     finishes_sketch = compute_sketch_share(options) > 0 and not scale.sketch
     if not weight or (finishes_sketch and max(scale.iterations, scale.planned) < MIN_FINISHING_ITERATIONS):
         return None

@@ -15,13 +15,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from styler.engine import painter as painter_module
+from styler import schedule
+from styler.engine import run as run_module
 from styler.engine import targets
 from styler.engine.device import PRECISIONS, prepare_torch
 from styler.engine.matching import Matching
 from styler.engine.objective import Objective
-from styler.engine.painter import Painter, Run
-from styler.engine.sources import Input
+from styler.engine.painter import Painter
+from styler.engine.run import Run
+from styler.engine.sources import Input, load_content, load_styles
 from styler.options import Options
 from styler.vgg.weights import SLIM
 
@@ -126,7 +128,9 @@ def prepare_run(monkeypatch: pytest.MonkeyPatch, pixels: Pixels, options: Option
     """
     styles: tuple[Input, ...] = (pixels(48, 64, 2), pixels(64, 64, 3))
     cpu = options.replace(device="cpu")
-    run = Painter.of(cpu)._prepare_run(pixels(64, 48, 1), styles, cpu, Event(), None, None)
+    painter, content = Painter.of(cpu), load_content(pixels(64, 48, 1))
+    scales = schedule.build_schedule(cpu, *content.size, painter.features(cpu).min_side)
+    run = painter._prepare_run(content, load_styles(styles), cpu, Event(), scales, None)
     run.checkpoint = options.checkpoint == "on"
     (scale,) = run.schedule
     run.schedule = (dataclasses.replace(scale, half_size_copies=1 if options.multiscale else 0),)
@@ -194,7 +198,7 @@ def test_no_operation_reads_a_value_inside(use_tiny: None, pixels: Pixels, monke
 
     options = OPTIONS.replace(keep_color=0.5, brushwork=50)
     run = prepare_run(monkeypatch, pixels, options, torch.device("cpu"))
-    monkeypatch.setattr(painter_module, "Objective", build)
+    monkeypatch.setattr(run_module, "Objective", build)
     reports = run.paint()
     with prepare_torch(torch.device("cpu")):
         next(reports)

@@ -22,7 +22,7 @@ from styler.options import Options
 from styler.schedule import Scale, Schedule
 
 Array = NDArray[Any]
-ORIGINAL = schedule.build_schedule(Options(size=512), 512, 384, 16)
+ORIGINAL = schedule.build_schedule(Options(size=512, time=60), 512, 384, 16)
 """Three scales."""
 SPEED = 5e-6
 """Seconds of an iteration for each pixel: 0.06 s, 0.25 s and 0.98 s."""

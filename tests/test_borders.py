@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from styler import images, library, provenance
-from styler.engine.borders import Box, find_painting
+from styler.borders import Box, find_painting
 from styler.engine.painter import Painter
 from styler.engine.sources import SourceImage, load_source
 from styler.engine.targets import trim_styles
