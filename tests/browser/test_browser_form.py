@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 from made import Pixels
-from pages import Site, Visitor, set_options, set_size, start_painting, upload_photo, wait_for_text
+from pages import Visitor, set_size, start_painting, upload_photo, wait_for_text
 from playwright.sync_api import Page, expect
 
 from styler import images
-from ui import render
+from ui import controls, render
 
 SECOND_LINE = "label => getComputedStyle(label.querySelector('span'), '::after').content"
 
@@ -30,47 +30,31 @@ def measure_boxes(page: Page, selector: str) -> list[list[float]]:
     return boxes
 
 
-@pytest.mark.parametrize("width", [1280, 360])
-def test_a_size_is_chosen_or_typed_and_painted(visitor: Visitor, photo: Path, width: int) -> None:
-    page = visitor(width=width)
-    field, sizes = page.locator("#option-size input"), page.locator("#option-sizes label")
+def test_a_size_is_chosen_or_typed_and_painted(visitor: Visitor, photo: Path) -> None:
+    page = visitor()
+    upload_photo(page, photo)
+    field, own = page.locator("#option-size input"), page.locator("#option-sizes label").last
     assert not field.is_visible()
     expect(page.get_by_role("radio", name="Small 512 px")).to_be_checked()
-    for _, _, wide, high in measure_boxes(page, "#option-preset label, #option-sizes label"):
-        assert min(wide, high) >= 44
-    assert len({top for _, top, _, _ in measure_boxes(page, "#option-sizes label")}) == 1, "one row"
-    page.get_by_role("radio", name="Screen 1024 px").check()
+    page.get_by_role("radio", name="draft").check()
+    page.get_by_role("radio", name="Screen 1024 px").check()  # before the server has answered
+    expect(page.locator("#option-iterations input")).to_have_value("15")
+    expect(page.get_by_role("radio", name="Screen 1024 px")).to_be_checked()
     expect(field).to_have_value("1024")
-    sizes.last.click()
+    own.click()
     field.fill("96")
-    assert measure_boxes(page, "#option-size input")[0][3] >= 44
+    for width in (1280, 360):
+        page.set_viewport_size({"width": width, "height": 740})
+        boxes = measure_boxes(page, "#option-preset label, #option-sizes label, #option-size input")
+        assert [min(box[2:]) >= 44 for box in boxes] == [True] * 8
+        assert len({top for _, top, _, _ in boxes[3:7]}) == 1, "the sizes are in one row"
     page.get_by_role("radio", name="Large 2048 px").check()
     expect(field).to_have_value("2048")
     assert not field.is_visible()
-    sizes.last.click()
+    own.click()
     expect(field).to_have_value("96")
-    upload_photo(page, photo)
     start_painting(page, is_long=False, iterations=2)
     wait_for_text(page, "96×72 px", "#summary")
-
-
-def test_a_size_that_cannot_be_painted_is_reported(visitor: Visitor, photo: Path) -> None:
-    page = visitor()
-    upload_photo(page, photo)
-    for size, message in (("12", "size is 12; it can be 64 to 8192"), ("", "The field 'Size' is empty")):
-        set_size(page, size)
-        page.click("#paint")
-        wait_for_text(page, message)
-
-
-def test_a_preset_does_not_undo_a_size_chosen_at_once(visitor: Visitor, site: Site) -> None:
-    page = visitor()
-    set_options(page)
-    page.get_by_role("radio", name="draft").check()
-    page.get_by_role("radio", name="Screen 1024 px").check()
-    expect(page.locator("#option-iterations input")).to_have_value("15")
-    expect(page.locator("#option-size input")).to_have_value("1024")
-    expect(page.get_by_role("radio", name="Screen 1024 px")).to_be_checked()
 
 
 def test_times_appear_below_the_presets_and_move_nothing(visitor: Visitor) -> None:
@@ -93,43 +77,38 @@ def test_advanced_is_grouped_and_every_field_is_explained(visitor: Visitor) -> N
     page = visitor()
     page.click("#advanced summary")
     assert page.locator("#advanced-controls h2").all_inner_texts() == ["Picture", "Effort", "Objective"]
-    fields = page.locator("#advanced-controls .option")
-    assert fields.count() > 15
-    for field in fields.all():
-        line = field.locator(".info-text")
-        assert line.evaluate("line => getComputedStyle(line).opacity") == "1"
-        assert line.evaluate("line => getComputedStyle(line).position") == "static"
-        assert line.locator("code").evaluate("code => getComputedStyle(code).opacity") == "0"
+    opacities = page.eval_on_selector_all(
+        "#advanced-controls .option .info-text",
+        "lines => lines.map(line => [line, line.querySelector('code')].map(each => getComputedStyle(each).opacity))",
+    )
+    assert opacities == [["1", "0"]] * len(controls.ADVANCED_OPTIONS)
     page.hover("#option-taper .info-text")
     flag = page.locator("#option-taper code")
     page.wait_for_function("code => getComputedStyle(code).opacity === '1'", arg=flag.element_handle())
     assert flag.inner_text() == "0.01 to 2; --taper."
 
 
-@pytest.mark.parametrize("width", [1280, 360])
-def test_one_click_paints_the_invitation(visitor: Visitor, photo: Path, width: int) -> None:
-    page = visitor(width=width, height=740)
+def test_one_click_paints_the_invitation(visitor: Visitor) -> None:
+    page = visitor()
     button = page.get_by_role("button", name="Paint this")
-    ((left, top, wide, high),) = measure_boxes(page, "#paint-sample")
-    ((_, picture_top, _, picture_high),) = measure_boxes(page, "#stage .frame")
-    assert high >= 44
-    assert 0 <= left <= width - wide
-    assert picture_top <= top <= min(740, picture_top + picture_high) - high
-    page.get_by_role("radio", name="woodcut").first.check(force=True)
+    for width in (1280, 360):
+        page.set_viewport_size({"width": width, "height": 740})
+        (left, top, wide, high), frame = measure_boxes(page, "#paint-sample, #stage .frame")[::-1]
+        assert high >= 44
+        assert frame[0] <= left <= frame[0] + frame[2] - wide
+        assert frame[1] <= top <= min(740, frame[1] + frame[3]) - high, "on the picture, and seen without scrolling"
+    page.click("#style label:has([value=woodcut])")
     set_size(page, 64)
-    page.evaluate("scrollTo(0, 0)")
-    below = measure_boxes(page, "#status")
-    upload_photo(page, photo)
-    assert not button.is_visible()
-    page.click("#content button[aria-label=Clear], #content button[aria-label='Remove Image']")
-    button.wait_for()
-    assert measure_boxes(page, "#status") == below, "the button takes no space"
+    status = measure_boxes(page, "#status")
+    style = page.add_style_tag(content="#paint-sample { display: none !important; }")
+    assert measure_boxes(page, "#status") == status, "the button takes no space"
+    style.evaluate("style => style.remove()")
+    assert button.is_visible()
     button.focus()
     button.press("Enter")
     wait_for_text(page, "Done.")
     assert not button.is_visible()
     wait_for_text(page, "starry-night · draft", "#summary")
-    expect(page.locator("#sample input[value=bridge]")).to_be_checked()
-    expect(page.locator("#style input[value=starry-night]")).to_be_checked()
-    expect(page.get_by_role("radio", name="draft")).to_be_checked()
-    expect(page.locator("#option-iterations input")).to_have_value("15")
+    for shown in ("#sample [value=bridge]", "#style [value=starry-night]", "#option-preset [value=draft]"):
+        assert page.is_checked(shown)
+    assert page.input_value("#option-iterations input") == "15"

@@ -52,6 +52,7 @@ def visit_states(page: Page, photo: Path) -> Any:
     """Put the page into one state after another and yield their names."""
     yield "empty"
     upload_photo(page, photo)
+    assert not page.locator("#paint-sample").is_visible()
     yield "photo"
     start_painting(page, iterations=20_000, size=128)
     yield "painting"
