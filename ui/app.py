@@ -1,5 +1,6 @@
 """The page: which component triggers which handler, and the theme, style sheet and script."""
 
+import json
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import aclosing
 from functools import partial
@@ -106,16 +107,20 @@ def _bind_queued(
 
 
 def _wire_painting(page: gr.Blocks, tab: handlers.PaintHandlers) -> None:
-    """Wire Paint, Continue, Try again, Stop and keep, Discard, and the place in the queue."""
+    """Wire Paint, Paint this, Continue, Try again, Stop and keep, Discard, and the place in the queue."""
     studio, layout = tab.studio, tab.layout
     outputs = [layout.stop_button, layout.options["seed"], *_list_result_outputs(layout)]
+    fields: list[Any] = [layout.options[name] for name in controls.PAGE_OPTIONS]
+    waiting: tuple[Any, ...] = (tab.show_waiting, [], outputs)
+    sample: tuple[Any, ...] = (tab.show_sample, fields, [*outputs, *_list_choices(layout)])
     events = []
-    for button, make, inputs in (
-        (layout.paint_button, handlers.make_request, handlers.list_inputs(layout)),
-        (layout.continue_button, handlers.continue_request, []),
-        (layout.retry_button, handlers.retry_request, []),
+    for button, make, inputs, (show, show_inputs, shown) in (
+        (layout.paint_button, handlers.make_request, handlers.list_inputs(layout), waiting),
+        (layout.sample_button, tab.request_sample, fields, sample),
+        (layout.continue_button, handlers.continue_request, [], waiting),
+        (layout.retry_button, handlers.retry_request, [], waiting),
     ):
-        click = button.click(_bind(studio, tab.show_waiting), None, outputs, **INSTANT_EVENT)
+        click = button.click(_bind(studio, show), show_inputs, shown, **INSTANT_EVENT)
         event = _bind_queued(studio, partial(tab.paint, make))
         painting = click.then(event, inputs, outputs, show_progress_on=layout.status, **QUEUED_EVENT)
         painting.failure(_bind(studio, tab.show_failure), None, outputs, **INSTANT_EVENT)
@@ -132,6 +137,28 @@ def _list_result_outputs(layout: PageLayout) -> list[Any]:
         *(layout.png, layout.jpeg, layout.deep_button, *layout.deep_files.values(), layout.history, layout.timer),
         *(layout.losses_panel, layout.losses_plot, layout.losses_legend),
     ]
+
+
+def _list_choices(layout: PageLayout) -> list[Any]:
+    """Return the components that show the photo, the paintings and the preset, with the options that it sets."""
+    names = ("preset", *controls.list_bundle_options("preset"))
+    return [
+        *(layout.content, layout.sample, layout.style, layout.own_styles, layout.mixed_styles),
+        *(layout.own_thumbnails, layout.credit, *layout.style_weights),
+        *(layout.options[name] for name in names),
+    ]
+
+
+def _wire_sizes(layout: PageLayout | BatchLayout) -> None:
+    """Wire the named sizes, in the browser alone; a size that was typed comes back when its field does."""
+    field: Any = layout.options["size"]
+    choose = f"""(choice, size) => {{
+        const kept = document.querySelector("#{field.elem_id}").dataset;
+        if (choice === "{controls.OWN_SIZE}") return kept.size ?? size;
+        if (!{json.dumps([*map(str, controls.SIZES.values())])}.includes(size)) kept.size = size;
+        return choice;
+    }}"""
+    layout.sizes.input(None, [layout.sizes, field], field, js=choose, **INSTANT_EVENT)
 
 
 def _wire_timer(page: gr.Blocks, studio: Studio, layout: PageLayout | BatchLayout, kind: str = "") -> None:
@@ -170,10 +197,15 @@ def _wire_inputs(tab: handlers.PaintHandlers) -> None:
     fields: list[Any] = [layout.options[name] for name in controls.PAGE_OPTIONS]
     for kind in controls.OPTION_BUNDLES:
         radio: Any = layout.options[kind]
-        radio.input(partial(controls.apply_bundle, kind, defaults=studio.options), fields, fields, **INSTANT_EVENT)
+        changed = [layout.options[name] for name in controls.list_bundle_options(kind)]
+        radio.input(partial(controls.apply_bundle, kind, defaults=studio.options), fields, changed, **INSTANT_EVENT)
+    _wire_sizes(layout)
     load_settings = _bind(studio, tab.load_settings)
     layout.settings_file.upload(
-        load_settings, layout.settings_file, [*fields, *layout.style_weights, layout.status], **INSTANT_EVENT
+        load_settings,
+        layout.settings_file,
+        [*fields, layout.sizes, *layout.style_weights, layout.status],
+        **INSTANT_EVENT,
     )
 
 
@@ -199,4 +231,5 @@ def _wire_batch(page: gr.Blocks, tab: handlers.BatchHandlers) -> None:
     painting = click.then(_bind_queued(studio, tab.paint, BATCH), inputs, outputs, **QUEUED_EVENT)
     painting.failure(bind(tab.show_failure), None, outputs, **INSTANT_EVENT)
     layout.stop_button.click(bind(tab.stop), None, outputs, **INSTANT_EVENT)
+    _wire_sizes(layout)
     _wire_timer(page, studio, layout, BATCH)

@@ -18,6 +18,7 @@ from styler.options import (
     LOOKS,
     PRESETS,
     Options,
+    OptionSpec,
     describe_range,
     format_value,
     list_options,
@@ -26,23 +27,23 @@ from styler.options import (
 from styler.provenance import FILE_VALUE
 from ui.studio import list_backbones
 
-MAIN_OPTIONS = ("preset", "strength", "stroke_size", "brushwork", "keep_color")
+MAIN_OPTIONS = ("preset", "size", "strength", "stroke_size", "brushwork", "keep_color")
 """Options that are always visible."""
-FIRST_ADVANCED = ("size", "look", "seed", "init")
-"""Options at the top of the Advanced section."""
 _MACHINE_OPTIONS = [name for name, spec in list_options().items() if spec.group == "Machine"]
 HIDDEN_OPTIONS = ("style_weights", *_MACHINE_OPTIONS)
 """Options without a control of their own; the weights have one slider for each painting."""
-_PLACED_OPTIONS = {*MAIN_OPTIONS, *FIRST_ADVANCED, *HIDDEN_OPTIONS}
-ADVANCED_OPTIONS = (*FIRST_ADVANCED, *(name for name in list_options() if name not in _PLACED_OPTIONS))
+ADVANCED_OPTIONS = tuple(name for name in list_options() if name not in {*MAIN_OPTIONS, *HIDDEN_OPTIONS})
+"""Options of the Advanced section, in the order and the groups of `styler run --help`."""
 PAGE_OPTIONS = (*MAIN_OPTIONS, *ADVANCED_OPTIONS)
-BATCH_OPTIONS = (*MAIN_OPTIONS, "size", "look", "seed")
+BATCH_OPTIONS = (*MAIN_OPTIONS, "look", "seed")
 """Options of a batch; all others follow from the preset and the look."""
 
 DEFAULT_OPTIONS = Options()
 
-OFFERED_SIZES = (256, 512, 768, 1024, 2048)
-"""Sizes in the menu; any other can be typed."""
+SIZES = {"Small": 512, "Screen": 1024, "Large": 2048}
+"""Sizes with a name, in pixels; any other can be typed."""
+OWN_SIZE = "own"
+"""The choice among the sizes that shows the field for any other."""
 SLIDER_OPTIONS = ("strength", "stroke_size", "brushwork", "keep_color", "taper")
 LABELS = {"time": "Time budget", "init": "Start from", "patience": "Early stopping", "backbone": "Feature network"}
 """Labels of the controls whose option has a name that says too little on the page."""
@@ -51,34 +52,79 @@ OPTION_BUNDLES = {"preset": PRESETS, "look": LOOKS}
 
 def make_hint(name: str) -> str:
     """Return the explanation shown on hover: the help of the option, its range, its flag, and its choices."""
+    return f"{list_options()[name].help} ({_describe_flag(name)}).{_describe_choices(name)}"
+
+
+def make_explanation(name: str) -> str:
+    """Return the explanation that is always visible, and in backquotes what is added to it on hover."""
+    text = list_options()[name].help
+    return f"{text[0].upper()}{text[1:]}. `{_describe_flag(name)}.{_describe_choices(name)}`"
+
+
+def _describe_flag(name: str) -> str:
     spec = list_options()[name]
     limits = f"{describe_range(spec)}; " if spec.low is not None else ""
-    choices = "".join(f" {choice}: {bundle.help}." for choice, bundle in OPTION_BUNDLES.get(name, {}).items())
-    return f"{spec.help} ({limits}--{name.replace('_', '-')}).{choices}"
+    return f"{limits}--{name.replace('_', '-')}"
+
+
+def _describe_choices(name: str) -> str:
+    return "".join(f" {choice}: {bundle.help}." for choice, bundle in OPTION_BUNDLES.get(name, {}).items())
+
+
+def group_options(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return the names of options by group, both in the order of `styler run --help`."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(list_options()[name].group, []).append(name)
+    return groups
 
 
 def make_controls(
-    names: Iterable[str], prefix: str = "option", defaults: Options = DEFAULT_OPTIONS
+    names: Iterable[str], prefix: str = "option", defaults: Options = DEFAULT_OPTIONS, *, is_explained: bool = False
 ) -> dict[str, Component]:
-    """Create the controls of options at their defaults, by name; element ids are `prefix-name`."""
+    """Create the controls of options at their defaults, by name; element ids are `prefix-name`.
+
+    Args:
+        names: of the options, in order.
+        prefix: begins the element ids.
+        defaults: the values of the controls.
+        is_explained: whether each shows a line of explanation, which otherwise appears on hover.
+    """
     fields = {field.name: field for field in dataclasses.fields(Options)}
-    return {name: _make_control(fields[name], prefix, getattr(defaults, name)) for name in names}
+    return {name: _make_control(fields[name], prefix, getattr(defaults, name), is_explained) for name in names}
 
 
-def _make_control(field: "dataclasses.Field[Any]", prefix: str, default: Any) -> Component:
+def make_size_choice(prefix: str = "option", default: int | str = DEFAULT_OPTIONS.size) -> gr.Radio:
+    """Create the row of named sizes; the control of `size` below it holds the size itself, and shows any other."""
+    choices = [(f"{word}\n{size} px", str(size)) for word, size in SIZES.items()]
+    return gr.Radio(
+        [*choices, ("Own…", OWN_SIZE)],
+        value=choose_size(default),
+        label="Size",
+        info=make_hint("size"),
+        elem_id=f"{prefix}-sizes",
+        elem_classes=["option", "tall", "sizes"],
+        interactive=True,
+    )
+
+
+def choose_size(size: int | str) -> str:
+    """Return the choice among the sizes that stands for a size."""
+    return str(size) if size in SIZES.values() else OWN_SIZE
+
+
+def _make_control(field: "dataclasses.Field[Any]", prefix: str, default: Any, is_explained: bool) -> Component:
     name, spec = field.name, list_options()[field.name]
     common: dict[str, Any] = {
         "label": LABELS.get(name) or name.replace("_", " ").capitalize(),
-        "info": make_hint(name),
+        "info": make_explanation(name) if is_explained else make_hint(name),
         "value": to_control_value(default),
         "elem_id": f"{prefix}-{name}",
-        "elem_classes": ["option"],
+        "elem_classes": ["option", *(["explained"] if is_explained else []), *(["tall"] if name == "preset" else [])],
         "interactive": True,
     }
     if name == "size":
-        words = typing.get_args(typing.get_args(field.type)[1])
-        common["value"] = str(common["value"])
-        return gr.Dropdown([*map(str, OFFERED_SIZES), *words], allow_custom_value=True, **common)
+        return _make_size_field(field, spec, common)
     if name == "backbone":
         common["value"] = name_backbone(default)
         return gr.Dropdown([*dict.fromkeys((common["value"], *list_backbones()))], **common)
@@ -91,6 +137,14 @@ def _make_control(field: "dataclasses.Field[Any]", prefix: str, default: Any) ->
     if field.type in (int, float):
         return gr.Number(precision=0 if field.type is int else None, **common)
     return gr.Checkbox(**common) if field.type is bool else gr.Textbox(max_lines=1, **common)
+
+
+def _make_size_field(field: "dataclasses.Field[Any]", spec: OptionSpec, common: dict[str, Any]) -> gr.Textbox:
+    """Create the field that holds the size; the style sheet shows it if the size has no name."""
+    (word,) = typing.get_args(typing.get_args(field.type)[1])
+    label = f"Long side in pixels, {describe_range(spec)}, or '{word}'"
+    classes = [*common["elem_classes"], "own-size"]
+    return gr.Textbox(max_lines=1, **common | {"label": label, "value": str(common["value"]), "elem_classes": classes})
 
 
 def name_backbone(backbone: str) -> str:
@@ -157,8 +211,16 @@ def check_names(settings: Mapping[str, Any]) -> None:
             raise OptionError(f"{name} is '{settings[name]}'; it can be {', '.join(choices)}.")
 
 
+def list_bundle_options(kind: str) -> list[str]:
+    """Return the options that a choice of preset or look sets, in the order of `PAGE_OPTIONS`."""
+    names = {"iterations", *(option for bundle in OPTION_BUNDLES[kind].values() for option in bundle.values)}
+    return [name for name in PAGE_OPTIONS if name in names]
+
+
 def apply_bundle(kind: str, *values: Any, defaults: Options = DEFAULT_OPTIONS) -> list[Any]:
-    """Return the values of all controls after a choice of preset or look: the options that these set.
+    """Return the values of the options in `list_bundle_options` after a choice of preset or look.
+
+    No others: a visitor may be changing them at the same time.
 
     Args:
         kind: "preset" or "look".
@@ -167,9 +229,8 @@ def apply_bundle(kind: str, *values: Any, defaults: Options = DEFAULT_OPTIONS) -
     """
     current = dict(zip(PAGE_OPTIONS, values, strict=True))
     options = override_defaults(defaults, {"preset": current["preset"], "look": current["look"]})
-    changed = {kind, "iterations", *(option for bundle in OPTION_BUNDLES[kind].values() for option in bundle.values)}
     chosen = dict(zip(PAGE_OPTIONS, values_from_options(options), strict=True))
-    return [chosen[option] if option in changed else current[option] for option in PAGE_OPTIONS]
+    return [chosen[option] for option in list_bundle_options(kind)]
 
 
 def parse_value(name: str, value: Any) -> Any:

@@ -232,6 +232,43 @@ class PaintHandlers:
             changes[slider] = gr.update(visible=len(styles) > 1 and bool(name), label=f"Weight of {name}")
         return changes
 
+    def show_sample(self, session: Session, *values: Any) -> Changes:
+        """Choose the pair of the invitation and the preset draft, and confirm the click; `request_sample` paints it.
+
+        Args:
+            session: of the tab.
+            values: of the options, in the order of `PAGE_OPTIONS`.
+        """
+        layout, (photo, painting) = self.layout, render.INVITATION_PAIR
+        drafted = self._draft(values)
+        changed = ("preset", *controls.list_bundle_options("preset"))
+        return {
+            **self.show_styles(session, painting, None, None),
+            **self.show_content(session, None, photo),
+            **{layout.content: None, layout.sample: photo},
+            **{layout.style: painting, layout.own_styles: None, layout.mixed_styles: []},
+            **{layout.options[name]: drafted[name] for name in changed},
+            **self.show_waiting(session),
+        }
+
+    def request_sample(self, _session: Session, *values: Any) -> PaintRequest:
+        """Return the request to paint a draft of the pair of the invitation, with the other options as they are.
+
+        Raises:
+            OptionError: a value is missing or out of range.
+        """
+        photo, painting = render.INVITATION_PAIR
+        options = controls.options_from_values(self._draft(values).values())
+        return PaintRequest(
+            content=select_content(None, photo), styles=select_styles(painting, None, None), options=options
+        )
+
+    def _draft(self, values: Sequence[Any]) -> dict[str, Any]:
+        """Return the values of the options by name after a choice of the preset draft."""
+        current = {**dict(zip(controls.PAGE_OPTIONS, values, strict=True)), "preset": "draft"}
+        chosen = controls.apply_bundle("preset", *current.values(), defaults=self.studio.options)
+        return current | dict(zip(controls.list_bundle_options("preset"), chosen, strict=True))
+
     def load_settings(self, session: Session, uploads: list[Upload]) -> Changes:
         """Set the controls to the settings stored in a picture that styler made, and say which cannot be set."""
         layout = self.layout
@@ -246,6 +283,7 @@ class PaintHandlers:
             return {layout.status: render.render_error(problem)}
         names, values = controls.PAGE_OPTIONS, controls.values_from_options(options)
         changes: Changes = {layout.options[name]: value for name, value in zip(names, values, strict=True)}
+        changes[layout.sizes] = controls.choose_size(options.size)
         for index, slider in enumerate(layout.style_weights):
             changes[slider] = gr.update(value=options.style_weights[index] if index < len(options.style_weights) else 1)
         text = " ".join([f"The settings of {uploads[0].name} are set; choose a photo and a painting.", *notes])

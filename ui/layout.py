@@ -99,15 +99,28 @@ class PageLayout:
             )
             for index in range(MAX_STYLES)
         ]
-        self.options = controls.make_controls(controls.MAIN_OPTIONS, defaults=self.defaults)
+        self._build_options()
+        self.paint_button = gr.Button("Paint", variant="primary", size="lg", elem_id="paint", elem_classes=["go"])
+
+    def _build_options(self) -> None:
+        """Create the controls of the options: the main ones, and in groups those of the Advanced section."""
+        preset, *others = controls.MAIN_OPTIONS
+        self.options = controls.make_controls([preset], defaults=self.defaults)
+        self.times = gr.HTML(render.render_times({}), elem_id="times")
+        """The seconds that each preset is expected to take."""
+        self.sizes = controls.make_size_choice(default=self.defaults.size)
+        self.options |= controls.make_controls(others, defaults=self.defaults)
         with _fold("Advanced", "advanced"):
             self.settings_file = _build_files("Load settings from a picture made by styler", "settings-file", "single")
-            self.options |= controls.make_controls(controls.ADVANCED_OPTIONS, defaults=self.defaults)
-        self.paint_button = gr.Button("Paint", variant="primary", size="lg", elem_id="paint", elem_classes=["go"])
+            for group, names in controls.group_options(controls.ADVANCED_OPTIONS).items():
+                gr.HTML(f"<h2>{group}</h2>", elem_classes=["group"])
+                self.options |= controls.make_controls(names, defaults=self.defaults, is_explained=True)
 
     def _build_picture(self) -> None:
         """Create the right column: the picture, its status and its files, the history and the losses."""
         self.stage = gr.HTML(render.render_invitation(), elem_id="stage")
+        self.sample_button = gr.Button("Paint this", variant="primary", elem_id="paint-sample")
+        """Paints the pair of the invitation; the style sheet shows it on the invitation alone."""
         self.status = gr.HTML(render.render_message(EMPTY_STATUS), elem_id="status")
         with gr.Row(visible=False, elem_id="running", elem_classes=["actions"]) as self.running_row:
             self.stop_button = gr.Button("Stop and keep", variant="primary", elem_id="stop")
@@ -161,7 +174,10 @@ class BatchLayout:
             elem_classes=["pictures"],
         )
         self.own_styles = _build_files(f"and paintings of your own (up to {MAX_STYLES})", "batch-own-styles")
-        self.options = controls.make_controls(controls.BATCH_OPTIONS, "batch", self.defaults)
+        preset, *others = controls.BATCH_OPTIONS
+        self.options = controls.make_controls([preset], "batch", self.defaults)
+        self.sizes = controls.make_size_choice("batch", self.defaults.size)
+        self.options |= controls.make_controls(others, "batch", self.defaults)
         self.paint_button = gr.Button(
             "Paint all", variant="primary", size="lg", elem_id="batch-paint", elem_classes=["go"]
         )

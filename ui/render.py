@@ -3,7 +3,8 @@
 import base64
 import io
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -16,7 +17,7 @@ from PIL import Image
 from styler import images, library, provenance
 from styler.engine.result import Pixels, Progress
 from styler.errors import StylerError
-from styler.options import PRECISION_NAMES, format_duration
+from styler.options import PRECISION_NAMES, PRESETS, format_duration
 from ui.batch_view import BatchRow, BatchView
 from ui.session import FinishedPicture, LossHistory
 
@@ -31,6 +32,8 @@ INVITATION = UI_FOLDER / "invitation.jpg"
 INVITATION_PAIR = ("bridge", "starry-night")
 INVITATION_TEXT = "A photo of a bridge, painted like The Starry Night"
 ROW_STATES = {"waiting": "waiting", "done": "done", "left": "not painted"}
+ROUNDING = ((9.5, 1), (57.5, 5), (9.5 * 60, 60), (57.5 * 60, 300), (9.5 * 3600, 600), (math.inf, 3600))
+"""Expected seconds below each limit are rounded to multiples of the number beside it."""
 LINE_COLORS = (
     *("#c2571a", "#3d8496", "#a07c27", "#8d65a8", "#5d9050", "#b5587a", "#6d80b0", "#8f8578", "#2a9d8f"),
     *("#d64550", "#4a6fd1", "#b08968", "#7a8c1f"),
@@ -131,6 +134,31 @@ def render_bar(text: str, percent: float | None = None) -> str:
         f'<div class="{kind}" role="progressbar" aria-label="Painting" aria-valuemin="0" aria-valuemax="100"{value}>'
         f'<i style="width: {width}"></i></div><p class="line">{escape(text)}</p>'
     )
+
+
+def format_estimate(seconds: float) -> str:
+    """Format an expected duration, rounded so that it promises nothing: `about 6 s`, `about 1 h 10 min`."""
+    step = next(step for limit, step in ROUNDING if seconds < limit)
+    text = format_duration(max(1, step * math.floor(seconds / step + 0.5)))
+    return f"about {re.sub(r'[.]0(?= s)| 0 (s|min)$', '', text)}"
+
+
+def render_times(times: Mapping[str, float | None]) -> str:
+    """Return what shows below each preset how long it is expected to take, and a line that says so to screen readers.
+
+    Args:
+        times: expected seconds by preset; None if unknown, which leaves the space below that preset empty.
+    """
+    known = {
+        preset: format_estimate(seconds)
+        for preset in PRESETS
+        if math.isfinite(seconds := times.get(preset) or math.nan)
+    }
+    rules = "".join(
+        f'#option-preset label:has([value="{preset}"]) {{ --time: "{text}"; }}' for preset, text in known.items()
+    )
+    line = ", ".join(f"{preset} {text}" for preset, text in known.items())
+    return f"<style>{rules}</style><p>Expected time: {line}</p>" if known else ""
 
 
 def render_message(text: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from made import Pixels
-from pages import Visitor, start_painting, upload_photo, wait_for_text
+from pages import Visitor, set_size, start_painting, upload_photo, wait_for_text
 from playwright.sync_api import Page
 
 from styler import images
@@ -52,6 +52,7 @@ def visit_states(page: Page, photo: Path) -> Any:
     """Put the page into one state after another and yield their names."""
     yield "empty"
     upload_photo(page, photo)
+    assert not page.locator("#paint-sample").is_visible()
     yield "photo"
     start_painting(page, iterations=20_000, size=128)
     yield "painting"
@@ -71,8 +72,7 @@ def visit_states(page: Page, photo: Path) -> Any:
     yield "batch"
     page.set_input_files("#batch-contents input[type=file]", photo)
     page.locator("#batch-contents .file-preview tr").first.wait_for()
-    page.fill("#batch-size input", "64")
-    page.press("#batch-size input", "Tab")
+    set_size(page, 64, "batch")
     page.click("#batch-paint")
     wait_for_text(page, "1 of 1 done.", "#batch-status")
     yield "batch done"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from made import Pixels
-from pages import Site, Visitor, set_options, start_painting, upload_photo, wait_for_text
+from pages import Site, Visitor, set_options, set_size, start_painting, upload_photo, wait_for_text
 from playwright.sync_api import expect
 
 from styler import images
@@ -197,8 +197,7 @@ def test_a_batch_fills_the_gallery_and_reports_an_unreadable_photo(
     page.get_by_role("tab", name="Batch").click()
     page.set_input_files("#batch-contents input[type=file]", [photo, bad, other])
     page.locator("#batch-contents .file-preview tr").nth(2).wait_for()
-    page.fill("#batch-size input", "64")
-    page.press("#batch-size input", "Tab")
+    set_size(page, 64, "batch")
     page.click("#batch-paint")
     wait_for_text(page, "2 of 3 done, 1 failed.", "#batch-status")
     assert page.locator("#batch-rows li.done").count() == 2
@@ -217,8 +216,7 @@ def test_a_batch_can_be_stopped(visitor: Visitor, photo: Path, site: Site) -> No
     page.locator("#batch-contents .file-preview tr").first.wait_for()
     for index in range(3):
         page.locator("#batch-styles input").nth(index).check(force=True)
-    page.fill("#batch-size input", "512")
-    page.press("#batch-size input", "Tab")
+    set_size(page, 512, "batch")
     page.click("#batch-paint")
     page.wait_for_selector("#batch-rows li.painting")
     page.click("#batch-stop")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from made import Pixels
-from pages import Site, Visitor, set_options, start_painting, upload_photo, wait_for_text
+from pages import Site, Visitor, set_options, set_size, start_painting, upload_photo, wait_for_text
 from playwright.sync_api import Browser, Dialog, Page
 
 from styler import images
@@ -169,8 +169,7 @@ def test_the_browser_asks_only_before_something_is_lost(visitor: Visitor, photo:
     page.get_by_role("tab", name="Batch").click()
     page.set_input_files("#batch-contents input[type=file]", photo)
     page.locator("#batch-contents .file-preview tr").first.wait_for()
-    page.fill("#batch-size input", "64")
-    page.press("#batch-size input", "Tab")
+    set_size(page, 64, "batch")
     page.click("#batch-paint")
     wait_for_text(page, "1 of 1 done.", "#batch-status")
     page.get_by_role("tab", name="Paint").click()

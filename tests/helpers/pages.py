@@ -66,8 +66,17 @@ def upload_photo(page: Page, photo: Path) -> None:
     page.wait_for_selector(f'#stage img[alt="Your photo, {photo.name}"]')
 
 
+def set_size(page: Page, size: int | str, prefix: str = "option") -> None:
+    """Type a size in the field that the last of the sizes shows."""
+    page.click(f"#{prefix}-sizes label:last-of-type")
+    page.fill(f"#{prefix}-size input", str(size))
+    page.press(f"#{prefix}-size input", "Tab")
+
+
 def set_options(page: Page, **settings: Any) -> None:
-    """Set options in the Advanced section."""
+    """Set the size, and options in the Advanced section."""
+    if "size" in settings:
+        set_size(page, settings.pop("size"))
     if not page.locator("#option-iterations").is_visible():
         page.click("#advanced summary")
     for name, value in settings.items():
