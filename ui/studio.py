@@ -16,16 +16,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from styler import images, library, provenance
+from styler.engine import targets
 from styler.engine.device import name_precision
 from styler.engine.painter import Painter
 from styler.engine.result import Progress, Result
 from styler.errors import StylerError, quote_name
 from styler.images import Picture
 from styler.images.child import Decoder
-from styler.options import Options, list_options
+from styler.options import PRESETS, Options, list_options, resolve_options
 from styler.provenance import Record
-from styler.vgg import registry, weights
-from ui.queue import PainterThread, WaitEstimate
+from styler.schedule import build_schedule
+from styler.vgg import arch, registry, weights
+from ui.queue import PainterThread, WorkEstimate
 from ui.session import FinishedPicture, LossHistory, PaintRequest, Session, Sessions, Upload
 
 MAX_PIXELS = 50_000_000
@@ -38,6 +40,12 @@ MAX_CHART_POINTS = 200
 """Limit on the points of each line in the chart of the losses."""
 SERVER_OPTIONS = tuple(name for name, spec in list_options().items() if spec.group == "Machine")
 """Options that a visitor cannot change."""
+UNKNOWN_SIZE = (1, 1)
+"""Width and height of a photo that was not read yet: a square has the most pixels for its long side."""
+MAX_SIZES = 1000
+"""Photos whose size is remembered."""
+WARMUP_ITERATIONS = 3
+"""Iterations of the first painting; the first one is slower than all others."""
 WARMUP_PAIR = ("astronaut", "starry-night")
 """Bundled content and style that are painted before the first request; the style is the page's default."""
 
@@ -48,7 +56,7 @@ def list_backbones() -> tuple[str, ...]:
 
 
 class Studio:
-    """The sessions, the decoder, the painter and the expected wait.
+    """The sessions, the decoder, the painter, and how long its work takes.
 
     Args:
         options: defaults of the page and of `/stylize`.
@@ -59,12 +67,14 @@ class Studio:
         self.options = options or Options()
         self.sessions = Sessions()
         self.thread = PainterThread()
-        self.wait_estimate = WaitEstimate()
+        self.work_estimate = WorkEstimate()
         self.load_error: StylerError | None = None
         """Why the painter could not be loaded."""
         self._decoder = Decoder()
         self._max_pixels = max_pixels
         self._painter: Painter | None = None
+        self._network = ""
+        self._sizes: dict[Path, tuple[int, int]] = {}  # width and height of the photos that were read
         self._load_lock = threading.Lock()
         self._closed = threading.Event()
 
@@ -81,9 +91,12 @@ class Studio:
                 painter = self.load_painter()
                 content = images.read_image(library.list_contents()[WARMUP_PAIR[0]])
                 style = images.read_image(library.list_styles()[WARMUP_PAIR[1]])
-                short = self.options.replace(iterations=1, size=Options().first_size)
-                for _ in painter.stream(content, style, short, self._closed):
-                    pass
+                short = self.options.replace(iterations=WARMUP_ITERATIONS, size=Options().first_size)
+                before = time.monotonic()
+                for progress in painter.stream(content, style, short, self._closed):
+                    if progress.iteration > 1 and progress.result is None:
+                        self.work_estimate.guess_rate(progress.schedule[progress.scale], time.monotonic() - before)
+                    before = time.monotonic()
             except StylerError as problem:
                 self.load_error = problem
 
@@ -111,7 +124,11 @@ class Studio:
         Raises:
             ImageError: it is not an image, or it is too large; the message has the name that its owner gave it.
         """
-        return self._decoder.read(_read_bytes(upload), name=upload.name, max_pixels=self._max_pixels)
+        picture = self._decoder.read(_read_bytes(upload), name=upload.name, max_pixels=self._max_pixels)
+        self._sizes[upload.path] = picture.width, picture.height
+        if len(self._sizes) > MAX_SIZES:
+            self._sizes.pop(next(iter(self._sizes)), None)
+        return picture
 
     def read_record(self, upload: Upload) -> Record:
         """Read the record that styler stored in a picture.
@@ -138,7 +155,8 @@ class Studio:
             for progress in self.load_painter().stream(content, [*styles], options, stop):
                 losses.append((progress.total_iterations, progress.terms))
                 if progress.result is None and time.monotonic() >= due:
-                    self.wait_estimate.set_remaining(progress.eta)
+                    left = None if progress.eta is None else progress.eta + self.work_estimate.fixed_seconds
+                    self.thread.expect_end(left)
                     yield progress
                     due = time.monotonic() + LIVE_PAUSE
             assert progress is not None
@@ -146,12 +164,58 @@ class Studio:
             if not session.is_discarded:
                 points = losses[:: 1 + len(losses) // MAX_CHART_POINTS]
                 history = tuple((count, {name: float(term) for name, term in terms.items()}) for count, terms in points)
-                self.wait_estimate.add_duration(time.monotonic() - began)
-                yield _save_picture(session, request, progress.result, content, history)
+                picture = _save_picture(session, request, progress.result, content, history)
+                result = progress.result
+                self.work_estimate.add_schedule(result.schedule, result.scale_seconds, time.monotonic() - began)
+                yield picture
         finally:
             stop.set()  # if this generator is closed early, the painter also stops
             session.is_painting = False
-            self.wait_estimate.set_remaining(None)
+            self.thread.expect_end(None)
+
+    def estimate_seconds(self, options: Options, width: int, height: int) -> float | None:
+        """Return how long a picture will take with the options of a visitor; None if that is unknown or impossible.
+
+        Args:
+            options: those of the machine are replaced by the server's own.
+            width: of the photo, in pixels.
+            height: of the photo, in pixels.
+        """
+        if self._painter is None:
+            return None
+        try:
+            options = self.use_machine(options)
+            schedule = build_schedule(options, width, height, self._find_min_side(options))
+        except StylerError:
+            return None
+        return options.time if options.time and schedule else self.work_estimate.estimate_seconds(schedule)
+
+    def estimate_times(self, options: Options, width: int, height: int) -> dict[str, float | None]:
+        """Return how long a picture will take with each preset, chosen on the page where the options are set."""
+        server = {name: getattr(self.options, name) for name in list_options()}
+        changed = {"preset", "iterations", *(name for bundle in PRESETS.values() for name in bundle.values)}
+        times = {}
+        for preset in PRESETS:
+            chosen = {"preset": preset, "look": options.look}
+            changes = {name: value for name, value in chosen.items() if value != server[name]}
+            values = resolve_options(("server", server), ("visitor", changes)).options
+            whole = options.replace(**{name: getattr(values, name) for name in changed})
+            times[preset] = self.estimate_seconds(whole, width, height)
+        return times
+
+    def estimate_photo(self, photo: Upload, options: Options) -> float | None:
+        """Return how long a photo will take, also if it was not read yet; None if that is unknown or impossible."""
+        size = self._sizes.get(photo.path, None if options.size == "original" else UNKNOWN_SIZE)
+        return None if size is None else self.estimate_seconds(options, *size)
+
+    def _find_min_side(self, options: Options) -> int:
+        """Return the shortest side that the network accepts, without building it for the layers of the options.
+
+        Raises:
+            OptionError: the network has no such layer.
+        """
+        layers = targets.resolve_layers(options, self._network)
+        return max(conv.stride for conv in arch.list_convolutions_until(self._network, layers))
 
     def load_painter(self) -> Painter:
         """Return the painter; the first call loads the weights.
@@ -162,7 +226,7 @@ class Studio:
         with self._load_lock:
             if self._painter is None:
                 painter = Painter.of(self.options)
-                painter.features(self.options)
+                self._network = painter.features(self.options).network
                 self._painter = painter
             return self._painter
 
