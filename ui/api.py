@@ -16,7 +16,7 @@ from styler.errors import StylerError, UsageError
 from styler.options import Options, list_options
 from ui import controls
 from ui.layout import MAX_STYLES
-from ui.queue import NOBODY, PAINTER, Place
+from ui.queue import NOBODY, PAINTER, Place, hide_event
 from ui.session import FinishedPicture, PaintRequest, Session, Upload, name_visitor
 from ui.studio import Studio
 
@@ -53,6 +53,7 @@ def make_endpoint(studio: Studio) -> Callable[..., AsyncIterator[FileAnswer | No
     numbers = itertools.count()
 
     async def stylize(request: gr.Request, *values: Any) -> AsyncIterator[FileAnswer | None]:
+        hide_event()
         try:
             paint_request = parse_request(studio, *values)
             seconds = studio.estimate_photo(paint_request.content, paint_request.options)

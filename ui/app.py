@@ -13,7 +13,7 @@ from jinja2 import ChoiceLoader, DictLoader, FileSystemLoader
 
 from ui import api, controls, handlers, render
 from ui.layout import PageLayout, build_layout, make_pictures_css
-from ui.queue import INSTANT_EVENT, QUEUED_EVENT, Place, QueueFull, open_queue
+from ui.queue import INSTANT_EVENT, QUEUED_EVENT, Place, QueueFull, hide_event, open_queue
 from ui.session import name_visitor
 from ui.studio import Studio
 
@@ -105,6 +105,7 @@ def _bind_queued(
     studio = tab.studio
 
     async def event(request: gr.Request, *values: Any) -> AsyncIterator[handlers.Changes]:
+        hide_event()
         session, key = studio.sessions.get(request.session_hash, kind), name_visitor(request.session_hash)
         seconds = estimate(session, *values)
         try:

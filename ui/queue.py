@@ -7,9 +7,8 @@ there is private to it.
 import asyncio
 import re
 import time
-from bisect import bisect
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from styler.errors import StylerError
 from styler.options import format_duration
-from styler.schedule import Scale, Schedule
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -34,6 +32,8 @@ IDLE_SECONDS = 0.02
 MAX_GRADIO_SESSIONS = 32
 """Sessions whose components Gradio remembers, at 0.2 MB each; beyond it, the one that was idle longest is dropped. That
 loses nothing: pictures and settings are not kept there."""
+TASK_MARK, HIDDEN_MARK = "<gradio-sep>", "<own-sep>"
+"""What is before the id of the event in the name of Gradio's task, and in that of a task that is hidden from it."""
 QUEUE_FULL = "The queue is full; try again in a few minutes."
 INVALID_VALUES = "The values do not fit the page; reload it and try again."
 MAX_UNREAD = 500
@@ -58,12 +58,6 @@ MAX_DELAY, DELAY_SECONDS = 1.2, 1.0
 many seconds."""
 RAISE_SECONDS = 2.0
 """The wait shown becomes longer only if it was too short by so many seconds and by a tenth."""
-FIXED_SECONDS = 0.5
-"""Seconds of reading and saving a picture, until they are measured."""
-SIZE_CLASSES = (190**2, 380**2)
-"""Pixels at which another class of sizes begins: one for the scale of 128 pixels, one for 256, one for larger ones."""
-NEW_SHARE, MAX_FACTOR = 0.3, 3.0
-"""Share of a new value in a moving average, and how many times the average it counts at most."""
 
 Yielded = TypeVar("Yielded")
 
@@ -133,6 +127,20 @@ def explain_event(page: "gr.Blocks", path: str, body: Any) -> str:
     if event.collects_event_data and not is_complete:
         return "The request does not say what was selected; reload the page."
     return "The page has no batched events; leave out 'batched'." if body.get("batched") else ""
+
+
+def hide_event() -> None:
+    """Hide the current event from Gradio, which would cancel it together with any other of its kind and session."""
+    task = asyncio.current_task()
+    assert task is not None
+    task.set_name(task.get_name().replace(TASK_MARK, HIDDEN_MARK))
+
+
+def show_event(event_id: Any) -> None:
+    """Let Gradio find a hidden event, which is about to be canceled."""
+    for task in asyncio.all_tasks():
+        if task.get_name().endswith(f"{HIDDEN_MARK}{event_id}"):
+            task.set_name(task.get_name().replace(HIDDEN_MARK, TASK_MARK))
 
 
 class QueueFull(StylerError):
@@ -412,60 +420,6 @@ class PainterThread:
         seconds = self._clock() - ticket.began
         if not ticket.is_idle:
             self._mean = seconds if self._mean is None else 0.5 * (self._mean + seconds)
-
-
-class WorkEstimate:
-    """How long a schedule will take, learned from those of finished pictures.
-
-    The seconds of an iteration, relative to its cost, depend on the network and on the size of the picture. They are
-    averaged for both networks in a few classes of sizes.
-    """
-
-    def __init__(self) -> None:
-        self.fixed_seconds = FIXED_SECONDS
-        """Of reading and saving the pictures."""
-        self._rates: dict[tuple[bool, int], float] = {}  # seconds per cost, by network and class of size
-        self._guess: float | None = None
-
-    def guess_rate(self, scale: Scale, seconds: float) -> None:
-        """Record how long one iteration took, to be used until a picture is finished."""
-        self._guess = seconds / scale.cost
-
-    def add_schedule(self, schedule: Schedule, scale_seconds: Sequence[float], total_seconds: float) -> None:
-        """Record how long each scale of a finished picture took, and all of it with reading and saving."""
-        for scale, seconds in zip(schedule, scale_seconds, strict=True):
-            key, rate = _classify(scale), seconds / _count_work(scale)
-            self._rates[key] = _average(self._rates.get(key), rate)
-        self.fixed_seconds = _average(self.fixed_seconds, max(0.01, total_seconds - sum(scale_seconds)))
-
-    def estimate_seconds(self, schedule: Schedule) -> float | None:
-        """Return the seconds that a schedule will take with reading and saving; None if nothing is known yet."""
-        if schedule and not self._rates and self._guess is None:
-            return None
-        return self.fixed_seconds + sum(self._find_rate(scale) * _count_work(scale) for scale in schedule)
-
-    def _find_rate(self, scale: Scale) -> float:
-        """Return the seconds per cost, of the most similar class if there is none of its own."""
-        sketch, size = _classify(scale)
-        keys = sorted(self._rates, key=lambda key: (key[0] != sketch, abs(key[1] - size)))
-        return self._rates[keys[0]] if keys else self._guess or 0.0
-
-
-def _classify(scale: Scale) -> tuple[bool, int]:
-    """Return the network of a scale and the class of its size."""
-    return scale.sketch, bisect(SIZE_CLASSES, scale.width * scale.height)
-
-
-def _count_work(scale: Scale) -> float:
-    """Return the cost of a scale; to begin it costs about as much as an iteration."""
-    return (scale.iterations + 1) * scale.cost
-
-
-def _average(average: float | None, value: float) -> float:
-    """Return a moving average after a further value, of which a single exceptional one does not count in full."""
-    if average is None:
-        return value
-    return average + NEW_SHARE * (min(max(value, average / MAX_FACTOR), average * MAX_FACTOR) - average)
 
 
 def _take_next(work: Generator[Yielded, Any, Any]) -> tuple[Yielded] | tuple[()]:

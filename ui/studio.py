@@ -5,7 +5,8 @@ Does not know Gradio.
 
 import threading
 import time
-from collections.abc import Generator
+from bisect import bisect
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -25,9 +26,9 @@ from styler.images import Picture
 from styler.images.child import Decoder
 from styler.options import PRESETS, Options, list_options, resolve_options
 from styler.provenance import Record
-from styler.schedule import build_schedule
+from styler.schedule import Scale, Schedule, build_schedule
 from styler.vgg import arch, registry, weights
-from ui.queue import PainterThread, WorkEstimate
+from ui.queue import PainterThread
 from ui.session import FinishedPicture, LossHistory, PaintRequest, Session, Sessions, Upload
 
 MAX_PIXELS = 50_000_000
@@ -44,6 +45,12 @@ UNKNOWN_SIZE = (1, 1)
 """Width and height of a photo that was not read yet: a square has the most pixels for its long side."""
 MAX_SIZES = 1000
 """Photos whose size is remembered."""
+FIXED_SECONDS = 0.5
+"""Seconds of reading and saving a picture, until they are measured."""
+SIZE_CLASSES = (190**2, 380**2)
+"""Pixels at which another class of sizes begins: one for the scale of 128 pixels, one for 256, one for larger ones."""
+NEW_SHARE, MAX_FACTOR = 0.3, 3.0
+"""Share of a new value in a moving average, and how many times the average it counts at most."""
 WARMUP_ITERATIONS = 3
 """Iterations of the first painting; the first one is slower than all others."""
 WARMUP_PAIR = ("astronaut", "starry-night")
@@ -53,6 +60,43 @@ WARMUP_PAIR = ("astronaut", "starry-night")
 def list_backbones() -> tuple[str, ...]:
     """Return the feature networks that can be used without fetching or opening another file."""
     return (*weights.SHA256, *filter(registry.is_cached, registry.FROM_TORCHVISION), *registry.list_imported())
+
+
+class WorkEstimate:
+    """How long a schedule will take, learned from those of finished pictures.
+
+    The seconds of an iteration, relative to its cost, depend on the network and on the size of the picture. They are
+    averaged for both networks in a few classes of sizes.
+    """
+
+    def __init__(self) -> None:
+        self.fixed_seconds = FIXED_SECONDS
+        """Of reading and saving the pictures."""
+        self._rates: dict[tuple[bool, int], float] = {}  # seconds per cost, by network and class of size
+        self._guess: float | None = None
+
+    def guess_rate(self, scale: Scale, seconds: float) -> None:
+        """Record how long one iteration took, to be used until a picture is finished."""
+        self._guess = seconds / scale.cost
+
+    def add_schedule(self, schedule: Schedule, scale_seconds: Sequence[float], total_seconds: float) -> None:
+        """Record how long each scale of a finished picture took, and all of it with reading and saving."""
+        for scale, seconds in zip(schedule, scale_seconds, strict=True):
+            key, rate = _classify(scale), seconds / _count_work(scale)
+            self._rates[key] = _average(self._rates.get(key), rate)
+        self.fixed_seconds = _average(self.fixed_seconds, max(0.01, total_seconds - sum(scale_seconds)))
+
+    def estimate_seconds(self, schedule: Schedule) -> float | None:
+        """Return the seconds that a schedule will take with reading and saving; None if nothing is known yet."""
+        if schedule and not self._rates and self._guess is None:
+            return None
+        return self.fixed_seconds + sum(self._find_rate(scale) * _count_work(scale) for scale in schedule)
+
+    def _find_rate(self, scale: Scale) -> float:
+        """Return the seconds per cost, of the most similar class if there is none of its own."""
+        sketch, size = _classify(scale)
+        keys = sorted(self._rates, key=lambda key: (key[0] != sketch, abs(key[1] - size)))
+        return self._rates[keys[0]] if keys else self._guess or 0.0
 
 
 class Studio:
@@ -229,6 +273,23 @@ class Studio:
                 self._network = painter.features(self.options).network
                 self._painter = painter
             return self._painter
+
+
+def _classify(scale: Scale) -> tuple[bool, int]:
+    """Return the network of a scale and the class of its size."""
+    return scale.sketch, bisect(SIZE_CLASSES, scale.width * scale.height)
+
+
+def _count_work(scale: Scale) -> float:
+    """Return the cost of a scale; to begin it costs about as much as an iteration."""
+    return (scale.iterations + 1) * scale.cost
+
+
+def _average(average: float | None, value: float) -> float:
+    """Return a moving average after a further value, of which a single exceptional one does not count in full."""
+    if average is None:
+        return value
+    return average + NEW_SHARE * (min(max(value, average / MAX_FACTOR), average * MAX_FACTOR) - average)
 
 
 def make_deep_file(picture: FinishedPicture, suffix: str) -> Path:

@@ -11,9 +11,9 @@ from styler import library
 from styler.options import PRESETS, Options
 from styler.schedule import Scale, Schedule, build_schedule
 from ui import controls, queue
-from ui.queue import PainterThread, Place, QueueFull, WorkEstimate
+from ui.queue import PainterThread, Place, QueueFull
 from ui.session import Upload
-from ui.studio import Studio
+from ui.studio import FIXED_SECONDS, Studio, WorkEstimate
 
 
 class Clock:
@@ -451,20 +451,20 @@ def test_what_was_not_painted_yet_is_estimated_from_the_most_similar() -> None:
     estimate = WorkEstimate()
     small, large = Scale(100, 100, 9, "adam"), Scale(1000, 1000, 9, "adam")
     estimate.guess_rate(small, 0.1)
-    assert estimate.estimate_seconds((large,)) == pytest.approx(queue.FIXED_SECONDS + 10 * 10)
-    estimate.add_schedule((small,), (2.0,), 2.0 + queue.FIXED_SECONDS)
-    assert estimate.estimate_seconds((large,)) == pytest.approx(queue.FIXED_SECONDS + 100 * 2)
+    assert estimate.estimate_seconds((large,)) == pytest.approx(FIXED_SECONDS + 10 * 10)
+    estimate.add_schedule((small,), (2.0,), 2.0 + FIXED_SECONDS)
+    assert estimate.estimate_seconds((large,)) == pytest.approx(FIXED_SECONDS + 100 * 2)
     sketch = Scale(1000, 1000, 9, "adam", sketch=True)
-    estimate.add_schedule((sketch,), (30.0,), 30.0 + queue.FIXED_SECONDS)
-    assert estimate.estimate_seconds((sketch, sketch)) == pytest.approx(queue.FIXED_SECONDS + 60)
-    assert estimate.estimate_seconds((large,)) == pytest.approx(queue.FIXED_SECONDS + 200), "the same network first"
+    estimate.add_schedule((sketch,), (30.0,), 30.0 + FIXED_SECONDS)
+    assert estimate.estimate_seconds((sketch, sketch)) == pytest.approx(FIXED_SECONDS + 60)
+    assert estimate.estimate_seconds((large,)) == pytest.approx(FIXED_SECONDS + 200), "the same network first"
 
 
 def test_one_exceptional_picture_changes_little() -> None:
     estimate, scale = WorkEstimate(), Scale(100, 100, 9, "adam")
     for seconds in (10.0, 1000.0):  # the computer slept
-        estimate.add_schedule((scale,), (seconds,), seconds + queue.FIXED_SECONDS)
-    assert estimate.estimate_seconds((scale,)) == pytest.approx(queue.FIXED_SECONDS + 16)
+        estimate.add_schedule((scale,), (seconds,), seconds + FIXED_SECONDS)
+    assert estimate.estimate_seconds((scale,)) == pytest.approx(FIXED_SECONDS + 16)
 
 
 @pytest.fixture
@@ -478,7 +478,7 @@ def studio(use_tiny: None) -> Iterator[Studio]:
 
 
 def test_the_time_of_a_request_is_estimated(studio: Studio) -> None:
-    fixed = queue.FIXED_SECONDS
+    fixed = FIXED_SECONDS
     whole = Options(size=100, first_size=64, iterations=99, multiscale=0)
     assert studio.estimate_seconds(whole, 400, 200) == pytest.approx(fixed + 100 * 100 * 50 * 1e-6)
     assert studio.estimate_seconds(whole.replace(time=30), 400, 200) == 30
