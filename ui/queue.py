@@ -194,7 +194,7 @@ class _Ticket:
 class PainterThread:
     """The one thread that paints, since all visitors share one device; it does one piece of work at a time.
 
-    All methods are called on the thread of one event loop, except `expect_end`.
+    All methods are called on the thread of one event loop, except `expect_duration` and `expect_end`.
 
     Args:
         clock: returns the time in seconds.
@@ -221,6 +221,12 @@ class PainterThread:
     def is_full(self) -> bool:
         """Whether no further work can wait."""
         return len(self._waiting) >= self.max_waiting
+
+    def expect_duration(self, seconds: float | None) -> None:
+        """Correct how long the current work takes as a whole, once it has read its pictures; None changes nothing."""
+        ticket = self._current
+        if ticket is not None and seconds is not None:
+            ticket.seconds = seconds
 
     def expect_end(self, seconds: float | None) -> None:
         """Record how long the current work will still take, as it expects itself; None if that is unknown."""
@@ -320,7 +326,7 @@ class PainterThread:
         if self.is_busy and self.is_full:
             raise QueueFull(QUEUE_FULL)
         ticket = _Ticket(work, stop, asyncio.get_running_loop().create_future(), key, seconds=seconds)
-        own = [each for each in (self._current, *self._waiting) if each is not None and each.key == key]
+        own = [each for each in (self._current, *self._waiting) if each and each.key == key and not each.is_idle]
         ticket.rank = self._painted.get(key, 0.0) + sum(self._expect_duration(each) or 0.0 for each in own)
         self._waiting.insert(self._find_place(ticket), ticket)
         self._interrupt_idle()

@@ -76,8 +76,9 @@ class WorkEstimate:
         self._guess: float | None = None
 
     def guess_rate(self, scale: Scale, seconds: float) -> None:
-        """Record how long one iteration took, to be used until a picture is finished."""
-        self._guess = seconds / scale.cost
+        """Record how long one iteration took; the fastest is used until a picture is finished."""
+        rate = seconds / scale.cost
+        self._guess = rate if self._guess is None else min(rate, self._guess)
 
     def add_schedule(self, schedule: Schedule, scale_seconds: Sequence[float], total_seconds: float) -> None:
         """Record how long each scale of a finished picture took, and all of it with reading and saving."""
@@ -193,6 +194,9 @@ class Studio:
         session.add_uploads(request.content, *request.styles)
         try:
             content, *styles = [self.read_picture(upload) for upload in (request.content, *request.styles)]
+            if not stop.is_set():  # else others may have their turn already
+                seconds = self.estimate_seconds(request.options, content.width, content.height)
+                self.thread.expect_duration(seconds)
             options = self.use_machine(request.options)
             options = options.replace(init=str(request.start)) if request.start else options
             due, losses, progress = 0.0, [], None

@@ -124,6 +124,22 @@ def test_canceled_work_stops_at_once_and_the_next_begins(client: Client, site: S
     site.wait_until_idle()
 
 
+def test_canceling_a_call_that_waits_leaves_the_running_one(client: Client, site: Site) -> None:
+    running = client.submit(**LONG)
+    wait_for(running, Status.ITERATING)
+    waiting = client.submit(**LONG)
+    wait_for(waiting, Status.ITERATING)
+    waiting.cancel()
+    due = time.monotonic() + 60
+    while site.studio.thread.is_full:
+        assert time.monotonic() < due
+        time.sleep(0.01)
+    assert site.is_painting
+    assert not running.done()
+    running.cancel()
+    site.wait_until_idle()
+
+
 def test_a_full_queue_refuses_calls(client: Client, site: Site) -> None:
     running = client.submit(**LONG)
     wait_for(running, Status.ITERATING)

@@ -135,6 +135,19 @@ def test_unknown_work_is_expected_to_take_as_long_as_finished_work() -> None:
     asyncio.run(check(Line()))
 
 
+def test_work_can_correct_how_long_it_takes() -> None:
+    async def check(line: Line) -> None:
+        first = await line.occupy(None)
+        for seconds, told in ((40, 44), (None, 44)):
+            line.thread.expect_duration(seconds)
+            items, place = await line.join("next", 5)
+            assert place.seconds == pytest.approx(told)
+            await items.aclose()
+        await first.aclose()
+
+    asyncio.run(check(Line()))
+
+
 def test_the_queue_refuses_more_than_its_limit() -> None:
     async def check(line: Line) -> None:
         line.thread.max_waiting = 1
@@ -387,6 +400,20 @@ def test_idle_work_whose_reader_is_slow_is_closed_before_the_painting() -> None:
     assert line.order == ["idle begins", "idle is closed", "first"]
 
 
+def test_idle_work_does_not_count_as_painting() -> None:
+    async def check(line: Line) -> None:
+        await drain(line.run("someone", 50))
+        assert await anext(Idle("idle", line.order).run(line)) == "idle"
+        items = line.run("first", None, "dreamer")
+        assert await anext(items) == "first"
+        current = line.thread._current
+        assert current is not None
+        assert (current.key, current.rank) == ("dreamer", 0.0)
+        await items.aclose()
+
+    asyncio.run(check(Line()))
+
+
 def test_idle_works_take_turns() -> None:
     async def check(line: Line) -> None:
         one = line.thread.run_when_idle(line.work("one"), lambda: None)
@@ -450,7 +477,8 @@ def test_estimates_converge(preset: str, size: int) -> None:
 def test_what_was_not_painted_yet_is_estimated_from_the_most_similar() -> None:
     estimate = WorkEstimate()
     small, large = Scale(100, 100, 9, "adam"), Scale(1000, 1000, 9, "adam")
-    estimate.guess_rate(small, 0.1)
+    for seconds in (0.7, 0.1, 0.3):  # the first one is slow, and other programs run
+        estimate.guess_rate(small, seconds)
     assert estimate.estimate_seconds((large,)) == pytest.approx(FIXED_SECONDS + 10 * 10)
     estimate.add_schedule((small,), (2.0,), 2.0 + FIXED_SECONDS)
     assert estimate.estimate_seconds((large,)) == pytest.approx(FIXED_SECONDS + 100 * 2)
