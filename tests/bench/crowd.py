@@ -195,7 +195,8 @@ def report(guests: list[Guest], latencies: list[float], log: str) -> None:
         if longest:
             print(f"           at most {longest[1]:.1f} s, told {longest[0]:.0f} s; {len(ratios)} waits")
     counts = [guest.pictures for guest in guests]
-    print(f"fairness   {max(counts)} pictures at most, {min(counts)} at least: {max(counts) / max(1, min(counts)):.2f}")
+    ratio = f"{max(counts) / min(counts):.2f}" if min(counts) else "not measured"
+    print(f"fairness   {max(counts)} pictures at most, {min(counts)} at least: {ratio}")
     waits = [(told, wait) for guest in guests for told, wait in guest.waits]
     late = sum(wait > 1.3 * max(told, 1.0) for told, wait in waits)
     print(f"waits      {late} of {len(waits)} were longer than 1.3 times what was told")
