@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import itertools
 from collections.abc import AsyncIterator, Callable, Generator, Mapping
 from contextlib import aclosing
 from pathlib import Path
@@ -15,8 +16,8 @@ from styler.errors import StylerError, UsageError
 from styler.options import Options, list_options
 from ui import controls
 from ui.layout import MAX_STYLES
-from ui.queue import PAINTER
-from ui.session import FinishedPicture, PaintRequest, Session, Upload
+from ui.queue import NOBODY, PAINTER, Place, hide_event
+from ui.session import FinishedPicture, PaintRequest, Session, Upload, name_visitor
 from ui.studio import Studio
 
 BUNDLE_OPTIONS = {
@@ -30,13 +31,7 @@ FileAnswer = dict[str, Any]
 
 def wire_api(studio: Studio) -> None:
     """Add the endpoint, inside open `gr.Blocks`."""
-    api(
-        make_endpoint(studio),
-        api_name="stylize",
-        api_description=describe_endpoint(),
-        concurrency_id=PAINTER,
-        concurrency_limit=1,
-    )
+    api(make_endpoint(studio), api_name="stylize", api_description=describe_endpoint(), **PAINTER)
 
 
 def describe_endpoint() -> str:
@@ -55,15 +50,21 @@ def describe_endpoint() -> str:
 
 def make_endpoint(studio: Studio) -> Callable[..., AsyncIterator[FileAnswer | None]]:
     """Return the function of the endpoint, whose signature is made from the fields of `Options`."""
+    numbers = itertools.count()
 
     async def stylize(request: gr.Request, *values: Any) -> AsyncIterator[FileAnswer | None]:
+        hide_event()
         try:
             paint_request = parse_request(studio, *values)
-            with studio.sessions.open_temporary(request.session_hash, "api") as session:
+            seconds = studio.estimate_photo(paint_request.content, paint_request.options)
+            # Calls in one step get a new session each from Gradio, so they count as one visitor.
+            key = NOBODY if "/call/" in request.url.path else name_visitor(request.session_hash)
+            kind = f"api{next(numbers)}"  # a client may make several calls at once
+            with studio.sessions.open_temporary(request.session_hash, kind) as session:
                 work = _paint(studio, session, paint_request)
-                async with aclosing(studio.thread.run(work, session.discard_work)) as answers:
+                async with aclosing(studio.thread.run(work, session.discard_work, key, seconds)) as answers:
                     async for answer in answers:
-                        yield answer
+                        yield None if isinstance(answer, Place) else answer
         except StylerError as problem:
             raise gr.Error(str(problem), print_exception=False) from problem
 

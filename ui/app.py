@@ -1,5 +1,6 @@
 """The page: which component triggers which handler, and the theme, style sheet and script."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import aclosing
@@ -13,7 +14,8 @@ from jinja2 import ChoiceLoader, DictLoader, FileSystemLoader
 
 from ui import api, controls, handlers, render
 from ui.layout import BatchLayout, PageLayout, build_layout, make_pictures_css
-from ui.queue import INSTANT_EVENT, QUEUED_EVENT, count_ahead, open_queue
+from ui.queue import INSTANT_EVENT, QUEUED_EVENT, Place, QueueFull, hide_event, open_queue
+from ui.session import name_visitor
 from ui.studio import Studio
 
 PAGE_FOLDER = Path(__file__).parent
@@ -28,23 +30,25 @@ def build_page(studio: Studio, queue: int = 32) -> gr.Blocks:
 
     Args:
         studio: the sessions and the painter behind the page.
-        queue: limit on the events that wait.
+        queue: limit on the requests that wait.
     """
     page: gr.Blocks
     gr.set_static_paths([studio.sessions.outputs])  # served in place: a copy would outlive its session
     with gr.Blocks(title="styler", analytics_enabled=False, fill_width=True) as page:
         layout, batch_layout = build_layout(studio.options)
         paint_tab = handlers.PaintHandlers(studio, layout)
-        _wire_painting(page, paint_tab)
+        _wire_painting(paint_tab)
         _wire_inputs(paint_tab)
         _wire_results(paint_tab)
-        _wire_batch(page, handlers.BatchHandlers(studio, batch_layout))
+        _wire_batch(handlers.BatchHandlers(studio, batch_layout))
         api.wire_api(studio)
 
-        def remove_session(request: gr.Request) -> None:
-            studio.sessions.remove(request.session_hash)
+        async def remove_session(request: gr.Request) -> None:
+            studio.thread.forget(name_visitor(request.session_hash))
+            await asyncio.to_thread(studio.sessions.remove, request.session_hash)
 
         page.unload(remove_session)
+    studio.thread.max_waiting = queue
     open_queue(page, queue)
     return page
 
@@ -93,21 +97,39 @@ def _bind(studio: Studio, handler: Callable[..., Any], kind: str = "") -> Callab
 
 
 def _bind_queued(
-    studio: Studio, handler: Callable[..., Generator[handlers.Changes, None, None]], kind: str = ""
+    tab: handlers.PaintHandlers | handlers.BatchHandlers,
+    handler: Callable[..., Generator[handlers.Changes, None, None]],
+    estimate: Callable[..., float | None],
+    kind: str = "",
 ) -> Callable[..., AsyncIterator[handlers.Changes]]:
-    """Return a Gradio event like that of `_bind`, which runs a generator on the painter's thread."""
+    """Return a Gradio event like that of `_bind`, which runs a generator on the painter's thread in its turn."""
+    studio = tab.studio
 
     async def event(request: gr.Request, *values: Any) -> AsyncIterator[handlers.Changes]:
-        session = studio.sessions.get(request.session_hash, kind)
-        async with aclosing(studio.thread.run(handler(session, *values), session.stop_work)) as items:
-            async for changes in items:
-                yield changes or gr.skip()
+        hide_event()
+        session, key = studio.sessions.get(request.session_hash, kind), name_visitor(request.session_hash)
+        seconds = estimate(session, *values)
+        try:
+            work = handler(session, *values)
+            async with aclosing(studio.thread.run(work, session.stop_work, key, seconds)) as items:
+                async for item in items:
+                    if isinstance(item, Place) and session.is_discarded:
+                        break
+                    if isinstance(item, Place):
+                        yield {tab.layout.status: render.render_bar(item.describe())}
+                    else:
+                        yield item or gr.skip()
+                else:
+                    return
+        except QueueFull:
+            pass
+        yield tab.show_failure(session)
 
     return event
 
 
-def _wire_painting(page: gr.Blocks, tab: handlers.PaintHandlers) -> None:
-    """Wire Paint, Paint this, Continue, Try again, Stop and keep, Discard, and the place in the queue."""
+def _wire_painting(tab: handlers.PaintHandlers) -> None:
+    """Wire Paint, Paint this, Continue, Try again, Stop and keep, and Discard."""
     studio, layout = tab.studio, tab.layout
     outputs = [layout.stop_button, layout.options["seed"], *_list_result_outputs(layout)]
     fields: list[Any] = [layout.options[name] for name in controls.PAGE_OPTIONS]
@@ -121,20 +143,19 @@ def _wire_painting(page: gr.Blocks, tab: handlers.PaintHandlers) -> None:
         (layout.retry_button, handlers.retry_request, [], waiting),
     ):
         click = button.click(_bind(studio, show), show_inputs, shown, **INSTANT_EVENT)
-        event = _bind_queued(studio, partial(tab.paint, make))
+        event = _bind_queued(tab, partial(tab.paint, make), partial(tab.estimate, make))
         painting = click.then(event, inputs, outputs, show_progress_on=layout.status, **QUEUED_EVENT)
         painting.failure(_bind(studio, tab.show_failure), None, outputs, **INSTANT_EVENT)
         events.append(painting)
     layout.stop_button.click(_bind(studio, tab.stop), None, outputs, **INSTANT_EVENT)
     layout.discard_button.click(_bind(studio, tab.discard), None, outputs, cancels=events, **INSTANT_EVENT)
-    _wire_timer(page, studio, layout)
 
 
 def _list_result_outputs(layout: PageLayout) -> list[Any]:
     """Return the components that show a result."""
     return [
         *(layout.stage, layout.status, layout.running_row, layout.finished_row, layout.summary),
-        *(layout.png, layout.jpeg, layout.deep_button, *layout.deep_files.values(), layout.history, layout.timer),
+        *(layout.png, layout.jpeg, layout.deep_button, *layout.deep_files.values(), layout.history),
         *(layout.losses_panel, layout.losses_plot, layout.losses_legend),
     ]
 
@@ -159,17 +180,6 @@ def _wire_sizes(layout: PageLayout | BatchLayout) -> None:
         return choice;
     }}"""
     layout.sizes.input(None, [layout.sizes, field], field, js=choose, **INSTANT_EVENT)
-
-
-def _wire_timer(page: gr.Blocks, studio: Studio, layout: PageLayout | BatchLayout, kind: str = "") -> None:
-    """Wire the timer that shows the place in the queue."""
-
-    def show_place(request: gr.Request) -> Any:
-        session = studio.sessions.get(request.session_hash, kind)
-        ahead = None if session.is_discarded else count_ahead(page, request.session_hash)
-        return gr.skip() if ahead is None else render.render_bar(studio.wait_estimate.describe_wait(ahead))
-
-    layout.timer.tick(show_place, None, layout.status, **INSTANT_EVENT)
 
 
 def _wire_inputs(tab: handlers.PaintHandlers) -> None:
@@ -221,15 +231,15 @@ def _wire_results(tab: handlers.PaintHandlers) -> None:
     layout.deep_button.click(_bind(studio, tab.make_deep_files), None, outputs, **INSTANT_EVENT)
 
 
-def _wire_batch(page: gr.Blocks, tab: handlers.BatchHandlers) -> None:
-    """Wire Paint all, Stop, and the place in the queue."""
+def _wire_batch(tab: handlers.BatchHandlers) -> None:
+    """Wire Paint all and Stop."""
     studio, layout = tab.studio, tab.layout
     bind = partial(_bind, studio, kind=BATCH)
     inputs = [layout.contents, layout.styles, layout.own_styles, *layout.options.values()]
-    outputs = [layout.status, layout.stop_button, layout.archive, layout.gallery, layout.rows, layout.timer]
+    outputs = [layout.status, layout.stop_button, layout.archive, layout.gallery, layout.rows]
     click = layout.paint_button.click(bind(tab.show_waiting), None, outputs, **INSTANT_EVENT)
-    painting = click.then(_bind_queued(studio, tab.paint, BATCH), inputs, outputs, **QUEUED_EVENT)
+    event = _bind_queued(tab, tab.paint, tab.estimate, BATCH)
+    painting = click.then(event, inputs, outputs, **QUEUED_EVENT)
     painting.failure(bind(tab.show_failure), None, outputs, **INSTANT_EVENT)
     layout.stop_button.click(bind(tab.stop), None, outputs, **INSTANT_EVENT)
     _wire_sizes(layout)
-    _wire_timer(page, studio, layout, BATCH)

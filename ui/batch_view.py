@@ -92,19 +92,18 @@ def paint_batch(
         ):
             _apply_event(view, event)
             view.seconds_left = _estimate_left(view, event, time.monotonic() - began)
-            studio.wait_estimate.set_remaining(view.seconds_left)
+            studio.thread.expect_end(view.seconds_left)
             if event.kind != "progress" or time.monotonic() >= due:
                 yield view
                 due = time.monotonic() + BATCH_PAUSE
         for row in view.rows.values():
             row.state = "left" if row.state in {"waiting", "painting"} else row.state
         view.archive = _pack_archive(view.folder)
-        studio.wait_estimate.add_duration(time.monotonic() - began)
         yield view
     finally:
         stop.set()  # if this generator is closed early, the painter also stops
         session.is_painting = False
-        studio.wait_estimate.set_remaining(None)
+        studio.thread.expect_end(None)
 
 
 def _prepare(session: Session, contents: Sequence[Upload], styles: Sequence[Upload]) -> BatchView:

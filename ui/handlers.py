@@ -298,8 +298,15 @@ class PaintHandlers:
             self.layout.finished_row: gr.update(visible=False),
             self.layout.stop_button: gr.update(interactive=False),
             self.layout.summary: "",
-            self.layout.timer: gr.Timer(active=True),
         }
+
+    def estimate(self, make: MakeRequest, session: Session, *values: Any) -> float | None:
+        """Return the seconds that `paint` will take; None if that is unknown."""
+        try:
+            request = make(session, *values)
+        except StylerError:
+            return 0.0  # it will only say why
+        return self.studio.estimate_photo(request.content, request.options)
 
     def paint(self, make: MakeRequest, session: Session, *values: Any) -> Generator[Changes, None, None]:
         """Paint: show the live view and the progress, then the finished picture, or why it failed."""
@@ -310,7 +317,6 @@ class PaintHandlers:
             text = "Reading the pictures…" if self.studio.is_ready else "Loading the network…"
             yield {
                 layout.options["seed"]: request.options.seed,
-                layout.timer: gr.Timer(active=False),
                 layout.status: render.render_bar(text),
                 layout.stop_button: gr.update(interactive=False),
             }
@@ -358,7 +364,6 @@ class PaintHandlers:
             self.layout.running_row: gr.update(visible=False),
             self.layout.finished_row: gr.update(visible=has_picture),
             self.layout.summary: render.render_summary(_get_selected_picture(session)) if has_picture else "",
-            self.layout.timer: gr.Timer(active=False),
         }
 
     def show_discarded(self, session: Session) -> Changes:
@@ -423,8 +428,18 @@ class BatchHandlers:
             self.layout.status: render.render_bar(WAITING),
             self.layout.stop_button: gr.update(visible=True, interactive=True),
             self.layout.archive: gr.update(visible=False),
-            self.layout.timer: gr.Timer(active=True),
         }
+
+    def estimate(self, _session: Session, *values: Any) -> float | None:
+        """Return the seconds that `paint` will take; None if that is unknown."""
+        try:
+            contents, styles = select_batch_inputs(*values[:3])
+            options = controls.options_from_batch_values(values[3:], self.studio.options)
+        except StylerError:
+            return 0.0  # it will only say why
+        times = [self.studio.estimate_photo(photo, options) for photo in contents]
+        known = [seconds for seconds in times if seconds is not None]
+        return len(styles) * sum(known) if len(known) == len(times) else None
 
     def paint(self, session: Session, *values: Any) -> Generator[Changes, None, None]:
         """Paint a batch: show its rows and its gallery, then the archive, or why it failed."""
@@ -434,7 +449,6 @@ class BatchHandlers:
             yield self.show_idle(render.render_message(STOPPED_WAITING))
             return
         yield {
-            layout.timer: gr.Timer(active=False),
             layout.status: render.render_bar("Reading the pictures…"),
             layout.gallery: gr.update(value=None, visible=False),
             layout.rows: "",
@@ -470,12 +484,10 @@ class BatchHandlers:
 
     def show_failure(self, session: Session) -> Changes:
         """Show why the event of `paint` ended without a message of its own."""
+        if session.is_discarded and session.is_waiting:
+            return self.show_idle(render.render_message(STOPPED_WAITING))
         return self.show_idle(render.render_error(QUEUE_FULL if session.is_waiting else INTERNAL_ERROR))
 
     def show_idle(self, status: str) -> Changes:
         """Show that nothing is being painted."""
-        return {
-            self.layout.status: status,
-            self.layout.stop_button: gr.update(visible=False),
-            self.layout.timer: gr.Timer(active=False),
-        }
+        return {self.layout.status: status, self.layout.stop_button: gr.update(visible=False)}

@@ -62,8 +62,6 @@ class PageLayout:
                 self._build_choices()
             with gr.Column(scale=1, min_width=320, elem_id="picture", elem_classes=["picture"]):
                 self._build_picture()
-        self.timer = gr.Timer(1.0, active=False)
-        """Ticks once a second while the tab waits in the queue."""
 
     def _build_choices(self) -> None:
         """Create the left column: the photo, the paintings and the options."""
@@ -161,8 +159,6 @@ class BatchLayout:
                 self._build_choices()
             with gr.Column(scale=1, min_width=320, elem_classes=["picture"]):
                 self._build_pictures()
-        self.timer = gr.Timer(1.0, active=False)
-        """Ticks once a second while the batch waits in the queue."""
 
     def _build_choices(self) -> None:
         self.contents = _build_files("Your photos", "batch-contents", height=150)

@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ui.queue import show_event
 from ui.session import Sessions
 
 MAX_BODY = 1_000_000
@@ -35,6 +36,7 @@ KNOWN_PATHS = re.compile(
 )
 """What the page and Gradio's clients ask for; Gradio has more, such as for editing the page."""
 UPLOAD_PATH, LOGIN_PATH = "/gradio_api/upload", "/login"
+CANCEL_PATH = "/gradio_api/cancel"
 EVENT_PATHS = ("/queue/join", "/run/predict", "/call/stylize")
 """Paths that start an event, with its values in the body."""
 REMOTE_PREFIXES = ("http:", "https:", "//")
@@ -121,6 +123,8 @@ class RequestGuard:
             return 400, "The request is nested too deeply; no control has such a value."
         if _names_remote_file(value):
             return 400, "The request names a file on another host; upload the file itself."
+        if path == CANCEL_PATH and isinstance(value, dict):
+            show_event(value.get("event_id"))
         reason = self.check_event(path, value) if path.endswith(EVENT_PATHS) else ""
         return (400, reason) if reason else None
 

@@ -27,7 +27,7 @@ from styler.engine.device import choose_device
 from styler.errors import StylerError
 from styler.options import Options
 from ui.middleware import RequestGuard, handle_errors
-from ui.queue import explain_event, is_full
+from ui.queue import explain_event
 from ui.studio import Studio
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def make_server(studio: Studio, config: ServerConfig) -> FastAPI:
 
     @server.get("/readyz")
     async def readyz() -> JSONResponse:
-        reasons = list_unready(studio, page)
+        reasons = list_unready(studio)
         status = "not ready" if reasons else "ready"
         return JSONResponse({"status": status, "lacking": reasons}, 503 if reasons else 200)
 
@@ -191,14 +191,14 @@ def _without_proxies() -> Iterator[None]:
         os.environ.update(hidden)
 
 
-def list_unready(studio: Studio, page: "gr.Blocks") -> list[str]:
+def list_unready(studio: Studio) -> list[str]:
     """Return the reasons why no work can be accepted now, as sentences; empty if it can."""
     reasons = []
     if not studio.is_ready:
         reasons.append(str(studio.load_error or "The weights are not loaded yet."))
     if shutil.disk_usage(studio.sessions.root).free < MIN_FREE_DISK:
         reasons.append("The disk is almost full.")
-    if is_full(page):
+    if studio.thread.is_full:
         reasons.append("The queue is full.")
     return reasons
 

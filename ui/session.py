@@ -150,13 +150,13 @@ class Sessions:
 
     def get(self, session_hash: str | None, kind: str = "") -> Session:
         """Return the session of a browser tab, or its session of another kind; create it on first use."""
-        key = _make_key(session_hash) + (f"-{kind}" if kind else "")
+        key = name_visitor(session_hash) + (f"-{kind}" if kind else "")
         with self._lock:
             return self._open.setdefault(key, Session(self.outputs / key))
 
     def remove(self, session_hash: str | None) -> None:
         """Stop the work of a closed tab; remove its pictures, and its uploads unless another session uses them."""
-        key = _make_key(session_hash)
+        key = name_visitor(session_hash)
         with self._lock:
             closed = [self._open.pop(name) for name in [*self._open] if name == key or name.startswith(f"{key}-")]
         used = self._list_used_uploads()
@@ -218,7 +218,8 @@ class Sessions:
             return set().union(*(session.uploads for session in self._open.values()))
 
 
-def _make_key(session_hash: str | None) -> str:
+def name_visitor(session_hash: str | None) -> str:
+    """Return the name of a visitor: the hash of the browser tab, reduced to letters and digits, or `nobody`."""
     return re.sub(r"\W", "", session_hash or "") or "nobody"
 
 

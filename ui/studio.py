@@ -5,7 +5,8 @@ Does not know Gradio.
 
 import threading
 import time
-from collections.abc import Generator
+from bisect import bisect
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,16 +17,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from styler import images, library, provenance
+from styler.engine import targets
 from styler.engine.device import name_precision
 from styler.engine.painter import Painter
 from styler.engine.result import Progress, Result
 from styler.errors import StylerError, quote_name
 from styler.images import Picture
 from styler.images.child import Decoder
-from styler.options import Options, list_options
+from styler.options import PRESETS, Options, list_options, resolve_options
 from styler.provenance import Record
-from styler.vgg import registry, weights
-from ui.queue import PainterThread, WaitEstimate
+from styler.schedule import Scale, Schedule, build_schedule
+from styler.vgg import arch, registry, weights
+from ui.queue import PainterThread
 from ui.session import FinishedPicture, LossHistory, PaintRequest, Session, Sessions, Upload
 
 MAX_PIXELS = 50_000_000
@@ -38,6 +41,18 @@ MAX_CHART_POINTS = 200
 """Limit on the points of each line in the chart of the losses."""
 SERVER_OPTIONS = tuple(name for name, spec in list_options().items() if spec.group == "Machine")
 """Options that a visitor cannot change."""
+UNKNOWN_SIZE = (1, 1)
+"""Width and height of a photo that was not read yet: a square has the most pixels for its long side."""
+MAX_SIZES = 1000
+"""Photos whose size is remembered."""
+FIXED_SECONDS = 0.5
+"""Seconds of reading and saving a picture, until they are measured."""
+SIZE_CLASSES = (190**2, 380**2)
+"""Pixels at which another class of sizes begins: one for the scale of 128 pixels, one for 256, one for larger ones."""
+NEW_SHARE, MAX_FACTOR = 0.3, 3.0
+"""Share of a new value in a moving average, and how many times the average it counts at most."""
+WARMUP_ITERATIONS = 3
+"""Iterations of the first painting; the first one is slower than all others."""
 WARMUP_PAIR = ("astronaut", "starry-night")
 """Bundled content and style that are painted before the first request; the style is the page's default."""
 
@@ -47,8 +62,46 @@ def list_backbones() -> tuple[str, ...]:
     return (*weights.SHA256, *filter(registry.is_cached, registry.FROM_TORCHVISION), *registry.list_imported())
 
 
+class WorkEstimate:
+    """How long a schedule will take, learned from those of finished pictures.
+
+    The seconds of an iteration, relative to its cost, depend on the network and on the size of the picture. They are
+    averaged for both networks in a few classes of sizes.
+    """
+
+    def __init__(self) -> None:
+        self.fixed_seconds = FIXED_SECONDS
+        """Of reading and saving the pictures."""
+        self._rates: dict[tuple[bool, int], float] = {}  # seconds per cost, by network and class of size
+        self._guess: float | None = None
+
+    def guess_rate(self, scale: Scale, seconds: float) -> None:
+        """Record how long one iteration took; the fastest is used until a picture is finished."""
+        rate = seconds / scale.cost
+        self._guess = rate if self._guess is None else min(rate, self._guess)
+
+    def add_schedule(self, schedule: Schedule, scale_seconds: Sequence[float], total_seconds: float) -> None:
+        """Record how long each scale of a finished picture took, and all of it with reading and saving."""
+        for scale, seconds in zip(schedule, scale_seconds, strict=True):
+            key, rate = _classify(scale), seconds / _count_work(scale)
+            self._rates[key] = _average(self._rates.get(key), rate)
+        self.fixed_seconds = _average(self.fixed_seconds, max(0.01, total_seconds - sum(scale_seconds)))
+
+    def estimate_seconds(self, schedule: Schedule) -> float | None:
+        """Return the seconds that a schedule will take with reading and saving; None if nothing is known yet."""
+        if schedule and not self._rates and self._guess is None:
+            return None
+        return self.fixed_seconds + sum(self._find_rate(scale) * _count_work(scale) for scale in schedule)
+
+    def _find_rate(self, scale: Scale) -> float:
+        """Return the seconds per cost, of the most similar class if there is none of its own."""
+        sketch, size = _classify(scale)
+        keys = sorted(self._rates, key=lambda key: (key[0] != sketch, abs(key[1] - size)))
+        return self._rates[keys[0]] if keys else self._guess or 0.0
+
+
 class Studio:
-    """The sessions, the decoder, the painter and the expected wait.
+    """The sessions, the decoder, the painter, and how long its work takes.
 
     Args:
         options: defaults of the page and of `/stylize`.
@@ -59,12 +112,14 @@ class Studio:
         self.options = options or Options()
         self.sessions = Sessions()
         self.thread = PainterThread()
-        self.wait_estimate = WaitEstimate()
+        self.work_estimate = WorkEstimate()
         self.load_error: StylerError | None = None
         """Why the painter could not be loaded."""
         self._decoder = Decoder()
         self._max_pixels = max_pixels
         self._painter: Painter | None = None
+        self._network = ""
+        self._sizes: dict[Path, tuple[int, int]] = {}  # width and height of the photos that were read
         self._load_lock = threading.Lock()
         self._closed = threading.Event()
 
@@ -81,9 +136,12 @@ class Studio:
                 painter = self.load_painter()
                 content = images.read_image(library.list_contents()[WARMUP_PAIR[0]])
                 style = images.read_image(library.list_styles()[WARMUP_PAIR[1]])
-                short = self.options.replace(iterations=1, size=Options().first_size)
-                for _ in painter.stream(content, style, short, self._closed):
-                    pass
+                short = self.options.replace(iterations=WARMUP_ITERATIONS, size=Options().first_size)
+                before = time.monotonic()
+                for progress in painter.stream(content, style, short, self._closed):
+                    if progress.iteration > 1 and progress.result is None:
+                        self.work_estimate.guess_rate(progress.schedule[progress.scale], time.monotonic() - before)
+                    before = time.monotonic()
             except StylerError as problem:
                 self.load_error = problem
 
@@ -111,7 +169,11 @@ class Studio:
         Raises:
             ImageError: it is not an image, or it is too large; the message has the name that its owner gave it.
         """
-        return self._decoder.read(_read_bytes(upload), name=upload.name, max_pixels=self._max_pixels)
+        picture = self._decoder.read(_read_bytes(upload), name=upload.name, max_pixels=self._max_pixels)
+        self._sizes[upload.path] = picture.width, picture.height
+        if len(self._sizes) > MAX_SIZES:
+            self._sizes.pop(next(iter(self._sizes)), None)
+        return picture
 
     def read_record(self, upload: Upload) -> Record:
         """Read the record that styler stored in a picture.
@@ -132,13 +194,17 @@ class Studio:
         session.add_uploads(request.content, *request.styles)
         try:
             content, *styles = [self.read_picture(upload) for upload in (request.content, *request.styles)]
+            if not stop.is_set():  # else others may have their turn already
+                seconds = self.estimate_seconds(request.options, content.width, content.height)
+                self.thread.expect_duration(seconds)
             options = self.use_machine(request.options)
             options = options.replace(init=str(request.start)) if request.start else options
             due, losses, progress = 0.0, [], None
             for progress in self.load_painter().stream(content, [*styles], options, stop):
                 losses.append((progress.total_iterations, progress.terms))
                 if progress.result is None and time.monotonic() >= due:
-                    self.wait_estimate.set_remaining(progress.eta)
+                    left = None if progress.eta is None else progress.eta + self.work_estimate.fixed_seconds
+                    self.thread.expect_end(left)
                     yield progress
                     due = time.monotonic() + LIVE_PAUSE
             assert progress is not None
@@ -146,12 +212,58 @@ class Studio:
             if not session.is_discarded:
                 points = losses[:: 1 + len(losses) // MAX_CHART_POINTS]
                 history = tuple((count, {name: float(term) for name, term in terms.items()}) for count, terms in points)
-                self.wait_estimate.add_duration(time.monotonic() - began)
-                yield _save_picture(session, request, progress.result, content, history)
+                picture = _save_picture(session, request, progress.result, content, history)
+                result = progress.result
+                self.work_estimate.add_schedule(result.schedule, result.scale_seconds, time.monotonic() - began)
+                yield picture
         finally:
             stop.set()  # if this generator is closed early, the painter also stops
             session.is_painting = False
-            self.wait_estimate.set_remaining(None)
+            self.thread.expect_end(None)
+
+    def estimate_seconds(self, options: Options, width: int, height: int) -> float | None:
+        """Return how long a picture will take with the options of a visitor; None if that is unknown or impossible.
+
+        Args:
+            options: those of the machine are replaced by the server's own.
+            width: of the photo, in pixels.
+            height: of the photo, in pixels.
+        """
+        if self._painter is None:
+            return None
+        try:
+            options = self.use_machine(options)
+            schedule = build_schedule(options, width, height, self._find_min_side(options))
+        except StylerError:
+            return None
+        return options.time if options.time and schedule else self.work_estimate.estimate_seconds(schedule)
+
+    def estimate_times(self, options: Options, width: int, height: int) -> dict[str, float | None]:
+        """Return how long a picture will take with each preset, chosen on the page where the options are set."""
+        server = {name: getattr(self.options, name) for name in list_options()}
+        changed = {"preset", "iterations", *(name for bundle in PRESETS.values() for name in bundle.values)}
+        times = {}
+        for preset in PRESETS:
+            chosen = {"preset": preset, "look": options.look}
+            changes = {name: value for name, value in chosen.items() if value != server[name]}
+            values = resolve_options(("server", server), ("visitor", changes)).options
+            whole = options.replace(**{name: getattr(values, name) for name in changed})
+            times[preset] = self.estimate_seconds(whole, width, height)
+        return times
+
+    def estimate_photo(self, photo: Upload, options: Options) -> float | None:
+        """Return how long a photo will take, also if it was not read yet; None if that is unknown or impossible."""
+        size = self._sizes.get(photo.path, None if options.size == "original" else UNKNOWN_SIZE)
+        return None if size is None else self.estimate_seconds(options, *size)
+
+    def _find_min_side(self, options: Options) -> int:
+        """Return the shortest side that the network accepts, without building it for the layers of the options.
+
+        Raises:
+            OptionError: the network has no such layer.
+        """
+        layers = targets.resolve_layers(options, self._network)
+        return max(conv.stride for conv in arch.list_convolutions_until(self._network, layers))
 
     def load_painter(self) -> Painter:
         """Return the painter; the first call loads the weights.
@@ -162,9 +274,26 @@ class Studio:
         with self._load_lock:
             if self._painter is None:
                 painter = Painter.of(self.options)
-                painter.features(self.options)
+                self._network = painter.features(self.options).network
                 self._painter = painter
             return self._painter
+
+
+def _classify(scale: Scale) -> tuple[bool, int]:
+    """Return the network of a scale and the class of its size."""
+    return scale.sketch, bisect(SIZE_CLASSES, scale.width * scale.height)
+
+
+def _count_work(scale: Scale) -> float:
+    """Return the cost of a scale; to begin it costs about as much as an iteration."""
+    return (scale.iterations + 1) * scale.cost
+
+
+def _average(average: float | None, value: float) -> float:
+    """Return a moving average after a further value, of which a single exceptional one does not count in full."""
+    if average is None:
+        return value
+    return average + NEW_SHARE * (min(max(value, average / MAX_FACTOR), average * MAX_FACTOR) - average)
 
 
 def make_deep_file(picture: FinishedPicture, suffix: str) -> Path:

@@ -5,9 +5,8 @@ import logging
 import re
 import socket
 import struct
-import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import pytest
 import readme
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
-from gradio_client.utils import QueueError, Status
+from gradio_client.utils import Status
 from made import Pixels
 from pages import Site
 from starlette.responses import FileResponse
@@ -26,7 +25,7 @@ from styler.errors import UsageError
 from styler.options import Options
 from ui import api, queue
 from ui.middleware import RequestGuard
-from ui.queue import INVALID_VALUES, PainterThread, WaitEstimate
+from ui.queue import INVALID_VALUES, QUEUE_FULL
 from ui.session import Upload
 
 LONG = {"content": "cat", "style": "woodcut", "iterations": 20_000, "api_name": "/stylize"}
@@ -118,10 +117,26 @@ def test_canceled_work_stops_at_once_and_the_next_begins(client: Client, site: S
     job = client.submit(**LONG)
     wait_for(job, Status.ITERATING)
     waiting = client.submit("cat", "woodcut", **SHORT)
-    wait_for(waiting, Status.IN_QUEUE)
-    assert waiting.status().rank == 0
+    wait_for(waiting, Status.ITERATING)
+    assert len(site.studio.thread._waiting) == 1
     job.cancel()
     assert Path(waiting.result(timeout=60)).exists()
+    site.wait_until_idle()
+
+
+def test_canceling_a_call_that_waits_leaves_the_running_one(client: Client, site: Site) -> None:
+    running = client.submit(**LONG)
+    wait_for(running, Status.ITERATING)
+    waiting = client.submit(**LONG)
+    wait_for(waiting, Status.ITERATING)
+    waiting.cancel()
+    due = time.monotonic() + 60
+    while site.studio.thread.is_full:
+        assert time.monotonic() < due
+        time.sleep(0.01)
+    assert site.is_painting
+    assert not running.done()
+    running.cancel()
     site.wait_until_idle()
 
 
@@ -129,9 +144,9 @@ def test_a_full_queue_refuses_calls(client: Client, site: Site) -> None:
     running = client.submit(**LONG)
     wait_for(running, Status.ITERATING)
     waiting = client.submit(**LONG)
-    wait_for(waiting, Status.IN_QUEUE)
+    wait_for(waiting, Status.ITERATING)
     refused = client.submit(**LONG)
-    with pytest.raises(QueueError, match="Queue is full"):
+    with pytest.raises(AppError, match=QUEUE_FULL):
         refused.result(timeout=60)
     assert httpx.get(f"{site.address}readyz").status_code == 503
     for job in (waiting, running):
@@ -335,46 +350,6 @@ def test_an_upload_that_does_not_fit_is_refused(site: Site, monkeypatch: pytest.
     response = httpx.post(f"{site.address}gradio_api/upload", files={"files": ("x.png", bytes(5000))})
     assert response.status_code == 503
     assert "no room for more pictures now" in response.text
-
-
-def test_closing_slow_work_does_not_wait_for_it_but_the_next_work_does() -> None:
-    stop, release, order = threading.Event(), threading.Event(), []
-
-    def work() -> Generator[int, None, None]:
-        try:
-            yield 1
-            release.wait(60)  # a step that does not look at `stop`
-            yield 2
-        finally:
-            order.append(threading.current_thread().name)
-
-    def next_work() -> Generator[int, None, None]:
-        order.append("next")
-        yield 3
-
-    async def run_and_close() -> list[int | None]:
-        thread = PainterThread()
-        items = thread.run(work(), stop.set)
-        seen: list[int | None] = []
-        while len(seen) < 3:
-            seen.append(await anext(items))
-        await items.aclose()
-        assert (stop.is_set(), order) == (True, [])  # although the step has not ended
-        release.set()
-        return [*seen, *[each async for each in thread.run(next_work(), stop.set) if each]]
-
-    assert asyncio.run(run_and_close()) == [1, None, None, 3]
-    assert order == ["painter_0", "next"]
-
-
-def test_the_wait_is_estimated_from_earlier_work() -> None:
-    estimate = WaitEstimate()
-    assert estimate.compute_wait(0) is None
-    estimate.set_remaining(10)
-    assert 9 < (estimate.compute_wait(0) or 0) <= 10
-    assert estimate.compute_wait(2) is None  # the duration of the others is unknown yet
-    estimate.add_duration(30)
-    assert 69 < (estimate.compute_wait(2) or 0) <= 70
 
 
 def test_an_upload_keeps_the_name_its_owner_gave_it(site: Site) -> None:

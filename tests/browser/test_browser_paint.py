@@ -149,6 +149,37 @@ def test_leaving_stops_the_work_at_once(visitor: Visitor, photo: Path, site: Sit
     wait_for_text(again, "Done.")
 
 
+@pytest.mark.parametrize("way", ["reload", "close", "discard"])
+def test_who_leaves_while_waiting_makes_room_for_another(visitor: Visitor, photo: Path, site: Site, way: str) -> None:
+    first, second, third = visitor(), visitor(), visitor()
+    for page in (first, second, third):
+        upload_photo(page, photo)
+        set_options(page, iterations=20_000 if page is first else 3, size=64)
+    first.click("#paint")
+    first.wait_for_selector("#stage .working img")
+    second.click("#paint")
+    wait_for_text(second, "You are next; painting starts in about ")
+    if way == "reload":
+        second.reload()
+    elif way == "close":
+        second.close()
+    else:
+        second.click("#discard")
+        wait_for_text(second, "Discarded.")
+    due = time.monotonic() + 60
+    while site.studio.thread.is_full:
+        assert time.monotonic() < due
+        time.sleep(0.01)
+    third.click("#paint")
+    wait_for_text(third, "You are next")
+    first.click("#discard")
+    wait_for_text(third, "Done.")
+    if way == "discard":
+        wait_for_text(second, "Discarded.")
+        second.click("#paint")
+        wait_for_text(second, "Done.")
+
+
 def test_files_are_removed_with_the_tab(visitor: Visitor, photo: Path, site: Site) -> None:
     page = visitor()
     upload_photo(page, photo)
@@ -207,6 +238,22 @@ def test_a_batch_fills_the_gallery_and_reports_an_unreadable_photo(
     with zipfile.ZipFile(archive) as pack:
         assert sorted(pack.namelist()) == ["contact-sheet.jpg", "holiday.starry-night.png", "other.starry-night.png"]
         assert images.read_image(pack.read("other.starry-night.png")).width == 64
+
+
+def test_a_batch_that_waits_can_be_stopped(visitor: Visitor, photo: Path, site: Site) -> None:
+    first, page = visitor(), visitor()
+    upload_photo(first, photo)
+    start_painting(first, **LONG)
+    page.get_by_role("tab", name="Batch").click()
+    page.set_input_files("#batch-contents input[type=file]", photo)
+    page.locator("#batch-contents .file-preview tr").first.wait_for()
+    page.click("#batch-paint")
+    wait_for_text(page, "You are next", "#batch-status")
+    page.click("#batch-stop")
+    wait_for_text(page, "Stopped before it began.", "#batch-status")
+    page.locator("#batch-stop").wait_for(state="hidden")
+    assert site.is_painting
+    assert not site.studio.thread.is_full
 
 
 def test_a_batch_can_be_stopped(visitor: Visitor, photo: Path, site: Site) -> None:

@@ -27,7 +27,6 @@ class Site:
 
     address: str
     studio: Studio
-    queue: Any
 
     @property
     def is_painting(self) -> bool:
@@ -36,7 +35,7 @@ class Site:
     def wait_until_idle(self, seconds: float = 60) -> None:
         """Wait until nothing is painted or queued; work that is not stopped would take far longer."""
         began = time.monotonic()
-        while self.is_painting or len(self.queue):
+        while self.is_painting or self.studio.thread.is_busy:
             assert time.monotonic() - began < seconds, "a picture is still being painted"
             time.sleep(0.01)
 
@@ -54,7 +53,7 @@ def serve(config: ServerConfig) -> Iterator[Site]:
             while not studio.is_ready:
                 assert thread.is_alive(), "the server ended"
                 time.sleep(0.02)
-            yield Site(f"http://127.0.0.1:{listener.getsockname()[1]}/", studio, app.state.page._queue)
+            yield Site(f"http://127.0.0.1:{listener.getsockname()[1]}/", studio)
         finally:
             uvicorn_server.should_exit = True
             thread.join()

@@ -505,12 +505,13 @@ def test_clients_with_ever_new_sessions_do_not_fill_the_memory(studio: Studio, r
     assert len(page.state_holder.session_data) <= MAX_GRADIO_SESSIONS
 
 
-def test_one_heavy_event_runs_at_a_time(studio: Studio) -> None:
+def test_all_that_paint_run_at_once_in_gradio_and_wait_in_our_queue(studio: Studio) -> None:
     page = app.build_page(studio, queue=5)
     painting = [event for event in page.fns.values() if event.concurrency_id == "painter"]
     assert len(painting) == 6  # Paint, Paint this, Continue, Try again, Paint all, and the API
-    assert {event.concurrency_limit for event in painting} == {1}
-    assert page._queue.max_size == 5
+    assert {event.concurrency_limit for event in painting} == {None}
+    assert studio.thread.max_waiting == 5
+    assert page._queue.max_size == page._queue.max_thread_count > 5
     assert page.analytics_enabled is False
     assert [event.api_name for event in page.fns.values() if event.api_visibility != "private"] == ["stylize"]
 

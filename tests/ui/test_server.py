@@ -69,10 +69,10 @@ def test_healthz_answers_at_once_and_readyz_after_loading_the_weights(client: Te
 def test_a_full_disk_or_queue_means_not_ready(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "MIN_FREE_DISK", 10**30)
     assert "The disk is almost full." in client.get("/readyz").json()["lacking"]
-    page: Any = type("Page", (), {"_queue": type("Queue", (), {"max_size": 2, "__len__": lambda _self: 2})()})()
     studio = Studio()
+    studio.thread.max_waiting = 0
     try:
-        assert "The queue is full." in server.list_unready(studio, page)
+        assert "The queue is full." in server.list_unready(studio)
     finally:
         studio.close()
 
