@@ -12,9 +12,9 @@ import gradio as gr
 from gradio import routes
 from jinja2 import ChoiceLoader, DictLoader, FileSystemLoader
 
-from ui import api, controls, handlers, render
+from ui import api, controls, handlers, render, wall
 from ui.layout import BatchLayout, PageLayout, build_layout, make_pictures_css
-from ui.queue import INSTANT_EVENT, QUEUED_EVENT, Place, QueueFull, hide_event, open_queue
+from ui.queue import INSTANT_EVENT, QUEUED_EVENT, WALL_EVENT, Place, QueueFull, hide_event, open_queue
 from ui.session import name_visitor
 from ui.studio import Studio
 
@@ -71,8 +71,9 @@ def make_css() -> str:
 
 
 def make_head() -> str:
-    """Return the script of the page, as an element of its head."""
-    return f"<script>{(PAGE_FOLDER / 'page.js').read_text(encoding='utf-8')}</script>"
+    """Return the scripts of the page, as elements of its head."""
+    paths = [PAGE_FOLDER / "page.js", *sorted((PAGE_FOLDER / "scripts").glob("*.js"))]
+    return "".join(f"<script>{path.read_text(encoding='utf-8')}</script>" for path in paths)
 
 
 def install_head(head: str) -> None:
@@ -183,14 +184,13 @@ def _wire_sizes(layout: PageLayout | BatchLayout) -> None:
 
 
 def _wire_inputs(tab: handlers.PaintHandlers) -> None:
-    """Wire the photo, the paintings, the presets and looks, and the settings from a picture."""
+    """Wire the photo, the paintings and their previews, the presets and looks, and the settings from a picture."""
     studio, layout = tab.studio, tab.layout
     show_content, show_styles = _bind(studio, tab.show_content), _bind(studio, tab.show_styles)
-    contents = [layout.content, layout.sample]
-    outputs: list[Any] = [layout.content, layout.sample, layout.stage, layout.finished_row]
-    outputs += [layout.summary, layout.status, layout.history]
+    contents, outputs = [layout.content, layout.sample], _list_stage_outputs(layout)
     styles = [layout.style, layout.own_styles, layout.mixed_styles]
     style_outputs = [layout.own_styles, layout.own_thumbnails, layout.credit, layout.status, *layout.style_weights]
+    shown = []
     for trigger, cleared, handler, inputs, changed in (
         (layout.content.upload, layout.sample, show_content, contents, outputs),
         (layout.content.clear, layout.sample, show_content, contents, outputs),
@@ -198,11 +198,12 @@ def _wire_inputs(tab: handlers.PaintHandlers) -> None:
         (layout.style.input, layout.own_styles, show_styles, styles, style_outputs),
         (layout.own_styles.upload, layout.style, show_styles, styles, style_outputs),
     ):
-        trigger(lambda: None, None, cleared, **INSTANT_EVENT).then(handler, inputs, changed, **INSTANT_EVENT)
+        clearing = trigger(lambda: None, None, cleared, **INSTANT_EVENT)
+        shown.append(clearing.then(handler, inputs, changed, **INSTANT_EVENT))
     refuse, reason = _bind(studio, tab.refuse_photo), "() => document.querySelector('#refuse').dataset.reason"
-    layout.refuse_button.click(refuse, layout.refusal, outputs, js=reason, **INSTANT_EVENT)
+    shown.append(layout.refuse_button.click(refuse, layout.refusal, outputs, js=reason, **INSTANT_EVENT))
     triggers = [layout.own_styles.clear, layout.own_styles.delete, layout.mixed_styles.input]
-    gr.on(triggers, show_styles, styles, style_outputs, **INSTANT_EVENT)
+    shown.append(gr.on(triggers, show_styles, styles, style_outputs, **INSTANT_EVENT))
 
     fields: list[Any] = [layout.options[name] for name in controls.PAGE_OPTIONS]
     for kind in controls.OPTION_BUNDLES:
@@ -210,13 +211,43 @@ def _wire_inputs(tab: handlers.PaintHandlers) -> None:
         changed = [layout.options[name] for name in controls.list_bundle_options(kind)]
         radio.input(partial(controls.apply_bundle, kind, defaults=studio.options), fields, changed, **INSTANT_EVENT)
     _wire_sizes(layout)
-    load_settings = _bind(studio, tab.load_settings)
-    layout.settings_file.upload(
-        load_settings,
-        layout.settings_file,
-        [*fields, layout.sizes, *layout.style_weights, layout.status],
-        **INSTANT_EVENT,
-    )
+    changed = [*fields, layout.sizes, *layout.style_weights, layout.status]
+    load = layout.settings_file.upload
+    shown.append(load(_bind(studio, tab.load_settings), layout.settings_file, changed, **INSTANT_EVENT))
+    _wire_wall(wall.WallHandlers(tab), shown)
+
+
+def _wire_wall(walls: wall.WallHandlers, shown: list[Any]) -> None:
+    """Wire the previews: a round of them begins after each of the events in `shown`, and when the settings change."""
+    studio, layout = walls.tab.studio, walls.tab.layout
+    stage = _list_stage_outputs(layout)[2:]
+
+    async def event(request: gr.Request, *values: Any) -> AsyncIterator[handlers.Changes]:
+        hide_event()
+        session, key = studio.sessions.get(request.session_hash), name_visitor(request.session_hash)
+        yield walls.begin(session, *values)
+        current = session.wall
+        while current is not None and wall.list_missing(session, current):
+            work = walls.paint(session, current)
+            async with aclosing(studio.thread.run_when_idle(work, current.interrupt, key)) as items:
+                async for item in items:
+                    yield item or gr.skip()
+
+    outputs = [layout.times, *layout.tiles, layout.own_thumbnails, layout.wall_note, *stage]
+    inputs = handlers.list_inputs(layout)
+    for dependency in shown:
+        dependency.then(event, inputs, outputs, **WALL_EVENT)
+    layout.refresh_button.click(event, inputs, outputs, **WALL_EVENT)
+    layout.style.input(_bind(studio, walls.choose), layout.style, stage, **INSTANT_EVENT)
+    number = "() => document.querySelector('#choose-own').dataset.number"
+    choose_own = _bind(studio, walls.choose_own)
+    layout.own_button.click(choose_own, layout.own_choice, stage, js=number, **INSTANT_EVENT)
+
+
+def _list_stage_outputs(layout: PageLayout) -> list[Any]:
+    """Return the components of the photo, and those that show something else than a finished picture."""
+    stage = [layout.stage, layout.finished_row, layout.summary, layout.status, layout.history]
+    return [layout.content, layout.sample, *stage]
 
 
 def _wire_results(tab: handlers.PaintHandlers) -> None:

@@ -5,6 +5,7 @@ Does not know how events are triggered or queued; that is in `app`.
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -167,7 +168,7 @@ class PaintHandlers:
 
     def show_content(self, session: Session, content: Upload | None, sample: str | None) -> Changes:
         """Show the chosen photo in its frame, or why it is refused; while painting, keep it for the next picture."""
-        session.photo_html, text = "", ""
+        session.photo_html, session.shown_preview, text = "", None, ""
         if content or sample:
             try:
                 photo = select_content(content, sample)
@@ -178,17 +179,17 @@ class PaintHandlers:
             source = render.encode_data_url(picture.pixels)
             session.photo_html = render.render_frame(source, picture.width, picture.height, f"Your photo, {photo.name}")
             text = " ".join([f"{picture.width}×{picture.height} pixels.", *picture.warnings])
-        return self._show_photo(session, session.photo_html or render.render_invitation(), text)
+        return self.show_stage(session, session.photo_html or render.render_invitation(), text)
 
     def refuse_photo(self, session: Session, problem: str) -> Changes:
         """Say on the stage why a photo is refused; the photo before it is no longer chosen, so it is not painted."""
         session.photo_html = ""
         if session.is_painting:
             gr.Warning(problem, title="Refused")
-        changes = self._show_photo(session, render.render_refusal(problem), NO_PHOTO)
+        changes = self.show_stage(session, render.render_refusal(problem), NO_PHOTO)
         return {**changes, self.layout.content: None, self.layout.sample: None}
 
-    def _show_photo(self, session: Session, stage: str, text: str) -> Changes:
+    def show_stage(self, session: Session, stage: str, text: str) -> Changes:
         """Show what `stage` contains, unless a picture is being painted; the pictures painted before can be reached."""
         if session.is_painting:
             return {self.layout.stage: gr.skip()}
@@ -209,7 +210,7 @@ class PaintHandlers:
         """
         layout = self.layout
         changes: Changes = {}
-        read: list[tuple[Upload, tuple[str, str]]] = []
+        read: dict[Path, tuple[str, str]] = {}
         for upload in own_styles or ():
             session.add_uploads(upload)
             try:
@@ -217,15 +218,16 @@ class PaintHandlers:
             except StylerError as problem:
                 changes |= {layout.status: render.render_error(problem)}
                 continue
-            read.append((upload, (render.encode_data_url(pixels, render.THUMBNAIL_SIDE), upload.name)))
+            read[upload.path] = (render.encode_data_url(pixels, render.THUMBNAIL_SIDE), upload.name)
         if changes:
-            changes[layout.own_styles] = [str(upload.path) for upload, _ in read] or None
+            changes[layout.own_styles] = [*map(str, read)] or None
         try:
-            chosen = [upload for upload, _ in read]
+            chosen = [Upload(path, name) for path, (_, name) in read.items()]
             styles = select_styles(style, chosen, mixed_styles) if style or chosen or mixed_styles else ()
         except StylerError as problem:
             return {**changes, layout.status: render.render_error(problem)}
-        changes[layout.own_thumbnails] = render.render_thumbnails(thumbnail for _, thumbnail in read)
+        session.thumbnails = read
+        changes[layout.own_thumbnails] = render.render_thumbnails(session.list_thumbnails())
         changes[layout.credit] = render.render_credit(style.name for style in styles)
         for index, slider in enumerate(layout.style_weights):
             name = styles[index].name if index < len(styles) else ""

@@ -83,6 +83,14 @@ class PageLayout:
         self.style = gr.Radio(
             paintings, value=DEFAULT_STYLE, label="Paint it like", elem_id="style", elem_classes=["pictures"]
         )
+        self.tiles = [gr.HTML("", visible="hidden", elem_id=f"tile-{name}") for name in paintings]
+        """Style rules that show the previews on the buttons of the bundled paintings."""
+        self.wall_note = gr.HTML("", elem_id="wall-note")
+        self.refresh_button = gr.Button(visible="hidden", elem_id="refresh")
+        """Clicked by the script of the page when the settings have changed: the previews and times follow them."""
+        self.own_choice = gr.Textbox(visible="hidden")
+        self.own_button = gr.Button(visible="hidden", elem_id="choose-own")
+        """Clicked by the script when the thumbnail of an uploaded painting is; `own_choice` is its number."""
         credit = render.render_credit([library.list_styles()[DEFAULT_STYLE].name])
         self.credit = gr.HTML(credit, elem_id="credit")
         self.own_styles = _build_files(f"or a painting of your own (up to {MAX_STYLES})", "own-styles")

@@ -192,13 +192,26 @@ def render_summary(picture: FinishedPicture) -> str:
     return f'<p class="summary">{escape(line)} {button}</p>{notes}'
 
 
-def render_thumbnails(pictures: Iterable[tuple[str, str]]) -> str:
-    """Return a row of small pictures, given by URL and name."""
+def render_thumbnails(pictures: Iterable[tuple[str, str, Pixels | None]]) -> str:
+    """Return a row of uploaded paintings, given by address, name and preview; a click shows the preview large."""
     items = "".join(
-        f'<img src="{source}" alt="{escape(name)}" title="{escape(name)}" width="56" height="56">'
-        for source, name in pictures
+        f'<button type="button" data-own="{number}" aria-label="Preview {escape(name)}" title="{escape(name)}">'
+        f'<img src="{source if preview is None else encode_data_url(preview, THUMBNAIL_SIDE)}" alt=""></button>'
+        for number, (source, name, preview) in enumerate(pictures)
     )
     return f'<div class="thumbs">{items}</div>' if items else ""
+
+
+def render_tile(index: int, preview: Pixels) -> str:
+    """Return the style rule that shows a preview on the button of a bundled painting, by its index."""
+    source = encode_data_url(preview, THUMBNAIL_SIDE)
+    button = f"#style label:nth-of-type({index + 1})"
+    return f'<style>{button} {{ background-image: url("{source}") !important; animation: turn .5s; }}</style>'
+
+
+def render_wall_note(done: int, total: int) -> str:
+    """Return how many previews are finished; nothing when all are."""
+    return f'<p class="message">Your photo in each painting: {done} of {total}</p>' if done < total else ""
 
 
 def render_batch_status(view: BatchView, *, is_finished: bool) -> str:

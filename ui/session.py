@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from styler import environment
-from styler.engine.result import Result
+from styler.engine.result import Pixels, Result
 from styler.options import Options
 from styler.provenance import Record
 
@@ -63,6 +63,22 @@ class PaintRequest:
     """A finished picture of the session to continue from."""
 
 
+@dataclass(slots=True, eq=False)
+class WallRound:
+    """The previews of one photo with the same settings; another photo or other settings begin a new round."""
+
+    content: Upload
+    styles: tuple[Upload, ...]
+    """Those that are chosen first."""
+    options: Options
+    stop: threading.Event = field(default_factory=threading.Event)
+    """Interrupts the preview that is being painted."""
+
+    def interrupt(self) -> None:
+        """Stop the preview that is being painted; the round may go on later."""
+        self.stop.set()
+
+
 LossHistory = tuple[tuple[int, dict[str, float]], ...]
 """Iterations done so far and the terms of the loss at that point, in order."""
 
@@ -104,10 +120,20 @@ class Session:
     """Index of the picture that is shown."""
     uploads: set[Path] = field(default_factory=set)
     """Files uploaded for this session; they are removed with it."""
+    wall: WallRound | None = None
+    """The current round of previews."""
+    previews: dict[Path, Pixels] = field(default_factory=dict)
+    """The previews of that round, by the file of the painting."""
+    preview_key: tuple[Path, Options] | None = None
+    """The photo and the settings of the previews."""
+    thumbnails: dict[Path, tuple[str, str]] = field(default_factory=dict)
+    """Address of the thumbnail and name of each uploaded painting, by its file, in order."""
+    shown_preview: Path | None = None
+    """The painting whose preview is on the stage, or will be as soon as it is there."""
 
     def begin_work(self) -> threading.Event:
         """Start a new piece of work and return the event that stops it."""
-        self.is_waiting = False
+        self.is_waiting, self.shown_preview = False, None
         self.stop, self.is_discarded, self.is_painting = threading.Event(), False, True
         return self.stop
 
@@ -119,6 +145,16 @@ class Session:
         """Stop the current work and keep nothing of it."""
         self.is_discarded = True
         self.stop.set()
+
+    def list_thumbnails(self) -> list[tuple[str, str, Pixels | None]]:
+        """Return address, name and preview, if there is one, of every uploaded painting."""
+        return [(source, name, self.previews.get(path)) for path, (source, name) in self.thumbnails.items()]
+
+    def stop_previews(self) -> None:
+        """Stop the current round of previews; no other begins by itself."""
+        if self.wall is not None:
+            self.wall.stop.set()
+        self.wall = None
 
     def add_uploads(self, *uploads: Upload) -> None:
         """Register files as used by this session."""
@@ -162,6 +198,7 @@ class Sessions:
         used = self._list_used_uploads()
         for session in closed:
             session.discard_work()
+            session.stop_previews()
             for path in session.uploads - used:
                 if path.is_relative_to(self.uploads):  # and not a bundled picture
                     _remove_file(path)
@@ -187,6 +224,7 @@ class Sessions:
         with self._lock:
             for session in self._open.values():
                 session.discard_work()
+                session.stop_previews()
         _remove_folder(self.root, self._running)
 
     def has_room(self, size: int) -> bool:

@@ -49,12 +49,15 @@ FIXED_SECONDS = 0.5
 """Seconds of reading and saving a picture, until they are measured."""
 SIZE_CLASSES = (190**2, 380**2)
 """Pixels at which another class of sizes begins: one for the scale of 128 pixels, one for 256, one for larger ones."""
+TYPICAL_RATES = {(False, 0): 1.4, (False, 1): 1.2, (False, 2): 1.0, (True, 0): 1.8, (True, 1): 1.7, (True, 2): 1.5}
+"""Seconds per cost, by the slim network or not and by class of sizes, relative to the full network at large sizes:
+measured on two cores with AMX. They matter only until pictures of a class are finished."""
 NEW_SHARE, MAX_FACTOR = 0.3, 3.0
 """Share of a new value in a moving average, and how many times the average it counts at most."""
 WARMUP_ITERATIONS = 3
 """Iterations of the first painting; the first one is slower than all others."""
-WARMUP_PAIR = ("astronaut", "starry-night")
-"""Bundled content and style that are painted before the first request; the style is the page's default."""
+WARMUP_PAIR = ("bridge", "starry-night")
+"""Bundled content and style that are painted before the first request: the pair that the page invites to paint."""
 
 
 def list_backbones() -> tuple[str, ...]:
@@ -82,10 +85,15 @@ class WorkEstimate:
 
     def add_schedule(self, schedule: Schedule, scale_seconds: Sequence[float], total_seconds: float) -> None:
         """Record how long each scale of a finished picture took, and all of it with reading and saving."""
-        for scale, seconds in zip(schedule, scale_seconds, strict=True):
-            key, rate = _classify(scale), seconds / _count_work(scale)
-            self._rates[key] = _average(self._rates.get(key), rate)
+        self.add_rates(schedule, scale_seconds)
         self.fixed_seconds = _average(self.fixed_seconds, max(0.01, total_seconds - sum(scale_seconds)))
+
+    def add_rates(self, schedule: Schedule, scale_seconds: Sequence[float]) -> None:
+        """Record how long each scale of a finished picture took, without those that were there already."""
+        for scale, seconds in zip(schedule, scale_seconds, strict=True):
+            if seconds:
+                key, rate = _classify(scale), seconds / _count_work(scale)
+                self._rates[key] = _average(self._rates.get(key), rate)
 
     def estimate_seconds(self, schedule: Schedule) -> float | None:
         """Return the seconds that a schedule will take with reading and saving; None if nothing is known yet."""
@@ -94,10 +102,11 @@ class WorkEstimate:
         return self.fixed_seconds + sum(self._find_rate(scale) * _count_work(scale) for scale in schedule)
 
     def _find_rate(self, scale: Scale) -> float:
-        """Return the seconds per cost, of the most similar class if there is none of its own."""
-        sketch, size = _classify(scale)
+        """Return the seconds per cost, derived from those of the most similar class if there are none of its own."""
+        sketch, size = wanted = _classify(scale)
         keys = sorted(self._rates, key=lambda key: (key[0] != sketch, abs(key[1] - size)))
-        return self._rates[keys[0]] if keys else self._guess or 0.0
+        rate, known = (self._rates[keys[0]], keys[0]) if keys else (self._guess or 0.0, (False, 0))
+        return rate * TYPICAL_RATES[wanted] / TYPICAL_RATES[known]
 
 
 class Studio:
@@ -106,10 +115,14 @@ class Studio:
     Args:
         options: defaults of the page and of `/stylize`.
         max_pixels: limit on the pixels of an upload.
+        has_previews: whether visitors see their photo in every painting before they choose.
     """
 
-    def __init__(self, options: Options | None = None, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(
+        self, options: Options | None = None, max_pixels: int = MAX_PIXELS, *, has_previews: bool = True
+    ) -> None:
         self.options = options or Options()
+        self.has_previews = has_previews
         self.sessions = Sessions()
         self.thread = PainterThread()
         self.work_estimate = WorkEstimate()
@@ -142,6 +155,8 @@ class Studio:
                     if progress.iteration > 1 and progress.result is None:
                         self.work_estimate.guess_rate(progress.schedule[progress.scale], time.monotonic() - before)
                     before = time.monotonic()
+                for preview in painter.previews(content, style, self.options, self._closed):
+                    self.work_estimate.add_rates(preview.result.schedule, preview.result.scale_seconds)
             except StylerError as problem:
                 self.load_error = problem
 
@@ -174,6 +189,10 @@ class Studio:
         if len(self._sizes) > MAX_SIZES:
             self._sizes.pop(next(iter(self._sizes)), None)
         return picture
+
+    def get_size(self, photo: Upload) -> tuple[int, int]:
+        """Return width and height of a photo, or the proportions of a square if it was not read."""
+        return self._sizes.get(photo.path, UNKNOWN_SIZE)
 
     def read_record(self, upload: Upload) -> Record:
         """Read the record that styler stored in a picture.

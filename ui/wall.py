@@ -1,0 +1,207 @@
+"""The wall: the visitor's photo in every painting, as small previews that are painted while nobody paints a picture.
+
+Each preview replaces the thumbnail of its painting, and is shown large when that is clicked.
+"""
+
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from styler import images, library
+from styler.errors import StylerError
+from styler.images import Picture
+from styler.options import Options
+from ui import controls, render
+from ui.handlers import Changes, PaintHandlers, select_content
+from ui.layout import MAX_STYLES
+from ui.session import Session, Upload, WallRound
+from ui.studio import Studio
+
+COLORS_SIDE = 32
+"""Long side, in pixels, of the copies whose colors are compared."""
+IGNORED_OPTIONS = ("size", "preset", "time", "patience", "iterations", "taper", "sketch", "first_size", "multiscale")
+"""Options that do not change a preview."""
+
+
+PREVIEW_TEXT = "A small preview of {}. Paint turns it into a whole picture."
+PENDING_TEXT = "The preview of {} comes next; Paint does not wait for it."
+
+
+def begin_round(session: Session, content: Upload, styles: Sequence[Upload], options: Options) -> WallRound:
+    """Begin a round of previews, which ends the one before, and forget the previews that no longer fit.
+
+    Args:
+        session: of the tab.
+        content: the photo.
+        styles: the paintings; the first one, which is chosen, is painted first.
+        options: those of the next picture.
+    """
+    options = options.replace(**{name: getattr(Options(), name) for name in IGNORED_OPTIONS}, style_weights=())
+    key = (content.path, options)
+    if key != session.preview_key:
+        session.previews, session.preview_key = {}, key
+    session.stop_previews()
+    session.wall = WallRound(content, tuple(styles), options)
+    return session.wall
+
+
+def list_missing(session: Session, wall: WallRound) -> list[Upload]:
+    """Return the paintings that have no preview yet; none if another round has begun."""
+    return [style for style in wall.styles if style.path not in session.previews] if session.wall is wall else []
+
+
+def paint_wall(studio: Studio, session: Session, wall: WallRound) -> Generator[Upload, None, None]:
+    """Paint the previews that are missing, and yield each painting when its preview is in `session.previews`.
+
+    `wall.interrupt` ends it within milliseconds; what is missing then can be painted by another call.
+
+    Raises:
+        StylerError: a picture cannot be read, or memory ran out.
+    """
+    stop = wall.stop = threading.Event()
+    photo = studio.read_picture(wall.content)
+    missing = list_missing(session, wall)
+    first, rest = missing[:1], sort_by_colors(photo, missing[1:])
+    styles = [*first, *rest]
+
+    def read() -> Iterator[Picture]:
+        for style in styles:
+            yield studio.read_picture(style)
+
+    for preview in studio.load_painter().previews(photo, read(), studio.use_machine(wall.options), stop):
+        if session.wall is not wall:
+            return
+        studio.work_estimate.add_rates(preview.result.schedule, preview.result.scale_seconds)
+        style = styles[preview.style]
+        session.previews[style.path] = preview.result.pixels
+        yield style
+
+
+def sort_by_colors(photo: Picture, styles: Sequence[Upload]) -> list[Upload]:
+    """Return paintings, those first whose colors are most like the photo's: their pictures tend to please most.
+
+    A painting that is not a bundled one comes before all of those.
+    """
+    colors = _measure_colors(Image.fromarray(images.to_uint8(photo.pixels)))
+    bundled = _list_bundled()
+
+    def measure_distance(style: Upload) -> float:
+        return float(np.abs(_measure_file(style.path) - colors).sum()) if style.path in bundled else -1.0
+
+    return sorted(styles, key=measure_distance)
+
+
+def _measure_colors(picture: Image.Image) -> NDArray[np.float64]:
+    """Return mean and standard deviation of the channels of a picture, (6,)."""
+    small = picture.convert("RGB")
+    small.thumbnail((COLORS_SIDE, COLORS_SIDE))
+    colors = np.asarray(small, np.float64).reshape(-1, 3)
+    return np.concatenate([colors.mean(0), colors.std(0)])
+
+
+@cache
+def _measure_file(path: Path) -> NDArray[np.float64]:
+    with Image.open(path) as picture:
+        return _measure_colors(picture)
+
+
+@cache
+def _list_bundled() -> frozenset[Path]:
+    return frozenset(library.list_styles().values())
+
+
+@dataclass(frozen=True, slots=True)
+class WallHandlers:
+    """The events of the wall, and of the times that the presets are expected to take."""
+
+    tab: PaintHandlers
+
+    def begin(self, session: Session, *values: Any) -> Changes:
+        """Show the expected times for the photo and the settings, and begin a round of previews.
+
+        Args:
+            session: of the tab.
+            values: of the components in `handlers.list_inputs`.
+        """
+        layout, studio = self.tab.layout, self.tab.studio
+        content, sample, style, own_styles, _mixed_styles, *rest = values
+        before = session.preview_key
+        try:
+            photo = select_content(content, sample)
+            options = controls.options_from_values(rest[MAX_STYLES:])
+        except StylerError:  # there is no photo yet, or a field is wrong, which Paint explains
+            session.stop_previews()
+            session.previews, session.preview_key = {}, None
+            return {layout.times: render.render_times({}), **self._clear_tiles(session)}
+        changes: Changes = {layout.times: render.render_times(studio.estimate_times(options, *studio.get_size(photo)))}
+        if studio.has_previews:
+            bundled = {name: Upload.from_path(path) for name, path in library.list_styles().items()}
+            chosen = [*(own_styles or ()), *([bundled.pop(style)] if style in bundled else [])]
+            begin_round(session, photo, [*chosen, *bundled.values()], options)
+            if session.preview_key != before:
+                session.shown_preview = None
+                changes |= self._clear_tiles(session)
+        return changes
+
+    def paint(self, session: Session, wall: WallRound) -> Generator[Changes, None, None]:
+        """Paint the previews that are missing, and show each as soon as it is finished."""
+        try:
+            for style in paint_wall(self.tab.studio, session, wall):
+                changes = self._show_tile(session, style)
+                if session.shown_preview == style.path:
+                    changes |= self.show_preview(session, style)
+                yield changes
+        except StylerError as problem:
+            session.stop_previews()
+            yield {self.tab.layout.wall_note: render.render_error(f"There are no more previews: {problem}")}
+
+    def choose(self, session: Session, style: str | None) -> Changes:
+        """Show the preview of a bundled painting that was clicked."""
+        path = library.list_styles().get(style or "")
+        return self.show_preview(session, Upload.from_path(path)) if path else {self.tab.layout.stage: gr.skip()}
+
+    def choose_own(self, session: Session, number: str) -> Changes:
+        """Show the preview of an uploaded painting whose thumbnail was clicked, by its number from 0."""
+        paths = [*session.thumbnails]
+        if not number.isdecimal() or int(number) >= len(paths):
+            return {self.tab.layout.stage: gr.skip()}
+        path = paths[int(number)]
+        return self.show_preview(session, Upload(path, session.thumbnails[path][1]))
+
+    def show_preview(self, session: Session, style: Upload) -> Changes:
+        """Show a preview large, or the photo until it is there; nothing while a picture is painted."""
+        if session.is_painting or session.is_waiting or session.wall is None:
+            return {self.tab.layout.stage: gr.skip()}
+        session.shown_preview = style.path
+        pixels = session.previews.get(style.path)
+        if pixels is None:
+            return self.tab.show_stage(session, session.photo_html, PENDING_TEXT.format(style.stem))
+        width, height = self.tab.studio.get_size(session.wall.content)
+        source, text = render.encode_data_url(pixels), PREVIEW_TEXT.format(style.stem)
+        frame = render.render_frame(source, width, height, f"A preview in the style of {style.stem}", "preview")
+        return self.tab.show_stage(session, frame, text)
+
+    def _show_tile(self, session: Session, style: Upload) -> Changes:
+        layout, names = self.tab.layout, {path: name for name, path in library.list_styles().items()}
+        wall = session.wall
+        done, total = (len(session.previews), len(wall.styles)) if wall else (0, 0)
+        note = render.render_wall_note(done, total)
+        if style.path in names:
+            index = [*names].index(style.path)
+            tile = render.render_tile(index, session.previews[style.path])
+            return {layout.tiles[index]: tile, layout.wall_note: note}
+        return {layout.own_thumbnails: render.render_thumbnails(session.list_thumbnails()), layout.wall_note: note}
+
+    def _clear_tiles(self, session: Session) -> Changes:
+        """Show the paintings themselves on all tiles."""
+        layout = self.tab.layout
+        own = render.render_thumbnails(session.list_thumbnails())
+        return {**dict.fromkeys(layout.tiles, ""), layout.wall_note: "", layout.own_thumbnails: own}
