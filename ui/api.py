@@ -1,12 +1,16 @@
-"""The endpoint `/stylize` for programs: one picture per call, with the fields of `Options` as parameters."""
+"""The endpoints for programs, with the fields of `Options` as parameters.
+
+`/stylize` paints one picture per call, `/preview` small trial pictures of many paintings.
+"""
 
 import dataclasses
 import inspect
 import itertools
-from collections.abc import AsyncIterator, Callable, Generator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gradio as gr
 from gradio.events import api
@@ -14,10 +18,10 @@ from gradio.events import api
 from styler import library
 from styler.errors import StylerError, UsageError
 from styler.options import Options, list_options
-from ui import controls
+from ui import controls, wall
 from ui.layout import MAX_STYLES
 from ui.queue import NOBODY, PAINTER, Place, hide_event
-from ui.session import FinishedPicture, PaintRequest, Session, Upload, name_visitor
+from ui.session import FinishedPicture, PaintRequest, Session, Upload, WallRound, name_visitor
 from ui.studio import Studio
 
 BUNDLE_OPTIONS = {
@@ -27,21 +31,35 @@ BUNDLE_OPTIONS = {
 API_OPTIONS = tuple(name for name in list_options() if name in {"style_weights", *controls.PAGE_OPTIONS})
 FileAnswer = dict[str, Any]
 """A file, as Gradio's clients expect it."""
+REQUEST = inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=gr.Request)
+MAX_PREVIEWS = 50
+"""Paintings in one call of `/preview`."""
+CONTENT_HELP = "content: the photo: a file, or the name of a bundled one."
+STYLIZE_HELP = (
+    "Repaint a photo in the style of a painting; returns a PNG with its settings inside.",
+    CONTENT_HELP,
+    "style: the painting: a file, or the name of a bundled one.",
+    f"styles: up to {MAX_STYLES - 1} more paintings, blended with the first.",
+)
+PREVIEW_HELP = (
+    "Show a photo in the style of every painting; returns a list of PNGs of about 128 pixels, in the same order. They "
+    "are painted while nobody paints a picture. 'size', 'preset' and 'style_weights' do not matter.",
+    CONTENT_HELP,
+    f"styles: up to {MAX_PREVIEWS} paintings, each a file or the name of a bundled one; all bundled ones by default.",
+)
 
 
 def wire_api(studio: Studio) -> None:
-    """Add the endpoint, inside open `gr.Blocks`."""
-    api(make_endpoint(studio), api_name="stylize", api_description=describe_endpoint(), **PAINTER)
+    """Add the endpoints, inside open `gr.Blocks`."""
+    stylize, preview = make_endpoint(studio), make_preview_endpoint(studio)
+    api(stylize, api_name="stylize", api_description=describe_endpoint(STYLIZE_HELP), **PAINTER)
+    if studio.has_previews:
+        api(preview, api_name="preview", api_description=describe_endpoint(PREVIEW_HELP), **PAINTER)
 
 
-def describe_endpoint() -> str:
-    """Return the description of the endpoint and of every parameter, in the words of the option."""
-    lines = [
-        "Repaint a photo in the style of a painting; returns a PNG with its settings inside.",
-        "content: the photo: a file, or the name of a bundled one.",
-        "style: the painting: a file, or the name of a bundled one.",
-        f"styles: up to {MAX_STYLES - 1} more paintings, blended with the first.",
-    ]
+def describe_endpoint(lines: Iterable[str]) -> str:
+    """Return the description of an endpoint and of every parameter, in the words of the option."""
+    lines = [*lines]
     for name in API_OPTIONS:
         follows = " Follows the preset and the look unless given." if name in BUNDLE_OPTIONS else ""
         lines.append(f"{name}: {controls.make_hint(name)}{follows}")
@@ -68,17 +86,48 @@ def make_endpoint(studio: Studio) -> Callable[..., AsyncIterator[FileAnswer | No
         except StylerError as problem:
             raise gr.Error(str(problem), print_exception=False) from problem
 
-    parameters = _make_parameters(studio.options)
-    stylize.__signature__ = inspect.Signature(parameters, return_annotation=gr.FileData)  # type: ignore[attr-defined]
-    stylize.__annotations__ = {each.name: each.annotation for each in parameters} | {"return": gr.FileData}
-    return stylize
+    return _sign(stylize, _make_parameters(studio.options), gr.FileData)
+
+
+def make_preview_endpoint(studio: Studio) -> Callable[..., AsyncIterator[list[FileAnswer] | None]]:
+    """Return the function of the endpoint for previews."""
+    numbers = itertools.count()
+
+    async def preview(request: gr.Request, *values: Any) -> AsyncIterator[list[FileAnswer] | None]:
+        hide_event()
+        try:
+            photo, styles, options = parse_preview_request(studio, *values)
+            files: dict[Path, FileAnswer] = {}
+            with studio.sessions.open_temporary(request.session_hash, f"preview{next(numbers)}") as session:
+                current = wall.begin_round(session, photo, list(dict.fromkeys(styles)), options)
+                folder, key = session.make_folder(), name_visitor(request.session_hash)
+                begin = partial(_paint_previews, studio, session, current, folder)
+                async with aclosing(wall.run_wall(studio, session, current, key, begin)) as items:
+                    async for item in items:
+                        files |= item or {}
+                        yield None
+            yield [files[style.path] for style in styles]
+        except StylerError as problem:
+            raise gr.Error(str(problem), print_exception=False) from problem
+
+    picture = gr.FileData | str
+    content, styles, *options = _make_parameters(studio.options)[1:]
+    styles = styles.replace(name="styles", default=None, annotation=list[picture] | None)
+    return _sign(preview, [REQUEST, content, styles, *options[1:]], list[gr.FileData])
+
+
+def _sign(function: Any, parameters: list[inspect.Parameter], returned: Any) -> Callable[..., Any]:
+    """Return a function with a signature, from which Gradio makes the endpoint."""
+    function.__signature__ = inspect.Signature(parameters, return_annotation=returned)
+    function.__annotations__ = {each.name: each.annotation for each in parameters} | {"return": returned}
+    return cast("Callable[..., Any]", function)
 
 
 def _make_parameters(defaults: Options) -> list[inspect.Parameter]:
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     picture = gr.FileData | str
     parameters = [
-        inspect.Parameter("request", kind, annotation=gr.Request),
+        REQUEST,
         inspect.Parameter("content", kind, annotation=picture),
         inspect.Parameter("style", kind, annotation=picture),
         inspect.Parameter("styles", kind, default=None, annotation=list[picture] | None),
@@ -110,16 +159,41 @@ def parse_request(studio: Studio, content: Any, style: Any, styles: Any, *values
     more = styles or []
     if not isinstance(more, list) or len(more) >= MAX_STYLES:
         raise UsageError(f"styles is not a list of up to {MAX_STYLES - 1} more paintings; give one.")
+    options = _parse_options(studio, values)
+    uploads = tuple(_resolve_upload(studio, each, library.list_styles(), "style") for each in (style, *more))
+    photo = _resolve_upload(studio, content, library.list_contents(), "content")
+    return PaintRequest(content=photo, styles=uploads, options=options)
+
+
+def parse_preview_request(
+    studio: Studio, content: Any, styles: Any, *values: Any
+) -> tuple[Upload, list[Upload], Options]:
+    """Return the photo, the paintings and the options of a call of `/preview`.
+
+    Raises:
+        UsageError: a picture is missing, or a setting is out of range.
+    """
+    given = [*library.list_styles()] if styles is None else styles
+    if not isinstance(given, list) or not 0 < len(given) <= MAX_PREVIEWS:
+        raise UsageError(f"styles is not a list of 1 to {MAX_PREVIEWS} paintings; give one.")
+    uploads = [_resolve_upload(studio, each, library.list_styles(), "styles") for each in given]
+    photo = _resolve_upload(studio, content, library.list_contents(), "content")
+    return photo, uploads, _parse_options(studio, values)
+
+
+def _parse_options(studio: Studio, values: Iterable[Any]) -> Options:
+    """Return the options of a call, whose values are in the order of `API_OPTIONS`.
+
+    Raises:
+        OptionError: a setting is out of range.
+    """
     settings = {
         name: controls.parse_value(name, value)
         for name, value in zip(API_OPTIONS, values, strict=True)
         if value not in (None, "")
     }
     controls.check_names(settings)
-    options = controls.override_defaults(studio.options, settings)
-    uploads = tuple(_resolve_upload(studio, each, library.list_styles(), "style") for each in (style, *more))
-    photo = _resolve_upload(studio, content, library.list_contents(), "content")
-    return PaintRequest(content=photo, styles=uploads, options=options)
+    return controls.override_defaults(studio.options, settings)
 
 
 def _resolve_upload(studio: Studio, value: Any, bundled: Mapping[str, Path], parameter: str) -> Upload:
@@ -142,7 +216,17 @@ def _resolve_upload(studio: Studio, value: Any, bundled: Mapping[str, Path], par
 def _paint(studio: Studio, session: Session, request: PaintRequest) -> Generator[FileAnswer | None, None, None]:
     """Yield None while the picture is being painted, then its file."""
     for item in studio.paint(session, request):
-        if isinstance(item, FinishedPicture):
-            yield {"path": str(item.png), "orig_name": item.png.name, "meta": {"_type": "gradio.FileData"}}
-        else:
-            yield None
+        yield _describe_file(item.png) if isinstance(item, FinishedPicture) else None
+
+
+def _paint_previews(
+    studio: Studio, session: Session, current: WallRound, folder: Path
+) -> Generator[dict[Path, FileAnswer], None, None]:
+    """Yield the file of each preview, by the file of its painting."""
+    for number, (style, result) in enumerate(wall.paint_wall(studio, session, current), start=len(session.previews)):
+        path = result.save(folder / f"{number}-{style.stem}.png")
+        yield {style.path: _describe_file(path)}
+
+
+def _describe_file(path: Path) -> FileAnswer:
+    return {"path": str(path), "orig_name": path.name, "meta": {"_type": "gradio.FileData"}}

@@ -226,10 +226,9 @@ def _wire_wall(walls: wall.WallHandlers, shown: list[Any]) -> None:
         hide_event()
         session, key = studio.sessions.get(request.session_hash), name_visitor(request.session_hash)
         yield walls.begin(session, *values)
-        current = session.wall
-        while current is not None and wall.list_missing(session, current):
-            work = walls.paint(session, current)
-            async with aclosing(studio.thread.run_when_idle(work, current.interrupt, key)) as items:
+        if (current := session.wall) is not None:
+            items = wall.run_wall(studio, session, current, key, partial(walls.paint, session, current))
+            async with aclosing(items):
                 async for item in items:
                     yield item or gr.skip()
 

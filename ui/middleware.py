@@ -31,13 +31,14 @@ KNOWN_PATHS = re.compile(
     r"|/(static|assets|svelte)/.+"
     r"|/gradio_api/(info/?|openapi\.json|theme\.css|app_id/?|user/?|token/?|login_check/?|startup-events|reset/?|cancel)"
     r"|/gradio_api/(upload/?|upload_progress|heartbeat/[^/]+|file=.+|run/predict/?|queue/(join|data|status))"
-    r"|/gradio_api/call/stylize(/[^/]*)?",
+    r"|/gradio_api/call/(v2/)?(stylize|preview)(/[^/]*)?",
     re.DOTALL,
 )
 """What the page and Gradio's clients ask for; Gradio has more, such as for editing the page."""
 UPLOAD_PATH, LOGIN_PATH = "/gradio_api/upload", "/login"
 CANCEL_PATH = "/gradio_api/cancel"
-EVENT_PATHS = ("/queue/join", "/run/predict", "/call/stylize")
+CALL_PATHS = tuple(f"/call/{version}{name}" for version in ("", "v2/") for name in ("stylize", "preview"))
+EVENT_PATHS = ("/queue/join", "/run/predict", *CALL_PATHS)
 """Paths that start an event, with its values in the body."""
 REMOTE_PREFIXES = ("http:", "https:", "//")
 PRIVATE_DOMAINS = ("localhost", "local", "lan", "home", "internal", "localdomain", "intranet", "corp", "test", "arpa")

@@ -5,6 +5,7 @@ there is private to it.
 """
 
 import asyncio
+import inspect
 import re
 import time
 from collections import OrderedDict
@@ -112,6 +113,13 @@ def explain_event(page: "gr.Blocks", path: str, body: Any) -> str:
         path: of the request; a call names the event there.
         body: of the request.
     """
+    if "/call/v2/" in path:
+        return _explain_named_call(page, path.rpartition("/")[2], body)
+    return _explain_listed_values(page, path, body)
+
+
+def _explain_listed_values(page: "gr.Blocks", path: str, body: Any) -> str:
+    """Return why an event with its values in a list cannot start, or an empty text if it can."""
     if not isinstance(body, dict) or not isinstance(body.get("data"), list):
         return "The request has no list 'data'; give the values of the event."
     name, index, session = path.rpartition("/call/")[2], body.get("fn_index"), body.get("session_hash")
@@ -129,6 +137,22 @@ def explain_event(page: "gr.Blocks", path: str, body: Any) -> str:
     if event.collects_event_data and not is_complete:
         return "The request does not say what was selected; reload the page."
     return "The page has no batched events; leave out 'batched'." if body.get("batched") else ""
+
+
+def _explain_named_call(page: "gr.Blocks", endpoint: str, body: Any) -> str:
+    """Return why a call with its values by name cannot start, or an empty text if it can."""
+    event: Any = next((fn for fn in page.fns.values() if fn.api_name == endpoint), None)
+    if event is None:
+        return f"The page has no endpoint {endpoint}."
+    parameters = [each for each in inspect.signature(event.fn).parameters.values() if each.name != "request"]
+    names = [each.name for each in parameters]
+    if not isinstance(body, dict):
+        return "The request is not a JSON object; give the values by name."
+    for name in body:
+        if name not in names:
+            return f"{endpoint} has no parameter '{name[:60]}'; it can be {', '.join(names)}."
+    missing = [each.name for each in parameters if each.default is each.empty and each.name not in body]
+    return f"The request has no '{missing[0]}'; give the values by name." if missing else ""
 
 
 def hide_event() -> None:

@@ -61,6 +61,8 @@ class ServerConfig:
     """Limit on the bytes of one file."""
     queue: int = 32
     """Limit on the requests that wait."""
+    has_previews: bool = True
+    """Whether visitors see their photo in every painting before they choose."""
     open_browser: bool = False
     options: Options = field(default_factory=Options)
     """Defaults of the page and of `/stylize`; a visitor cannot change those of the machine."""
@@ -206,7 +208,7 @@ def list_unready(studio: Studio) -> list[str]:
 def serve_page(config: ServerConfig, listener: socket.socket) -> None:
     """Serve the page on the socket that `listen` returned, until interrupted."""
     with listener:
-        studio = Studio(config.options)
+        studio = Studio(config.options, has_previews=config.has_previews)
         try:
             server = PageServer(make_server(studio, config))
         except BaseException:  # Ctrl-C, too: then nobody else would remove its folder

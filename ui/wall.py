@@ -4,7 +4,8 @@ Each preview replaces the thumbnail of its painting, and is shown large when tha
 """
 
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from styler import images, library
+from styler.engine.result import Result
 from styler.errors import StylerError
 from styler.images import Picture
 from styler.options import Options
@@ -58,8 +60,8 @@ def list_missing(session: Session, wall: WallRound) -> list[Upload]:
     return [style for style in wall.styles if style.path not in session.previews] if session.wall is wall else []
 
 
-def paint_wall(studio: Studio, session: Session, wall: WallRound) -> Generator[Upload, None, None]:
-    """Paint the previews that are missing, and yield each painting when its preview is in `session.previews`.
+def paint_wall(studio: Studio, session: Session, wall: WallRound) -> Generator[tuple[Upload, Result], None, None]:
+    """Paint the previews that are missing, keep them in `session.previews`, and yield each painting with its preview.
 
     `wall.interrupt` ends it within milliseconds; what is missing then can be painted by another call.
 
@@ -82,7 +84,25 @@ def paint_wall(studio: Studio, session: Session, wall: WallRound) -> Generator[U
         studio.work_estimate.add_rates(preview.result.schedule, preview.result.scale_seconds)
         style = styles[preview.style]
         session.previews[style.path] = preview.result.pixels
-        yield style
+        yield style, preview.result
+
+
+async def run_wall(
+    studio: Studio, session: Session, wall: WallRound, key: str, begin: Callable[[], Generator[Any, None, None]]
+) -> AsyncGenerator[Any, None]:
+    """Yield what a round of previews yields, as often as it is interrupted, and `None` in between.
+
+    Args:
+        studio: whose painter does the work while nobody paints a picture.
+        session: of the tab or the call.
+        wall: its round; this ends when another begins.
+        key: of the visitor.
+        begin: returns a generator that goes on with the previews that are missing.
+    """
+    while list_missing(session, wall):
+        async with aclosing(studio.thread.run_when_idle(begin(), wall.interrupt, key)) as items:
+            async for item in items:
+                yield item
 
 
 def sort_by_colors(photo: Picture, styles: Sequence[Upload]) -> list[Upload]:
@@ -154,7 +174,7 @@ class WallHandlers:
     def paint(self, session: Session, wall: WallRound) -> Generator[Changes, None, None]:
         """Paint the previews that are missing, and show each as soon as it is finished."""
         try:
-            for style in paint_wall(self.tab.studio, session, wall):
+            for style, _result in paint_wall(self.tab.studio, session, wall):
                 changes = self._show_tile(session, style)
                 if session.shown_preview == style.path:
                     changes |= self.show_preview(session, style)

@@ -26,6 +26,7 @@ SERVER_DEFAULTS: Mapping[str, Any] = {
     "auth": None,
     "max_upload": "25mb",
     "queue": 32,
+    "previews": True,
     "open": False,
 }
 """The flags of the server, which the table `[ui]` can set besides options, and their defaults."""
@@ -46,6 +47,14 @@ RootPathFlag = Annotated[
 AuthFlag = Annotated[str | None, Parameter(metavar="USER:FILE", help="require a login; FILE contains the password")]
 MaxUploadFlag = Annotated[str | None, Parameter(metavar="SIZE", help="maximum size of an upload (default 25mb)")]
 QueueFlag = Annotated[int | None, Parameter(metavar="N", help="maximum number of waiting requests (default 32)")]
+PreviewsFlag = Annotated[
+    bool | None,
+    Parameter(
+        name="--previews",
+        negative="--no-previews",
+        help="show visitors their photo in every painting (the default); --no-previews saves that work",
+    ),
+]
 OpenFlag = Annotated[
     bool | None,
     Parameter(
@@ -77,17 +86,17 @@ def ui(
     auth: AuthFlag = None,
     max_upload: MaxUploadFlag = None,
     queue: QueueFlag = None,
+    previews: PreviewsFlag = None,
     opens: OpenFlag = None,
     machine: flags.MachineSettings = flags.NO_MACHINE_FLAGS,
 ) -> int:
     """Serve the page: upload pictures, watch them being painted, download the results."""
-    given = (host, port, root_path, auth, max_upload, queue, opens)
+    given = (host, port, root_path, auth, max_upload, queue, previews, opens)
     settings = _merge_settings(dict(zip(SERVER_DEFAULTS, given, strict=True)))
     login, max_bytes = _read_login(settings["auth"]), _parse_bytes(settings["max_upload"])
     address = _read_text(settings["host"], "an address of this machine, such as 127.0.0.1").strip("[]")
     port, queue = _read_number(settings["port"], 1, 65535), _read_number(settings["queue"], 1)
-    if not isinstance(opens := settings["open"].value, bool):
-        raise settings["open"].refuse("true or false")
+    previews, opens = (_read_switch(settings[name]) for name in ("previews", "open"))
     configuration = config.load_config(command="ui", command_flags=SERVER_DEFAULTS)
     options = resolve_options(*configuration.layers, ("flag", flags.read_flags(machine))).options
     _check_init(options)
@@ -102,6 +111,7 @@ def ui(
         auth=login,
         max_upload=max_bytes,
         queue=queue,
+        has_previews=previews,
         open_browser=opens,
         options=options,
     )
@@ -165,6 +175,17 @@ def _read_number(setting: _Setting, low: int, high: int | None = None) -> int:
     if type(value) is not int or value < low or (high is not None and value > high):
         raise setting.refuse(f"{low} or more" if high is None else f"{low} to {high}")
     return value
+
+
+def _read_switch(setting: _Setting) -> bool:
+    """Return whether a setting is on.
+
+    Raises:
+        UsageError: it is neither true nor false.
+    """
+    if not isinstance(setting.value, bool):
+        raise setting.refuse("true or false")
+    return setting.value
 
 
 def _parse_root_path(setting: _Setting) -> str:

@@ -63,11 +63,15 @@ def test_a_program_receives_a_png_with_its_settings(client: Client, photo: Path)
 
 def test_every_parameter_is_a_documented_option(client: Client) -> None:
     endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-    assert list(endpoints) == ["/stylize"]  # the events of the page are private
-    names = [each["parameter_name"] for each in endpoints["/stylize"]["parameters"]]
-    assert names == ["content", "style", "styles", *api.API_OPTIONS]
-    for name in names:
-        assert re.search(rf"^{name}: ", api.describe_endpoint(), re.MULTILINE)
+    assert list(endpoints) == ["/stylize", "/preview"]  # the events of the page are private
+    for endpoint, first, lines in (
+        ("/stylize", ["content", "style", "styles"], api.STYLIZE_HELP),
+        ("/preview", ["content", "styles"], api.PREVIEW_HELP),
+    ):
+        names = [each["parameter_name"] for each in endpoints[endpoint]["parameters"]]
+        assert names == [*first, *api.API_OPTIONS]
+        for name in names:
+            assert re.search(rf"^{name}: ", api.describe_endpoint(lines), re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -289,6 +293,10 @@ def test_parts_of_a_file(site: Site, server_log: list[str], ranges: str, code: i
         ("gradio_api/queue/join", b'{"data": [1], "fn_index": 1, "session_hash": "x"}', "values, not 1"),
         ("gradio_api/run/predict", b'{"data": [], "fn_index": 0, "session_hash": "x", "batched": true}', "no batched"),
         ("gradio_api/call/stylize", b'{"data": []}', "values, not 0"),
+        ("gradio_api/call/v2/stylize", b"[]", "not a JSON object"),
+        ("gradio_api/call/v2/stylize", b'{"content": "cat"}', "has no 'style'"),
+        ("gradio_api/call/v2/preview", b'{"content": "cat", "paint": 1}', "no parameter 'paint'"),
+        ("gradio_api/call/v2/nothing", b"{}", "nothing at this address"),
         ("gradio_api/call/nothing", b'{"data": []}', "nothing at this address"),
         ("gradio_api/component_server", b"{}", "nothing at this address"),
         ("gradio_api/vibe-edit", b"{}", "nothing at this address"),
