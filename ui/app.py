@@ -16,6 +16,11 @@ from ui.queue import INSTANT_EVENT, QUEUED_EVENT, count_ahead, open_queue
 from ui.studio import Studio
 
 PAGE_FOLDER = Path(__file__).parent
+SCRIPTS = (
+    *("shared", "language", "files", "leaving", "notices"),
+    *("sharing", "loupe", "compare", "blend", "keys", "done"),
+)
+"""The scripts of the page, in order: the first is used by all others."""
 SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
 MONO_FONTS = ("ui-monospace", "Menlo", "Consolas", "monospace")
 BATCH = "batch"
@@ -66,8 +71,9 @@ def make_css() -> str:
 
 
 def make_head() -> str:
-    """Return the script of the page, as an element of its head."""
-    return f"<script>{(PAGE_FOLDER / 'page.js').read_text(encoding='utf-8')}</script>"
+    """Return the scripts of the page, as an element of its head."""
+    texts = [(PAGE_FOLDER / "scripts" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
+    return f"<script>{''.join(texts)}</script>"
 
 
 def install_head(head: str) -> None:
@@ -106,20 +112,23 @@ def _bind_queued(
 
 
 def _wire_painting(page: gr.Blocks, tab: handlers.PaintHandlers) -> None:
-    """Wire Paint, Continue, Try again, Stop and keep, Discard, and the place in the queue."""
+    """Wire Paint, Continue, Try again, Repaint, Stop and keep, Discard, and the place in the queue."""
     studio, layout = tab.studio, tab.layout
+    strength = "() => Number(document.querySelector('#repaint').dataset.strength)"
     outputs = [layout.stop_button, layout.options["seed"], *_list_result_outputs(layout)]
     events = []
-    for button, make, inputs in (
-        (layout.paint_button, handlers.make_request, handlers.list_inputs(layout)),
-        (layout.continue_button, handlers.continue_request, []),
-        (layout.retry_button, handlers.retry_request, []),
+    for button, make, inputs, script in (
+        (layout.paint_button, handlers.make_request, handlers.list_inputs(layout), None),
+        (layout.continue_button, handlers.continue_request, [], None),
+        (layout.retry_button, handlers.retry_request, [], None),
+        (layout.repaint_button, handlers.repaint_request, [layout.repaint_strength], strength),
     ):
         click = button.click(_bind(studio, tab.show_waiting), None, outputs, **INSTANT_EVENT)
         event = _bind_queued(studio, partial(tab.paint, make))
-        painting = click.then(event, inputs, outputs, show_progress_on=layout.status, **QUEUED_EVENT)
+        painting = click.then(event, inputs, outputs, js=script, show_progress_on=layout.status, **QUEUED_EVENT)
         painting.failure(_bind(studio, tab.show_failure), None, outputs, **INSTANT_EVENT)
         events.append(painting)
+    layout.repaint_button.click(None, None, layout.options["strength"], js=strength)
     layout.stop_button.click(_bind(studio, tab.stop), None, outputs, **INSTANT_EVENT)
     layout.discard_button.click(_bind(studio, tab.discard), None, outputs, cancels=events, **INSTANT_EVENT)
     _wire_timer(page, studio, layout)

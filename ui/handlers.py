@@ -80,6 +80,17 @@ def retry_request(session: Session) -> PaintRequest:
     return replace(last, options=last.options.replace(seed=seed))
 
 
+def repaint_request(session: Session, strength: float) -> PaintRequest:
+    """Return the request of the selected picture with another strength.
+
+    Raises:
+        UsageError: there is no picture yet.
+        OptionError: the strength is out of range.
+    """
+    last = _get_selected_picture(session).request
+    return replace(last, options=last.options.replace(strength=strength))
+
+
 def _get_selected_picture(session: Session) -> FinishedPicture:
     if not session.pictures:
         raise UsageError("There is no picture yet; paint one first.")
@@ -342,7 +353,7 @@ class PaintHandlers:
         outcome = "Stopped; this is the best picture so far." if picture.record["stopped"] else "Done."
         return {
             **self.show_idle(session, render.render_message(f"{outcome} Drag the line to compare it with the photo.")),
-            layout.stage: render.render_comparison(picture, index + 1),
+            layout.stage: render.render_comparison(session.pictures, index),
             layout.png: gr.update(value=str(picture.png)),
             layout.jpeg: gr.update(value=str(picture.jpeg)),
             layout.deep_button: gr.update(visible=True),
