@@ -193,7 +193,8 @@ def _wire_results(tab: handlers.PaintHandlers) -> None:
     def select(request: gr.Request, event: gr.SelectData) -> handlers.Changes:
         return tab.select(studio.sessions.get(request.session_hash), event.index)
 
-    layout.history.select(select, None, _list_result_outputs(layout), **INSTANT_EVENT)
+    outputs = _list_result_outputs(layout)
+    layout.history.select(select, None, outputs, trigger_mode="always_last", **INSTANT_EVENT)  # keys are fast
     outputs = [*layout.deep_files.values(), layout.deep_button, layout.status]
     layout.deep_button.click(_bind(studio, tab.make_deep_files), None, outputs, **INSTANT_EVENT)
 

@@ -3,7 +3,7 @@
   const FAILED =
     "The browser could not make the blend, perhaps because the picture is too large for it; " +
     "download the picture instead.";
-  const computeStrength = (view) => Math.round((view.dataset.strength * (view.dataset.blend ?? 100)) / 100);
+  const computeStrength = (view) => Math.round((view.dataset.strength * view.dataset.blend) / 100);
   // Only an opacity and two texts change while the slider moves: nothing is measured, drawn or sent.
   const showBlend = (view, percent) => {
     view.dataset.blend = percent;
@@ -19,9 +19,10 @@
     if (slider) slider.value = 100;
     showBlend(view, 100);
   };
-  styler.watchView((view, tools) => {
-    tools.querySelector("#blend").value = view.dataset.blend ?? 100;
-    showBlend(view, Number(view.dataset.blend ?? 100));
+  styler.watchView((view, tools, isNew) => {
+    if (isNew) view.dataset.blend = 100;
+    tools.querySelector("#blend").value = view.dataset.blend;
+    showBlend(view, Number(view.dataset.blend));
   });
   document.addEventListener("input", (event) => {
     const view = styler.findView();

@@ -38,9 +38,8 @@
     );
   const compareWith = (view, number) => {
     const before = view.querySelector(".before");
-    before.dataset.photo ??= before.getAttribute("src");
     const source = listOthers(view).find(([other]) => other === number)?.[1];
-    before.src = source ?? before.dataset.photo;
+    before.src = source ?? view.dataset.photo;
     before.alt = source ? `Picture ${number}` : "The photo";
     const name = source ? `picture ${number}` : "the photo";
     view.querySelector(".compare input").ariaLabel = `Line between ${name} and the painted picture`;
@@ -48,7 +47,13 @@
     const select = document.querySelector("#compare-with");
     if (select) select.value = view.dataset.other;
   };
-  styler.watchView((view, tools) => {
+  styler.watchView((view, tools, isNew) => {
+    if (isNew) {
+      compareWith(view, 0);
+      setSide(view, false);
+      moveLine(view.querySelector(".compare"), 50);
+      styler.magnify(view, false);
+    }
     const select = tools.querySelector("#compare-with");
     const others = listOthers(view).map(([number]) => new Option(`picture ${number}`, number));
     select.replaceChildren(new Option("the photo", ""), ...others);

@@ -28,7 +28,7 @@
     asked = next;
     items[next - 1].click();
   };
-  styler.watchPage(() => { if (asked && Number(styler.findView()?.dataset.picture) === asked) asked = 0; });
+  styler.watchPage(() => { if (styler.isBusy() || Number(styler.findView()?.dataset.picture) === asked) asked = 0; });
 
   let flipped = null;
   const flip = (event) => {

@@ -32,14 +32,20 @@ const styler = (() => {
     childList: true, subtree: true, attributeFilter: ["aria-valuenow", "data-picture"],
   });
 
-  /** Call a function with the picture on the stage and the tools below it whenever one of them is new. */
+  /**
+   * Call a function whenever the picture on the stage or the tools below it are new, and with them whether the picture is.
+   * Gradio makes another picture of the element of the one before it, so what a script has changed is still changed.
+   */
   const watchView = (watcher) => {
-    let seen = [];
+    let [view, number, tools] = [null, "", null];
     watchPage(() => {
-      const found = [findView(), document.querySelector(".tools"), findView()?.dataset.picture];
-      if (!found[0] || !found[1] || found.every((item, index) => item === seen[index])) return;
-      seen = found;
-      watcher(found[0], found[1]);
+      const found = findView();
+      const below = document.querySelector(".tools");
+      if (found && !below) return;
+      const isNew = found !== view || found?.dataset.picture !== number;
+      if (!isNew && below === tools) return;
+      [view, number, tools] = [found, found?.dataset.picture, below];
+      if (view) watcher(view, tools, isNew);
     });
   };
   /** Say in one line below the picture what an action has done, or why it could not. */
