@@ -194,7 +194,7 @@ def _wire_results(tab: handlers.PaintHandlers) -> None:
         return tab.select(studio.sessions.get(request.session_hash), event.index)
 
     outputs = _list_result_outputs(layout)
-    layout.history.select(select, None, outputs, trigger_mode="always_last", **INSTANT_EVENT)  # keys are fast
+    layout.history.select(select, None, outputs, trigger_mode="multiple", **INSTANT_EVENT)  # keys are fast
     outputs = [*layout.deep_files.values(), layout.deep_button, layout.status]
     layout.deep_button.click(_bind(studio, tab.make_deep_files), None, outputs, **INSTANT_EVENT)
 
