@@ -115,7 +115,7 @@ class PageLayout:
         with gr.Row(visible=False, elem_id="running", elem_classes=["actions"]) as self.running_row:
             self.stop_button = gr.Button("Stop and keep", variant="primary", elem_id="stop")
             self.discard_button = gr.Button("Discard", elem_id="discard")
-            gr.HTML(render.render_tell())
+            gr.HTML(render.render_tell(), elem_id="telling")
         with gr.Column(visible=False, elem_id="finished") as self.finished_row:
             self._build_finished()
         self.summary = gr.HTML("", elem_id="summary")

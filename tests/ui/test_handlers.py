@@ -246,6 +246,17 @@ def test_closing_the_event_or_the_tab_stops_the_work(studio: Studio, session: Se
     assert not session.folder.exists()
 
 
+def test_repainting_changes_the_strength_alone(studio: Studio, session: Session, request_: PaintRequest) -> None:
+    with pytest.raises(UsageError, match="paint one first"):
+        handlers.repaint_request(session, 30)
+    list(studio.paint(session, request_))
+    assert handlers.repaint_request(session, 30) == replace(request_, options=SMALL.replace(strength=30))
+    wrong: Any
+    for wrong in (-1, 101, None, "30"):
+        with pytest.raises(OptionError, match="it can be 0 to 100"):
+            handlers.repaint_request(session, wrong)
+
+
 def test_retry_takes_the_next_seed_and_continue_lowers_the_loss(
     studio: Studio, session: Session, request_: PaintRequest
 ) -> None:
@@ -503,7 +514,7 @@ def test_clients_with_ever_new_sessions_do_not_fill_the_memory(studio: Studio, r
 def test_one_heavy_event_runs_at_a_time(studio: Studio) -> None:
     page = app.build_page(studio, queue=5)
     painting = [event for event in page.fns.values() if event.concurrency_id == "painter"]
-    assert len(painting) == 5  # Paint, Continue, Try again, Paint all, and the API
+    assert len(painting) == 6  # Paint, Continue, Try again, Repaint, Paint all, and the API
     assert {event.concurrency_limit for event in painting} == {1}
     assert page._queue.max_size == 5
     assert page.analytics_enabled is False
