@@ -20,7 +20,7 @@
   };
   const setTitle = (text) => { if (document.title !== text) document.title = text; };
 
-  // What is being done, or was done last and whose outcome is not on the page yet: Gradio changes one part after another.
+  // What is being done, or was done last without an outcome on the page yet: Gradio changes one part after another.
   let work = null;
   const findBar = () => document.querySelector(document.querySelector("#stop") ? "#status .bar" : "#batch-status .bar");
   const readNumber = () => Number(styler.findView()?.dataset.picture ?? 0);

@@ -33,7 +33,7 @@ const styler = (() => {
   });
 
   /**
-   * Call a function whenever the picture on the stage or the tools below it are new, and with them whether the picture is.
+   * Call a function whenever the picture on the stage or the tools below it are new, and say whether the picture is.
    * Gradio makes another picture of the element of the one before it, so what a script has changed is still changed.
    */
   const watchView = (watcher) => {

@@ -1,4 +1,4 @@
-// Where a finished picture can go: to the clipboard, to other programs, and back as the photo. Its command is copied, too.
+// Where a finished picture can go: the clipboard, other programs, and back as the photo. Its command is copied, too.
 (() => {
   /** Return a file of the server, or throw. */
   const fetchFile = async (source) => {
