@@ -19,7 +19,7 @@ from styler import library
 from styler.errors import StylerError, UsageError
 from styler.options import Options, list_options
 from ui import controls, wall
-from ui.layout import MAX_STYLES
+from ui.controls import MAX_STYLES
 from ui.queue import NOBODY, PAINTER, Place, hide_event
 from ui.session import FinishedPicture, PaintRequest, Session, Upload, WallRound, name_visitor
 from ui.studio import Studio

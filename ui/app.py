@@ -19,6 +19,11 @@ from ui.session import name_visitor
 from ui.studio import Studio
 
 PAGE_FOLDER = Path(__file__).parent
+SCRIPTS = (
+    *("shared", "language", "files", "leaving", "notices"),
+    *("sharing", "loupe", "compare", "blend", "keys", "done", "wall"),
+)
+"""The scripts of the page, in order: the first is used by all others."""
 SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
 MONO_FONTS = ("ui-monospace", "Menlo", "Consolas", "monospace")
 BATCH = "batch"
@@ -71,9 +76,9 @@ def make_css() -> str:
 
 
 def make_head() -> str:
-    """Return the scripts of the page, as elements of its head."""
-    paths = [PAGE_FOLDER / "page.js", *sorted((PAGE_FOLDER / "scripts").glob("*.js"))]
-    return "".join(f"<script>{path.read_text(encoding='utf-8')}</script>" for path in paths)
+    """Return the scripts of the page, as an element of its head."""
+    texts = [(PAGE_FOLDER / "scripts" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
+    return f"<script>{''.join(texts)}</script>"
 
 
 def install_head(head: str) -> None:
@@ -130,24 +135,27 @@ def _bind_queued(
 
 
 def _wire_painting(tab: handlers.PaintHandlers) -> None:
-    """Wire Paint, Paint this, Continue, Try again, Stop and keep, and Discard."""
+    """Wire Paint, Paint this, Continue, Try again, Repaint, Stop and keep, and Discard."""
     studio, layout = tab.studio, tab.layout
+    strength = "() => Number(document.querySelector('#repaint').dataset.strength)"
     outputs = [layout.stop_button, layout.options["seed"], *_list_result_outputs(layout)]
     fields: list[Any] = [layout.options[name] for name in controls.PAGE_OPTIONS]
     waiting: tuple[Any, ...] = (tab.show_waiting, [], outputs)
     sample: tuple[Any, ...] = (tab.show_sample, fields, [*outputs, *_list_choices(layout)])
     events = []
-    for button, make, inputs, (show, show_inputs, shown) in (
-        (layout.paint_button, handlers.make_request, handlers.list_inputs(layout), waiting),
-        (layout.sample_button, tab.request_sample, fields, sample),
-        (layout.continue_button, handlers.continue_request, [], waiting),
-        (layout.retry_button, handlers.retry_request, [], waiting),
+    for button, make, inputs, (show, show_inputs, shown), script in (
+        (layout.paint_button, handlers.make_request, handlers.list_inputs(layout), waiting, None),
+        (layout.sample_button, tab.request_sample, fields, sample, None),
+        (layout.continue_button, handlers.continue_request, [], waiting, None),
+        (layout.retry_button, handlers.retry_request, [], waiting, None),
+        (layout.repaint_button, handlers.repaint_request, [layout.repaint_strength], waiting, strength),
     ):
         click = button.click(_bind(studio, show), show_inputs, shown, **INSTANT_EVENT)
         event = _bind_queued(tab, partial(tab.paint, make), partial(tab.estimate, make))
-        painting = click.then(event, inputs, outputs, show_progress_on=layout.status, **QUEUED_EVENT)
+        painting = click.then(event, inputs, outputs, js=script, show_progress_on=layout.status, **QUEUED_EVENT)
         painting.failure(_bind(studio, tab.show_failure), None, outputs, **INSTANT_EVENT)
         events.append(painting)
+    layout.repaint_button.click(None, None, layout.options["strength"], js=strength)
     layout.stop_button.click(_bind(studio, tab.stop), None, outputs, **INSTANT_EVENT)
     layout.discard_button.click(_bind(studio, tab.discard), None, outputs, cancels=events, **INSTANT_EVENT)
 
@@ -256,7 +264,8 @@ def _wire_results(tab: handlers.PaintHandlers) -> None:
     def select(request: gr.Request, event: gr.SelectData) -> handlers.Changes:
         return tab.select(studio.sessions.get(request.session_hash), event.index)
 
-    layout.history.select(select, None, _list_result_outputs(layout), **INSTANT_EVENT)
+    outputs = _list_result_outputs(layout)
+    layout.history.select(select, None, outputs, trigger_mode="multiple", **INSTANT_EVENT)  # keys are fast
     outputs = [*layout.deep_files.values(), layout.deep_button, layout.status]
     layout.deep_button.click(_bind(studio, tab.make_deep_files), None, outputs, **INSTANT_EVENT)
 

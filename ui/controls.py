@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from styler import config
+from styler import config, provenance
 from styler.errors import OptionError
 from styler.options import (
     INIT_CHOICES,
@@ -39,6 +39,10 @@ BATCH_OPTIONS = (*MAIN_OPTIONS, "look", "seed")
 """Options of a batch; all others follow from the preset and the look."""
 
 DEFAULT_OPTIONS = Options()
+
+MAX_STYLES = 4
+MAX_WEIGHT = 4.0
+"""The largest weight of a painting among others."""
 
 SIZES = {"Small": 512, "Screen": 1024, "Large": 2048}
 """Sizes with a name, in pixels; any other can be typed."""
@@ -231,6 +235,32 @@ def apply_bundle(kind: str, *values: Any, defaults: Options = DEFAULT_OPTIONS) -
     options = override_defaults(defaults, {"preset": current["preset"], "look": current["look"]})
     chosen = dict(zip(PAGE_OPTIONS, values_from_options(options), strict=True))
     return [chosen[option] for option in list_bundle_options(kind)]
+
+
+def adopt_settings(record: provenance.Record, server: Options) -> tuple[dict[str, Any], list[str]]:
+    """Return the settings of a picture that can be set on the page, and a sentence on each that cannot."""
+    settings, notes = provenance.settings_from_record(record), []
+    if settings.get("backbone") not in list_backbones():
+        recorded = record["options"]["backbone"]
+        name = "a network file" if recorded == FILE_VALUE else f"the network {recorded}"
+        settings["backbone"] = name_backbone(server.backbone)
+        notes.append(f"It was made with {name}, which is not on this server; {settings['backbone']} is set.")
+    if server.precision not in ("auto", settings["precision"]):
+        notes.append(
+            f"It was made with precision {settings['precision']}; this server paints with {server.precision}, so its "
+            "pixels differ."
+        )
+    if "init" not in settings:
+        notes.append("It was started from a picture, which is not stored; this one starts from the photo.")
+    weights = settings.get("style_weights") or ()
+    if max(weights, default=0) > MAX_WEIGHT:
+        weights = [MAX_WEIGHT * weight / max(weights) for weight in weights]
+    if len(weights) > MAX_STYLES:
+        notes.append(f"The weights of its {len(weights)} paintings cannot be set; {MAX_STYLES} paintings are the most.")
+        weights = ()
+    elif weights:
+        notes.append("Its weights apply to the paintings in the order in which you choose them.")
+    return {**settings, "style_weights": tuple(weights)}, notes
 
 
 def parse_value(name: str, value: Any) -> Any:

@@ -10,15 +10,15 @@ from typing import Any
 
 import gradio as gr
 
-from styler import library, provenance
+from styler import library
 from styler.errors import StylerError, UsageError
-from styler.options import Options, list_options, resolve_options
-from styler.provenance import FILE_VALUE
+from styler.options import list_options, resolve_options
 from ui import batch_view, controls, render
-from ui.layout import MAX_STYLES, MAX_WEIGHT, BatchLayout, PageLayout
+from ui.controls import MAX_STYLES
+from ui.layout import BatchLayout, PageLayout
 from ui.queue import QUEUE_FULL
 from ui.session import FinishedPicture, PaintRequest, Session, Upload
-from ui.studio import Studio, list_backbones, make_deep_file
+from ui.studio import Studio, make_deep_file
 
 INTERNAL_ERROR = "Something went wrong on the server, which is a bug in styler. Your photo is still here; try again."
 WAITING = "Waiting in the queue…"
@@ -81,6 +81,17 @@ def retry_request(session: Session) -> PaintRequest:
     return replace(last, options=last.options.replace(seed=seed))
 
 
+def repaint_request(session: Session, strength: float) -> PaintRequest:
+    """Return the request of the selected picture with another strength.
+
+    Raises:
+        UsageError: there is no picture yet.
+        OptionError: the strength is out of range.
+    """
+    last = _get_selected_picture(session).request
+    return replace(last, options=last.options.replace(strength=strength))
+
+
 def _get_selected_picture(session: Session) -> FinishedPicture:
     if not session.pictures:
         raise UsageError("There is no picture yet; paint one first.")
@@ -131,32 +142,6 @@ def select_batch_inputs(
         raise UsageError(f"There are {len(own_styles)} paintings of your own; choose {MAX_STYLES} at most.")
     bundled = [Upload.from_path(library.list_styles()[name]) for name in styles or ()]
     return [*(contents or ())], [*bundled, *own_styles]
-
-
-def adopt_settings(record: provenance.Record, server: Options) -> tuple[dict[str, Any], list[str]]:
-    """Return the settings of a picture that can be set on the page, and a sentence on each that cannot."""
-    settings, notes = provenance.settings_from_record(record), []
-    if settings.get("backbone") not in list_backbones():
-        recorded = record["options"]["backbone"]
-        name = "a network file" if recorded == FILE_VALUE else f"the network {recorded}"
-        settings["backbone"] = controls.name_backbone(server.backbone)
-        notes.append(f"It was made with {name}, which is not on this server; {settings['backbone']} is set.")
-    if server.precision not in ("auto", settings["precision"]):
-        notes.append(
-            f"It was made with precision {settings['precision']}; this server paints with {server.precision}, so its "
-            "pixels differ."
-        )
-    if "init" not in settings:
-        notes.append("It was started from a picture, which is not stored; this one starts from the photo.")
-    weights = settings.get("style_weights") or ()
-    if max(weights, default=0) > MAX_WEIGHT:
-        weights = [MAX_WEIGHT * weight / max(weights) for weight in weights]
-    if len(weights) > MAX_STYLES:
-        notes.append(f"The weights of its {len(weights)} paintings cannot be set; {MAX_STYLES} paintings are the most.")
-        weights = ()
-    elif weights:
-        notes.append("Its weights apply to the paintings in the order in which you choose them.")
-    return {**settings, "style_weights": tuple(weights)}, notes
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +264,7 @@ class PaintHandlers:
         session.add_uploads(*uploads)
         try:
             record = self.studio.read_record(uploads[0])
-            settings, notes = adopt_settings(record, self.studio.get_machine_options())
+            settings, notes = controls.adopt_settings(record, self.studio.get_machine_options())
             options = resolve_options(("picture", settings)).options
         except StylerError as problem:
             return {layout.status: render.render_error(problem)}
@@ -387,7 +372,7 @@ class PaintHandlers:
         outcome = "Stopped; this is the best picture so far." if picture.record["stopped"] else "Done."
         return {
             **self.show_idle(session, render.render_message(f"{outcome} Drag the line to compare it with the photo.")),
-            layout.stage: render.render_comparison(picture, index + 1),
+            layout.stage: render.render_comparison(session.pictures, index),
             layout.png: gr.update(value=str(picture.png)),
             layout.jpeg: gr.update(value=str(picture.jpeg)),
             layout.deep_button: gr.update(visible=True),

@@ -11,11 +11,9 @@ import gradio as gr
 from styler import library
 from styler.options import Options
 from ui import controls, render
+from ui.controls import MAX_STYLES, MAX_WEIGHT
 from ui.session import Upload
 
-MAX_STYLES = 4
-MAX_WEIGHT = 4.0
-"""The largest weight of a painting among others."""
 TABS = ("paint", "batch", "about")
 DEFAULT_STYLE = "starry-night"
 EMPTY_STATUS = "Choose a photo and a painting, then watch one become the other."
@@ -127,20 +125,16 @@ class PageLayout:
         self.stage = gr.HTML(render.render_invitation(), elem_id="stage")
         self.sample_button = gr.Button("Paint this", variant="primary", elem_id="paint-sample")
         """Paints the pair of the invitation; the style sheet shows it on the invitation alone."""
+        self.repaint_strength = gr.Number(visible="hidden")
+        self.repaint_button = gr.Button(visible="hidden", elem_id="repaint")
+        """Clicked by the script of the page, which knows the strength that a blend stands for."""
         self.status = gr.HTML(render.render_message(EMPTY_STATUS), elem_id="status")
         with gr.Row(visible=False, elem_id="running", elem_classes=["actions"]) as self.running_row:
             self.stop_button = gr.Button("Stop and keep", variant="primary", elem_id="stop")
             self.discard_button = gr.Button("Discard", elem_id="discard")
-        with gr.Row(visible=False, elem_id="finished", elem_classes=["actions"]) as self.finished_row:
-            self.png = gr.DownloadButton("Download PNG", variant="primary", elem_id="png")
-            self.jpeg = gr.DownloadButton("JPEG", elem_id="jpeg")
-            self.deep_button = gr.Button("16-bit…", elem_id="deep")
-            self.deep_files = {
-                suffix: gr.DownloadButton(f"16-bit {suffix.upper()}", visible=False, elem_id=f"deep-{suffix}")
-                for suffix in ("png", "tiff")
-            }
-            self.continue_button = gr.Button("Continue", elem_id="continue")
-            self.retry_button = gr.Button("Try again", elem_id="retry")
+            gr.HTML(render.render_tell(), elem_id="telling")
+        with gr.Column(visible=False, elem_id="finished") as self.finished_row:
+            self._build_finished()
         self.summary = gr.HTML("", elem_id="summary")
         self.history = _build_gallery("Pictures of this session", "history", columns=8, allow_preview=False, buttons=[])
         with gr.Accordion("Losses", open=False, visible=False, elem_id="losses") as self.losses_panel:
@@ -155,6 +149,25 @@ class PageLayout:
                 elem_id="losses-plot",
             )
             self.losses_legend = gr.HTML("", elem_id="losses-legend")
+
+    def _build_finished(self) -> None:
+        """Create what can be done with a finished picture; the buttons without an attribute belong to the scripts."""
+        with gr.Row(elem_classes=["actions"]):
+            self.png = gr.DownloadButton("Download PNG", variant="primary", elem_id="png")
+            self.continue_button = gr.Button("Continue", elem_id="continue")
+            self.retry_button = gr.Button("Try again", elem_id="retry")
+        gr.HTML(render.render_tools(), elem_id="tools")
+        quiet: dict[str, Any] = {"size": "sm", "elem_classes": ["quiet"]}
+        with gr.Row(elem_classes=["actions", "more"]):
+            self.jpeg = gr.DownloadButton("JPEG", elem_id="jpeg", **quiet)
+            self.deep_button = gr.Button("16-bit…", elem_id="deep", **quiet)
+            self.deep_files = {
+                suffix: gr.DownloadButton(f"16-bit {suffix.upper()}", visible=False, elem_id=f"deep-{suffix}", **quiet)
+                for suffix in ("png", "tiff")
+            }
+            gr.Button("Copy", elem_id="copy", **quiet)
+            gr.Button("Share…", elem_id="share", **quiet)
+            gr.Button("Use as the photo", elem_id="reuse", **quiet)
 
 
 class BatchLayout:
@@ -200,7 +213,7 @@ def build_layout(defaults: Options = controls.DEFAULT_OPTIONS) -> tuple[PageLayo
 
     What belongs to a tab is not inside it but below all of them, shown or hidden by the style sheet; `_fold` says why.
     """
-    gr.HTML('<h1 class="name">styler</h1>', elem_id="head")
+    gr.HTML(f'<h1 class="name">styler</h1>{render.render_keys()}', elem_id="head")
     with gr.Tabs(elem_id="tabs"):
         for name in TABS:
             gr.Tab(name.capitalize(), elem_id=f"{name}-tab")

@@ -2,9 +2,10 @@
 
 import base64
 import io
+import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -31,6 +32,17 @@ INVITATION = UI_FOLDER / "invitation.jpg"
 """A picture painted from the bundled pair below; it is shown before anything is chosen."""
 INVITATION_PAIR = ("bridge", "starry-night")
 INVITATION_TEXT = "A photo of a bridge, painted like The Starry Night"
+KEYS = (
+    ("Ctrl + Enter", "Paint"),
+    ("Esc", "Stop and keep"),
+    ("← →", "The pictures of this session, one after another"),
+    ("B", "Before and after; hold it to see the photo for a moment"),
+    ("F", "Full screen"),
+    ("?", "This list"),
+)
+"""What keys do on the page. Cmd works like Ctrl."""
+LOUPE_ICON = "M10.5 4a6.5 6.5 0 1 1 0 13a6.5 6.5 0 1 1 0-13M15.5 15.5L21 21M10.5 8v5M8 10.5h5"
+SCREEN_ICON = "M4 9V4h5M15 4h5v5M20 15v5h-5M9 20H4v-5"
 ROW_STATES = {"waiting": "waiting", "done": "done", "left": "not painted"}
 ROUNDING = ((9.5, 1), (57.5, 5), (9.5 * 60, 60), (57.5 * 60, 300), (9.5 * 3600, 600), (math.inf, 3600))
 """Expected seconds below each limit are rounded to multiples of the number beside it."""
@@ -72,25 +84,79 @@ def render_frame(source: str, width: int, height: int, alt: str, kind: str = "")
     )
 
 
-def render_comparison(picture: FinishedPicture, number: int) -> str:
+def render_comparison(pictures: Sequence[FinishedPicture], index: int) -> str:
     """Return a finished picture over its photo, with a line between them that can be moved.
 
+    The attributes are for the scripts of the page: the number of the picture in its session, from 1, its strength, its
+    files, and all pictures of the session, with which it can be compared.
+
     Args:
-        picture: the finished picture.
-        number: its number in the session, from 1; the page asks before one is lost that was not downloaded.
+        pictures: those of the session.
+        index: of the picture that is shown.
     """
+    picture = pictures[index]
     width, height = picture.record["width"], picture.record["height"]
-    size = f'width="{width}" height="{height}" draggable="false"'
+    size = f'width="{width}" height="{height}" draggable="false" decoding="sync"'
+    photo = encode_output_url(picture.photo)
+    data = {
+        "picture": index + 1,
+        "pictures": json.dumps([encode_output_url(each.jpeg) for each in pictures]),
+        "name": picture.png.stem,
+        "png": encode_output_url(picture.png),
+        "photo": photo,
+        "strength": f"{picture.record['options']['strength']:g}",
+    }
+    attributes = " ".join(f'data-{name}="{escape(str(value))}"' for name, value in data.items())
     return (
-        f'<div class="view" data-picture="{number}">'
+        f'<div class="view" {attributes}>'
         f'<figure class="frame compare" id="slider" style="--ratio: {width / height:.4f}">'
-        f'<img src="{encode_output_url(picture.photo)}" alt="The photo" {size}>'
+        f'<img src="{photo}" alt="The photo" {size} class="before">'
         f'<img src="{encode_output_url(picture.jpeg)}" alt="The painted picture" {size} class="after">'
         '<input type="range" min="0" max="100" value="50" aria-label="Line between the photo and the painted picture">'
-        '<button type="button" class="screen" aria-label="Full screen" title="Full screen (Esc to leave)">'
+        '<div class="corner">'
+        f"{_render_icon('loupe', 'Magnifier', 'Magnifier: the actual pixels', LOUPE_ICON, 'false')}"
+        f"{_render_icon('screen', 'Full screen', 'Full screen (Esc to leave)', SCREEN_ICON)}"
+        '</div></figure><div class="lens" hidden></div></div>'
+    )
+
+
+def _render_icon(kind: str, label: str, hint: str, path: str, pressed: str = "") -> str:
+    """Return a button with an icon, which can stay pressed if `pressed` says whether it is."""
+    state = f' aria-pressed="{pressed}"' if pressed else ""
+    return (
+        f'<button type="button" class="{kind}" aria-label="{label}" title="{hint}"{state}>'
         '<svg viewBox="0 0 24 24" width="22" fill="none" stroke="currentColor" stroke-width="2" aria-hidden="true">'
-        '<path d="M4 9V4h5M15 4h5v5M20 15v5h-5M9 20H4v-5"/></svg></button>'
-        "</figure></div>"
+        f'<path d="{path}"/></svg></button>'
+    )
+
+
+def render_tools() -> str:
+    """Return the controls that compare and blend the picture on the stage; the scripts of the page fill them."""
+    return (
+        '<div class="tools" role="group" aria-label="Compare and blend">'
+        '<div class="mixing"><label>Blend <input type="range" id="blend" min="0" max="100" value="100"'
+        ' title="How much of the painting is blended with the photo"></label><span class="percent">100</span></div>'
+        '<div class="ways">'
+        '<div class="pair"><label hidden>Compare with <select id="compare-with"></select></label>'
+        '<button type="button" class="quiet" id="side" aria-pressed="false">Side by side</button></div>'
+        '<div class="blending"><button type="button" class="quiet" id="repaint-blend">Repaint at strength '
+        '<span>50</span></button><button type="button" class="quiet" id="save-blend">Download this blend</button>'
+        '</div></div><p class="said" role="status"></p></div>'
+    )
+
+
+def render_tell() -> str:
+    """Return the question whether the browser should tell when a picture is done."""
+    return '<label class="tell" hidden><input type="checkbox" id="tell"> Tell me when it is done</label>'
+
+
+def render_keys() -> str:
+    """Return the list of keys, and the button that shows it."""
+    rows = "".join(f"<tr><th><kbd>{escape(key)}</kbd></th><td>{escape(text)}</td></tr>" for key, text in KEYS)
+    return (
+        '<button type="button" id="list-keys" aria-label="Keys" title="Keys (?)">?</button>'
+        '<dialog id="keys" aria-labelledby="keys-title"><h2 id="keys-title">Keys</h2>'
+        f'<table>{rows}</table><form method="dialog"><button class="quiet">Close</button></form></dialog>'
     )
 
 

@@ -22,8 +22,8 @@ from styler.errors import StylerError
 from styler.images import Picture
 from styler.options import Options
 from ui import controls, render
+from ui.controls import MAX_STYLES
 from ui.handlers import Changes, PaintHandlers, select_content
-from ui.layout import MAX_STYLES
 from ui.session import Session, Upload, WallRound
 from ui.studio import Studio
 

@@ -1,4 +1,4 @@
-"""Measure the speed of the page: the first live view, the load after work was stopped, and the latency of `/healthz`.
+"""Measure the speed of the page: live views, the load after work was stopped, blends, and the latency of `/healthz`.
 
 `python tests/bench/page.py`, with the bundled weights, at 512 px; OMP_NUM_THREADS=2 for two cores.
 """
@@ -28,6 +28,21 @@ MEASURE_FIRST_VIEW = """() => new Promise(done => {
   look();
 })"""
 """Script that returns the milliseconds from the click to the first live view."""
+
+MEASURE_BLEND = """async (count) => {
+  const slider = document.querySelector("#blend"), durations = [];
+  for (let index = 0; index < count; index++) {
+    slider.value = 99 - index % 100;
+    const began = performance.now();
+    slider.dispatchEvent(new Event("input", { bubbles: true }));
+    getComputedStyle(document.querySelector("#slider .after")).opacity;
+    document.body.offsetHeight;
+    durations.push(performance.now() - began);
+    await new Promise(requestAnimationFrame);
+  }
+  return durations.sort((a, b) => a - b);
+}"""
+"""Script that returns the milliseconds of events of the blend slider, each with the style and layout that follow it."""
 
 
 def open_page(browser: Browser, server: Server) -> Page:
@@ -135,6 +150,21 @@ def measure_health(server: Server, browser: Browser, requests: int = 600) -> Non
     page.close()
 
 
+def measure_blend(browser: Browser, server: Server, count: int = 500) -> None:
+    """Print how long an event of the blend slider occupies the page, for a finished picture."""
+    page = open_page(browser, server)
+    choose_pair(page, 3)
+    page.click("#paint")
+    page.wait_for_selector("#stage .working img")
+    page.click("#stop")
+    page.wait_for_selector("#finished")
+    times = page.evaluate(MEASURE_BLEND, count)
+    print(
+        f"blend slider, {count} events  median {times[len(times) // 2]:.2f} ms, slowest {times[-1]:.2f} ms", flush=True
+    )
+    page.close()
+
+
 def main() -> None:
     """Run all measurements."""
     print(f"load before {os.getloadavg()[0]:.1f}, OMP_NUM_THREADS {os.environ.get('OMP_NUM_THREADS', 'not set')}")
@@ -147,6 +177,7 @@ def main() -> None:
             for action in ("Discard", "the tab is closed", "reload", "Stop and keep", "a program cancels"):
                 measure_load_after(action, server, browser, 4)
             measure_health(server, browser)
+            measure_blend(browser, server)
         browser.close()
     print(f"load after {os.getloadavg()[0]:.1f}")
 

@@ -65,6 +65,11 @@ def visit_states(page: Page, photo: Path) -> Any:
     page.click("#stop")
     page.wait_for_selector("#history img")
     yield "history"
+    page.fill("#blend", "63")
+    yield "blend"
+    page.click("#list-keys")
+    yield "keys"
+    page.keyboard.press("Escape")
     page.click("#losses > button")
     page.wait_for_selector("#losses-plot svg.marks")
     yield "losses"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from playwright.sync_api import Page
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
@@ -17,6 +18,27 @@ from ui.studio import Studio
 
 TIMEOUT = 60_000
 """Milliseconds to wait for anything on the page; the machine may be busy."""
+
+MEASURE = """(selector) => [...document.querySelectorAll(selector)].map((image) => {
+  const box = image.getBoundingClientRect();
+  let [left, right, top, bottom] = [0, innerWidth, -scrollY, document.documentElement.scrollHeight - scrollY];
+  for (let element = image.parentElement; element; element = element.parentElement) {
+    if (getComputedStyle(element).overflow === "visible") continue;
+    const clip = element.getBoundingClientRect();
+    [left, right] = [Math.max(left, clip.left), Math.min(right, clip.right)];
+    [top, bottom] = [Math.max(top, clip.top), Math.min(bottom, clip.bottom)];
+  }
+  const [width, height] = [image.naturalWidth, image.naturalHeight];
+  const fit = getComputedStyle(image).objectFit;
+  const [x, y] = [box.width / width, box.height / height];
+  const scale = { contain: Math.min(x, y), "scale-down": Math.min(x, y, 1), cover: Math.max(x, y) }[fit];
+  const drawn = [(scale ?? x) * width, (scale ?? y) * height];
+  return {
+    natural: width / height, drawn: drawn, spare: Math.min(box.width - drawn[0], box.height - drawn[1]),
+    hidden: Math.max(left - box.left, box.right - right, top - box.top, box.bottom - bottom),
+  };
+})"""
+"""Script that measures how images are drawn, and how much of each is hidden by the edges of what contains it."""
 
 Visitor = Callable[..., Page]
 
@@ -99,3 +121,23 @@ def wait_for_text(page: Page, text: str, selector: str = "#status") -> None:
     except PlaywrightTimeout as problem:
         actual = page.locator(selector).inner_text(timeout=1000)
         raise AssertionError(f"{selector} never contained {text!r}, but {actual!r}") from problem
+
+
+def check_whole(page: Page, selector: str, ratio: float, count: int = 1) -> None:
+    """Check, on a desktop and on a phone, that images are drawn in their own proportions and can be seen whole."""
+    page.locator(selector).last.scroll_into_view_if_needed()  # some are loaded only then
+    page.wait_for_function(
+        """([selector, count]) => {
+          const found = [...document.querySelectorAll(selector)];
+          return found.length === count && found.every((image) => image.naturalWidth);
+        }""",
+        arg=[selector, count],
+    )
+    for width, height in ((360, 740), (1280, 900)):
+        page.set_viewport_size({"width": width, "height": height})
+        for image in page.evaluate(MEASURE, selector):
+            assert image["natural"] == pytest.approx(ratio, rel=0.04), (selector, image)
+            assert image["drawn"][0] / image["drawn"][1] == pytest.approx(image["natural"], rel=0.02), (selector, image)
+            assert image["spare"] > -1, (selector, image)
+            assert image["hidden"] < 1, (selector, image)
+            assert max(image["drawn"]) > 40, (selector, image)

@@ -70,7 +70,7 @@ def request_(tmp_path: Path, pixels: MakePixels) -> PaintRequest:
 def request_from(**changed: Any) -> PaintRequest:
     """Make the request of a new page with some inputs changed."""
     inputs: dict[str, Any] = {"content": None, "sample": None, "style": "starry-night", "own": None, "mixed": []}
-    inputs |= {"weights": [1.0] * layout.MAX_STYLES}
+    inputs |= {"weights": [1.0] * controls.MAX_STYLES}
     inputs |= dict(zip(controls.PAGE_OPTIONS, controls.values_from_options(Options()), strict=True))
     content, sample, style, own, mixed, weights, *options = (inputs | changed).values()
     return handlers.make_request(Session(Path()), content, sample, style, own, mixed, *weights, *options)
@@ -249,6 +249,17 @@ def test_closing_the_event_or_the_tab_stops_the_work(studio: Studio, session: Se
     studio.sessions.remove("someone")
     assert len(list(work)) <= 1
     assert not session.folder.exists()
+
+
+def test_repainting_changes_the_strength_alone(studio: Studio, session: Session, request_: PaintRequest) -> None:
+    with pytest.raises(UsageError, match="paint one first"):
+        handlers.repaint_request(session, 30)
+    list(studio.paint(session, request_))
+    assert handlers.repaint_request(session, 30) == replace(request_, options=SMALL.replace(strength=30))
+    wrong: Any
+    for wrong in (-1, 101, None, "30"):
+        with pytest.raises(OptionError, match="it can be 0 to 100"):
+            handlers.repaint_request(session, wrong)
 
 
 def test_retry_takes_the_next_seed_and_continue_lowers_the_loss(
@@ -508,7 +519,7 @@ def test_clients_with_ever_new_sessions_do_not_fill_the_memory(studio: Studio, r
 def test_all_that_paint_run_at_once_in_gradio_and_wait_in_our_queue(studio: Studio) -> None:
     page = app.build_page(studio, queue=5)
     painting = [event for event in page.fns.values() if event.concurrency_id == "painter"]
-    assert len(painting) == 6  # Paint, Paint this, Continue, Try again, Paint all, and the API
+    assert len(painting) == 8  # Paint, Paint this, Continue, Try again, Repaint, Paint all, and those for programs
     assert {event.concurrency_limit for event in painting} == {None}
     assert studio.thread.max_waiting == 5
     assert page._queue.max_size == page._queue.max_thread_count > 5
