@@ -245,10 +245,9 @@ def _wire_wall(walls: wall.WallHandlers, shown: list[Any]) -> None:
     for dependency in shown:
         dependency.then(event, inputs, outputs, **WALL_EVENT)
     layout.refresh_button.click(event, inputs, outputs, **WALL_EVENT)
-    layout.style.input(_bind(studio, walls.choose), layout.style, stage, **INSTANT_EVENT)
-    number = "() => document.querySelector('#choose-own').dataset.number"
-    choose_own = _bind(studio, walls.choose_own)
-    layout.own_button.click(choose_own, layout.own_choice, stage, js=number, **INSTANT_EVENT)
+    tile = "() => document.querySelector('#show-preview').dataset.tile"
+    shown_tile = {**INSTANT_EVENT, "trigger_mode": "multiple"}
+    layout.tile_button.click(_bind(studio, walls.choose), layout.tile_choice, stage, js=tile, **shown_tile)
 
 
 def _list_stage_outputs(layout: PageLayout) -> list[Any]:

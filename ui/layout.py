@@ -86,9 +86,9 @@ class PageLayout:
         self.wall_note = gr.HTML("", elem_id="wall-note")
         self.refresh_button = gr.Button(visible="hidden", elem_id="refresh")
         """Clicked by the script of the page when the settings have changed: the previews and times follow them."""
-        self.own_choice = gr.Textbox(visible="hidden")
-        self.own_button = gr.Button(visible="hidden", elem_id="choose-own")
-        """Clicked by the script when the thumbnail of an uploaded painting is; `own_choice` is its number."""
+        self.tile_choice = gr.Textbox(visible="hidden")
+        self.tile_button = gr.Button(visible="hidden", elem_id="show-preview")
+        """Clicked by the script when a tile is; `tile_choice` is `bundled-` or `own-` with its number from 0."""
         credit = render.render_credit([library.list_styles()[DEFAULT_STYLE].name])
         self.credit = gr.HTML(credit, elem_id="credit")
         self.own_styles = _build_files(f"or a painting of your own (up to {MAX_STYLES})", "own-styles")

@@ -26,7 +26,11 @@ PAINTER: dict[str, Any] = {"concurrency_id": "painter", "concurrency_limit": Non
 PRIVATE_EVENT: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 QUEUED_EVENT = {**PRIVATE_EVENT, **PAINTER}
 """Settings of events that paint."""
-WALL_EVENT = {**PRIVATE_EVENT, "concurrency_id": "wall", "concurrency_limit": None}
+WALL_EVENT = {
+    **PRIVATE_EVENT,
+    **{"concurrency_id": "wall", "concurrency_limit": None},
+    "trigger_mode": "multiple",  # a new round ends the one before
+}
 """Settings of the events that paint previews while nobody paints."""
 INSTANT_EVENT = {**PRIVATE_EVENT, "queue": False}
 """Settings of all other events."""

@@ -80,7 +80,7 @@ class WorkEstimate:
 
     def guess_rate(self, scale: Scale, seconds: float) -> None:
         """Record how long one iteration took; the fastest is used until a picture is finished."""
-        rate = seconds / scale.cost
+        rate = seconds / scale.cost / TYPICAL_RATES[_classify(scale)]
         self._guess = rate if self._guess is None else min(rate, self._guess)
 
     def add_schedule(self, schedule: Schedule, scale_seconds: Sequence[float], total_seconds: float) -> None:
@@ -105,8 +105,8 @@ class WorkEstimate:
         """Return the seconds per cost, derived from those of the most similar class if there are none of its own."""
         sketch, size = wanted = _classify(scale)
         keys = sorted(self._rates, key=lambda key: (key[0] != sketch, abs(key[1] - size)))
-        rate, known = (self._rates[keys[0]], keys[0]) if keys else (self._guess or 0.0, (False, 0))
-        return rate * TYPICAL_RATES[wanted] / TYPICAL_RATES[known]
+        typical = self._rates[keys[0]] / TYPICAL_RATES[keys[0]] if keys else self._guess or 0.0
+        return typical * TYPICAL_RATES[wanted]
 
 
 class Studio:

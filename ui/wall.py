@@ -167,7 +167,6 @@ class WallHandlers:
             chosen = [*(own_styles or ()), *([bundled.pop(style)] if style in bundled else [])]
             begin_round(session, photo, [*chosen, *bundled.values()], options)
             if session.preview_key != before:
-                session.shown_preview = None
                 changes |= self._clear_tiles(session)
         return changes
 
@@ -183,26 +182,23 @@ class WallHandlers:
             session.stop_previews()
             yield {self.tab.layout.wall_note: render.render_error(f"There are no more previews: {problem}")}
 
-    def choose(self, session: Session, style: str | None) -> Changes:
-        """Show the preview of a bundled painting that was clicked."""
-        path = library.list_styles().get(style or "")
-        return self.show_preview(session, Upload.from_path(path)) if path else {self.tab.layout.stage: gr.skip()}
-
-    def choose_own(self, session: Session, number: str) -> Changes:
-        """Show the preview of an uploaded painting whose thumbnail was clicked, by its number from 0."""
-        paths = [*session.thumbnails]
-        if not number.isdecimal() or int(number) >= len(paths):
+    def choose(self, session: Session, choice: str | None) -> Changes:
+        """Show the preview of a painting whose tile was clicked: `bundled-` or `own-` with its number from 0."""
+        own = [Upload(path, name) for path, (_, name) in session.thumbnails.items()]
+        bundled = [Upload.from_path(path) for path in library.list_styles().values()]
+        kind, _, number = (choice or "").partition("-")
+        styles = {"own": own, "bundled": bundled}.get(kind, [])
+        if not number.isdecimal() or int(number) >= len(styles):
             return {self.tab.layout.stage: gr.skip()}
-        path = paths[int(number)]
-        return self.show_preview(session, Upload(path, session.thumbnails[path][1]))
+        return self.show_preview(session, styles[int(number)])
 
     def show_preview(self, session: Session, style: Upload) -> Changes:
         """Show a preview large, or the photo until it is there; nothing while a picture is painted."""
-        if session.is_painting or session.is_waiting or session.wall is None:
+        if session.is_painting or session.is_waiting or not session.photo_html or not self.tab.studio.has_previews:
             return {self.tab.layout.stage: gr.skip()}
         session.shown_preview = style.path
         pixels = session.previews.get(style.path)
-        if pixels is None:
+        if pixels is None or session.wall is None:
             return self.tab.show_stage(session, session.photo_html, PENDING_TEXT.format(style.stem))
         width, height = self.tab.studio.get_size(session.wall.content)
         source, text = render.encode_data_url(pixels), PREVIEW_TEXT.format(style.stem)

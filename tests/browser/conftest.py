@@ -9,6 +9,7 @@ import pytest
 from pages import TIMEOUT, Site, Visitor, serve
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from styler import schedule
 from styler.vgg import registry
 from styler.vgg.weights import Weights
 from ui.server import ServerConfig
@@ -24,6 +25,8 @@ def site(tiny: Weights) -> Iterator[Site]:
     """Serve the page with the tiny network and room for one in the queue."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "load_backbone", lambda _name: tiny)
+        patch.setattr(schedule, "OPENING_ITERATIONS", 2)  # short previews: every visitor of every test gets some
+        patch.setattr(schedule, "STROKES_ITERATIONS", 1)
         with serve(ServerConfig(queue=1, max_upload=2_000_000)) as site:
             yield site
 

@@ -1,10 +1,11 @@
 """Tests of `/stylize` as programs call it, of the painter's thread and queue, and of refused requests."""
 
-import asyncio
+import json
 import logging
 import re
 import socket
 import struct
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import readme
+from coroutines import run_coroutine
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from gradio_client.utils import Status
@@ -101,7 +103,22 @@ def test_the_example_in_the_readme_runs(site: Site, photo: Path, monkeypatch: py
     )
     exec(compile(short, "README.md", "exec"), names)
     assert provenance.read_record(names["picture"])["options"]["strength"] == 70
+    assert [provenance.read_record(path)["width"] for path in names["previews"]] == [128, 128]
     names["client"].close()
+
+
+def test_the_commands_of_the_readme_paint(site: Site, photo: Path) -> None:
+    (commands,) = [block for block in readme.blocks("sh", readme.UI_README) if "curl" in block]
+    photo.with_name("photo.jpg").write_bytes(photo.read_bytes())
+    short = commands.replace("http://127.0.0.1:7860/", site.address).replace(
+        '\\"draft\\"', '\\"draft\\", \\"size\\": 64'
+    )
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", short], cwd=photo.parent, capture_output=True, text=True, check=True
+    )
+    answer = json.loads(done.stdout.rpartition("data: ")[2])
+    picture = httpx.get(answer[0]["url"]).content
+    assert provenance.read_record(picture)["options"]["preset"] == "draft"
 
 
 def test_no_other_file_of_the_server_is_read(site: Site, photo: Path) -> None:
@@ -350,7 +367,7 @@ def test_an_event_ends_if_its_visitor_reads_nothing(site: Site, monkeypatch: pyt
 def test_too_many_files_at_once_are_refused(site: Site) -> None:
     guard = RequestGuard(site.studio, site.studio.sessions, lambda *_: "", max_upload=1000)  # type: ignore[arg-type] # nothing is passed on
     scope = {"headers": [(b"content-length", b"999999999999")]}
-    assert asyncio.run(guard._check_upload(scope)) == (413, "The upload is too large; send 200 files at most.")
+    assert run_coroutine(guard._check_upload(scope)) == (413, "The upload is too large; send 200 files at most.")
 
 
 def test_an_upload_that_does_not_fit_is_refused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

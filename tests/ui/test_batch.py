@@ -99,7 +99,7 @@ def test_a_batch_does_not_load_the_network_again(
         pass
     *_, view = batch_view.paint_batch(studio, session, photos[:2], styles, SMALL)
     assert view.count("done") == 2
-    assert loads == ["vgg16"]
+    assert loads == ["vgg16", "vgg16-slim"]
 
 
 def test_stop_keeps_finished_pictures(studio: Studio, session: Session, photos: list[Upload]) -> None:

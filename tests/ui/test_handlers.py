@@ -524,7 +524,10 @@ def test_all_that_paint_run_at_once_in_gradio_and_wait_in_our_queue(studio: Stud
     assert studio.thread.max_waiting == 5
     assert page._queue.max_size == page._queue.max_thread_count > 5
     assert page.analytics_enabled is False
-    assert [event.api_name for event in page.fns.values() if event.api_visibility != "private"] == ["stylize"]
+    assert [event.api_name for event in page.fns.values() if event.api_visibility != "private"] == [
+        "stylize",
+        "preview",
+    ]
 
 
 def test_missing_weights_are_reported(

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Generator, Iterator
 from typing import Any
 
 import pytest
+from coroutines import run_coroutine
 
 from styler import library
 from styler.options import PRESETS, Options
@@ -13,7 +14,7 @@ from styler.schedule import Scale, Schedule, build_schedule
 from ui import controls, queue
 from ui.queue import PainterThread, Place, QueueFull
 from ui.session import Upload
-from ui.studio import FIXED_SECONDS, Studio, WorkEstimate
+from ui.studio import FIXED_SECONDS, TYPICAL_RATES, Studio, WorkEstimate
 
 
 class Clock:
@@ -77,7 +78,7 @@ def test_who_has_painted_least_goes_first_and_ties_go_by_arrival() -> None:
         await finish(first, *others)
 
     line = Line()
-    asyncio.run(check(line))
+    run_coroutine(check(line))
     assert line.order == ["much", "little", "first", "new", "newer", "little", "much"]
 
 
@@ -89,7 +90,7 @@ def test_several_requests_of_one_visitor_do_not_hold_up_another() -> None:
         await finish(first, *others)
 
     line = Line()
-    asyncio.run(check(line))
+    run_coroutine(check(line))
     assert line.order == ["first", "greedy 0", "modest", "greedy 1", "greedy 2"]
 
 
@@ -106,7 +107,7 @@ def test_a_newcomer_does_not_break_what_others_were_told() -> None:
         await finish(first, earlier, *(items for items, _ in newcomers))
 
     line = Line()
-    asyncio.run(check(line))
+    run_coroutine(check(line))
     assert line.order == ["earlier", "first", "new 0", "new 1", "earlier", "new 2", "new 3"]
 
 
@@ -121,7 +122,7 @@ def test_work_of_unknown_duration_waits_in_the_order_of_arrival() -> None:
         await finish(first, rich, poor)
 
     line = Line()
-    asyncio.run(check(line))
+    run_coroutine(check(line))
     assert line.order == ["first", "rich", "poor"]
 
 
@@ -132,7 +133,7 @@ def test_unknown_work_is_expected_to_take_as_long_as_finished_work() -> None:
         assert (await line.join("b", None))[1].seconds == pytest.approx(22)
         await first.aclose()
 
-    asyncio.run(check(Line()))
+    run_coroutine(check(Line()))
 
 
 def test_work_can_correct_how_long_it_takes() -> None:
@@ -145,7 +146,7 @@ def test_work_can_correct_how_long_it_takes() -> None:
             await items.aclose()
         await first.aclose()
 
-    asyncio.run(check(Line()))
+    run_coroutine(check(Line()))
 
 
 def test_the_queue_refuses_more_than_its_limit() -> None:
@@ -162,14 +163,14 @@ def test_the_queue_refuses_more_than_its_limit() -> None:
         assert (line.thread.is_busy, line.thread.is_full) == (False, False)
 
     line = Line()
-    asyncio.run(check(line))
+    run_coroutine(check(line))
     assert line.order == ["first", "fourth"]
 
 
 def test_an_empty_queue_takes_work_whatever_its_limit() -> None:
     line = Line()
     line.thread.max_waiting = 0
-    assert asyncio.run(drain(line.run("only"))) == ["only"]
+    assert run_coroutine(drain(line.run("only"))) == ["only"]
 
 
 def test_canceled_work_leaves_the_line_at_once_and_never_begins() -> None:
@@ -187,7 +188,7 @@ def test_canceled_work_leaves_the_line_at_once_and_never_begins() -> None:
         await finish(first, third)
 
     line = Line()
-    asyncio.run(check(line))
+    run_coroutine(check(line))
     assert line.order == ["first", "third"]
     assert line.stopped == ["third"], "work that has not begun has nothing to stop"
 
@@ -208,7 +209,7 @@ def test_a_visitor_who_leaves_is_forgotten() -> None:
         assert line.thread._painted == {}, "nor is the time of the work that was canceled by leaving kept"
 
     line = Line()
-    asyncio.run(check(line))
+    run_coroutine(check(line))
     assert line.order == ["leaver", "first"]
 
 
@@ -220,7 +221,7 @@ def test_nobody_is_never_forgotten_because_others_have_the_same_name() -> None:
         await finish(first, waiting)
 
     line = Line()
-    asyncio.run(check(line))
+    run_coroutine(check(line))
     assert line.order == ["first", "call"]
 
 
@@ -232,7 +233,7 @@ def test_the_accounts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
             await drain(line.run(name, 1))
 
     line = Line()
-    asyncio.run(check(line))
+    run_coroutine(check(line))
     assert line.thread._painted == {"c": 1, "a": 2, "d": 1}
 
 
@@ -252,7 +253,7 @@ def test_the_wait_that_is_told_follows_the_work_but_not_its_noise(monkeypatch: p
         await finish(first, items)
         assert told == [pytest.approx(seconds, abs=0.1) for seconds in (110, 99, 57.8, 68.8, 1.1, 0.2, 33)]
 
-    asyncio.run(check(Line()))
+    run_coroutine(check(Line()))
 
 
 def test_a_wait_that_is_a_little_too_short_is_not_raised(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,7 +272,7 @@ def test_a_wait_that_is_a_little_too_short_is_not_raised(monkeypatch: pytest.Mon
         assert place.seconds == pytest.approx(20.9)
         await first.aclose()
 
-    asyncio.run(check(Line()))
+    run_coroutine(check(Line()))
 
 
 @pytest.mark.parametrize(
@@ -312,7 +313,7 @@ def test_closing_slow_work_does_not_wait_for_it_but_the_next_work_does() -> None
         release.set()
         return [*seen, *await drain(thread.run(next_work(), stop.set))]
 
-    assert asyncio.run(run_and_close()) == [1, None, None, 3]
+    assert run_coroutine(run_and_close()) == [1, None, None, 3]
     assert order == ["painter_0", "next"]
 
 
@@ -329,7 +330,7 @@ def test_an_error_in_the_work_is_raised_and_the_next_begins() -> None:
             await drain(items)
         assert await drain(other) == ["other"]
 
-    asyncio.run(check(Line()))
+    run_coroutine(check(Line()))
 
 
 class Idle:
@@ -375,7 +376,7 @@ def test_idle_work_gives_way_at_once_and_can_ask_again() -> None:
         await again.aclose()
 
     line = Line()
-    asyncio.run(check(line))
+    run_coroutine(check(line))
     line.thread.executor.shutdown()
     assert line.order[2:] == ["first", "second", "again begins", "again is closed"]
 
@@ -396,7 +397,7 @@ def test_idle_work_whose_reader_is_slow_is_closed_before_the_painting() -> None:
         assert await drain(items) == []
 
     line = Line()
-    asyncio.run(check(line))
+    run_coroutine(check(line))
     assert line.order == ["idle begins", "idle is closed", "first"]
 
 
@@ -411,7 +412,7 @@ def test_idle_work_does_not_count_as_painting() -> None:
         assert (current.key, current.rank) == ("dreamer", 0.0)
         await items.aclose()
 
-    asyncio.run(check(Line()))
+    run_coroutine(check(Line()))
 
 
 def test_idle_works_take_turns() -> None:
@@ -427,7 +428,7 @@ def test_idle_works_take_turns() -> None:
         assert await drain(three) == ["three"]
 
     line = Line()
-    asyncio.run(check(line))
+    run_coroutine(check(line))
     assert line.order == ["one", "three"]
 
 
@@ -443,7 +444,7 @@ def test_idle_work_of_a_visitor_who_leaves_ends() -> None:
         assert await drain(items) == await drain(others) == []
 
     line = Line()
-    asyncio.run(check(line))
+    run_coroutine(check(line))
     line.thread.executor.shutdown()
     assert line.order == ["idle begins", "idle is closed"]
 
@@ -457,6 +458,10 @@ def paint(schedule: Schedule, fixed: float = 0.4) -> tuple[tuple[float, ...], fl
         (each.iterations + 1) * (0.01 + 2e-6 * each.cost * (0.9 if each.sketch else 1)) for each in schedule
     )
     return seconds, sum(seconds) + fixed
+
+
+SMALL_RATE = TYPICAL_RATES[False, 0]
+"""Typical seconds per cost of a small scale, relative to those of a large one."""
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -479,13 +484,23 @@ def test_what_was_not_painted_yet_is_estimated_from_the_most_similar() -> None:
     small, large = Scale(100, 100, 9, "adam"), Scale(1000, 1000, 9, "adam")
     for seconds in (0.7, 0.1, 0.3):  # the first one is slow, and other programs run
         estimate.guess_rate(small, seconds)
-    assert estimate.estimate_seconds((large,)) == pytest.approx(FIXED_SECONDS + 10 * 10)
+    assert estimate.estimate_seconds((large,)) == pytest.approx(FIXED_SECONDS + 10 * 10 / SMALL_RATE)
     estimate.add_schedule((small,), (2.0,), 2.0 + FIXED_SECONDS)
-    assert estimate.estimate_seconds((large,)) == pytest.approx(FIXED_SECONDS + 100 * 2)
+    assert estimate.estimate_seconds((large,)) == pytest.approx(FIXED_SECONDS + 100 * 2 / SMALL_RATE)
     sketch = Scale(1000, 1000, 9, "adam", sketch=True)
     estimate.add_schedule((sketch,), (30.0,), 30.0 + FIXED_SECONDS)
     assert estimate.estimate_seconds((sketch, sketch)) == pytest.approx(FIXED_SECONDS + 60)
-    assert estimate.estimate_seconds((large,)) == pytest.approx(FIXED_SECONDS + 200), "the same network first"
+    assert estimate.estimate_seconds((large,)) == pytest.approx(FIXED_SECONDS + 200 / SMALL_RATE), (
+        "the same network first"
+    )
+
+
+def test_a_scale_that_was_there_already_does_not_count() -> None:
+    estimate, scales = WorkEstimate(), (Scale(100, 100, 9, "adam"), Scale(1000, 1000, 9, "adam"))
+    estimate.add_schedule(scales, (2.0, 100.0), 102.0 + FIXED_SECONDS)
+    for _ in range(9):
+        estimate.add_rates(scales, (0.0, 100.0))
+    assert estimate.estimate_seconds(scales) == pytest.approx(FIXED_SECONDS + 102)
 
 
 def test_one_exceptional_picture_changes_little() -> None:
@@ -508,7 +523,7 @@ def studio(use_tiny: None) -> Iterator[Studio]:
 def test_the_time_of_a_request_is_estimated(studio: Studio) -> None:
     fixed = FIXED_SECONDS
     whole = Options(size=100, first_size=64, iterations=99, multiscale=0)
-    assert studio.estimate_seconds(whole, 400, 200) == pytest.approx(fixed + 100 * 100 * 50 * 1e-6)
+    assert studio.estimate_seconds(whole, 400, 200) == pytest.approx(fixed + SMALL_RATE * 100 * 100 * 50 * 1e-6)
     assert studio.estimate_seconds(whole.replace(time=30), 400, 200) == 30
     assert studio.estimate_seconds(whole.replace(strength=0), 400, 200) == fixed
     large = studio.estimate_seconds(whole.replace(size="original", first_size=1000), 1000, 1000)
@@ -533,7 +548,9 @@ def test_the_times_of_the_presets_are_those_after_choosing_them(studio: Studio) 
         assert list(times) == list(PRESETS)
         for preset, seconds in times.items():
             values = controls.values_from_options(options.replace(preset=preset))
-            chosen = controls.options_from_values(controls.apply_bundle("preset", *values))
+            changed = controls.apply_bundle("preset", *values)
+            names = controls.list_bundle_options("preset")
+            chosen = options.replace(preset=preset, **dict(zip(names, changed, strict=True)))
             assert seconds == studio.estimate_seconds(chosen, 640, 480)
     times = studio.estimate_times(Options(), 640, 480)
     assert (times["draft"] or 0) < (times["standard"] or 0) < (times["fine"] or 0)

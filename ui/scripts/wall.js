@@ -11,12 +11,16 @@
   for (const kind of ["input", "change"]) {
     document.addEventListener(kind, (event) => { if (isSetting(event.target)) refresh(); });
   }
+  const show = (tile) => {
+    const button = document.querySelector("#show-preview");
+    button.dataset.tile = tile;
+    button.click();
+  };
   document.addEventListener("click", (event) => {
     if (event.target.closest?.("#paint-sample")) refresh();
     const thumbnail = event.target.closest?.("[data-own]");
-    if (!thumbnail) return;
-    const button = document.querySelector("#choose-own");
-    button.dataset.number = thumbnail.dataset.own;
-    button.click();
+    if (thumbnail) show(`own-${thumbnail.dataset.own}`);
+    // also on the tile that is chosen already, whose radio button does not change
+    if (event.target.matches?.("#style input")) show(`bundled-${[...document.querySelectorAll("#style input")].indexOf(event.target)}`);
   });
 })();
