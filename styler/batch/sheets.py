@@ -78,16 +78,17 @@ def draw_grid(pictures: Sequence[tuple[str, NDArray[np.floating]]]) -> NDArray[n
     """
     height, width, _ = pictures[0][1].shape
     size = choose_cell_size(width, height)
+    inset = max(0, MIN_CELL_WIDTH - size[0]) // 2  # keeps the margins of narrow pictures alike
     step_x = max(size[0], MIN_CELL_WIDTH) + GRID_GAP
     step_y = size[1] + 2 * GRID_TEXT + GRID_GAP
     columns = count_columns(len(pictures), step_x, step_y)
     rows = math.ceil(len(pictures) / columns)
     sheet = Sheet(columns * step_x - GRID_GAP + 2 * GRID_MARGIN, rows * step_y - GRID_GAP + 2 * GRID_MARGIN, GRID_TEXT)
     for index, (name, pixels) in enumerate(pictures):
-        left, top = GRID_MARGIN + index % columns * step_x, GRID_MARGIN + index // columns * step_y
+        left, top = GRID_MARGIN + inset + index % columns * step_x, GRID_MARGIN + index // columns * step_y
         picture = Image.fromarray(images.to_uint8(pixels)).resize(size, Image.Resampling.LANCZOS)
         sheet.paste_picture(picture, left, top)
-        sheet.write_name(name, left, top + size[1] + GRID_TEXT // 2, step_x - GRID_GAP)
+        sheet.write_name(name, left, top + size[1] + GRID_TEXT // 2, step_x - GRID_GAP - inset)
     return np.asarray(sheet.image, np.float32) / np.float32(255)
 
 
