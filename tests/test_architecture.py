@@ -40,7 +40,7 @@ ORDER = (
 
 ORDER_WITHIN = {
     "images": ("detect", "exif", "chunks", "decode", "color", "tiff", "encode", "files", "read", "child"),
-    "batch": ("discover", "manifest", "plan", "report", "stats_store", "worker", "ray", "runner"),
+    "batch": ("discover", "manifest", "plan", "sheets", "report", "stores", "worker", "ray", "runner"),
 }
 """The order of the modules inside the folders that count as one layer."""
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from styler import config, environment
-from styler.batch.stats_store import DiskStatsStore
+from styler.batch.stores import DiskStatsStore
 from styler.engine.losses import Moments
 from styler.errors import WeightsError
 from styler.vgg import registry

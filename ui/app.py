@@ -76,9 +76,13 @@ def make_css() -> str:
 
 
 def make_head() -> str:
-    """Return the scripts of the page, as an element of its head."""
+    """Return the style sheet and the scripts of the page, as elements of its head.
+
+    Gradio adds the same style sheet again, after its own, but only when the page is built: it would jump.
+    """
     texts = [(PAGE_FOLDER / "scripts" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
-    return f"<script>{''.join(texts)}</script>"
+    style = (PAGE_FOLDER / "style.css").read_text(encoding="utf-8")
+    return f"<style>{style}</style><script>{''.join(texts)}</script>"
 
 
 def install_head(head: str) -> None:

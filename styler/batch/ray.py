@@ -24,7 +24,7 @@ import torch
 
 from styler import environment
 from styler.batch import discover
-from styler.batch.stats_store import DiskStatsStore
+from styler.batch.stores import DiskStatsStore
 from styler.batch.worker import PICTURES_PER_WORKER, PaintTask, Worker, WorkerConfig, WorkerReport
 from styler.engine.painter import Painter
 from styler.engine.result import Pixels, Progress

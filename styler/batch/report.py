@@ -12,12 +12,13 @@ from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from styler import images
 from styler.batch.discover import CONTACT_SHEET, MANIFEST_FOLDER
 from styler.batch.manifest import DONE, FAILED, INDEX, Manifest
 from styler.batch.plan import BatchPlan
+from styler.batch.sheets import Sheet
 from styler.errors import OutputError, quote_name
 
 INDEX_PAGE = "index.html"
@@ -28,8 +29,8 @@ PAGE_ROWS, MAX_SHEET_ROWS = 1000, 60
 MAX_SHEET_STYLES = 4
 THUMBNAIL_SIDE = 240
 """Long side of a thumbnail, in pixels."""
-SHEET_GAP, TEXT_HEIGHT = 8, 16
-"""Pixels between the thumbnails of the sheet, and height of a line of text."""
+SHEET_GAP, TEXT_HEIGHT, SHEET_TEXT = 8, 16, 12
+"""Pixels between the thumbnails of the sheet, height of a line of text, and size of the text."""
 
 Entry = tuple[str, dict[str, Any]]
 """Name of a picture, and its entry in the manifest."""
@@ -199,34 +200,14 @@ def make_contact_sheet(out: Path, done: Sequence[Entry]) -> bytes:
     columns = min(max(len(entry["styles"]) for _, entry in rows), MAX_SHEET_STYLES) + 2
     width = SHEET_GAP + columns * (THUMBNAIL_SIDE + SHEET_GAP)
     row_height = THUMBNAIL_SIDE + TEXT_HEIGHT + 2 * SHEET_GAP
-    sheet = Image.new("RGB", (width, SHEET_GAP + row_height * len(rows)), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
+    sheet = Sheet(width, SHEET_GAP + row_height * len(rows), SHEET_TEXT)
     for index, (name, entry) in enumerate(rows):
         top = SHEET_GAP + index * row_height
         inputs = [entry["content"], *entry["styles"]][: columns - 1]
         for column, item in enumerate([*inputs, entry]):
             left = SHEET_GAP + column * (THUMBNAIL_SIDE + SHEET_GAP)
-            _paste_thumbnail(sheet, locate_thumbnail(out, item["sha256"]), left, top)
-        text = _shorten(quote_name(name)[1:-1], font, width - 2 * SHEET_GAP)
-        draw.text((SHEET_GAP, top + THUMBNAIL_SIDE + 2), text, "black", font)
+            sheet.paste_thumbnail(locate_thumbnail(out, item["sha256"]), left, top, THUMBNAIL_SIDE)
+        sheet.write_name(name, SHEET_GAP, top + THUMBNAIL_SIDE + 2, width - 2 * SHEET_GAP)
     stream = BytesIO()
-    sheet.save(stream, "JPEG", quality=88)
+    sheet.image.save(stream, "JPEG", quality=88)
     return stream.getvalue()
-
-
-def _paste_thumbnail(sheet: Image.Image, path: Path, left: int, top: int) -> None:
-    """Paste a thumbnail into the middle of its cell; a missing one leaves the cell gray."""
-    side = THUMBNAIL_SIDE
-    if not path.is_file():
-        sheet.paste("#dddddd", (left, top, left + side, top + side))
-        return
-    with Image.open(path, formats=("JPEG",)) as image:
-        image.thumbnail((side, side))
-        sheet.paste(image.convert("RGB"), (left + (side - image.width) // 2, top + (side - image.height) // 2))
-
-
-def _shorten(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> str:
-    """Return as much of the end of a text as fits into a width in pixels."""
-    while font.getlength(text) > width:
-        text = "…" + text[2:]
-    return text

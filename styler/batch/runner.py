@@ -20,7 +20,7 @@ from styler.batch.manifest import DONE, FAILED, PRECISION, RUN, WRITING, Manifes
 from styler.batch.plan import EXTENSION_FORMATS, BatchPlan, BatchRequest, Pair, hash_settings, plan_batch
 from styler.batch.ray import ClusterConfig, RayEngine
 from styler.batch.report import save_thumbnail, write_index
-from styler.batch.stats_store import DiskStatsStore
+from styler.batch.stores import DiskStatsStore
 from styler.batch.worker import CLOSE_SECONDS, EncodedPicture, LocalEngine, PaintTask, WorkerConfig, WorkerReport
 from styler.engine.painter import Painter
 from styler.engine.result import Progress

@@ -1,7 +1,7 @@
 """The command line: one command per file; `show` holds those that only print.
 
-    main ─► app (commands; errors ─► messages and exit codes) ─► run · batch · ui · vgg · show
-              flags (derived from `Options`) · usage (help pages) · files (pictures in and out) · interrupts
+    main ─► app (commands; errors ─► messages and exit codes) ─► run · preview · batch · ui · vgg · show
+              flags (derived from `Options`) · usage (help pages) · files (pictures in and out)
               report (stderr; batch_report for batches) · output (stdout)
 
 Importing this loads almost nothing, and help pages load neither PyTorch nor Gradio: a command loads what it needs once

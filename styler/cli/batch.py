@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from styler import config, library
-from styler.cli import batch_report, files, flags, interrupts, report
+from styler import config, environment, library
+from styler.cli import batch_report, files, flags, report
 from styler.cli.flags import FileName
 from styler.cli.output import STREAM_NAME
 from styler.errors import OutputError, UsageError, quote_name
@@ -58,7 +58,7 @@ def batch(
     if resume.status is not None:
         return batch_report.print_status(Path(resume.status), json=reports.json)
     log = report.Logger(reports)
-    with interrupts.watch_signals() as watch, ExitStack() as stack:
+    with environment.watch_signals() as watch, ExitStack() as stack:
         flag_values = flags.read_flags(settings)
         engine.check(has_device="device" in flag_values)
         configuration, earlier, options = _resolve_options(flag_values, replay)
@@ -273,7 +273,7 @@ def _paint(
     plan: "BatchPlan",
     history: "ManifestHistory",
     context: "BatchContext",
-    watch: interrupts.SignalWatch,
+    watch: environment.SignalWatch,
     resume: flags.ResumeOptions,
     log: report.Logger,
 ) -> int:

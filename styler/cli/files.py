@@ -218,13 +218,18 @@ def choose_target(
     seed: int,
     *,
     is_bundled: bool,
+    template: str = "{content}.{style}.{ext}",
+    default_extension: str = "png",
 ) -> OutputTarget:
     """Choose where the picture is written, and check that it can be.
 
     Args:
+        styles: give the field `{style}`, which does not exist without them.
         others: further files that the output must not replace.
         seed: value of the field `{seed}`.
         is_bundled: whether the photo comes with styler; the default name is then in the working folder.
+        template: of the default name.
+        default_extension: of the default name and of standard output, without `--format`.
 
     Raises:
         UsageError: the output is an input, exists without --overwrite, or its extension contradicts --format.
@@ -234,9 +239,10 @@ def choose_target(
     from styler import images
     from styler.images.files import fill_template
 
-    extension, stems = options.extension or "png", [_get_stem(path) for path in (content, *styles)]
-    fields = {"content": stems[0], "style": "+".join(stems[1:]), "seed": str(seed), "ext": extension}
-    default = Path("{content}.{style}.{ext}".format(**fields))
+    extension, stems = options.extension or default_extension, [_get_stem(path) for path in (content, *styles)]
+    named = {"style": "+".join(stems[1:])} if styles else {}
+    fields = {"content": stems[0], **named, "seed": str(seed), "ext": extension}
+    default = Path(template.format(**fields))
     if not is_bundled and str(content) != output.STREAM_NAME:
         default = content.parent / default
     path, free, kind = None, None, images.find_format(default)
@@ -248,13 +254,19 @@ def choose_target(
         kind = _check_target(path, [content, *styles, *others], default, overwrite=options.overwrite)
         if options.extension and kind != images.find_format(default):
             raise UsageError(f"The name {quote_name(path)} contradicts --format {extension}; omit one of them.")
-    if int(options.bit_depth) not in images.FORMATS[kind].depths:
-        raise OptionError(
-            f"The output {quote_name(path or output.STDOUT_NAME)} is {images.FORMATS[kind].name}, which does not "
-            f"support {options.bit_depth} bits; choose PNG or TIFF with a name that ends in .png or .tif, or --format."
-        )
+    _check_depth(int(options.bit_depth), kind, str(path or output.STDOUT_NAME))
     fallback = default if path is None or images.is_special(path) else path
     return OutputTarget(path, kind, free, fallback, options.overwrite)
+
+
+def _check_depth(bit_depth: int, kind: str, label: str) -> None:
+    from styler import images
+
+    if bit_depth not in images.FORMATS[kind].depths:
+        raise OptionError(
+            f"The output {quote_name(label)} is {images.FORMATS[kind].name}, which does not support {bit_depth} bits; "
+            "choose PNG or TIFF with a name that ends in .png or .tif, or --format."
+        )
 
 
 def _check_target(path: Path, inputs: Iterable[Path], default: Path, *, overwrite: bool) -> str:
@@ -263,7 +275,7 @@ def _check_target(path: Path, inputs: Iterable[Path], default: Path, *, overwrit
 
     if not path.name:
         raise UsageError("The name of the output is empty; give one with -o.")
-    if any(_is_same_file(path, other) for other in inputs):
+    if any(is_same_file(path, other) for other in inputs):
         raise UsageError(f"The output {quote_name(path)} is one of the inputs; give it another name with -o.")
     if os.path.isfile(path) and not overwrite:  # noqa: PTH113 - False where `Path.is_file` raises
         raise UsageError(f"{quote_name(path)} already exists; give another name with -o, or --overwrite.")
@@ -299,14 +311,16 @@ def save_picture(target: OutputTarget, encode: Encoder) -> Path | None:
     return write_or_keep(write, target.fallback, encode)
 
 
-def save_partial(target: OutputTarget, encode: Encoder) -> Path:
-    """Write the picture of a stopped run beside its target, as PNG, and return its path.
+def save_partial(target: OutputTarget, encode: Encoder, extension: str = "png") -> Path:
+    """Write the picture of a stopped run beside its target, and return its path.
 
     Raises:
         OutputError: as `save_picture` does.
     """
-    name = target.fallback.with_name(f"{target.fallback.stem}.partial.png")
-    path = write_or_keep(lambda: write_free(name, encode("png")), name, encode)
+    from styler import images
+
+    name = target.fallback.with_name(f"{target.fallback.stem}.partial.{extension}")
+    path = write_or_keep(lambda: write_free(name, encode(images.find_format(name))), name, encode)
     assert path is not None
     return path
 
@@ -350,7 +364,8 @@ def _is_folder(name: str) -> bool:
     return name.endswith(("/", os.sep)) or os.path.isdir(name)  # noqa: PTH112 - False where `Path.is_dir` raises
 
 
-def _is_same_file(one: Path, other: Path) -> bool:
+def is_same_file(one: Path, other: Path) -> bool:
+    """Return whether two paths lead to one file that exists."""
     try:
         return one.samefile(other)
     except (OSError, ValueError):  # one of them does not exist

@@ -126,6 +126,7 @@ def _value(metavar: str, text: str, *names: str, group: Group = OUTPUT_GROUP) ->
     return Parameter(name=names or None, group=group, negative=(), metavar=metavar, help=text)
 
 
+FormatName = Literal["png", "jpg", "jpeg", "webp", "avif", "tif", "tiff"]
 BitDepth = Annotated[Literal["8", "16"], _value("N", "bits per channel: 8, or 16 for PNG and TIFF (default 8)")]
 Overwrite = Annotated[bool, _switch("replace the output if it exists")]
 DryRun = Annotated[bool, _switch("print what would be painted and its estimated cost; write nothing")]
@@ -167,7 +168,7 @@ class OutputOptions:
         ),
     ] = None
     extension: Annotated[
-        Literal["png", "jpg", "jpeg", "webp", "avif", "tif", "tiff"] | None,
+        FormatName | None,
         _value(
             "NAME",
             "png, jpg, webp, avif or tif, for outputs without a file name: a folder, standard output, {ext} "
@@ -176,6 +177,34 @@ class OutputOptions:
         ),
     ] = None
     bit_depth: BitDepth = "8"
+    overwrite: Overwrite = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SheetOptions:
+    """Where a sheet of previews is written, and in which format."""
+
+    output: Annotated[
+        FileName | None,
+        _value(
+            "FILE",
+            "output: a name ending in .png, .jpg, .webp, .avif or .tif, a folder, or - for standard output; {content}, "
+            "{seed} and {ext} are replaced (default CONTENT.preview.jpg beside CONTENT, with a number if that exists)",
+            "-o",
+            "--output",
+            group=PICTURE_GROUP,
+        ),
+    ] = None
+    extension: Annotated[
+        FormatName | None,
+        _value(
+            "NAME",
+            "png, jpg, webp, avif or tif, for outputs without a file name: a folder, standard output, {ext} "
+            "(default jpg)",
+            "--format",
+        ),
+    ] = None
     overwrite: Overwrite = False
 
 
@@ -258,10 +287,9 @@ class SelectionOptions:
             group=PICTURE_GROUP,
         ),
     ] = None
-    format: Annotated[
-        Literal["png", "jpg", "jpeg", "webp", "avif", "tif", "tiff"],
-        _value("NAME", "png, jpg, webp, avif or tif (default png)", group=PICTURE_GROUP),
-    ] = "png"
+    format: Annotated[FormatName, _value("NAME", "png, jpg, webp, avif or tif (default png)", group=PICTURE_GROUP)] = (
+        "png"
+    )
 
 
 @Parameter(name="*")
@@ -342,6 +370,7 @@ class EngineOptions:
 
 # Defaults of the commands' parameters.
 DEFAULT_OUTPUT = OutputOptions()
+DEFAULT_SHEET = SheetOptions()
 DEFAULT_REPLAY = ReplayOptions()
 DEFAULT_INPUT = InputOptions()
 DEFAULT_REPORT = ReportOptions()

@@ -232,16 +232,21 @@ def format_settings(
     resolved: ResolvedOptions, content: "Picture", styles: "Sequence[Picture]", output: str
 ) -> list[str]:
     """Format the inputs, the output and all options that are not defaults as lines of the log."""
+    sizes = ", ".join(f"{style.width}×{style.height}" for style in styles)
+    return [
+        f"Content {content.width}×{content.height}, style {sizes}; output {quote_name(output)}.",
+        format_changes(resolved),
+    ]
+
+
+def format_changes(resolved: ResolvedOptions) -> str:
+    """Format all options that are not defaults as a line of the log."""
     values = [
         f"{name} {format_value(getattr(resolved.options, name))} ({origin})"
         for name, origin in resolved.origins.items()
         if origin != "default"
     ]
-    sizes = ", ".join(f"{style.width}×{style.height}" for style in styles)
-    return [
-        f"Content {content.width}×{content.height}, style {sizes}; output {quote_name(output)}.",
-        f"Settings: {', '.join(values) or 'all defaults'}.",
-    ]
+    return f"Settings: {', '.join(values) or 'all defaults'}."
 
 
 def format_schedule(schedule: "Schedule", options: Options | None = None) -> str:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from styler import config, library, schedule
-from styler.cli import files, flags, interrupts, output, report
+from styler import config, environment, library, schedule
+from styler.cli import files, flags, output, report
 from styler.cli.flags import FileName, InputOptions, OutputOptions, ReplayOptions
 from styler.errors import UsageError, quote_name
 from styler.options import INIT_CHOICES, Options, format_duration, resolve_options
@@ -69,7 +69,7 @@ def run(
     names = [*map(library.find_file, (content, style, *styles))]
     output.check_streams(names, target.output, json=reports.json)
     log = report.Logger(reports)
-    with interrupts.watch_signals() as watch, ExitStack() as stack:
+    with environment.watch_signals() as watch, ExitStack() as stack:
         configuration, flag_values = config.load_config(), flags.read_flags(settings)
         earlier = provenance.load_earlier(replay.source, flag_values)
         resolved = resolve_options(*configuration.layers, *earlier.layers, ("flag", flag_values))  # weakest first
@@ -130,7 +130,7 @@ def _prepare(
 
 
 def _paint(
-    prepared: _PreparedRun, watch: interrupts.SignalWatch, show: "Callable[[Progress], None]", log: report.Logger
+    prepared: _PreparedRun, watch: environment.SignalWatch, show: "Callable[[Progress], None]", log: report.Logger
 ) -> "Progress":
     """Load the network, paint, and return the last progress, which carries the result."""
     from styler import images

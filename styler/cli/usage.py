@@ -22,6 +22,17 @@ styler run --help""",
 styler run photo.jpg starry-night
 styler run photo.jpg painting.jpg --preset draft --strength 70 -o painted.png
 styler run photo.jpg one.jpg two.jpg --style-weights 2,1 --size original""",
+    "preview": """[OPTIONS] CONTENT [STYLE ...]
+styler preview photo.jpg
+styler preview photo.jpg paintings -o wall.jpg
+styler preview photo.jpg mosaic one.jpg two.jpg --look oil -o wall.png
+
+STYLE is a painting, a folder of them, a pattern in quotes, or the name of a
+painting that comes with styler; by default, all of those are shown. Previews
+have about 128 pixels on the long side, whatever --size, --preset and the flags
+of the group Effort say; --look, --strength, --keep-color and others do show.
+Previews are kept in your cache folder, which takes up to 200 MB, so that the
+same command is quick the second time.""",
     "batch": """[OPTIONS] CONTENTS STYLES -o FOLDER
 styler batch photos paintings -o painted
 styler batch 'photos/**/*.jpg' starry-night -o painted --preset draft
@@ -117,6 +128,13 @@ Exit codes: 0 success, 1 error, 2 invalid usage, 129 terminal closed (SIGHUP),
 130 Ctrl-C, 143 SIGTERM. Only the path of the picture is printed to standard
 output. The first Ctrl-C saves the best picture so far as NAME.partial.png, and
 so does a closed terminal; the second Ctrl-C stops at once."""
+
+PREVIEW_EXIT_CODES = """\
+Exit codes: 0 success, 1 error, 2 invalid usage, 4 nothing to preview, 129
+terminal closed (SIGHUP), 130 Ctrl-C, 143 SIGTERM. Only the path of the sheet is
+printed to standard output. The first Ctrl-C saves the previews that are
+finished as NAME.partial.jpg, and so does a closed terminal; the second Ctrl-C
+stops at once."""
 
 BATCH_EXIT_CODES = """\
 Exit codes: 0 success, 1 error that ended the batch, 2 invalid usage, 3 some or

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
-from styler import library
-from styler.cli import flags, interrupts, report, usage
+from styler import environment, library
+from styler.cli import flags, report, usage
 from styler.cli.flags import OUTPUT_GROUP, FileName, Json, Overwrite
 from styler.cli.output import format_columns, print_document, print_lines
 from styler.errors import OptionError, OutputError, UsageError
@@ -286,7 +286,7 @@ def slim(
         student = distill.reinitialize(student, seed)
     if distill_steps:
         settings = distill.DistillSettings(steps=distill_steps, seed=seed, freeze=freeze, batch_norm=batch_norm)
-        with interrupts.watch_signals() as watch:
+        with environment.watch_signals() as watch:
             training = distill.distill(
                 student, teacher, pictures, settings, device=choose_device(device), state=state, stop=watch.stop
             )
@@ -302,7 +302,7 @@ def slim(
 def _train(
     training: "Iterator[tuple[DistillStep, Callable[[], Weights]]]",
     steps: int,
-    watch: interrupts.SignalWatch,
+    watch: environment.SignalWatch,
     log: Callable[[str], None],
 ) -> "Weights":
     """Run a training to its end and return the network.
@@ -317,7 +317,7 @@ def _train(
         if step.number == steps:
             return get_weights()
     report.print_error("The training is saved; run the same command again to continue.")
-    raise interrupts.Interrupted(watch.number)
+    raise environment.Interrupted(watch.number)
 
 
 def compare(

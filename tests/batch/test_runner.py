@@ -19,8 +19,7 @@ from styler import images
 from styler.batch import discover, runner
 from styler.batch.discover import SelectionRules
 from styler.batch.runner import BatchContext, BatchEvent, stylize_folder
-from styler.batch.stats_store import DiskStatsStore
-from styler.engine import losses
+from styler.batch.stores import DiskStatsStore
 from styler.engine.result import Result
 from styler.errors import DeviceError, NothingMatched, StylerError
 from styler.images import Picture
@@ -152,45 +151,6 @@ def test_statistics_of_recolored_styles_are_not_stored(folder: Path) -> None:
         )
     ]
     assert not (folder / "kept").exists()
-
-
-@pytest.fixture
-def statistics() -> dict[str, losses.Moments]:
-    return {
-        "relu1_1": losses.Moments(torch.rand(4), torch.rand(4, 4)),
-        "relu2_1": losses.Moments(torch.rand(2), torch.rand(2, 2)),
-    }
-
-
-def test_a_store_returns_what_was_put_and_deletes_the_least_recently_used(
-    tmp_path: Path, statistics: dict[str, losses.Moments]
-) -> None:
-    cpu = torch.device("cpu")
-    stats = DiskStatsStore(tmp_path / "kept", max_bytes=1500)
-    assert stats.get("one", cpu) is None
-    stats.put("one", cpu, statistics)
-    again = stats.get("one", cpu)
-    assert again is not None
-    for layer, moments in statistics.items():
-        assert torch.equal(again[layer].mean, moments.mean)
-        assert torch.equal(again[layer].second, moments.second)
-    for key in ("two", "three"):
-        stats.put(key, cpu, statistics)
-        assert stats.get("one", cpu) is not None
-    stats.put("four", cpu, statistics)
-    assert stats.get("two", cpu) is None
-    assert stats.get("one", cpu) is not None
-
-
-def test_a_damaged_file_of_a_store_counts_as_missing(tmp_path: Path, statistics: dict[str, losses.Moments]) -> None:
-    cpu, stats = torch.device("cpu"), DiskStatsStore(tmp_path)
-    stats.put("one", cpu, statistics)
-    (file,) = tmp_path.iterdir()
-    for data in (b"", b"no tensors", file.read_bytes()[:-3]):
-        file.write_bytes(data)
-        assert stats.get("one", cpu) is None
-    stats.put("one", cpu, statistics)
-    assert stats.get("one", cpu) is not None
 
 
 def test_a_store_that_cannot_be_written_is_not_used(folder: Path) -> None:

@@ -18,7 +18,7 @@ from styler import images, library
 
 COUNTING = """
 import collections, sys
-from styler.batch.stats_store import DiskStatsStore
+from styler.batch.stores import DiskStatsStore
 from styler.cli import main
 counts = collections.Counter()
 get_real, put_real = DiskStatsStore.get, DiskStatsStore.put

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from styler import images
 from styler.cli import main
-from styler.cli.interrupts import EVENTS, Interrupted, watch_signals
 from styler.engine.painter import Painter
+from styler.environment import EVENTS, Interrupted, watch_signals
 from styler.options import Options
 from styler.schedule import Replay
 

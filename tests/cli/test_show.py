@@ -39,7 +39,7 @@ def read_answer(capsys: Capture) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("command", ["presets", "styles", "config", "doctor", "completion"])
+@pytest.mark.parametrize("command", ["preview", "presets", "styles", "config", "doctor", "completion"])
 def test_every_help_page_begins_with_three_examples_and_fits(
     command: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -49,14 +49,9 @@ def test_every_help_page_begins_with_three_examples_and_fits(
     assert re.match(r"Usage: .*\n\nExamples:\n(  .*styler .*\n){3}\n", page)
     assert "Exit codes: " in page
     assert max(map(len, page.splitlines())) <= 80
-    if command == "config":
-        assert re.findall(r"^(\w+):$", page, re.MULTILINE)[1:] == [
-            "Picture",
-            "Effort",
-            "Objective",
-            "Machine",
-            "Output",
-        ]
+    if command in ("preview", "config"):
+        groups = ["Picture", "Effort", "Objective", "Machine", "Output"]
+        assert re.findall(r"^(\w+):$", page, re.MULTILINE)[-5:] == groups
     else:
         assert len(page.splitlines()) <= 24
 
@@ -64,7 +59,7 @@ def test_every_help_page_begins_with_three_examples_and_fits(
 def test_the_first_command_is_run(capsys: Capture) -> None:
     main(["--help"])
     commands = capsys.readouterr().out.split("\nCommands:\n")[1]
-    assert re.findall(r"^  (\w+) ", commands, re.MULTILINE)[:3] == ["run", "batch", "ui"]
+    assert re.findall(r"^  (\w+) ", commands, re.MULTILINE)[:4] == ["run", "preview", "batch", "ui"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
