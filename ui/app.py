@@ -243,6 +243,7 @@ def _wire_wall(walls: wall.WallHandlers, shown: list[Any]) -> None:
             async with aclosing(items):
                 async for item in items:
                     yield item or gr.skip()
+            yield gr.skip()  # Gradio repeats the last item at the end, when another photo may be shown already
 
     outputs = [layout.times, *layout.tiles, layout.own_thumbnails, layout.wall_note, *stage]
     inputs = handlers.list_inputs(layout)

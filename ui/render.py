@@ -76,11 +76,13 @@ def encode_output_url(path: Path) -> str:
 def render_frame(source: str, width: int, height: int, alt: str, kind: str = "") -> str:
     """Return a picture in a frame that keeps its proportions while the picture loads.
 
-    The picture is decoded before it is drawn: otherwise the frame would be empty for a moment at every live view.
+    The picture is decoded before it is drawn: otherwise the frame would be empty for a moment at every live view. The
+    invitation is another element, so that Gradio does not reuse it for the photo, whose frame would seem to jump.
     """
+    tag = "div" if kind == "invitation" else "figure"
     return (
-        f'<figure class="frame {kind}" style="--ratio: {width / height:.4f}">'
-        f'<img src="{source}" alt="{escape(alt)}" width="{width}" height="{height}" decoding="sync"></figure>'
+        f'<{tag} class="frame {kind}" style="--ratio: {width / height:.4f}">'
+        f'<img src="{source}" alt="{escape(alt)}" width="{width}" height="{height}" decoding="sync"></{tag}>'
     )
 
 

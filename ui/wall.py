@@ -102,6 +102,8 @@ async def run_wall(
     while list_missing(session, wall):
         async with aclosing(studio.thread.run_when_idle(begin(), wall.interrupt, key)) as items:
             async for item in items:
+                if session.wall is not wall:  # the item belongs to a photo or settings of before
+                    return
                 yield item
 
 
