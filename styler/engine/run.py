@@ -245,7 +245,7 @@ class Run:
             return (0.5 + 0.25 * noise).clamp(0, 1)
         strength = self.options.strength
         starts = self.blend.styles if self.options.init == "style" else [self.start]
-        images = [resize(start.image, *scale.size) for start in starts]
+        images = [start.fit(*scale.size) for start in starts]
         first = self.blend.average(images) if len(images) > 1 else images[0]
         first = first + START_NOISE * targets.style_mix(strength) * noise
         if self.options.init == "content":  # a style or a file that the user chose to start from is kept as it is

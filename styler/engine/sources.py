@@ -27,6 +27,7 @@ from styler.images import Picture
 from styler.images.color import composite
 from styler.images.decode import silence_decoders
 from styler.images.exif import BROKEN, ORIENTATION
+from styler.resample import resize
 
 Input = (
     str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Picture | Image.Image | NDArray[Any] | Tensor
@@ -52,6 +53,8 @@ MAX_EXCESS = 0.25
 
 WHITE = (1.0, 1.0, 1.0)
 """Behind transparent parts of arrays, as of files by default."""
+SMALL_PIXELS = 256 * 256
+"""Pixels of the largest copy of an image that is kept beside it."""
 MAX_PATH_LENGTH = 4096
 """Characters of a path; a longer text is something else, such as base64."""
 
@@ -83,6 +86,16 @@ class SourceImage:
     """As in `Picture.background`."""
     trim: Box | None = None
     """The part of the file that this is, if a border was cut off."""
+    _small: dict[tuple[int, int], Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    def fit(self, width: int, height: int) -> Tensor:
+        """Return the image at a size, (1, 3, height, width); small copies are kept, since many previews need them."""
+        image = self._small.get((width, height))
+        if image is None:
+            image = resize(self.image, width, height)
+            if width * height <= SMALL_PIXELS:
+                self._small[width, height] = image
+        return image
 
     @property
     def size(self) -> tuple[int, int]:

@@ -385,7 +385,7 @@ def compute_targets(
     check: Check | None = None,
 ) -> Targets:
     """Return the targets of a scale of `size` (width, height)."""
-    image = resize(content.image, *size).to(features.device)  # (1, 3, H, W)
+    image = content.fit(*size).to(features.device)  # (1, 3, H, W)
     with torch.no_grad():
         maps = features(image, check)
     weights, keep = compute_term_weights(options, features.network), options.keep_color

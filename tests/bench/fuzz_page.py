@@ -8,6 +8,7 @@ Every answer to an upload is a picture or an error message, and the server logs 
 import argparse
 import json
 import random
+import re
 import tempfile
 import time
 from collections import Counter
@@ -31,9 +32,14 @@ TINY = {
     "style_layers": "relu1_1",
     "layer_weights": "1",
     "content_layers": "relu1_1",
+    "brushwork": 0,
 }
 LEAKS = ("Traceback", "styler-ui-", "site-packages", 'File "')
 """Texts that no answer may contain."""
+ENDPOINTS = ("stylize", "preview")
+KINDS = ("stylize", "preview", "stylize", "preview in it", "wall")
+"""What is requested for each upload, in turns."""
+NO_PREVIEWS = re.compile("There are no more previews: ([^<]*)<")
 NAMES = ("photo.png", "a b.jpg", "..", "../../x.png", "/etc/passwd", "x" * 300 + ".png", "bild.ÄÖ.tif", "con", ".", "-")
 PATHS = ("upload", "queue/join", "queue/data", "run/predict", "call/stylize", "cancel", "reset", "heartbeat/x", "info")
 FILES = (
@@ -89,22 +95,40 @@ def send_broken_request(random_: random.Random, client: httpx.Client, server: Se
     ).status_code
 
 
-def request_painting(client: httpx.Client, server: Server, endpoint: int, path: str, name: str, session: str) -> str:
-    """Request a tiny painting of an upload; return "picture", or the error message."""
-    upload = {"path": path, "orig_name": name, "meta": {"_type": "gradio.FileData"}}
-    values: list[Any] = [upload, "woodcut", None, *(TINY.get(option) for option in API_OPTIONS)]
-    join = {"data": values, "fn_index": endpoint, "session_hash": session}
+def make_values(kind: str, upload: Any, config: Any, event: Any) -> list[Any]:
+    """Return the values of an event that paints an upload: a picture, a preview of it or in it, or a wall."""
+    settings = [TINY.get(option) for option in API_OPTIONS]
+    if kind == "stylize":
+        return [upload, "woodcut", None, *settings]
+    if kind == "preview":
+        return [upload, ["woodcut"], *settings]
+    if kind == "preview in it":
+        return ["cat", [upload], *settings]
+    defaults = {each["id"]: each["props"].get("value") for each in config["components"]}
+    return [upload, None, *(defaults[each] for each in event["inputs"][2:])]
+
+
+def request_painting(client: httpx.Client, server: Server, event: Any, values: list[Any], session: str) -> str:
+    """Request a painting of an upload; return "picture", or the error message.
+
+    Of the previews of a wall, only the first is waited for; the others end with the connection.
+    """
+    join = {"data": values, "fn_index": event["id"], "session_hash": session}
     response = client.post(f"{server.address}gradio_api/queue/join", json=join)
     assert response.status_code < 500, response.text
     line = ""
     with client.stream("GET", f"{server.address}gradio_api/queue/data", params={"session_hash": session}) as stream:
         for line in filter(None, stream.iter_lines()):
             assert not any(leak in line for leak in LEAKS if leak != "styler-ui-"), line
+            if "background-image" in line:
+                return "picture"
+            if found := NO_PREVIEWS.search(line):
+                return found[1]
             if "process_completed" not in line:
                 continue
             message = json.loads(line.removeprefix("data: "))
             if message["success"]:
-                return "picture"
+                return "picture" if event["api_name"] in ENDPOINTS else "a wall without a preview"
             error = str(message["output"]["error"])
             assert not any(leak in error for leak in LEAKS), error
             return error
@@ -127,18 +151,22 @@ def main() -> None:
         client = httpx.Client(timeout=120)
         config = client.get(f"{server.address}config").json()
         events = config["dependencies"]
-        endpoint = next(each["id"] for each in events if each["api_name"] == "stylize")
-        events = [each for each in events if each["id"] != endpoint]  # painted below
+        named = {each["api_name"]: each for each in events if each["api_name"] in ENDPOINTS}
+        refresh = next(each["id"] for each in config["components"] if each["props"].get("elem_id") == "refresh")
+        named["wall"] = next(each for each in events if [refresh, "click"] in each["targets"])
+        events = [each for each in events if each not in named.values()]  # painted below
         for number in range(arguments.uploads + WARMUP_UPLOADS):
             name, data = random_.choice(NAMES), mutate(files, arguments.seed + number)
             response = client.post(f"{server.address}gradio_api/upload", files={"files": (name, data)})
             codes[response.status_code] += 1
             assert response.status_code < 500, response.text
             if response.status_code == 200:
-                session = f"fuzz{number % 8}x{number}"
-                outcome = request_painting(client, server, endpoint, response.json()[0], name, session)
+                session, kind = f"fuzz{number % 8}x{number}", KINDS[number % len(KINDS)]
+                upload = {"path": response.json()[0], "orig_name": name, "meta": {"_type": "gradio.FileData"}}
+                event = named[kind.partition(" ")[0]]
+                outcome = request_painting(client, server, event, make_values(kind, upload, config, event), session)
                 assert outcome == "picture" or outcome.startswith("Cannot read"), outcome
-                outcomes["picture" if outcome == "picture" else "error message"] += 1
+                outcomes[f"{kind}: {'picture' if outcome == 'picture' else 'error message'}"] += 1
             for _ in range(BROKEN_REQUESTS):
                 broken[send_broken_request(random_, client, server, events)] += 1
             if number == WARMUP_UPLOADS:
@@ -149,7 +177,7 @@ def main() -> None:
         log, seconds = (Path(folder) / "log").read_text(), time.monotonic() - began
         print(f"uploads              {arguments.uploads} after {WARMUP_UPLOADS} to warm up; {seconds:.0f} s")
         print(f"codes of uploads     {dict(codes)}")
-        print(f"answers              {dict(outcomes)}")
+        print(f"answers              {dict(sorted(outcomes.items()))}")
         print(f"broken requests      {dict(sorted(broken.items()))}")
         print(f"tracebacks           {log.count('Traceback')} in the server's log, 0 in answers")
         print(f"memory               {warm_memory / 1e6:.0f} MB after warm-up, {growth / 1e6:+.1f} MB at the end")

@@ -11,13 +11,29 @@ from pathlib import Path
 
 import httpx
 from gradio_client import Client
+from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 from serving import Server, compute_percentile, find_chromium, start_server
+
+from styler import library
 
 FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
+WATCH_TILES = """() => { window.tiles = new Promise(done => {
+  let began, first;
+  const begin = () => { began ??= performance.now(); };
+  document.querySelector('#content input[type=file]').addEventListener('change', begin, true);
+  const look = () => {
+    const turned = document.querySelectorAll('[id^=tile-] style').length;
+    if (turned && !first) first = performance.now() - began;
+    if (turned === document.querySelectorAll('#style label').length) done([first, performance.now() - began]);
+    else requestAnimationFrame(look);
+  };
+  look();
+}); }"""
+"""Script that measures the milliseconds from the choice of a photo to the first preview and to the last."""
 MEASURE_FIRST_VIEW = """() => new Promise(done => {
   const was = document.querySelector('#stage img').src, began = performance.now();
   const look = () => {
@@ -67,6 +83,48 @@ def discard(page: Page) -> None:
     """Discard the work and wait until the page confirms it."""
     page.click("#discard")
     page.wait_for_function("() => document.querySelector('#status').innerText.includes('Discarded')")
+
+
+def make_photo(folder: Path, long_side: int) -> Path:
+    """Write a photo of 4:3 as a camera or a phone makes it, enlarged from a bundled one."""
+    path = folder / f"photo-{long_side}.jpg"
+    with Image.open(library.list_contents()["coffee"]) as picture:
+        width, height = picture.height * 4 // 3, picture.height
+        part = picture.convert("RGB").crop((0, 0, width, height))
+        part.resize((long_side, long_side * 3 // 4), Image.Resampling.BICUBIC).save(path, quality=90)
+    return path
+
+
+def measure_walls(browser: Browser, server: Server, folder: Path) -> None:
+    """Print the time from a photo that is given to the page to the first preview, and to all of them."""
+    for long_side in (1024, 1024, 4000):
+        photo, page = make_photo(folder, long_side), open_page(browser, server)
+        page.wait_for_timeout(1500)
+        page.evaluate(WATCH_TILES)
+        page.set_input_files("#content input[type=file]", photo)
+        first, last = page.evaluate("() => window.tiles")
+        megabytes = photo.stat().st_size / 1e6
+        print(
+            f"previews, {long_side} px, {megabytes:.1f} MB  first {first / 1000:.2f} s, all {last / 1000:.2f} s",
+            flush=True,
+        )
+        page.close()
+
+
+def measure_first_run(browser: Browser, server: Server) -> None:
+    """Print how long it takes from the page's address to a finished draft, by the single click that it takes."""
+    began = time.monotonic()
+    page = open_page(browser, server)
+    page.wait_for_selector("#paint-sample")
+    opened = time.monotonic() - began
+    milliseconds = page.evaluate(MEASURE_FIRST_VIEW.replace("#paint'", "#paint-sample'"))
+    page.wait_for_selector("#stage .compare")
+    total = time.monotonic() - began
+    print(
+        f"first run, one click    page {opened:.2f} s, live view {milliseconds / 1000:.2f} s after the click, ", end=""
+    )
+    print(f"finished draft {total:.2f} s after the address", flush=True)
+    page.close()
 
 
 def measure_first_views(browser: Browser, server: Server) -> None:
@@ -173,6 +231,8 @@ def main() -> None:
         with start_server(Path(folder)) as server:
             time.sleep(3)
             print(f"CPU, idle, no visitor {server.measure_cpu(3):.1f} %")
+            measure_walls(browser, server, Path(folder))
+            measure_first_run(browser, server)
             measure_first_views(browser, server)
             for action in ("Discard", "the tab is closed", "reload", "Stop and keep", "a program cancels"):
                 measure_load_after(action, server, browser, 4)

@@ -34,6 +34,11 @@ LONG = {"content": "cat", "style": "woodcut", "iterations": 20_000, "api_name": 
 SHORT = {"iterations": 2, "size": 64, "first_size": 64, "api_name": "/stylize"}
 
 
+@pytest.fixture(scope="module")
+def has_previews() -> bool:
+    return True
+
+
 @pytest.fixture
 def client(site: Site, tmp_path: Path) -> Iterator[Client]:
     client = Client(site.address, verbose=False, download_files=tmp_path / "downloads", httpx_kwargs={"timeout": 60})

@@ -23,6 +23,11 @@ GET_TILES = "() => [...document.querySelectorAll('#style label')].map((each) => 
 """Script that returns what each tile shows."""
 
 
+@pytest.fixture(scope="module")
+def has_previews() -> bool:
+    return True
+
+
 @pytest.fixture
 def photo(tmp_path: Path, pixels: Pixels) -> Path:
     return images.write_file(tmp_path / "holiday.png", images.encode_image(pixels(90, 120)))

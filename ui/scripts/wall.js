@@ -1,6 +1,7 @@
 // Previews: they follow the settings after a pause, and a click on an uploaded painting shows its preview large.
 (() => {
   const PAUSE = 700; // milliseconds
+  const VISIBLE = 120; // pixels of the picture that are enough to see it change
   let timer;
   const refresh = () => {
     clearTimeout(timer);
@@ -15,6 +16,8 @@
     const button = document.querySelector("#show-preview");
     button.dataset.tile = tile;
     button.click();
+    // On a phone the picture is above the tiles, out of sight.
+    if (document.querySelector("#stage").getBoundingClientRect().bottom < VISIBLE) scrollTo({ top: 0, behavior: "smooth" });
   };
   document.addEventListener("click", (event) => {
     if (event.target.closest?.("#paint-sample")) refresh();
