@@ -19,7 +19,7 @@ PACKAGE, PAGE = ROOT / "styler", ROOT / "ui"
 
 ORDER = (
     *("errors", "environment", "geometry", "options", "config", "schedule"),
-    *("images", "provenance", "library", "resample", "detail", "borders"),
+    *("images", "provenance", "library", "resample", "borders", "detail"),
     *("vgg.arch", "vgg.weights", "vgg.model", "vgg.conventions", "vgg.importers", "vgg.registry"),
     "save",
     *(

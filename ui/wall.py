@@ -181,8 +181,9 @@ class WallHandlers:
                     changes |= self.show_preview(session, style)
                 yield changes
         except StylerError as problem:
-            session.stop_previews()
             yield {self.tab.layout.wall_note: render.render_error(f"There are no more previews: {problem}")}
+            if session.wall is wall:
+                session.stop_previews()
 
     def choose(self, session: Session, choice: str | None) -> Changes:
         """Show the preview of a painting whose tile was clicked: `bundled-` or `own-` with its number from 0."""

@@ -31,7 +31,8 @@ def site(tiny: Weights, has_previews: bool) -> Iterator[Site]:
     """Serve the page with the tiny network and room for one in the queue."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "load_backbone", lambda _name: tiny)
-        patch.setattr(schedule, "OPENING_ITERATIONS", 2)  # short previews
+        patch.setattr(schedule, "OPENING_SIDE", 64)  # small and short previews
+        patch.setattr(schedule, "OPENING_ITERATIONS", 2)
         patch.setattr(schedule, "STROKES_ITERATIONS", 1)
         with serve(ServerConfig(queue=1, max_upload=2_000_000, has_previews=has_previews)) as site:
             yield site

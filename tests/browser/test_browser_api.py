@@ -108,7 +108,7 @@ def test_the_example_in_the_readme_runs(site: Site, photo: Path, monkeypatch: py
     )
     exec(compile(short, "README.md", "exec"), names)
     assert provenance.read_record(names["picture"])["options"]["strength"] == 70
-    assert [provenance.read_record(path)["width"] for path in names["previews"]] == [128, 128]
+    assert [provenance.read_record(path)["width"] for path in names["previews"]] == [64, 64]
     names["client"].close()
 
 

@@ -210,7 +210,7 @@ def test_two_paintings_are_mixed(visitor: Visitor, photo: Path, tmp_path: Path, 
     page = visitor()
     upload_photo(page, photo)
     page.set_input_files("#own-styles input[type=file]", own)
-    page.wait_for_selector("#own-thumbnails img[alt='mine.png']")
+    page.wait_for_selector("#own-thumbnails button[title='mine.png']")
     page.click("#mix summary")
     page.locator("#mixed-styles label").nth(1).click()
     page.get_by_label("Weight of").first.wait_for()

@@ -260,6 +260,7 @@ def test_a_stopped_run_is_replayed_exactly(folder: Path, capsys: Capture, monkey
         "planned": 6,
         "sketch": False,
         "half_size_copies": 0,
+        "opening": False,
     }
     capsys.readouterr()
     assert main(["inspect", "a.partial.png"]) == 0

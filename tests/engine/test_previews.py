@@ -39,6 +39,7 @@ def styles(pixels: Pixels) -> list[Input]:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten previews, for tests of many."""
+    monkeypatch.setattr(schedule, "OPENING_SIDE", 64)
     monkeypatch.setattr(schedule, "OPENING_ITERATIONS", 3)
     monkeypatch.setattr(schedule, "STROKES_ITERATIONS", 1)
 
@@ -118,10 +119,10 @@ def test_previews_do_not_depend_on_what_was_painted_before(
 
 VARIED: dict[str, Any] = {
     **{"strength": 60.0, "stroke_size": 2.0, "brushwork": 20.0, "keep_color": 0.5, "init": "style", "seed": 7},
-    **{"preset": "draft", "look": "oil", "iterations": 14, "taper": 0.2, "sketch": 0.5, "first_size": 100},
+    **{"preset": "draft", "look": "oil", "iterations": 14, "taper": 0.2, "sketch": 0.5, "first_size": 65},
     **{"optimizer": "lbfgs", "learning_rate": 0.02, "distance": "gram", "content_layers": ("relu3_1",)},
     **{"content_weight": 0.1, "style_layers": ("relu2_1", "relu4_1"), "layer_weights": (1.0,), "keep_border": True},
-    **{"smoothness": 0.5, "multiscale": 0.0, "pooling": "max", "size": 260, "threads": 1, "checkpoint": "on"},
+    **{"smoothness": 0.5, "multiscale": 0.0, "pooling": "max", "size": 140, "threads": 1, "checkpoint": "on"},
     **{"memory": 10**10, "time": 0.0, "patience": 0, "backbone": "vgg16", "device": "cpu", "precision": "fp32"},
     **{"style_weights": (2.0,)},
 }
@@ -133,7 +134,7 @@ VARIED: dict[str, Any] = {
 def test_an_opening_is_shared_only_if_it_would_be_the_same(
     use_tiny: None, content: Array, styles: list[Input], name: str
 ) -> None:
-    options = OPTIONS.replace(taper=0.01, size=256)
+    options = OPTIONS.replace(taper=0.01, size=128, first_size=64)
     other = options.replace(**{name: VARIED[name]})
     painter = Painter(device="cpu")
     for _ in painter.previews(content, styles[0], options):

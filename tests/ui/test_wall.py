@@ -30,6 +30,7 @@ STARRY = f"bundled-{BUNDLED.index('starry-night')}"
 @pytest.fixture
 def studio(use_tiny: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Studio]:
     """Create a studio with the tiny network and short previews."""
+    monkeypatch.setattr(schedule, "OPENING_SIDE", 64)
     monkeypatch.setattr(schedule, "OPENING_ITERATIONS", 2)
     monkeypatch.setattr(schedule, "STROKES_ITERATIONS", 1)
     studio = Studio()
@@ -233,8 +234,18 @@ def test_a_photo_that_is_gone_ends_the_round_with_a_reason(
     walls.tab.show_content(session, painting, None)
     walls.begin(session, *values(content=painting, sample=None))
     painting.path.unlink()
-    (changes,) = paint(walls, session)
-    assert "no longer on the server; upload it again" in changes[walls.tab.layout.wall_note]
+    current, shown = session.wall, []
+    assert current is not None
+
+    async def run() -> None:
+        async for changes in wall.run_wall(
+            walls.tab.studio, session, current, "someone", lambda: walls.paint(session, current)
+        ):
+            shown.extend([changes] if changes else [])
+
+    run_coroutine(run())
+    assert len(shown) == 1
+    assert "no longer on the server; upload it again" in shown[0][walls.tab.layout.wall_note]
     assert session.wall is None
 
 
@@ -278,7 +289,7 @@ def test_a_preview_is_the_opening_of_the_picture_that_is_painted_next(
     begin(walls, session)
     next(work := paint(walls, session))
     work.close()
-    request = handlers.make_request(session, *values(size=256, iterations=12))
+    request = handlers.make_request(session, *values(size=128, first_size=64, iterations=12))
     request = replace(request, options=request.options.replace(taper=0.01))
     (first, *_, last) = studio.paint(session, request)
     record = getattr(last, "record")  # noqa: B009 - the last item is the finished picture
