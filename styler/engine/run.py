@@ -32,8 +32,8 @@ START_NOISE = 0.02
 """Standard deviation of the seeded noise on the first image, in units of its range."""
 REFINE_RATE = 0.5
 """Share of Adam's rate at which the full network finishes a sketch, measured on four pairs at 256 and at 512 px."""
-MAX_SCALES_BYTES = 64_000_000
-"""Memory of the shared scales that a painter keeps: some 400 of 128×96 pixels."""
+MAX_SCALES_BYTES = 32_000_000
+"""Memory of the shared scales that a painter keeps: 200 of 128×96 pixels, two for each preview."""
 _UNSHARED_OPTIONS = (
     *("size", "preset", "look", "style_weights", "init", "time", "patience", "iterations", "taper", "sketch"),
     *(

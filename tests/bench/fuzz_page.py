@@ -39,6 +39,8 @@ LEAKS = ("Traceback", "styler-ui-", "site-packages", 'File "')
 ENDPOINTS = ("stylize", "preview")
 KINDS = ("stylize", "preview", "stylize", "preview in it", "wall")
 """What is requested for each upload, in turns."""
+REFUSALS = ("Cannot read", "The picture has", "The result would be")
+"""How the answer to an upload that cannot be painted begins."""
 NO_PREVIEWS = re.compile("There are no more previews: ([^<]*)<")
 NAMES = ("photo.png", "a b.jpg", "..", "../../x.png", "/etc/passwd", "x" * 300 + ".png", "bild.ÄÖ.tif", "con", ".", "-")
 PATHS = ("upload", "queue/join", "queue/data", "run/predict", "call/stylize", "cancel", "reset", "heartbeat/x", "info")
@@ -165,7 +167,7 @@ def main() -> None:
                 upload = {"path": response.json()[0], "orig_name": name, "meta": {"_type": "gradio.FileData"}}
                 event = named[kind.partition(" ")[0]]
                 outcome = request_painting(client, server, event, make_values(kind, upload, config, event), session)
-                assert outcome == "picture" or outcome.startswith("Cannot read"), outcome
+                assert outcome == "picture" or outcome.startswith(REFUSALS), outcome
                 outcomes[f"{kind}: {'picture' if outcome == 'picture' else 'error message'}"] += 1
             for _ in range(BROKEN_REQUESTS):
                 broken[send_broken_request(random_, client, server, events)] += 1

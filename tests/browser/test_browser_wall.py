@@ -82,7 +82,7 @@ def test_previews_follow_the_settings_and_wait_while_somebody_paints(visitor: Vi
     page.click("#discard")
     wait_for_tiles(page, tiles)
     painter = site.studio.load_painter()
-    assert painter._scales.bytes < 64_000_000
+    assert painter._scales.bytes <= 32_000_000
 
 
 def test_a_painting_of_ones_own_is_previewed_and_shown(visitor: Visitor, photo: Path, tmp_path: Path) -> None:
