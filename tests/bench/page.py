@@ -152,7 +152,7 @@ def measure_load_after(action: str, server: Server, browser: Browser, delay: flo
         job = client.submit("cat", "woodcut", preset="draft", first_size=512, api_name="/stylize")
         time.sleep(delay)
     else:
-        page.click("#advanced > button")
+        page.click("#advanced summary")
         page.locator("#option-pooling").wait_for()
         page.wait_for_timeout(500)  # Gradio sets the controls to their initial values once more after they appear
         page.fill("#option-first_size input", "512")

@@ -22,7 +22,7 @@ from styler.errors import ImageError, StylerError
 from styler.options import Options, list_options
 
 Array = NDArray[Any]
-OPTIONS = Options(size=256, iterations=12, taper=0.1, device="cpu")
+OPTIONS = Options(size=256, iterations=16, taper=0.1, device="cpu")
 """An opening at 128 pixels, then a few more iterations at 128 and at 256."""
 
 
@@ -81,7 +81,7 @@ def test_each_preview_is_a_small_painting_of_one_style(painter: Painter, content
 def test_a_painting_continues_from_its_preview_with_the_same_pixels(
     use_tiny: None, content: Array, styles: list[Input], evaluated: list[int], preset: str
 ) -> None:
-    options = Options.of(preset=preset, size=256, iterations=12, taper=0.1, device="cpu")
+    options = Options.of(preset=preset, size=256, iterations=16, taper=0.1, device="cpu")
     from_nothing = Painter(device="cpu").stylize(content, styles[1], options)
     painter = Painter(device="cpu")
     for _ in painter.previews(content, styles, options):
