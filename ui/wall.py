@@ -31,8 +31,6 @@ COLORS_SIDE = 32
 """Long side, in pixels, of the copies whose colors are compared."""
 IGNORED_OPTIONS = ("size", "preset", "time", "patience", "iterations", "taper", "sketch", "first_size", "multiscale")
 """Options that do not change a preview."""
-
-
 PREVIEW_TEXT = "A small preview of {}. Paint turns it into a whole picture."
 PENDING_TEXT = "The preview of {} comes next; Paint does not wait for it."
 
@@ -71,8 +69,8 @@ def paint_wall(studio: Studio, session: Session, wall: WallRound) -> Generator[t
     stop = wall.stop = threading.Event()
     photo = studio.read_picture(wall.content)
     missing = list_missing(session, wall)
-    first, rest = missing[:1], sort_by_colors(photo, missing[1:])
-    styles = [*first, *rest]
+    chosen = wall.styles[0]
+    styles = sorted(sort_by_colors(photo, missing), key=lambda style: style != chosen)
 
     def read() -> Iterator[Picture]:
         for style in styles:

@@ -36,18 +36,8 @@ MAX_SCALES_BYTES = 32_000_000
 """Memory of the shared scales that a painter keeps: 200 of 128×96 pixels, two for each preview."""
 _UNSHARED_OPTIONS = (
     *("size", "preset", "look", "style_weights", "init", "time", "patience", "iterations", "taper", "sketch"),
-    *(
-        "first_size",
-        "optimizer",
-        "keep_border",
-        "multiscale",
-        "backbone",
-        "device",
-        "precision",
-        "checkpoint",
-        "memory",
-    ),
-    "threads",
+    *("first_size", "optimizer", "keep_border", "multiscale", "backbone"),
+    *("device", "precision", "checkpoint", "memory", "threads"),
 )
 """Options that do not change how a shared scale is painted, or that its key has in another form."""
 
