@@ -69,7 +69,19 @@ class Gallery:
     warnings: list[str]
     given: list[Painting] = field(default_factory=list)
     """Those that could be read, in order."""
-    results: "list[Result]" = field(default_factory=list)
+    results: "dict[int, Result]" = field(default_factory=dict)
+    """The finished previews, by the index of their painting among those given."""
+    unreadable: int = 0
+    """Number of the paintings that could not be read."""
+
+    def list_finished(self) -> "list[tuple[Painting, Result]]":
+        """Return the paintings whose previews are finished, in order, and the previews."""
+        return [(self.given[index], result) for index, result in sorted(self.results.items())]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every preview is finished."""
+        return len(self.results) + self.unreadable == len(self.paintings)
 
     def iterate_pictures(self, show: Show) -> "Iterator[Picture]":
         """Yield every painting that can be read, and warn of the others.
@@ -85,6 +97,7 @@ class Gallery:
                 if painting.is_named:
                     raise
                 self.warn([str(error)])
+                self.unreadable += 1
                 continue
             self.warn(picture.warnings)
             self.given.append(painting)
@@ -125,14 +138,14 @@ def preview(
         stack.enter_context(files.hold_output(checked.path if not checked.default else None))
         with _show_turns(log.console, len(paintings), is_shown=reports.shows_progress) as show:
             _paint(picture, gallery, options, watch, show)
-        is_stopped = watch.stop.is_set() and len(gallery.results) < len(gallery.given)
+        is_stopped = watch.stop.is_set() and not gallery.is_complete
         path = _save(picture, gallery, checked, is_stopped=is_stopped)
         if reports.json:
             output.print_document(
                 {
                     "output": path and str(path),
                     "content": output.unmark_streams(names[0]),
-                    "styles": [_to_json(*pair) for pair in zip(gallery.given, gallery.results, strict=False)],
+                    "styles": [_to_json(*pair) for pair in gallery.list_finished()],
                     "stopped": is_stopped,
                     "seconds": time.perf_counter() - start,
                     "warnings": gallery.warnings,
@@ -230,7 +243,7 @@ def _paint(photo: "Picture", gallery: Gallery, options: Options, watch: environm
     noted: set[str] = set()
     for each in painter.previews(photo, gallery.iterate_pictures(show), options, watch.stop):
         name = gallery.given[each.style].name
-        gallery.results.append(each.result)
+        gallery.results[each.style] = each.result
         log.note(f"{name}: {note}" for note in each.result.notes if note not in noted)
         noted |= {*each.result.notes}
         log.info([f"{name}: loss {each.result.losses.get('total', 0.0):.4g}, {each.result.seconds:.1f} s."])
@@ -254,7 +267,7 @@ def _save(photo: "Picture", gallery: Gallery, target: files.OutputTarget, *, is_
     if not finished:
         raise NothingMatched("None of the pictures in the folder can be read; name paintings in another.")
     pictures: list[tuple[str, NDArray[Any]]] = [(PHOTO_LABEL, photo.pixels)]
-    pictures += [(it.name, result.pixels) for it, result in zip(gallery.given, gallery.results, strict=False)]
+    pictures += [(painting.name, result.pixels) for painting, result in gallery.list_finished()]
     sheet = draw_grid(pictures)
 
     def encode(name: str) -> bytes:

@@ -29,7 +29,7 @@ from styler.options import PRECISION_NAMES, Options
 from styler.vgg import arch
 from styler.vgg.model import Features
 
-Item = TypeVar("Item")
+Item, Returned = TypeVar("Item"), TypeVar("Returned")
 CPU = torch.device("cpu")
 PRECISIONS: dict[str, torch.dtype] = {name: getattr(torch, dtype) for dtype, name in PRECISION_NAMES.items()}
 
@@ -467,13 +467,19 @@ def _check_process(device: torch.device, threads: int) -> None:
     _helpers.process = os.getpid()
 
 
-def isolate_steps(steps: Generator[Item], device: torch.device, threads: int = 0) -> Iterator[Item]:
-    """Yield the items of a generator, each made inside `prepare_torch`: between two items nothing is changed."""
+def isolate_steps(
+    steps: Generator[Item, None, Returned], device: torch.device, threads: int = 0
+) -> Generator[Item, None, Returned]:
+    """Yield the items of a generator, each made inside `prepare_torch`: between two items nothing is changed.
+
+    Returns what the generator returns.
+    """
     with closing(steps):
         while True:
             with prepare_torch(device, threads):
                 try:
                     item = next(steps)
-                except StopIteration:
-                    return
+                except StopIteration as end:
+                    returned: Returned = end.value
+                    return returned
             yield item

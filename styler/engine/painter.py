@@ -3,9 +3,11 @@
 Every front end iterates `Painter.stream` or `Painter.previews`; nothing else knows how a painting is made.
 """
 
+import queue
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
@@ -22,7 +24,7 @@ from styler.engine.device import (
 )
 from styler.engine.precision import PrecisionChoice
 from styler.engine.result import Progress, Result
-from styler.engine.run import Run, ScaleCache, ScaleStore
+from styler.engine.run import OPENING_THREADS, Run, ScaleCache, ScaleStore
 from styler.engine.sources import Input, Inputs, SourceImage, iterate_styles, load_content, load_start, load_styles
 from styler.engine.targets import StyleCache
 from styler.options import INIT_CHOICES, Options
@@ -31,6 +33,8 @@ from styler.schedule import Replay, Schedule
 from styler.vgg import registry
 from styler.vgg.model import Features
 from styler.vgg.weights import SLIM, Weights
+
+Item, Returned = TypeVar("Item"), TypeVar("Returned")
 
 MAX_OTHER_BACKBONES = 2
 """Networks that a painter keeps besides its first: the slim one and one more."""
@@ -43,6 +47,69 @@ class Preview:
     style: int
     """Index of the style among those given, from 0."""
     result: Result
+
+
+class Halt(threading.Event):
+    """An event that is also set while another one is, and when the program ends."""
+
+    def __init__(self, other: threading.Event | None) -> None:
+        super().__init__()
+        self._other = other
+
+    def is_set(self) -> bool:
+        """Return whether this event or the other one is set, or the program waits for its threads to end."""
+        is_other_set = self._other is not None and self._other.is_set()
+        return super().is_set() or is_other_set or not threading.main_thread().is_alive()
+
+
+def map_side_by_side(
+    work: Callable[[Item], Returned | None], items: Iterable[Item], workers: int, halt: Halt
+) -> Generator[tuple[int, Returned]]:
+    """Do work for items in several threads, and yield the index and the result of each as soon as it is finished.
+
+    Each item is taken only when a thread is free for it. The first error ends all work, and so does closing this.
+
+    Args:
+        work: returns the result of an item, or None to end; must end soon after `halt` is set.
+        items: taken by one thread at a time.
+        workers: number of threads.
+        halt: ends all work once it is set.
+    """
+    numbered, lock = enumerate(items), threading.Lock()
+    finished: queue.SimpleQueue[tuple[int, Returned] | Exception | None] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            while not halt.is_set():
+                with lock:
+                    index, item = next(numbered)
+                result = work(item)
+                if result is None:
+                    return
+                finished.put((index, result))
+        except StopIteration:
+            return
+        except Exception as error:  # noqa: BLE001 - raised again by the thread that waits for results
+            finished.put(error)
+        finally:
+            finished.put(None)
+
+    threads = [threading.Thread(target=run) for _ in range(workers)]
+    try:
+        for thread in threads:
+            thread.start()
+        while workers:
+            ended = finished.get()
+            if isinstance(ended, Exception):
+                raise ended
+            if ended is None:
+                workers -= 1
+            else:
+                yield ended
+    finally:
+        halt.set()
+        for thread in threads:
+            thread.join()
 
 
 class Painter:
@@ -187,12 +254,13 @@ class Painter:
 
     def previews(
         self, content: Input, styles: Inputs, options: Options | None = None, stop: threading.Event | None = None
-    ) -> Iterator[Preview]:
-        """Paint a small trial picture of every style, one after another, and yield each as soon as it is finished.
+    ) -> Generator[Preview]:
+        """Paint a small trial picture of every style, and yield each as soon as it is finished.
 
         A preview is the opening of the painting, at about 128 pixels, and with brushwork a few iterations that add
         strokes. It is kept: the painting then begins with the opening that is already there and has the same pixels as
-        without it. Each style is read only when its turn comes.
+        without it. Each style is read only when its turn comes. On a CPU, as many are painted side by side as it has
+        threads, since so small a picture does not keep several threads busy.
 
         Args:
             content: the photo.
@@ -203,28 +271,35 @@ class Painter:
         Raises:
             StylerError: a picture cannot be read, a setting is invalid, or memory is insufficient.
         """
-        options = options or Options()
-        steps = self._paint_previews(content, styles, options, stop or threading.Event())
-        yield from isolate_steps(steps, self.device, options.threads)
+        options, halt = options or Options(), Halt(stop)
+        with prepare_torch(self.device, options.threads):
+            check_device(options, self.device, self.precision)
+            photo = load_content(content)
+            min_side = self.features(options).min_side
+            small = schedule.make_preview_options(options, *photo.size, min_side)
+            scales = schedule.plan_preview(options, *photo.size, min_side)
+            workers = torch.get_num_threads() if self.device.type == "cpu" else 1
 
-    def _paint_previews(
-        self, content: Input, styles: Inputs, options: Options, stop: threading.Event
-    ) -> Generator[Preview]:
-        check_device(options, self.device, self.precision)
-        photo = load_content(content)
-        min_side = self.features(options).min_side
-        small = schedule.make_preview_options(options, *photo.size, min_side)
-        scales = schedule.plan_preview(options, *photo.size, min_side)
-        for index, style in enumerate(iterate_styles(styles)):
-            if stop.is_set():
-                return
-            run = self._prepare_run(photo, [style], small, stop, scales, None, is_preview=True)
-            result = None
-            for progress in run.paint():
-                result = progress.result
-            if result is None or result.stopped:
-                return
+        def paint(style: SourceImage) -> Result | None:
+            return self._paint_preview(photo, style, small, scales, halt)
+
+        for index, result in map_side_by_side(paint, iterate_styles(styles), workers, halt):
             yield Preview(index, result)
+
+    def _paint_preview(
+        self, photo: SourceImage, style: SourceImage, small: Options, scales: Schedule, stop: threading.Event
+    ) -> Result | None:
+        """Paint one preview; return None if it was stopped."""
+        result = None
+        steps = self._paint_alone(photo, style, small, scales, stop)
+        for progress in isolate_steps(steps, self.device, OPENING_THREADS):
+            result = progress.result
+        return None if result is None or result.stopped else result
+
+    def _paint_alone(
+        self, photo: SourceImage, style: SourceImage, small: Options, scales: Schedule, stop: threading.Event
+    ) -> Generator[Progress]:
+        yield from self._prepare_run(photo, [style], small, stop, scales, None, is_preview=True).paint()
 
     def _paint(
         self,

@@ -14,7 +14,14 @@ from torch import Tensor
 from styler.detail import fill_detail, match_detail
 from styler.engine import optimizers, targets
 from styler.engine.budget import Budget, Clock
-from styler.engine.device import advise_smaller, is_out_of_memory, keep_freed_memory, name_processor, release_memory
+from styler.engine.device import (
+    advise_smaller,
+    is_out_of_memory,
+    isolate_steps,
+    keep_freed_memory,
+    name_processor,
+    release_memory,
+)
 from styler.engine.objective import TOTAL, HalfSizeCopy, Objective, Targets
 from styler.engine.optimizers import IterationLimit, OptimizerStep
 from styler.engine.result import Progress, Result, resize_alpha, to_pixels
@@ -32,6 +39,9 @@ START_NOISE = 0.02
 """Standard deviation of the seeded noise on the first image, in units of its range."""
 REFINE_RATE = 0.5
 """Share of Adam's rate at which the full network finishes a sketch, measured on four pairs at 256 and at 512 px."""
+OPENING_THREADS = 1
+"""CPU threads of an opening. It is too small to keep two of them busy: one takes as long on its own, and several previews
+are painted side by side."""
 MAX_SCALES_BYTES = 32_000_000
 """Memory of the shared scales that a painter keeps: 200 of 128×96 pixels, two for each preview."""
 _UNSHARED_OPTIONS = (
@@ -157,7 +167,9 @@ class Run:
         """Paint all scales, reporting after every iteration; the last report carries the `Result`."""
         image, index = None, 0
         while index < len(self.schedule) and not self.stopped:  # the budget may change the schedule
-            image = yield from self._paint_scale(index, image)
+            steps = self._paint_scale(index, image)
+            threads = OPENING_THREADS if self._continues_opening(index) else 0
+            image = yield from isolate_steps(steps, self.features.device, threads)
             index += 1
         final = (
             resize(self.content.image, *self.size) if image is None else self._enlarge(image, self.size, match=False)
@@ -169,6 +181,11 @@ class Run:
         """Raise `StopRequested` if `stop` is set; called between convolutions."""
         if self.stop.is_set():
             raise StopRequested
+
+    def _continues_opening(self, index: int) -> bool:
+        """Return whether a scale is an opening, or goes on with it at the same size with the same network."""
+        first, scale = self.schedule[0], self.schedule[index]
+        return first.opening and (first.size, first.sketch) == (scale.size, scale.sketch)
 
     def _paint_scale(self, index: int, image: Tensor | None) -> Generator[Progress, None, Tensor | None]:
         """Paint a scale, starting from the best image of the scale before, and return the best image so far."""

@@ -1,7 +1,7 @@
 """Previews, and the openings that they share with paintings: the same pixels, with and without them."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from styler.options import Options, list_options
 
 Array = NDArray[Any]
 OPTIONS = Options(size=256, iterations=16, taper=0.1, device="cpu")
+ALONE = OPTIONS.replace(threads=1)
 """An opening at 128 pixels, then a few more iterations at 128 and at 256."""
 
 
@@ -58,12 +59,16 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
+def sort_by_style(previews: Iterable[Preview]) -> list[Preview]:
+    return sorted(previews, key=lambda preview: preview.style)
+
+
 def get_same(first: Result, second: Result) -> bool:
     return np.array_equal(first.pixels, second.pixels) and dict(first.losses) == dict(second.losses)
 
 
 def test_each_preview_is_a_small_painting_of_one_style(painter: Painter, content: Array, styles: list[Input]) -> None:
-    previews = [*painter.previews(content, styles, OPTIONS)]
+    previews = sort_by_style(painter.previews(content, styles, OPTIONS))
     assert [preview.style for preview in previews] == [0, 1, 2]
     for preview in previews:
         assert preview.result.pixels.shape == (96, 128, 3)
@@ -103,16 +108,16 @@ def test_a_painting_continues_from_its_preview_with_the_same_pixels(
 def test_previews_do_not_depend_on_what_was_painted_before(
     use_tiny: None, content: Array, styles: list[Input], evaluated: list[int]
 ) -> None:
-    first = [*Painter(device="cpu").previews(content, styles, OPTIONS)]
+    first = sort_by_style(Painter(device="cpu").previews(content, styles, OPTIONS))
     painter = Painter(device="cpu")
     painter.stylize(content, styles[1], OPTIONS)
     evaluated.clear()
-    second = [*painter.previews(content, styles, OPTIONS.replace(size=512, iterations=90))]
+    second = sort_by_style(painter.previews(content, styles, OPTIONS.replace(size=512, iterations=90)))
     assert all(get_same(ours.result, theirs.result) for ours, theirs in zip(first, second, strict=True))
     per_opening, per_strokes = (scale.iterations for scale in schedule.plan_preview(OPTIONS, 64, 48, 16))
     assert len(evaluated) == 2 * per_opening + 3 * per_strokes, "the opening of one was there"
     evaluated.clear()
-    third = [*painter.previews(content, styles, OPTIONS)]
+    third = sort_by_style(painter.previews(content, styles, OPTIONS))
     assert evaluated == []
     assert all(get_same(ours.result, theirs.result) for ours, theirs in zip(first, third, strict=True))
 
@@ -162,7 +167,7 @@ def test_previews_stop_at_once_and_lose_only_what_was_unfinished(
 ) -> None:
     stop = threading.Event()
     seen = []
-    for preview in painter.previews(content, styles, OPTIONS, stop):
+    for preview in painter.previews(content, styles, ALONE, stop):
         seen.append(preview.style)
         stop.set()
     assert seen == [0]
@@ -176,11 +181,11 @@ def test_previews_stop_at_once_and_lose_only_what_was_unfinished(
 
     evaluated.clear()
     monkeypatch.setattr(run.Run, "check", stop_in_the_second)
-    assert [preview.style for preview in painter.previews(content, styles, OPTIONS, stop)] == [0]
+    assert [preview.style for preview in painter.previews(content, styles, ALONE, stop)] == [0]
     assert len(evaluated) == 5, "of the second; the first was kept"
     stop = threading.Event()
     stop.set()
-    assert [*painter.previews(content, styles, OPTIONS, stop)] == []
+    assert [*painter.previews(content, styles, ALONE, stop)] == []
 
 
 def test_a_style_is_read_when_its_turn_comes(painter: Painter, content: Array, styles: list[Input]) -> None:
@@ -191,11 +196,45 @@ def test_a_style_is_read_when_its_turn_comes(painter: Painter, content: Array, s
             read.append(index)
             yield style
 
-    previews = painter.previews(content, give(), OPTIONS)
+    previews = painter.previews(content, give(), ALONE)
     next(previews)
-    assert read == [0]
+    assert read in ([0], [0, 1]), "while the first is looked at, the second may be begun"
+    previews.close()
     with pytest.raises(StylerError, match="Style 2"):
-        [*painter.previews(content, [styles[0], np.zeros(3)], OPTIONS)]
+        [*painter.previews(content, [styles[0], np.zeros(3)], ALONE)]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_previews_are_the_same_side_by_side(
+    painter: Painter, content: Array, styles: list[Input], threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is painted with one thread, and so is what a painting shares with them."""
+    seen: set[tuple[int, int]] = set()
+    paint = run.Run.check
+
+    def watch(self: run.Run) -> None:
+        seen.add((threading.get_ident(), torch.get_num_threads()))
+        paint(self)
+
+    monkeypatch.setattr(run.Run, "check", watch)
+    alone = sort_by_style(Painter(device="cpu").previews(content, styles, ALONE))
+    assert len(seen) == 1
+    seen.clear()
+    before = torch.get_num_threads()
+    together = sort_by_style(painter.previews(content, styles, OPTIONS.replace(threads=threads)))
+    assert all(get_same(ours.result, theirs.result) for ours, theirs in zip(alone, together, strict=True))
+    assert {count for _, count in seen} == {1}
+    assert len(seen) <= threads
+    assert torch.get_num_threads() == before
+
+
+def test_closing_previews_ends_the_work_of_all_threads(painter: Painter, content: Array, styles: list[Input]) -> None:
+    before = threading.active_count()
+    previews = painter.previews(content, styles * 20, OPTIONS.replace(threads=3))
+    next(previews)
+    assert threading.active_count() == before + 3
+    previews.close()
+    assert threading.active_count() == before
 
 
 def test_a_photo_that_is_too_narrow_is_refused(painter: Painter, pixels: Pixels, styles: list[Input]) -> None:
