@@ -15,7 +15,7 @@ from styler import images, library, provenance
 from styler.borders import Box, find_painting
 from styler.engine.painter import Painter
 from styler.engine.sources import SourceImage, load_source
-from styler.engine.targets import trim_styles
+from styler.engine.styles import trim_styles
 from styler.options import Options
 
 Array = NDArray[Any]

@@ -24,7 +24,7 @@ from styler.engine.precision import PrecisionChoice
 from styler.engine.result import Progress, Result
 from styler.engine.run import Run, ScaleCache, ScaleStore
 from styler.engine.sources import Input, Inputs, SourceImage, iterate_styles, load_content, load_start, load_styles
-from styler.engine.targets import StyleCache
+from styler.engine.styles import StatsStore, StyleCache, prepare_blend, trim_styles
 from styler.options import INIT_CHOICES, Options
 from styler.provenance import FILE_VALUE
 from styler.schedule import Replay, Schedule
@@ -86,7 +86,7 @@ class Painter:
         """The precision of the convolutions; `auto` is decided when it is first needed."""
         return self.precision_choice.dtype
 
-    def use_store(self, store: targets.StatsStore | None) -> None:
+    def use_store(self, store: StatsStore | None) -> None:
         """Look up style statistics in a persistent store before computing them, and store them there."""
         self._cache = StyleCache(store)
 
@@ -266,7 +266,7 @@ class Painter:
         has_budget: bool = False,
         is_preview: bool = False,
     ) -> Run:
-        styles = targets.trim_styles(styles, options)
+        styles = trim_styles(styles, options)
         features = self.features(options)
         size = schedule.compute_result_size(options, *content.size)
         plan = plan_memory(features, size, [style.size for style in styles], options) if scales else None
@@ -281,7 +281,7 @@ class Painter:
             options=options,
             content=content,
             styles=styles,
-            blend=targets.prepare_blend(content, styles, options),
+            blend=prepare_blend(content, styles, options),
             start=start_source,
             features=features,
             slim=self.features(options, sketch=True) if any(scale.sketch for scale in scales) else features,

@@ -15,12 +15,12 @@ from styler.detail import fill_detail, match_detail
 from styler.engine import optimizers, targets
 from styler.engine.budget import Budget, Clock
 from styler.engine.device import advise_smaller, is_out_of_memory, keep_freed_memory, name_processor, release_memory
-from styler.engine.objective import TOTAL, HalfSizeCopy, Objective, Targets
 from styler.engine.optimizers import IterationLimit, OptimizerStep
 from styler.engine.result import Progress, Result, resize_alpha, to_pixels
 from styler.engine.sources import SourceImage
-from styler.engine.targets import Blend, StyleCache
+from styler.engine.styles import Blend, StyleCache, fit_styles
 from styler.errors import DeviceError, OutOfMemory
+from styler.objective.terms import TOTAL, HalfSizeCopy, Objective, Targets
 from styler.options import INIT_CHOICES, Options, list_options
 from styler.resample import Downsample, extract_detail, resize
 from styler.schedule import Scale, Schedule, count_work, follows_sketch
@@ -253,7 +253,7 @@ class Run:
         image = resize(image.cpu(), *size)
         detail = (1 - targets.release_content(strength)) * extract_detail(self.content.image, before, size)
         if match and self.options.sketch:
-            styles = targets.fit_styles(self.blend, max(size), self.options, self.features.min_side)
+            styles = fit_styles(self.blend, max(size), self.options, self.features.min_side)
             matched = match_detail(image, max(size) / max(before), styles, self.check)
             detail = fill_detail(detail, targets.style_mix(strength) * matched)
         return (image + detail).clamp(0, 1)
