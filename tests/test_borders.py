@@ -15,7 +15,7 @@ from styler import images, library, provenance
 from styler.borders import Box, find_painting
 from styler.engine.painter import Painter
 from styler.engine.sources import SourceImage, load_source
-from styler.engine.targets import trim_styles
+from styler.engine.styles import StyleCache, trim_styles
 from styler.options import Options
 
 Array = NDArray[Any]
@@ -293,9 +293,9 @@ def test_a_framed_painting_paints_like_the_painting_alone(painter: Painter) -> N
 
 def test_each_of_several_styles_is_trimmed_unless_it_has_no_weight() -> None:
     styles = [load_source(margin(painting(seed=seed), 30, 1.0)) for seed in (1, 2)]
-    both = trim_styles(styles, FAST)
+    both = trim_styles(styles, FAST, StyleCache())
     assert all(style.trim for style in both)
     assert "of painting 2 (" in both[1].warnings[0]
     assert both[0].digest == SourceImage.of(both[0].image).digest
-    one = trim_styles(styles, FAST.replace(style_weights=(0, 1)))
+    one = trim_styles(styles, FAST.replace(style_weights=(0, 1)), StyleCache())
     assert [style.trim is None for style in one] == [True, False]

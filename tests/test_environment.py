@@ -10,8 +10,8 @@ import torch
 
 from styler import config, environment
 from styler.batch.stores import DiskStatsStore
-from styler.engine.losses import Moments
 from styler.errors import WeightsError
+from styler.objective.moments import Moments
 from styler.vgg import registry
 
 PROGRAM = """

@@ -24,7 +24,7 @@ from styler.batch.stores import DiskStatsStore
 from styler.batch.worker import CLOSE_SECONDS, EncodedPicture, LocalEngine, PaintTask, WorkerConfig, WorkerReport
 from styler.engine.painter import Painter
 from styler.engine.result import Progress
-from styler.engine.targets import StatsStore
+from styler.engine.styles import StatsStore
 from styler.errors import StylerError, UsageError
 from styler.images import Picture
 from styler.options import INIT_CHOICES, Options

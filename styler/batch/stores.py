@@ -1,6 +1,6 @@
 """Store tensors on disk, so that another run does not compute them again: statistics of styles, and scales of previews.
 
-Knows tensors and files; `engine.targets` knows what the statistics mean, `engine.run` what the scales are. A file that
+Knows tensors and files; `engine.styles` knows what the statistics mean, `engine.run` what the scales are. A file that
 cannot be read or has been changed counts as missing, and a store that cannot be written is not used.
 """
 
@@ -19,9 +19,9 @@ from torch import Tensor
 
 from styler import environment, images, provenance
 from styler.engine.device import describe_device
-from styler.engine.losses import Moments
 from styler.engine.run import PaintedScale
 from styler.errors import OutputError
+from styler.objective.moments import Moments
 
 STATS_VERSION = 1
 """Increases when statistics are computed differently."""
@@ -95,7 +95,7 @@ class DiskStore:
 
 
 class DiskStatsStore(DiskStore):
-    """Statistics of styles, by default in this user's cache; a `StatsStore` of `engine.targets`."""
+    """Statistics of styles, by default in this user's cache; a `StatsStore` of `engine.styles`."""
 
     def __init__(self, folder: Path | None = None, max_bytes: int = MAX_STATS_BYTES) -> None:
         super().__init__(folder or _find_cache("statistics"), max_bytes, STATS_VERSION)

@@ -21,7 +21,7 @@ from styler.batch.report import make_thumbnail
 from styler.engine.device import name_precision, release_memory
 from styler.engine.painter import Painter
 from styler.engine.result import Progress, Result
-from styler.engine.targets import StatsStore
+from styler.engine.styles import StatsStore
 from styler.errors import DeviceError, OutOfMemory, StylerError, explain_failure, quote_name
 from styler.images import Picture
 from styler.options import Options

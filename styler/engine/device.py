@@ -22,14 +22,16 @@ import torch
 
 from styler import environment
 from styler.engine import optimizers, targets
-from styler.engine.matching import CODE_LENGTH, STORED_TYPE
+from styler.engine.styles import TILE_SIDE, compute_margin, compute_style_size
 from styler.errors import DeviceError, OutOfMemory, UsageError
 from styler.geometry import fit_size
+from styler.objective.candidates import CODE_LENGTH, STORED_TYPE
 from styler.options import PRECISION_NAMES, Options
 from styler.vgg import arch
 from styler.vgg.model import Features
 
-Item, Returned = TypeVar("Item"), TypeVar("Returned")
+Item = TypeVar("Item")
+Returned = TypeVar("Returned")
 CPU = torch.device("cpu")
 PRECISIONS: dict[str, torch.dtype] = {name: getattr(torch, dtype) for dtype, name in PRECISION_NAMES.items()}
 
@@ -271,11 +273,11 @@ def estimate_memory(
     activations = arch.estimate_activation_bytes(network, layers, pixels, checkpoint=checkpoint, widths=widths)
     iteration = half * ACTIVATION_OVERHEAD * (activations + 4 / 3 * content)
     iteration += IMAGE_BYTES * OPTIMIZER_IMAGES[options.optimizer] * pixels
-    analyses = [targets.compute_style_size(one, max(size), options.stroke_size, features.min_side) for one in styles]
+    analyses = [compute_style_size(one, max(size), options.stroke_size, features.min_side) for one in styles]
     matching = _estimate_matching(
         features, pixels, [math.prod(min(side, max(size)) for side in sides) for sides in analyses], options
     )
-    analysis, longest_tile = matching.preparation, targets.TILE_SIDE + 2 * targets.compute_margin(features)
+    analysis, longest_tile = matching.preparation, TILE_SIDE + 2 * compute_margin(features)
     for analyzed in analyses:
         tile = math.prod(min(side, longest_tile) for side in analyzed)
         maps = arch.estimate_map_bytes(network, layers, pixels, widths)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from styler.engine.objective import TOTAL, Objective
+from styler.objective.terms import TOTAL, Objective
 
 FIRST_WINDOW, LAST_WINDOW, WINDOW_GROWTH = 3.0, 10.0, 1 / 6
 """Steps over which Adam averages the gradient: at first, at most, and how many more with every step. The gradient has

@@ -3,11 +3,9 @@
 Every front end iterates `Painter.stream` or `Painter.previews`; nothing else knows how a painting is made.
 """
 
-import queue
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 
@@ -26,15 +24,14 @@ from styler.engine.precision import PrecisionChoice
 from styler.engine.result import Progress, Result
 from styler.engine.run import OPENING_THREADS, Run, ScaleCache, ScaleStore
 from styler.engine.sources import Input, Inputs, SourceImage, iterate_styles, load_content, load_start, load_styles
-from styler.engine.targets import StyleCache
+from styler.engine.styles import StatsStore, StyleCache, prepare_blend, trim_styles
+from styler.engine.threads import Halt, map_side_by_side
 from styler.options import INIT_CHOICES, Options
 from styler.provenance import FILE_VALUE
 from styler.schedule import Replay, Schedule
 from styler.vgg import registry
 from styler.vgg.model import Features
 from styler.vgg.weights import SLIM, Weights
-
-Item, Returned = TypeVar("Item"), TypeVar("Returned")
 
 MAX_OTHER_BACKBONES = 2
 """Networks that a painter keeps besides its first: the slim one and one more."""
@@ -47,69 +44,6 @@ class Preview:
     style: int
     """Index of the style among those given, from 0."""
     result: Result
-
-
-class Halt(threading.Event):
-    """An event that is also set while another one is, and when the program ends."""
-
-    def __init__(self, other: threading.Event | None) -> None:
-        super().__init__()
-        self._other = other
-
-    def is_set(self) -> bool:
-        """Return whether this event or the other one is set, or the program waits for its threads to end."""
-        is_other_set = self._other is not None and self._other.is_set()
-        return super().is_set() or is_other_set or not threading.main_thread().is_alive()
-
-
-def map_side_by_side(
-    work: Callable[[Item], Returned | None], items: Iterable[Item], workers: int, halt: Halt
-) -> Generator[tuple[int, Returned]]:
-    """Do work for items in several threads, and yield the index and the result of each as soon as it is finished.
-
-    Each item is taken only when a thread is free for it. The first error ends all work, and so does closing this.
-
-    Args:
-        work: returns the result of an item, or None to end; must end soon after `halt` is set.
-        items: taken by one thread at a time.
-        workers: number of threads.
-        halt: ends all work once it is set.
-    """
-    numbered, lock = enumerate(items), threading.Lock()
-    finished: queue.SimpleQueue[tuple[int, Returned] | Exception | None] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            while not halt.is_set():
-                with lock:
-                    index, item = next(numbered)
-                result = work(item)
-                if result is None:
-                    return
-                finished.put((index, result))
-        except StopIteration:
-            return
-        except Exception as error:  # noqa: BLE001 - raised again by the thread that waits for results
-            finished.put(error)
-        finally:
-            finished.put(None)
-
-    threads = [threading.Thread(target=run) for _ in range(workers)]
-    try:
-        for thread in threads:
-            thread.start()
-        while workers:
-            ended = finished.get()
-            if isinstance(ended, Exception):
-                raise ended
-            if ended is None:
-                workers -= 1
-            else:
-                yield ended
-    finally:
-        halt.set()
-        for thread in threads:
-            thread.join()
 
 
 class Painter:
@@ -153,7 +87,7 @@ class Painter:
         """The precision of the convolutions; `auto` is decided when it is first needed."""
         return self.precision_choice.dtype
 
-    def use_store(self, store: targets.StatsStore | None) -> None:
+    def use_store(self, store: StatsStore | None) -> None:
         """Look up style statistics in a persistent store before computing them, and store them there."""
         self._cache = StyleCache(store)
 
@@ -341,7 +275,7 @@ class Painter:
         has_budget: bool = False,
         is_preview: bool = False,
     ) -> Run:
-        styles = targets.trim_styles(styles, options)
+        styles = trim_styles(styles, options, self._cache)
         features = self.features(options)
         size = schedule.compute_result_size(options, *content.size)
         plan = plan_memory(features, size, [style.size for style in styles], options) if scales else None
@@ -356,7 +290,7 @@ class Painter:
             options=options,
             content=content,
             styles=styles,
-            blend=targets.prepare_blend(content, styles, options),
+            blend=prepare_blend(content, styles, options),
             start=start_source,
             features=features,
             slim=self.features(options, sketch=True) if any(scale.sketch for scale in scales) else features,

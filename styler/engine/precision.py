@@ -26,10 +26,11 @@ from torch import Tensor
 from styler import environment, images, library
 from styler.engine import targets
 from styler.engine.device import PRECISIONS, prepare_torch
-from styler.engine.objective import Objective
 from styler.engine.sources import SourceImage, load_source
+from styler.engine.styles import StyleCache, prepare_blend
 from styler.errors import OutputError
 from styler.geometry import fit_size
+from styler.objective.terms import Objective
 from styler.options import Options
 from styler.resample import resize
 from styler.vgg import registry
@@ -367,8 +368,8 @@ class GradientComparison:
         layers = targets.resolve_layers(options, self._weights.network)
         features = Features(self._weights, layers, options.pooling, PRECISIONS[name]).to(self._device)
         size = fit_size(*content.size, self._side)
-        blend = targets.prepare_blend(content, [style], options)
-        aims = targets.compute_targets(features, content, blend, size, options, targets.StyleCache())
+        blend = prepare_blend(content, [style], options)
+        aims = targets.compute_targets(features, content, blend, size, options, StyleCache())
         objective = Objective(
             features,
             aims,

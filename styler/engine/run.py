@@ -22,12 +22,12 @@ from styler.engine.device import (
     name_processor,
     release_memory,
 )
-from styler.engine.objective import TOTAL, HalfSizeCopy, Objective, Targets
 from styler.engine.optimizers import IterationLimit, OptimizerStep
 from styler.engine.result import Progress, Result, resize_alpha, to_pixels
 from styler.engine.sources import SourceImage
-from styler.engine.targets import Blend, StyleCache
+from styler.engine.styles import Blend, StyleCache, fit_styles
 from styler.errors import DeviceError, OutOfMemory
+from styler.objective.terms import TOTAL, HalfSizeCopy, Objective, Targets
 from styler.options import INIT_CHOICES, Options, list_options
 from styler.resample import Downsample, extract_detail, resize
 from styler.schedule import Scale, Schedule, count_work, follows_sketch
@@ -40,8 +40,7 @@ START_NOISE = 0.02
 REFINE_RATE = 0.5
 """Share of Adam's rate at which the full network finishes a sketch, measured on four pairs at 256 and at 512 px."""
 OPENING_THREADS = 1
-"""CPU threads of an opening. It is too small to keep two of them busy: one takes as long on its own, and several previews
-are painted side by side."""
+"""CPU threads of an opening, which is too small to keep more busy. Several previews are painted side by side."""
 MAX_SCALES_BYTES = 32_000_000
 """Memory of the shared scales that a painter keeps: 200 of 128×96 pixels, two for each preview."""
 _UNSHARED_OPTIONS = (
@@ -270,7 +269,7 @@ class Run:
         image = resize(image.cpu(), *size)
         detail = (1 - targets.release_content(strength)) * extract_detail(self.content.image, before, size)
         if match and self.options.sketch:
-            styles = targets.fit_styles(self.blend, max(size), self.options, self.features.min_side)
+            styles = fit_styles(self.blend, max(size), self.options, self.features.min_side)
             matched = match_detail(image, max(size) / max(before), styles, self.check)
             detail = fill_detail(detail, targets.style_mix(strength) * matched)
         return (image + detail).clamp(0, 1)

@@ -1,25 +1,22 @@
-"""The targets of a scale: content features and style statistics, computed once and shared.
+"""The targets of a scale: content features, style statistics and the weights of the objective's terms.
 
 Knows images as tensors and the network; does not know schedules or optimizers.
 """
 
-import itertools
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from styler.borders import find_painting
-from styler.engine import losses
 from styler.engine.color import blend_colors, measure_colors, transfer_colors
-from styler.engine.losses import Moments, coarse_chroma
-from styler.engine.matching import Matching, MatchingPlan, prepare_candidates
-from styler.engine.objective import StyleTarget, Targets, TermWeights
 from styler.engine.sources import SourceImage
-from styler.errors import UsageError
+from styler.engine.styles import Blend, StyleCache, compute_style_size, fit_styles, measure_roughness
+from styler.objective.candidates import prepare_candidates
+from styler.objective.losses import coarse_chroma
+from styler.objective.matching import Matching, MatchingPlan
+from styler.objective.moments import blend_moments, compute_moments
+from styler.objective.terms import StyleTarget, Targets, TermWeights
+from styler.objective.wasserstein import has_few_positions, prepare_wasserstein_target
 from styler.options import Options
 from styler.resample import cut_view, resize
 from styler.schedule import Scale, compute_sketch_share
@@ -31,7 +28,6 @@ PAPER = "gatys"
 STRENGTH_PER_DECADE = 12.5
 """Change of the strength that changes α/β by a factor of 10."""
 DEFAULT_STYLE_LAYERS = Options().style_layers
-
 COLOR_WEIGHT = 100.0
 """Weight of the color term at `keep_color` 1."""
 CHROMA_SMOOTHNESS = 1.5
@@ -40,8 +36,6 @@ MIX_EXPONENT = 0.75
 """Exponent of the style mix below strength 50."""
 MIN_CONTENT_SCALE = 0.25
 """Floor of the squared content scale, for a style that is nearly the content."""
-MIN_ROUGHNESS = 0.03
-"""Floor of the roughness, for a flat style. Paintings have 0.06 to 0.2 at 256 pixels."""
 MATCHED_LAYERS = {"relu2_1": 0.35, "relu3_1": 1.15, "relu4_1": 1.15}
 """Layers whose features are matched, and their weights. All are style layers, so they need no further convolution."""
 BASE_LAYER = "relu3_1"
@@ -62,10 +56,6 @@ MATCHED_VIEWS = 4
 """Quarter turns of a style whose features are candidates."""
 MAX_CANDIDATES = 65_536
 """Places of all styles that can be matched."""
-MAX_CACHE_BYTES = 24_000_000
-"""Memory of the cached statistics. One style at one size takes 3.4 MB with the default layers, 8 MB with all."""
-TILE_SIDE = 1024
-"""Longest side, in pixels, of what is analyzed of a style at once, without its margin."""
 
 
 def resolve_style_layers(options: Options, network: str) -> dict[str, float]:
@@ -162,219 +152,6 @@ def compute_term_weights(options: Options, network: str) -> TermWeights:
     )
 
 
-class StatsStore(Protocol):
-    """Persistent storage of style statistics."""
-
-    def get(self, key: str, device: torch.device) -> Mapping[str, Moments] | None:
-        """Return the statistics stored under a key, on a device, or None if there are none."""
-
-    def put(self, key: str, device: torch.device, moments: Mapping[str, Moments]) -> None:
-        """Store statistics under a key."""
-
-
-class StyleCache:
-    """A cache of style statistics by network, image, size and layers; the least recently used are dropped first.
-
-    Threads may share it: every access to its dictionary is a single operation.
-
-    Args:
-        store: where statistics are looked up before they are computed, and stored afterwards.
-    """
-
-    def __init__(self, store: StatsStore | None = None) -> None:
-        self._moments: dict[Hashable, Mapping[str, Moments]] = {}
-        self._store = store
-
-    @property
-    def bytes(self) -> int:
-        """The memory that the statistics take."""
-        return sum(map(_count_bytes, [*self._moments.values()]))
-
-    def get_moments(
-        self, features: Features, source: SourceImage, size: tuple[int, int], check: Check | None, persist: bool = True
-    ) -> Mapping[str, Moments]:
-        """Return the moments of every layer of `features` for a style at a size.
-
-        Args:
-            features: the network.
-            source: the style.
-            size: width and height.
-            check: called between convolutions.
-            persist: whether to use the store; false for images that no other process will see.
-        """
-        key = (features.sha256, source.digest, size, features.layers, features.pooling, features.precision)
-        moments = self._moments.pop(key, None)
-        if moments is None:
-            store = self._store if persist else None
-            moments = store.get(repr(key), features.device) if store else None
-            if moments is None:
-                moments = analyze_style(features, resize(source.image, *size), check)
-                if store:
-                    store.put(repr(key), features.device, moments)
-        self._moments[key] = moments  # the last is the most recently used
-        self._drop_oldest()
-        return moments
-
-    def _drop_oldest(self) -> None:
-        excess = self.bytes - MAX_CACHE_BYTES
-        for key, moments in [*self._moments.items()][:-1]:
-            if excess > 0:
-                excess -= _count_bytes(moments)
-                self._moments.pop(key, None)
-
-
-def _count_bytes(moments: Mapping[str, Moments]) -> int:
-    return sum(tensor.nbytes for statistics in moments.values() for tensor in statistics)
-
-
-@torch.no_grad()
-def analyze_style(features: Features, image: Tensor, check: Check | None = None) -> dict[str, Moments]:
-    """Return the moments of every layer of an image (1, 3, H, W) on the CPU.
-
-    A large image is analyzed tile by tile, in bounded memory: with the receptive field as margin, the moments of the
-    tiles, weighted by their positions, are those of the whole.
-    """
-    height, width = image.shape[-2:]
-    margin = compute_margin(features)
-    strides = {conv.layer: conv.stride for conv in features.convs}
-    total: dict[str, Moments] = {}
-    counts: dict[str, int] = {}
-    for (top, bottom), (left, right) in itertools.product(_split_side(height), _split_side(width)):
-        first_row, first_column = max(0, top - margin), max(0, left - margin)
-        tile = image[..., first_row : bottom + margin, first_column : right + margin].to(features.device)
-        for layer, maps in features(tile, check).items():
-            stride = strides[layer]
-            rows = slice((top - first_row) // stride, (bottom - first_row) // stride)
-            columns = slice((left - first_column) // stride, (right - first_column) // stride)
-            inside = maps[..., rows, columns]  # (1, C, h, w)
-            if count := inside.shape[-2] * inside.shape[-1]:
-                moments = losses.compute_moments(inside)
-                before = counts.get(layer, 0)
-                parts = [total[layer], moments] if before else [moments]
-                total[layer] = losses.blend_moments(parts, [before, count]) if before else moments
-                counts[layer] = before + count
-    return total
-
-
-def compute_margin(features: Features) -> int:
-    """Return the pixels around a tile that its features depend on, a multiple of the largest stride."""
-    field = max((conv.receptive_field for conv in features.convs), default=1)
-    return math.ceil(field / 2 / arch.MAX_STRIDE) * arch.MAX_STRIDE
-
-
-def _split_side(side: int) -> list[tuple[int, int]]:
-    """Split a side into equal parts of at most `TILE_SIDE` pixels that begin at multiples of the largest stride."""
-    count = math.ceil(side / TILE_SIDE)
-    step = math.ceil(side / count / arch.MAX_STRIDE) * arch.MAX_STRIDE
-    return [(start, min(start + step, side)) for start in range(0, side, step)]
-
-
-def compute_style_size(style: tuple[int, int], long_side: int, stroke_size: float, min_side: int) -> tuple[int, int]:
-    """Return the width and height at which a style is analyzed for a picture with the given long side.
-
-    It is as long as the picture but never enlarged, times `stroke_size`, since an enlarged style gives larger
-    strokes; and never narrower than the network needs.
-
-    Args:
-        style: width and height of the style.
-        long_side: of the picture, in pixels.
-        stroke_size: as in `Options`.
-        min_side: shortest side that the network accepts.
-    """
-    width, height = style
-    ratio = min(1.0, long_side / max(width, height)) * stroke_size
-    ratio = max(ratio, min_side / min(width, height))
-    return round(width * ratio), round(height * ratio)
-
-
-def fit_styles(blend: "Blend", long_side: int, options: Options, min_side: int) -> list[tuple[Tensor, float]]:
-    """Return the styles at sizes that fit a long side, each (1, 3, h, w), and their shares.
-
-    Args:
-        blend: the styles; with the photo's colors, as far as they are kept.
-        long_side: of the picture, in pixels.
-        options: stroke_size is read.
-        min_side: shortest side that the network accepts.
-    """
-    sizes = (compute_style_size(style.size, long_side, options.stroke_size, min_side) for style in blend.recolored)
-    images = (resize(style.image, *size) for style, size in zip(blend.recolored, sizes, strict=True))
-    return [*zip(images, blend.shares, strict=True)]
-
-
-def measure_roughness(style: SourceImage, size: tuple[int, int]) -> float:
-    """Return the root of the total variation of a style at a size (width, height), in units of the image's range."""
-    return max(MIN_ROUGHNESS, float(losses.total_variation(resize(style.image, *size)).sqrt()))
-
-
-def check_style_weights(options: Options, count: int) -> None:
-    """Raise `UsageError` unless the style weights fit the number of styles."""
-    if not count:
-        raise UsageError("No style is given; give at least one.")
-    if options.style_weights and len(options.style_weights) != count:
-        raise UsageError(
-            f"style_weights has {len(options.style_weights)} numbers for {count} styles; give one for each."
-        )
-    if options.style_weights and not sum(options.style_weights):
-        raise UsageError("All style weights are 0; give at least one style a positive weight.")
-
-
-def trim_styles(styles: Sequence[SourceImage], options: Options) -> list[SourceImage]:
-    """Return the styles without the borders of photographed paintings.
-
-    Args:
-        styles: all styles; those of weight 0 are not looked at.
-        options: keep_border and style_weights are read.
-
-    Raises:
-        UsageError: the weights do not fit the styles.
-    """
-    check_style_weights(options, len(styles))
-    trimmed = list(styles)
-    for index, (style, weight) in enumerate(zip(styles, options.style_weights or [1.0] * len(styles), strict=True)):
-        box = None if options.keep_border or not weight else find_painting(style.image, style.alpha)
-        if box is not None:
-            name = f"painting {index + 1}" if len(styles) > 1 else "the painting"
-            sizes = "{}×{} to {}×{}".format(*style.size, box.right - box.left, box.bottom - box.top)
-            note = f"Left out the border of {name} (trimmed from {sizes}); --keep-border keeps it."
-            trimmed[index] = style.crop(box, note)
-    return trimmed
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Blend:
-    """The styles of a painting that have a weight; prepared once for all scales."""
-
-    styles: tuple[SourceImage, ...]
-    """With their own colors."""
-    recolored: tuple[SourceImage, ...]
-    """With the photo's colors, as far as they are kept; the same images if they are not."""
-    shares: tuple[float, ...]
-    """The weights, as shares of 1."""
-
-    def average(self, images: Iterable[Tensor]) -> Tensor:
-        """Return the weighted mean of images (1, 3, H, W), one for each style."""
-        parts = [share * image for share, image in zip(self.shares, images, strict=True)]
-        return torch.stack(parts).sum(dim=0) if len(parts) > 1 else parts[0]
-
-
-def prepare_blend(content: SourceImage, styles: Sequence[SourceImage], options: Options) -> Blend:
-    """Prepare the styles for `compute_targets`; those of weight 0 are left out.
-
-    Args:
-        content: the photo, whose colors are kept.
-        styles: all styles.
-        options: keep_color and style_weights are read; the weights must fit the styles.
-    """
-    weights = options.style_weights or (1.0,) * len(styles)
-    used = [(style, weight) for style, weight in zip(styles, weights, strict=True) if weight]
-    total = math.fsum(weight for _, weight in used)
-    chosen = recolored = tuple(style for style, _ in used)
-    if options.keep_color:
-        colors = measure_colors(content.image)
-        recolored = tuple(SourceImage.of(transfer_colors(style.image, colors, options.keep_color)) for style in chosen)
-    return Blend(chosen, recolored, tuple(weight / total for _, weight in used))
-
-
 def compute_targets(
     features: Features,
     content: SourceImage,
@@ -401,14 +178,14 @@ def compute_targets(
     content_scale = torch.zeros((), dtype=torch.float32, device=features.device)
     style_targets: dict[str, StyleTarget] = {}
     for layer, weight in weights.style.items():
-        target = losses.blend_moments([statistics[layer] for statistics in moments], shares)
+        target = blend_moments([statistics[layer] for statistics in moments], shares)
         mean = maps[layer].mean(dim=(0, 2, 3), dtype=target.mean.dtype)  # (C,)
         content_scale = content_scale + weight * (mean - target.mean).square().mean()
         if mix < 1:
-            target = losses.blend_moments([losses.compute_moments(maps[layer]), target], [1 - mix, mix])
+            target = blend_moments([compute_moments(maps[layer]), target], [1 - mix, mix])
         if options.distance == "wasserstein":
-            few = losses.has_few_positions(maps[layer])
-            style_targets[layer] = losses.prepare_wasserstein_target(target, few_positions=few)
+            few = has_few_positions(maps[layer])
+            style_targets[layer] = prepare_wasserstein_target(target, few_positions=few)
         else:
             style_targets[layer] = target
     roughness = [measure_roughness(style, at) for style, at in zip(styles, sizes, strict=True)]

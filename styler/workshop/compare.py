@@ -16,11 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from styler import images, library
-from styler.engine import losses
-from styler.engine.objective import TOTAL, Objective
 from styler.engine.painter import Painter
 from styler.engine.targets import resolve_style_layers
 from styler.errors import WeightsError
+from styler.objective.moments import compute_moments
+from styler.objective.terms import TOTAL, Objective
+from styler.objective.wasserstein import WassersteinTarget, prepare_wasserstein_target, wasserstein_distance
 from styler.options import Options
 from styler.vgg import arch, registry, weights
 from styler.vgg.model import Features
@@ -368,14 +369,14 @@ class Judge:
         with torch.no_grad():
             ours, theirs = self.held_out(picture), self.held_out(painting)
             row.held_out[name] = sum(
-                float(losses.wasserstein_distance(losses.compute_moments(ours[layer]), _prepare_target(theirs[layer])))
+                float(wasserstein_distance(compute_moments(ours[layer]), _prepare_target(theirs[layer])))
                 for layer in self.held_out.layers
             )
         row.structure[name] = measure_structure(picture, content)
 
 
-def _prepare_target(maps: Tensor) -> losses.WassersteinTarget:
-    return losses.prepare_wasserstein_target(losses.compute_moments(maps))
+def _prepare_target(maps: Tensor) -> WassersteinTarget:
+    return prepare_wasserstein_target(compute_moments(maps))
 
 
 def measure_structure(picture: Tensor, content: Tensor) -> float:

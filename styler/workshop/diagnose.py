@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from styler.engine import losses
 from styler.engine.targets import resolve_style_layers
+from styler.objective.moments import compute_moments
 from styler.options import Options
 from styler.resample import resize
 from styler.vgg import conventions
@@ -172,7 +172,7 @@ def _build_sheet(
             for name, output in outputs.items()
         ]
         for name, output in outputs.items():
-            gram = losses.compute_moments(output).second[:GRAM_SIDE, :GRAM_SIDE]
+            gram = compute_moments(output).second[:GRAM_SIDE, :GRAM_SIDE]
             cells.append((f"Gram, {name}", gram.abs().add(1e-6).log().numpy()))
         rows.append((layer, cells))
     return tuple(rows)

@@ -26,8 +26,8 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from styler import images
-from styler.engine.objective import Objective
 from styler.errors import WeightsError
+from styler.objective.terms import Objective
 from styler.options import Options
 from styler.vgg import arch
 from styler.vgg.arch import DEFAULT_POOLING

@@ -5,9 +5,10 @@ This module knows how the parts of the engine are put together; it does not know
 
 from torch import Tensor
 
-from styler.engine.objective import Objective
 from styler.engine.sources import SourceImage
-from styler.engine.targets import StyleCache, compute_targets, compute_term_weights, prepare_blend, resolve_layers
+from styler.engine.styles import StyleCache, prepare_blend
+from styler.engine.targets import compute_targets, compute_term_weights, resolve_layers
+from styler.objective.terms import Objective
 from styler.options import Options
 from styler.vgg.model import Features
 from styler.vgg.weights import Weights

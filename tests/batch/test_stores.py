@@ -12,18 +12,15 @@ from torch import Tensor
 from styler import environment, provenance
 from styler.batch import stores
 from styler.batch.stores import DiskScaleStore, DiskStatsStore
-from styler.engine import losses
 from styler.engine.run import PaintedScale
+from styler.objective.moments import Moments
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def statistics() -> dict[str, losses.Moments]:
-    return {
-        "relu1_1": losses.Moments(torch.rand(4), torch.rand(4, 4)),
-        "relu2_1": losses.Moments(torch.rand(2), torch.rand(2, 2)),
-    }
+def statistics() -> dict[str, Moments]:
+    return {"relu1_1": Moments(torch.rand(4), torch.rand(4, 4)), "relu2_1": Moments(torch.rand(2), torch.rand(2, 2))}
 
 
 @pytest.fixture
@@ -38,7 +35,7 @@ def is_same(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
 
 
 def test_a_store_returns_what_was_put_and_deletes_the_least_recently_used(
-    tmp_path: Path, statistics: dict[str, losses.Moments]
+    tmp_path: Path, statistics: dict[str, Moments]
 ) -> None:
     stats = DiskStatsStore(tmp_path / "kept", max_bytes=1700)
     assert stats.get("one", CPU) is None
@@ -78,9 +75,7 @@ def test_scales_stay_within_their_size(tmp_path: Path, scale: PaintedScale) -> N
     assert stores.MAX_PREVIEWS_BYTES == 200_000_000
 
 
-def test_a_damaged_file_counts_as_missing(
-    tmp_path: Path, statistics: dict[str, losses.Moments], scale: PaintedScale
-) -> None:
+def test_a_damaged_file_counts_as_missing(tmp_path: Path, statistics: dict[str, Moments], scale: PaintedScale) -> None:
     stats, scales = DiskStatsStore(tmp_path / "statistics"), DiskScaleStore(tmp_path / "previews")
     stats.put("one", CPU, statistics)
     scales.put("one", CPU, scale)

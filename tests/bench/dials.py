@@ -27,7 +27,7 @@ from PIL import Image
 from torch import Tensor
 
 from styler import Options, Painter, images, library
-from styler.engine.losses import chroma
+from styler.objective.losses import chroma
 from styler.options import LOOKS, PRESETS
 from styler.workshop import plots
 

@@ -193,17 +193,18 @@ def measure_roots(device: str, _sizes: list[int]) -> Iterator[Row]:
     """Time the Wasserstein distance and its gradient, for every width of a layer, by products and by eigenvalues."""
     import torch
 
-    from styler.engine import losses
+    from styler.objective.moments import compute_moments
+    from styler.objective.wasserstein import prepare_wasserstein_target, wasserstein_distance
 
     place = torch.device(device)
     for channels in (64, 128, 256, 512):
         rows = torch.randn(2, 1, channels, 64, 64, device=place).abs()
-        target = losses.prepare_wasserstein_target(losses.compute_moments(rows[1]))
+        target = prepare_wasserstein_target(compute_moments(rows[1]))
 
         def differentiate(features: Any = rows[0], target: Any = target, **settings: Any) -> Any:
             features = features.detach().requires_grad_()
-            moments = losses.compute_moments(features)
-            return torch.autograd.grad(losses.wasserstein_distance(moments, target, **settings), features)
+            moments = compute_moments(features)
+            return torch.autograd.grad(wasserstein_distance(moments, target, **settings), features)
 
         products = time_rounds(lambda: differentiate(newton_schulz=True), place)
         name = f"Wasserstein distance of {channels} channels"

@@ -59,10 +59,12 @@ def measure_parts(size: int, precision: str, pair: list[str]) -> None:
     import torch
 
     from styler import Painter
-    from styler.engine import matching, targets
+    from styler.engine import targets
     from styler.engine.device import prepare_torch
     from styler.engine.sources import load_content, load_styles
     from styler.geometry import fit_size
+    from styler.objective.candidates import compute_columns, gather_features, prepare_candidates
+    from styler.objective.matching import find_matches
     from styler.resample import resize
 
     options = make_options(size, precision)
@@ -77,14 +79,12 @@ def measure_parts(size: int, precision: str, pair: list[str]) -> None:
         views = clock("views", lambda: [network(each) for each in turned])
         base = targets.BASE_LAYER
         limit = targets.MAX_CANDIDATES
-        candidates = clock("candidates", lambda: matching.prepare_candidates([views], maps, base, limit))
-        queries = clock("columns of the query", lambda: matching.compute_columns(maps, base), 3)
-        matches = clock("matching", lambda: matching.find_matches(queries, candidates), 3 if size <= 512 else 1)
+        candidates = clock("candidates", lambda: prepare_candidates([views], maps, base, limit))
+        queries = clock("columns of the query", lambda: compute_columns(maps, base), 3)
+        matches = clock("matching", lambda: find_matches(queries, candidates), 3 if size <= 512 else 1)
         grid = matches.view(maps[base].shape[-2:])
         sizes = {layer: (each.shape[-2], each.shape[-1]) for layer, each in maps.items()}
-        clock(
-            "gathering", lambda: [matching.gather_features(layer, sizes[layer], grid, candidates) for layer in maps], 3
-        )
+        clock("gathering", lambda: [gather_features(layer, sizes[layer], grid, candidates) for layer in maps], 3)
         lost = measure_losses(queries, matches, candidates)
         index = float((lost == 0).float().mean())
         tied = float((lost < TIE).float().mean())
@@ -99,11 +99,11 @@ def measure_losses(queries: Any, matches: Any, candidates: Any) -> Any:
     """Return how much less similar than the best candidate the match of some queries is; 0 only if it is the best."""
     import torch
 
-    from styler.engine import matching
+    from styler.objective.candidates import normalize_columns
 
     some = torch.randperm(len(queries), generator=torch.Generator().manual_seed(1))[:SAMPLE]
     wide = candidates.columns.float()
-    cosines = torch.cat([part @ wide.T for part in torch.split(matching._normalize(queries[some]), 128)])  # (n, K)
+    cosines = torch.cat([part @ wide.T for part in torch.split(normalize_columns(queries[some]), 128)])  # (n, K)
     best, found = cosines.max(dim=1), cosines.gather(1, matches[some, None])[:, 0]
     return torch.where(matches[some] == best.indices, 0, (best.values - found).clamp(min=1e-9))
 

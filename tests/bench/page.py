@@ -34,6 +34,9 @@ WATCH_TILES = """() => { window.tiles = new Promise(done => {
   look();
 }); }"""
 """Script that measures the milliseconds from the choice of a photo to the first preview and to the last."""
+HAS_ALL_TILES = """() => document.querySelectorAll('[id^=tile-] style').length
+  === document.querySelectorAll('#style label').length"""
+"""Script that returns whether every painting has its preview."""
 MEASURE_FIRST_VIEW = """() => new Promise(done => {
   const was = document.querySelector('#stage img').src, began = performance.now();
   const look = () => {
@@ -97,7 +100,7 @@ def make_photo(folder: Path, long_side: int) -> Path:
 
 def measure_walls(browser: Browser, server: Server, folder: Path) -> None:
     """Print the time from a photo that is given to the page to the first preview, and to all of them."""
-    for long_side in (1024, 1024, 4000):
+    for long_side in (1024, 1024, 1023, 4000):  # the second is the same photo
         photo, page = make_photo(folder, long_side), open_page(browser, server)
         page.wait_for_timeout(1500)
         page.evaluate(WATCH_TILES)
@@ -147,6 +150,7 @@ def measure_load_after(action: str, server: Server, browser: Browser, delay: flo
     """Print the CPU load from 1 to 3 seconds after an action ended the work, which has reached 512 px after `delay`."""
     page = open_page(browser, server)
     choose_pair(page, 3)
+    page.wait_for_function(HAS_ALL_TILES)  # else previews go on when the painting has ended
     if action == "a program cancels":
         client = Client(server.address, verbose=False)
         job = client.submit("cat", "woodcut", preset="draft", first_size=512, api_name="/stylize")

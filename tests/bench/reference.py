@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from styler.engine import losses
-from styler.engine.objective import Objective, Targets, TermWeights
+from styler.objective.moments import compute_moments
+from styler.objective.terms import Objective, Targets, TermWeights
+from styler.objective.wasserstein import prepare_wasserstein_target
 from styler.vgg.model import Features
 
 STYLE_WEIGHTS = {"relu1_1": 256.0, "relu2_1": 64.0, "relu3_1": 16.0, "relu4_1": 4.0, "relu5_1": 1.0}
@@ -53,12 +54,10 @@ def fit_size(image: Tensor, long_side: int, *, upwards: bool = True) -> Tensor:
 def build_objective(features: Features, content: Tensor, style: Tensor) -> Objective:
     """Build J for a content of the picture's size and a style, both (1, 3, H, W)."""
     with torch.no_grad():
-        statistics = {
-            layer: losses.compute_moments(maps) for layer, maps in features(style).items() if layer in STYLE_WEIGHTS
-        }
+        statistics = {layer: compute_moments(maps) for layer, maps in features(style).items() if layer in STYLE_WEIGHTS}
         targets = Targets(
             {layer: features(content)[layer] for layer in CONTENT_WEIGHTS},
-            {layer: losses.prepare_wasserstein_target(statistics[layer]) for layer in STYLE_WEIGHTS},
+            {layer: prepare_wasserstein_target(statistics[layer]) for layer in STYLE_WEIGHTS},
         )
     total = sum(STYLE_WEIGHTS.values())
     shares = {layer: weight / total for layer, weight in STYLE_WEIGHTS.items()}

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from styler.engine.losses import chroma
+from styler.objective.losses import chroma
 
 TILE = 128
 """Side of the tiles of `blocks`, in pixels."""

@@ -27,8 +27,8 @@ from torch import Tensor
 
 from styler import Options, Painter, images, library
 from styler.engine import targets
-from styler.engine.objective import Targets
 from styler.engine.result import Progress, Result
+from styler.objective.terms import Targets
 from styler.vgg import arch
 from styler.vgg.model import Features
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from styler import images
 from styler.batch import manifest
 from styler.cli import batch, batch_report, files, main
-from styler.engine import targets
 from styler.engine.painter import Painter
+from styler.engine.styles import StyleCache
 from styler.errors import UsageError
 from styler.options import Options
 
@@ -79,20 +79,20 @@ def test_style_statistics_are_computed_once_per_scale_for_all_photos(
 ) -> None:
     loaded: list[Options] = []
     computed: list[object] = []
-    real = targets.StyleCache.get_moments
+    real = StyleCache.get_moments
 
     def of(options: Options, _weights: object) -> Painter:
         loaded.append(options)
         return painter
 
-    def statistics(self: targets.StyleCache, *args: Any, **kwargs: Any) -> Any:
+    def statistics(self: StyleCache, *args: Any, **kwargs: Any) -> Any:
         before = len(self._moments)
         result = real(self, *args, **kwargs)
         computed.extend([args[2]] * (len(self._moments) - before))
         return result
 
     monkeypatch.setattr(Painter, "of", of)
-    monkeypatch.setattr(targets.StyleCache, "get_moments", statistics)
+    monkeypatch.setattr(StyleCache, "get_moments", statistics)
     assert main(["batch", "photos", "art", "-r", "-o", "out", "-q", "--size", "128", "--iterations", "2"]) == 0
     assert len(loaded) == 1
     assert computed == [(64, 48), (64, 48)], "one scale, two styles, whatever the number of photos"

@@ -19,8 +19,8 @@ from PIL import Image
 from styler import environment, images, library, schedule
 from styler.batch import sheets
 from styler.cli import main
-from styler.engine.objective import Objective
 from styler.engine.painter import Painter, Preview
+from styler.objective.terms import Objective
 from styler.options import Options
 
 Capture = pytest.CaptureFixture[str]

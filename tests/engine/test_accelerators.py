@@ -19,11 +19,11 @@ from styler import schedule
 from styler.engine import run as run_module
 from styler.engine import targets
 from styler.engine.device import PRECISIONS, prepare_torch
-from styler.engine.matching import Matching
-from styler.engine.objective import Objective
 from styler.engine.painter import Painter
 from styler.engine.run import Run
 from styler.engine.sources import Input, load_content, load_styles
+from styler.objective.matching import Matching
+from styler.objective.terms import Objective
 from styler.options import Options
 from styler.vgg.weights import SLIM
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from styler.engine.painter import Painter
 from styler.engine.sources import SourceImage, load_source
-from styler.engine.targets import StyleCache
+from styler.engine.styles import StyleCache
 from styler.options import Options
 from styler.vgg.model import Features
 

@@ -14,10 +14,10 @@ from torch import Tensor
 from styler import schedule
 from styler.engine import budget
 from styler.engine.budget import Budget, Clock
-from styler.engine.objective import Objective
 from styler.engine.painter import Painter
 from styler.engine.result import Result
 from styler.errors import OptionError
+from styler.objective.terms import Objective
 from styler.options import Options
 from styler.schedule import Scale, Schedule
 

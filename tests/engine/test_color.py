@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from styler.engine.color import VARIANCE_FLOOR, blend_colors, measure_colors, transfer_colors
-from styler.engine.losses import chroma, coarse_chroma
+from styler.objective.losses import chroma, coarse_chroma
 
 Picture = Callable[..., Tensor]
 

@@ -256,7 +256,7 @@ def test_nothing_stays_changed_between_two_steps() -> None:
             assert read_settings() == before
     steps = isolate_steps(work(), CUDA, 1)
     next(steps)
-    steps.close()  # type: ignore[attr-defined]
+    steps.close()
     expected = {**NEEDED, "threads": 1, "cudnn": (False, True)}
     assert inside == [expected] * 3 + [{}, expected, {}]
 

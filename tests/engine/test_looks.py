@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from styler.engine import targets
-from styler.engine.losses import Moments
-from styler.engine.objective import Objective, Targets
 from styler.engine.painter import Painter
 from styler.engine.sources import SourceImage
-from styler.engine.targets import StyleCache
+from styler.engine.styles import StyleCache, prepare_blend
+from styler.objective.moments import Moments
+from styler.objective.terms import Objective, Targets
 from styler.options import Options
 from styler.vgg.model import Features
 from styler.vgg.weights import Weights
@@ -32,7 +32,7 @@ def build(tiny: Weights) -> Callable[..., Objective]:
     def made(options: Options, content: Tensor, style: Tensor, precision: torch.dtype = torch.float32) -> Objective:
         features = Features(tiny, targets.resolve_layers(options, "tiny"), options.pooling, precision)
         sources = SourceImage.of(content), [SourceImage.of(style)]
-        blend, size = targets.prepare_blend(*sources, options), (content.shape[-1], content.shape[-2])
+        blend, size = prepare_blend(*sources, options), (content.shape[-1], content.shape[-2])
         goal: Targets = targets.compute_targets(features, sources[0], blend, size, options, StyleCache())
         return Objective(features, goal, targets.compute_term_weights(options, "tiny"))
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from torch import Tensor
 
-from styler.engine import device, targets
+from styler.engine import device, styles, targets
 from styler.engine.device import (
     FIXED_BYTES,
     USABLE_SHARE,
@@ -16,8 +16,8 @@ from styler.engine.device import (
     find_largest_side,
     plan_memory,
 )
-from styler.engine.matching import CODE_LENGTH
 from styler.errors import OutOfMemory
+from styler.objective.candidates import CODE_LENGTH
 from styler.options import Options
 from styler.vgg.model import Features
 from styler.vgg.weights import Weights
@@ -88,7 +88,8 @@ def test_the_analysis_of_the_style_counts(features: Features) -> None:
 
 def test_an_untiled_pass_would_have_counted(features: Features, monkeypatch: pytest.MonkeyPatch) -> None:
     tiled = estimate(features, stroke_size=4)
-    monkeypatch.setattr(targets, "TILE_SIDE", 10_000)
+    for module in (styles, device):
+        monkeypatch.setattr(module, "TILE_SIDE", 10_000)
     assert estimate(features, stroke_size=4) > tiled + 2e9
 
 
@@ -97,7 +98,8 @@ def test_matched_features_count(features: Features, monkeypatch: pytest.MonkeyPa
 
     Maps and principal components are in float32 here, the styles' maps and all columns in float16.
     """
-    monkeypatch.setattr(targets, "compute_style_size", lambda size, *_: size)
+    for module in (styles, targets, device):
+        monkeypatch.setattr(module, "compute_style_size", lambda size, *_: size)
     views, plain = 4 * 900 * 700, estimate(features)
     column = 2 * 896 + 4 * CODE_LENGTH
     picture = 4 * 3 * 56 * 800_000 + 2 * 2 * 896 * 800_000 / 16 + (4 + 4 + 2) * 32 * 800_000
@@ -203,7 +205,8 @@ def test_a_picture_that_cannot_fit_is_an_error_that_names_the_largest_size(
 def test_a_smaller_stroke_size_is_named_where_it_helps(monkeypatch: pytest.MonkeyPatch, features: Features) -> None:
     usable = 1.01 * estimate(features, stroke_size=2)
     free(monkeypatch, usable / USABLE_SHARE)
-    monkeypatch.setattr(targets, "TILE_SIDE", 10_000)
+    for module in (styles, device):
+        monkeypatch.setattr(module, "TILE_SIDE", 10_000)
     free(monkeypatch, 1.01 * estimate(features, stroke_size=2) / USABLE_SHARE)
     with pytest.raises(OutOfMemory, match=r"or --stroke-size 2, or give") as caught:
         plan(features, stroke_size=4)

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from styler.engine import optimizers
-from styler.engine.objective import Objective
 from styler.engine.optimizers import IterationLimit, OptimizerStep
+from styler.objective.terms import Objective
 
 Optimizer = Callable[[Objective, Tensor, IterationLimit], Iterator[OptimizerStep]]
 Losses = dict[str, Tensor]

@@ -20,11 +20,11 @@ import styler
 from styler import images, provenance, schedule
 from styler.engine import device, optimizers, targets
 from styler.engine.color import measure_colors, transfer_colors
-from styler.engine.losses import coarse_chroma
-from styler.engine.objective import Objective
 from styler.engine.painter import Painter
 from styler.engine.result import Progress, Result
 from styler.errors import DeviceError, ImageError, OptionError, OutOfMemory, OutputError, UsageError
+from styler.objective.losses import coarse_chroma
+from styler.objective.terms import Objective
 from styler.options import Options
 from styler.resample import resize
 from styler.vgg import registry

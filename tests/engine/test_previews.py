@@ -13,12 +13,12 @@ from torch import Tensor
 
 from styler import provenance, schedule
 from styler.engine import run
-from styler.engine.objective import Objective
 from styler.engine.painter import Painter, Preview
 from styler.engine.result import Result
 from styler.engine.run import PaintedScale, ScaleCache
 from styler.engine.sources import Input
 from styler.errors import ImageError, StylerError
+from styler.objective.terms import Objective
 from styler.options import Options, list_options
 
 Array = NDArray[Any]

@@ -20,10 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from styler.engine import targets
 from styler.engine.device import prepare_torch
 from styler.engine.painter import Painter, stylize
-from styler.engine.targets import StyleCache
+from styler.engine.styles import MAX_CACHE_BYTES, StyleCache
 from styler.errors import DeviceError, UsageError
 from styler.options import Options
 from styler.vgg import registry
@@ -286,7 +285,7 @@ def test_memory_does_not_grow_with_what_was_painted(
     use_tiny: None, content: Array, style: Array, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every painting has another order of layers, pooling, stroke size or style."""
-    monkeypatch.setattr(targets, "MAX_CACHE_BYTES", 10_000)
+    monkeypatch.setattr("styler.engine.styles.MAX_CACHE_BYTES", 10_000)
     painter, orders = Painter(device="cpu"), itertools.permutations(("relu1_1", "relu2_1", "relu3_1", "relu4_1"))
     amounts, others = [], {id(each): weakref.ref(each) for each in list_tensors()}
     for number, layers in enumerate(orders):
@@ -328,5 +327,5 @@ def test_a_painter_keeps_few_backbones(tiny: Weights, monkeypatch: pytest.Monkey
 
 
 def test_the_cache_of_styles_has_a_bound_below_that_of_a_server() -> None:
-    assert targets.MAX_CACHE_BYTES <= 24_000_000
+    assert MAX_CACHE_BYTES <= 24_000_000
     assert StyleCache().bytes == 0

@@ -7,13 +7,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from styler.engine import losses, targets
+from styler.engine import targets
 from styler.engine.color import measure_colors, transfer_colors
-from styler.engine.losses import Moments, WassersteinTarget, coarse_chroma
-from styler.engine.objective import Targets
 from styler.engine.sources import SourceImage
-from styler.engine.targets import StyleCache
+from styler.engine.styles import (
+    MIN_ROUGHNESS,
+    StyleCache,
+    analyze_style,
+    compute_margin,
+    compute_style_size,
+    measure_roughness,
+    prepare_blend,
+)
 from styler.errors import OptionError
+from styler.objective.losses import coarse_chroma, total_variation
+from styler.objective.moments import Moments, compute_moments
+from styler.objective.terms import Targets
+from styler.objective.wasserstein import WassersteinTarget, has_few_positions
 from styler.options import Options
 from styler.resample import Downsample, resize
 from styler.vgg.model import Features
@@ -61,7 +71,7 @@ def compute(
     options: Options,
     cache: StyleCache,
 ) -> Targets:
-    blend = targets.prepare_blend(content, styles, options)
+    blend = prepare_blend(content, styles, options)
     return targets.compute_targets(features, content, blend, size, options, cache)
 
 
@@ -208,11 +218,11 @@ def test_roughness_is_the_root_of_the_total_variation_of_the_style(features: Fea
             (styles, GRAM.replace(style_weights=(1.0, 3.0))),
         )
     )
-    assert one == pytest.approx(float(losses.total_variation(styles[0])) ** 0.5)
+    assert one == pytest.approx(float(total_variation(styles[0])) ** 0.5)
     assert 0 < other < one
     assert both == pytest.approx((one + 3 * other) / 4)
     flat = source(torch.full((1, 3, 48, 48), 0.5))
-    assert targets.measure_roughness(flat, (48, 48)) == targets.MIN_ROUGHNESS
+    assert measure_roughness(flat, (48, 48)) == MIN_ROUGHNESS
 
 
 def test_content_targets_are_features_of_the_content(features: Features, picture: Picture) -> None:
@@ -229,7 +239,7 @@ def test_style_targets_are_statistics_of_the_style(features: Features, picture: 
     assert list(actual.style) == list(Options().style_layers)
     for layer, maps in features(style).items():
         if layer in actual.style:
-            torch.testing.assert_close(gram(actual, layer).second, losses.compute_moments(maps).second)
+            torch.testing.assert_close(gram(actual, layer).second, compute_moments(maps).second)
 
 
 def test_the_wasserstein_distance_has_prepared_targets(features: Features, picture: Picture) -> None:
@@ -245,7 +255,7 @@ def test_a_root_is_prepared_only_for_layers_that_use_it(features: Features, pict
         layer for layer, target in actual.items() if isinstance(target, WassersteinTarget) and not target.root.numel()
     }
     assert missing == {
-        layer for layer, maps in features(content.image).items() if layer in actual and losses.has_few_positions(maps)
+        layer for layer, maps in features(content.image).items() if layer in actual and has_few_positions(maps)
     }
     assert 0 < len(missing) < len(actual)
 
@@ -253,7 +263,7 @@ def test_a_root_is_prepared_only_for_layers_that_use_it(features: Features, pict
 def test_below_strength_50_the_statistics_of_content_and_style_are_mixed(features: Features, picture: Picture) -> None:
     content, style = picture(48, 48, 1), picture(48, 48, 2)
     actual = compute(features, source(content), [source(style)], (48, 48), GRAM.replace(strength=20), StyleCache())
-    ours, theirs = (losses.compute_moments(features(image)["relu3_1"]).second for image in (content, style))
+    ours, theirs = (compute_moments(features(image)["relu3_1"]).second for image in (content, style))
     share = targets.style_mix(20)
     assert 0.2 < share < 0.8
     torch.testing.assert_close(gram(actual, "relu3_1").second, (1 - share) * ours + share * theirs)
@@ -268,7 +278,7 @@ def test_several_styles_are_blended_by_their_weights(
     actual = compute(
         features, source(picture(48, 48, 1)), [source(style) for style in styles], (48, 48), options, StyleCache()
     )
-    first, second = (losses.compute_moments(features(style)["relu2_1"]).second for style in styles)
+    first, second = (compute_moments(features(style)["relu2_1"]).second for style in styles)
     torch.testing.assert_close(gram(actual, "relu2_1").second, share * first + (1 - share) * second)
 
 
@@ -289,7 +299,7 @@ def test_several_styles_are_blended_by_their_weights(
 def test_the_size_at_which_a_style_is_analyzed(
     height: int, width: int, long_side: int, stroke_size: float, expected: tuple[int, int]
 ) -> None:
-    assert targets.compute_style_size((width, height), long_side, stroke_size, 16) == expected
+    assert compute_style_size((width, height), long_side, stroke_size, 16) == expected
 
 
 def test_stroke_size_changes_the_size_at_which_a_style_is_analyzed(
@@ -327,7 +337,7 @@ def test_the_cache_drops_the_least_recently_used(
 ) -> None:
     cache, styles = StyleCache(), [source(picture(16, 16, seed)) for seed in range(3)]
     cache.get_moments(features, styles[0], (16, 16), None)
-    monkeypatch.setattr(targets, "MAX_CACHE_BYTES", 2 * cache.bytes)
+    monkeypatch.setattr("styler.engine.styles.MAX_CACHE_BYTES", 2 * cache.bytes)
     passes.clear()
     cache = StyleCache()
     for index in (0, 1, 0, 2, 0):
@@ -341,7 +351,7 @@ def test_the_cache_is_bounded_by_its_bytes(
     features: Features, picture: Picture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache, style = StyleCache(), source(picture(16, 16))
-    monkeypatch.setattr(targets, "MAX_CACHE_BYTES", 10_000)
+    monkeypatch.setattr("styler.engine.styles.MAX_CACHE_BYTES", 10_000)
     for side in range(16, 80, 2):
         cache.get_moments(features.select(features.layers[side % 3 :]), style, (side, side), None)
         assert cache.bytes <= 10_000
@@ -359,30 +369,26 @@ def test_a_large_style_is_analyzed_in_tiles_with_the_same_result(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     features, image = Features(tiny, tiny.layers, pooling).double(), picture(size[1], size[0], 2).double()
-    whole = targets.analyze_style(features, image)
+    whole = analyze_style(features, image)
     assert passes == [size]
-    monkeypatch.setattr(targets, "TILE_SIDE", 32)
+    monkeypatch.setattr("styler.engine.styles.TILE_SIDE", 32)
 
     def differ() -> float:
         """Return the largest relative difference of the statistics from those of the whole image."""
-        tiled = targets.analyze_style(features, image)
+        tiled = analyze_style(features, image)
         pairs = [pair for layer in features.layers for pair in zip(tiled[layer], whole[layer], strict=True)]
         return max(float((ours - theirs).abs().max() / theirs.abs().max()) for ours, theirs in pairs)
 
     assert differ() < 1e-10
-    assert max(map(max, passes[1:])) <= 32 + 2 * targets.compute_margin(features) < max(size)
-    monkeypatch.setattr(targets, "compute_margin", lambda _features: 16)
+    assert max(map(max, passes[1:])) <= 32 + 2 * compute_margin(features) < max(size)
+    monkeypatch.setattr("styler.engine.styles.compute_margin", lambda _features: 16)
     assert differ() > 1e-4  # the zeros around each tile count
 
 
 def test_the_margin_of_a_tile_is_half_the_receptive_field(tiny: Weights) -> None:
     features = Features(tiny, tiny.layers)
     assert features.convs[-1].receptive_field == 122
-    assert [targets.compute_margin(features.select(layers)) for layers in (tiny.layers, ["relu1_1"], [])] == [
-        64,
-        16,
-        16,
-    ]
+    assert [compute_margin(features.select(layers)) for layers in (tiny.layers, ["relu1_1"], [])] == [64, 16, 16]
 
 
 def test_an_interrupted_computation_is_not_cached(features: Features, picture: Picture) -> None:
@@ -411,7 +417,7 @@ def test_keep_color_recolors_the_style_and_targets_the_chroma_of_the_content(
     whole = compute(features, source(content), [source(style)], (64, 48), GRAM.replace(keep_color=1), StyleCache())
     assert whole.color is not None
     torch.testing.assert_close(whole.color, coarse_chroma(content))
-    expected = losses.compute_moments(features(transfer_colors(style, measure_colors(content), 0.5))["relu1_1"]).second
+    expected = compute_moments(features(transfer_colors(style, measure_colors(content), 0.5))["relu1_1"]).second
     torch.testing.assert_close(gram(actual, "relu1_1").second, expected)
 
 

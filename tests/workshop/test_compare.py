@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from styler.engine.objective import Objective
 from styler.errors import NothingMatched, OptionError, WeightsError
+from styler.objective.terms import Objective
 from styler.options import Options
 from styler.vgg import conventions, registry
 from styler.vgg.weights import Weights

@@ -14,13 +14,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from styler import library, schedule
-from styler.engine import matching, targets
-from styler.engine.losses import cosine_distance, normalize_features
-from styler.engine.matching import Candidates, Matching, MatchingPlan
-from styler.engine.objective import STROKES, Objective
+from styler.engine import targets
 from styler.engine.painter import Painter
 from styler.engine.result import Progress
 from styler.engine.sources import SourceImage, load_content, load_styles
+from styler.engine.styles import StyleCache, prepare_blend
+from styler.objective import matching
+from styler.objective.candidates import Candidates, compute_columns, gather_features, prepare_candidates
+from styler.objective.losses import cosine_distance, normalize_features
+from styler.objective.matching import (
+    COHERENCE,
+    LEAST_DETAIL,
+    MUCH_DETAIL,
+    NEIGHBORS,
+    Matching,
+    MatchingPlan,
+    choose_styles,
+    continue_matches,
+    find_matches,
+    gather_targets,
+    link_matches,
+    measure_detail,
+)
+from styler.objective.terms import STROKES, Objective
 from styler.options import Options
 from styler.resample import cut_view, resize
 from styler.vgg import registry
@@ -53,14 +69,14 @@ def real(vgg16: Weights) -> tuple[Maps, Candidates]:
     image = resize(style.image, 192, 152)
     views = [features(torch.rot90(image, turn, (-2, -1))) for turn in range(4)]
     content = features(resize(photo, 192, 192))
-    return content, matching.prepare_candidates([views], content, BASE, 10**6)
+    return content, prepare_candidates([views], content, BASE, 10**6)
 
 
 @pytest.fixture
 def found(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Record the number of queries whenever matches are found."""
     counts: list[int] = []
-    find = matching.find_matches
+    find = find_matches
 
     def counted(queries: Tensor, *given: Any) -> Tensor:
         counts.append(len(queries))
@@ -96,7 +112,7 @@ def compare(queries: Tensor, candidates: Candidates) -> Tensor:
 
 def prepare(styles: Iterable[Sequence[Maps]]) -> Candidates:
     views = [*styles]
-    return matching.prepare_candidates(views, views[0][0], BASE, 10**6)
+    return prepare_candidates(views, views[0][0], BASE, 10**6)
 
 
 def match(
@@ -107,8 +123,8 @@ def match(
 
 def link(columns: Tensor, candidates: Candidates, height: int, width: int) -> Tensor:
     """Return the linked matches on the grid of the base layer."""
-    matches = matching.find_matches(columns, candidates).view(height, width)
-    return matching.link_matches(columns, matches, candidates)
+    matches = find_matches(columns, candidates).view(height, width)
+    return link_matches(columns, matches, candidates)
 
 
 def read_sizes(maps: Maps) -> dict[str, tuple[int, int]]:
@@ -120,9 +136,9 @@ def read_sizes(maps: Maps) -> dict[str, tuple[int, int]]:
 
 def test_a_picture_matches_itself(analyze: Analyze, picture: Picture) -> None:
     maps = analyze(picture(64, 88))
-    columns, own = matching.compute_columns(maps, BASE), match(maps, [[maps]])
+    columns, own = compute_columns(maps, BASE), match(maps, [[maps]])
     assert columns.shape == (16 * 22, 6 + 6 + 8)
-    matches = matching.find_matches(columns, own.candidates)
+    matches = find_matches(columns, own.candidates)
     assert float((matches == torch.arange(len(columns))).float().mean()) > 0.95, "but for places that look alike"
     torch.testing.assert_close(columns[matches], columns, rtol=0, atol=0.15)
     distances = own.compute_distances(maps)
@@ -135,20 +151,20 @@ def test_a_picture_matches_itself(analyze: Analyze, picture: Picture) -> None:
 
 def test_columns_are_centered_and_all_layers_count_equally(analyze: Analyze, picture: Picture) -> None:
     maps = analyze(picture(64, 88))
-    parts = torch.split(matching.compute_columns(maps, BASE).float(), [6, 6, 8], dim=1)
+    parts = torch.split(compute_columns(maps, BASE).float(), [6, 6, 8], dim=1)
     for part in parts:
         torch.testing.assert_close(part.mean(dim=0), torch.zeros(part.shape[1]), rtol=0, atol=1e-4)
         assert float(part.square().sum(dim=1).mean()) == pytest.approx(1, abs=1e-3)
-    louder = matching.compute_columns({**maps, FINE: 100 * maps[FINE]}, BASE).float()
+    louder = compute_columns({**maps, FINE: 100 * maps[FINE]}, BASE).float()
     torch.testing.assert_close(louder, torch.cat(parts, dim=1), rtol=0, atol=2e-3)
 
 
 def test_the_match_is_that_of_brute_force(analyze: Analyze, picture: Picture) -> None:
     """All principal components of a small network are used, so that only rounding is left."""
     content, styles = analyze(picture(64, 88, 1)), [[analyze(turn(picture(72, 64, 2), turns)) for turns in range(4)]]
-    queries, candidates = matching.compute_columns(content, BASE), prepare(styles)
+    queries, candidates = compute_columns(content, BASE), prepare(styles)
     cosines = compare(queries, candidates)
-    actual = matching.find_matches(queries, candidates)
+    actual = find_matches(queries, candidates)
     best, chosen = cosines.max(dim=1).values, cosines.gather(1, actual[:, None])[:, 0]
     torch.testing.assert_close(chosen, best, rtol=0, atol=1e-6)
     assert len({*actual.tolist()}) > 50
@@ -156,9 +172,9 @@ def test_the_match_is_that_of_brute_force(analyze: Analyze, picture: Picture) ->
 
 def test_most_matches_of_a_real_picture_are_those_of_brute_force(real: tuple[Maps, Candidates]) -> None:
     content, candidates = real
-    queries = matching.compute_columns(content, BASE)
+    queries = compute_columns(content, BASE)
     cosines = compare(queries, candidates)
-    actual, best = matching.find_matches(queries, candidates), cosines.max(dim=1)
+    actual, best = find_matches(queries, candidates), cosines.max(dim=1)
     lost = best.values - cosines.gather(1, actual[:, None])[:, 0]
     assert float((actual == best.indices).float().mean()) >= 0.95
     assert float(lost.max()) < 0.05
@@ -169,15 +185,15 @@ def test_most_matches_of_a_real_picture_are_those_of_brute_force(real: tuple[Map
 def test_half_precision_matches_as_well(analyze: Analyze, picture: Picture, dtype: torch.dtype) -> None:
     content, style = analyze(picture(64, 88, 1)), analyze(picture(72, 64, 2))
     half = {layer: maps.to(dtype) for layer, maps in style.items()}
-    queries, candidates = matching.compute_columns(content, BASE), prepare([[style]])
+    queries, candidates = compute_columns(content, BASE), prepare([[style]])
     cosines = compare(queries, candidates)
     rounded = prepare([[half]])
     assert rounded.codes[0].dtype == dtype
-    actual = matching.find_matches(queries, rounded)
+    actual = find_matches(queries, rounded)
     lost = cosines.max(dim=1).values - cosines.gather(1, actual[:, None])[:, 0]
     assert float(lost.max()) < 0.02
-    rows = matching.gather_features(FINE, (32, 44), actual.view(16, 22), rounded)
-    whole = matching.gather_features(FINE, (32, 44), actual.view(16, 22), prepare([[style]]))
+    rows = gather_features(FINE, (32, 44), actual.view(16, 22), rounded)
+    whole = gather_features(FINE, (32, 44), actual.view(16, 22), prepare([[style]]))
     torch.testing.assert_close(rows, whole, rtol=0.01, atol=1e-3)
     targets_of_half = match({layer: maps.to(dtype) for layer, maps in content.items()}, [[half]])
     targets_of_half.compute_distances(content)
@@ -186,10 +202,10 @@ def test_half_precision_matches_as_well(analyze: Analyze, picture: Picture, dtyp
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch, real: tuple[Maps, Candidates]) -> None:
     content, candidates = real
-    queries = matching.compute_columns(content, BASE)
-    whole = matching.find_matches(queries, candidates)
+    queries = compute_columns(content, BASE)
+    whole = find_matches(queries, candidates)
     monkeypatch.setattr(matching, "MAX_SCORES", 100 * len(candidates.columns))
-    assert torch.equal(matching.find_matches(queries, candidates), whole)
+    assert torch.equal(find_matches(queries, candidates), whole)
 
 
 @pytest.mark.parametrize("turns", range(4))
@@ -217,19 +233,19 @@ def test_matching_stops_between_chunks(monkeypatch: pytest.MonkeyPatch, analyze:
 
     maps = analyze(picture(64, 64))
     monkeypatch.setattr(matching, "MAX_SCORES", 16 * 256)
-    columns, candidates = matching.compute_columns(maps, BASE), prepare([[maps]])
+    columns, candidates = compute_columns(maps, BASE), prepare([[maps]])
     with pytest.raises(Stopped):
-        matching.find_matches(columns, candidates, None, check)
+        find_matches(columns, candidates, None, check)
     assert len(calls) == 3
     calls.clear()
     with pytest.raises(Stopped):
-        matching.link_matches(columns, torch.arange(256).view(16, 16), candidates, check)
+        link_matches(columns, torch.arange(256).view(16, 16), candidates, check)
     assert len(calls) == 3
 
 
 def test_candidates_are_limited_for_each_style_alike(analyze: Analyze, picture: Picture) -> None:
     large, small = analyze(picture(64, 128, 1)), analyze(picture(64, 64, 2))
-    few = matching.prepare_candidates([[large, large], [small]], small, BASE, 300)
+    few = prepare_candidates([[large, large], [small]], small, BASE, 300)
     assert sum(few.counts) <= 300
     assert few.counts[0] == pytest.approx(4 * few.counts[1], abs=4)
     assert len(few.columns) == len(few.places) == sum(few.counts)
@@ -247,12 +263,12 @@ def test_candidates_are_limited_for_each_style_alike(analyze: Analyze, picture: 
 @pytest.mark.parametrize("limit", [10**6, 200])
 def test_a_match_is_continued_within_its_view(analyze: Analyze, picture: Picture, limit: int) -> None:
     views = [analyze(turn(picture(64, 88, 2), turns)) for turns in range(2)]
-    candidates = matching.prepare_candidates([views], views[0], BASE, limit)
-    found = matching.find_matches(matching.compute_columns(analyze(picture(72, 64, 1)), BASE), candidates).view(18, 16)
+    candidates = prepare_candidates([views], views[0], BASE, limit)
+    found = find_matches(compute_columns(analyze(picture(72, 64, 1)), BASE), candidates).view(18, 16)
     by_place = {tuple(place): index for index, place in enumerate(candidates.places.tolist())}
     known = 0
-    for down, across in matching.NEIGHBORS:
-        continued = matching.continue_matches(found, candidates, down, across)
+    for down, across in NEIGHBORS:
+        continued = continue_matches(found, candidates, down, across)
         for row, column in itertools.product(range(18), range(16)):
             above, left, expected = row - down, column - across, -1
             if 0 <= above < 18 and 0 <= left < 16:
@@ -265,20 +281,20 @@ def test_a_match_is_continued_within_its_view(analyze: Analyze, picture: Picture
 
 def count_links(matches: Tensor, candidates: Candidates) -> int:
     """Count the pairs of neighbors of which one continues the other's match."""
-    pairs = (matching.continue_matches(matches, candidates, *step) == matches for step in matching.NEIGHBORS)
+    pairs = (continue_matches(matches, candidates, *step) == matches for step in NEIGHBORS)
     return sum(int(each.sum()) for each in pairs) // 2
 
 
 def test_linking_gives_more_neighbors_one_piece_at_little_cost(real: tuple[Maps, Candidates]) -> None:
     content, candidates = real
-    queries = matching.compute_columns(content, BASE)
-    before = matching.find_matches(queries, candidates).view(48, 48)
-    after = matching.link_matches(queries, before, candidates)
+    queries = compute_columns(content, BASE)
+    before = find_matches(queries, candidates).view(48, 48)
+    after = link_matches(queries, before, candidates)
     cosines = compare(queries, candidates)
     similar = [float(cosines.gather(1, each.view(-1, 1)).sum()) for each in (before, after)]
     links = [count_links(each, candidates) for each in (before, after)]
     assert links[1] > 1.5 * links[0]
-    assert similar[1] + matching.COHERENCE * links[1] > similar[0] + matching.COHERENCE * links[0]
+    assert similar[1] + COHERENCE * links[1] > similar[0] + COHERENCE * links[0]
     assert similar[1] > 0.97 * similar[0]
 
 
@@ -288,16 +304,16 @@ def test_a_piece_of_the_style_is_found_whole_despite_noise(real: tuple[Maps, Can
     itself = torch.arange(height * width).view(height, width)
     columns = candidates.columns[: height * width].float()
     queries = columns + 0.2 * torch.randn(columns.shape, generator=torch.Generator().manual_seed(1))
-    alone = matching.find_matches(queries, candidates).view(height, width)
-    linked = matching.link_matches(queries, alone, candidates)
+    alone = find_matches(queries, candidates).view(height, width)
+    linked = link_matches(queries, alone, candidates)
     assert int((linked != itself).sum()) < 0.5 * int((alone != itself).sum())
 
 
 def test_linked_matches_keep_their_style(analyze: Analyze, picture: Picture) -> None:
     content, one, two = (analyze(picture(64, 88, seed)) for seed in (1, 2, 3))
-    queries, candidates = matching.compute_columns(content, BASE), prepare([[one], [two]])
-    before = matching.find_matches(queries, candidates, torch.tensor([0.2, 0.8])).view(16, 22)
-    after = matching.link_matches(queries, before, candidates)
+    queries, candidates = compute_columns(content, BASE), prepare([[one], [two]])
+    before = find_matches(queries, candidates, torch.tensor([0.2, 0.8])).view(16, 22)
+    after = link_matches(queries, before, candidates)
     first = candidates.counts[0]
     assert not torch.equal(before, after)
     assert torch.equal(before < first, after < first)
@@ -306,12 +322,12 @@ def test_linked_matches_keep_their_style(analyze: Analyze, picture: Picture) -> 
 def test_targets_are_means_of_overlapping_pieces(analyze: Analyze, picture: Picture) -> None:
     content, style = analyze(picture(64, 88, 1)), analyze(picture(64, 64, 2))
     candidates = prepare([[style]])
-    matches = link(matching.compute_columns(content, BASE), candidates, 16, 22)
-    target = matching.gather_targets({BASE: (16, 22)}, matches, candidates)[BASE]
+    matches = link(compute_columns(content, BASE), candidates, 16, 22)
+    target = gather_targets({BASE: (16, 22)}, matches, candidates)[BASE]
     for row, column in itertools.product(range(16), range(22)):
         own = candidates.places[matches[row, column]].tolist()
         places = [own]
-        for down, across in matching.NEIGHBORS:
+        for down, across in NEIGHBORS:
             above, left = row - down, column - across
             place = own
             if 0 <= above < 16 and 0 <= left < 22:
@@ -331,7 +347,7 @@ def test_every_style_gets_its_share_where_it_fits_best(shares: tuple[float, ...]
     generator = torch.Generator().manual_seed(1)
     cosines = 0.5 + 0.3 * torch.rand((2000, len(shares)), generator=generator)
     cosines[:, 0] += advantage
-    chosen = matching.choose_styles(cosines, torch.tensor(shares))
+    chosen = choose_styles(cosines, torch.tensor(shares))
     for style, share in enumerate(shares):
         assert float((chosen == style).float().mean()) == pytest.approx(share, abs=0.02)
     lead = cosines[:, 0] - cosines[:, 1]
@@ -350,7 +366,7 @@ def test_weights_of_styles_are_shares_of_the_matches(
     monkeypatch: pytest.MonkeyPatch, painter: Painter, pixels: Pixels
 ) -> None:
     kept: list[tuple[Tensor, tuple[int, ...]]] = []
-    find = matching.find_matches
+    find = find_matches
 
     def noted(queries: Tensor, candidates: Candidates, *given: Any) -> Tensor:
         matches = find(queries, candidates, *given)
@@ -378,13 +394,13 @@ def test_targets_refer_to_the_matched_places(analyze: Analyze, picture: Picture,
     candidates = prepare([[maps]])
     for layer in LAYERS:
         size = (maps[layer].shape[-2], maps[layer].shape[-1])
-        assert matching.gather_features(layer, size, below, candidates).shape == maps[layer].shape
+        assert gather_features(layer, size, below, candidates).shape == maps[layer].shape
     inside = (slice(None), slice(None), slice(0, 2 * (rows - 1)), slice(0, 2 * columns))
-    fine = matching.gather_features(FINE, (maps[FINE].shape[-2], maps[FINE].shape[-1]), below, candidates)
+    fine = gather_features(FINE, (maps[FINE].shape[-2], maps[FINE].shape[-1]), below, candidates)
     assert torch.equal(fine[inside], maps[FINE][:, :, 2 : 2 * rows, : 2 * columns].half())
-    base = matching.gather_features(BASE, (rows, columns), below, candidates)
+    base = gather_features(BASE, (rows, columns), below, candidates)
     assert torch.equal(base[:, :, :-1], maps[BASE][:, :, 1:].half())
-    coarse = matching.gather_features(COARSE, (maps[COARSE].shape[-2], maps[COARSE].shape[-1]), below, candidates)
+    coarse = gather_features(COARSE, (maps[COARSE].shape[-2], maps[COARSE].shape[-1]), below, candidates)
     means = (maps[COARSE][:, :, :-1] + maps[COARSE][:, :, 1:]) / 2  # one of two matched rows is in the next cell
     torch.testing.assert_close(coarse[:, :, : means.shape[2] - 1].float(), means[:, :, :-1], rtol=2e-3, atol=1e-3)
 
@@ -395,7 +411,7 @@ def test_the_border_of_an_odd_size_has_features_of_the_nearest_place(analyze: An
     assert maps[FINE].shape[-2:] == (27, 35)
     assert maps[BASE].shape[-2:] == (13, 17)
     matches = torch.arange(13 * 17).view(13, 17)
-    target = matching.gather_features(FINE, (27, 35), matches, prepare([[maps]]))
+    target = gather_features(FINE, (27, 35), matches, prepare([[maps]]))
     assert torch.equal(target, maps[FINE].half())
 
 
@@ -443,8 +459,8 @@ def test_below_full_strength_targets_lie_between_content_and_style(
 ) -> None:
     content, style = analyze(picture(64, 88, 1)), analyze(picture(64, 64, 2))
     full = prepare([[style]])
-    matches = link(matching.compute_columns(content, BASE), full, 16, 22)
-    style_maps = matching.gather_targets(read_sizes(content), matches, full)
+    matches = link(compute_columns(content, BASE), full, 16, 22)
+    style_maps = gather_targets(read_sizes(content), matches, full)
     mixed = match(content, [[style]], dataclasses.replace(PLAN, style_mix=mix))
     distances = mixed.compute_distances(content)
     for layer in LAYERS:
@@ -457,8 +473,8 @@ def test_detail_is_the_length_in_terms_of_the_usual_one() -> None:
     columns = torch.nn.functional.normalize(torch.randn((400, 20), generator=torch.Generator().manual_seed(1)))
     lengths = torch.tensor([0.1, 0.5, 1.0, 2.0]).repeat(100)[:, None]
     usual = ((0.1**2 + 0.5**2 + 1 + 4) / 4) ** 0.5
-    torch.testing.assert_close(matching.measure_detail((columns * lengths).half()), lengths / usual, rtol=2e-3, atol=0)
-    assert not matching.measure_detail(torch.zeros((4, 20))).any()
+    torch.testing.assert_close(measure_detail((columns * lengths).half()), lengths / usual, rtol=2e-3, atol=0)
+    assert not measure_detail(torch.zeros((4, 20))).any()
 
 
 @pytest.mark.parametrize("held", [0.5, 1.0])
@@ -467,7 +483,7 @@ def test_the_query_and_the_target_hold_to_the_content_where_it_has_detail(
 ) -> None:
     content, image, style = (analyze(picture(64, 88, seed)) for seed in (1, 2, 3))
     queries: list[Tensor] = []
-    find = matching.find_matches
+    find = find_matches
 
     def noted(query: Tensor, *given: Any) -> Tensor:
         queries.append(query.float())
@@ -476,14 +492,14 @@ def test_the_query_and_the_target_hold_to_the_content_where_it_has_detail(
     monkeypatch.setattr(matching, "find_matches", noted)
     own = match(content, [[style]], dataclasses.replace(PLAN, held=held))
     own.compute_distances(image)
-    ours, theirs = (matching.compute_columns(maps, BASE).float() for maps in (content, image))
-    detail = matching.measure_detail(ours)[:, 0]
+    ours, theirs = (compute_columns(maps, BASE).float() for maps in (content, image))
+    detail = measure_detail(ours)[:, 0]
     shares = ((queries[0] - theirs) * (ours - theirs)).sum(dim=1) / (ours - theirs).square().sum(dim=1)
-    torch.testing.assert_close(shares, 0.5 ** (1 / detail.clamp(min=matching.LEAST_DETAIL).square()), rtol=0, atol=5e-3)
+    torch.testing.assert_close(shares, 0.5 ** (1 / detail.clamp(min=LEAST_DETAIL).square()), rtol=0, atol=5e-3)
     matches = link(queries[0].half(), own.candidates, 16, 22)
-    full = matching.gather_targets({BASE: (16, 22)}, matches, own.candidates)[BASE]
+    full = gather_targets({BASE: (16, 22)}, matches, own.candidates)[BASE]
     assert float(detail.max()) > 1.5
-    mix = (matching.MUCH_DETAIL / detail).clamp(max=1).view(1, 1, 16, 22) ** held
+    mix = (MUCH_DETAIL / detail).clamp(max=1).view(1, 1, 16, 22) ** held
     torch.testing.assert_close(own._targets[BASE], normalize_features(torch.lerp(content[BASE], full, mix)))
 
 
@@ -495,8 +511,8 @@ def test_the_query_mixes_the_content_with_the_image(analyze: Analyze, picture: P
         own.compute_distances(image)
         by_share[share] = own._targets[BASE]
     for share, maps in ((0.0, image), (1.0, content)):
-        matches = link(matching.compute_columns(maps, BASE), prepare([[style]]), 16, 22)
-        expected = matching.gather_targets({BASE: (16, 22)}, matches, prepare([[style]]))[BASE]
+        matches = link(compute_columns(maps, BASE), prepare([[style]]), 16, 22)
+        expected = gather_targets({BASE: (16, 22)}, matches, prepare([[style]]))[BASE]
         torch.testing.assert_close(by_share[share], normalize_features(expected))
     assert len({float(each.sum()) for each in by_share.values()}) == 3
 
@@ -594,7 +610,7 @@ def test_finer_scales_have_strokes(
 def test_stopping_while_matching_keeps_the_picture(
     monkeypatch: pytest.MonkeyPatch, painter: Painter, pixels: Pixels
 ) -> None:
-    stop, find = threading.Event(), matching.find_matches
+    stop, find = threading.Event(), find_matches
     calls: list[None] = []
 
     def stopping(*given: Any) -> Tensor:
@@ -627,7 +643,6 @@ def test_kept_colors_are_those_of_the_candidates(
     monkeypatch: pytest.MonkeyPatch, tiny: Weights, painter: Painter, pixels: Pixels
 ) -> None:
     seen: list[Sequence[Sequence[Maps]]] = []
-    prepare_candidates = matching.prepare_candidates
 
     def noted(styles: Sequence[Sequence[Maps]], *given: Any) -> Candidates:
         seen.append(styles)
@@ -637,7 +652,7 @@ def test_kept_colors_are_those_of_the_candidates(
     options = PAINT.replace(keep_color=1.0, iterations=1)
     paint(painter, pixels, options)
     content, styles = load_content(pixels(64, 64, 1)), load_styles(pixels(64, 64, 2))
-    (recolored,) = targets.prepare_blend(content, styles, options).recolored
+    (recolored,) = prepare_blend(content, styles, options).recolored
     network = painter.features(options).select(LAYERS)
     assert len(seen) == 1
     assert len(seen[0][0]) == 4
@@ -718,8 +733,8 @@ def test_the_candidates_have_the_stroke_size(tiny: Weights, picture: Picture) ->
     options = PAINT.replace(stroke_size=0.5)
     network = Features(tiny, targets.resolve_layers(options, "tiny"), "average")
     content, styles = SourceImage.of(picture(64, 64, 1)), [SourceImage.of(picture(64, 64, 2))]
-    blend = targets.prepare_blend(content, styles, options)
-    actual = targets.compute_targets(network, content, blend, (64, 64), options, targets.StyleCache())
+    blend = prepare_blend(content, styles, options)
+    actual = targets.compute_targets(network, content, blend, (64, 64), options, StyleCache())
     for stroke_size, count in ((0.5, 4 * 8 * 8), (1.0, 4 * 16 * 16), (2.0, 4 * 16 * 16)):
         own = options.replace(stroke_size=stroke_size)
         prepared = targets.prepare_matching(PLAN, network, actual, blend, 64, own)

@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from styler.engine import losses, targets
-from styler.engine.losses import chroma, coarse_chroma
-from styler.engine.objective import HalfSizeCopy, Objective, Targets, TermWeights
+from styler.engine import targets
 from styler.engine.sources import SourceImage
-from styler.engine.targets import StyleCache
+from styler.engine.styles import StyleCache, prepare_blend
+from styler.objective.losses import chroma, coarse_chroma, content_loss, total_variation
+from styler.objective.moments import Moments, compute_moments, gram_distance
+from styler.objective.terms import HalfSizeCopy, Objective, Targets, TermWeights
 from styler.options import Options
 from styler.resample import Downsample
 from styler.vgg.model import Features
@@ -30,7 +31,7 @@ def make(tiny: Weights, picture: Picture) -> Make:
     def made(size: int, options: Options, precision: torch.dtype = torch.float32, **settings: Any) -> Objective:
         layers = targets.resolve_layers(options, "tiny")
         content, style = SourceImage.of(picture(size, size, 1)), SourceImage.of(picture(size, size, 2))
-        blend = targets.prepare_blend(content, [style], options)
+        blend = prepare_blend(content, [style], options)
         goal = targets.compute_targets(
             Features(tiny, layers, options.pooling), content, blend, (size, size), options, StyleCache()
         )
@@ -71,13 +72,13 @@ def test_a_term_is_the_loss_times_the_weight(make: Make, picture: Picture) -> No
     actual = objective.features(image)
     terms = objective.terms(image)
     weights, goal = objective.weights, objective.targets
-    content = losses.content_loss(actual["relu4_2"], goal.content["relu4_2"])
+    content = content_loss(actual["relu4_2"], goal.content["relu4_2"])
     torch.testing.assert_close(terms["content relu4_2"], weights.content["relu4_2"] * goal.content_scale * content)
     style = goal.style["relu3_1"]
-    assert isinstance(style, losses.Moments)
-    distance = losses.gram_distance(losses.compute_moments(actual["relu3_1"]), style)
+    assert isinstance(style, Moments)
+    distance = gram_distance(compute_moments(actual["relu3_1"]), style)
     torch.testing.assert_close(terms["style relu3_1"], weights.style["relu3_1"] * distance)
-    grain = losses.total_variation(image) + weights.chroma_smoothness * losses.total_variation(chroma(image))
+    grain = total_variation(image) + weights.chroma_smoothness * total_variation(chroma(image))
     assert weights.chroma_smoothness > 0
     torch.testing.assert_close(terms["total variation"], weights.smoothness / goal.roughness * grain)
 
@@ -96,7 +97,7 @@ def test_an_image_equal_to_content_and_style_has_loss_0(
     options = Options(distance=distance, smoothness=0.0, strength=50)
     features = Features(tiny, (*options.content_layers, *options.style_layers), options.pooling)
     source, other = SourceImage.of(picture(64, 64, 1)), picture(64, 64, 2)
-    blend = targets.prepare_blend(source, [source], options)
+    blend = prepare_blend(source, [source], options)
     goal = targets.compute_targets(features, source, blend, (64, 64), options, StyleCache())
     objective = Objective(features, goal, targets.compute_term_weights(options, "tiny"))
     assert abs(float(objective.gradient(source.image)[0]["total"])) <= tolerance

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from styler.engine import losses
-from styler.engine.losses import Moments, WassersteinTarget, chroma, coarse_chroma
-from styler.engine.matching import Matching
+from styler.objective import losses, wasserstein
+from styler.objective.losses import chroma, coarse_chroma
+from styler.objective.matching import Matching
+from styler.objective.moments import Moments, compute_moments, gram_distance
+from styler.objective.wasserstein import WassersteinTarget
 from styler.resample import Downsample
 from styler.vgg.model import Check, Features
 
@@ -146,7 +148,7 @@ class Objective:
 
     def _compute_style_distance(self, features: Tensor, target: StyleTarget) -> Tensor:
         if isinstance(target, Moments):
-            return losses.gram_distance(losses.compute_moments(features), target)
-        if losses.has_few_positions(features):
-            return losses.wasserstein_distance_of_few_positions(features, target, newton_schulz=self.newton_schulz)
-        return losses.wasserstein_distance(losses.compute_moments(features), target, newton_schulz=self.newton_schulz)
+            return gram_distance(compute_moments(features), target)
+        if wasserstein.has_few_positions(features):
+            return wasserstein.wasserstein_distance_of_few_positions(features, target, newton_schulz=self.newton_schulz)
+        return wasserstein.wasserstein_distance(compute_moments(features), target, newton_schulz=self.newton_schulz)

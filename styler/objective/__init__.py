@@ -1,0 +1,1 @@
+"""What is minimized: statistics of style, losses, matched features, and the objective that adds them up."""

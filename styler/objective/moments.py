@@ -1,0 +1,128 @@
+"""The statistics of a layer, its mean μ (C,) and its second moment S (C, C), from which style distances are computed.
+
+Features are (1, C, H, W), as `styler.vgg` computes them. Statistics and losses are in float32, whatever the precision
+of the features, or in float64 if the features are float64; gradients are in the features' own precision.
+
+Knows tensors only: no network, no options, no files.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+HALF = (torch.float16, torch.bfloat16)
+_aten: Any = torch.ops.aten
+COVARIANCE_FLOOR = 1e-4
+"""Added to the diagonal of covariances: the derivative of the square root is infinite at 0."""
+
+
+class Moments(NamedTuple):
+    """The statistics of one layer, which describe style."""
+
+    mean: Tensor
+    """μ, (C,)."""
+    second: Tensor
+    """S = F Fᵀ / N, (C, C), over the N positions."""
+
+    def compute_covariance(self) -> Tensor:
+        """Return Σ = S − μ μᵀ plus a small multiple of the identity, (C, C)."""
+        floor = COVARIANCE_FLOOR * torch.eye(len(self.mean), dtype=self.mean.dtype, device=self.mean.device)
+        return self.second - torch.outer(self.mean, self.mean) + floor
+
+
+class _MomentsFunction(torch.autograd.Function):
+    """Mean and second moment with one matrix product forward and one backward.
+
+    Autograd on F Fᵀ would need two products backward. dL/dF = (gS + gSᵀ) F / N + gμ / N, in the features' own dtype.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, features: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(features)
+        count = features.shape[-2] * features.shape[-1]
+        mean = features.mean(dim=(0, 2, 3), dtype=choose_dtype(features))
+        return mean, _sum_products(features) / count  # (C,), (C, C)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> Tensor:
+        g_mean, g_second = gradients
+        (features,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        count = features.shape[-2] * features.shape[-1]
+        own = features if features.dtype is not torch.float16 else features.float()  # in which small slopes vanish
+        shift, slope = ((part / count).to(own) for part in (g_mean, g_second + g_second.T))
+        if _has_fast_convolutions(own):
+            return F.conv2d(own, slope[:, :, None, None], shift).to(features)  # (1, C, H, W)
+        rows = torch.addmm(shift, flatten_positions(own), slope)  # (N, C)
+        return rows.view(1, *features.shape[-2:], -1).permute(0, 3, 1, 2).to(features)
+
+
+def compute_moments(features: Tensor) -> Moments:
+    """Return the mean and second moment of a layer (1, C, H, W) over all positions, at least in float32."""
+    return Moments(*_MomentsFunction.apply(features))
+
+
+def _sum_products(features: Tensor) -> Tensor:
+    """Return F Fᵀ (C, C) of a layer (1, C, H, W), summed over all positions at least in float32."""
+    rows = flatten_positions(features)  # (N, C)
+    if features.device.type == "cuda" and features.dtype in HALF and hasattr(_aten.mm, "dtype"):
+        return torch.mm(rows.T, rows, out_dtype=torch.float32)
+    if _has_fast_convolutions(features) and features.dtype is torch.bfloat16:
+        # The sums are in float32, but the result is rounded: what the rounding left is the result of a second product.
+        rounded = rows.T @ rows
+        return rounded.float() - torch.addmm(rounded, rows.T, rows, alpha=-1).float()
+    if _has_fast_convolutions(features):
+        kernel = features.new_empty((features.shape[1], features.shape[1], 1, 1))
+        only_kernel = [False, True, False]
+        products: Tensor = _aten.convolution_backward(
+            features, features, kernel, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, only_kernel
+        )[1]
+        return products[:, :, 0, 0]
+    rows = widen(rows)
+    return rows.T @ rows
+
+
+def _has_fast_convolutions(features: Tensor) -> bool:
+    """Return whether products of channels are faster as 1×1 convolutions and their gradients."""
+    if features.device.type != "cpu" or not torch._C._has_mkldnn:
+        return False
+    return features.dtype is torch.float32 or (
+        features.dtype is torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    )
+
+
+def flatten_positions(features: Tensor) -> Tensor:
+    """Return the channels of every position, (N, C); a view if the features are channels-last."""
+    return features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
+
+
+def choose_dtype(features: Tensor) -> torch.dtype:
+    """Return the dtype of the statistics and losses of features."""
+    return torch.float64 if features.dtype is torch.float64 else torch.float32
+
+
+def widen(features: Tensor) -> Tensor:
+    """Convert half precision to float32."""
+    return features.to(choose_dtype(features))
+
+
+def blend_moments(statistics: list[Moments], weights: list[float]) -> Moments:
+    """Return the weighted means of μ and of S: the statistics of all images' positions pooled."""
+    total = sum(weights)
+    mean = sum((w / total) * s.mean for s, w in zip(statistics, weights, strict=True))
+    second = sum((w / total) * s.second for s, w in zip(statistics, weights, strict=True))
+    assert isinstance(mean, Tensor)
+    assert isinstance(second, Tensor)
+    return Moments(mean, second)
+
+
+def gram_distance(ours: Moments, target: Moments) -> Tensor:
+    """Return a quarter of the mean squared difference of the Gram matrices, ().
+
+    Source: L. Gatys, A. Ecker and M. Bethge, "A Neural Algorithm of Artistic Style", 2015, equations 3 and 4: with
+    G = M S for M positions and N channels, 1 / (4 N² M²) Σ (G − A)² equals this. Dividing each Gram matrix by its own M
+    allows style and image to differ in size.
+    """
+    return (ours.second - target.second).square().mean() / 4
