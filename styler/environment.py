@@ -28,6 +28,9 @@ ENVIRONMENT_SETTINGS = {
     # Sleeping at once can make it 50% slower where waking up is slow, so they spin briefly.
     "OMP_WAIT_POLICY": "PASSIVE",
     "GOMP_SPINCOUNT": "1500",
+    # Compiled kernels for one shape of picture take 20 MB; by default those for about seven shapes are kept. An
+    # iteration needs some hundred of them.
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",
     # The fixed buffers that NVIDIA's library of matrix products needs to be deterministic.
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
 }
@@ -49,7 +52,8 @@ def prepare_process() -> None:
     policy = os.environ.setdefault("OMP_WAIT_POLICY", ENVIRONMENT_SETTINGS["OMP_WAIT_POLICY"])
     if policy == ENVIRONMENT_SETTINGS["OMP_WAIT_POLICY"]:  # the spin count would override another policy
         os.environ.setdefault("GOMP_SPINCOUNT", ENVIRONMENT_SETTINGS["GOMP_SPINCOUNT"])
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ENVIRONMENT_SETTINGS["CUBLAS_WORKSPACE_CONFIG"])
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "CUBLAS_WORKSPACE_CONFIG"):
+        os.environ.setdefault(name, ENVIRONMENT_SETTINGS[name])
     os.environ.setdefault("PATH", os.defpath)  # a service may have none, but packages look for programs in it
     _set_malloc_options({"MALLOC_ARENA_MAX": 1})  # the heaps of threads are too small for the largest feature maps
 

@@ -69,13 +69,17 @@ def test_a_users_own_spin_count_is_respected(monkeypatch: pytest.MonkeyPatch) ->
     assert os.environ["GOMP_SPINCOUNT"] == "7"
 
 
-def test_matrix_products_on_cuda_are_asked_to_be_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+@pytest.mark.parametrize(
+    ("name", "value"), [("CUBLAS_WORKSPACE_CONFIG", ":4096:8"), ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")]
+)
+def test_libraries_are_configured_unless_the_user_did(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """Matrix products on CUDA are deterministic, and compiled kernels take little memory."""
+    monkeypatch.delenv(name, raising=False)
     environment.prepare_process()
-    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    assert os.environ[name] == value
+    monkeypatch.setenv(name, "own")
     environment.prepare_process()
-    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+    assert os.environ[name] == "own"
 
 
 @pytest.fixture

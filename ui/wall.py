@@ -29,6 +29,8 @@ from ui.studio import Studio
 
 COLORS_SIDE = 32
 """Long side, in pixels, of the copies whose colors are compared."""
+MAX_SAMPLES = 512
+"""Rows or columns of a large photo from which these copies are made."""
 IGNORED_OPTIONS = ("size", "preset", "time", "patience", "iterations", "taper", "sketch", "first_size", "multiscale")
 """Options that do not change a preview."""
 PREVIEW_TEXT = "A small preview of {}. Paint turns it into a whole picture."
@@ -110,7 +112,8 @@ def sort_by_colors(photo: Picture, styles: Sequence[Upload]) -> list[Upload]:
 
     A painting that is not a bundled one comes before all of those.
     """
-    colors = _measure_colors(Image.fromarray(images.to_uint8(photo.pixels)))
+    step = max(1, max(photo.width, photo.height) // MAX_SAMPLES)
+    colors = _measure_colors(Image.fromarray(images.to_uint8(photo.pixels[::step, ::step])))
     bundled = _list_bundled()
 
     def measure_distance(style: Upload) -> float:

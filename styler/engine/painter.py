@@ -217,8 +217,11 @@ class Painter:
         def paint(style: SourceImage) -> Result | None:
             return self._paint_preview(photo, style, small, scales, halt)
 
-        for index, result in map_side_by_side(paint, iterate_styles(styles), workers, halt):
-            yield Preview(index, result)
+        try:
+            for index, result in map_side_by_side(paint, iterate_styles(styles), workers, halt):
+                yield Preview(index, result)
+        finally:
+            keep_freed_memory(self.device, keep=False)
 
     def _paint_preview(
         self, photo: SourceImage, style: SourceImage, small: Options, scales: Schedule, stop: threading.Event

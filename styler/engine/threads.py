@@ -27,7 +27,8 @@ def map_side_by_side(
 ) -> Generator[tuple[int, _Done]]:
     """Do work for items in several threads, and yield the index and the result of each as soon as it is finished.
 
-    Each item is taken only when a thread is free for it. The first error ends all work, and so does closing this.
+    Each item is taken only when a thread is free for it. The first error ends all work, and so does closing this. Nothing is
+    yielded once `halt` is set.
 
     Args:
         work: returns the result of an item, or None to end; must end soon after `halt` is set.
@@ -64,7 +65,7 @@ def map_side_by_side(
                 raise ended
             if ended is None:
                 workers -= 1
-            else:
+            elif not halt.is_set():
                 yield ended
     finally:
         halt.set()
