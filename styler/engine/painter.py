@@ -27,6 +27,7 @@ from styler.engine.sources import Input, Inputs, SourceImage, iterate_styles, lo
 from styler.engine.styles import StatsStore, StyleCache, prepare_blend, trim_styles
 from styler.options import INIT_CHOICES, Options
 from styler.provenance import FILE_VALUE
+from styler.regions.areas import Areas
 from styler.schedule import Replay, Schedule
 from styler.vgg import registry
 from styler.vgg.model import Features
@@ -104,7 +105,7 @@ class Painter:
         if schedule.can_sketch(options):
             self.features(options, sketch=True)
 
-    def features(self, options: Options, *, sketch: bool = False) -> Features:
+    def features(self, options: Options, *, sketch: bool = False, is_protected: bool = False) -> Features:
         """Return the network with the layers that the options need, loading it if necessary.
 
         All selections of layers share the kernels of one network for each backbone, which has the pooling of the
@@ -113,6 +114,7 @@ class Painter:
         Args:
             options: backbone, pooling and layers are read.
             sketch: return the slim network that replaces the backbone in a sketch.
+            is_protected: whether parts of the photo are protected.
 
         Raises:
             StylerError: the backbone cannot be loaded, or lacks one of the layers or the pooling.
@@ -120,7 +122,7 @@ class Painter:
         backbone = SLIM if sketch else options.backbone
         with prepare_torch(self.device, options.threads):
             weights = self._load_weights(backbone)
-            layers = targets.resolve_layers(options, weights.network)
+            layers = targets.resolve_layers(options, weights.network, is_protected=is_protected)
             network = self._networks.get(backbone)
             if network is None or network.pooling != options.pooling:
                 self._networks.pop(backbone, None)
@@ -146,6 +148,7 @@ class Painter:
         stop: threading.Event | None = None,
         replay: Replay | None = None,
         start: Input | None = None,
+        areas: Areas | None = None,
     ) -> Iterator[Progress]:
         """Paint, reporting after every iteration; the last report carries the `Result`.
 
@@ -160,13 +163,14 @@ class Painter:
             replay: an executed schedule (`Result.replay`) to use in place of the one that the options give; that of a
                 stopped painting is repeated as far as it went.
             start: the picture to start from, in place of what `options.init` names.
+            areas: where each painting is used and the photo is protected; None to paint all of it in the same way.
 
         Raises:
             StylerError: a picture cannot be read, a setting is invalid, or memory is insufficient; if possible, before
                 the first iteration.
         """
         options = options or Options()
-        steps = self._paint(content, styles, options, stop or threading.Event(), replay, start)
+        steps = self._paint(content, styles, options, stop or threading.Event(), replay, start, areas)
         yield from isolate_steps(steps, self.device, options.threads)
 
     def stylize(
@@ -177,16 +181,22 @@ class Painter:
         stop: threading.Event | None = None,
         replay: Replay | None = None,
         start: Input | None = None,
+        areas: Areas | None = None,
     ) -> Result:
         """Paint as `stream` does and return the result."""
         result = None
-        for progress in self.stream(content, styles, options, stop, replay, start):
+        for progress in self.stream(content, styles, options, stop, replay, start, areas):
             result = progress.result
         assert result is not None
         return result
 
     def previews(
-        self, content: Input, styles: Inputs, options: Options | None = None, stop: threading.Event | None = None
+        self,
+        content: Input,
+        styles: Inputs,
+        options: Options | None = None,
+        stop: threading.Event | None = None,
+        areas: Areas | None = None,
     ) -> Iterator[Preview]:
         """Paint a small trial picture of every style, one after another, and yield each as soon as it is finished.
 
@@ -199,16 +209,17 @@ class Painter:
             styles: the paintings, each on its own.
             options: of the painting that is previewed; `size`, `preset` and `style_weights` do not matter.
             stop: checked between convolutions; once it is set, nothing more is yielded.
+            areas: of a painting with one style, whose protection the previews show.
 
         Raises:
             StylerError: a picture cannot be read, a setting is invalid, or memory is insufficient.
         """
         options = options or Options()
-        steps = self._paint_previews(content, styles, options, stop or threading.Event())
+        steps = self._paint_previews(content, styles, options, stop or threading.Event(), areas)
         yield from isolate_steps(steps, self.device, options.threads)
 
     def _paint_previews(
-        self, content: Input, styles: Inputs, options: Options, stop: threading.Event
+        self, content: Input, styles: Inputs, options: Options, stop: threading.Event, areas: Areas | None
     ) -> Generator[Preview]:
         check_device(options, self.device, self.precision)
         photo = load_content(content)
@@ -218,7 +229,7 @@ class Painter:
         for index, style in enumerate(iterate_styles(styles)):
             if stop.is_set():
                 return
-            run = self._prepare_run(photo, [style], small, stop, scales, None, is_preview=True)
+            run = self._prepare_run(photo, [style], small, stop, scales, None, areas, is_preview=True)
             result = None
             for progress in run.paint():
                 result = progress.result
@@ -234,13 +245,15 @@ class Painter:
         stop: threading.Event,
         replay: Replay | None,
         start: Input | None,
+        areas: Areas | None,
     ) -> Generator[Progress]:
         """Prepare a run and paint it."""
         try:
             check_device(options, self.device, self.precision)
             photo, paintings = load_content(content), load_styles(styles)
             scales = self._plan_scales(photo, options, replay)
-            run = self._prepare_run(photo, paintings, options, stop, scales, start, has_budget=replay is None)
+            has_budget = replay is None
+            run = self._prepare_run(photo, paintings, options, stop, scales, start, areas, has_budget=has_budget)
             yield from run.paint()
         finally:
             keep_freed_memory(self.device, keep=False)
@@ -262,12 +275,16 @@ class Painter:
         stop: threading.Event,
         scales: Schedule,
         start: Input | None,
+        areas: Areas | None = None,
         *,
         has_budget: bool = False,
         is_preview: bool = False,
     ) -> Run:
         styles = trim_styles(styles, options)
-        features = self.features(options)
+        is_protected = areas is not None and areas.protection is not None
+        features = slim = self.features(options, is_protected=is_protected)
+        if any(scale.sketch for scale in scales):
+            slim = self.features(options, sketch=True, is_protected=is_protected)
         size = schedule.compute_result_size(options, *content.size)
         plan = plan_memory(features, size, [style.size for style in styles], options) if scales else None
         keep_freed_memory(self.device, keep=plan is not None and plan.is_ample)
@@ -284,7 +301,7 @@ class Painter:
             blend=prepare_blend(content, styles, options),
             start=start_source,
             features=features,
-            slim=self.features(options, sketch=True) if any(scale.sketch for scale in scales) else features,
+            slim=slim,
             cache=self._cache,
             scales=self._scales,
             is_preview=is_preview,
@@ -293,6 +310,7 @@ class Painter:
             checkpoint=plan is not None and plan.checkpoint,
             stop=stop,
             clock=clock,
+            areas=areas,
             budget=Budget(options, scales, clock) if has_budget and (options.time or options.patience) else None,
         )
 
