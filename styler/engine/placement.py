@@ -28,6 +28,10 @@ PROTECTION_EXPONENT = 2.0
 """Exponent of the protection in these weights."""
 
 
+RELEASE_EXPONENT = 1.0
+"""Exponent of the protection that matched features keep of the content's."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Placement:
     """The areas of a scale."""
@@ -113,5 +117,5 @@ class Placement:
             tuple(tuple(styles) for styles in chosen),
             tuple(torch.tensor([*styles.values()], dtype=torch.float32, device=device) for styles in chosen),
             allowed.to(device),
-            None if self.protection is None else (1 - self.protection).to(device),
+            None if self.protection is None else (1 - self.protection.pow(RELEASE_EXPONENT)).to(device),
         )

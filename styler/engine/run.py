@@ -187,7 +187,7 @@ class Run:
             self.check()
             first = self._make_first_image(scale) if image is None else self._enlarge(image, scale.size)
             for step in self._iterate(index, first.to(self.features.device)):
-                done, image = done + 1, self._hold_photo(step.best)
+                done, image = done + 1, step.best
                 self.losses, self.best_losses = step.losses, step.best_losses
                 self.clock.advance(scale.cost)
                 self._update_schedule(index, done)
@@ -211,7 +211,7 @@ class Run:
         self.clock.skip(scale.iterations * scale.cost)
         self.executed.append(scale)
         self.scale_seconds.append(0.0)
-        yield self._make_progress(index, scale.iterations, painted.image)
+        yield self._make_progress(index, scale.iterations, self._hold_photo(painted.image))
         return painted.image
 
     def _share_scale(self, key: str, image: Tensor) -> None:
