@@ -16,20 +16,19 @@ from styler.objective.terms import Hold
 from styler.regions.areas import Areas, compute_hold
 from styler.vgg.arch import Conv
 
-STYLE_RELEASE = 0.9
-"""Share of their weight in the statistics of style that fully protected positions lose."""
 LEAST_SHARE = 1e-4
 """Share of the picture below which a region is left out."""
-CONTENT_PROTECTION = 8.0
-"""Weight of the content layers that full protection adds, as a multiple of the content weight."""
-PROTECTED_LAYERS = {"relu2_1": 2.0, "relu3_1": 6.0}
-"""Finer layers whose content counts where the photo is protected, and their weights at full protection."""
-PROTECTION_EXPONENT = 2.0
-"""Exponent of the protection in these weights."""
-
-
-RELEASE_EXPONENT = 1.0
-"""Exponent of the protection that matched features keep of the content's."""
+STYLE_RELEASE, STYLE_EXPONENT = 0.9, 2.0
+"""Share of their weight in the statistics of style that fully protected positions lose; it grows with this power of
+the protection."""
+CONTENT_PROTECTION = 4.0
+"""Weight that full protection adds to the content layers together, as a multiple of the content weight."""
+PROTECTED_LAYERS = {"relu2_1": 0.6, "relu3_1": 2.0}
+"""Finer layers whose content counts where the photo is protected, and their weights at full protection, likewise."""
+CONTENT_EXPONENT = 4.0
+"""Power of the protection with which these weights grow: half of it leaves room for paint, most of it does not."""
+STROKES_EXPONENT = 1.4
+"""Power of the protection that is the share of the content in matched features. Of all, this keeps a face most."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +55,7 @@ class Placement:
         """The weight of every pixel in the statistics of each region, (1, R, H, W)."""
         if self.protection is None:
             return self.regions
-        return self.regions * (1 - STYLE_RELEASE * self.protection)
+        return self.regions * _release_style(self.protection)
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -74,7 +73,7 @@ class Placement:
         radius = EROSION * conv.receptive_field / 2 / conv.stride
         masks = reduce_masks(self.regions, conv.stride, size, radius)
         if self.protection is not None:
-            masks = masks * (1 - STYLE_RELEASE * reduce_masks(self.protection, conv.stride, size))
+            masks = masks * _release_style(reduce_masks(self.protection, conv.stride, size))
         return make_layout(masks[0], device)
 
     def weigh_content(self, conv: Conv, scales: list[Tensor], weight: float, protected: float) -> Tensor:
@@ -92,7 +91,7 @@ class Placement:
         if self.protection is None:
             return (weight * scale).sqrt()
         kept = reduce_masks(self.protection, conv.stride, size).to(scale)
-        return (scale * (weight + protected * kept.pow(PROTECTION_EXPONENT))).sqrt()
+        return (scale * (weight + protected * kept.pow(CONTENT_EXPONENT))).sqrt()
 
     def make_hold(self, image: Tensor) -> Hold | None:
         """Return how far the pixels of the photo (1, 3, H, W) are held; None if none are."""
@@ -117,5 +116,10 @@ class Placement:
             tuple(tuple(styles) for styles in chosen),
             tuple(torch.tensor([*styles.values()], dtype=torch.float32, device=device) for styles in chosen),
             allowed.to(device),
-            None if self.protection is None else (1 - self.protection.pow(RELEASE_EXPONENT)).to(device),
+            None if self.protection is None else (1 - self.protection.pow(STROKES_EXPONENT)).to(device),
         )
+
+
+def _release_style(protection: Tensor) -> Tensor:
+    """Return the weights of pixels or positions in the statistics of style, of the same shape."""
+    return 1 - STYLE_RELEASE * protection.pow(STYLE_EXPONENT)
