@@ -22,16 +22,9 @@ ORDER = (
     *("images", "provenance", "library", "resample", "borders", "detail"),
     *("vgg.arch", "vgg.weights", "vgg.model", "vgg.conventions", "vgg.importers", "vgg.registry"),
     *("save", "regions", "objective"),
-    *("engine.color", "engine.sources", "engine.styles", "engine.targets", "engine.optimizers"),
-    *(
-        "engine.result",
-        "engine.budget",
-        "engine.device",
-        "engine.precision",
-        "engine.threads",
-        "engine.run",
-        "engine.painter",
-    ),
+    *("engine.color", "engine.sources", "engine.styles", "engine.placement", "engine.targets", "engine.optimizers"),
+    *("engine.result", "engine.budget", "engine.device", "engine.precision"),
+    *("engine.threads", "engine.run", "engine.painter"),
     "batch",
     "workshop",
     "cli",
@@ -41,7 +34,7 @@ ORDER = (
 ORDER_WITHIN = {
     "images": ("detect", "exif", "chunks", "decode", "color", "tiff", "encode", "files", "read", "child"),
     "regions": ("areas",),
-    "objective": ("moments", "wasserstein", "losses", "candidates", "matching", "terms"),
+    "objective": ("moments", "wasserstein", "losses", "parts", "candidates", "matching", "terms"),
     "batch": ("discover", "manifest", "plan", "sheets", "report", "stores", "worker", "ray", "runner"),
 }
 """The order of the modules inside the folders that count as one layer."""

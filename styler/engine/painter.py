@@ -28,6 +28,7 @@ from styler.engine.styles import StatsStore, StyleCache, prepare_blend, trim_sty
 from styler.engine.threads import Halt, map_side_by_side
 from styler.options import INIT_CHOICES, Options
 from styler.provenance import FILE_VALUE
+from styler.regions.areas import Areas
 from styler.schedule import Replay, Schedule
 from styler.vgg import registry
 from styler.vgg.model import Features
@@ -105,7 +106,7 @@ class Painter:
         if schedule.can_sketch(options):
             self.features(options, sketch=True)
 
-    def features(self, options: Options, *, sketch: bool = False) -> Features:
+    def features(self, options: Options, *, sketch: bool = False, is_protected: bool = False) -> Features:
         """Return the network with the layers that the options need, loading it if necessary.
 
         All selections of layers share the kernels of one network for each backbone, which has the pooling of the
@@ -114,6 +115,7 @@ class Painter:
         Args:
             options: backbone, pooling and layers are read.
             sketch: return the slim network that replaces the backbone in a sketch.
+            is_protected: whether parts of the photo are protected.
 
         Raises:
             StylerError: the backbone cannot be loaded, or lacks one of the layers or the pooling.
@@ -121,7 +123,7 @@ class Painter:
         backbone = SLIM if sketch else options.backbone
         with prepare_torch(self.device, options.threads):
             weights = self._load_weights(backbone)
-            layers = targets.resolve_layers(options, weights.network)
+            layers = targets.resolve_layers(options, weights.network, is_protected=is_protected)
             network = self._networks.get(backbone)
             if network is None or network.pooling != options.pooling:
                 self._networks.pop(backbone, None)
@@ -147,6 +149,7 @@ class Painter:
         stop: threading.Event | None = None,
         replay: Replay | None = None,
         start: Input | None = None,
+        areas: Areas | None = None,
     ) -> Iterator[Progress]:
         """Paint, reporting after every iteration; the last report carries the `Result`.
 
@@ -161,13 +164,14 @@ class Painter:
             replay: an executed schedule (`Result.replay`) to use in place of the one that the options give; that of a
                 stopped painting is repeated as far as it went.
             start: the picture to start from, in place of what `options.init` names.
+            areas: where each painting is used and the photo is protected; None to paint all of it in the same way.
 
         Raises:
             StylerError: a picture cannot be read, a setting is invalid, or memory is insufficient; if possible, before
                 the first iteration.
         """
         options = options or Options()
-        steps = self._paint(content, styles, options, stop or threading.Event(), replay, start)
+        steps = self._paint(content, styles, options, stop or threading.Event(), replay, start, areas)
         yield from isolate_steps(steps, self.device, options.threads)
 
     def stylize(
@@ -178,16 +182,22 @@ class Painter:
         stop: threading.Event | None = None,
         replay: Replay | None = None,
         start: Input | None = None,
+        areas: Areas | None = None,
     ) -> Result:
         """Paint as `stream` does and return the result."""
         result = None
-        for progress in self.stream(content, styles, options, stop, replay, start):
+        for progress in self.stream(content, styles, options, stop, replay, start, areas):
             result = progress.result
         assert result is not None
         return result
 
     def previews(
-        self, content: Input, styles: Inputs, options: Options | None = None, stop: threading.Event | None = None
+        self,
+        content: Input,
+        styles: Inputs,
+        options: Options | None = None,
+        stop: threading.Event | None = None,
+        areas: Areas | None = None,
     ) -> Generator[Preview]:
         """Paint a small trial picture of every style, and yield each as soon as it is finished.
 
@@ -201,6 +211,7 @@ class Painter:
             styles: the paintings, each on its own.
             options: of the painting that is previewed; `size`, `preset` and `style_weights` do not matter.
             stop: checked between convolutions; once it is set, nothing more is yielded.
+            areas: of a painting with one style, whose protection the previews show.
 
         Raises:
             StylerError: a picture cannot be read, a setting is invalid, or memory is insufficient.
@@ -214,29 +225,20 @@ class Painter:
             scales = schedule.plan_preview(options, *photo.size, min_side)
             workers = torch.get_num_threads() if self.device.type == "cpu" else 1
 
+        def begin(style: SourceImage) -> Generator[Progress]:
+            yield from self._prepare_run(photo, [style], small, halt, scales, None, areas, is_preview=True).paint()
+
         def paint(style: SourceImage) -> Result | None:
-            return self._paint_preview(photo, style, small, scales, halt)
+            result = None
+            for progress in isolate_steps(begin(style), self.device, OPENING_THREADS):
+                result = progress.result
+            return None if result is None or result.stopped else result
 
         try:
             for index, result in map_side_by_side(paint, iterate_styles(styles), workers, halt):
                 yield Preview(index, result)
         finally:
             keep_freed_memory(self.device, keep=False)
-
-    def _paint_preview(
-        self, photo: SourceImage, style: SourceImage, small: Options, scales: Schedule, stop: threading.Event
-    ) -> Result | None:
-        """Paint one preview; return None if it was stopped."""
-        result = None
-        steps = self._paint_alone(photo, style, small, scales, stop)
-        for progress in isolate_steps(steps, self.device, OPENING_THREADS):
-            result = progress.result
-        return None if result is None or result.stopped else result
-
-    def _paint_alone(
-        self, photo: SourceImage, style: SourceImage, small: Options, scales: Schedule, stop: threading.Event
-    ) -> Generator[Progress]:
-        yield from self._prepare_run(photo, [style], small, stop, scales, None, is_preview=True).paint()
 
     def _paint(
         self,
@@ -246,13 +248,15 @@ class Painter:
         stop: threading.Event,
         replay: Replay | None,
         start: Input | None,
+        areas: Areas | None,
     ) -> Generator[Progress]:
         """Prepare a run and paint it."""
         try:
             check_device(options, self.device, self.precision)
             photo, paintings = load_content(content), load_styles(styles)
             scales = self._plan_scales(photo, options, replay)
-            run = self._prepare_run(photo, paintings, options, stop, scales, start, has_budget=replay is None)
+            has_budget = replay is None
+            run = self._prepare_run(photo, paintings, options, stop, scales, start, areas, has_budget=has_budget)
             yield from run.paint()
         finally:
             keep_freed_memory(self.device, keep=False)
@@ -274,12 +278,16 @@ class Painter:
         stop: threading.Event,
         scales: Schedule,
         start: Input | None,
+        areas: Areas | None = None,
         *,
         has_budget: bool = False,
         is_preview: bool = False,
     ) -> Run:
         styles = trim_styles(styles, options, self._cache)
-        features = self.features(options)
+        is_protected = areas is not None and areas.protection is not None
+        features = slim = self.features(options, is_protected=is_protected)
+        if any(scale.sketch for scale in scales):
+            slim = self.features(options, sketch=True, is_protected=is_protected)
         size = schedule.compute_result_size(options, *content.size)
         plan = plan_memory(features, size, [style.size for style in styles], options) if scales else None
         keep_freed_memory(self.device, keep=plan is not None and plan.is_ample)
@@ -296,7 +304,7 @@ class Painter:
             blend=prepare_blend(content, styles, options),
             start=start_source,
             features=features,
-            slim=self.features(options, sketch=True) if any(scale.sketch for scale in scales) else features,
+            slim=slim,
             cache=self._cache,
             scales=self._scales,
             is_preview=is_preview,
@@ -305,6 +313,7 @@ class Painter:
             checkpoint=plan is not None and plan.checkpoint,
             stop=stop,
             clock=clock,
+            areas=areas,
             budget=Budget(options, scales, clock) if has_budget and (options.time or options.patience) else None,
         )
 

@@ -23,12 +23,14 @@ from styler.engine.device import (
     release_memory,
 )
 from styler.engine.optimizers import IterationLimit, OptimizerStep
+from styler.engine.placement import Placement
 from styler.engine.result import Progress, Result, resize_alpha, to_pixels
 from styler.engine.sources import SourceImage
 from styler.engine.styles import Blend, StyleCache, fit_styles
 from styler.errors import DeviceError, OutOfMemory
-from styler.objective.terms import TOTAL, HalfSizeCopy, Objective, Targets
+from styler.objective.terms import TOTAL, HalfSizeCopy, Hold, Objective, Targets
 from styler.options import INIT_CHOICES, Options, list_options
+from styler.regions.areas import Areas
 from styler.resample import Downsample, extract_detail, resize
 from styler.schedule import Scale, Schedule, count_work, follows_sketch
 from styler.vgg.model import Features
@@ -151,6 +153,8 @@ class Run:
     """Whether activations are recomputed in the backward pass."""
     stop: threading.Event
     clock: Clock
+    areas: Areas | None = None
+    """Of the photo; None if all of it is painted in the same way."""
     budget: Budget | None = None
     """Changes the schedule during the run; None without a time budget or early stopping."""
     stopped: bool = field(default=False, init=False)
@@ -158,6 +162,8 @@ class Run:
     scale_seconds: list[float] = field(default_factory=list, init=False)
     targets: dict[tuple[str, tuple[int, int]], Targets] = field(default_factory=dict, init=False)
     """By network and size; half-size copies of larger scales reuse those of smaller scales."""
+    holds: dict[tuple[int, int], Hold | None] = field(default_factory=dict, init=False)
+    """By size; pixels that are shown are held as those that are compared."""
     losses: dict[str, Tensor] = field(default_factory=dict, init=False)
     best_losses: dict[str, Tensor] = field(default_factory=dict, init=False)
     notes: list[str] = field(default_factory=list, init=False)
@@ -173,6 +179,7 @@ class Run:
         final = (
             resize(self.content.image, *self.size) if image is None else self._enlarge(image, self.size, match=False)
         )
+        final = self._hold_photo(final)
         done = self.executed[-1].iterations if self.executed else 0
         yield self._make_progress(max(0, len(self.executed) - 1), done, final, self._make_result(final))
 
@@ -200,7 +207,7 @@ class Run:
                 self.losses, self.best_losses = step.losses, step.best_losses
                 self.clock.advance(scale.cost)
                 self._update_schedule(index, done)
-                yield self._make_progress(index, done, step.image)
+                yield self._make_progress(index, done, self._hold_photo(step.image))
                 if done < self.schedule[index].iterations:
                     self.check()  # after the last iteration of a scale, the next scale checks
         except StopRequested:
@@ -220,7 +227,7 @@ class Run:
         self.clock.skip(scale.iterations * scale.cost)
         self.executed.append(scale)
         self.scale_seconds.append(0.0)
-        yield self._make_progress(index, scale.iterations, painted.image)
+        yield self._make_progress(index, scale.iterations, self._hold_photo(painted.image))
         return painted.image
 
     def _share_scale(self, key: str, image: Tensor) -> None:
@@ -239,7 +246,8 @@ class Run:
         images = [self.content, *self.blend.styles, *([] if options.init == "content" else [self.start])]
         start = options.init if options.init in INIT_CHOICES else ""
         floored = index > 0 and options.sketch > 0
-        parts = ([image.digest for image in images], self.blend.shares, shaping, start, floored, painted)
+        areas = self.areas and self.areas.digest
+        parts = ([image.digest for image in images], self.blend.shares, areas, shaping, start, floored, painted)
         machine = (networks, self.features.precision, str(self.features.device), torch.get_num_threads())
         return repr((*parts, *machine))
 
@@ -252,7 +260,7 @@ class Run:
         strength = self.options.strength
         starts = self.blend.styles if self.options.init == "style" else [self.start]
         images = [start.fit(*scale.size) for start in starts]
-        first = self.blend.average(images) if len(images) > 1 else images[0]
+        first = self._mix_styles(images) if len(images) > 1 else images[0]
         first = first + START_NOISE * targets.style_mix(strength) * noise
         if self.options.init == "content":  # a style or a file that the user chose to start from is kept as it is
             first = torch.lerp(first, 0.5 + 0.25 * noise, RELEASE_NOISE * targets.release_content(strength))
@@ -269,10 +277,40 @@ class Run:
         image = resize(image.cpu(), *size)
         detail = (1 - targets.release_content(strength)) * extract_detail(self.content.image, before, size)
         if match and self.options.sketch:
-            styles = fit_styles(self.blend, max(size), self.options, self.features.min_side)
-            matched = match_detail(image, max(size) / max(before), styles, self.check)
+            matched = self._match_detail(image, max(size) / max(before))
             detail = fill_detail(detail, targets.style_mix(strength) * matched)
         return (image + detail).clamp(0, 1)
+
+    def _mix_styles(self, images: list[Tensor]) -> Tensor:
+        """Return the weighted mean of images (1, 3, H, W), one for each style, in each region that of its styles."""
+        if self.areas is None:
+            return self.blend.average(images)
+        placement = Placement.of(self.areas, self.blend, (images[0].shape[-1], images[0].shape[-2]))
+        parts = [
+            torch.stack([share * images[index] for index, share in styles.items()]).sum(dim=0)
+            for styles in placement.styles
+        ]
+        return placement.compose(parts)
+
+    def _match_detail(self, image: Tensor, ratio: float) -> Tensor:
+        """Return the detail of the styles that an enlarged image (1, 3, H, W) lacks, in each region that of its own."""
+        size = (image.shape[-1], image.shape[-2])
+        styles = fit_styles(self.blend, max(size), self.options, self.features.min_side)
+        if self.areas is None:
+            return match_detail(image, ratio, styles, self.check)
+        placement = Placement.of(self.areas, self.blend, size)
+        chosen = [[(styles[index][0], share) for index, share in own.items()] for own in placement.styles]
+        return placement.compose([match_detail(image, ratio, own, self.check) for own in chosen])
+
+    def _hold_photo(self, image: Tensor) -> Tensor:
+        """Return an image (1, 3, H, W) with the pixels of the photo where these are held."""
+        if self.areas is None or self.areas.protection is None:
+            return image
+        size = (image.shape[-1], image.shape[-2])
+        if size not in self.holds:
+            self.holds[size] = Placement.of(self.areas, self.blend, size).make_hold(self.content.fit(*size).to(image))
+        hold = self.holds[size]
+        return image if hold is None else hold.apply(image)
 
     def _iterate(self, index: int, image: Tensor) -> Iterator[OptimizerStep]:
         """Yield the steps of a scale; if memory runs out once, continue from the best image with checkpointing."""
@@ -322,7 +360,7 @@ class Run:
         key = (features.sha256, size)
         if key not in self.targets:
             self.targets[key] = targets.compute_targets(
-                features, self.content, self.blend, size, options, self.cache, self.check
+                features, self.content, self.blend, size, options, self.cache, self.check, self.areas
             )
         half_size = matching = None
         if scale.half_size_copies:
@@ -332,7 +370,7 @@ class Run:
         plan = targets.plan_matching(options, features.network, self.size, scale)
         if plan and not is_copy:
             prepared = features, self.targets[key], self.blend
-            matching = targets.prepare_matching(plan, *prepared, max(size), options, self.check)
+            matching = targets.prepare_matching(plan, *prepared, max(size), options, self.check, self.areas)
         return Objective(
             features,
             self.targets[key],

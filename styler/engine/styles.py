@@ -19,6 +19,7 @@ from styler.errors import UsageError
 from styler.objective.losses import total_variation
 from styler.objective.moments import Moments, blend_moments, compute_moments
 from styler.options import Options
+from styler.regions.areas import Areas
 from styler.resample import resize
 from styler.vgg import arch
 from styler.vgg.model import Check, Features
@@ -179,6 +180,24 @@ class Blend:
     """With the photo's colors, as far as they are kept; the same images if they are not."""
     shares: tuple[float, ...]
     """The weights, as shares of 1."""
+    indices: tuple[int, ...] = ()
+    """Of these styles among all that were given."""
+
+    def share_regions(self, areas: Areas) -> tuple[dict[int, float], ...]:
+        """Return the shares of each region's styles, with the sum 1, by their index in this blend.
+
+        Raises:
+            UsageError: the styles of a region have no weight.
+        """
+        found = []
+        for number, styles in enumerate(areas.styles):
+            own = {index: self.shares[index] for index, given in enumerate(self.indices) if given in styles}
+            if not own:
+                where = f"region {number}" if number else "the rest of the photo"
+                raise UsageError(f"All styles of {where} have the weight 0; give one of them a positive weight.")
+            total = math.fsum(own.values())
+            found.append({index: share / total for index, share in own.items()})
+        return tuple(found)
 
     def average(self, images: Iterable[Tensor]) -> Tensor:
         """Return the weighted mean of images (1, 3, H, W), one for each style."""
@@ -255,4 +274,5 @@ def prepare_blend(content: SourceImage, styles: Sequence[SourceImage], options: 
     if options.keep_color:
         colors = measure_colors(content.image)
         recolored = tuple(SourceImage.of(transfer_colors(style.image, colors, options.keep_color)) for style in chosen)
-    return Blend(chosen, recolored, tuple(weight / total for _, weight in used))
+    indices = tuple(index for index, weight in enumerate(weights) if weight)
+    return Blend(chosen, recolored, tuple(weight / total for _, weight in used), indices)

@@ -4,20 +4,24 @@ Knows images as tensors and the network; does not know schedules or optimizers.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from styler.engine.color import blend_colors, measure_colors, transfer_colors
+from styler.engine.placement import CONTENT_PROTECTION, PROTECTED_LAYERS, Placement
 from styler.engine.sources import SourceImage
 from styler.engine.styles import Blend, StyleCache, compute_style_size, fit_styles, measure_roughness
 from styler.objective.candidates import prepare_candidates
 from styler.objective.losses import coarse_chroma
 from styler.objective.matching import Matching, MatchingPlan
-from styler.objective.moments import blend_moments, compute_moments
-from styler.objective.terms import StyleTarget, Targets, TermWeights
+from styler.objective.moments import Moments, blend_moments, compute_moments
+from styler.objective.parts import Layout, gather_parts
+from styler.objective.terms import RegionTargets, StyleTarget, Targets, TermWeights
 from styler.objective.wasserstein import has_few_positions, prepare_wasserstein_target
 from styler.options import Options
+from styler.regions.areas import Areas
 from styler.resample import cut_view, resize
 from styler.schedule import Scale, compute_sketch_share
 from styler.vgg import arch
@@ -86,14 +90,25 @@ def resolve_content_layers(options: Options, network: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(arch.canonicalize_layer(layer, network) for layer in options.content_layers))
 
 
-def resolve_layers(options: Options, network: str) -> tuple[str, ...]:
+def resolve_layers(options: Options, network: str, *, is_protected: bool = False) -> tuple[str, ...]:
     """Return the canonical names of all layers that an objective needs: content, style, then matched ones.
+
+    Args:
+        options: layers and brushwork are read.
+        network: its name.
+        is_protected: whether parts of the photo are protected, which needs finer layers of the content.
 
     Raises:
         OptionError: the network has no such layer.
     """
     matched = resolve_matched_layers(options, network)
-    return (*resolve_content_layers(options, network), *resolve_style_layers(options, network), *matched)
+    finer = resolve_protected_layers(network) if is_protected else {}
+    return (*resolve_content_layers(options, network), *resolve_style_layers(options, network), *matched, *finer)
+
+
+def resolve_protected_layers(network: str) -> dict[str, float]:
+    """Return the names of the finer layers that keep what is protected, and their weights at full protection."""
+    return {arch.find_nearest_layer(layer, network): weight for layer, weight in PROTECTED_LAYERS.items()}
 
 
 def resolve_matched_layers(options: Options, network: str) -> dict[str, float]:
@@ -160,44 +175,104 @@ def compute_targets(
     options: Options,
     cache: StyleCache,
     check: Check | None = None,
+    areas: Areas | None = None,
 ) -> Targets:
-    """Return the targets of a scale of `size` (width, height)."""
+    """Return the targets of a scale of `size` (width, height); `areas` are those at the photo's size."""
     image = content.fit(*size).to(features.device)  # (1, 3, H, W)
     with torch.no_grad():
         maps = features(image, check)
     weights, keep = compute_term_weights(options, features.network), options.keep_color
-    styles, shares = blend.recolored, list(blend.shares)
+    styles = blend.recolored
     sizes = [compute_style_size(style.size, max(size), options.stroke_size, features.min_side) for style in styles]
     style_features = features.select(weights.style)
     moments = [
         cache.get_moments(style_features, style, at, check, persist=not keep)  # recolored styles fit this content only
         for style, at in zip(styles, sizes, strict=True)
     ]
-    is_paper = options.distance == PAPER
-    mix = 1.0 if is_paper else style_mix(options.strength)
-    content_scale = torch.zeros((), dtype=torch.float32, device=features.device)
-    style_targets: dict[str, StyleTarget] = {}
-    for layer, weight in weights.style.items():
-        target = blend_moments([statistics[layer] for statistics in moments], shares)
-        mean = maps[layer].mean(dim=(0, 2, 3), dtype=target.mean.dtype)  # (C,)
-        content_scale = content_scale + weight * (mean - target.mean).square().mean()
-        if mix < 1:
-            target = blend_moments([compute_moments(maps[layer]), target], [1 - mix, mix])
-        if options.distance == "wasserstein":
-            few = has_few_positions(maps[layer])
-            style_targets[layer] = prepare_wasserstein_target(target, few_positions=few)
-        else:
-            style_targets[layer] = target
+    placement = None if areas is None else Placement.of(areas, blend, size)
+    layouts = {} if placement is None else _make_layouts(placement, style_features, maps)
+    style_targets, scales = _compute_style_targets(maps, moments, weights, blend, options, placement, layouts)
     roughness = [measure_roughness(style, at) for style, at in zip(styles, sizes, strict=True)]
+    shares = blend.shares if placement is None else placement.share_styles(len(styles))
+    roots = {} if placement is None else _compute_content_roots(features, placement, scales, weights, options)
     return Targets(
-        content={layer: maps[layer] for layer in weights.content},
+        content={layer: maps[layer] for layer in roots or weights.content},
         style=style_targets,
-        color=_compute_color_target(image, content.image, blend, keep) if keep else None,
-        content_scale=1.0 if is_paper else content_scale.clamp(min=MIN_CONTENT_SCALE).sqrt(),
-        is_content_summed=is_paper,
+        color=_compute_color_target(image, content.image, blend, keep, areas) if keep else None,
+        content_scale=scales[0] if placement is None else 1.0,
+        content_roots=roots,
+        is_content_summed=options.distance == PAPER,
         matched={layer: maps[layer] for layer in resolve_matched_layers(options, features.network)},
         roughness=math.fsum(share * each for share, each in zip(shares, roughness, strict=True)),
+        hold=None if placement is None else placement.make_hold(image),
     )
+
+
+def _make_layouts(placement: Placement, features: Features, maps: Mapping[str, Tensor]) -> dict[str, Layout]:
+    """Return the parts of every layer of `features`."""
+    sizes = {layer: (maps[layer].shape[-2], maps[layer].shape[-1]) for layer in features.layers}
+    convs = {conv.layer: conv for conv in features.convs}
+    return {layer: placement.make_layout(convs[layer], size, features.device) for layer, size in sizes.items()}
+
+
+@torch.no_grad()
+def _compute_style_targets(
+    maps: Mapping[str, Tensor],
+    moments: Sequence[Mapping[str, Moments]],
+    weights: TermWeights,
+    blend: Blend,
+    options: Options,
+    placement: Placement | None,
+    layouts: Mapping[str, Layout],
+) -> tuple[dict[str, StyleTarget | RegionTargets], list[Tensor]]:
+    """Return the targets of the style layers, and the scale of the content weights in each region, each ().
+
+    The scale is the distance of the style's mean features from the content's.
+    """
+    shares = [dict(enumerate(blend.shares))] if placement is None else placement.styles
+    scales = [torch.zeros((), dtype=torch.float32, device=next(iter(maps.values())).device) for _ in shares]
+    found: dict[str, StyleTarget | RegionTargets] = {}
+    for layer, weight in weights.style.items():
+        layout, targets = layouts.get(layer), []
+        parts = [maps[layer]] if layout is None else gather_parts(maps[layer], layout)
+        for region, (part, styles) in enumerate(zip(parts, shares, strict=True)):
+            target = blend_moments([moments[index][layer] for index in styles], [*styles.values()])
+            own = compute_moments(part) if layout is None else layout.parts[region].compute_moments(part)
+            scales[region] = scales[region] + weight * (own.mean - target.mean).square().mean()
+            targets.append(_mix_target(target, own, options, is_few=has_few_positions(part)))
+        found[layer] = (
+            targets[0]
+            if placement is None or layout is None
+            else RegionTargets(layout, tuple(targets), placement.shares)
+        )
+    if options.distance == PAPER:
+        return found, [torch.ones_like(scale) for scale in scales]
+    return found, [scale.clamp(min=MIN_CONTENT_SCALE).sqrt() for scale in scales]
+
+
+def _mix_target(style: Moments, content: Moments, options: Options, *, is_few: bool) -> StyleTarget:
+    """Return the target between the statistics of the content and of the style, for a layer of few positions or not."""
+    mix = 1.0 if options.distance == PAPER else style_mix(options.strength)
+    target = blend_moments([content, style], [1 - mix, mix]) if mix < 1 else style
+    return prepare_wasserstein_target(target, few_positions=is_few) if options.distance == "wasserstein" else target
+
+
+def _compute_content_roots(
+    features: Features, placement: Placement, scales: list[Tensor], weights: TermWeights, options: Options
+) -> dict[str, Tensor]:
+    """Return the square roots of the content weights of all positions, those of finer layers if any are protected."""
+    protected = dict.fromkeys(weights.content, CONTENT_PROTECTION / max(1, len(weights.content)))
+    for layer, share in resolve_protected_layers(features.network).items():
+        protected[layer] = protected.get(layer, 0.0) + share
+    if placement.protection is None:
+        protected = dict.fromkeys(weights.content, 0.0)
+    convs = {conv.layer: conv for conv in features.convs}
+    return {
+        layer: placement.weigh_content(
+            convs[layer], scales, weights.content.get(layer, 0.0), options.content_weight * share
+        )
+        for layer, share in protected.items()
+    }
 
 
 def weigh_strokes(brushwork: float, long_side: int, scale_side: int) -> float:
@@ -242,6 +317,7 @@ def prepare_matching(
     long_side: int,
     options: Options,
     check: Check | None = None,
+    areas: Areas | None = None,
 ) -> Matching:
     """Analyze the styles and their rotated copies for the matching of a scale.
 
@@ -253,6 +329,7 @@ def prepare_matching(
         long_side: of the scale, in pixels.
         options: stroke_size is read.
         check: called between convolutions.
+        areas: at the photo's size.
     """
     network, styles = features.select(plan.weights), []
     for style, _ in fit_styles(blend, long_side, options, features.min_side):
@@ -261,10 +338,16 @@ def prepare_matching(
     base = arch.find_nearest_layer(BASE_LAYER, features.network)
     shares = torch.tensor(blend.shares, dtype=torch.float32, device=features.device)
     candidates = prepare_candidates(styles, targets.matched, base, MAX_CANDIDATES)
-    return Matching(plan, candidates, shares, targets.matched, check)
+    regions = None
+    if areas is not None:
+        height, width = targets.matched[base].shape[-2:]
+        regions = Placement.of(areas, blend, (width, height)).match_regions(len(styles), features.device)
+    return Matching(plan, candidates, shares, targets.matched, check, regions)
 
 
-def _compute_color_target(image: Tensor, content: Tensor, blend: Blend, keep: float) -> Tensor:
+def _compute_color_target(
+    image: Tensor, content: Tensor, blend: Blend, keep: float, areas: Areas | None = None
+) -> Tensor:
     """Return the coarse chroma to keep: between the content recolored like the styles (0) and its own (1).
 
     `image` is the content at the size of the scale and `content` at its own size, each (1, 3, H, W).
@@ -272,6 +355,13 @@ def _compute_color_target(image: Tensor, content: Tensor, blend: Blend, keep: fl
     own = coarse_chroma(image)
     if keep == 1:
         return own
-    colors = blend_colors([measure_colors(style.image) for style in blend.styles], blend.shares)
-    recolored = resize(transfer_colors(content, colors, 1.0), image.shape[-1], image.shape[-2])
+    found = [measure_colors(style.image) for style in blend.styles]
+    if areas is None:
+        recolored = transfer_colors(content, blend_colors(found, blend.shares), 1.0)
+    else:
+        recolored = torch.zeros_like(content)
+        for mask, styles in zip(areas.regions[0], blend.share_regions(areas), strict=True):
+            colors = blend_colors([found[index] for index in styles], [*styles.values()])
+            recolored += mask * transfer_colors(content, colors, 1.0)
+    recolored = resize(recolored, image.shape[-1], image.shape[-2])
     return torch.lerp(coarse_chroma(recolored.to(image.device)), own, keep)

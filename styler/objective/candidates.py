@@ -31,21 +31,24 @@ PCA_SAMPLES = 4096
 style alone, twice as many components would be needed: they miss what makes a query more similar to one than another."""
 
 
-def compute_columns(maps: Maps, base: str) -> Tensor:
+def compute_columns(maps: Maps, base: str, places: Tensor | None = None) -> Tensor:
     """Return the centered columns of an image, (N, ΣC), in `STORED_TYPE`.
 
     Every layer is centered by its own mean and divided by its own standard deviation, so that all count equally.
 
     Args:
         maps: the features of all matched layers.
-        base: the layer at whose N positions the columns are.
+        base: the layer at whose positions the columns are.
+        places: the N of these positions that are wanted, (N,); None for all.
     """
     size = (maps[base].shape[-2], maps[base].shape[-1])
     width = sum(each.shape[1] for each in maps.values())
-    columns = torch.empty((size[0] * size[1], width), dtype=STORED_TYPE, device=maps[base].device)
+    count = size[0] * size[1] if places is None else len(places)
+    columns = torch.empty((count, width), dtype=STORED_TYPE, device=maps[base].device)
     parts = torch.split(columns, [each.shape[1] for each in maps.values()], dim=1)
     for part, maps_of_layer in zip(parts, maps.values(), strict=True):
         rows = _flatten(resize_maps(maps_of_layer, size))  # (N, C)
+        rows = rows if places is None else rows.index_select(0, places)
         mean, chunks = rows.mean(dim=0, dtype=torch.float32), torch.split(rows, PROJECTED_ROWS)
         squares = torch.stack([(chunk - mean).square_().sum() for chunk in chunks]).sum()
         scale = 1 / (squares / len(rows)).sqrt().clamp(min=SHORTEST)

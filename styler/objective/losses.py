@@ -24,41 +24,51 @@ CHROMA_CELL = 16
 
 
 class _SquaresFunction(torch.autograd.Function):
-    """Σ (F − P)² at least in float32, with a gradient in the features' own dtype and layout, and no copy in float32."""
+    """Σ w (F − P)² at least in float32, with a gradient in the features' dtype and layout, and no copy in float32."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, features: Tensor, target: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, features: Tensor, target: Tensor, roots: Tensor | None) -> Tensor:
         difference = features - target.to(features)  # (1, C, H, W)
-        ctx.save_for_backward(difference)
+        if roots is not None:
+            difference *= roots.to(features)
+        ctx.save_for_backward(difference, *([] if roots is None else [roots]))
         norms: Tensor = torch.linalg.vector_norm(difference, dim=1, dtype=choose_dtype(features))  # (1, H, W)
         return norms.square().sum()
 
     @staticmethod
-    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
-        (difference,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return difference * (2 * gradients[0]), None
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        difference, *roots = ctx.saved_tensors  # type: ignore[attr-defined]
+        gradient = difference * (2 * gradients[0])
+        for each in roots:
+            gradient *= each.to(gradient)
+        return gradient, None, None
 
 
-def _sum_squares(features: Tensor, target: Tensor) -> Tensor:
-    total: Tensor = _SquaresFunction.apply(features, target)
+def _sum_squares(features: Tensor, target: Tensor, roots: Tensor | None) -> Tensor:
+    total: Tensor = _SquaresFunction.apply(features, target, roots)
     return total
 
 
-def content_loss(features: Tensor, target: Tensor) -> Tensor:
-    """Return the mean squared difference of features, ().
+def content_loss(features: Tensor, target: Tensor, roots: Tensor | None = None) -> Tensor:
+    """Return the mean squared difference of features, (); each position counts by its weight, if they have weights.
 
     Source: L. Gatys, A. Ecker and M. Bethge, "A Neural Algorithm of Artistic Style", 2015, equation 1, with a mean in
     place of half the sum.
+
+    Args:
+        features: (1, C, H, W).
+        target: of the same size.
+        roots: the square roots of the weights, (1, 1, H, W); None for weights of 1.
     """
-    return _sum_squares(features, target) / features.numel()
+    return _sum_squares(features, target, roots) / features.numel()
 
 
-def content_sum(features: Tensor, target: Tensor) -> Tensor:
-    """Return half the sum of the squared differences of features, (): ½ Σ (F − P)².
+def content_sum(features: Tensor, target: Tensor, roots: Tensor | None = None) -> Tensor:
+    """Return half the sum of the squared differences of features, (): ½ Σ w (F − P)², w as in `content_loss`.
 
     Source: L. Gatys, A. Ecker and M. Bethge, "A Neural Algorithm of Artistic Style", 2015, equation 1.
     """
-    return _sum_squares(features, target) / 2
+    return _sum_squares(features, target, roots) / 2
 
 
 class _CosineFunction(torch.autograd.Function):

@@ -15,8 +15,9 @@ Knows features only: no images, options or files.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,8 +53,27 @@ SHARE_ROUNDS = 60
 """Rounds in which the shares of several styles are balanced."""
 
 
+class MatchedRegions(NamedTuple):
+    """What the places of the image may take, where styles have regions of their own."""
+
+    places: tuple[Tensor, ...]
+    """The places of each region on the grid of the base layer, row by row, (n,); each place is in one region."""
+    styles: tuple[tuple[int, ...], ...]
+    """The styles of each region."""
+    shares: tuple[Tensor, ...]
+    """Of these styles, with the sum 1, (S,)."""
+    allowed: Tensor
+    """Whether a place may take candidates of a style, (h · w, all styles)."""
+    released: Tensor | None
+    """How far a place may leave the content's features, (1, 1, h, w) in [0, 1]; None for everywhere entirely."""
+
+
 def find_matches(
-    queries: Tensor, candidates: Candidates, shares: Tensor | None = None, check: Check | None = None
+    queries: Tensor,
+    candidates: Candidates,
+    shares: Tensor | None = None,
+    check: Check | None = None,
+    styles: Sequence[int] | None = None,
 ) -> Tensor:
     """Return the index of the candidate most similar to each query, by the cosine of their columns, (N,).
 
@@ -62,17 +82,18 @@ def find_matches(
         candidates: K of them.
         shares: of the places that each style gets, with the sum 1, (S,); not needed for one style.
         check: called between chunks; stops the work by raising.
+        styles: those whose candidates may be taken; None for all.
     """
-    first, found = 0, []
-    for count, codes in zip(candidates.counts, candidates.codes, strict=True):
+    found = []
+    for style in range(len(candidates.counts)) if styles is None else styles:
+        first, count = sum(candidates.counts[:style]), candidates.counts[style]
         columns = candidates.columns[first : first + count]
-        matches, cosines = _find_best(queries, columns, codes, candidates.basis, check)
+        matches, cosines = _find_best(queries, columns, candidates.codes[style], candidates.basis, check)
         found.append((matches + first, cosines))
-        first += count
     if len(found) == 1 or shares is None:
         return found[0][0]
-    styles = choose_styles(torch.stack([cosines for _, cosines in found], dim=1), shares)  # (N,)
-    return torch.stack([matches for matches, _ in found], dim=1).gather(1, styles[:, None])[:, 0]
+    chosen = choose_styles(torch.stack([cosines for _, cosines in found], dim=1), shares)  # (N,)
+    return torch.stack([matches for matches, _ in found], dim=1).gather(1, chosen[:, None])[:, 0]
 
 
 def _find_best(
@@ -206,7 +227,9 @@ def _compare(queries: Tensor, indices: Tensor, candidates: Candidates) -> Tensor
     return torch.where(indices < 0, -math.inf, torch.cat(cosines))
 
 
-def gather_targets(sizes: Mapping[str, tuple[int, int]], matches: Tensor, candidates: Candidates) -> dict[str, Tensor]:
+def gather_targets(
+    sizes: Mapping[str, tuple[int, int]], matches: Tensor, candidates: Candidates, allowed: Tensor | None = None
+) -> dict[str, Tensor]:
     """Return each layer's features at the matched places of the styles, (1, C, H, W), in float32.
 
     Pieces of the style overlap: a place gets the mean of its own match and of what continues its neighbors' matches.
@@ -217,8 +240,11 @@ def gather_targets(sizes: Mapping[str, tuple[int, int]], matches: Tensor, candid
         sizes: height and width of each matched layer in the image.
         matches: indices of candidates on the grid of the base layer, (h, w).
         candidates: the places of the styles.
+        allowed: whether a place may take candidates of a style, (h · w, S); None if it may take all.
     """
     continued = [continue_matches(matches, candidates, *step) for step in NEIGHBORS]
+    if allowed is not None:
+        continued = [_drop_others(each, candidates, allowed) for each in continued]
     overlapping = [matches, *(torch.where(each < 0, matches, each) for each in continued)]
     targets = {}
     for layer, size in sizes.items():
@@ -227,6 +253,12 @@ def gather_targets(sizes: Mapping[str, tuple[int, int]], matches: Tensor, candid
             total += gather_features(layer, size, each, candidates)
         targets[layer] = total.div_(len(overlapping))
     return targets
+
+
+def _drop_others(matches: Tensor, candidates: Candidates, allowed: Tensor) -> Tensor:
+    """Replace the indices of candidates (h, w) of styles that a place may not take, (h · w, S), by -1."""
+    styles = candidates.styles[matches.clamp(min=0)].view(-1, 1)  # (h · w, 1)
+    return torch.where(allowed.gather(1, styles).view(matches.shape), matches, -1)
 
 
 def measure_detail(columns: Tensor) -> Tensor:
@@ -262,6 +294,8 @@ class Matching:
     content: Maps
     """Features of the content in the matched layers."""
     check: Check | None = None
+    regions: MatchedRegions | None = None
+    """None if all places may take candidates of all styles."""
     _evaluations: int = field(default=0, init=False)
     _targets: dict[str, Tensor] = field(default_factory=dict, init=False)
 
@@ -279,20 +313,40 @@ class Matching:
     @torch.no_grad()
     def _find_targets(self, features: Maps) -> dict[str, Tensor]:
         """Return the features, of length 1, of the places matched with a mixture of the content and the image."""
-        base, size = self.candidates.base, features[self.candidates.base].shape[-2:]
-        query = compute_columns(self.content, base)  # (N, ΣC)
+        size, regions = features[self.candidates.base].shape[-2:], self.regions
+        query = self._compute_columns(self.content)  # (N, ΣC)
         detail = measure_detail(query)
         if self.plan.interval:
-            own = compute_columns({layer: features[layer] for layer in self.content}, base)
+            own = self._compute_columns({layer: features[layer] for layer in self.content})
             share = torch.pow(self.plan.content_share, 1 / detail.clamp(min=LEAST_DETAIL).square())
             query = own.lerp_(query, share.to(query))
-        matches = find_matches(query, self.candidates, self.shares, self.check).view(size)
+        matches = self._find_matches(query).view(size)
         matches = link_matches(query, matches, self.candidates, self.check)
         sizes = {layer: (content.shape[-2], content.shape[-1]) for layer, content in self.content.items()}
-        targets = gather_targets(sizes, matches, self.candidates)
+        targets = gather_targets(sizes, matches, self.candidates, None if regions is None else regions.allowed)
         mix = self.plan.style_mix * (MUCH_DETAIL / detail).clamp(max=1).pow(self.plan.held).view(1, 1, *size)
+        if regions is not None and regions.released is not None:
+            mix = mix * regions.released
         for layer, content in self.content.items():
             target = targets[layer].lerp_(content.float(), 1 - resize_maps(mix, sizes[layer]))
             target = normalize_features(target).to(content.dtype)
             targets[layer] = target.contiguous(memory_format=torch.channels_last)
         return targets
+
+    def _compute_columns(self, maps: Maps) -> Tensor:
+        """Return the columns of an image, (N, ΣC), those of each region centered by its own mean."""
+        if self.regions is None:
+            return compute_columns(maps, self.candidates.base)
+        parts = [compute_columns(maps, self.candidates.base, places) for places in self.regions.places]
+        return torch.cat(parts)[torch.cat(self.regions.places).argsort()]
+
+    def _find_matches(self, query: Tensor) -> Tensor:
+        """Return the matches of all places, (N,), each with a style of its region."""
+        if self.regions is None:
+            return find_matches(query, self.candidates, self.shares, self.check)
+        places, styles, shares, *_ = self.regions
+        found = [
+            find_matches(query[where], self.candidates, share, self.check, own)
+            for where, own, share in zip(places, styles, shares, strict=True)
+        ]
+        return torch.cat(found)[torch.cat(places).argsort()]

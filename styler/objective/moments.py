@@ -51,17 +51,61 @@ class _MomentsFunction(torch.autograd.Function):
         g_mean, g_second = gradients
         (features,) = ctx.saved_tensors  # type: ignore[attr-defined]
         count = features.shape[-2] * features.shape[-1]
-        own = features if features.dtype is not torch.float16 else features.float()  # in which small slopes vanish
-        shift, slope = ((part / count).to(own) for part in (g_mean, g_second + g_second.T))
-        if _has_fast_convolutions(own):
-            return F.conv2d(own, slope[:, :, None, None], shift).to(features)  # (1, C, H, W)
-        rows = torch.addmm(shift, flatten_positions(own), slope)  # (N, C)
-        return rows.view(1, *features.shape[-2:], -1).permute(0, 3, 1, 2).to(features)
+        return _multiply_channels(features, (g_second + g_second.T) / count, g_mean / count)
+
+
+def _multiply_channels(features: Tensor, slope: Tensor, shift: Tensor) -> Tensor:
+    """Return the product of a matrix (C, C) and the features of every position, plus a shift (C,), (1, C, H, W)."""
+    own = features if features.dtype is not torch.float16 else features.float()  # in which small slopes vanish
+    slope, shift = slope.to(own), shift.to(own)
+    if _has_fast_convolutions(own):
+        return F.conv2d(own, slope[:, :, None, None], shift).to(features)  # (1, C, H, W)
+    rows = torch.addmm(shift, flatten_positions(own), slope)  # (N, C)
+    return rows.view(1, *features.shape[-2:], -1).permute(0, 3, 1, 2).to(features)
+
+
+class _WeightedMomentsFunction(torch.autograd.Function):
+    """The same for features times the roots of weights; those of the first `full` positions are 1.
+
+    With Y = F √w and W = Σ w, μ = Y √w / W and S = Y Yᵀ / W, so dL/dY = ((gS + gSᵀ) Y + gμ √wᵀ) / W.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, features: Tensor, roots: Tensor, full: int, total: float) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(features, roots)
+        ctx.full, ctx.total = full, total  # type: ignore[attr-defined]
+        rows, dtype = flatten_positions(features), choose_dtype(features)
+        rest = (rows[full:].to(dtype) * roots[full:].to(dtype)).sum(dim=0)
+        mean = (rows[:full].sum(dim=0, dtype=dtype) + rest) / total
+        return mean, _sum_products(features) / total  # (C,), (C, C)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        g_mean, g_second = gradients
+        (features, roots), full, total = ctx.saved_tensors, ctx.full, ctx.total  # type: ignore[attr-defined]
+        shift = g_mean / total
+        gradient = _multiply_channels(features, (g_second + g_second.T) / total, shift)  # (1, C, 1, n)
+        excess = (roots[full:] - 1).to(shift) * shift  # (m, C)
+        rows = flatten_positions(gradient)
+        rows[full:] += excess.to(rows)
+        return rows.T[None, :, None], None, None, None
 
 
 def compute_moments(features: Tensor) -> Moments:
     """Return the mean and second moment of a layer (1, C, H, W) over all positions, at least in float32."""
     return Moments(*_MomentsFunction.apply(features))
+
+
+def compute_weighted_moments(features: Tensor, roots: Tensor, full: int, total: float) -> Moments:
+    """Return the weighted mean and second moment of positions, at least in float32.
+
+    Args:
+        features: of n positions, times the square roots of their weights, (1, C, 1, n).
+        roots: these square roots, (n, 1), in float32.
+        full: how many of the first of them are 1.
+        total: the sum of the weights.
+    """
+    return Moments(*_WeightedMomentsFunction.apply(features, roots, full, total))
 
 
 def _sum_products(features: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Knows the network and the losses; does not know where the targets come from or h
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,12 +14,37 @@ from styler.objective import losses, wasserstein
 from styler.objective.losses import chroma, coarse_chroma
 from styler.objective.matching import Matching
 from styler.objective.moments import Moments, compute_moments, gram_distance
+from styler.objective.parts import Layout, Part, gather_parts
 from styler.objective.wasserstein import WassersteinTarget
 from styler.resample import Downsample
 from styler.vgg.model import Check, Features
 
 StyleTarget = Moments | WassersteinTarget
 """Moments are compared by the Gram distance, Wasserstein targets by the Wasserstein distance."""
+
+
+class RegionTargets(NamedTuple):
+    """The targets of a layer's regions."""
+
+    layout: Layout
+    """The positions of each region."""
+    targets: tuple[StyleTarget, ...]
+    shares: tuple[float, ...]
+    """Each region's share of the picture, by which its distance is multiplied."""
+
+
+class Hold(NamedTuple):
+    """How far pixels are held to the photo's: the image that counts is a mixture of the image and the photo."""
+
+    photo: Tensor
+    """(1, 3, H, W)."""
+    amount: Tensor
+    """Share of the photo, (1, 1, H, W) in [0, 1]."""
+
+    def apply(self, image: Tensor) -> Tensor:
+        """Return the mixture, (1, 3, H, W), in which a share of 1 gives the photo's own values."""
+        return torch.lerp(image, self.photo.to(image), self.amount.to(image))
+
 
 TOTAL, CONTENT, STYLE, STROKES, SMOOTHNESS, COLOR = "total", "content", "style", "strokes", "total variation", "color"
 """Names of the terms in reports; a layer follows `content`, `style` and `strokes`: `style relu4_1`."""
@@ -30,18 +56,23 @@ class Targets:
 
     content: Mapping[str, Tensor]
     """Features of the content by layer, each (1, C, H, W)."""
-    style: Mapping[str, StyleTarget]
+    style: Mapping[str, StyleTarget | RegionTargets]
     """Statistics of the style by layer."""
     color: Tensor | None = None
     """Coarse chroma to keep, (1, 2, h, w), or None to take the style's colors."""
     content_scale: Tensor | float = 1.0
     """Multiplies the content weights: how far the style's mean features are from the content's."""
+    content_roots: Mapping[str, Tensor] = field(default_factory=dict)
+    """Square roots of the content weights of every position by layer, each (1, 1, H, W), where positions differ; they
+    replace the content weights and their scale."""
     is_content_summed: bool = False
     """Whether the content loss is the sum of the paper by Gatys et al. and not a mean."""
     matched: Mapping[str, Tensor] = field(default_factory=dict)
     """Features of the content in the layers whose features are matched with the style's."""
     roughness: float = 1.0
     """Divides the total variation: the root of the style's own, so that a soft style gives a soft picture."""
+    hold: Hold | None = None
+    """Holds pixels to the photo's; None if there are none to hold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,8 +137,11 @@ class Objective:
         content_loss = losses.content_sum if targets.is_content_summed else losses.content_loss
         terms: dict[str, Tensor] = {}
         for layer, content in targets.content.items():
-            weight = weights.content[layer] * targets.content_scale
-            terms[f"{CONTENT} {layer}"] = weight * content_loss(features[layer], content)
+            if (roots := targets.content_roots.get(layer)) is not None:
+                terms[f"{CONTENT} {layer}"] = content_loss(features[layer], content, roots)
+            else:
+                weight = weights.content[layer] * targets.content_scale
+                terms[f"{CONTENT} {layer}"] = weight * content_loss(features[layer], content)
         for layer, style in targets.style.items():
             terms[f"{STYLE} {layer}"] = weights.style[layer] * self._compute_style_distance(features[layer], style)
         if self.matching is not None:
@@ -129,8 +163,17 @@ class Objective:
         The sum is multiplied by the number of values before the backward pass and the gradient divided by it after,
         in float32: the gradient of a mean over many pixels would underflow in float16. That of a summed content loss
         would overflow, so it is multiplied by less, as far as the sum is above 1. The half-size copy is evaluated
-        after the backward pass of the full size, so that the two do not share memory.
+        after the backward pass of the full size, so that the two do not share memory. Where pixels are held to the
+        photo's, the image that counts depends less on the given one, and so does the gradient.
         """
+        hold = self.targets.hold
+        if hold is None:
+            return self._differentiate(image)
+        terms, gradient = self._differentiate(hold.apply(image.detach()))
+        return terms, gradient * (1 - hold.amount)
+
+    def _differentiate(self, image: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the terms and the gradient with respect to the image that counts."""
         image = image.detach().requires_grad_()
         terms = self.terms(image)
         total = torch.stack(list(terms.values())).sum()
@@ -146,9 +189,23 @@ class Objective:
         terms = {name: term + half_size_terms.get(name, 0) for name, term in terms.items()}
         return terms, gradient + half_size_gradient
 
-    def _compute_style_distance(self, features: Tensor, target: StyleTarget) -> Tensor:
+    def _compute_style_distance(self, features: Tensor, target: StyleTarget | RegionTargets) -> Tensor:
+        if not isinstance(target, RegionTargets):
+            return self._compare(features, target, None)
+        parts = zip(
+            gather_parts(features, target.layout), target.targets, target.layout.parts, target.shares, strict=True
+        )
+        return torch.stack([share * self._compare(maps, own, part) for maps, own, part, share in parts]).sum()
+
+    def _compare(self, features: Tensor, target: StyleTarget, part: Part | None) -> Tensor:
+        """Return the distance of features (1, C, H, W) to their target, (); those of a part are weighted."""
+        newton_schulz = self.newton_schulz
+        if not isinstance(target, Moments) and wasserstein.has_few_positions(features):
+            weights = None if part is None else (part.roots, part.total)
+            return wasserstein.wasserstein_distance_of_few_positions(
+                features, target, weights, newton_schulz=newton_schulz
+            )
+        ours = compute_moments(features) if part is None else part.compute_moments(features)
         if isinstance(target, Moments):
-            return gram_distance(compute_moments(features), target)
-        if wasserstein.has_few_positions(features):
-            return wasserstein.wasserstein_distance_of_few_positions(features, target, newton_schulz=self.newton_schulz)
-        return wasserstein.wasserstein_distance(compute_moments(features), target, newton_schulz=self.newton_schulz)
+            return gram_distance(ours, target)
+        return wasserstein.wasserstein_distance(ours, target, newton_schulz=newton_schulz)

@@ -85,7 +85,11 @@ def has_few_positions(features: Tensor) -> bool:
 
 
 def wasserstein_distance_of_few_positions(
-    features: Tensor, target: WassersteinTarget, *, newton_schulz: bool = False
+    features: Tensor,
+    target: WassersteinTarget,
+    weights: tuple[Tensor, float] | None = None,
+    *,
+    newton_schulz: bool = False,
 ) -> Tensor:
     """Return the same distance for a layer with fewer positions than channels, such as deep layers of small images.
 
@@ -96,13 +100,20 @@ def wasserstein_distance_of_few_positions(
     Args:
         features: (1, C, H, W) of the image, H · W < C.
         target: statistics of the style.
+        weights: the square roots of weights of the positions, (N, 1), by which the features have been multiplied, and
+            the sum of the weights; None if all are the same. X is then multiplied by the roots.
         newton_schulz: as in `wasserstein_distance`.
     """
     rows = flatten_positions(widen(features))
     if len(rows) <= PRECISE_SIDE and not newton_schulz:
         rows = rows.double()
-    mean = rows.mean(dim=0)
-    centered = rows - mean  # (N, C)
+    if weights is None:
+        mean = rows.mean(dim=0)
+        centered = rows - mean  # (N, C)
+    else:
+        roots, total = weights[0].to(rows), weights[1]
+        mean = (roots * rows).sum(dim=0) / total
+        centered = (rows - roots * mean) * (len(rows) / total) ** 0.5  # (N, C)
     covariance = target.covariance.to(rows)
     inner: Tensor = _InnerProductsFunction.apply(centered, covariance)  # (N, N)
     trace = _trace_root_newton_schulz(inner) if newton_schulz else _trace_root(inner)
