@@ -1,0 +1,1 @@
+"""Regions: where each painting is used, and how much of the photo is kept."""
