@@ -18,10 +18,11 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE, PAGE = ROOT / "styler", ROOT / "ui"
 
 ORDER = (
-    *("errors", "environment", "geometry", "options", "config", "schedule"),
+    *("errors", "environment", "geometry", "regions.specs", "options", "config", "schedule"),
     *("images", "provenance", "library", "resample", "borders", "detail"),
     *("vgg.arch", "vgg.weights", "vgg.model", "vgg.conventions", "vgg.importers", "vgg.registry"),
-    *("save", "regions", "objective"),
+    *("regions.areas", "regions.guided", "regions.networks", "regions.find", "regions.read", "regions.resolve"),
+    *("save", "objective"),
     *("engine.color", "engine.sources", "engine.styles", "engine.placement", "engine.targets", "engine.optimizers"),
     *("engine.result", "engine.budget", "engine.device", "engine.precision"),
     *("engine.threads", "engine.run", "engine.painter"),
@@ -40,7 +41,7 @@ ORDER_WITHIN = {
 """The order of the modules inside the folders that count as one layer."""
 
 WITHOUT_TORCH = (
-    *("errors", "environment", "geometry", "options", "config", "schedule"),
+    *("errors", "environment", "geometry", "regions.specs", "options", "config", "schedule"),
     *("images", "provenance", "library", "vgg.arch"),
 )
 TORCH = {"torch", "torchvision", "safetensors.torch"}
@@ -125,7 +126,7 @@ def list_functions(path: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
 def test_every_module_has_a_layer() -> None:
     for path in list_sources():
         name = module_name(path)
-        assert name in {"", "__main__", "vgg", "engine"} or find_layer(name), f"{path} is in no layer"
+        assert name in {"", "__main__", "vgg", "engine", "regions"} or find_layer(name), f"{path} is in no layer"
     for entry in ORDER:
         assert is_module(f"styler.{entry}"), f"styler.{entry} does not exist"
 

@@ -30,7 +30,8 @@ from ui.studio import list_backbones
 MAIN_OPTIONS = ("preset", "size", "strength", "stroke_size", "brushwork", "keep_color")
 """Options that are always visible."""
 _MACHINE_OPTIONS = [name for name, spec in list_options().items() if spec.group == "Machine"]
-HIDDEN_OPTIONS = ("style_weights", *_MACHINE_OPTIONS)
+_REGION_OPTIONS = [name for name, spec in list_options().items() if spec.group == "Regions"]
+HIDDEN_OPTIONS = ("style_weights", *_REGION_OPTIONS, *_MACHINE_OPTIONS)
 """Options without a control of their own; the weights have one slider for each painting."""
 ADVANCED_OPTIONS = tuple(name for name in list_options() if name not in {*MAIN_OPTIONS, *HIDDEN_OPTIONS})
 """Options of the Advanced section, in the order and the groups of `styler run --help`."""

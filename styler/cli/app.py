@@ -23,7 +23,7 @@ from rich.console import Console
 from styler import environment, library
 from styler.cli import flags, output, report, show, usage, vgg
 from styler.cli.batch import batch
-from styler.cli.preview import preview
+from styler.cli.preview import mask, preview
 from styler.cli.run import run
 from styler.cli.ui import ui
 from styler.errors import OutputError, StylerError, UsageError, explain_failure, quote_name
@@ -110,6 +110,7 @@ def _build_app(console: Console) -> App:
     commands: tuple[tuple[str, Callable[..., Any], str], ...] = (
         ("run", run, usage.RUN_EXIT_CODES),
         ("preview", preview, usage.PREVIEW_EXIT_CODES),
+        ("mask", mask, usage.MASK_EXIT_CODES),
         ("batch", batch, usage.BATCH_EXIT_CODES),
         ("ui", ui, usage.EXIT_CODES),
         ("inspect", show.inspect, usage.EXIT_CODES),

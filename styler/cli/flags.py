@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 GROUPS = {
     name: Group(name, sort_key=order)
-    for order, name in enumerate(("Picture", "Effort", "Objective", "Machine", "Output"), start=1)
+    for order, name in enumerate(("Picture", "Regions", "Effort", "Objective", "Machine", "Output"), start=1)
 }
 PICTURE_GROUP, OUTPUT_GROUP = GROUPS["Picture"], GROUPS["Output"]
 INPUT_GROUP, RESUME_GROUP, ENGINE_GROUP = (
@@ -210,6 +210,24 @@ class SheetOptions:
 
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MaskOptions:
+    """Where a mask is written."""
+
+    output: Annotated[
+        FileName | None,
+        _value(
+            "FILE",
+            "output: a name ending in .png, .jpg, .webp, .avif or .tif, a folder, or - for standard output (default "
+            "PHOTO.NAME.png beside PHOTO, with a number if that exists)",
+            "-o",
+            "--output",
+        ),
+    ] = None
+    overwrite: Overwrite = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayOptions:
     """Which earlier picture is replayed, and which metadata the new one gets."""
 
@@ -371,6 +389,7 @@ class EngineOptions:
 # Defaults of the commands' parameters.
 DEFAULT_OUTPUT = OutputOptions()
 DEFAULT_SHEET = SheetOptions()
+DEFAULT_MASK = MaskOptions()
 DEFAULT_REPLAY = ReplayOptions()
 DEFAULT_INPUT = InputOptions()
 DEFAULT_REPORT = ReportOptions()

@@ -1,4 +1,7 @@
-"""`styler preview`: a photo in many paintings, as small trial pictures on one sheet."""
+"""What can be seen of a photo before it is painted.
+
+`styler preview` shows it in many paintings, as small trial pictures on one sheet; `styler mask` what is found in it.
+"""
 
 import os
 import time
@@ -13,9 +16,10 @@ from rich.console import Console
 
 from styler import config, environment, library
 from styler.cli import files, flags, output, report
-from styler.cli.flags import FileName, InputOptions, SheetOptions
+from styler.cli.flags import FileName, InputOptions, MaskOptions, SheetOptions
 from styler.errors import ImageError, NothingMatched, UsageError, quote_name
-from styler.options import INIT_CHOICES, Options, resolve_options
+from styler.options import INIT_CHOICES, Options, list_options, resolve_options
+from styler.regions import specs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,6 +41,17 @@ Paintings = Annotated[
         name="STYLE",
         help="paintings, folders of them, or names of paintings that come with styler (default all of those)",
     ),
+]
+MaskPhoto = Annotated[
+    FileName,
+    Parameter(name="PHOTO", help="a photo, or the name of one that comes with styler, or - for standard input"),
+]
+MaskName = Annotated[
+    str, Parameter(name="NAME", help="; ".join(f"{name}: {shown}" for name, shown in specs.BUILT_IN_MASKS.items()))
+]
+Device = Annotated[
+    str | None,
+    Parameter(name="--device", group=flags.GROUPS["Machine"], metavar="NAME", help=list_options()["device"].help),
 ]
 Read = Callable[[Path], "Picture"]
 Show = Callable[[int, str], None]
@@ -310,3 +325,80 @@ def _show_turns(console: Console, total: int, *, is_shown: bool) -> Iterator[Sho
             )
     else:
         yield lambda number, name: report.print_line(console, describe(number, name))
+
+
+def mask(
+    photo: MaskPhoto,
+    name: MaskName,
+    /,
+    *,
+    target: MaskOptions = flags.DEFAULT_MASK,
+    device: Device = None,
+    inputs: InputOptions = flags.DEFAULT_INPUT,
+    reports: flags.ReportOptions = flags.DEFAULT_REPORT,
+) -> int:
+    """Find the subject, the background or the faces of a photo, and write the mask as a gray picture."""
+    reports.check()
+    if name not in specs.BUILT_IN_MASKS:
+        raise UsageError(specs.explain_missing_name(name))
+    file = library.find_file(photo)
+    output.check_streams([file], target.output, json=reports.json)
+    start, log = time.perf_counter(), report.Logger(reports)
+    with environment.watch_signals():
+        configuration = config.load_config()
+        given = {} if device is None else {"device": device}
+        options = resolve_options(*configuration.layers, ("flag", given)).options
+        path = files.locate_content(file)
+        checked = files.choose_target(
+            flags.OutputOptions(output=target.output, overwrite=target.overwrite),
+            *(path, [], [], options.seed),
+            is_bundled=path != Path(file),
+            template=f"{{content}}.{name}.{{ext}}",
+        )
+        picture = files.make_reader(inputs)(path)
+        warnings = [*configuration.warnings, *picture.warnings]
+        log.warn(warnings)
+        values, facts = _find_mask(picture, name, options.device, log)
+        with files.hold_output(checked.path if not checked.default else None), log.time("Wrote the mask"):
+            written = files.save_picture(checked, lambda form: _encode_mask(values, form))
+        if reports.json:
+            document = {"output": written and str(written), "content": output.unmark_streams(file), "mask": name}
+            seconds = time.perf_counter() - start
+            output.print_document({**document, **facts, "seconds": seconds, "warnings": warnings})
+        elif written:
+            files.print_path(written)
+        return 0
+
+
+def _find_mask(
+    picture: "Picture", name: str, device: str, log: report.Logger
+) -> "tuple[NDArray[Any], Mapping[str, Any]]":
+    """Return a mask of a photo, (H, W) in [0, 1], and facts for the answer.
+
+    Raises:
+        NothingMatched: there is nothing of the kind in the photo.
+    """
+    with log.time("Loaded PyTorch"):
+        import torch
+
+        from styler.engine.device import choose_device, describe_device
+        from styler.regions.find import MaskFinder
+
+    finder = MaskFinder(choose_device(device))
+    log.info([f"Device {describe_device(finder.device)}."])
+    pixels = torch.from_numpy(picture.pixels).permute(2, 0, 1)[None]  # (1, 3, H, W)
+    with log.time(f"Found {name}"):
+        found = {"subject": finder.subject, "background": finder.background, "faces": finder.faces}[name](pixels)
+    if found is None:
+        raise NothingMatched(f"No {'face' if name == 'faces' else 'subject'} was found in the photo; paint a mask.")
+    network, sha256 = finder.get_network(name)
+    coverage = float(found.mean())
+    log.info([f"The mask covers {coverage:.1%} of the photo."])
+    facts = {"width": picture.width, "height": picture.height, "coverage": coverage}
+    return found[0, 0].numpy(), {**facts, "network": {"name": network, "sha256": sha256}}
+
+
+def _encode_mask(values: "NDArray[Any]", form: str) -> bytes:
+    from styler import images
+
+    return images.encode_image(values, format=form)

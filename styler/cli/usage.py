@@ -33,6 +33,13 @@ have about 128 pixels on the long side, whatever --size, --preset and the flags
 of the group Effort say; --look, --strength, --keep-color and others do show.
 Previews are kept in your cache folder, which takes up to 200 MB, so that the
 same command is quick the second time.""",
+    "mask": """[OPTIONS] PHOTO NAME
+styler mask photo.jpg subject
+styler mask photo.jpg faces -o faces.png
+styler mask photo.jpg background -o - > mask.png
+
+NAME is subject, background or faces. The mask is gray, as large as the photo
+and white inside; edit it in any program.""",
     "batch": """[OPTIONS] CONTENTS STYLES -o FOLDER
 styler batch photos paintings -o painted
 styler batch 'photos/**/*.jpg' starry-night -o painted --preset draft
@@ -135,6 +142,11 @@ terminal closed (SIGHUP), 130 Ctrl-C, 143 SIGTERM. Only the path of the sheet is
 printed to standard output. The first Ctrl-C saves the previews that are
 finished as NAME.partial.jpg, and so does a closed terminal; the second Ctrl-C
 stops at once."""
+
+MASK_EXIT_CODES = """\
+Exit codes: 0 success, 1 error, 2 invalid usage, 4 nothing was found, 129
+SIGHUP, 130 Ctrl-C, 143 SIGTERM. Only the path of the mask is printed to
+standard output."""
 
 BATCH_EXIT_CODES = """\
 Exit codes: 0 success, 1 error that ended the batch, 2 invalid usage, 3 some or

@@ -26,7 +26,7 @@ _TIFF_ASCII = 2  # type of a tag
 
 
 _Encoder = Callable[[Array, int, Mapping[str, str], Mapping[str, Any]], bytes]
-"""From integers (H, W, 3 or 4), quality, texts and metadata to the bytes of a file."""
+"""From integers (H, W), (H, W, 3) or (H, W, 4), quality, texts and metadata to the bytes of a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,9 @@ def encode_image(
     """Encode a picture.
 
     Args:
-        pixels: (H, W, 3) sRGB; values outside [0, 1] are clipped.
-        alpha: (H, W) in [0, 1]; dropped if the format has no alpha, because `pixels` are composited already.
+        pixels: (H, W, 3) sRGB, or (H, W) gray; values outside [0, 1] are clipped.
+        alpha: (H, W) in [0, 1], of a picture in color; dropped if the format has no alpha, because `pixels` are
+            composited already.
         format: a key of `FORMATS`.
         bit_depth: 8, or 16 for PNG and TIFF.
         quality: 1 to 100, for JPEG (4:4:4), WebP and AVIF (4:4:4).
@@ -74,7 +75,7 @@ def encode_image(
     try:
         if alpha is not None and target.has_alpha:
             pixels = np.concatenate([pixels, alpha[..., None]], axis=-1)  # (H, W, 4)
-        stored = _quantize(pixels, bit_depth).astype(np.uint8 if bit_depth == 8 else np.uint16)  # (H, W, 3 or 4)
+        stored = _quantize(pixels, bit_depth).astype(np.uint8 if bit_depth == 8 else np.uint16)
         return target.encode(stored, quality, text or {}, metadata or {})
     except (OSError, ValueError, RuntimeError, KeyError, struct.error) as error:
         reason = " ".join(str(error).split())
@@ -91,8 +92,10 @@ def _check(target: Format, pixels: FloatArray, bit_depth: int, quality: int) -> 
         raise OptionError(f"The bit depth is {bit_depth}; in {target.name} it can be {depths}.")
     if not 1 <= quality <= 100:
         raise OptionError(f"The quality is {quality}; it can be 1 to 100.")
-    if pixels.ndim != 3 or pixels.shape[-1] != 3 or not pixels.size:
-        raise OutputError(f"The shape of the picture is {pixels.shape}; it must be (height, width, 3).")
+    if (pixels.ndim != 2 and (pixels.ndim != 3 or pixels.shape[-1] != 3)) or not pixels.size:
+        raise OutputError(
+            f"The shape of the picture is {pixels.shape}; it must be (height, width, 3), or (height, width) for gray."
+        )
     if not np.isfinite(pixels).all():
         raise OutputError("Some values of the picture are not finite numbers; use full precision or another seed.")
     if max(pixels.shape) > target.max_side:
@@ -145,11 +148,11 @@ def _encode_tiff(stored: Array, _quality: int, text: Mapping[str, str], metadata
     tifffile.imwrite(
         stream,
         stored,
-        photometric="rgb",
-        extrasamples=["unassalpha"] if stored.shape[-1] == 4 else None,
+        photometric="minisblack" if stored.ndim == 2 else "rgb",
+        extrasamples=["unassalpha"] if stored.shape[2:] == (4,) else None,
         compression="zlib",
         predictor=True,
-        iccprofile=make_srgb_profile(),
+        iccprofile=None if stored.ndim == 2 else make_srgb_profile(),
         description=json.dumps(dict(text)) if text else None,
         software=False,
         metadata=None,
@@ -166,8 +169,9 @@ def _use_pillow(name: str, **settings: Any) -> _Encoder:
         if name == "JPEG" and len(block) > 65533:
             raise ValueError("its settings and metadata are too long for a JPEG")
         stream = BytesIO()
-        options = {"quality": quality, "icc_profile": make_srgb_profile(), **settings}
-        if name == "AVIF" and stored.shape[-1] == 4:
+        profile = None if stored.ndim == 2 else make_srgb_profile()  # which is one for colors
+        options = {"quality": quality, "icc_profile": profile, **settings}
+        if name == "AVIF" and stored.shape[2:] == (4,):
             options |= {
                 "codec": "aom",
                 "advanced": {"a:lossless": "1"},

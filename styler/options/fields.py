@@ -1,149 +1,31 @@
-"""The options, each defined once: type, default, range, choices and help; presets, looks, and the merging of settings.
+"""The options, each defined once: type, default, range, choices and help; and the merging of settings.
 
 Flags, sliders, configuration files, the documentation and the record in a picture are all derived from `Options`.
 Knows nothing about where settings come from or what they do.
 """
 
 import dataclasses
-import datetime
-import decimal
 import difflib
-import math
-import numbers
-import os
-import re
-import types
-import typing
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 from styler.errors import OptionError
+from styler.options.bundles import LOOKS, PRESETS
+from styler.options.values import OptionSpec, explain_choice, option, validate_field
+from styler.regions import specs
 
-UNITS: dict[str, dict[str, int]] = {
-    "s": {"s": 1, "m": 60, "h": 3600},
-    "b": {"b": 1}
-    | {f"{prefix}{end}": 1000**power for power, prefix in enumerate("kmgt", start=1) for end in ("", "b")}
-    | {f"{prefix}ib": 1024**power for power, prefix in enumerate("kmgt", start=1)},
-}
-"""The units in which seconds and bytes may be given; capitals count as small letters."""
-UNIT_EXAMPLES = {"s": "a time such as 60s, 2m or 1h", "b": "an amount such as 800mb, 4gb or 4gib"}
 PRECISION_NAMES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 """The names of the precisions as options, by those that PyTorch, results and records use."""
-MAX_VALUE_LENGTH = 100
-"""Characters of a wrong value that a message repeats."""
 MIN_MEMORY = 100_000_000
 """Smallest memory limit, in bytes; a smaller number is one whose unit was forgotten."""
 
 
-@dataclass(frozen=True, slots=True)
-class OptionSpec:
-    """What a front end needs to offer an option."""
-
-    help: str
-    group: str
-    low: float | None = None
-    high: float | None = None
-    choices: tuple[str, ...] = ()
-    unit: str = ""
-    """A key of `UNITS` if the number may also be given as text with a unit, such as 60s or 4gb."""
-
-
-def option(
-    default: Any,
-    help: str,  # noqa: A002 - the word every front end uses
-    *,
-    group: str,
-    low: float | None = None,
-    high: float | None = None,
-    choices: Iterable[str] = (),
-    unit: str = "",
-) -> Any:
-    """Define a field of `Options` that carries its own documentation."""
-    spec = OptionSpec(help, group, low, high, tuple(choices), unit)
-    return dataclasses.field(default=default, metadata={"spec": spec})
-
-
-_picture, _effort, _objective, _machine = (
-    partial(option, group=group) for group in ("Picture", "Effort", "Objective", "Machine")
+_picture, _regions, _effort, _objective, _machine = (
+    partial(option, group=group) for group in ("Picture", "Regions", "Effort", "Objective", "Machine")
 )
 
-
-def describe_range(spec: OptionSpec, *, whole: bool = False) -> str:
-    """Describe the range of a number: `64 to 8192`, `a whole number from 0 to 10`."""
-    low, high = format_value(spec.low), format_value(spec.high)
-    return f"a whole number from {low} to {high}" if whole and spec.low == 0 else f"{low} to {high}"
-
-
-Value = int | float | str | tuple[str, ...] | tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Bundle:
-    """A named set of settings: a preset or a look."""
-
-    help: str
-    values: Mapping[str, Value]
-    iterations: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    """Of a look that paints at one scale: its iterations by preset, in place of the preset's own."""
-    is_recipe: bool = False
-    """Whether it sets more than the manner. Such a look is undone when another replaces it; others do not mention its
-    options."""
-
-
-PRESETS = {
-    "draft": Bundle("a quick trial, in seconds", {"iterations": 15, "taper": 0.33, "sketch": 0.6}),
-    "standard": Bundle("the default: a finished picture in minutes on a CPU", {}),
-    "fine": Bundle("the best quality, for a picture to keep or print", {"iterations": 140, "taper": 0.9}),
-}
-"""Effort: how many iterations are made."""
-
-_GRAM_VALUES: dict[str, Value] = {"brushwork": 0.0, "content_layers": ("relu4_2",), "layer_weights": (1.0,)}
-LOOKS = {
-    "plain": Bundle("the default: balanced between photo and painting", {}),
-    "faithful": Bundle(
-        "close to the photo: portraits, buildings", {"strength": 30.0, "stroke_size": 0.8, "keep_color": 0.5}
-    ),
-    "bold": Bundle("far from the photo, in large shapes: posters, landscapes", {"strength": 75.0, "stroke_size": 1.6}),
-    "oil": Bundle(
-        "thick, smooth strokes: oil paintings",
-        {"strength": 55.0, "stroke_size": 1.4, "brushwork": 60.0, "smoothness": 0.3},
-    ),
-    "ink": Bundle(
-        "crisp lines and clear areas: drawings, prints, woodcuts",
-        {"strength": 60.0, "stroke_size": 0.8, "smoothness": 0.05, "pooling": "max"},
-    ),
-    "strokes": Bundle("the painting's own strokes throughout: impasto, visible brushwork", {"brushwork": 100.0}),
-    "texture": Bundle("the painting's colors and texture, without its strokes", {"brushwork": 0.0}),
-    "gram": Bundle(
-        "Gram matrices of conv1_1 to conv5_1 and conv4_3, in the default's schedule",
-        {
-            **_GRAM_VALUES,
-            "distance": "gram",
-            "style_layers": ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu4_3", "relu5_1"),
-        },
-        is_recipe=True,
-    ),
-    "gatys": Bundle(
-        "the method of Gatys et al. (2015): one scale, from noise; 100, 400 or 1000 iterations by preset",
-        {
-            **_GRAM_VALUES,
-            "distance": "gatys",
-            "content_weight": 1e-3,
-            "style_layers": ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"),
-            "smoothness": 0.0,
-            "multiscale": 0.0,
-            "pooling": "average",
-            "init": "noise",
-            "optimizer": "lbfgs",
-            "first_size": 8192,
-        },
-        iterations={"draft": 100, "standard": 400, "fine": 1000},
-        is_recipe=True,
-    ),
-}
-"""Manner: settings of the objective."""
 
 DEFAULT_LAYER_WEIGHTS = {"relu1_1": 256, "relu2_1": 64, "relu3_1": 24, "relu4_1": 6, "relu4_3": 0.2, "relu5_1": 1.5}
 """The default style layers and the weight of each; any other layer has the weight of the default layer before it."""
@@ -180,6 +62,17 @@ class Options:
     )
     init: str = _picture("content", "initial picture: content, style (of several, their mix), noise, or a picture file")
     seed: int = _picture(0, "random seed; each seed gives a variant", low=0, high=2**32 - 1)
+
+    protect: tuple[str, ...] = _regions(
+        (),
+        "parts of the photo that are kept: MASK, or MASK=AMOUNT from 0 to 100 (70 by default); a mask is subject, "
+        "background, faces, a picture whose white is inside, or a color of the label picture; none for nothing; by "
+        "default, faces are kept gently",
+    )
+    regions: tuple[str, ...] = _regions(
+        (), "masks of regions; each takes one of the last styles, in order, and the rest of the photo the others"
+    )
+    labels: str = _regions("", "picture whose colors, such as #ff0000, are masks")
 
     time: float = _effort(0.0, "time budget, such as 60s or 2m; 0 for none", low=0, high=604_800, unit="s")
     patience: int = _effort(0, "early stopping: iterations without improvement; 0 disables it", low=0, high=100_000)
@@ -238,9 +131,11 @@ class Options:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _validate(field, getattr(self, field.name)))
+            object.__setattr__(self, field.name, validate_field(field, getattr(self, field.name)))
         if 0 < self.memory < MIN_MEMORY:
             raise OptionError(f"memory is {self.memory} bytes, too little for any picture; give a unit, such as 4gb.")
+        specs.check_protections(self.protect, self.labels)
+        specs.check_regions(self.regions, self.labels)
         self._check_layers()
 
     def _check_layers(self) -> None:
@@ -311,7 +206,7 @@ def resolve_options(*layers: tuple[str, Mapping[str, Any]]) -> ResolvedOptions:
             if kind in settings:
                 name = settings[kind]
                 if not isinstance(name, str) or name not in bundles:
-                    raise OptionError(_explain_choice(kind, name, bundles))
+                    raise OptionError(explain_choice(kind, name, bundles))
                 bundle = _list_bundle_values(kind, name, values)
                 values |= {**bundle, kind: name}
                 origins |= dict.fromkeys(bundle, f"{layer} ({kind} {name})")
@@ -329,7 +224,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     _check_names(settings)
     for field in dataclasses.fields(Options):
         if field.name in settings:
-            _validate(field, settings[field.name])
+            validate_field(field, settings[field.name])
 
 
 def list_options() -> dict[str, OptionSpec]:
@@ -372,129 +267,3 @@ def _check_names(settings: Iterable[str]) -> None:
             matches = difflib.get_close_matches(name, list_options(), 1)
             hint = f"did you mean '{matches[0]}'?" if matches else f"the settings are {', '.join(list_options())}."
             raise OptionError(f"There is no setting '{name}'; {hint}")
-
-
-def _explain_choice(name: str, value: object, choices: Iterable[str]) -> str:
-    names = list(choices)
-    matches = difflib.get_close_matches(str(value), names, 1)
-    hint = f" (did you mean '{matches[0]}'?)" if matches else ""
-    return f"{name} is '{value}'{hint}; it can be {', '.join(names)}."
-
-
-def _validate(field: "dataclasses.Field[Any]", value: Any) -> Any:
-    """Return the value in the field's type, or raise an error that is derived from the field's `OptionSpec`."""
-    spec: OptionSpec = field.metadata["spec"]
-    value = _to_plain(value)
-    if typing.get_origin(field.type) is tuple:
-        if not _is_list(value):
-            raise OptionError(f"{field.name} is '{_describe(value)}'; it takes a list.")
-        item_type = typing.get_args(field.type)[0]
-        return tuple(_validate_scalar(field.name, spec, item_type, _to_plain(item)) for item in value)
-    if typing.get_origin(field.type) in (typing.Union, types.UnionType):  # size: a number or a word
-        if isinstance(value, str):
-            if value != "original":
-                choices = f"{describe_range(spec)} for the long side, or 'original'"
-                raise OptionError(f"{field.name} is '{_describe(value)}'; it can be {choices}.")
-            return value
-        return _validate_scalar(field.name, spec, int, value)
-    return _validate_scalar(field.name, spec, field.type, value)
-
-
-def _to_plain(value: Any) -> Any:
-    """Convert a scalar of numpy or torch, a path or another kind of number to one of Python's own types."""
-    if getattr(value, "shape", None) == () and hasattr(value, "item"):
-        is_short = isinstance(value, numbers.Real) and not isinstance(value, float)  # float32, whose digits are few
-        value = float(str(value)) if is_short and not isinstance(value, numbers.Integral) else value.item()
-    if isinstance(value, os.PathLike):
-        value = os.fspath(value)
-    if isinstance(value, str):
-        return str.__str__(value)  # also of a member of an enumeration
-    if type(value).__module__ == "torch" and type(value).__name__ == "device":
-        return str(value)
-    return value if isinstance(value, bool | int | float) else _to_number(value)
-
-
-def _to_number(value: Any) -> Any:
-    """Convert another kind of number; anything else is returned unchanged, and validation rejects it."""
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    if isinstance(value, numbers.Real | decimal.Decimal):
-        try:
-            return float(value)
-        except (OverflowError, ValueError):  # larger than any float, or a NaN that signals
-            return math.nan
-    return value
-
-
-def _is_list(value: Any) -> bool:
-    """Return whether a value has items in an order."""
-    is_ordered = not isinstance(value, str | bytes | bytearray | Mapping | Set)
-    return is_ordered and isinstance(value, Iterable) and getattr(value, "shape", None) != ()
-
-
-def _describe(value: Any) -> str:
-    """Return a value on one line, cut to a length that a person reads."""
-    text = " ".join(str(value).split())
-    return text if len(text) <= MAX_VALUE_LENGTH else f"{text[:MAX_VALUE_LENGTH]}…"
-
-
-def _validate_scalar(name: str, spec: OptionSpec, type_: Any, value: Any) -> Any:
-    if type_ is bool:
-        if not isinstance(value, bool):
-            raise OptionError(f"{name} is '{_describe(value)}'; it can be true or false.")
-        return value
-    if type_ is str:
-        if not isinstance(value, str) or (spec.choices and value not in spec.choices):
-            raise OptionError(_explain_choice(name, _describe(value), spec.choices or ["text"]))
-        return value
-    if spec.unit == "s" and isinstance(value, datetime.timedelta):
-        value = value.total_seconds()
-    if spec.unit and isinstance(value, str):
-        value = parse_quantity(value, spec.unit)
-    assert spec.low is not None
-    assert spec.high is not None
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    in_range = is_number and spec.low <= value <= spec.high
-    if not in_range or (type_ is int and not float(value).is_integer()):
-        units = f", or {UNIT_EXAMPLES[spec.unit]}" if spec.unit else ""
-        kind = "the text " if _is_number_as_text(value) else ""
-        raise OptionError(
-            f"{name} is {kind}{_describe(value)}; it can be {describe_range(spec, whole=type_ is int)}{units}."
-        )
-    return type_(value)
-
-
-def _is_number_as_text(value: Any) -> bool:
-    try:
-        return isinstance(value, str) and math.isfinite(float(value))
-    except ValueError:
-        return False
-
-
-def parse_quantity(text: str, unit: str) -> float | str:
-    """Parse `2m` or `4gb` as seconds or bytes; return any other text unchanged, for validation to reject."""
-    match = re.fullmatch(r"([0-9]*\.?[0-9]+) ?([a-z]+)", text.strip().lower())
-    if not match or match[2] not in UNITS[unit]:
-        return text
-    quantity = float(match[1]) * UNITS[unit][match[2]]
-    return round(quantity) if unit == "b" else quantity
-
-
-def format_duration(seconds: float) -> str:
-    """Format a duration for people: `4.2 s`, `45 s`, `3 min 5 s`, `2 h 10 min`."""
-    if round(seconds, 1) < 10:
-        return f"{max(0.0, seconds):.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes = whole // 60
-    return f"{minutes} min {whole % 60} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def format_value(value: Any) -> str:
-    """Format the value of an option as a flag takes it, without loss: `70`, `0.25`, `relu1_1,relu2_1`."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple | list):
-        return ",".join(map(format_value, value))
-    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)

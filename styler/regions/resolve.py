@@ -1,0 +1,244 @@
+"""Turns options that name masks into the areas of one photo."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from styler import library
+from styler.errors import OptionError, UsageError, quote_name
+from styler.images import Picture, read_image
+from styler.options import Options
+from styler.regions import specs
+from styler.regions.areas import Areas, normalize_regions
+from styler.regions.read import MaskArray, read_array, read_label, read_mask
+
+GENTLE = 50.0
+"""How much of the photo stays in faces, from 0 to 100, unless `protect` says otherwise."""
+UNPROTECTED_LOOKS = ("gatys", "gram")
+"""Looks that reproduce a method: faces are protected only on request."""
+MIN_OVERLAP = 0.01
+"""Share of the photo in which two regions may overlap before that is worth a warning."""
+MIN_COVERAGE = 1e-4
+"""A region that has less of the photo than this is left out."""
+
+ReadMaskPicture = Callable[[str], Picture]
+"""Reads the picture at a path."""
+
+
+class Finder(Protocol):
+    """Finds the built-in masks of a photo: `find.MaskFinder`, or a substitute in tests."""
+
+    def subject(self, photo: Tensor, digest: str = "") -> Tensor | None:
+        """Return the mask of the subject, (1, 1, H, W); None if there is none."""
+
+    def background(self, photo: Tensor, digest: str = "") -> Tensor | None:
+        """Return the mask of the background, (1, 1, H, W); None if there is no subject."""
+
+    def faces(self, photo: Tensor, digest: str = "") -> Tensor | None:
+        """Return the mask of all faces, (1, 1, H, W); None if there is none."""
+
+    def get_network(self, name: str) -> tuple[str, str]:
+        """Return the name and the SHA-256 of the network that finds a mask."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaskEntry:
+    """What a record says about one mask."""
+
+    name: str
+    """As it was given; the name of a file, too."""
+    kind: str
+    """`given` by a program, `found` by a network, `label` or `file`."""
+    sha256: str
+    """Of its values at the photo's size in 8 bits, row by row."""
+    coverage: float
+    """Share of the photo, from 0 to 1."""
+    network: str = ""
+    """Name of the network that found it."""
+    network_sha256: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values, without those that are empty."""
+        return {name: value for name, value in asdict(self).items() if value != ""}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ResolvedAreas:
+    """The areas of one photo, and what is to be said about them."""
+
+    areas: Areas | None
+    """None if the whole photo takes all styles and nothing is protected."""
+    warnings: tuple[str, ...] = ()
+    entries: tuple[MaskEntry, ...] = ()
+    """One for each mask that is used, in the order of the options."""
+
+
+@dataclass(slots=True, eq=False)
+class MaskSource:
+    """Where the masks of one photo come from: a program, networks, a label picture, files."""
+
+    photo: Tensor
+    digest: str
+    given: Mapping[str, MaskArray]
+    finder: Finder
+    labels: str
+    read: ReadMaskPicture
+    entries: dict[str, MaskEntry] = field(default_factory=dict)
+    _loaded: dict[str, Tensor | None] = field(default_factory=dict)
+    _label_picture: Picture | None = None
+
+    def load(self, name: str) -> Tensor | None:
+        """Return a mask by its name, (1, 1, H, W) in [0, 1] on the CPU; None if nothing of the kind was found.
+
+        Raises:
+            OptionError: there is no such mask.
+            ImageError: its picture cannot be read or used.
+        """
+        if name not in self._loaded:
+            kind, mask = self._load(name)
+            self._loaded[name] = mask
+            if mask is not None:
+                self.entries[name] = self._describe(name, kind, mask)
+        return self._loaded[name]
+
+    def _load(self, name: str) -> tuple[str, Tensor | None]:
+        height, width = self.photo.shape[-2:]
+        if name in self.given:
+            return "given", read_array(self.given[name], name, width, height)
+        if name in specs.BUILT_IN_MASKS:
+            find: Callable[[Tensor, str], Tensor | None] = getattr(self.finder, name)
+            return "found", find(self.photo, self.digest)
+        if specs.is_color(name) and self.labels:
+            self._label_picture = self._label_picture or self.read(library.find_file(self.labels))
+            return "label", read_label(self._label_picture, self.labels, name, width, height)
+        path = library.find_file(name)
+        if not _is_file_name(path):
+            raise OptionError(specs.explain_missing_mask(name, self.given))
+        return "file", read_mask(self.read(path), name, width, height)
+
+    def _describe(self, name: str, kind: str, mask: Tensor) -> MaskEntry:
+        values = (mask * 255).round().to(torch.uint8)  # (1, 1, H, W)
+        digest = hashlib.sha256(values.numpy().tobytes()).hexdigest()
+        network = self.finder.get_network(name) if kind == "found" else ("", "")
+        return MaskEntry(name, kind, digest, float(mask.mean()), *network)
+
+
+def resolve_areas(
+    options: Options,
+    photo: Tensor,
+    digest: str,
+    style_count: int,
+    masks: Mapping[str, MaskArray] | None,
+    finder: Finder,
+    read: ReadMaskPicture = read_image,
+) -> ResolvedAreas:
+    """Return the areas of a photo that the options describe.
+
+    Args:
+        options: `protect`, `regions`, `labels`, `look` and `strength` are used.
+        photo: sRGB in [0, 1], (1, 3, H, W).
+        digest: identifies the photo, for the cache of the finder.
+        style_count: number of paintings.
+        masks: those that a program gives, by name; they take precedence over all others.
+        finder: finds `subject`, `background` and `faces`.
+        read: reads mask and label pictures.
+
+    Raises:
+        UsageError: no painting is left for the rest of the photo, or there is no such mask.
+        ImageError: a mask cannot be read, is empty, or has other proportions than the photo.
+        WeightsError: a network is missing or damaged.
+    """
+    count = len(options.regions)
+    if count and count >= style_count:
+        needed = "one painting" if count == 1 else f"{count} paintings"
+        raise UsageError(
+            f"The regions take {needed} of {style_count}, which leaves none for the rest of the photo; give one more "
+            "painting, before theirs."
+        )
+    source = MaskSource(photo, digest, masks or {}, finder, options.labels, read)
+    warnings: list[str] = []
+    protection = _protect(options, source, warnings)
+    regions, styles = _divide(options.regions, source, style_count, warnings)
+    if protection is None and not options.regions:
+        return ResolvedAreas(None, tuple(warnings), tuple(source.entries.values()))
+    areas = Areas(regions, styles, protection, _hash_areas(regions, styles, protection))
+    return ResolvedAreas(areas, tuple(warnings), tuple(source.entries.values()))
+
+
+def _protect(options: Options, source: MaskSource, warnings: list[str]) -> Tensor | None:
+    """Return how much of the photo is kept, (1, 1, H, W): the maximum of all protections; None for nothing."""
+    if not options.protect:
+        if options.strength == 0 or options.look in UNPROTECTED_LOOKS:
+            return None
+        mask = source.load("faces")
+        return None if mask is None else mask * (GENTLE / 100)
+    if options.protect == (specs.NOTHING,):
+        return None
+    kept: Tensor | None = None
+    for text in options.protect:
+        protection = specs.parse_protection(text)
+        mask = source.load(protection.mask)
+        if mask is None:
+            nothing = "nothing is protected" if len(options.protect) == 1 else "nothing is protected by it"
+            warnings.append(f"{_describe_absence(protection.mask)}; {nothing}.")
+        elif protection.amount > 0:
+            share = mask * (protection.amount / 100)  # (1, 1, H, W)
+            kept = share if kept is None else torch.maximum(kept, share)
+    return kept
+
+
+def _divide(
+    names: Sequence[str], source: MaskSource, style_count: int, warnings: list[str]
+) -> tuple[Tensor, tuple[tuple[int, ...], ...]]:
+    """Return the regions (1, R, H, W), the rest of the photo first, and the styles of each.
+
+    Regions that have no part of the photo are left out, and so is the rest if the others cover everything.
+    """
+    first = style_count - len(names)
+    masks, styles = [], [tuple(range(first))]
+    for index, name in enumerate(names, start=first):
+        mask = source.load(name)
+        if mask is None:
+            warnings.append(f"{_describe_absence(name)}; its painting is not used.")
+        else:
+            masks.append(mask)
+            styles.append((index,))
+    if not masks:
+        return torch.ones(1, 1, *source.photo.shape[-2:], dtype=torch.float32), tuple(styles)
+    if float((sum(masks) - 1).clamp(min=0).mean()) > MIN_OVERLAP:  # type: ignore[union-attr] # there is a mask
+        warnings.append("Regions overlap; where they do, each painting gets its share.")
+    regions = normalize_regions(masks)  # (1, R, H, W)
+    is_used = (regions.mean(dim=(0, 2, 3)) >= MIN_COVERAGE).tolist()
+    if not is_used[0]:
+        warnings.append("The regions cover the whole photo; the painting for the rest is not used.")
+    if not all(is_used):
+        regions = regions[:, torch.tensor(is_used)]
+        regions[:, 0] += 1 - regions.sum(dim=1)  # what the others had goes to the first, so that the sum is 1 again
+        styles = [each for each, used in zip(styles, is_used, strict=True) if used]
+    return regions, tuple(styles)
+
+
+def _describe_absence(name: str) -> str:
+    if name == "faces":
+        return "No face was found in the photo"
+    return f"No subject was found in the photo, and so no mask {quote_name(name)}"
+
+
+def _is_file_name(name: str) -> bool:
+    """Return whether a name is that of a file that exists, or can only be meant as one."""
+    return os.path.lexists(name) or Path(name).name != name or "." in name
+
+
+def _hash_areas(regions: Tensor, styles: Iterable[tuple[int, ...]], protection: Tensor | None) -> str:
+    """Return the SHA-256 of everything that areas consist of."""
+    digest = hashlib.sha256(repr((tuple(regions.shape), tuple(styles), protection is None)).encode())
+    for tensor in (regions, protection):
+        if tensor is not None:
+            digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
