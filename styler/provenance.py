@@ -72,6 +72,17 @@ class ScaleRecord(TypedDict):
     opening: bool
 
 
+class MaskRecord(TypedDict):
+    """The fields of `MaskEntry`, and no others."""
+
+    name: str
+    kind: Literal["given", "found", "label", "file"]
+    sha256: Hash
+    coverage: Annotated[float, Interval(ge=0, le=1)]
+    network: str
+    network_sha256: Hash
+
+
 class Record(TypedDict):
     """What is stored, as JSON."""
 
@@ -95,6 +106,8 @@ class Record(TypedDict):
     styles: list[Hash]
     trims: list[Annotated[list[Count], Len(4, 4)] | None]
     """For each style the part inside its border, as left, top, right and bottom in pixels; None if used whole."""
+    masks: list[MaskRecord]
+    """The masks of protected parts and regions."""
     init: Hash
     """Hash of the picture file that `init` named."""
     background: Color
@@ -138,6 +151,7 @@ def make_record(result: "Result") -> Record:
         "content": result.content_sha256,
         "styles": list(result.style_sha256),
         "trims": [None if box is None else list(box) for box in result.trims],
+        "masks": [cast("MaskRecord", dataclasses.asdict(mask)) for mask in result.masks],
         "init": result.start_sha256,
         "background": _format_color(result.background),
         "width": width,

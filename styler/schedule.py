@@ -144,7 +144,7 @@ def make_preview_options(options: Options, width: int, height: int, min_side: in
     side = max(plan_opening(options, width, height, min_side).size)
     if side > (list_options()["size"].high or side):
         raise ImageError(f"The picture has {width}×{height} pixels, which is too narrow for a preview; crop it.")
-    return options.replace(size=side, sketch=PREVIEW_SKETCH, style_weights=())
+    return options.replace(size=side, sketch=PREVIEW_SKETCH, style_weights=(), regions=())
 
 
 def build_schedule(options: Options, width: int, height: int, min_side: int) -> Schedule:

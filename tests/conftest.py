@@ -19,6 +19,7 @@ from torch import Tensor
 
 from styler.engine import precision
 from styler.engine.painter import Painter
+from styler.regions.find import MaskFinder
 from styler.vgg import arch, model, registry
 from styler.vgg import weights as weights_module
 from styler.vgg.arch import POOLINGS
@@ -105,8 +106,9 @@ def vgg16() -> Weights:
 
 @pytest.fixture
 def use_tiny(monkeypatch: pytest.MonkeyPatch, tiny: Weights) -> None:
-    """Make every painter use the tiny network."""
+    """Make every painter use the tiny network, and look for no faces."""
     monkeypatch.setattr(registry, "load_backbone", lambda _name: tiny)
+    monkeypatch.setattr(MaskFinder, "faces", lambda *_: None)
 
 
 @pytest.fixture

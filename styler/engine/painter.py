@@ -4,8 +4,9 @@ Every front end iterates `Painter.stream` or `Painter.previews`; nothing else kn
 """
 
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -26,14 +27,20 @@ from styler.engine.run import OPENING_THREADS, Run, ScaleCache, ScaleStore
 from styler.engine.sources import Input, Inputs, SourceImage, iterate_styles, load_content, load_start, load_styles
 from styler.engine.styles import StatsStore, StyleCache, prepare_blend, trim_styles
 from styler.engine.threads import Halt, map_side_by_side
+from styler.geometry import fit_size
 from styler.options import INIT_CHOICES, Options
 from styler.provenance import FILE_VALUE
 from styler.regions.areas import Areas
+from styler.regions.find import MaskFinder
+from styler.regions.read import MaskArray
+from styler.regions.resolve import ResolvedAreas, resolve_areas
 from styler.schedule import Replay, Schedule
 from styler.vgg import registry
 from styler.vgg.model import Features
 from styler.vgg.weights import SLIM, Weights
 
+MAX_AREAS_SIDE = 2048
+"""Longest side, in pixels, at which masks are kept; their borders are soft."""
 MAX_OTHER_BACKBONES = 2
 """Networks that a painter keeps besides its first: the slim one and one more."""
 
@@ -75,6 +82,7 @@ class Painter:
         self._cache, self._scales = StyleCache(), ScaleCache()
         self._networks: dict[str, Features] = {}
         self._weights: dict[str, Weights] = {} if weights is None else {backbone: weights}
+        self._finder = MaskFinder(self.device)
         with prepare_torch(self.device):
             self._load_weights(backbone)
 
@@ -149,6 +157,7 @@ class Painter:
         stop: threading.Event | None = None,
         replay: Replay | None = None,
         start: Input | None = None,
+        masks: Mapping[str, MaskArray] | None = None,
         areas: Areas | None = None,
     ) -> Iterator[Progress]:
         """Paint, reporting after every iteration; the last report carries the `Result`.
@@ -164,14 +173,17 @@ class Painter:
             replay: an executed schedule (`Result.replay`) to use in place of the one that the options give; that of a
                 stopped painting is repeated as far as it went.
             start: the picture to start from, in place of what `options.init` names.
-            areas: where each painting is used and the photo is protected; None to paint all of it in the same way.
+            masks: by the names under which `options.protect` and `options.regions` mention them: arrays or tensors
+                (H, W) from 0, outside, to 1, of any size.
+            areas: where each painting is used and what is protected, in place of what the options say.
 
         Raises:
             StylerError: a picture cannot be read, a setting is invalid, or memory is insufficient; if possible, before
                 the first iteration.
         """
         options = options or Options()
-        steps = self._paint(content, styles, options, stop or threading.Event(), replay, start, areas)
+        begin = partial(self._begin_painting, replay=replay, start=start, masks=masks, areas=areas)
+        steps = self._paint(content, styles, options, stop or threading.Event(), begin)
         yield from isolate_steps(steps, self.device, options.threads)
 
     def stylize(
@@ -182,11 +194,12 @@ class Painter:
         stop: threading.Event | None = None,
         replay: Replay | None = None,
         start: Input | None = None,
+        masks: Mapping[str, MaskArray] | None = None,
         areas: Areas | None = None,
     ) -> Result:
         """Paint as `stream` does and return the result."""
         result = None
-        for progress in self.stream(content, styles, options, stop, replay, start, areas):
+        for progress in self.stream(content, styles, options, stop, replay, start, masks, areas):
             result = progress.result
         assert result is not None
         return result
@@ -197,7 +210,7 @@ class Painter:
         styles: Inputs,
         options: Options | None = None,
         stop: threading.Event | None = None,
-        areas: Areas | None = None,
+        masks: Mapping[str, MaskArray] | None = None,
     ) -> Generator[Preview]:
         """Paint a small trial picture of every style, and yield each as soon as it is finished.
 
@@ -211,7 +224,7 @@ class Painter:
             styles: the paintings, each on its own.
             options: of the painting that is previewed; `size`, `preset` and `style_weights` do not matter.
             stop: checked between convolutions; once it is set, nothing more is yielded.
-            areas: of a painting with one style, whose protection the previews show.
+            masks: as in `stream`. Previews show what is protected; they have no regions.
 
         Raises:
             StylerError: a picture cannot be read, a setting is invalid, or memory is insufficient.
@@ -224,9 +237,10 @@ class Painter:
             small = schedule.make_preview_options(options, *photo.size, min_side)
             scales = schedule.plan_preview(options, *photo.size, min_side)
             workers = torch.get_num_threads() if self.device.type == "cpu" else 1
+            found = self._resolve_areas(photo, small, 1, masks)
 
         def begin(style: SourceImage) -> Generator[Progress]:
-            yield from self._prepare_run(photo, [style], small, halt, scales, None, areas, is_preview=True).paint()
+            yield from self._prepare_run(photo, [style], small, halt, scales, None, found, is_preview=True).paint()
 
         def paint(style: SourceImage) -> Result | None:
             result = None
@@ -241,25 +255,38 @@ class Painter:
             keep_freed_memory(self.device, keep=False)
 
     def _paint(
-        self,
-        content: Input,
-        styles: Inputs,
-        options: Options,
-        stop: threading.Event,
-        replay: Replay | None,
-        start: Input | None,
-        areas: Areas | None,
+        self, content: Input, styles: Inputs, options: Options, stop: threading.Event, begin: Callable[..., Run]
     ) -> Generator[Progress]:
         """Prepare a run and paint it."""
         try:
             check_device(options, self.device, self.precision)
-            photo, paintings = load_content(content), load_styles(styles)
-            scales = self._plan_scales(photo, options, replay)
-            has_budget = replay is None
-            run = self._prepare_run(photo, paintings, options, stop, scales, start, areas, has_budget=has_budget)
-            yield from run.paint()
+            yield from begin(load_content(content), load_styles(styles), options, stop).paint()
         finally:
             keep_freed_memory(self.device, keep=False)
+
+    def _begin_painting(
+        self,
+        photo: SourceImage,
+        paintings: list[SourceImage],
+        options: Options,
+        stop: threading.Event,
+        *,
+        replay: Replay | None,
+        start: Input | None,
+        masks: Mapping[str, MaskArray] | None,
+        areas: Areas | None,
+    ) -> Run:
+        scales = self._plan_scales(photo, options, replay)
+        found = ResolvedAreas(areas) if areas else self._resolve_areas(photo, options, len(paintings), masks)
+        has_budget = replay is None
+        return self._prepare_run(photo, paintings, options, stop, scales, start, found, has_budget=has_budget)
+
+    def _resolve_areas(
+        self, photo: SourceImage, options: Options, style_count: int, masks: Mapping[str, MaskArray] | None
+    ) -> ResolvedAreas:
+        """Return the areas that the options describe, at the photo's size or, if it is large, at a smaller one."""
+        size = fit_size(*photo.size, min(MAX_AREAS_SIDE, max(photo.size)))
+        return resolve_areas(options, photo.fit(*size), photo.digest, style_count, masks, self._finder)
 
     def _plan_scales(self, content: SourceImage, options: Options, replay: Replay | None) -> Schedule:
         """Return the schedule that the options give, or that of an earlier painting."""
@@ -278,13 +305,13 @@ class Painter:
         stop: threading.Event,
         scales: Schedule,
         start: Input | None,
-        areas: Areas | None = None,
+        found: ResolvedAreas,
         *,
         has_budget: bool = False,
         is_preview: bool = False,
     ) -> Run:
         styles = trim_styles(styles, options, self._cache)
-        is_protected = areas is not None and areas.protection is not None
+        is_protected = found.areas is not None and found.areas.protection is not None
         features = slim = self.features(options, is_protected=is_protected)
         if any(scale.sketch for scale in scales):
             slim = self.features(options, sketch=True, is_protected=is_protected)
@@ -313,7 +340,9 @@ class Painter:
             checkpoint=plan is not None and plan.checkpoint,
             stop=stop,
             clock=clock,
-            areas=areas,
+            areas=found.areas,
+            masks=found.entries,
+            notes=[*found.warnings],
             budget=Budget(options, scales, clock) if has_budget and (options.time or options.patience) else None,
         )
 
@@ -324,9 +353,10 @@ def stream(
     options: Options | None = None,
     stop: threading.Event | None = None,
     start: Input | None = None,
+    masks: Mapping[str, MaskArray] | None = None,
 ) -> Iterator[Progress]:
     """Paint one picture as `Painter.stream` does, with a painter made from the options."""
-    yield from Painter.of(options or Options()).stream(content, styles, options, stop, start=start)
+    yield from Painter.of(options or Options()).stream(content, styles, options, stop, start=start, masks=masks)
 
 
 def stylize(
@@ -335,6 +365,7 @@ def stylize(
     options: Options | None = None,
     stop: threading.Event | None = None,
     start: Input | None = None,
+    masks: Mapping[str, MaskArray] | None = None,
 ) -> Result:
     """Paint one picture as `Painter.stylize` does, with a painter made from the options."""
-    return Painter.of(options or Options()).stylize(content, styles, options, stop, start=start)
+    return Painter.of(options or Options()).stylize(content, styles, options, stop, start=start, masks=masks)

@@ -19,6 +19,7 @@ from styler import images, provenance, save
 from styler.borders import Box
 from styler.errors import UsageError
 from styler.options import Options
+from styler.regions.resolve import MaskEntry
 from styler.resample import resize
 from styler.schedule import Replay, Schedule
 
@@ -75,6 +76,8 @@ class Result:
     """The part of each style inside its border; None for a style that was used whole."""
     start_sha256: str = ""
     """Of the file that `options.init` names; empty if it names none."""
+    masks: tuple[MaskEntry, ...] = ()
+    """The masks of protected parts and regions."""
     background: tuple[float, float, float] | None = None
     """Behind transparent parts of the content, a style or the start, in sRGB; None if all are opaque."""
     alpha: Pixels | None = None

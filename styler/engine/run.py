@@ -31,6 +31,7 @@ from styler.errors import DeviceError, OutOfMemory
 from styler.objective.terms import TOTAL, HalfSizeCopy, Hold, Objective, Targets
 from styler.options import INIT_CHOICES, Options, list_options
 from styler.regions.areas import Areas
+from styler.regions.resolve import MaskEntry
 from styler.resample import Downsample, extract_detail, resize
 from styler.schedule import Scale, Schedule, count_work, follows_sketch
 from styler.vgg.model import Features
@@ -49,6 +50,7 @@ _UNSHARED_OPTIONS = (
     *("size", "preset", "look", "style_weights", "init", "time", "patience", "iterations", "taper", "sketch"),
     *("first_size", "optimizer", "keep_border", "multiscale", "backbone"),
     *("device", "precision", "checkpoint", "memory", "threads"),
+    *("protect", "regions", "labels"),
 )
 """Options that do not change how a shared scale is painted, or that its key has in another form."""
 
@@ -154,6 +156,8 @@ class Run:
     stop: threading.Event
     clock: Clock
     areas: Areas | None = None
+    masks: tuple[MaskEntry, ...] = ()
+    """Those of which the areas are made."""
     """Of the photo; None if all of it is painted in the same way."""
     budget: Budget | None = None
     """Changes the schedule during the run; None without a time budget or early stopping."""
@@ -166,7 +170,7 @@ class Run:
     """By size; pixels that are shown are held as those that are compared."""
     losses: dict[str, Tensor] = field(default_factory=dict, init=False)
     best_losses: dict[str, Tensor] = field(default_factory=dict, init=False)
-    notes: list[str] = field(default_factory=list, init=False)
+    notes: list[str] = field(default_factory=list)
 
     def paint(self) -> Iterator[Progress]:
         """Paint all scales, reporting after every iteration; the last report carries the `Result`."""
@@ -436,6 +440,7 @@ class Run:
             style_sha256=tuple(style.sha256 for style in self.styles),
             trims=tuple(style.trim for style in self.styles),
             start_sha256="" if self.options.init in INIT_CHOICES else self.start.sha256,
+            masks=self.masks,
             background=next((source.background for source in sources if source.background), None),
             alpha=resize_alpha(self.content.alpha, *self.size),
             metadata=self.content.metadata,

@@ -27,8 +27,8 @@ def map_side_by_side(
 ) -> Generator[tuple[int, _Done]]:
     """Do work for items in several threads, and yield the index and the result of each as soon as it is finished.
 
-    Each item is taken only when a thread is free for it. The first error ends all work, and so does closing this. Nothing is
-    yielded once `halt` is set.
+    Each item is taken only when a thread is free for it. The first error ends all work, and so does closing this.
+    Nothing is yielded once `halt` is set.
 
     Args:
         work: returns the result of an item, or None to end; must end soon after `halt` is set.

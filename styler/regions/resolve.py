@@ -2,10 +2,10 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -62,10 +62,6 @@ class MaskEntry:
     network: str = ""
     """Name of the network that found it."""
     network_sha256: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values, without those that are empty."""
-        return {name: value for name, value in asdict(self).items() if value != ""}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -167,7 +163,7 @@ def resolve_areas(
     regions, styles = _divide(options.regions, source, style_count, warnings)
     if protection is None and not options.regions:
         return ResolvedAreas(None, tuple(warnings), tuple(source.entries.values()))
-    areas = Areas(regions, styles, protection, _hash_areas(regions, styles, protection))
+    areas = Areas.of(regions, styles, protection)
     return ResolvedAreas(areas, tuple(warnings), tuple(source.entries.values()))
 
 
@@ -233,12 +229,3 @@ def _describe_absence(name: str) -> str:
 def _is_file_name(name: str) -> bool:
     """Return whether a name is that of a file that exists, or can only be meant as one."""
     return os.path.lexists(name) or Path(name).name != name or "." in name
-
-
-def _hash_areas(regions: Tensor, styles: Iterable[tuple[int, ...]], protection: Tensor | None) -> str:
-    """Return the SHA-256 of everything that areas consist of."""
-    digest = hashlib.sha256(repr((tuple(regions.shape), tuple(styles), protection is None)).encode())
-    for tensor in (regions, protection):
-        if tensor is not None:
-            digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()

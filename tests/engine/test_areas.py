@@ -24,6 +24,7 @@ from styler.objective.moments import Moments, compute_moments
 from styler.objective.terms import Objective, RegionTargets
 from styler.options import Options
 from styler.regions.areas import Areas, normalize_regions
+from styler.regions.resolve import ResolvedAreas
 from styler.vgg.model import Features
 from styler.vgg.weights import Weights
 
@@ -286,7 +287,9 @@ def test_matches_are_candidates_of_the_region(
 def prepare(painter: Painter, content: Array, styles: list[Any], options: Options, areas: Areas | None) -> Run:
     photo = load_content(content)
     scales = schedule.plan_preview(options, *photo.size, painter.features(options).min_side)
-    return painter._prepare_run(photo, load_styles(styles), options, Event(), scales, None, areas, is_preview=True)
+    return painter._prepare_run(
+        photo, load_styles(styles), options, Event(), scales, None, ResolvedAreas(areas), is_preview=True
+    )
 
 
 def test_areas_are_part_of_the_key_of_a_shared_scale(painter: Painter, content: Array, style: Array) -> None:
@@ -299,7 +302,10 @@ def test_areas_are_part_of_the_key_of_a_shared_scale(painter: Painter, content: 
 
 def test_previews_show_what_is_protected(painter: Painter, content: Array, style: Array) -> None:
     photo = load_content(content).fit(128, 128)[0].permute(1, 2, 0).numpy()
-    (preview,) = painter.previews(content, style, Options(device="cpu"), areas=protect(1.0))
+    kept = protect(1.0).protection
+    assert kept is not None
+    options = Options(device="cpu", protect=("left=100",))
+    (preview,) = painter.previews(content, style, options, masks={"left": kept[0, 0]})
     assert np.abs(preview.result.pixels - photo)[:, :60].max() <= 2 / 255
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from styler.errors import ImageError, OptionError, UsageError
 from styler.options import Options
-from styler.regions.resolve import GENTLE, ResolvedAreas, resolve_areas
+from styler.regions.resolve import GENTLE, MaskEntry, ResolvedAreas, resolve_areas
 
 PHOTO = torch.full((1, 3, 40, 60), 0.5)
 
@@ -185,11 +185,8 @@ def test_what_does_not_exist_is_explained(files: None) -> None:
 def test_every_mask_is_recorded_once() -> None:
     resolved = resolve(styles=3, protect=("subject", "own=10"), regions=("subject", "own"), masks={"own": RIGHT})
     subject, own = resolved.entries
-    assert subject.to_json() == {
-        **{"name": "subject", "kind": "found", "sha256": subject.sha256, "coverage": 0.5},
-        **{"network": "net of subject", "network_sha256": "0" * 64},
-    }
-    assert own.to_json() == {"name": "own", "kind": "given", "sha256": own.sha256, "coverage": 0.5}
+    assert subject == MaskEntry("subject", "found", subject.sha256, 0.5, "net of subject", "0" * 64)
+    assert own == MaskEntry("own", "given", own.sha256, 0.5)
     assert len(subject.sha256) == 64
     assert subject.sha256 != own.sha256
 
