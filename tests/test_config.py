@@ -28,7 +28,7 @@ def test_every_field_has_a_variable_that_takes_what_the_flag_takes() -> None:
         variables[config.get_variable_name(name)] = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     loaded = config.load_config(variables)
     assert resolve_options(*loaded.layers).options == Options()
-    assert set(loaded.layers[-1][1]) == {name for name, value in Options().to_dict().items() if value != []}
+    assert set(loaded.layers[-1][1]) == {name for name, value in Options().to_dict().items() if value not in ([], "")}
 
 
 def test_the_folder_beats_the_user_and_the_environment_beats_both(folders: tuple[Path, Path]) -> None:

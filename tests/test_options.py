@@ -35,6 +35,7 @@ NUMBERS = [name for name, spec in SPECS.items() if spec.low is not None]
 LISTS = [field.name for field in dataclasses.fields(Options) if isinstance(field.default, tuple)]
 WORDS = [name for name, spec in SPECS.items() if spec.choices]
 TEXTS = [name for name, value in Options().to_dict().items() if isinstance(value, str) and name not in WORDS]
+LISTS_OF_NAMES = {"content_layers", "style_layers", "protect", "regions"}
 WHOLE = ["size", "seed", "iterations", "first_size", "threads"]
 
 
@@ -60,9 +61,9 @@ def test_every_option_has_help_and_a_range_or_choices() -> None:
     assert set(SPECS) == {field.name for field in dataclasses.fields(Options)}
     for name, spec in SPECS.items():
         assert spec.help, name
-        assert spec.group in {"Picture", "Effort", "Objective", "Machine"}, name
+        assert spec.group in {"Picture", "Regions", "Effort", "Objective", "Machine"}, name
         assert (spec.low is None) == (spec.high is None), name
-    assert set(NUMBERS) | set(WORDS) | set(TEXTS) | {"content_layers", "style_layers", "keep_border"} == set(SPECS)
+    assert set(NUMBERS) | set(WORDS) | set(TEXTS) | {"keep_border"} | LISTS_OF_NAMES == set(SPECS)
 
 
 def test_the_defaults_are_those_of_the_default_preset_and_look() -> None:

@@ -258,10 +258,15 @@ def _check_precision() -> Facts:
 
 def _check_weights() -> Facts:
     """Return the hashes of the bundled weights and of those in the cache; reading them verifies the hashes."""
+    import torch
+
+    from styler.regions import networks
     from styler.vgg import registry, weights
 
     cached = [name for name in registry.FROM_TORCHVISION if registry.is_cached(name)]
-    return {name: registry.load_backbone(name).sha256 for name in (*weights.SHA256, *cached)}
+    return {name: registry.load_backbone(name).sha256 for name in (*weights.SHA256, *cached)} | {
+        name: networks.load_mask_network(name, torch.device("cpu")).sha256 for name in networks.MASK_SHA256
+    }
 
 
 def _check_cache() -> Facts:

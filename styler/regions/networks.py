@@ -72,7 +72,13 @@ def load_mask_network(name: str, device: torch.device) -> MaskNetwork:
             f"The weights file '{path}' is truncated or has been altered "
             f"(its SHA-256 is {digest[:12]}…, not {MASK_SHA256[name][:12]}…); reinstall styler."
         )
-    return MaskNetwork(name, digest, {key: each.float().to(device) for key, each in view_tensors(data).items()})
+    return MaskNetwork(name, digest, {key: _place(each, device) for key, each in view_tensors(data).items()})
+
+
+def _place(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor in float32 on a device; kernels with their channels last, which is up to twice as fast."""
+    layout = torch.channels_last if tensor.dim() == 4 else torch.contiguous_format
+    return tensor.float().to(device).contiguous(memory_format=layout)
 
 
 def find_mask_weights(name: str) -> Path:
@@ -89,7 +95,7 @@ def run_subject_network(kernels: Kernels, image: Tensor) -> Tensor:
         image: sRGB in [0, 1], (1, 3, H, W), about 320 pixels on each side.
     """
     mean, std = (image.new_tensor(values)[:, None, None] for values in (IMAGE_MEAN, IMAGE_STD))
-    x = (image - mean) / std  # (1, 3, H, W)
+    x = ((image - mean) / std).contiguous(memory_format=torch.channels_last)  # (1, 3, H, W)
     encoded: list[Tensor] = []
     for name, depth in ENCODER_DEPTHS.items():
         x = _run_u_block(kernels, name, _halve(x) if encoded else x, depth)  # (1, 64, h, w)
@@ -132,6 +138,7 @@ def run_face_network(kernels: Kernels, image: Tensor) -> Tensor:
         kernels: of `centerface`.
         image: sRGB in [0, 1], (1, 3, H, W), whose sides are multiples of `FACE_STRIDE`.
     """
+    image = image.contiguous(memory_format=torch.channels_last)
     x = _convolve(kernels, "stem.0", image, stride=2).relu()  # (1, 32, H / 2, W / 2)
     x = _convolve(kernels, "stem.1", x).relu()
     x = _convolve(kernels, "stem.2", x)  # (1, 16, H / 2, W / 2)

@@ -140,7 +140,15 @@ def test_unknown_settings_are_refused(settings: dict[str, Any], error: type[Exce
     assert str(caught.value) == message
 
 
-@pytest.mark.parametrize("shape", [(20, 20), (20, 20, 4), (0, 20, 3), (1, 3, 20, 20)])
+@pytest.mark.parametrize("form", images.FORMATS)
+def test_a_gray_array_is_a_gray_picture(form: str) -> None:
+    gray = np.linspace(0, 1, 20 * 30, dtype=np.float32).reshape(20, 30)
+    picture = images.read_image(images.encode_image(gray, format=form))
+    assert picture.pixels.shape == (20, 30, 3)
+    assert np.abs(picture.pixels - gray[..., None]).max() < (0.003 if form in ("png", "tiff") else 0.05)
+
+
+@pytest.mark.parametrize("shape", [(20,), (20, 20, 4), (0, 20, 3), (1, 3, 20, 20)])
 def test_an_array_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(OutputError, match="shape"):
         images.encode_image(np.zeros(shape, np.float32))
