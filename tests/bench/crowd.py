@@ -157,15 +157,18 @@ async def probe_health(server: Server, latencies: list[float], end: float) -> No
 
 
 async def watch_memory(server: Server, end: float) -> None:
-    """Print the server's memory and files at the start and after each minute."""
-    first, began = server.measure_memory(), time.monotonic()
-    print(f"start    {first / 1e6:6.0f} MB", flush=True)
-    while (left := end - time.monotonic()) > 0:
-        await asyncio.sleep(min(60.0, left))
-        memory, files = server.measure_memory(), server.measure_files()
-        growth = f"{(memory - first) / 1e6:+.0f} MB since the start"
-        share = f"files {files / 1e6:.1f} of {MAX_TOTAL_BYTES / 1e6:.0f} MB"
-        print(f"{time.monotonic() - began:4.0f} s   {memory / 1e6:6.0f} MB, {growth}, {share}", flush=True)
+    """Print the server's least memory in every minute, between two paintings, and its files after each minute."""
+    began, lows = time.monotonic(), list[float]()
+    print(f"start    {server.measure_memory() / 1e6:6.0f} MB, before the first picture", flush=True)
+    while time.monotonic() < end:
+        minute, low = min(end, time.monotonic() + 60), float("inf")
+        while time.monotonic() < minute:
+            low = min(low, server.measure_memory())
+            await asyncio.sleep(1)
+        lows.append(low)
+        growth = f"{(low - lows[0]) / 1e6:+.0f} MB since the first minute"
+        share = f"files {server.measure_files() / 1e6:.1f} of {MAX_TOTAL_BYTES / 1e6:.0f} MB"
+        print(f"{time.monotonic() - began:4.0f} s   {low / 1e6:6.0f} MB at least, {growth}, {share}", flush=True)
 
 
 async def visit(server: Server, folder: Path, visitors: int, minutes: float) -> tuple[list[Guest], list[float]]:
