@@ -28,7 +28,7 @@ from styler.engine.result import Progress, Result, resize_alpha, to_pixels
 from styler.engine.sources import SourceImage
 from styler.engine.styles import Blend, StyleCache, fit_styles
 from styler.errors import DeviceError, OutOfMemory
-from styler.objective.terms import TOTAL, HalfSizeCopy, Hold, Objective, Targets
+from styler.objective.terms import TOTAL, HalfSizeCopy, Hold, Objective, RegionRoots, Targets
 from styler.options import INIT_CHOICES, Options, list_options
 from styler.regions.areas import Areas
 from styler.regions.resolve import MaskEntry
@@ -384,6 +384,7 @@ class Run:
             newton_schulz=features.device.type != "cpu",
             half_size=half_size,
             matching=matching,
+            roots=RegionRoots() if self.areas is not None and scale.optimizer == "adam" else None,
         )
 
     def _update_schedule(self, index: int, done: int) -> None:

@@ -51,17 +51,12 @@ class _MomentsFunction(torch.autograd.Function):
         g_mean, g_second = gradients
         (features,) = ctx.saved_tensors  # type: ignore[attr-defined]
         count = features.shape[-2] * features.shape[-1]
-        return _multiply_channels(features, (g_second + g_second.T) / count, g_mean / count)
-
-
-def _multiply_channels(features: Tensor, slope: Tensor, shift: Tensor) -> Tensor:
-    """Return the product of a matrix (C, C) and the features of every position, plus a shift (C,), (1, C, H, W)."""
-    own = features if features.dtype is not torch.float16 else features.float()  # in which small slopes vanish
-    slope, shift = slope.to(own), shift.to(own)
-    if _has_fast_convolutions(own):
-        return F.conv2d(own, slope[:, :, None, None], shift).to(features)  # (1, C, H, W)
-    rows = torch.addmm(shift, flatten_positions(own), slope)  # (N, C)
-    return rows.view(1, *features.shape[-2:], -1).permute(0, 3, 1, 2).to(features)
+        own = features if features.dtype is not torch.float16 else features.float()  # in which small slopes vanish
+        shift, slope = ((part / count).to(own) for part in (g_mean, g_second + g_second.T))
+        if _has_fast_convolutions(own):
+            return F.conv2d(own, slope[:, :, None, None], shift).to(features)  # (1, C, H, W)
+        rows = torch.addmm(shift, flatten_positions(own), slope)  # (N, C)
+        return rows.view(1, *features.shape[-2:], -1).permute(0, 3, 1, 2).to(features)
 
 
 class _WeightedMomentsFunction(torch.autograd.Function):
@@ -83,11 +78,11 @@ class _WeightedMomentsFunction(torch.autograd.Function):
     def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         g_mean, g_second = gradients
         (features, roots), full, total = ctx.saved_tensors, ctx.full, ctx.total  # type: ignore[attr-defined]
+        own = features if features.dtype is not torch.float16 else features.float()  # in which small slopes vanish
         shift = g_mean / total
-        gradient = _multiply_channels(features, (g_second + g_second.T) / total, shift)  # (1, C, 1, n)
-        excess = (roots[full:] - 1).to(shift) * shift  # (m, C)
-        rows = flatten_positions(gradient)
-        rows[full:] += excess.to(rows)
+        rows = torch.addmm(shift.to(own), flatten_positions(own), ((g_second + g_second.T) / total).to(own))  # (n, C)
+        rows[full:] += ((roots[full:] - 1).to(shift) * shift).to(own)
+        rows = rows.to(features)
         return rows.T[None, :, None], None, None, None
 
 

@@ -3,7 +3,7 @@
 Knows the network and the losses; does not know where the targets come from or how the image is updated.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -14,8 +14,8 @@ from styler.objective import losses, wasserstein
 from styler.objective.losses import chroma, coarse_chroma
 from styler.objective.matching import Matching
 from styler.objective.moments import Moments, compute_moments, gram_distance
-from styler.objective.parts import Layout, Part, gather_parts
-from styler.objective.wasserstein import WassersteinTarget
+from styler.objective.parts import Layout, gather_parts
+from styler.objective.wasserstein import RootTangent, WassersteinTarget
 from styler.resample import Downsample
 from styler.vgg.model import Check, Features
 
@@ -109,6 +109,27 @@ class HalfSizeCopy:
         return terms, self.weight * self.downsample.adjoint(gradient)
 
 
+@dataclass(slots=True, eq=False)
+class RegionRoots:
+    """Tangents of the roots in the distances of regions: every evaluation computes those of one region anew.
+
+    With several regions, their roots would take most of the time. The others have their last tangents, which serves an
+    optimizer of small steps that does not compare values closely, such as Adam.
+    """
+
+    turn: int = -1
+    """The number of the evaluation."""
+    _found: dict[tuple[str, int], RootTangent] = field(default_factory=dict, init=False)
+
+    def get_tangent(
+        self, place: tuple[str, int], count: int, ours: Moments, target: WassersteinTarget, *, newton_schulz: bool
+    ) -> RootTangent:
+        """Return the tangent of a layer's region, given their names in `place` and the number of regions."""
+        if place not in self._found or self.turn % count == place[1]:
+            self._found[place] = wasserstein.compute_root_tangent(ours, target, newton_schulz=newton_schulz)
+        return self._found[place]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Objective:
     """The loss of an image of one size and its gradient."""
@@ -126,6 +147,8 @@ class Objective:
     half_size: HalfSizeCopy | None = None
     matching: Matching | None = None
     """The matched features of the style; half-size copies have none, since strokes have one size."""
+    roots: RegionRoots | None = None
+    """None if every evaluation computes all roots."""
 
     def terms(self, image: Tensor) -> dict[str, Tensor]:
         """Return every weighted term of an image (1, 3, H, W), each (), without those of its half-size copy."""
@@ -134,6 +157,8 @@ class Objective:
     def terms_from_features(self, features: Mapping[str, Tensor], image: Tensor) -> dict[str, Tensor]:
         """Return the same terms, given the features of the image by layer."""
         targets, weights = self.targets, self.weights
+        if self.roots:
+            self.roots.turn += 1
         content_loss = losses.content_sum if targets.is_content_summed else losses.content_loss
         terms: dict[str, Tensor] = {}
         for layer, content in targets.content.items():
@@ -143,7 +168,9 @@ class Objective:
                 weight = weights.content[layer] * targets.content_scale
                 terms[f"{CONTENT} {layer}"] = weight * content_loss(features[layer], content)
         for layer, style in targets.style.items():
-            terms[f"{STYLE} {layer}"] = weights.style[layer] * self._compute_style_distance(features[layer], style)
+            terms[f"{STYLE} {layer}"] = weights.style[layer] * self._compute_style_distance(
+                layer, features[layer], style
+            )
         if self.matching is not None:
             distances = self.matching.compute_distances(features)
             terms |= {f"{STROKES} {layer}": distance for layer, distance in distances.items()}
@@ -189,23 +216,32 @@ class Objective:
         terms = {name: term + half_size_terms.get(name, 0) for name, term in terms.items()}
         return terms, gradient + half_size_gradient
 
-    def _compute_style_distance(self, features: Tensor, target: StyleTarget | RegionTargets) -> Tensor:
-        if not isinstance(target, RegionTargets):
-            return self._compare(features, target, None)
-        parts = zip(
-            gather_parts(features, target.layout), target.targets, target.layout.parts, target.shares, strict=True
-        )
-        return torch.stack([share * self._compare(maps, own, part) for maps, own, part, share in parts]).sum()
+    def _compute_style_distance(self, layer: str, features: Tensor, target: StyleTarget | RegionTargets) -> Tensor:
+        if isinstance(target, RegionTargets):
+            parts = gather_parts(features, target.layout)
+            distances = [
+                share * self._compare(layer, region, parts, target) for region, share in enumerate(target.shares)
+            ]
+            return torch.stack(distances).sum()
+        if isinstance(target, Moments):
+            return gram_distance(compute_moments(features), target)
+        if wasserstein.has_few_positions(features):
+            return wasserstein.wasserstein_distance_of_few_positions(features, target, newton_schulz=self.newton_schulz)
+        return wasserstein.wasserstein_distance(compute_moments(features), target, newton_schulz=self.newton_schulz)
 
-    def _compare(self, features: Tensor, target: StyleTarget, part: Part | None) -> Tensor:
-        """Return the distance of features (1, C, H, W) to their target, (); those of a part are weighted."""
-        newton_schulz = self.newton_schulz
+    def _compare(self, layer: str, region: int, parts: Sequence[Tensor], regions: RegionTargets) -> Tensor:
+        """Return the distance of the features of a region, one of `parts`, to their target, ()."""
+        features, part, target = parts[region], regions.layout.parts[region], regions.targets[region]
+        newton_schulz, tangent = self.newton_schulz, None
         if not isinstance(target, Moments) and wasserstein.has_few_positions(features):
-            weights = None if part is None else (part.roots, part.total)
+            weights = (part.roots, part.total)
             return wasserstein.wasserstein_distance_of_few_positions(
                 features, target, weights, newton_schulz=newton_schulz
             )
-        ours = compute_moments(features) if part is None else part.compute_moments(features)
+        ours = part.compute_moments(features)
         if isinstance(target, Moments):
             return gram_distance(ours, target)
-        return wasserstein.wasserstein_distance(ours, target, newton_schulz=newton_schulz)
+        if self.roots is not None:
+            place = (layer, region)
+            tangent = self.roots.get_tangent(place, len(parts), ours, target, newton_schulz=newton_schulz)
+        return wasserstein.wasserstein_distance(ours, target, newton_schulz=newton_schulz, tangent=tangent)

@@ -53,7 +53,30 @@ def compute_root(covariance: Tensor) -> Tensor:
     return root.to(covariance)
 
 
-def wasserstein_distance(ours: Moments, target: WassersteinTarget, *, newton_schulz: bool = False) -> Tensor:
+class RootTangent(NamedTuple):
+    """The trace of the root as a linear function of Σ, exact at the Σ where it was computed."""
+
+    offset: Tensor
+    """()."""
+    slope: Tensor
+    """(C, C)."""
+
+
+def compute_root_tangent(ours: Moments, target: WassersteinTarget, *, newton_schulz: bool = False) -> RootTangent:
+    """Return the tangent of tr (Σ_t^½ Σ Σ_t^½)^½ at the covariance Σ of an image's statistics.
+
+    The trace is concave, so the tangent is nowhere below it; its error is quadratic in the change of Σ.
+    """
+    with torch.enable_grad():
+        covariance = ours.compute_covariance().detach().requires_grad_()
+        trace = _trace_product_root(covariance, target.root, newton_schulz=newton_schulz)
+        (slope,) = torch.autograd.grad(trace, covariance)
+    return RootTangent(trace.detach() - (slope * covariance.detach()).sum(), slope)
+
+
+def wasserstein_distance(
+    ours: Moments, target: WassersteinTarget, *, newton_schulz: bool = False, tangent: RootTangent | None = None
+) -> Tensor:
     """Return the squared 2-Wasserstein distance of two Gaussians divided by the number of channels, ().
 
     It is mean_c (μ − μ_t)² + (tr Σ + tr Σ_t − 2 tr (Σ_t^½ Σ Σ_t^½)^½) / C.
@@ -65,12 +88,21 @@ def wasserstein_distance(ours: Moments, target: WassersteinTarget, *, newton_sch
         ours: statistics of the image.
         target: statistics of the style.
         newton_schulz: compute the root by matrix products only, for devices where eigenvalues are slow or missing.
+        tangent: in place of the root, that of statistics that are nearly these.
     """
-    covariance, root = ours.compute_covariance(), target.root
-    trace = (
-        _trace_root_newton_schulz(root @ covariance @ root) if newton_schulz else _trace_root(covariance, factor=root)
-    )
+    covariance = ours.compute_covariance()
+    if tangent is None:
+        trace = _trace_product_root(covariance, target.root, newton_schulz=newton_schulz)
+    else:
+        trace = tangent.offset + (tangent.slope * covariance).sum()
     return _combine(ours.mean, target, _trace(covariance.to(trace)), target.trace, trace)
+
+
+def _trace_product_root(covariance: Tensor, root: Tensor, *, newton_schulz: bool) -> Tensor:
+    """Return tr (Σ_t^½ Σ Σ_t^½)^½, (), of a covariance Σ and a root Σ_t^½, each (C, C)."""
+    if newton_schulz:
+        return _trace_root_newton_schulz(root @ covariance @ root)
+    return _trace_root(covariance, factor=root)
 
 
 def _combine(mean: Tensor, target: WassersteinTarget, spread: Tensor, target_spread: Tensor, trace: Tensor) -> Tensor:

@@ -1,15 +1,19 @@
 """Weighted statistics of parts: against their definitions, finite differences, and statistics without weights."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
-from styler.objective import parts
+from styler.objective import parts, wasserstein
 from styler.objective.losses import content_loss, content_sum
-from styler.objective.moments import compute_moments
+from styler.objective.moments import Moments, compute_moments
 from styler.objective.parts import gather_parts, make_layout, reduce_masks
-from styler.objective.terms import Objective, RegionTargets, Targets, TermWeights
+from styler.objective.terms import Objective, RegionRoots, RegionTargets, StyleTarget, Targets, TermWeights
 from styler.objective.wasserstein import (
+    RootTangent,
+    compute_root_tangent,
     prepare_wasserstein_target,
     wasserstein_distance,
     wasserstein_distance_of_few_positions,
@@ -159,3 +163,52 @@ def test_the_content_loss_weighs_positions() -> None:
     torch.testing.assert_close(content_loss(ours, theirs, weights.sqrt()), expected)
     torch.testing.assert_close(content_sum(ours, theirs, weights.sqrt()), expected * ours.numel() / 2)
     assert torch.autograd.gradcheck(lambda own: content_loss(own, theirs, weights.sqrt()), ours.requires_grad_())
+
+
+def test_the_tangent_of_a_root_is_exact_where_it_was_computed_and_never_below() -> None:
+    ours, near, theirs = (compute_moments(maps(6, 9, 9, seed)) for seed in (1, 2, 3))
+    target = prepare_wasserstein_target(theirs)
+    for newton_schulz in (False, True):
+        tangent = compute_root_tangent(ours, target, newton_schulz=newton_schulz)
+        same = wasserstein_distance(ours, target, tangent=tangent)
+        torch.testing.assert_close(same, wasserstein_distance(ours, target), rtol=1e-6, atol=1e-9)
+        assert wasserstein_distance(near, target, tangent=tangent) <= wasserstein_distance(near, target)
+
+
+def test_each_evaluation_computes_the_roots_of_one_region(monkeypatch: pytest.MonkeyPatch, tiny: Weights) -> None:
+    """The gradient of the first evaluation is exact; then the regions take turns."""
+    counts: list[Tensor] = []
+    compute = wasserstein.compute_root_tangent
+
+    def counted(ours: Moments, *given: Any, **settings: Any) -> RootTangent:
+        counts.append(ours.mean.detach())
+        return compute(ours, *given, **settings)
+
+    monkeypatch.setattr(wasserstein, "compute_root_tangent", counted)
+    image, features = maps(3, 32, 32, dtype=torch.float32), Features(tiny, ["relu1_1", "relu2_1"], "average")
+    style = features(maps(3, 32, 32, 1, torch.float32))
+    across = torch.linspace(0, 1, 32).expand(32, 32)
+    goals: dict[str, StyleTarget | RegionTargets] = {}
+    for layer, each in style.items():
+        layout = make_layout(
+            reduce_masks(torch.stack([across, 1 - across])[None], 32 // each.shape[-1], (each.shape[-1],) * 2)[0], CPU
+        )
+        target = prepare_wasserstein_target(compute_moments(each))
+        goals[layer] = RegionTargets(layout, (target, target), (0.5, 0.5))
+    weights = TermWeights(content={}, style=dict.fromkeys(goals, 1.0))
+    exact, taking_turns = (
+        Objective(features, Targets({}, goals), weights, roots=roots) for roots in (None, RegionRoots())
+    )
+    expected = exact.gradient(image)[1]
+    torch.testing.assert_close(
+        taking_turns.gradient(image)[1], expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())
+    )
+    assert len(counts) == 4
+    before = [*counts]
+    for region in (1, 0, 1):
+        counts.clear()
+        taking_turns.gradient(image)
+        assert [bool(torch.equal(mean, before[k])) for mean, k in zip(counts, (region, 2 + region), strict=True)] == [
+            True,
+            True,
+        ]
