@@ -12,7 +12,7 @@ the other painting relative to that to its own.
 import argparse
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,6 +34,8 @@ PAIRS = (
     ("bee", "wheat-field", "stained-glass"),
 )
 """A photo, and the paintings of its left and of its right half."""
+Judge = Callable[[Tensor, Tensor], float]
+"""The distance of a picture and a painting, each (1, 3, H, W)."""
 SPAN = 5
 """Iterations timed together: the interval between matches."""
 
@@ -87,8 +89,10 @@ def advance(run: Iterator[Any]) -> float:
     return time.perf_counter() - began
 
 
-def measure_quality(painter: Painter, pair: tuple[str, str, str], size: int, out: Path | None) -> None:
-    """Print, for each half and judge, the distances to its own painting and to the other."""
+def measure_quality(
+    painter: Painter, judges: Mapping[str, Judge], pair: tuple[str, str, str], size: int, out: Path | None
+) -> dict[str, list[tuple[float, float, float]]]:
+    """Return by judge, for each half, `own`, `other`, and the latter of the photo that is painted as a whole."""
     photo, *names = pair
     path, paths = library.find_content(photo), [library.find_style(name) for name in names]
     width, height = load_content(path).size
@@ -99,20 +103,19 @@ def measure_quality(painter: Painter, pair: tuple[str, str, str], size: int, out
     if out:
         out.mkdir(parents=True, exist_ok=True)
         to_image(divided).save(out / f"{photo}.{'.'.join(names)}.png")
-    patches, style = PatchJudge(), StyleJudge()
-    for side in (0, 1):
+    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in judges}
+    for side, (name, judge) in itertools.product((0, 1), judges.items()):
         ours, alone = (cut_half(picture, side) for picture in (divided, whole[side]))
-        own, other = paintings[side], paintings[1 - side]
-        for judge, distances in {
-            "patches": [patches.distance(*each) for each in ((ours, own), (alone, own), (ours, other))],
-            "style": [style.distance(to_image(a), to_image(b)) for a, b in ((ours, own), (alone, own), (ours, other))],
-        }.items():
-            mine, reference, theirs = distances
-            print(
-                f"{photo}, {'right' if side else 'left'} half in {names[side]}, {judge}: own {mine / reference:.2f} ×, "
-                f"other {theirs / mine:.2f} ×",
-                flush=True,
-            )
+        mine, theirs, own, others = (judge(half, paintings[k]) for half in (ours, alone) for k in (side, 1 - side))
+        found[name].append((mine / own, theirs / mine, others / own))
+        print_quality(f"{photo}, {'right' if side else 'left'} half in {names[side]}", name, found[name][-1])
+    return found
+
+
+def print_quality(what: str, judge: str, values: tuple[float, ...]) -> None:
+    """Print what `measure_quality` returns for one half, or means of it."""
+    own, other, reference = values
+    print(f"{what}, {judge}: own {own:.2f} ×, other {other:.2f} × (as a whole {reference:.2f} ×)", flush=True)
 
 
 def paint(painter: Painter, photo: Path, paintings: Any, options: Options, areas: Areas | None) -> Tensor:
@@ -140,8 +143,14 @@ def main() -> None:
     print(f"{painter.device}, {painter.precision}, {torch.get_num_threads()} threads")
     for size, brushwork in itertools.product(args.sizes, (0.0, 50.0)):
         measure_iterations(painter, size, brushwork, args.rounds)
-    for pair in PAIRS[: args.pairs]:
-        measure_quality(painter, pair, args.size, args.out)
+    if not args.pairs:
+        return
+    patches, style = PatchJudge(), StyleJudge()
+    judges = {"patches": patches.distance, "style": lambda one, other: style.distance(to_image(one), to_image(other))}
+    found = [measure_quality(painter, judges, pair, args.size, args.out) for pair in PAIRS[: args.pairs]]
+    for name in judges:
+        halves = [half for each in found for half in each[name]]
+        print_quality("mean", name, tuple(sum(column) / len(halves) for column in zip(*halves, strict=True)))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from styler.engine.sources import Input, load_content, load_styles
 from styler.objective.matching import Matching
 from styler.objective.terms import Objective
 from styler.options import Options
+from styler.regions.areas import Areas, normalize_regions
 from styler.vgg.weights import SLIM
 
 META = torch.device("meta")
@@ -68,6 +69,9 @@ CASES: dict[str, dict[str, Any]] = {
     "strokes in bfloat16": {"precision": "bf16", "brushwork": 100, "strength": 30},
     "strokes in float16": {"precision": "fp16", "brushwork": 50, "checkpoint": "on"},
     "strokes of the slim network": {"backbone": SLIM, "multiscale": 0, "brushwork": 50},
+    "areas": {"areas": True, "brushwork": 50},
+    "areas in bfloat16": {"areas": True, "precision": "bf16", "keep_color": 0.5},
+    "areas in float16": {"areas": True, "precision": "fp16", **GRAM},
 }
 """Options that change what a step computes. With strokes, every step matches."""
 
@@ -120,7 +124,17 @@ def move_matching(monkeypatch: pytest.MonkeyPatch, matching: Matching, device: t
     monkeypatch.setattr(targets, "prepare_matching", lambda *_given: moved)
 
 
-def prepare_run(monkeypatch: pytest.MonkeyPatch, pixels: Pixels, options: Options, device: torch.device) -> Run:
+def make_areas() -> Areas:
+    """Return the areas of a photo of 64×48 pixels, each with half of it, of which a part is held and a part kept."""
+    mask = torch.zeros(1, 1, 64, 48)
+    mask[..., :24] = 1
+    protection = torch.linspace(0, 1, 64)[:, None].expand(1, 1, 64, 48)
+    return Areas.of(normalize_regions([mask]), [(0,), (1,)], protection)
+
+
+def prepare_run(
+    monkeypatch: pytest.MonkeyPatch, pixels: Pixels, options: Options, device: torch.device, areas: Areas | None = None
+) -> Run:
     """Return a run of one scale and two styles, with the network and all targets moved to a device.
 
     The targets and the candidates of a scale are computed once, on the CPU here, since eigenvalues and the weight of
@@ -130,7 +144,7 @@ def prepare_run(monkeypatch: pytest.MonkeyPatch, pixels: Pixels, options: Option
     cpu = options.replace(device="cpu")
     painter, content = Painter.of(cpu), load_content(pixels(64, 48, 1))
     scales = schedule.build_schedule(cpu, *content.size, painter.features(cpu).min_side)
-    run = painter._prepare_run(content, load_styles(styles), cpu, Event(), scales, None)
+    run = painter._prepare_run(content, load_styles(styles), cpu, Event(), scales, None, areas)
     run.checkpoint = options.checkpoint == "on"
     (scale,) = run.schedule
     run.schedule = (dataclasses.replace(scale, half_size_copies=1 if options.multiscale else 0),)
@@ -139,6 +153,8 @@ def prepare_run(monkeypatch: pytest.MonkeyPatch, pixels: Pixels, options: Option
         move_matching(monkeypatch, matching, device)
     run.features = run.slim = run.features.select(run.features.layers).to(device)
     run.targets |= {key: move(each, device) for key, each in run.targets.items()}
+    for key, goal in run.targets.items():
+        run.holds[key[1]] = goal.hold
     return run
 
 
@@ -178,16 +194,21 @@ def test_a_step_waits_for_nothing_and_repeats_itself(
     """Its operations are deterministic, known to every GPU, and the same, with the same shapes, from step to step."""
     if "backbone" not in CASES[name]:
         request.getfixturevalue("use_tiny")
-    run = prepare_run(monkeypatch, pixels, OPTIONS.replace(**CASES[name]), META)
+    settings = {**CASES[name]}
+    areas = make_areas() if settings.pop("areas", False) else None
+    run = prepare_run(monkeypatch, pixels, OPTIONS.replace(**settings), META, areas)
     refuse_copies()
     second, third = record_two_steps(run)
     assert {"convolution_backward.default", "addmm.default", "lerp.Scalar"} <= second.names
     assert second.elsewhere == set()
-    assert second.operations == third.operations
+    if areas is None:
+        assert second.operations == third.operations
+    else:  # regions take turns
+        assert sorted(map(str, second.operations)) == sorted(map(str, third.operations))
     assert [each for each in second.names if each.startswith(NOT_DETERMINISTIC)] == []
     assert [each for each in second.names if each.startswith(SYNCHRONIZING)] == []
     assert torch.float64 not in second.dtypes, "Apple's GPUs have no float64"
-    assert ("argmax.default" in second.names) == ("brushwork" in CASES[name])
+    assert ("argmax.default" in second.names) == ("brushwork" in settings)
 
 
 def test_no_operation_reads_a_value_inside(use_tiny: None, pixels: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,8 +20,10 @@ from styler.engine.sources import SourceImage, load_content, load_styles
 from styler.engine.styles import StyleCache, prepare_blend
 from styler.errors import UsageError
 from styler.objective import matching
+from styler.objective.candidates import Candidates
 from styler.objective.moments import Moments, compute_moments
-from styler.objective.terms import Objective, RegionTargets
+from styler.objective.parts import gather_parts
+from styler.objective.terms import Objective, RegionTargets, Targets
 from styler.options import Options
 from styler.regions.areas import Areas, normalize_regions
 from styler.regions.resolve import ResolvedAreas
@@ -63,7 +65,7 @@ def styles(pixels: Pixels) -> list[Any]:
     return [pixels(48, 64, 2), pixels(64, 48, 3)]
 
 
-def compute(features: Features, pictures: list[Tensor], options: Options, areas: Areas | None) -> targets.Targets:
+def compute(features: Features, pictures: list[Tensor], options: Options, areas: Areas | None) -> Targets:
     content, *styles = map(source, pictures)
     blend = prepare_blend(content, styles, options)
     return targets.compute_targets(features, content, blend, (64, 64), options, StyleCache(), None, areas)
@@ -86,7 +88,7 @@ def test_each_region_has_the_statistics_of_its_own_style(
         own = [
             part.compute_moments(maps).mean
             for maps, part in zip(
-                targets.gather_parts(features(pictures[0])[layer], target.layout), target.layout.parts, strict=True
+                gather_parts(features(pictures[0])[layer], target.layout), target.layout.parts, strict=True
             )
         ]
         for found, style, content in zip(target.targets, means[1:], own, strict=True):
@@ -167,8 +169,8 @@ def test_areas_work_with_every_option(
     options = OPTIONS.replace(**CASES[name])
     areas = divide(make_left().transpose(-1, -2))  # the upper half
     result = Painter.of(options).stylize(content, styles, options, areas=areas)
-    photo = load_content(content).fit(options.size, options.size)[0].permute(1, 2, 0).numpy()
-    side = options.size
+    side = result.pixels.shape[0]
+    photo = load_content(content).fit(side, side)[0].permute(1, 2, 0).numpy()
     assert np.abs(result.pixels - photo)[: side // 2 - side // 16].max() <= 2 / 255
     assert np.abs(result.pixels - photo)[side // 2 + side // 16 :].mean() > 0.01
     assert all(np.isfinite(value) for value in result.losses.values())
@@ -253,16 +255,16 @@ def test_matches_are_candidates_of_the_region(
     monkeypatch: pytest.MonkeyPatch, painter: Painter, content: Array, styles: list[Any], pixels: Pixels
 ) -> None:
     """The rest has the first and the third style, the left half the second; neighbors do not cross the border."""
-    seen: list[tuple[Tensor, matching.Candidates]] = []
+    seen: list[tuple[Tensor, Candidates]] = []
     link, drop = matching.link_matches, matching._drop_others
     dropped: list[tuple[Tensor, Tensor]] = []
 
-    def noted(queries: Tensor, matches: Tensor, candidates: matching.Candidates, *rest: Any) -> Tensor:
+    def noted(queries: Tensor, matches: Tensor, candidates: Candidates, *rest: Any) -> Tensor:
         linked = link(queries, matches, candidates, *rest)
         seen.append((linked, candidates))
         return linked
 
-    def noted_drop(matches: Tensor, candidates: matching.Candidates, allowed: Tensor) -> Tensor:
+    def noted_drop(matches: Tensor, candidates: Candidates, allowed: Tensor) -> Tensor:
         dropped.append((matches, drop(matches, candidates, allowed)))
         return dropped[-1][1]
 

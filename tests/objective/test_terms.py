@@ -14,7 +14,7 @@ from styler.engine.sources import SourceImage
 from styler.engine.styles import StyleCache, prepare_blend
 from styler.objective.losses import chroma, coarse_chroma, content_loss, total_variation
 from styler.objective.moments import Moments, compute_moments, gram_distance
-from styler.objective.terms import HalfSizeCopy, Objective, Targets, TermWeights
+from styler.objective.terms import HalfSizeCopy, Objective, RegionTargets, Targets, TermWeights
 from styler.options import Options
 from styler.resample import Downsample
 from styler.vgg.model import Features
@@ -110,12 +110,15 @@ def test_the_gradient_matches_finite_differences(make: Make, picture: Picture, d
     """In float64, along seeded directions; average pooling has no ties."""
     objective = make(32, Options(distance=distance, keep_color=1.0), checkpoint=checkpoint)
     objective.features.double()
-    goal = objective.targets
+    goal, style = objective.targets, {}
+    for layer, target in objective.targets.style.items():
+        assert not isinstance(target, RegionTargets)
+        style[layer] = type(target)(*(part.double() for part in target))
     objective = Objective(
         objective.features,
         Targets(
             {layer: maps.double() for layer, maps in goal.content.items()},
-            {layer: type(style)(*(part.double() for part in style)) for layer, style in goal.style.items()},
+            style,
             None if goal.color is None else goal.color.double(),
         ),
         objective.weights,
