@@ -60,7 +60,7 @@ def test_every_option_has_help_and_a_range_or_choices() -> None:
     assert set(SPECS) == {field.name for field in dataclasses.fields(Options)}
     for name, spec in SPECS.items():
         assert spec.help, name
-        assert spec.group in {"Picture", "Effort", "Objective", "Machine"}, name
+        assert spec.group in {"Picture", "Regions", "Effort", "Objective", "Machine"}, name
         assert (spec.low is None) == (spec.high is None), name
     assert set(NUMBERS) | set(WORDS) | set(TEXTS) | {"content_layers", "style_layers", "keep_border"} == set(SPECS)
 

@@ -50,8 +50,8 @@ def test_every_help_page_begins_with_three_examples_and_fits(
     assert "Exit codes: " in page
     assert max(map(len, page.splitlines())) <= 80
     if command in ("preview", "config"):
-        groups = ["Picture", "Effort", "Objective", "Machine", "Output"]
-        assert re.findall(r"^(\w+):$", page, re.MULTILINE)[-5:] == groups
+        groups = ["Picture", "Regions", "Effort", "Objective", "Machine", "Output"]
+        assert re.findall(r"^(\w+):$", page, re.MULTILINE)[-6:] == groups
     else:
         assert len(page.splitlines()) <= 24
 
@@ -59,7 +59,7 @@ def test_every_help_page_begins_with_three_examples_and_fits(
 def test_the_first_command_is_run(capsys: Capture) -> None:
     main(["--help"])
     commands = capsys.readouterr().out.split("\nCommands:\n")[1]
-    assert re.findall(r"^  (\w+) ", commands, re.MULTILINE)[:4] == ["run", "preview", "batch", "ui"]
+    assert re.findall(r"^  (\w+) ", commands, re.MULTILINE)[:5] == ["run", "preview", "mask", "batch", "ui"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
