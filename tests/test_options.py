@@ -62,7 +62,8 @@ def test_every_option_has_help_and_a_range_or_choices() -> None:
         assert spec.help, name
         assert spec.group in {"Picture", "Regions", "Effort", "Objective", "Machine"}, name
         assert (spec.low is None) == (spec.high is None), name
-    assert set(NUMBERS) | set(WORDS) | set(TEXTS) | {"content_layers", "style_layers", "keep_border"} == set(SPECS)
+    others = {"content_layers", "style_layers", "keep_border", "protect", "regions"}
+    assert set(NUMBERS) | set(WORDS) | set(TEXTS) | others == set(SPECS)
 
 
 def test_the_defaults_are_those_of_the_default_preset_and_look() -> None:

@@ -22,7 +22,6 @@ from styler.cli import output
 from styler.cli.flags import InputOptions, OutputOptions, flag_name
 from styler.errors import ImageError, OptionError, OutputError, StylerError, UsageError, quote_name
 from styler.options import ResolvedOptions
-from styler.provenance import EARLIER_LAYER
 from styler.regions import specs
 
 if TYPE_CHECKING:
@@ -99,6 +98,8 @@ def locate_masks(resolved: ResolvedOptions, content: Path | None, source: str | 
         OptionError: there is no such mask.
         UsageError: a mask is standard input, or a file of an earlier picture is not beside the photo.
     """
+    from styler.provenance import EARLIER_LAYER
+
     options, located = resolved.options, {}
     for option in ("protect", "regions", "labels"):
         for name in specs.list_mask_files(**{option: getattr(options, option)}):
