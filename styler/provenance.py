@@ -434,7 +434,9 @@ class EarlierPicture:
         """Return a sentence for each mask that differs from those recorded for the same photo."""
         if not self.record or self.record["content"] != result.content_sha256:
             return []
-        recorded = {(mask["kind"], mask["name"]): mask["sha256"] for mask in self.record["masks"]}
+        recorded: dict[tuple[str, str], str] = {
+            (mask["kind"], mask["name"]): mask["sha256"] for mask in self.record["masks"]
+        }
         files = {sha256 for (kind, _), sha256 in recorded.items() if kind == "file"}
         names = specs.make_plain_names(_list_mask_files(result.options))
         sentences = []

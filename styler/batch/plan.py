@@ -334,13 +334,7 @@ def plan_batch(
     couples = pair_inputs(photos, styles.inputs, zipped=request.zipped, blended=request.blended)
     if regional := _find_region_styles(request, find_style):
         couples = [(content, (*own, *regional)) for content, own in couples]
-    specs.check_style_count(request.options.regions, len(couples[0][1]))
-    weights, number = request.options.style_weights, len(couples[0][1]) - len(request.options.regions)
-    if weights and len(weights) != number:
-        raise OptionError(
-            f"style_weights has {len(weights)} numbers, but each picture has {number} styles; give one for each, and "
-            "use --blend to blend several."
-        )
+    _check_styles(request.options, len(couples[0][1]))
     earlier = _find_earlier_names(history, request.format) if request.template is None else {}
     pairs = name_outputs(couples, request.template, request.format, request.options.seed, earlier)
     if used:
@@ -359,6 +353,22 @@ def plan_batch(
         batches=len(contents.batches | styles.batches),
         picture_seconds=history.measure_pictures(hash_settings(settings)),
     )
+
+
+def _check_styles(options: Options, count: int) -> None:
+    """Check that the number of styles of each picture fits the regions and the weights.
+
+    Raises:
+        UsageError: no style is left for the rest of the photo.
+        OptionError: the weights do not fit the styles that share it.
+    """
+    specs.check_style_count(options.regions, count)
+    weights, number = options.style_weights, count - len(options.regions)
+    if weights and len(weights) != number:
+        raise OptionError(
+            f"style_weights has {len(weights)} numbers, but each picture has {number} styles; give one for each, and "
+            "use --blend to blend several."
+        )
 
 
 def _find_all_masks(contents: Sequence[BatchInput], options: Options) -> dict[str, tuple[tuple[str, str], ...]]:

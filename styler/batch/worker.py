@@ -277,8 +277,8 @@ class Worker:
         """Paint a picture and report every iteration."""
         progress: Progress | None = None
         replay, start = self.config.request.replay, self.config.start
-        painter, styles = self._get_painter(options), [*job.styles]
-        for progress in painter.stream(job.content, styles, options, self._stop, replay, start, job.masks):
+        painter, masks = self._get_painter(options), job.masks
+        for progress in painter.stream(job.content, [*job.styles], options, self._stop, replay, start, masks):
             if progress.result is None:
                 job.report("progress", progress=progress)
         assert progress is not None

@@ -158,8 +158,8 @@ def _paint(
         log.info([f"Measured on this machine: {measurement.describe()}."])
     watch.begin()
     last = None
-    content, styles, start, masks = prepared.content, [*prepared.styles], prepared.start, prepared.masks
-    for progress in painter.stream(content, styles, options, watch.stop, replay, start, masks):
+    content, start, masks = prepared.content, prepared.start, prepared.masks
+    for progress in painter.stream(content, [*prepared.styles], options, watch.stop, replay, start, masks):
         if last is None:
             log.info([f"Schedule: {report.format_schedule(progress.schedule, None if replay else options)}"])
         last = progress

@@ -16,6 +16,7 @@ from styler import images, provenance
 from styler.cli import main
 from styler.engine import painter as painter_module
 from styler.regions.find import MaskFinder
+from styler.regions.resolve import resolve_areas
 
 TINY = ["--size", "64", "--first-size", "64", "--iterations", "6", "--device", "cpu"]
 Capture = pytest.CaptureFixture[str]
@@ -221,7 +222,7 @@ def test_inspect_tells_regions_and_protection_in_words(folder: Path, capsys: Cap
 
 def test_previews_protect_and_ignore_regions(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     seen: list[Any] = []
-    real = painter_module.resolve_areas
+    real = resolve_areas
 
     def record(*args: Any, **settings: Any) -> Any:
         seen.append(real(*args, **settings))
