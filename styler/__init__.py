@@ -5,6 +5,12 @@
     result = stylize("photo.jpg", "painting.jpg", Options.of(preset="draft", strength=60))
     result.save("painted.png")
 
+Parts of the photo can be kept, or take another painting (the last styles are those of the regions, in order); masks are
+`subject`, `background`, `faces`, files, or arrays (height, width) from 0 outside to 1 inside:
+
+    options = Options.of(protect=["faces=90"], regions=["sky"])
+    result = stylize("photo.jpg", ["painting.jpg", "starry-night"], options, masks={"sky": sky})
+
 A node for ComfyUI, whose pictures are tensors (B, H, W, 3):
 
     import numpy as np, torch

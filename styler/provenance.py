@@ -19,6 +19,7 @@ from typing_extensions import TypedDict
 
 from styler.errors import ImageError, OptionError, UsageError, quote_name
 from styler.options import INIT_CHOICES, PRECISION_NAMES, Options, format_value, list_options, resolve_options
+from styler.regions import specs
 from styler.schedule import Replay, Scale
 
 if TYPE_CHECKING:
@@ -27,8 +28,11 @@ if TYPE_CHECKING:
     from styler.engine.result import Result
     from styler.images import Picture
     from styler.images.read import Readable
+    from styler.regions.resolve import MaskEntry
 
 
+EARLIER_LAYER = "--from"
+"""Layer of the settings of an earlier picture."""
 RECORD_SCHEMA = 1
 RECORD_KEY = "styler"
 """The key of the record among the texts of a picture."""
@@ -134,7 +138,8 @@ class _NewerRecord(Exception):
 
 def make_record(result: "Result") -> Record:
     """Return the record of how a result was made."""
-    options = result.options.to_dict()
+    names = specs.make_plain_names(_list_mask_files(result.options))
+    options = _rename_masks(result.options, names).to_dict()
     options |= {name: FILE_VALUE for name in _FILE_PLACEHOLDERS if _is_file(name, options[name])}
     height, width = result.pixels.shape[:2]
     return {
@@ -151,7 +156,7 @@ def make_record(result: "Result") -> Record:
         "content": result.content_sha256,
         "styles": list(result.style_sha256),
         "trims": [None if box is None else list(box) for box in result.trims],
-        "masks": [cast("MaskRecord", dataclasses.asdict(mask)) for mask in result.masks],
+        "masks": [cast("MaskRecord", _describe_mask(mask, names)) for mask in result.masks],
         "init": result.start_sha256,
         "background": _format_color(result.background),
         "width": width,
@@ -164,6 +169,19 @@ def make_record(result: "Result") -> Record:
         "seconds": round(result.seconds, 3),
         "scale_seconds": [round(seconds, 3) for seconds in result.scale_seconds],
     }
+
+
+def _list_mask_files(options: Options) -> list[str]:
+    return specs.list_mask_files(options.protect, options.regions, options.labels)
+
+
+def _rename_masks(options: Options, names: Mapping[str, str]) -> Options:
+    renamed = specs.rename_masks(names, options.protect, options.regions, options.labels)
+    return options.replace(**renamed) if names else options
+
+
+def _describe_mask(mask: "MaskEntry", names: Mapping[str, str]) -> dict[str, Any]:
+    return {**dataclasses.asdict(mask), "name": names.get(mask.name, mask.name)}
 
 
 def _format_color(color: tuple[float, float, float] | None) -> str:
@@ -265,7 +283,7 @@ def _validate_record(data: Mapping[str, Any]) -> Record:
     from pydantic import ValidationError
 
     try:
-        record = _make_validator().validate_python(data, strict=True)
+        record = _make_validator().validate_python({"masks": [], **data}, strict=True)  # older versions had no masks
         options = options_from_record(record["options"])
     except ValidationError as error:
         raise _DamagedRecord(f"'{error.errors()[0]['loc'][0]}' is missing or wrong") from error
@@ -273,6 +291,8 @@ def _validate_record(data: Mapping[str, Any]) -> Record:
         raise _DamagedRecord(str(error)[:MAX_TEXT_LENGTH].rstrip(".")) from error
     if len(record["schedule"]) != len(record["scale_seconds"]):
         raise _DamagedRecord("'scale_seconds' does not fit the schedule")
+    if options.regions and len(options.regions) >= len(record["styles"]):
+        raise _DamagedRecord("'regions' does not fit the styles")
     if any(scale["width"] > record["width"] or scale["height"] > record["height"] for scale in record["schedule"]):
         raise _DamagedRecord("a scale is larger than the picture")
     record["options"] = options.to_dict() | dict.fromkeys(_list_file_options(record), FILE_VALUE)
@@ -298,13 +318,21 @@ def options_from_record(stored: Mapping[str, Any]) -> Options:
     given = {name: value for name, value in stored.items() if name not in _FILE_PLACEHOLDERS or value != FILE_VALUE}
     if wrong := [name for name in _FILE_PLACEHOLDERS if name in given and _is_file(name, given[name])]:
         raise _DamagedRecord(f"'{wrong[0]}' is wrong")
-    return Options(**given)
+    options = Options(**given)
+    if any(map(specs.has_folder, _list_mask_files(options))):
+        raise _DamagedRecord("the name of a mask has a folder")
+    return options
 
 
 def settings_from_record(record: Record) -> dict[str, Any]:
-    """Return the settings to reuse, as a layer for `resolve_options`; without those that were files."""
+    """Return the settings to reuse, as a layer for `resolve_options`; without those that were files.
+
+    If no face was protected, none is looked for.
+    """
     excluded = {*MACHINE_OPTIONS, *_list_file_options(record)}
     settings = {name: value for name, value in record["options"].items() if name not in excluded}
+    if not settings["protect"] and all(mask["name"] != "faces" for mask in record["masks"]):
+        settings["protect"] = [specs.NOTHING]
     return {**settings, "precision": PRECISION_NAMES[record["precision"]], "threads": record["threads"]}
 
 
@@ -321,17 +349,33 @@ def format_command(record: Record) -> str:
     defaults |= {"preset": Options().preset, "look": Options().look}
     words = ["styler", "run", *_list_input_placeholders(record)]
     for name, value in options.to_dict().items():
-        if value != defaults[name] and name != "memory":  # of that machine at that time; it changes no pixels
+        if name in ("protect", "regions", "memory"):  # memory is of that machine at that time; it changes no pixels
+            continue
+        if value != defaults[name]:
             flag = name.replace("_", "-")
             is_switch = isinstance(value, bool)
             words += [f"--{flag}" if value else f"--no-{flag}"] if is_switch else [f"--{flag}", format_value(value)]
-    return shlex.join([*words, *_list_file_flags(record)])
+    return shlex.join([*words, *_list_mask_flags(options), *_list_region_flags(record), *_list_file_flags(record)])
 
 
 def format_replay_command(record: Record) -> str:
     """Return the command that repeats the work that made the picture FILE."""
-    words = ["styler", "run", "--from", "FILE", *_list_input_placeholders(record), *_list_file_flags(record)]
-    return shlex.join(words)
+    words = ["styler", "run", "--from", "FILE", *_list_input_placeholders(record)]
+    options = options_from_record(record["options"])
+    if _list_mask_files(options):  # a flag replaces all that the record says about the same option
+        words += [*_list_mask_flags(options), *(["--labels", options.labels] if options.labels else [])]
+    return shlex.join([*words, *_list_region_flags(record), *_list_file_flags(record)])
+
+
+def _list_mask_flags(options: Options) -> list[str]:
+    return [word for text in options.protect for word in ("--protect", text)]
+
+
+def _list_region_flags(record: Record) -> list[str]:
+    """Return a flag for each region, with a placeholder for its style."""
+    masks, count = record["options"]["regions"], len(record["styles"])
+    pairs = zip(masks, range(count - len(masks) + 1, count + 1), strict=True)
+    return [word for mask, number in pairs for word in ("--region", f"{mask}=STYLE{number}")]
 
 
 def _list_file_flags(record: Record) -> list[str]:
@@ -341,7 +385,8 @@ def _list_file_flags(record: Record) -> list[str]:
 
 def _list_input_placeholders(record: Record) -> list[str]:
     count = len(record["styles"])
-    return ["CONTENT", *(["STYLE"] if count == 1 else [f"STYLE{number + 1}" for number in range(count)])]
+    shared = count - len(record["options"]["regions"])
+    return ["CONTENT", *(["STYLE"] if count == 1 else [f"STYLE{number + 1}" for number in range(shared)])]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -354,7 +399,7 @@ class EarlierPicture:
     @property
     def layers(self) -> list[tuple[str, Mapping[str, Any]]]:
         """The settings, as layers for `resolve_options`."""
-        return [("--from", settings_from_record(self.record))] if self.record else []
+        return [(EARLIER_LAYER, settings_from_record(self.record))] if self.record else []
 
     def compare_inputs(
         self, content: "Picture", styles: "Sequence[Picture]", start: "Picture | None" = None
@@ -383,6 +428,23 @@ class EarlierPicture:
             sentences.append(
                 "The recorded run was stopped and is replayed up to that point; give --iterations for a complete run."
             )
+        return sentences
+
+    def compare_masks(self, result: "Result") -> list[str]:
+        """Return a sentence for each mask that differs from those recorded for the same photo."""
+        if not self.record or self.record["content"] != result.content_sha256:
+            return []
+        recorded: dict[tuple[str, str], str] = {
+            (mask["kind"], mask["name"]): mask["sha256"] for mask in self.record["masks"]
+        }
+        files = {sha256 for (kind, _), sha256 in recorded.items() if kind == "file"}
+        names = specs.make_plain_names(_list_mask_files(result.options))
+        sentences = []
+        for mask in result.masks:
+            before = recorded.get((mask.kind, names.get(mask.name, mask.name)))
+            is_other = before is None and mask.kind == "file" and files and mask.sha256 not in files
+            if is_other or before not in (None, mask.sha256):
+                sentences.append(f"The mask {quote_name(mask.name)} differs from the recorded one.")
         return sentences
 
     def compare_machine(self, result: "Result") -> list[str]:
@@ -428,6 +490,7 @@ def load_earlier(source: str | None, flags: Mapping[str, Any]) -> EarlierPicture
 
 def _changes_schedule(record: Record, flags: Mapping[str, Any]) -> bool:
     """Return whether a look among the flags sets an option of the schedule to another value."""
-    layers = ("--from", settings_from_record(record)), ("flag", {name: flags[name] for name in flags if name == "look"})
+    look = {name: value for name, value in flags.items() if name == "look"}
+    layers = (EARLIER_LAYER, settings_from_record(record)), ("flag", look)
     options = resolve_options(*layers).options.to_dict()
     return any(options[name] != record["options"][name] for name in SCHEDULE_OPTIONS)

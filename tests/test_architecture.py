@@ -36,7 +36,7 @@ ORDER_WITHIN = {
     "images": ("detect", "exif", "chunks", "decode", "color", "tiff", "encode", "files", "read", "child"),
     "regions": ("specs", "areas", "guided", "networks", "find", "read", "resolve"),
     "objective": ("moments", "wasserstein", "losses", "parts", "candidates", "matching", "terms"),
-    "batch": ("discover", "manifest", "plan", "sheets", "report", "stores", "worker", "ray", "runner"),
+    "batch": ("discover", "manifest", "names", "plan", "sheets", "report", "stores", "worker", "ray", "runner"),
 }
 """The order of the modules inside the folders that count as one layer."""
 

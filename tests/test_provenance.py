@@ -30,6 +30,7 @@ from styler.provenance import (
     format_command,
     read_record,
 )
+from styler.regions.resolve import MaskEntry
 from styler.schedule import Replay, Scale
 from styler.vgg import importers
 
@@ -99,7 +100,8 @@ def test_the_settings_of_a_record_give_the_same_options_except_for_the_machine(r
     assert not set(settings) & set(MACHINE_OPTIONS)
     assert settings["threads"] == 2, "the number that was used, although the option was 0"
     assert settings["precision"] == "fp32", "the one that was used, whatever the option was"
-    assert resolve_options(("--from", settings)).options == make_result().options.replace(precision="fp32")
+    chosen = {"precision": "fp32", "protect": ("none",)}
+    assert resolve_options(("--from", settings)).options == make_result().options.replace(**chosen)
     again = resolve_options(("--from", settings), ("flag", {"preset": "fine", "strength": 10})).options
     assert (again.iterations, again.strength, again.distance) == (140, 10, "gram")
 
@@ -136,6 +138,78 @@ def test_the_command_in_a_record_gives_the_same_options(record: Record) -> None:
     flags = Flags(**{flag.removeprefix("--").replace("-", "_"): value for flag, value in pairs.items()})
     assert resolve_options(("flag", read_flags(flags))).options == odd
     assert format_command(provenance.make_record(make_result(options=Options()))) == "styler run CONTENT STYLE"
+
+
+FACES = MaskEntry("faces", "found", "1" * 64, 0.04, "centerface", "2" * 64)
+SKY = MaskEntry("in/some/sky.png", "file", "3" * 64, 0.3)
+MASKED = {
+    "options": Options(protect=("in/some/sky.png=80", "other/sky.png", "C:\\x\\faces"), regions=("faces",)),
+    "style_sha256": ("b" * 64, "c" * 64),
+    "masks": (
+        SKY,
+        dataclasses.replace(SKY, name="other/sky.png"),
+        dataclasses.replace(SKY, name="C:\\x\\faces"),
+        FACES,
+    ),
+}
+
+
+def test_masks_are_recorded_without_their_folders() -> None:
+    record = provenance.make_record(make_result(**MASKED))
+    assert record["options"]["protect"] == ["sky.png=80", "sky-2.png", "./faces"]
+    assert [mask["name"] for mask in record["masks"]] == ["sky.png", "sky-2.png", "./faces", "faces"]
+    assert read_record(encode_record(record)) == record
+    assert shlex.split(provenance.format_replay_command(record))[4:] == [
+        *("CONTENT", "STYLE1", "--protect", "sky.png=80", "--protect", "sky-2.png", "--protect", "./faces"),
+        *("--region", "faces=STYLE2"),
+    ]
+    long = Options(labels=f"{'y' * 150}\x07.png", protect=("#ff0000",))
+    record = provenance.make_record(make_result(options=long))
+    assert record["options"]["labels"] == f"{'y' * 100}.png"
+    assert read_record(encode_record(record)) == record
+
+
+def test_faces_are_replayed_only_if_they_were_found(record: Record) -> None:
+    assert provenance.settings_from_record(record)["protect"] == ["none"]
+    record = provenance.make_record(make_result(masks=(FACES,)))
+    assert provenance.settings_from_record(record)["protect"] == []
+
+
+def test_records_of_versions_without_masks_can_be_replayed(record: Record) -> None:
+    old: Any = copy.deepcopy(record)
+    del old["masks"]
+    for name in ("protect", "regions", "labels"):
+        del old["options"][name]
+    assert read_record(encode_record(old)) == record
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"protect": ["../secret.png"]},
+        {"labels": "/etc/labels.png", "protect": ["#ff0000"]},
+        {"regions": ["x\\y.png"]},
+        {"regions": ["subject", "faces"]},
+        {"protect": ["faces=200"]},
+    ],
+)
+def test_masks_in_a_record_are_validated(options: dict[str, Any], record: Record) -> None:
+    masked = {**record, "options": {**record["options"], **options}, "styles": ["b" * 64] * 2}
+    with pytest.raises(ImageError, match="damaged"):
+        read_record(encode_record(masked))
+
+
+def test_masks_are_compared_if_the_photo_is_the_same() -> None:
+    earlier = EarlierPicture(provenance.make_record(make_result(**MASKED)))
+    other = dataclasses.replace(SKY, name="sky.png", sha256="4" * 64)
+    assert earlier.compare_masks(make_result(**MASKED)) == []
+    options = Options(protect=("moved/sky.png",))
+    same = dataclasses.replace(SKY, name="moved/sky.png")
+    assert earlier.compare_masks(make_result(options=options, masks=(same,))) == []
+    for entry in (other, dataclasses.replace(FACES, sha256="4" * 64)):
+        sentence = f"The mask '{entry.name}' differs from the recorded one."
+        assert earlier.compare_masks(make_result(masks=(entry,))) == [sentence]
+        assert earlier.compare_masks(make_result(masks=(entry,), content_sha256="9" * 64)) == []
 
 
 def test_an_initial_picture_file_is_recorded_by_its_hash(tmp_path: Path) -> None:

@@ -7,17 +7,19 @@ import json
 import re
 import runpy
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 sys.path.append(str(Path(__file__).parent / "helpers"))  # pytest does this itself
 from readme import BATCH_README, BENCH_README, FENCE, README, ROOT, SERVED, UI_README, blocks
 
-from styler import config
+from styler import config, library
 from styler.cli import main
 from styler.cli.flags import BATCH_FLAGS, flag_name
 from styler.cli.ui import SERVER_DEFAULTS
@@ -98,6 +100,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pixels: Callable[...
     names = ("photo", "painting", "one", "two", "photos/one", "photos/deep/two", "paintings/one", "paintings/two")
     for seed, name in enumerate(names):
         write_file(tmp_path / f"{name}.jpg", encode_image(pixels(48, 64, seed), format="jpeg"))
+    labels = np.zeros((48, 64, 3), np.float32)
+    labels[:, :32, 0] = 1
+    for name in ("mask", "sky", "labels", "masks/one"):
+        write_file(tmp_path / f"{name}.png", encode_image(labels))
     (tmp_path / "list.txt").write_text("photo.jpg\nphotos\n")
     (tmp_path / "password.txt").write_text("secret\n")
     monkeypatch.chdir(tmp_path)
@@ -161,6 +167,8 @@ def test_links_lead_somewhere(path: Path) -> None:
 def test_command_runs(
     tokens: list[str], folder: Path, use_tiny: None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if any("subject" in token or "background" in token for token in tokens):
+        shutil.copy(library.find_content("cat"), "photo.jpg")  # a photo that has a subject
     if "earlier.png" in tokens:
         assert main(["run", "photo.jpg", "painting.jpg", "-q", "-o", "earlier.png", *TINY]) == 0
     if "--status" in tokens:

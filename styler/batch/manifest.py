@@ -10,8 +10,8 @@ Lines are only appended, never changed; an incomplete last line, left by a crash
     index    files (SHA-256 by name)
     precision  settings, precision (of all pictures with these settings, where `auto` has chosen it)
 
-`content` and each of `styles` have path, size, mtime and sha256; README.md beside this file explains all fields. Does
-not know how inputs are paired, nor what is in a picture.
+`content` and each of `styles` have path, size, mtime and sha256; so has each of `masks`, if there are mask pictures.
+README.md beside this file explains all fields. Does not know how inputs are paired, nor what is in a picture.
 """
 
 import errno

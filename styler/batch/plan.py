@@ -1,6 +1,6 @@
-"""Plan a batch: pair contents with styles, name the results, and compare them with the manifest.
+"""Plan a batch: pair contents with styles, find their masks, and compare the results with the manifest.
 
-No two results share a name, on any file system. Does not open pictures or load PyTorch.
+Does not open pictures or load PyTorch.
 """
 
 import dataclasses
@@ -8,21 +8,21 @@ import functools
 import hashlib
 import json
 import os
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 from typing import Any
 
-from styler import images
+from styler import images, library
 from styler.batch import discover, manifest
-from styler.batch.discover import BatchInput, FindBundled, SelectionRules, fit_name, fold_name
+from styler.batch.discover import BatchInput, FindBundled, SelectionRules, fold_name
 from styler.batch.manifest import FileFacts, ManifestHistory
-from styler.errors import OptionError, UsageError, quote_name
+from styler.batch.names import Couple, CoupleKey, Pair, name_outputs
+from styler.errors import ImageError, OptionError, UsageError, quote_name
 from styler.images.files import fill_template
 from styler.options import INIT_CHOICES, Options, format_value
 from styler.provenance import MACHINE_OPTIONS
+from styler.regions import specs
 from styler.schedule import Replay
 
 EXTENSION_FORMATS = {
@@ -31,27 +31,8 @@ EXTENSION_FORMATS = {
 """Extensions that `--format` accepts, and the keys of `images.FORMATS` that they stand for."""
 IRRELEVANT_OPTIONS = (*MACHINE_OPTIONS, "precision", "threads")
 """Options that do not make a picture outdated."""
-MAX_LABEL = 80
-"""Longest label of blended styles in the name of a picture, in characters."""
-DEVICE_NAMES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10))}
-"""Names that Windows reserves, with any extension."""
 MAX_LISTED = 3
 """Number of names or changes that a message lists."""
-
-Couple = tuple[BatchInput, tuple[BatchInput, ...]]
-"""A content and its styles: several if they are blended."""
-CoupleKey = tuple[str, tuple[str, ...]]
-"""The absolute paths of a couple."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A content, its styles and the name of the result."""
-
-    content: BatchInput
-    styles: tuple[BatchInput, ...]
-    output: str
-    """Path in the output folder, with slashes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +44,9 @@ class BatchRequest:
     styles: tuple[str, ...]
     out: Path
     options: Options = field(default_factory=Options)
+    """Names of mask pictures can contain `{content}`, the name of the photo without its extension."""
+    region_styles: tuple[str, ...] = ()
+    """The paintings of `options.regions`, one for each, which all pictures have in common."""
     rules: SelectionRules = field(default_factory=SelectionRules)
     zipped: bool = False
     """Whether contents and styles are paired one to one."""
@@ -153,143 +137,53 @@ def pair_inputs(
     return [(content, (style,)) for style in styles for content in contents]
 
 
-def make_couple_key(couple: Couple) -> CoupleKey:
-    """Return what identifies a couple in the manifest."""
-    content, styles = couple
-    return discover.make_absolute(content.path), tuple(discover.make_absolute(style.path) for style in styles)
-
-
-def name_outputs(
-    couples: Sequence[Couple],
-    template: str | None,
-    extension: str,
-    seed: int,
-    earlier: Mapping[CoupleKey, str] | None = None,
-) -> list[Pair]:
-    """Give every couple the name of its picture.
-
-    Args:
-        couples: contents and styles.
-        template: with the fields `{content}`, `{style}`, `{seed}` and `{ext}`; None for unique names.
-        extension: value of `{ext}`.
-        seed: value of `{seed}`.
-        earlier: names that earlier runs gave, which are kept.
+def find_masks(content: BatchInput, names: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Return the masks of a content that are pictures: their names in the options, and their paths or URLs.
 
     Raises:
-        UsageError: two couples get the same name, or a name is not in the output folder.
+        UsageError: a name has another field than `{content}`.
     """
-    if template is None:
-        names = _make_unique_names(couples, extension, earlier or {})
-    else:
-        names = [_mirror_folder(couple, _fill_name(couple, template, extension, seed)) for couple in couples]
-        _refuse_collisions(couples, names)
-    return [Pair(content, styles, name) for (content, styles), name in zip(couples, names, strict=True)]
+    paths = (fill_template(name, {"content": content.stem}, "The name of a mask") for name in names)
+    located = (path if discover.is_url(path) else library.find_file(path) for path in paths)
+    return tuple(zip(names, located, strict=True))
 
 
-def _fill_name(couple: Couple, template: str, extension: str, seed: int) -> str:
-    content, styles = couple
-    values = {
-        "content": content.stem,
-        "style": _label_styles([style.stem for style in styles]),
-        "seed": str(seed),
-        "ext": extension,
-    }
-    name = fill_template(template, values, "--name")
-    if not name or name.endswith("/") or any(part in ("", ".", "..") for part in name.split("/")):
-        raise UsageError(
-            f"--name gives {quote_name(name)}, which is not a name in the output folder; omit '..' and empty parts."
-        )
-    folder, _, last = name.rpartition("/")
-    stem, suffix = os.path.splitext(last)  # noqa: PTH122 - called for every pair
-    return f"{folder}/{fit_name(stem, suffix)}" if folder else fit_name(stem, suffix)
+def apply_masks(options: Options, masks: Iterable[tuple[str, str]]) -> Options:
+    """Return the options of one picture, which name its masks by their paths."""
+    renamed = specs.rename_masks(dict(masks), options.protect, options.regions, options.labels)
+    return options.replace(**renamed) if masks else options
 
 
-def _label_styles(names: Sequence[str]) -> str:
-    label = "+".join(names)
-    return label if len(label) <= MAX_LABEL or len(names) == 1 else f"{names[0]}+{len(names) - 1}-more"
+def _check_masks(names: Iterable[str]) -> None:
+    """Check the masks that all pictures have in common.
 
-
-def _mirror_folder(couple: Couple, name: str) -> str:
-    """Return the name in the folder of the content."""
-    folder = couple[0].folder
-    return f"{folder}/{name}" if folder else name
-
-
-def _make_unique_names(couples: Sequence[Couple], extension: str, earlier: Mapping[CoupleKey, str]) -> list[str]:
-    """Return names of stems where they are unique, otherwise of unique labels, which may need a number at the end."""
-    names: list[str | None] = [earlier.get(make_couple_key(couple)) if earlier else None for couple in couples]
-    taken = {fold_name(name) for name in names if name is not None}
-    labels = Labels(
-        _label_inputs(content for content, _ in couples), _label_inputs(it for _, styles in couples for it in styles)
-    )
-    for level in (Labels(), labels):
-        candidates: dict[str, list[tuple[int, str]]] = defaultdict(list)
-        for index, couple in enumerate(couples):
-            name = level.name_picture(couple, f".{extension}")
-            candidates[fold_name(name)].append((index, name))
-        for folded, items in candidates.items():
-            if len(items) == 1 and folded not in taken and names[items[0][0]] is None:
-                taken.add(folded)
-                names[items[0][0]] = items[0][1]
-    for index, couple in enumerate(couples):
-        if names[index] is None:
-            numbered = (labels.name_picture(couple, f"-{number}.{extension}") for number in count(2))
-            names[index] = name = next(name for name in numbered if fold_name(name) not in taken)
-            taken.add(fold_name(name))
-    return [name for name in names if name is not None]
-
-
-@dataclass(frozen=True, slots=True)
-class Labels:
-    """What the inputs are called in the names of pictures, by their paths; those that are absent by their stems."""
-
-    contents: Mapping[str, str] = field(default_factory=dict)
-    styles: Mapping[str, str] = field(default_factory=dict)
-
-    def name_picture(self, couple: Couple, end: str) -> str:
-        """Return the path of a picture, in the folder of its content; its name is one that file systems accept."""
-        content, styles = couple
-        label = self.contents.get(content.path, content.stem)
-        if label.partition(".")[0].upper() in DEVICE_NAMES:
-            label = f"_{label}"
-        style = _label_styles([self.styles.get(item.path, item.stem) for item in styles])
-        return _mirror_folder(couple, fit_name(f"{label}.{style}", end))
-
-
-def _label_inputs(inputs: Iterable[BatchInput]) -> dict[str, str]:
-    """Return a label for every input that has no stem of its own in its folder, whatever the file system.
-
-    The label is the name, with a number after its stem where several differ only in case or in Unicode form: `a.jpg`,
-    `A.PNG`, `a-2.png`.
+    Raises:
+        OptionError: there is no such mask.
+        ImageError: there is no such file.
     """
-    groups: dict[tuple[str, str], dict[str, BatchInput]] = defaultdict(dict)
-    for item in inputs:
-        groups[fold_name(item.folder), fold_name(item.stem)][item.path] = item
-    labels: dict[str, str] = {}
-    taken = {key for key, items in groups.items() if len(items) == 1}
-    for (folder, _), items in groups.items():
-        for item in items.values() if len(items) > 1 else ():
-            suffix = item.name[len(item.stem) :]
-            choices = (item.name if number == 1 else f"{item.stem}-{number}{suffix}" for number in count(1))
-            labels[item.path] = label = next(it for it in choices if (folder, fold_name(it)) not in taken)
-            taken.add((folder, fold_name(label)))
-    return labels
+    for name in names:
+        anywhere, elsewhere = (find_masks(BatchInput(stem, stem), [name])[0][1] for stem in ("0", "1"))
+        if anywhere != elsewhere or discover.stat_file(anywhere):
+            continue
+        if not discover.is_url(anywhere) and not specs.is_file_name(anywhere):
+            raise OptionError(specs.explain_missing_mask(name, ()))
+        raise ImageError(f"Cannot read the mask {quote_name(anywhere)}: there is no such file; check its name.")
 
 
-def _refuse_collisions(couples: Sequence[Couple], names: Iterable[str]) -> None:
-    first: dict[str, int] = {}
-    for index, name in enumerate(names):
-        other = first.setdefault(fold_name(name), index)
-        if other != index:
-            one, two = (_format_couple(*couples[number]) for number in (other, index))
-            raise UsageError(
-                f"--name gives {one} and {two} the same name {quote_name(name)}, or names that differ only in case; "
-                "put {content} and {style} in it, or omit it for unique names."
-            )
+def _find_region_styles(request: BatchRequest, find_style: FindBundled) -> tuple[BatchInput, ...]:
+    """Return the paintings of the regions.
 
-
-def _format_couple(content: BatchInput, styles: Sequence[BatchInput]) -> str:
-    return " × ".join(quote_name(item.path) for item in (content, *styles))
+    Raises:
+        UsageError: one is a folder or a pattern of several.
+        NothingMatched: there is no such painting.
+    """
+    found: list[BatchInput] = []
+    for name in request.region_styles:
+        inputs = discover.find_inputs([name], request.rules, find_style, "The painting").inputs
+        if len(inputs) > 1:
+            raise UsageError(f"The region has {len(inputs)} paintings, {quote_name(name)}; name a single one.")
+        found += inputs
+    return tuple(found)
 
 
 def collect_settings(request: BatchRequest, files: FileFacts) -> dict[str, Any]:
@@ -376,9 +270,10 @@ def _find_change(
         return f"the content {quote_name(pair.content.path)}"
     if len(pair.styles) != len(entry["styles"]):
         return "the number of styles"
-    for style, recorded in zip(pair.styles, entry["styles"], strict=True):
-        if not files.is_same(style.path, recorded):
-            return f"the style {quote_name(style.path)}"
+    inputs = [*(("style", style.path) for style in pair.styles), *(("mask", path) for _, path in pair.masks)]
+    for (kind, path), recorded in zip(inputs, [*entry["styles"], *entry.get("masks", [])], strict=True):
+        if not files.is_same(path, recorded):
+            return f"the {kind} {quote_name(path)}"
     return ""
 
 
@@ -433,15 +328,17 @@ def plan_batch(
     rules = dataclasses.replace(request.rules, skip_folder=os.path.realpath(out))
     contents = discover.find_inputs(request.contents, rules, find_content, "CONTENTS")
     styles = discover.find_inputs(request.styles, rules, find_style, "STYLES")
-    couples = pair_inputs(contents.inputs, styles.inputs, zipped=request.zipped, blended=request.blended)
-    weights, number = request.options.style_weights, len(couples[0][1])
-    if weights and len(weights) != number:
-        raise OptionError(
-            f"style_weights has {len(weights)} numbers, but each picture has {number} styles; give one for each, and "
-            "use --blend to blend several."
-        )
+    masks = _find_all_masks(contents.inputs, request.options)
+    used = {discover.make_absolute(path) for own in masks.values() for _, path in own}
+    photos = [item for item in contents.inputs if discover.make_absolute(item.path) not in used] or contents.inputs
+    couples = pair_inputs(photos, styles.inputs, zipped=request.zipped, blended=request.blended)
+    if regional := _find_region_styles(request, find_style):
+        couples = [(content, (*own, *regional)) for content, own in couples]
+    _check_styles(request.options, len(couples[0][1]))
     earlier = _find_earlier_names(history, request.format) if request.template is None else {}
     pairs = name_outputs(couples, request.template, request.format, request.options.seed, earlier)
+    if used:
+        pairs = [dataclasses.replace(pair, masks=masks[pair.content.path]) for pair in pairs]
     _check_outputs(pairs, request)
     files = FileFacts()
     settings = collect_settings(request, files)
@@ -456,6 +353,29 @@ def plan_batch(
         batches=len(contents.batches | styles.batches),
         picture_seconds=history.measure_pictures(hash_settings(settings)),
     )
+
+
+def _check_styles(options: Options, count: int) -> None:
+    """Check that the number of styles of each picture fits the regions and the weights.
+
+    Raises:
+        UsageError: no style is left for the rest of the photo.
+        OptionError: the weights do not fit the styles that share it.
+    """
+    specs.check_style_count(options.regions, count)
+    weights, number = options.style_weights, count - len(options.regions)
+    if weights and len(weights) != number:
+        raise OptionError(
+            f"style_weights has {len(weights)} numbers, but each picture has {number} styles; give one for each, and "
+            "use --blend to blend several."
+        )
+
+
+def _find_all_masks(contents: Sequence[BatchInput], options: Options) -> dict[str, tuple[tuple[str, str], ...]]:
+    """Return the masks of every content that are pictures, by its path; a photo can be the mask of another."""
+    names = specs.list_mask_files(options.protect, options.regions, options.labels)
+    _check_masks(names)
+    return {content.path: find_masks(content, names) for content in contents} if names else {}
 
 
 def _keep_precision(request: BatchRequest, history: ManifestHistory, settings: Mapping[str, Any]) -> BatchRequest:
@@ -473,7 +393,8 @@ def _check_outputs(pairs: Sequence[Pair], request: BatchRequest) -> None:
         UsageError: it has the extension of another format, or is one of the inputs.
         OutputError: its folder cannot be written.
     """
-    inputs = _resolve_folders({item.path for pair in pairs for item in (pair.content, *pair.styles)})
+    paths = {item.path for pair in pairs for item in (pair.content, *pair.styles)}
+    inputs = _resolve_folders(paths | {path for pair in pairs for _, path in pair.masks})
     out, real = request.out, os.path.realpath(request.out)
     folders: set[str] = set()
     extensions: set[str] = set()

@@ -348,7 +348,8 @@ class RayEngine:
 
     def _send(self, actor: _ActorState, task: PaintTask) -> None:
         """Send a picture to an actor, with the bytes of its inputs on this machine."""
-        paths = tuple(dict.fromkeys(path for path in (task.content, *task.styles) if not discover.is_url(path)))
+        inputs = (task.content, *task.styles, *(path for _, path in task.masks))
+        paths = tuple(dict.fromkeys(path for path in inputs if not discover.is_url(path)))
         try:
             data = [self._load(path, store=path in task.styles) for path in paths]
         except StylerError as problem:

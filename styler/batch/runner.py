@@ -17,7 +17,8 @@ from typing import Any
 from styler import images, library, provenance
 from styler.batch import discover
 from styler.batch.manifest import DONE, FAILED, PRECISION, RUN, WRITING, Manifest, ManifestError, read_manifest
-from styler.batch.plan import EXTENSION_FORMATS, BatchPlan, BatchRequest, Pair, hash_settings, plan_batch
+from styler.batch.names import Pair
+from styler.batch.plan import EXTENSION_FORMATS, BatchPlan, BatchRequest, hash_settings, plan_batch
 from styler.batch.ray import ClusterConfig, RayEngine
 from styler.batch.report import save_thumbnail, write_index
 from styler.batch.stores import DiskStatsStore
@@ -140,7 +141,8 @@ def _start_engine(plan: BatchPlan, context: BatchContext) -> Engine:
         return LocalEngine(
             config, partial(_read_picture, context), context.stats_store, context.devices, context.painter
         )
-    paths = (picture.path for pair in plan.state.todo for picture in (pair.content, *pair.styles))
+    paths = [picture.path for pair in plan.state.todo for picture in (pair.content, *pair.styles)]
+    paths += [path for pair in plan.state.todo for _, path in pair.masks]
     if any(path.startswith(discover.MEMORY_SCHEME) for path in paths):
         raise UsageError("memory:// files are not visible to Ray workers; use files, or omit --engine ray.")
     return RayEngine(config, context.decode, context.cluster, keep_stats=context.stats_store is not None)
@@ -232,12 +234,14 @@ class _BatchRun:
     def _submit(self, number: int, pair: Pair) -> Iterator[BatchEvent]:
         """Submit a picture to the engine, if its file can be written."""
         files = self._plan.files
-        facts = {
+        facts: dict[str, Any] = {
             "output": pair.output,
             "settings": self._settings,
             "content": dict(files.describe(pair.content.path)),
             "styles": [dict(files.describe(style.path)) for style in pair.styles],
         }
+        if pair.masks:
+            facts["masks"] = [dict(files.describe(path)) for _, path in pair.masks]
         self._open[number] = _OpenPicture(pair, facts)
         try:
             images.check_output(self._plan.out / pair.output, overwrite=self._plan.request.overwrite)
@@ -245,7 +249,8 @@ class _BatchRun:
             yield BatchEvent("started", pair)
             yield from self._end_picture(number, self._open[number].make_event("failed", str(problem)))
             return
-        self._engine.submit(PaintTask(number, pair.content.path, tuple(style.path for style in pair.styles)))
+        styles = tuple(style.path for style in pair.styles)
+        self._engine.submit(PaintTask(number, pair.content.path, styles, pair.masks))
 
     def _handle_report(self, report: WorkerReport) -> Iterator[BatchEvent]:
         """Yield the event of a report; a final one goes to the writer first."""
@@ -285,7 +290,8 @@ class _BatchRun:
             ManifestError: the manifest cannot be written.
         """
         picture = self._open[report.number]
-        for facts, sha256 in zip([picture.facts["content"], *picture.facts["styles"]], report.hashes, strict=False):
+        inputs = [picture.facts["content"], *picture.facts["styles"], *picture.facts.get("masks", [])]
+        for facts, sha256 in zip(inputs, report.hashes, strict=False):
             facts["sha256"] = sha256
         if not report.encoded:
             return report.number, None if report.kind == "unstarted" else picture.make_event(report.kind, report.text)

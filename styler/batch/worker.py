@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from styler.batch.plan import EXTENSION_FORMATS, BatchRequest
+from styler.batch.plan import EXTENSION_FORMATS, BatchRequest, apply_masks
 from styler.batch.report import make_thumbnail
 from styler.engine.device import name_precision, release_memory
 from styler.engine.painter import Painter
@@ -59,6 +59,8 @@ class PaintTask:
     content: str
     """Path or URL, like those of the styles."""
     styles: tuple[str, ...]
+    masks: tuple[tuple[str, str], ...] = ()
+    """The masks that are pictures: their names in the options, and their paths or URLs."""
     data: Mapping[str, bytes] = field(default_factory=dict)
     """Bytes of the inputs that the worker cannot read itself, by path."""
     precision: str = "auto"
@@ -86,7 +88,7 @@ class WorkerReport:
     progress: Progress | None = None
     encoded: EncodedPicture | None = None
     hashes: tuple[str, ...] = ()
-    """In the final report: SHA-256 of the content and of each style; empty if they could not be read."""
+    """In the final report: SHA-256 of the content, of each style and of each mask, as far as they could be read."""
 
 
 SendReport = Callable[[WorkerReport], None]
@@ -102,6 +104,8 @@ class _PictureJob:
     send: SendReport
     content: Picture = field(init=False)
     styles: list[Picture] = field(default_factory=list)
+    masks: dict[str, Picture] = field(default_factory=dict)
+    """By path."""
     result: Result | None = None
     final: WorkerReport | None = None
     """The last report; the remaining stages skip a picture that has one."""
@@ -113,8 +117,12 @@ class _PictureJob:
 
     def end(self, kind: str, text: str = "", encoded: EncodedPicture | None = None) -> None:
         """Set the final report."""
-        hashes = tuple(picture.sha256 for picture in (self.content, *self.styles)) if self.styles else ()
+        hashes = tuple(picture.sha256 for picture in self.list_pictures()) if self.styles else ()
         self.final = WorkerReport(self.task.number, kind, text, encoded=encoded, hashes=hashes)
+
+    def list_pictures(self) -> list[Picture]:
+        """Return the content, the styles and the masks."""
+        return [self.content, *self.styles, *self.masks.values()]
 
     def attempt(self, stage: "Callable[[_PictureJob], None]") -> None:
         """Run a stage, unless the picture has ended; any error ends only this picture."""
@@ -231,12 +239,14 @@ class Worker:
             job.attempt(self._read_inputs)
 
     def _read_inputs(self, job: _PictureJob) -> None:
-        """Read the content, and the styles unless they are those of the previous picture."""
+        """Read the content and the masks, and the styles unless they are those of the previous picture."""
         task = job.task
         job.content = self._read_picture(task.content, task.data.get(task.content))
         if self._styles[0] != task.styles:
             self._styles = (task.styles, [self._read_picture(path, task.data.get(path)) for path in task.styles])
         job.styles = self._styles[1]
+        for _, path in task.masks:
+            job.masks[path] = self._read_picture(path, task.data.get(path))
 
     def _paint(self, job: _PictureJob) -> None:
         if self._stop.is_set():
@@ -247,10 +257,10 @@ class Worker:
 
     def _paint_or_retry(self, job: _PictureJob) -> None:
         """Paint, and once more with other options if that may help."""
-        options = self.config.options
+        options = apply_masks(self.config.options, job.task.masks)
         if job.task.precision != "auto":
             options = options.replace(precision=job.task.precision)
-        for warning in (warning for picture in (job.content, *job.styles) for warning in picture.warnings):
+        for warning in (warning for picture in job.list_pictures() for warning in picture.warnings):
             job.report("note", warning)
         try:
             job.result = self._stream(job, options)
@@ -266,9 +276,9 @@ class Worker:
     def _stream(self, job: _PictureJob, options: Options) -> Result:
         """Paint a picture and report every iteration."""
         progress: Progress | None = None
-        for progress in self._get_painter(options).stream(
-            job.content, [*job.styles], options, self._stop, self.config.request.replay, self.config.start
-        ):
+        replay, start = self.config.request.replay, self.config.start
+        painter, masks = self._get_painter(options), job.masks
+        for progress in painter.stream(job.content, [*job.styles], options, self._stop, replay, start, masks):
             if progress.result is None:
                 job.report("progress", progress=progress)
         assert progress is not None

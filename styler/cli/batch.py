@@ -73,6 +73,7 @@ def batch(
             styles=names[1],
             out=out,
             options=options,
+            region_styles=tuple(flags.read_region_styles(settings)),
             bit_depth=int(bit_depth),
             overwrite=overwrite,
             replay=earlier.replay,
@@ -93,8 +94,9 @@ def _resolve_options(
 
     configuration = config.load_config(command="batch", command_flags=flags.BATCH_FLAGS)
     earlier = provenance.load_earlier(replay.source, flag_values)
-    layers = (*configuration.layers, *earlier.layers, ("flag", flag_values))
-    return configuration, earlier, resolve_options(*layers).options
+    resolved = resolve_options(*configuration.layers, *earlier.layers, ("flag", flag_values))
+    files.locate_masks(resolved, None, replay.source)
+    return configuration, earlier, resolved.options
 
 
 def _check_arguments(

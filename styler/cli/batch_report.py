@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
-    from styler.batch.plan import BatchPlan, Pair
+    from styler.batch.names import Pair
+    from styler.batch.plan import BatchPlan
     from styler.batch.runner import BatchEvent
     from styler.cli.run import Forecast
     from styler.engine.result import Progress
@@ -311,6 +312,8 @@ def print_plan(plan: "BatchPlan", read: "Callable[[str], Picture]", engine: Engi
 
 def _forecast_first(plan: "BatchPlan", read: "Callable[[str], Picture]", engine: EngineOptions) -> "Forecast | None":
     """Return a forecast of the first picture that can be read, on the first device; None if there is none."""
+    from styler.batch.plan import apply_masks
+
     options = plan.request.options
     if engine.device_names:
         options = options.replace(device=engine.device_names[0])
@@ -318,10 +321,11 @@ def _forecast_first(plan: "BatchPlan", read: "Callable[[str], Picture]", engine:
     for pair in plan.state.todo:
         try:
             content, styles = read(pair.content.path), [read(style.path) for style in pair.styles]
+            masks = {path: read(path) for _, path in pair.masks}
         except ImageError as error:
             report.print_error(f"error: {error}")
             continue
-        return run.make_forecast(options, content, styles, start)
+        return run.make_forecast(apply_masks(options, pair.masks), content, styles, start, masks=masks)
     return None
 
 

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from styler import environment, library
 from styler.cli import output
-from styler.cli.flags import InputOptions, OutputOptions
+from styler.cli.flags import InputOptions, OutputOptions, flag_name
 from styler.errors import ImageError, OptionError, OutputError, StylerError, UsageError, quote_name
+from styler.options import ResolvedOptions
+from styler.regions import specs
 
 if TYPE_CHECKING:
     from styler.images import Picture
@@ -82,6 +84,40 @@ def _explain_missing(name: str, bundled: Mapping[str, Path], kind: str, *, is_la
     close = difflib.get_close_matches(name, bundled, 1) or difflib.get_close_matches(name.lower(), bundled, 1)
     hint = f"did you mean '{close[0]}'? The" if close else "the"
     return f"there is no such file; {hint} {kind} that come with styler are {', '.join(bundled)}"
+
+
+def locate_masks(resolved: ResolvedOptions, content: Path | None, source: str | None = None) -> dict[str, Path]:
+    """Return the paths of the mask and label pictures that the options name, by name.
+
+    Args:
+        resolved: the options; those of an earlier picture name files without folders.
+        content: the photo, in whose folder the files of an earlier picture are looked for; None to require flags.
+        source: name of the earlier picture.
+
+    Raises:
+        OptionError: there is no such mask.
+        UsageError: a mask is standard input, or a file of an earlier picture is not beside the photo.
+    """
+    from styler.provenance import EARLIER_LAYER
+
+    options, located = resolved.options, {}
+    for option in ("protect", "regions", "labels"):
+        for name in specs.list_mask_files(**{option: getattr(options, option)}):
+            if name == output.STREAM_NAME:
+                raise UsageError("A mask cannot come from standard input; name a file.")
+            path = library.find_file(name)
+            if resolved.origins[option] == EARLIER_LAYER and source is not None:
+                path = str(content.parent / name) if content and str(content) != output.STREAM_NAME else name
+                if content is None or not os.path.lexists(path):
+                    flag = f"{flag_name(option)} {quote_name(name)[1:-1]}" + "=STYLE" * (option == "regions")
+                    raise UsageError(
+                        f"{quote_name(source)} was painted with the mask {quote_name(name)}; give that file with "
+                        f"{flag}{', or put it beside the photo' if content else ''}."
+                    )
+            elif not specs.is_file_name(path):
+                raise OptionError(specs.explain_missing_mask(name, ()))
+            located[name] = Path(path)
+    return located
 
 
 def make_reader(options: InputOptions) -> "Callable[[Path], Picture]":

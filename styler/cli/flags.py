@@ -7,6 +7,7 @@ A flag of `Options` that was not given is None, so that a command can tell it fr
 import dataclasses
 import functools
 import inspect
+import os
 import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,9 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, ArgumentCollection, Group, Parameter
 from cyclopts.config import Dict
 
-from styler import config
+from styler import config, library
 from styler.errors import UsageError
 from styler.options import LOOKS, PRESETS, Options, OptionSpec, describe_range, format_value
+from styler.regions import specs
 
 if TYPE_CHECKING:
     from styler.batch.ray import ClusterConfig
@@ -34,18 +36,51 @@ INPUT_GROUP, RESUME_GROUP, ENGINE_GROUP = (
 )
 
 _OPTION_BUNDLES = {"preset": PRESETS, "look": LOOKS}
+_REPEATED = {"protect": "MASK[=N]", "regions": "MASK=STYLE"}
+"""Options whose flag is repeated for every item, since names of files may contain commas, and what an item is."""
 
 
 def flag_name(field: str) -> str:
     """Return the flag of a field of `Options`."""
-    return "--" + field.replace("_", "-")
+    return "--region" if field == "regions" else "--" + field.replace("_", "-")
 
 
 def read_flags(flags: Any) -> dict[str, Any]:
-    """Return the options that were given as flags, in the types of their fields where the text allows."""
+    """Return the options that were given as flags, in the types of their fields where the text allows.
+
+    Raises:
+        OptionError: a flag cannot be read.
+    """
     texts = {field.name: getattr(flags, field.name) for field in dataclasses.fields(flags)}
     given = {name: text for name, text in texts.items() if text is not None}
-    return {name: text if isinstance(text, bool) else config.parse_value(name, text) for name, text in given.items()}
+    if "regions" in given:
+        given["regions"] = [mask for mask, _ in _parse_regions(given["regions"])]
+    return {
+        name: config.parse_value(name, value) if isinstance(value, str) else _freeze(value)
+        for name, value in given.items()
+    }
+
+
+def read_region_styles(flags: Any) -> list[str]:
+    """Return the styles of the regions that were given as flags, which follow all other styles.
+
+    Raises:
+        OptionError: a flag cannot be read.
+    """
+    return [style for _, style in _parse_regions(flags.regions or [])]
+
+
+def _parse_regions(texts: Iterable[str]) -> list[tuple[str, str]]:
+    """Return the mask and the style of each `MASK=STYLE`."""
+
+    def is_style(name: str) -> bool:
+        return os.path.lexists(library.find_file(name)) or name in library.list_styles()
+
+    return [specs.parse_region(text, is_style) for text in texts]
+
+
+def _freeze(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _make_flag(field: "dataclasses.Field[Any]") -> tuple[str, Any, Any]:
@@ -53,6 +88,11 @@ def _make_flag(field: "dataclasses.Field[Any]") -> tuple[str, Any, Any]:
     if field.type is bool:  # a switch; with --no-, since a file may have set it
         switch = Parameter(name=flag_name(field.name), help=spec.help, group=GROUPS[spec.group])
         return field.name, Annotated[bool | None, switch], None
+    if field.name in _REPEATED:
+        name, metavar = flag_name(field.name), _REPEATED[field.name]
+        text = f"{_format_help(field, spec)}; repeatable"
+        repeated = Parameter(name=name, help=text, group=GROUPS[spec.group], metavar=metavar, negative=())
+        return field.name, Annotated[list[str] | None, repeated], None
     parameter = Parameter(
         name=flag_name(field.name),
         help=_format_help(field, spec),

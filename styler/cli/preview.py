@@ -140,19 +140,23 @@ def preview(
     start, log = time.perf_counter(), report.Logger(reports)
     with environment.watch_signals() as watch, ExitStack() as stack:
         configuration = config.load_config()
-        resolved = resolve_options(*configuration.layers, ("flag", flags.read_flags(settings)))
+        given = {**flags.read_flags(settings), "regions": ()}  # each preview shows one painting
+        resolved = resolve_options(*configuration.layers, ("flag", given))
         options = resolved.options
         photo = files.locate_content(names[0])
         paintings = find_paintings(names[1:], photo)
-        checked = _choose_target(target, photo, paintings, options, is_bundled=photo != Path(names[0]))
+        masks = files.locate_masks(resolved, photo)
+        others = [*(painting.path for painting in paintings), *masks.values()]
+        checked = _choose_target(target, photo, others, options, is_bundled=photo != Path(names[0]))
         read = files.make_reader(inputs)
-        picture = read(photo)
+        picture, mask_pictures = read(photo), {name: read(path) for name, path in masks.items()}
         gallery = Gallery(paintings, read, log, _check_named(paintings, read), [])
-        gallery.warn([*configuration.warnings, *picture.warnings])
+        warnings = (warning for it in (picture, *mask_pictures.values()) for warning in it.warnings)
+        gallery.warn([*configuration.warnings, *warnings])
         log.info([report.format_changes(resolved)])
         stack.enter_context(files.hold_output(checked.path if not checked.default else None))
         with _show_turns(log.console, len(paintings), is_shown=reports.shows_progress) as show:
-            _paint(picture, gallery, options, watch, show)
+            _paint(picture, mask_pictures, gallery, options, watch, show)
         is_stopped = watch.stop.is_set() and not gallery.is_complete
         path = _save(picture, gallery, checked, is_stopped=is_stopped)
         if reports.json:
@@ -210,7 +214,7 @@ def _is_selection(name: str) -> bool:
 
 
 def _choose_target(
-    target: SheetOptions, photo: Path, paintings: Sequence[Painting], options: Options, *, is_bundled: bool
+    target: SheetOptions, photo: Path, others: Sequence[Path], options: Options, *, is_bundled: bool
 ) -> files.OutputTarget:
     """Choose where the sheet is written, and check that it can be."""
     if options.init == output.STREAM_NAME:
@@ -220,7 +224,7 @@ def _choose_target(
         flags.OutputOptions(output=target.output, extension=target.extension, overwrite=target.overwrite),
         photo,
         [],
-        [*(painting.path for painting in paintings), *start],
+        [*others, *start],
         options.seed,
         is_bundled=is_bundled,
         template="{content}.preview.{ext}",
@@ -242,7 +246,14 @@ def _check_named(paintings: Sequence[Painting], read: Read) -> "dict[Path, Pictu
     return kept
 
 
-def _paint(photo: "Picture", gallery: Gallery, options: Options, watch: environment.SignalWatch, show: Show) -> None:
+def _paint(
+    photo: "Picture",
+    masks: "Mapping[str, Picture]",
+    gallery: Gallery,
+    options: Options,
+    watch: environment.SignalWatch,
+    show: Show,
+) -> None:
     """Load the network, and paint the previews until they are finished or a signal arrives."""
     log = gallery.log
     with log.time("Loaded PyTorch"):
@@ -256,11 +267,13 @@ def _paint(photo: "Picture", gallery: Gallery, options: Options, watch: environm
     log.info([f"Device {describe_device(painter.device)}."])
     watch.begin()
     noted: set[str] = set()
-    for each in painter.previews(photo, gallery.iterate_pictures(show), options, watch.stop):
+    for each in painter.previews(photo, gallery.iterate_pictures(show), options, watch.stop, masks):
         name = gallery.given[each.style].name
         gallery.results[each.style] = each.result
         log.note(f"{name}: {note}" for note in each.result.notes if note not in noted)
         noted |= {*each.result.notes}
+        if len(gallery.results) == 1:
+            log.info(report.format_masks(report.masks_to_json(each.result.masks), options, 1))
         log.info([f"{name}: loss {each.result.losses.get('total', 0.0):.4g}, {each.result.seconds:.1f} s."])
         log.debug([f"{name}: {report.format_losses(each.result.losses)}."])
 

@@ -3,13 +3,14 @@
 Reading a loss waits for the device, so it is not read more often than it is shown.
 """
 
+import dataclasses
 import io
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 from rich.text import Text
@@ -18,6 +19,7 @@ from styler.cli.flags import ReportOptions
 from styler.cli.output import discard_output
 from styler.errors import quote_name
 from styler.options import Options, ResolvedOptions, format_duration, format_value
+from styler.regions import specs
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
     from styler.engine.result import Progress, Result
     from styler.images import Picture
+    from styler.provenance import MaskRecord
+    from styler.regions.resolve import MaskEntry
     from styler.schedule import Schedule
 
 MIN_WIDTH, DEFAULT_WIDTH = 20, 80
@@ -294,8 +298,48 @@ def result_to_json(result: "Result") -> dict[str, Any]:
         "height": height,
         "options": result.options.to_dict(),
         "schedule": schedule_to_json(result.schedule),
+        "masks": masks_to_json(result.masks),
         **{name: getattr(result, name) for name in (*names, "weights_sha256", "trims", "notes")},
     }
+
+
+def masks_to_json(masks: "Iterable[MaskEntry]") -> "list[MaskRecord]":
+    """Convert masks for JSON."""
+    return [cast("MaskRecord", dataclasses.asdict(mask)) for mask in masks]
+
+
+def format_masks(masks: "Iterable[MaskRecord]", options: Options, style_count: int) -> list[str]:
+    """Format what each mask covers and what it is for as sentences.
+
+    Args:
+        masks: all that are used.
+        options: name them.
+        style_count: number of styles, of which the last are those of the regions.
+    """
+    amounts: dict[str, float] = {}
+    for each in map(specs.parse_protection, options.protect):
+        amounts[each.mask] = max(each.amount, amounts.get(each.mask, 0.0))
+    first = style_count - len(options.regions) + 1
+    styles = {name: number for number, name in enumerate(options.regions, start=first)}
+    sentences = []
+    for mask in masks:
+        name, share = mask["name"], _format_share(mask["coverage"])
+        is_plural = name == "faces"
+        parts = [f"{'cover' if is_plural else 'covers'} {share} of the photo"]
+        if name in styles:
+            parts.append(f"{'take' if is_plural else 'takes'} style {styles[name]}")
+        if name in amounts:
+            parts.append(f"{'are' if is_plural else 'is'} protected ({amounts[name]:g} of 100)")
+        if is_plural and not options.protect:
+            parts.append("are gently protected; --protect none paints them, too")
+        known = {"faces": "Faces", "subject": "The subject", "background": "The background"}
+        verbs = f"{', '.join(parts[:-1])} and {parts[-1]}" if parts[1:] else parts[0]
+        sentences.append(f"{known.get(name, f'The mask {quote_name(name)}')} {verbs}.")
+    return sentences
+
+
+def _format_share(share: float) -> str:
+    return "less than 1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"
 
 
 def format_losses(losses: Mapping[str, float]) -> str:

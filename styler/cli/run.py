@@ -5,7 +5,7 @@ Every error that can be known in advance is raised before PyTorch and the networ
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +17,15 @@ from styler import config, environment, library, schedule
 from styler.cli import files, flags, output, report
 from styler.cli.flags import FileName, InputOptions, OutputOptions, ReplayOptions
 from styler.errors import UsageError, quote_name
-from styler.options import INIT_CHOICES, Options, format_duration, resolve_options
+from styler.options import INIT_CHOICES, Options, ResolvedOptions, format_duration, resolve_options
+from styler.regions import specs
 
 if TYPE_CHECKING:
     from styler.engine.painter import Painter
     from styler.engine.result import Progress
     from styler.images import Picture
     from styler.provenance import EarlierPicture
+    from styler.regions.resolve import MaskEntry
 
 
 Content = Annotated[
@@ -42,6 +44,9 @@ class _PreparedRun:
     options: Options
     content: "Picture"
     styles: "list[Picture]"
+    """Those of the regions come last."""
+    masks: "Mapping[str, Picture]"
+    """The mask and label pictures, by the names that the options have."""
     start: "Picture | None"
     """The picture that `init` names, if it names a file."""
     earlier: "EarlierPicture"
@@ -66,7 +71,7 @@ def run(
     from styler import provenance
 
     reports.check()
-    names = [*map(library.find_file, (content, style, *styles))]
+    names = [*map(library.find_file, (content, style, *styles, *flags.read_region_styles(settings)))]
     output.check_streams(names, target.output, json=reports.json)
     log = report.Logger(reports)
     with environment.watch_signals() as watch, ExitStack() as stack:
@@ -74,8 +79,8 @@ def run(
         earlier = provenance.load_earlier(replay.source, flag_values)
         resolved = resolve_options(*configuration.layers, *earlier.layers, ("flag", flag_values))  # weakest first
         with log.time("Read the pictures"):
-            prepared = _prepare(names, resolved.options, target, inputs, replay, earlier)
-        pictures = (prepared.content, *prepared.styles)
+            prepared = _prepare(names, resolved, target, inputs, replay, earlier)
+        pictures = (prepared.content, *prepared.styles, *prepared.masks.values())
         warnings = [*configuration.warnings, *(warning for picture in pictures for warning in picture.warnings)]
         warnings += earlier.compare_inputs(prepared.content, prepared.styles, prepared.start)
         log.warn(warnings)
@@ -98,26 +103,31 @@ def run(
 
 def _prepare(
     names: Sequence[str],
-    options: Options,
+    resolved: ResolvedOptions,
     target: OutputOptions,
     inputs: InputOptions,
     replay: ReplayOptions,
     earlier: "EarlierPicture",
 ) -> _PreparedRun:
     """Check the output and read the pictures; `names` are those of the content and the styles."""
+    options = resolved.options
+    specs.check_style_count(options.regions, len(names) - 1)
     if options.init == output.STREAM_NAME:
         raise UsageError("The picture to start from cannot come from standard input; name a file with --init.")
     read = files.make_reader(inputs)
     content, first = files.locate_content(names[0]), files.locate_style(names[1])
-    styles = [first, *(files.locate_style(name, is_last=name is names[-1]) for name in names[2:])]
+    last = names[-1] if not options.regions else None
+    styles = [first, *(files.locate_style(name, is_last=name is last) for name in names[2:])]
+    masks = files.locate_masks(resolved, content, replay.source)
     start = None if options.init in INIT_CHOICES else Path(options.init)
-    others = [path for path in (start, Path(replay.source) if replay.source else None) if path]
+    others = [path for path in (start, Path(replay.source) if replay.source else None, *masks.values()) if path]
     is_bundled = content != Path(names[0])
     checked = files.choose_target(target, content, styles, others, options.seed, is_bundled=is_bundled)
     return _PreparedRun(
         options=options,
         content=read(content),
         styles=[read(path) for path in styles],
+        masks={name: read(path) for name, path in masks.items()},
         start=None if start is None else read(start),
         earlier=earlier,
         target=checked,
@@ -148,7 +158,8 @@ def _paint(
         log.info([f"Measured on this machine: {measurement.describe()}."])
     watch.begin()
     last = None
-    for progress in painter.stream(prepared.content, [*prepared.styles], options, watch.stop, replay, prepared.start):
+    content, start, masks = prepared.content, prepared.start, prepared.masks
+    for progress in painter.stream(content, [*prepared.styles], options, watch.stop, replay, start, masks):
         if last is None:
             log.info([f"Schedule: {report.format_schedule(progress.schedule, None if replay else options)}"])
         last = progress
@@ -161,7 +172,8 @@ def _save(prepared: _PreparedRun, last: "Progress", log: report.Logger) -> Path 
     """Log the result and write the picture; return its path, or None if there is no file."""
     result = last.result
     assert result is not None
-    log.note([*result.notes, *prepared.earlier.compare_machine(result)])
+    log.note([*result.notes, *prepared.earlier.compare_masks(result), *prepared.earlier.compare_machine(result)])
+    log.info(report.format_masks(report.masks_to_json(result.masks), result.options, len(result.style_sha256)))
     log.debug(report.format_timings(result))
     log.info(report.format_summary(result))
     if result.stopped and not result.iterations:
@@ -209,6 +221,8 @@ class Forecast:
     """Whether the options say how much memory may be used."""
     timed: tuple[int, int] | None
     """Width and height of the iteration that was timed; None if there is nothing to paint."""
+    masks: "tuple[MaskEntry, ...]"
+    """The masks of protected parts and regions."""
     iteration_seconds: float
     """Estimated time of one iteration at the final size, without half-size copies."""
 
@@ -224,10 +238,12 @@ def make_forecast(
     styles: "list[Picture]",
     start: "Picture | None",
     replay: "schedule.Replay | None" = None,
+    masks: "Mapping[str, Picture] | None" = None,
 ) -> Forecast:
     """Load the network, make the same checks as `Painter.stream`, and time one iteration.
 
     Args:
+        masks: the mask and label pictures.
         replay: an executed schedule that the run repeats.
 
     Raises:
@@ -249,7 +265,7 @@ def make_forecast(
     plan = plan_memory(features, size, [(it.width, it.height) for it in styles], options) if scales else None
     checkpoint = plan is not None and plan.checkpoint
     small = _shrink_options(options, size, features.min_side, painter.device.type, checkpoint=checkpoint)
-    seconds, timed = _time_iteration(painter, small, content, styles, start)
+    seconds, timed, found = _time_iteration(painter.stream(content, [*styles], small, start=start, masks=masks))
     if timed and options.time and not replay:
         scales = budget.fit_schedule(scales, options.time, seconds / math.prod(timed))
     return Forecast(
@@ -262,6 +278,7 @@ def make_forecast(
         free=free,
         is_limit_given=options.memory > 0,
         timed=timed,
+        masks=found,
         iteration_seconds=seconds * math.prod(size) / math.prod(timed) if timed else 0.0,
     )
 
@@ -284,33 +301,37 @@ def _shrink_options(
     )
 
 
-def _time_iteration(
-    painter: "Painter", options: Options, content: "Picture", styles: "list[Picture]", start: "Picture | None"
-) -> tuple[float, tuple[int, int] | None]:
-    """Return the seconds of one iteration and the size of its picture."""
+def _time_iteration(stream: "Iterator[Progress]") -> "tuple[float, tuple[int, int] | None, tuple[MaskEntry, ...]]":
+    """Return the seconds of one iteration, the size of its picture, and the masks."""
     times: list[float] = []
-    size = None
-    for progress in painter.stream(content, [*styles], options, start=start):
-        if progress.result is None:
+    size: tuple[int, int] | None = None
+    masks: tuple[MaskEntry, ...] = ()
+    for progress in stream:
+        if progress.result:
+            masks = progress.result.masks
+        else:
             _ = progress.loss  # reading it waits for the device
             times.append(time.perf_counter())
             size = progress.size
-    return (times[1] - times[0], size) if size else (0.0, None)
+    return (times[1] - times[0], size, masks) if size else (0.0, None, masks)
 
 
 def _print_forecast(prepared: _PreparedRun, facts: Mapping[str, Any], *, json: bool) -> int:
     """Print what would be painted and its estimated cost; return the exit code."""
     replay = prepared.earlier.replay
-    forecast = make_forecast(prepared.options, prepared.content, prepared.styles, prepared.start, replay)
+    inputs = (prepared.options, prepared.content, prepared.styles, prepared.start)
+    forecast = make_forecast(*inputs, replay, prepared.masks)
     label = prepared.target.label
     if json:
         output.print_document({"output": label, **facts, **forecast_to_json(forecast, prepared.options)})
         return 0
     names, pictures = [facts["content"], *facts["styles"]], [prepared.content, *prepared.styles]
-    inputs = [f"{quote_name(name)}, {it.width}×{it.height}" for name, it in zip(names, pictures, strict=True)]
+    lines = [f"{quote_name(name)}, {it.width}×{it.height}" for name, it in zip(names, pictures, strict=True)]
+    masks = report.format_masks(report.masks_to_json(forecast.masks), prepared.options, len(prepared.styles))
     rows = [
-        ("Content", inputs[0]),
-        *(("Style", style) for style in inputs[1:]),
+        ("Content", lines[0]),
+        *(("Style", style) for style in lines[1:]),
+        *(("Mask", mask) for mask in masks),
         ("Output", f"{quote_name(label)}, {forecast.size[0]}×{forecast.size[1]}"),
         ("Device", f"{forecast.device}, precision {forecast.precision}"),
         ("Schedule", report.format_schedule(forecast.schedule)),
@@ -347,6 +368,7 @@ def forecast_to_json(forecast: Forecast, options: Options) -> Mapping[str, Any]:
         "checkpoint": forecast.checkpoint,
         "estimated_memory_bytes": round(forecast.memory),
         "free_memory_bytes": round(forecast.free),
+        "masks": report.masks_to_json(forecast.masks),
         "estimated_seconds": forecast.seconds,
         "estimated_seconds_per_iteration": forecast.iteration_seconds,
     }

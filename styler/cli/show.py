@@ -137,6 +137,10 @@ def _format_record(record: "Record") -> Iterator[str]:
     for title, rows in (("Settings", settings), ("Work", _list_work(record)), ("Inputs", _list_inputs(record))):
         yield f"\n{title}:"
         yield from (f"  {name:{NAME_WIDTH}}{value}" for name, value in rows)
+    if record["masks"]:
+        options = provenance.options_from_record(record["options"])
+        yield "\nRegions and protected parts:"
+        yield from (f"  {line}" for line in report.format_masks(record["masks"], options, len(record["styles"])))
     yield f"\nCommand:\n  {provenance.format_command(record)}"
     yield f"\nReplay:\n  {provenance.format_replay_command(record)}"
 
@@ -159,6 +163,8 @@ def _list_inputs(record: "Record") -> Iterator[tuple[str, str]]:
     yield "content", record["content"] or "not a file"
     for number, sha256 in enumerate(record["styles"], start=1):
         yield f"style {number}" if len(record["styles"]) > 1 else "style", sha256 or "not a file"
+    for mask in record["masks"]:
+        yield f"mask {mask['name']}", mask["sha256"]
     if record["init"]:
         yield "init", record["init"]
     if record["background"]:

@@ -32,7 +32,7 @@ from styler.options import INIT_CHOICES, Options
 from styler.provenance import FILE_VALUE
 from styler.regions.areas import Areas
 from styler.regions.find import MaskFinder
-from styler.regions.read import MaskArray
+from styler.regions.read import MaskInput
 from styler.regions.resolve import ResolvedAreas, resolve_areas
 from styler.schedule import Replay, Schedule
 from styler.vgg import registry
@@ -157,7 +157,7 @@ class Painter:
         stop: threading.Event | None = None,
         replay: Replay | None = None,
         start: Input | None = None,
-        masks: Mapping[str, MaskArray] | None = None,
+        masks: Mapping[str, MaskInput] | None = None,
         areas: Areas | None = None,
     ) -> Iterator[Progress]:
         """Paint, reporting after every iteration; the last report carries the `Result`.
@@ -167,14 +167,15 @@ class Painter:
 
         Args:
             content: the photo.
-            styles: one painting, or several to be blended by `options.style_weights`.
+            styles: one painting, or several to be blended by `options.style_weights`; the last are those of
+                `options.regions`.
             options: all settings; `Options()` if not given.
             stop: checked between convolutions.
             replay: an executed schedule (`Result.replay`) to use in place of the one that the options give; that of a
                 stopped painting is repeated as far as it went.
             start: the picture to start from, in place of what `options.init` names.
             masks: by the names under which `options.protect` and `options.regions` mention them: arrays or tensors
-                (H, W) from 0, outside, to 1, of any size.
+                (H, W) from 0, outside, to 1, of any size, or pictures that have been read; by `options.labels`, too.
             areas: where each painting is used and what is protected, in place of what the options say.
 
         Raises:
@@ -194,7 +195,7 @@ class Painter:
         stop: threading.Event | None = None,
         replay: Replay | None = None,
         start: Input | None = None,
-        masks: Mapping[str, MaskArray] | None = None,
+        masks: Mapping[str, MaskInput] | None = None,
         areas: Areas | None = None,
     ) -> Result:
         """Paint as `stream` does and return the result."""
@@ -210,7 +211,7 @@ class Painter:
         styles: Inputs,
         options: Options | None = None,
         stop: threading.Event | None = None,
-        masks: Mapping[str, MaskArray] | None = None,
+        masks: Mapping[str, MaskInput] | None = None,
     ) -> Generator[Preview]:
         """Paint a small trial picture of every style, and yield each as soon as it is finished.
 
@@ -273,7 +274,7 @@ class Painter:
         *,
         replay: Replay | None,
         start: Input | None,
-        masks: Mapping[str, MaskArray] | None,
+        masks: Mapping[str, MaskInput] | None,
         areas: Areas | None,
     ) -> Run:
         scales = self._plan_scales(photo, options, replay)
@@ -282,7 +283,7 @@ class Painter:
         return self._prepare_run(photo, paintings, options, stop, scales, start, found, has_budget=has_budget)
 
     def _resolve_areas(
-        self, photo: SourceImage, options: Options, style_count: int, masks: Mapping[str, MaskArray] | None
+        self, photo: SourceImage, options: Options, style_count: int, masks: Mapping[str, MaskInput] | None
     ) -> ResolvedAreas:
         """Return the areas that the options describe, at the photo's size or, if it is large, at a smaller one."""
         size = fit_size(*photo.size, min(MAX_AREAS_SIDE, max(photo.size)))
@@ -353,7 +354,7 @@ def stream(
     options: Options | None = None,
     stop: threading.Event | None = None,
     start: Input | None = None,
-    masks: Mapping[str, MaskArray] | None = None,
+    masks: Mapping[str, MaskInput] | None = None,
 ) -> Iterator[Progress]:
     """Paint one picture as `Painter.stream` does, with a painter made from the options."""
     yield from Painter.of(options or Options()).stream(content, styles, options, stop, start=start, masks=masks)
@@ -365,7 +366,7 @@ def stylize(
     options: Options | None = None,
     stop: threading.Event | None = None,
     start: Input | None = None,
-    masks: Mapping[str, MaskArray] | None = None,
+    masks: Mapping[str, MaskInput] | None = None,
 ) -> Result:
     """Paint one picture as `Painter.stylize` does, with a painter made from the options."""
     return Painter.of(options or Options()).stylize(content, styles, options, stop, start=start, masks=masks)

@@ -224,16 +224,32 @@ def measure_roughness(style: SourceImage, size: tuple[int, int]) -> float:
     return max(MIN_ROUGHNESS, float(total_variation(resize(style.image, *size)).sqrt()))
 
 
-def check_style_weights(options: Options, count: int) -> None:
-    """Raise `UsageError` unless the style weights fit the number of styles."""
+def list_style_weights(options: Options, count: int) -> tuple[float, ...]:
+    """Return a weight for each style.
+
+    Those of the options belong to the styles that share the rest of the photo. The one style of a region has their
+    mean, which counts where all styles are mixed, as in an initial picture.
+
+    Args:
+        options: style_weights and regions are read.
+        count: number of styles, those of the regions included.
+
+    Raises:
+        UsageError: the weights do not fit the styles.
+    """
     if not count:
         raise UsageError("No style is given; give at least one.")
-    if options.style_weights and len(options.style_weights) != count:
-        raise UsageError(
-            f"style_weights has {len(options.style_weights)} numbers for {count} styles; give one for each."
-        )
-    if options.style_weights and not sum(options.style_weights):
+    weights, shared = options.style_weights, count - len(options.regions)
+    if not weights:
+        return (1.0,) * count
+    if len(weights) != shared:
+        besides = "; the style of a region has none" if options.regions else ""
+        numbers = f"{len(weights)} {'number' if len(weights) == 1 else 'numbers'}"
+        styles = "1 style" if shared == 1 else f"{shared} styles"
+        raise UsageError(f"style_weights has {numbers} for {styles}; give one for each{besides}.")
+    if not sum(weights):
         raise UsageError("All style weights are 0; give at least one style a positive weight.")
+    return weights + (math.fsum(weights) / shared,) * len(options.regions)
 
 
 def trim_styles(styles: Sequence[SourceImage], options: Options, cache: StyleCache) -> list[SourceImage]:
@@ -241,15 +257,14 @@ def trim_styles(styles: Sequence[SourceImage], options: Options, cache: StyleCac
 
     Args:
         styles: all styles; those of weight 0 are not looked at.
-        options: keep_border and style_weights are read.
+        options: keep_border and those of `list_style_weights` are read.
         cache: remembers the borders.
 
     Raises:
         UsageError: the weights do not fit the styles.
     """
-    check_style_weights(options, len(styles))
     trimmed = list(styles)
-    for index, (style, weight) in enumerate(zip(styles, options.style_weights or [1.0] * len(styles), strict=True)):
+    for index, (style, weight) in enumerate(zip(styles, list_style_weights(options, len(styles)), strict=True)):
         box = None if options.keep_border or not weight else cache.find_painting(style)
         if box is not None:
             name = f"painting {index + 1}" if len(styles) > 1 else "the painting"
@@ -265,9 +280,9 @@ def prepare_blend(content: SourceImage, styles: Sequence[SourceImage], options: 
     Args:
         content: the photo, whose colors are kept.
         styles: all styles.
-        options: keep_color and style_weights are read; the weights must fit the styles.
+        options: keep_color and those of `list_style_weights` are read; the weights must fit the styles.
     """
-    weights = options.style_weights or (1.0,) * len(styles)
+    weights = list_style_weights(options, len(styles))
     used = [(style, weight) for style, weight in zip(styles, weights, strict=True) if weight]
     total = math.fsum(weight for _, weight in used)
     chosen = recolored = tuple(style for style, _ in used)

@@ -58,7 +58,7 @@ class Options:
     brushwork: float = _picture(50.0, "how much of the painting's own strokes; 0 for texture alone", low=0, high=100)
     keep_color: float = _picture(0.0, "0 takes the painting's colors, 1 keeps the photo's", low=0, high=1)
     style_weights: tuple[float, ...] = _picture(
-        (), "weights of the styles, comma-separated; equal by default", low=0, high=1e6
+        (), "weights of the styles, except those of regions, comma-separated; equal by default", low=0, high=1e6
     )
     init: str = _picture("content", "initial picture: content, style (of several, their mix), noise, or a picture file")
     seed: int = _picture(0, "random seed; each seed gives a variant", low=0, high=2**32 - 1)
@@ -70,7 +70,7 @@ class Options:
         "default, faces are kept gently",
     )
     regions: tuple[str, ...] = _regions(
-        (), "masks of regions; each takes one of the last styles, in order, and the rest of the photo the others"
+        (), "MASK=STYLE: another painting for a part of the photo; the rest of the photo takes the other styles"
     )
     labels: str = _regions("", "picture whose colors, such as #ff0000, are masks")
 

@@ -17,6 +17,8 @@ from styler.images import Picture, to_uint8
 from styler.regions.specs import parse_color
 
 MaskArray: TypeAlias = "Tensor | NDArray[np.generic]"
+MaskInput: TypeAlias = "MaskArray | Picture"
+"""A mask as an array, or a picture that has been read."""
 
 MAX_DISTORTION = 0.03
 """Largest difference of proportions, width to height, between a mask and its photo, beside a pixel for rounding."""

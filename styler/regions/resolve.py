@@ -1,22 +1,20 @@
 """Turns options that name masks into the areas of one photo."""
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from styler import library
-from styler.errors import OptionError, UsageError, quote_name
+from styler.errors import OptionError, quote_name
 from styler.images import Picture, read_image
 from styler.options import Options
 from styler.regions import specs
 from styler.regions.areas import Areas, normalize_regions
-from styler.regions.read import MaskArray, read_array, read_label, read_mask
+from styler.regions.read import MaskInput, read_array, read_label, read_mask
 
 GENTLE = 50.0
 """How much of the photo stays in faces, from 0 to 100, unless `protect` says otherwise."""
@@ -81,7 +79,7 @@ class MaskSource:
 
     photo: Tensor
     digest: str
-    given: Mapping[str, MaskArray]
+    given: Mapping[str, MaskInput]
     finder: Finder
     labels: str
     read: ReadMaskPicture
@@ -105,16 +103,20 @@ class MaskSource:
 
     def _load(self, name: str) -> tuple[str, Tensor | None]:
         height, width = self.photo.shape[-2:]
-        if name in self.given:
-            return "given", read_array(self.given[name], name, width, height)
+        if (mask := self.given.get(name)) is not None:
+            if isinstance(mask, Picture):
+                return "file", read_mask(mask, name, width, height)
+            return "given", read_array(mask, name, width, height)
         if name in specs.BUILT_IN_MASKS:
             find: Callable[[Tensor, str], Tensor | None] = getattr(self.finder, name)
             return "found", find(self.photo, self.digest)
         if specs.is_color(name) and self.labels:
-            self._label_picture = self._label_picture or self.read(library.find_file(self.labels))
+            if self._label_picture is None:
+                given = self.given.get(self.labels)
+                self._label_picture = given if isinstance(given, Picture) else self.read(library.find_file(self.labels))
             return "label", read_label(self._label_picture, self.labels, name, width, height)
         path = library.find_file(name)
-        if not _is_file_name(path):
+        if not specs.is_file_name(path):
             raise OptionError(specs.explain_missing_mask(name, self.given))
         return "file", read_mask(self.read(path), name, width, height)
 
@@ -130,7 +132,7 @@ def resolve_areas(
     photo: Tensor,
     digest: str,
     style_count: int,
-    masks: Mapping[str, MaskArray] | None,
+    masks: Mapping[str, MaskInput] | None,
     finder: Finder,
     read: ReadMaskPicture = read_image,
 ) -> ResolvedAreas:
@@ -141,7 +143,8 @@ def resolve_areas(
         photo: sRGB in [0, 1], (1, 3, H, W).
         digest: identifies the photo, for the cache of the finder.
         style_count: number of paintings.
-        masks: those that a program gives, by name; they take precedence over all others.
+        masks: those that a program gives, by name: arrays, or pictures that have been read, also that of the labels;
+            they take precedence over all others.
         finder: finds `subject`, `background` and `faces`.
         read: reads mask and label pictures.
 
@@ -150,13 +153,7 @@ def resolve_areas(
         ImageError: a mask cannot be read, is empty, or has other proportions than the photo.
         WeightsError: a network is missing or damaged.
     """
-    count = len(options.regions)
-    if count and count >= style_count:
-        needed = "one painting" if count == 1 else f"{count} paintings"
-        raise UsageError(
-            f"The regions take {needed} of {style_count}, which leaves none for the rest of the photo; give one more "
-            "painting, before theirs."
-        )
+    specs.check_style_count(options.regions, style_count)
     source = MaskSource(photo, digest, masks or {}, finder, options.labels, read)
     warnings: list[str] = []
     protection = _protect(options, source, warnings)
@@ -224,8 +221,3 @@ def _describe_absence(name: str) -> str:
     if name == "faces":
         return "No face was found in the photo"
     return f"No subject was found in the photo, and so no mask {quote_name(name)}"
-
-
-def _is_file_name(name: str) -> bool:
-    """Return whether a name is that of a file that exists, or can only be meant as one."""
-    return os.path.lexists(name) or Path(name).name != name or "." in name

@@ -6,13 +6,16 @@ PyTorch.
 """
 
 import difflib
+import itertools
 import os
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
-from styler.errors import OptionError, quote_name
+from styler.errors import OptionError, UsageError, quote_name
 
 BUILT_IN_MASKS = MappingProxyType(
     {
@@ -27,6 +30,8 @@ NOTHING = "none"
 DEFAULT_AMOUNT = 70.0
 """How much of the photo stays where it is protected, from 0 to 100."""
 MASK_CHOICES = f"{', '.join(BUILT_IN_MASKS)}, a picture file, or a color such as #ff0000 of the label picture"
+MAX_STEM, MAX_SUFFIX = 100, 20
+"""Characters of the name of a file that `make_plain_names` keeps."""
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]?(nan|inf)", re.ASCII | re.IGNORECASE)
 _COLOR = re.compile("#[0-9a-f]{6}", re.ASCII | re.IGNORECASE)
@@ -63,11 +68,18 @@ def parse_protection(text: str) -> Protection:
     return Protection(_check_mask("protect", text, text.strip()))
 
 
+def format_protection(mask: str, amount: float) -> str:
+    """Return the text that `parse_protection` turns into a mask and an amount."""
+    if parse_protection(mask) == Protection(mask, amount):
+        return mask
+    return f"{mask}={repr(float(amount)).removesuffix('.0')}"
+
+
 def parse_region(text: str, is_style: Callable[[str], bool], names: Collection[str] = ()) -> tuple[str, str]:
     """Parse `MASK=STYLE`, and return both.
 
     Of all places where the text can be divided at a `=`, the last counts at which both parts exist; if there is none,
-    the last at which the mask exists; else the first at which neither is empty.
+    the last at which the mask exists; else the last at which the style does; else the first at which neither is empty.
 
     Args:
         is_style: whether there is a painting, bundled or a file, of a name.
@@ -83,7 +95,7 @@ def parse_region(text: str, is_style: Callable[[str], bool], names: Collection[s
         raise OptionError(f"The region is {quote_name(text)}; write MASK=STYLE, such as subject=woodcut.")
     known = [pair for pair in pairs if pair[0] in names or _is_mask(pair[0])]
     complete = [pair for pair in known if is_style(pair[1])]
-    return (complete or known or pairs[:1])[-1]
+    return (complete or known or [pair for pair in pairs if is_style(pair[1])] or pairs[:1])[-1]
 
 
 def check_protections(texts: Iterable[str], labels: str) -> None:
@@ -117,6 +129,81 @@ def check_regions(masks: Iterable[str], labels: str) -> None:
         if masks.count(mask) > 1:
             raise OptionError(f"regions has {quote_name(mask)} twice; give each mask one style.")
     _check_labels("regions", masks, labels)
+
+
+def check_style_count(masks: Collection[str], style_count: int) -> None:
+    """Check that a painting is left for the rest of the photo.
+
+    Args:
+        masks: of regions.
+        style_count: number of paintings.
+
+    Raises:
+        UsageError: the regions take them all.
+    """
+    if masks and len(masks) >= style_count:
+        needed = "one painting" if len(masks) == 1 else f"{len(masks)} paintings"
+        raise UsageError(
+            f"The regions take {needed} of {style_count}, which leaves none for the rest of the photo; give one more "
+            "painting, before theirs."
+        )
+
+
+def list_mask_files(protect: Iterable[str] = (), regions: Iterable[str] = (), labels: str = "") -> list[str]:
+    """Return the masks that are files or given by a program, and the label picture, each once.
+
+    Args:
+        protect: each `MASK` or `MASK=AMOUNT`, like all arguments as in the options.
+        regions: masks of regions.
+        labels: the label picture; empty if there is none.
+    """
+    masks = [*(parse_protection(text).mask for text in protect), *regions]
+    names = [mask for mask in masks if mask not in (*BUILT_IN_MASKS, NOTHING) and not is_color(mask)]
+    return [*dict.fromkeys([*names, *([labels] if labels else [])])]
+
+
+def rename_masks(
+    names: Mapping[str, str], protect: Iterable[str], regions: Iterable[str], labels: str
+) -> dict[str, Any]:
+    """Return the options that name masks with some names replaced.
+
+    Args:
+        names: the new names by the old ones.
+        protect: as in `list_mask_files`, like the others.
+    """
+    protections = [(text, parse_protection(text)) for text in protect]
+    return {
+        "protect": tuple(
+            format_protection(names[each.mask], each.amount) if each.mask in names else text
+            for text, each in protections
+        ),
+        "regions": tuple(names.get(mask, mask) for mask in regions),
+        "labels": names.get(labels, labels),
+    }
+
+
+def make_plain_names(names: Iterable[str]) -> dict[str, str]:
+    """Return names of files without their folders, short, printable and different from each other, by the names."""
+    plain: dict[str, str] = {}
+    for name in names:
+        last = "".join(c if c.isprintable() else "_" for c in re.split(r"[\\/]", name)[-1]).strip() or "mask"
+        last = f"./{last}" if last in (*BUILT_IN_MASKS, NOTHING) or last.startswith("#") else last
+        stem, suffix = os.path.splitext(last)  # noqa: PTH122 - keeps `./`
+        suffix = suffix[:MAX_SUFFIX]
+        stem = stem[:MAX_STEM]
+        choices = (f"{stem}{'' if number == 1 else f'-{number}'}{suffix}" for number in itertools.count(1))
+        plain[name] = next(choice for choice in choices if choice not in plain.values())
+    return plain
+
+
+def has_folder(name: str) -> bool:
+    """Return whether a name says in which folder a file is, apart from `./`."""
+    return re.search(r"[\\/]", name.removeprefix("./")) is not None
+
+
+def is_file_name(name: str) -> bool:
+    """Return whether a name is that of a file that exists, or can only be meant as one."""
+    return os.path.lexists(name) or Path(name).name != name or "." in name
 
 
 def is_color(mask: str) -> bool:

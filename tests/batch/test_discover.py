@@ -10,7 +10,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from styler.batch import discover, plan
+from styler.batch import discover, names, plan
 from styler.batch.discover import BatchInput, SelectionRules
 from styler.errors import ImageError, NothingMatched, StylerError, UsageError
 
@@ -248,7 +248,7 @@ def outputs(
     contents: list[BatchInput], styles: list[BatchInput], template: str | None = None, **mode: bool
 ) -> list[str]:
     couples = plan.pair_inputs(contents, styles, **mode)
-    return [pair.output for pair in plan.name_outputs(couples, template, "png", 7)]
+    return [pair.output for pair in names.name_outputs(couples, template, "png", 7)]
 
 
 def test_every_content_is_paired_with_every_style_style_by_style() -> None:
@@ -308,12 +308,12 @@ def test_names_that_windows_reserves_and_odd_names_are_usable() -> None:
 
 def test_names_of_earlier_runs_are_kept() -> None:
     couples = plan.pair_inputs([A, B], [X])
-    earlier = {plan.make_couple_key(couples[0]): "a.x.png"}
-    assert [pair.output for pair in plan.name_outputs(couples, None, "png", 0, earlier)] == ["a.x.png", "a.png.x.png"]
+    earlier = {names.make_couple_key(couples[0]): "a.x.png"}
+    assert [pair.output for pair in names.name_outputs(couples, None, "png", 0, earlier)] == ["a.x.png", "a.png.x.png"]
 
 
 def test_a_file_that_is_added_later_takes_no_name_of_others() -> None:
-    earlier: dict[plan.CoupleKey, str] = {}
+    earlier: dict[names.CoupleKey, str] = {}
     contents: list[BatchInput] = []
     expected: list[str] = []
     for name, output in {
@@ -326,9 +326,9 @@ def test_a_file_that_is_added_later_takes_no_name_of_others() -> None:
         contents += make_inputs(name)
         expected.append(output)
         couples = plan.pair_inputs(contents, [X])
-        pairs = plan.name_outputs(couples, None, "png", 0, earlier)
+        pairs = names.name_outputs(couples, None, "png", 0, earlier)
         assert [pair.output for pair in pairs] == expected
-        earlier = {plan.make_couple_key(couple): pair.output for couple, pair in zip(couples, pairs, strict=True)}
+        earlier = {names.make_couple_key(couple): pair.output for couple, pair in zip(couples, pairs, strict=True)}
 
 
 def test_a_template_names_the_path_below_the_mirrored_folder() -> None:
@@ -358,7 +358,7 @@ def test_20000_pairs_are_named_in_seconds_and_megabytes() -> None:
     contents = [BatchInput(f"photos/{n // 1000}/img{n}.jpg", f"{n // 1000}/img{n}.jpg") for n in range(20_000)]
     tracemalloc.start()
     start = time.process_time()
-    pairs = plan.name_outputs(plan.pair_inputs(contents, [X]), None, "png", 0)
+    pairs = names.name_outputs(plan.pair_inputs(contents, [X]), None, "png", 0)
     seconds, (_, peak) = time.process_time() - start, tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(pairs) == 20_000

@@ -59,7 +59,7 @@ def test_every_help_page_begins_with_three_examples_and_fits(
 def test_the_first_command_is_run(capsys: Capture) -> None:
     main(["--help"])
     commands = capsys.readouterr().out.split("\nCommands:\n")[1]
-    assert re.findall(r"^  (\w+) ", commands, re.MULTILINE)[:4] == ["run", "preview", "mask", "batch"]
+    assert re.findall(r"^  (\w+) ", commands, re.MULTILINE)[:5] == ["run", "preview", "mask", "batch", "ui"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
