@@ -94,7 +94,7 @@ def make_drawing(studio: Studio, *, is_empty: bool = False) -> Upload:
 
 def read_overlay(html: str) -> NDArray[np.uint8]:
     """Return the opacity of the mask on the stage, (H, W)."""
-    data = html.split('class="mask" src="data:image/png;base64,')[1].split('"')[0]
+    data = html.split('class="mask" src="data:image/png;base64,')[1].split('"', maxsplit=1)[0]
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))[..., 3]
 
 
@@ -275,7 +275,7 @@ def test_a_program_can_name_no_file(studio: Studio, name: str, option: str) -> N
 
 def call(studio: Studio, **arguments: Any) -> PaintRequest:
     """Return the request of a call of `/stylize`."""
-    given = {name: None for name in api.API_OPTIONS} | {"masks": None} | arguments
+    given = dict.fromkeys(api.API_OPTIONS) | {"masks": None} | arguments
     styles = given.pop("styles", None)
     return api.parse_request(studio, "cat", "woodcut", styles, *given.values())
 

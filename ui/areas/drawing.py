@@ -12,8 +12,8 @@ from PIL import Image
 from styler.regions.specs import NOTHING
 from ui.areas.choice import ABSENCES
 
-TINT = (236, 84, 20)
-"""Color of a mask on the photo."""
+TINT = (196, 24, 176)
+"""Color of a mask on the photo, which few photos have."""
 OPACITY = 0.62
 """Opacity of a mask where it is whole."""
 FRAME_END = "</figure>"
@@ -88,7 +88,7 @@ def render_board(photo_html: str, number: int) -> str:
     """
     return (
         f'<dialog class="board" data-number="{number}" aria-labelledby="board-title">'
-        '<h2 id="board-title">Draw on the part</h2>'
+        '<h2 id="board-title">Draw over the part that you mean</h2>'
         f"{photo_html.removesuffix(FRAME_END)}"
         f'<canvas aria-label="Your drawing; draw with the mouse, a pen or a finger" role="img"></canvas>{FRAME_END}'
         '<div class="pens" role="group" aria-label="Drawing">'

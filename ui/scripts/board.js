@@ -1,6 +1,6 @@
 // The board on which a visitor draws a mask on the photo: brush and eraser, by mouse, pen or finger.
 (() => {
-  const INK = "#ec5414"; // the color of a mask on the stage
+  const INK = "#c418b0"; // the color of a mask on the stage
   let kept = { photo: "", strokes: [] }; // what was used last, to go on from it
   let shown = null;
 
