@@ -14,7 +14,7 @@ from styler import library
 from styler.errors import StylerError, UsageError
 from styler.options import list_options, resolve_options
 from ui import batch_view, controls, render
-from ui.areas.choice import WHOLE, add_areas, values_from_options
+from ui.areas.choice import WHOLE, add_areas, chips_from_options
 from ui.areas.drawing import render_chips_note
 from ui.controls import MAX_STYLES
 from ui.layout import BatchLayout, PageLayout
@@ -280,10 +280,10 @@ class PaintHandlers:
             options = resolve_options(("picture", settings)).options
         except StylerError as problem:
             return {layout.status: render.render_error(problem)}
-        names, values = controls.PAGE_OPTIONS, controls.values_from_options(options)
+        names, values = controls.PAGE_OPTIONS, controls.chips_from_options(options)
         changes: Changes = {layout.options[name]: value for name, value in zip(names, values, strict=True)}
         changes[layout.sizes] = controls.choose_size(options.size)
-        chips, amount, region = values_from_options(options)
+        chips, amount, region = chips_from_options(options)
         session.protected = tuple(chips)
         changes |= {layout.protect: chips, layout.protect_amount: amount, layout.region: region}
         changes[layout.area_note] = render_chips_note(chips)

@@ -142,7 +142,7 @@ class PageLayout:
 
     def _build_protection(self) -> None:
         """Create the choice of what is kept of the photo, and the board on which a visitor draws it."""
-        chips, amount, _region = choice.values_from_options(self.defaults)
+        chips, amount, _region = choice.chips_from_options(self.defaults)
         self.protect = gr.CheckboxGroup(
             [(label, name) for name, label in choice.CHIPS.items()],
             value=chips,

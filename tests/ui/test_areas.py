@@ -238,7 +238,7 @@ def test_what_cannot_be_set_is_said() -> None:
     text = " ".join(notes)
     for part in ("a mask that is not stored", "different amounts", "other paintings for a.png and b.png cannot be set"):
         assert part in text
-    assert choice.values_from_options(Options(**settings)) == (["faces", "subject"], 60, "whole")
+    assert choice.chips_from_options(Options(**settings)) == (["faces", "subject"], 60, "whole")
 
 
 FILES = ("/etc/passwd", "mask.png", "../mask.png", "drawn", "mask2", "#ff0000")

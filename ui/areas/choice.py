@@ -76,7 +76,7 @@ def list_protections(chips: Sequence[str], amount: float) -> tuple[str, ...]:
     return (NOTHING,) if NOTHING in chips else tuple(f"{chip}={amount:g}" for chip in chips)
 
 
-def values_from_options(options: Options) -> tuple[list[str], float, str]:
+def chips_from_options(options: Options) -> tuple[list[str], float, str]:
     """Return what is chosen to protect, the amount, and the region, for options as `adopt_areas` leaves them."""
     protections = [parse_protection(text) for text in options.protect]
     amount = max((each.amount for each in protections if each.mask != NOTHING), default=DEFAULT_AMOUNT)
