@@ -18,7 +18,9 @@ from gradio.events import api
 from styler import library
 from styler.errors import StylerError, UsageError
 from styler.options import Options, list_options
+from styler.regions.specs import BUILT_IN_MASKS
 from ui import controls, wall
+from ui.areas import choice
 from ui.controls import MAX_STYLES
 from ui.queue import NOBODY, PAINTER, Place, hide_event
 from ui.session import FinishedPicture, PaintRequest, Session, Upload, WallRound, name_visitor
@@ -28,10 +30,22 @@ BUNDLE_OPTIONS = {
     name for bundles in controls.OPTION_BUNDLES.values() for bundle in bundles.values() for name in bundle.values
 }
 """Options that follow from the preset and the look unless they are given."""
-API_OPTIONS = tuple(name for name in list_options() if name in {"style_weights", *controls.PAGE_OPTIONS})
+AREA_OPTIONS = {
+    "protect": "parts of the photo that are kept: a list of MASK or MASK=AMOUNT from 0 to 100 (70 by default), or text "
+    "with commas; none for nothing; by default, faces are kept gently",
+    "regions": "masks of regions; each takes one of the last styles, in order, and the rest of the photo the others",
+}
+"""Options of parts of the photo, with their help: a program can name no files."""
+API_OPTIONS = tuple(name for name in list_options() if name in {"style_weights", *AREA_OPTIONS, *controls.PAGE_OPTIONS})
 FileAnswer = dict[str, Any]
 """A file, as Gradio's clients expect it."""
 REQUEST = inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=gr.Request)
+MAX_MASKS = 8
+"""Masks in one call."""
+MASKS_HELP = (
+    f"masks: up to {MAX_MASKS} pictures whose white, or whose opaque part, is inside; 'protect' and 'regions' name "
+    f"them mask1, mask2 and so on, and those that styler finds {', '.join(BUILT_IN_MASKS)}."
+)
 MAX_PREVIEWS = 50
 """Paintings in one call of `/preview`."""
 CONTENT_HELP = "content: the photo: a file, or the name of a bundled one."
@@ -39,11 +53,11 @@ STYLIZE_HELP = (
     "Repaint a photo in the style of a painting; returns a PNG with its settings inside.",
     CONTENT_HELP,
     "style: the painting: a file, or the name of a bundled one.",
-    f"styles: up to {MAX_STYLES - 1} more paintings, blended with the first.",
+    f"styles: up to {MAX_STYLES - 1} more paintings, blended with the first, and then those of the regions.",
 )
 PREVIEW_HELP = (
     "Show a photo in the style of every painting; returns a list of PNGs of about 128 pixels, in the same order. They "
-    "are painted while nobody paints a picture. 'size', 'preset' and 'style_weights' do not matter.",
+    "are painted while nobody paints a picture. 'size', 'preset', 'style_weights' and 'regions' do not matter.",
     CONTENT_HELP,
     f"styles: up to {MAX_PREVIEWS} paintings, each a file or the name of a bundled one; all bundled ones by default.",
 )
@@ -62,8 +76,9 @@ def describe_endpoint(lines: Iterable[str]) -> str:
     lines = [*lines]
     for name in API_OPTIONS:
         follows = " Follows the preset and the look unless given." if name in BUNDLE_OPTIONS else ""
-        lines.append(f"{name}: {controls.make_hint(name)}{follows}")
-    return "\n".join(lines)
+        hint = f"{AREA_OPTIONS[name]}." if name in AREA_OPTIONS else controls.make_hint(name)
+        lines.append(f"{name}: {hint}{follows}")
+    return "\n".join([*lines, MASKS_HELP])
 
 
 def make_endpoint(studio: Studio) -> Callable[..., AsyncIterator[FileAnswer | None]]:
@@ -96,10 +111,10 @@ def make_preview_endpoint(studio: Studio) -> Callable[..., AsyncIterator[list[Fi
     async def preview(request: gr.Request, *values: Any) -> AsyncIterator[list[FileAnswer] | None]:
         hide_event()
         try:
-            photo, styles, options = parse_preview_request(studio, *values)
+            photo, styles, options, masks = parse_preview_request(studio, *values)
             files: dict[Path, FileAnswer] = {}
             with studio.sessions.open_temporary(request.session_hash, f"preview{next(numbers)}") as session:
-                current = wall.begin_round(session, photo, list(dict.fromkeys(styles)), options)
+                current = wall.begin_round(session, photo, list(dict.fromkeys(styles)), options, masks)
                 folder, key = session.make_folder(), name_visitor(request.session_hash)
                 begin = partial(_paint_previews, studio, session, current, folder)
                 async with aclosing(wall.run_wall(studio, session, current, key, begin)) as items:
@@ -135,12 +150,16 @@ def _make_parameters(defaults: Options) -> list[inspect.Parameter]:
     for field in dataclasses.fields(Options):
         if field.name not in API_OPTIONS:
             continue
+        if field.name in AREA_OPTIONS:
+            text = controls.to_control_value(getattr(defaults, field.name))
+            parameters.append(inspect.Parameter(field.name, kind, default=text, annotation=list[str] | str))
+            continue
         annotation: Any = field.type if field.type in (bool, int, float) else int | str if field.name == "size" else str
         default = controls.to_control_value(getattr(defaults, field.name))
         if field.name in BUNDLE_OPTIONS:
             annotation, default = annotation | None, None
         parameters.append(inspect.Parameter(field.name, kind, default=default, annotation=annotation))
-    return parameters
+    return [*parameters, inspect.Parameter("masks", kind, default=None, annotation=list[gr.FileData] | None)]
 
 
 def parse_request(studio: Studio, content: Any, style: Any, styles: Any, *values: Any) -> PaintRequest:
@@ -151,7 +170,7 @@ def parse_request(studio: Studio, content: Any, style: Any, styles: Any, *values
         content: an uploaded file as a dict, or the name of a bundled picture.
         style: an uploaded file as a dict, or the name of a bundled picture.
         styles: a list of further styles, or None.
-        values: in the order of `API_OPTIONS`.
+        values: in the order of `API_OPTIONS`, and at the end the list of masks, or None.
 
     Raises:
         UsageError: a picture is missing, or a setting is out of range.
@@ -159,16 +178,17 @@ def parse_request(studio: Studio, content: Any, style: Any, styles: Any, *values
     more = styles or []
     if not isinstance(more, list) or len(more) >= MAX_STYLES:
         raise UsageError(f"styles is not a list of up to {MAX_STYLES - 1} more paintings; give one.")
-    options = _parse_options(studio, values)
+    masks = _parse_masks(studio, values[-1])
+    options = _parse_options(studio, values[:-1], masks)
     uploads = tuple(_resolve_upload(studio, each, library.list_styles(), "style") for each in (style, *more))
     photo = _resolve_upload(studio, content, library.list_contents(), "content")
-    return PaintRequest(content=photo, styles=uploads, options=options)
+    return PaintRequest(content=photo, styles=uploads, options=options, masks=masks)
 
 
 def parse_preview_request(
     studio: Studio, content: Any, styles: Any, *values: Any
-) -> tuple[Upload, list[Upload], Options]:
-    """Return the photo, the paintings and the options of a call of `/preview`.
+) -> tuple[Upload, list[Upload], Options, dict[str, Upload]]:
+    """Return the photo, the paintings, the options and the masks of a call of `/preview`.
 
     Raises:
         UsageError: a picture is missing, or a setting is out of range.
@@ -178,22 +198,37 @@ def parse_preview_request(
         raise UsageError(f"styles is not a list of 1 to {MAX_PREVIEWS} paintings; give one.")
     uploads = [_resolve_upload(studio, each, library.list_styles(), "styles") for each in given]
     photo = _resolve_upload(studio, content, library.list_contents(), "content")
-    return photo, uploads, _parse_options(studio, values)
+    masks = _parse_masks(studio, values[-1])
+    return photo, uploads, _parse_options(studio, values[:-1], masks), masks
 
 
-def _parse_options(studio: Studio, values: Iterable[Any]) -> Options:
+def _parse_masks(studio: Studio, values: Any) -> dict[str, Upload]:
+    """Return the uploaded masks of a call by the names that options can mention: `mask1` and so on.
+
+    Raises:
+        UsageError: one is not an uploaded file, or there are too many.
+    """
+    given = values or []
+    if not isinstance(given, list) or len(given) > MAX_MASKS:
+        raise UsageError(f"masks is not a list of up to {MAX_MASKS} uploaded files; give one.")
+    return {f"mask{number}": _resolve_upload(studio, each, {}, "masks") for number, each in enumerate(given, start=1)}
+
+
+def _parse_options(studio: Studio, values: Iterable[Any], masks: Mapping[str, Upload]) -> Options:
     """Return the options of a call, whose values are in the order of `API_OPTIONS`.
 
     Raises:
-        OptionError: a setting is out of range.
+        OptionError: a setting is out of range, or there is no such mask.
     """
     settings = {
-        name: controls.parse_value(name, value)
+        name: controls.parse_value(name, ",".join(map(str, value)) if isinstance(value, list) else value)
         for name, value in zip(API_OPTIONS, values, strict=True)
-        if value not in (None, "")
+        if value not in (None, "", [])
     }
     controls.check_names(settings)
-    return controls.override_defaults(studio.options, settings)
+    options = controls.override_defaults(studio.options, settings)
+    choice.check_masks(options, masks)
+    return options
 
 
 def _resolve_upload(studio: Studio, value: Any, bundled: Mapping[str, Path], parameter: str) -> Upload:
@@ -210,6 +245,8 @@ def _resolve_upload(studio: Studio, value: Any, bundled: Mapping[str, Path], par
         if resolved.is_relative_to(studio.sessions.uploads.resolve()):
             name = value.get("orig_name")
             return Upload(resolved, name if isinstance(name, str) and name else resolved.name)
+    if not bundled:
+        raise UsageError(f"{parameter} has something else than an uploaded file; upload each and give the list.")
     raise UsageError(f"{parameter} is neither an uploaded file nor one of {', '.join(bundled)}; give one of these.")
 
 

@@ -13,6 +13,8 @@ from gradio import routes
 from jinja2 import ChoiceLoader, DictLoader, FileSystemLoader
 
 from ui import api, controls, handlers, render, wall
+from ui.areas.choice import forget_drawing
+from ui.areas.events import AreaHandlers
 from ui.layout import BatchLayout, PageLayout, build_layout, make_pictures_css
 from ui.queue import INSTANT_EVENT, QUEUED_EVENT, WALL_EVENT, Place, QueueFull, hide_event, open_queue
 from ui.session import name_visitor
@@ -21,7 +23,7 @@ from ui.studio import Studio
 PAGE_FOLDER = Path(__file__).parent
 SCRIPTS = (
     *("shared", "language", "files", "leaving", "notices"),
-    *("sharing", "loupe", "compare", "blend", "keys", "done", "wall"),
+    *("sharing", "loupe", "compare", "blend", "keys", "done", "wall", "board"),
 )
 """The scripts of the page, in order: the first is used by all others."""
 SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
@@ -178,6 +180,7 @@ def _list_choices(layout: PageLayout) -> list[Any]:
     names = ("preset", *controls.list_bundle_options("preset"))
     return [
         *(layout.content, layout.sample, layout.style, layout.own_styles, layout.mixed_styles),
+        *(layout.protect, layout.region, layout.area_note),
         *(layout.own_thumbnails, layout.credit, *layout.style_weights),
         *(layout.options[name] for name in names),
     ]
@@ -200,7 +203,8 @@ def _wire_inputs(tab: handlers.PaintHandlers) -> None:
     studio, layout = tab.studio, tab.layout
     show_content, show_styles = _bind(studio, tab.show_content), _bind(studio, tab.show_styles)
     contents, outputs = [layout.content, layout.sample], _list_stage_outputs(layout)
-    styles = [layout.style, layout.own_styles, layout.mixed_styles]
+    styles: list[Any] = [layout.style, layout.own_styles, layout.mixed_styles]
+    areas: list[Any] = [layout.protect, layout.region]
     style_outputs = [layout.own_styles, layout.own_thumbnails, layout.credit, layout.status, *layout.style_weights]
     shown = []
     for trigger, cleared, handler, inputs, changed in (
@@ -211,6 +215,8 @@ def _wire_inputs(tab: handlers.PaintHandlers) -> None:
         (layout.own_styles.upload, layout.style, show_styles, styles, style_outputs),
     ):
         clearing = trigger(lambda: None, None, cleared, **INSTANT_EVENT)
+        if changed is outputs:
+            trigger(forget_drawing, areas, areas, **INSTANT_EVENT)
         shown.append(clearing.then(handler, inputs, changed, **INSTANT_EVENT))
     refuse, reason = _bind(studio, tab.refuse_photo), "() => document.querySelector('#refuse').dataset.reason"
     shown.append(layout.refuse_button.click(refuse, layout.refusal, outputs, js=reason, **INSTANT_EVENT))
@@ -223,9 +229,11 @@ def _wire_inputs(tab: handlers.PaintHandlers) -> None:
         changed = [layout.options[name] for name in controls.list_bundle_options(kind)]
         radio.input(partial(controls.apply_bundle, kind, defaults=studio.options), fields, changed, **INSTANT_EVENT)
     _wire_sizes(layout)
-    changed = [*fields, layout.sizes, *layout.style_weights, layout.status]
+    areas = [*areas, layout.protect_amount, layout.area_note]
+    changed = [*fields, *areas, layout.sizes, *layout.style_weights, layout.status]
     load = layout.settings_file.upload
     shown.append(load(_bind(studio, tab.load_settings), layout.settings_file, changed, **INSTANT_EVENT))
+    shown.append(_wire_areas(AreaHandlers(tab)))
     _wire_wall(wall.WallHandlers(tab), shown)
 
 
@@ -253,6 +261,34 @@ def _wire_wall(walls: wall.WallHandlers, shown: list[Any]) -> None:
     tile = "() => document.querySelector('#show-preview').dataset.tile"
     shown_tile = {**INSTANT_EVENT, "trigger_mode": "multiple"}
     layout.tile_button.click(_bind(studio, walls.choose), layout.tile_choice, stage, js=tile, **shown_tile)
+
+
+def _wire_areas(tab: AreaHandlers) -> Any:
+    """Wire what is protected, what is drawn, and the part that takes another painting; return the event of a drawing.
+
+    The other controls change previews like any setting does.
+    """
+    studio, layout = tab.tab.studio, tab.tab.layout
+
+    def bind(handler: Callable[..., handlers.Changes]) -> Callable[..., Any]:
+        """Return an event that runs where masks are found, so that none waits for the others of the page."""
+
+        async def event(request: gr.Request, *values: Any) -> handlers.Changes:
+            session = studio.sessions.get(request.session_hash)
+            work = partial(handler, session, *values)
+            return await asyncio.get_running_loop().run_in_executor(studio.mask_thread, work)
+
+        return event
+
+    photo, chosen = [layout.content, layout.sample], [layout.protect, layout.region]
+    shown = [*_list_stage_outputs(layout)[2:], layout.area_note, layout.board, *chosen]
+    latest = {**INSTANT_EVENT, "trigger_mode": "always_last"}
+    layout.protect.input(bind(tab.choose_chips), [*photo, layout.protect], shown, **latest)
+    layout.region.input(bind(tab.choose_region), [*photo, *chosen], shown, **latest)
+    board_outputs = [layout.board, layout.area_note]
+    layout.draw_button.click(bind(tab.open_board), photo, board_outputs, **INSTANT_EVENT)
+    inputs, outputs = [*photo, *chosen, layout.drawn], [*shown, layout.drawn]
+    return layout.drawn.upload(bind(tab.take_drawing), inputs, outputs, **INSTANT_EVENT)
 
 
 def _list_stage_outputs(layout: PageLayout) -> list[Any]:

@@ -25,6 +25,7 @@ from styler.options import (
     resolve_options,
 )
 from styler.provenance import FILE_VALUE
+from ui.areas.choice import adopt_areas
 from ui.studio import list_backbones
 
 MAIN_OPTIONS = ("preset", "size", "strength", "stroke_size", "brushwork", "keep_color")
@@ -253,7 +254,9 @@ def adopt_settings(record: provenance.Record, server: Options) -> tuple[dict[str
         )
     if "init" not in settings:
         notes.append("It was started from a picture, which is not stored; this one starts from the photo.")
-    weights = settings.get("style_weights") or ()
+    areas, area_notes = adopt_areas(record["options"])
+    settings, notes = settings | areas, notes + area_notes
+    weights = areas["style_weights"]
     if max(weights, default=0) > MAX_WEIGHT:
         weights = [MAX_WEIGHT * weight / max(weights) for weight in weights]
     if len(weights) > MAX_STYLES:

@@ -14,6 +14,8 @@ from styler import library
 from styler.errors import StylerError, UsageError
 from styler.options import list_options, resolve_options
 from ui import batch_view, controls, render
+from ui.areas.choice import WHOLE, add_areas, chips_from_options
+from ui.areas.drawing import render_chips_note
 from ui.controls import MAX_STYLES
 from ui.layout import BatchLayout, PageLayout
 from ui.queue import QUEUE_FULL
@@ -23,6 +25,8 @@ from ui.studio import Studio, make_deep_file
 INTERNAL_ERROR = "Something went wrong on the server, which is a bug in styler. Your photo is still here; try again."
 WAITING = "Waiting in the queue…"
 NO_PHOTO = "No photo is chosen now."
+AREA_INPUTS = 5
+"""Inputs that say what is protected and which part takes another painting."""
 STOPPED_WAITING = "Stopped before it began."
 
 Changes = dict[Any, Any]
@@ -34,24 +38,28 @@ MakeRequest = Callable[..., PaintRequest]
 def list_inputs(layout: PageLayout) -> list[Any]:
     """Return the components whose values `make_request` takes, in order."""
     first = [layout.content, layout.sample, layout.style, layout.own_styles, layout.mixed_styles]
-    return [*first, *layout.style_weights, *(layout.options[name] for name in controls.PAGE_OPTIONS)]
+    areas = [layout.protect, layout.protect_amount, layout.region, layout.region_style, layout.own_region_style]
+    return [*first, *areas, *layout.style_weights, *(layout.options[name] for name in controls.PAGE_OPTIONS)]
 
 
-def make_request(_session: Session, *values: Any) -> PaintRequest:
+def make_request(session: Session, *values: Any) -> PaintRequest:
     """Return the request that the controls describe.
 
     Args:
-        _session: not needed; the other functions that make requests need it.
+        session: of the tab; it has what was drawn on the photo.
         values: of the components in `list_inputs`.
 
     Raises:
         UsageError: something is missing or out of range.
     """
     content, sample, style, own_styles, mixed_styles, *rest = values
+    areas, rest = rest[:AREA_INPUTS], rest[AREA_INPUTS:]
     styles = select_styles(style, own_styles, mixed_styles)
     weights = tuple(float(weight) for weight in rest[: len(styles)]) if len(styles) > 1 else ()
     options = controls.options_from_values(rest[MAX_STYLES:], weights)
-    return PaintRequest(content=select_content(content, sample), styles=styles, options=options)
+    photo = select_content(content, sample)
+    request = PaintRequest(content=photo, styles=styles, options=options)
+    return add_areas(request, session.get_drawing(photo), *areas)
 
 
 def continue_request(session: Session) -> PaintRequest:
@@ -153,7 +161,8 @@ class PaintHandlers:
 
     def show_content(self, session: Session, content: Upload | None, sample: str | None) -> Changes:
         """Show the chosen photo in its frame, or why it is refused; while painting, keep it for the next picture."""
-        session.photo_html, session.shown_preview, text = "", None, ""
+        session.photo_html = session.photo_url = text = ""
+        session.shown_preview = None
         if content or sample:
             try:
                 photo = select_content(content, sample)
@@ -163,6 +172,7 @@ class PaintHandlers:
                 return self.refuse_photo(session, str(problem))
             source = render.encode_data_url(picture.pixels)
             session.photo_html = render.render_frame(source, picture.width, picture.height, f"Your photo, {photo.name}")
+            session.photo_url = render.encode_data_url(picture.pixels, render.THUMBNAIL_SIDE)
             text = " ".join([f"{picture.width}×{picture.height} pixels.", *picture.warnings])
         return self.show_stage(session, session.photo_html or render.render_invitation(), text)
 
@@ -178,6 +188,7 @@ class PaintHandlers:
         """Show what `stage` contains, unless a picture is being painted; the pictures painted before can be reached."""
         if session.is_painting:
             return {self.layout.stage: gr.skip()}
+        session.is_mask_shown = False
         return {
             self.layout.stage: stage,
             self.layout.status: render.render_message(text),
@@ -235,6 +246,7 @@ class PaintHandlers:
             **{layout.content: None, layout.sample: photo},
             **{layout.style: painting, layout.own_styles: None, layout.mixed_styles: []},
             **{layout.options[name]: drafted[name] for name in changed},
+            **{layout.protect: [], layout.region: WHOLE, layout.area_note: render_chips_note([])},
             **self.show_waiting(session),
         }
 
@@ -268,9 +280,13 @@ class PaintHandlers:
             options = resolve_options(("picture", settings)).options
         except StylerError as problem:
             return {layout.status: render.render_error(problem)}
-        names, values = controls.PAGE_OPTIONS, controls.values_from_options(options)
+        names, values = controls.PAGE_OPTIONS, controls.chips_from_options(options)
         changes: Changes = {layout.options[name]: value for name, value in zip(names, values, strict=True)}
         changes[layout.sizes] = controls.choose_size(options.size)
+        chips, amount, region = chips_from_options(options)
+        session.protected = tuple(chips)
+        changes |= {layout.protect: chips, layout.protect_amount: amount, layout.region: region}
+        changes[layout.area_note] = render_chips_note(chips)
         for index, slider in enumerate(layout.style_weights):
             changes[slider] = gr.update(value=options.style_weights[index] if index < len(options.style_weights) else 1)
         text = " ".join([f"The settings of {uploads[0].name} are set; choose a photo and a painting.", *notes])
@@ -369,6 +385,7 @@ class PaintHandlers:
     def show_finished(self, session: Session, index: int) -> Changes:
         """Show a finished picture of the session with its files."""
         layout, picture, session.selected = self.layout, session.pictures[index], index
+        session.is_mask_shown = False
         outcome = "Stopped; this is the best picture so far." if picture.record["stopped"] else "Done."
         return {
             **self.show_idle(session, render.render_message(f"{outcome} Drag the line to compare it with the photo.")),

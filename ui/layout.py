@@ -11,6 +11,7 @@ import gradio as gr
 from styler import library
 from styler.options import Options
 from ui import controls, render
+from ui.areas import choice, drawing
 from ui.controls import MAX_STYLES, MAX_WEIGHT
 from ui.session import Upload
 
@@ -103,6 +104,7 @@ class PageLayout:
             )
             for index in range(MAX_STYLES)
         ]
+        self._build_region()
         self._build_options()
         self.paint_button = gr.Button("Paint", variant="primary", size="lg", elem_id="paint", elem_classes=["go"])
 
@@ -114,11 +116,58 @@ class PageLayout:
         """The seconds that each preset is expected to take."""
         self.sizes = controls.make_size_choice(default=self.defaults.size)
         self.options |= controls.make_controls(others, defaults=self.defaults)
+        self._build_protection()
         with _fold("Advanced", "advanced"):
             self.settings_file = _build_files("Load settings from a picture made by styler", "settings-file", "single")
             for group, names in controls.group_options(controls.ADVANCED_OPTIONS).items():
                 gr.HTML(f"<h2>{group}</h2>", elem_classes=["group"])
                 self.options |= controls.make_controls(names, defaults=self.defaults, is_explained=True)
+
+    def _build_region(self) -> None:
+        """Create the choice of a part of the photo and of another painting for it."""
+        with _fold("Another painting for a part", "other"):
+            self.region = gr.Radio(
+                [(label, name) for name, label in choice.REGIONS.items()],
+                value=choice.WHOLE,
+                label="Another painting for",
+                info="a part of the photo takes another painting than the rest (--region MASK=STYLE)",
+                elem_id="region",
+                elem_classes=["option", "chips"],
+                interactive=True,
+            )
+            self.region_style = gr.Radio(
+                [*library.list_styles()], label="Paint it like", elem_id="region-style", elem_classes=["pictures"]
+            )
+            self.own_region_style = _build_files("or a painting of your own", "own-region-style", "single")
+
+    def _build_protection(self) -> None:
+        """Create the choice of what is kept of the photo, and the board on which a visitor draws it."""
+        chips, amount, _region = choice.chips_from_options(self.defaults)
+        self.protect = gr.CheckboxGroup(
+            [(label, name) for name, label in choice.CHIPS.items()],
+            value=chips,
+            label="Protect",
+            info="what is kept as in the photo (--protect)",
+            elem_id="protect",
+            elem_classes=["option", "chips"],
+            interactive=True,
+        )
+        self.area_note = gr.HTML(drawing.render_chips_note(chips), elem_id="area-note")
+        self.protect_amount = gr.Slider(
+            *(0, 100),
+            value=amount,
+            step=1,
+            buttons=[],
+            label="How much of it stays",
+            info="100 keeps it as it is, 0 paints it like the rest (--protect MASK=AMOUNT)",
+            elem_id="protect-amount",
+            elem_classes=["option"],
+            interactive=True,
+        )
+        self.draw_button = gr.Button("Draw on the photo…", size="sm", elem_id="draw", elem_classes=["quiet"])
+        self.board = gr.HTML("", elem_id="board")
+        """The board to draw on; the script opens each new one, and sends the drawing to `drawn`."""
+        self.drawn = FILES(file_count="single", visible="hidden", elem_id="drawn")
 
     def _build_picture(self) -> None:
         """Create the right column: the picture, its status and its files, the history and the losses."""
@@ -256,7 +305,7 @@ def make_pictures_css() -> str:
     rules = []
     for elem_ids, pictures in (
         (["sample"], library.list_contents()),
-        (["style", "mixed-styles", "batch-styles"], library.list_styles()),
+        (["style", "mixed-styles", "batch-styles", "region-style"], library.list_styles()),
     ):
         for index, path in enumerate(pictures.values(), start=1):
             buttons = ", ".join(f"#{elem_id} label:nth-of-type({index})" for elem_id in elem_ids)

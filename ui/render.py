@@ -19,6 +19,7 @@ from styler import images, library, provenance
 from styler.engine.result import Pixels, Progress
 from styler.errors import StylerError
 from styler.options import PRECISION_NAMES, PRESETS, format_duration
+from ui.areas.choice import describe_protection, describe_styles
 from ui.batch_view import BatchRow, BatchView
 from ui.session import FinishedPicture, LossHistory
 
@@ -243,10 +244,10 @@ def render_summary(picture: FinishedPicture) -> str:
     """Return a line with the main settings, a button that copies the command, and the notes."""
     record = picture.record
     options = record["options"]
-    styles = " + ".join(style.stem for style in picture.request.styles)
-    line = (
-        f"{styles} · {options['preset']} · strength {options['strength']:g} · {record['width']}×{record['height']} px"
-    )
+    size, strength = f"{record['width']}×{record['height']}", f"{options['strength']:g}"
+    line = f"{describe_styles(picture.request)} · {options['preset']} · strength {strength} · {size} px"
+    if kept := describe_protection(record):
+        line += f" · {kept}"
     if any(record["trims"]):
         line += " · trimmed"
     stopped = "stopped · " if record["stopped"] else ""

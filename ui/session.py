@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +61,8 @@ class PaintRequest:
     options: Options
     start: Path | None = None
     """A finished picture of the session to continue from."""
+    masks: Mapping[str, Upload] = field(default_factory=dict)
+    """The masks that came with it, by the names under which the options mention them."""
 
 
 @dataclass(slots=True, eq=False)
@@ -71,6 +73,8 @@ class WallRound:
     styles: tuple[Upload, ...]
     """Those that are chosen first."""
     options: Options
+    masks: Mapping[str, Upload] = field(default_factory=dict)
+    """Those that the options mention."""
     stop: threading.Event = field(default_factory=threading.Event)
     """Interrupts the preview that is being painted."""
 
@@ -111,6 +115,14 @@ class Session:
     """Stops the current or the last piece of work."""
     photo_html: str = ""
     """The photo that was chosen last, as the page shows it."""
+    photo_url: str = ""
+    """A small copy of that photo."""
+    drawing: tuple[Path, Upload] | None = None
+    """The photo that was drawn on last, and what was drawn."""
+    protected: tuple[str, ...] = ()
+    """What was chosen last to be protected."""
+    is_mask_shown: bool = False
+    """Whether the photo is on the stage with masks over it."""
     is_discarded: bool = False
     is_waiting: bool = False
     """Whether it waits in the queue. An event that fails in this state was refused because the queue was full."""
@@ -124,8 +136,8 @@ class Session:
     """The current round of previews."""
     previews: dict[Path, Pixels] = field(default_factory=dict)
     """The previews of that round, by the file of the painting."""
-    preview_key: tuple[Path, Options] | None = None
-    """The photo and the settings of the previews."""
+    preview_key: tuple[Path, Options, tuple[Path, ...]] | None = None
+    """The photo, the settings and the masks of the previews."""
     thumbnails: dict[Path, tuple[str, str]] = field(default_factory=dict)
     """Address of the thumbnail and name of each uploaded painting, by its file, in order."""
     shown_preview: Path | None = None
@@ -133,7 +145,7 @@ class Session:
 
     def begin_work(self) -> threading.Event:
         """Start a new piece of work and return the event that stops it."""
-        self.is_waiting, self.shown_preview = False, None
+        self.is_waiting, self.shown_preview, self.is_mask_shown = False, None, False
         self.stop, self.is_discarded, self.is_painting = threading.Event(), False, True
         return self.stop
 
@@ -145,6 +157,10 @@ class Session:
         """Stop the current work and keep nothing of it."""
         self.is_discarded = True
         self.stop.set()
+
+    def get_drawing(self, photo: Upload) -> Upload | None:
+        """Return what was drawn on a photo; None if nothing was."""
+        return self.drawing[1] if self.drawing and self.drawing[0] == photo.path else None
 
     def list_thumbnails(self) -> list[tuple[str, str, Pixels | None]]:
         """Return address, name and preview, if there is one, of every uploaded painting."""

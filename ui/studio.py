@@ -6,7 +6,9 @@ Does not know Gradio.
 import threading
 import time
 from bisect import bisect
-from collections.abc import Generator, Sequence
+from collections import OrderedDict
+from collections.abc import Collection, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from styler import images, library, provenance
 from styler.engine import targets
@@ -26,8 +29,10 @@ from styler.images import Picture
 from styler.images.child import Decoder
 from styler.options import PRESETS, Options, list_options, resolve_options
 from styler.provenance import Record
+from styler.regions.read import read_mask
 from styler.schedule import Scale, Schedule, build_schedule
 from styler.vgg import arch, registry, weights
+from ui.areas.choice import check_masks, drop_file_masks
 from ui.queue import PainterThread
 from ui.session import FinishedPicture, LossHistory, PaintRequest, Session, Sessions, Upload
 
@@ -45,6 +50,8 @@ UNKNOWN_SIZE = (1, 1)
 """Width and height of a photo that was not read yet: a square has the most pixels for its long side."""
 MAX_SIZES = 1000
 """Photos whose size is remembered."""
+SHOWN_MASK_SIDE, MAX_SHOWN_MASKS = 640, 64
+"""Long side of the masks that are shown, in pixels, and how many of recent photos are kept."""
 FIXED_SECONDS = 0.5
 """Seconds of reading and saving a picture, until they are measured."""
 SIZE_CLASSES = (190**2, 380**2)
@@ -121,10 +128,12 @@ class Studio:
     def __init__(
         self, options: Options | None = None, max_pixels: int = MAX_PIXELS, *, has_previews: bool = True
     ) -> None:
-        self.options = options or Options()
+        self.options = drop_file_masks(options or Options())
         self.has_previews = has_previews
         self.sessions = Sessions()
         self.thread = PainterThread()
+        self.mask_thread = ThreadPoolExecutor(1, thread_name_prefix="masks")
+        """Finds the masks that visitors look at, also while somebody paints."""
         self.work_estimate = WorkEstimate()
         self.load_error: StylerError | None = None
         """Why the painter could not be loaded."""
@@ -133,6 +142,7 @@ class Studio:
         self._painter: Painter | None = None
         self._network = ""
         self._sizes: dict[Path, tuple[int, int]] = {}  # width and height of the photos that were read
+        self._shown_masks: OrderedDict[tuple[Path, str], NDArray[np.uint8] | None] = OrderedDict()
         self._load_lock = threading.Lock()
         self._closed = threading.Event()
 
@@ -162,8 +172,22 @@ class Studio:
 
         self.thread.executor.submit(work).result()
 
-    def use_machine(self, options: Options) -> Options:
-        """Return options of a visitor with the server's own device and precision, and its network unless named."""
+    def use_machine(self, options: Options, masks: Collection[str] = ()) -> Options:
+        """Return options of a visitor as the painter gets them: with the server's own device, precision and network.
+
+        This is the one place that all options of visitors pass. The network stays if it is one that visitors can name.
+
+        Args:
+            options: of the visitor.
+            masks: the names of the masks that came with them.
+
+        Raises:
+            OptionError: they name a mask that is neither built in nor given, which could be a file of the server.
+        """
+        check_masks(options, masks)
+        return self._replace_machine(options)
+
+    def _replace_machine(self, options: Options) -> Options:
         names = SERVER_OPTIONS if options.backbone in list_backbones() else (*SERVER_OPTIONS, "backbone")
         return options.replace(**{name: getattr(self.options, name) for name in names})
 
@@ -175,6 +199,7 @@ class Studio:
     def close(self) -> None:
         """Stop all work and remove all files."""
         self._closed.set()
+        self.mask_thread.shutdown(cancel_futures=True)
         self.sessions.close()
         self._decoder.close()
 
@@ -189,6 +214,35 @@ class Studio:
         if len(self._sizes) > MAX_SIZES:
             self._sizes.pop(next(iter(self._sizes)), None)
         return picture
+
+    def read_mask(self, upload: Upload) -> Tensor:
+        """Decode a mask in the child process, (1, 1, H, W) in [0, 1] at its own size.
+
+        Raises:
+            ImageError: it is not an image, it is too large, or it is empty.
+        """
+        picture = self.read_picture(upload)
+        return read_mask(picture, upload.name, picture.width, picture.height)
+
+    def read_masks(self, masks: Mapping[str, Upload]) -> dict[str, Tensor]:
+        """Decode the masks of a request as `read_mask` does."""
+        return {name: self.read_mask(upload) for name, upload in masks.items()}
+
+    def find_mask(self, photo: Upload, name: str) -> NDArray[np.uint8] | None:
+        """Return a built-in mask of a photo as it is shown, (H, W) in 0 to 255; None if there is nothing of the kind.
+
+        Raises:
+            StylerError: the photo cannot be read, or the network is missing or damaged.
+        """
+        key = (photo.path, name)
+        if key in self._shown_masks:
+            self._shown_masks.move_to_end(key)
+            return self._shown_masks[key]
+        values = self.load_painter().find_mask(self.read_picture(photo), name)
+        self._shown_masks[key] = mask = None if values is None else shrink_mask(values)
+        while len(self._shown_masks) > MAX_SHOWN_MASKS:
+            self._shown_masks.popitem(last=False)
+        return mask
 
     def get_size(self, photo: Upload) -> tuple[int, int]:
         """Return width and height of a photo, or the proportions of a square if it was not read."""
@@ -210,16 +264,16 @@ class Studio:
             StylerError: a picture cannot be read, a setting is invalid, or memory ran out.
         """
         stop, began = session.begin_work(), time.monotonic()
-        session.add_uploads(request.content, *request.styles)
+        session.add_uploads(request.content, *request.styles, *request.masks.values())
         try:
             content, *styles = [self.read_picture(upload) for upload in (request.content, *request.styles)]
             if not stop.is_set():  # else others may have their turn already
                 seconds = self.estimate_seconds(request.options, content.width, content.height)
                 self.thread.expect_duration(seconds)
-            options = self.use_machine(request.options)
+            options, masks = self.use_machine(request.options, request.masks), self.read_masks(request.masks)
             options = options.replace(init=str(request.start)) if request.start else options
             due, losses, progress = 0.0, [], None
-            for progress in self.load_painter().stream(content, [*styles], options, stop):
+            for progress in self.load_painter().stream(content, [*styles], options, stop, masks=masks):
                 losses.append((progress.total_iterations, progress.terms))
                 if progress.result is None and time.monotonic() >= due:
                     left = None if progress.eta is None else progress.eta + self.work_estimate.fixed_seconds
@@ -251,7 +305,7 @@ class Studio:
         if self._painter is None:
             return None
         try:
-            options = self.use_machine(options)
+            options = self._replace_machine(options)
             schedule = build_schedule(options, width, height, self._find_min_side(options))
         except StylerError:
             return None
@@ -319,6 +373,13 @@ def make_deep_file(picture: FinishedPicture, suffix: str) -> Path:
     """Return the picture in 16 bits, as `png` or `tiff`; it is encoded when it is first requested."""
     path = picture.png.with_name(f"{picture.png.stem}.16bit.{suffix}")
     return path if path.exists() else picture.result.save(path, overwrite=True, bit_depth=16)
+
+
+def shrink_mask(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
+    """Return a mask (H, W) in [0, 1] as it is shown: in 0 to 255, with a long side of at most `SHOWN_MASK_SIDE`."""
+    mask = Image.fromarray((values * 255).round().astype(np.uint8))
+    mask.thumbnail((SHOWN_MASK_SIDE, SHOWN_MASK_SIDE), Image.Resampling.BILINEAR)
+    return np.asarray(mask)
 
 
 def _read_bytes(upload: Upload) -> bytes:

@@ -4,7 +4,7 @@ Each preview replaces the thumbnail of its painting, and is shown large when tha
 """
 
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import cache
@@ -21,23 +21,42 @@ from styler.engine.result import Result
 from styler.errors import StylerError
 from styler.images import Picture
 from styler.options import Options
+from styler.regions.specs import parse_protection
 from ui import controls, render
+from ui.areas.choice import DRAWN, WHOLE, add_areas
 from ui.controls import MAX_STYLES
-from ui.handlers import Changes, PaintHandlers, select_content
-from ui.session import Session, Upload, WallRound
+from ui.handlers import AREA_INPUTS, Changes, PaintHandlers, select_content
+from ui.session import PaintRequest, Session, Upload, WallRound
 from ui.studio import Studio
 
 COLORS_SIDE = 32
 """Long side, in pixels, of the copies whose colors are compared."""
 MAX_SAMPLES = 512
 """Rows or columns of a large photo from which these copies are made."""
-IGNORED_OPTIONS = ("size", "preset", "time", "patience", "iterations", "taper", "sketch", "first_size", "multiscale")
+IGNORED_OPTIONS = (
+    "size",
+    "preset",
+    "time",
+    "patience",
+    "iterations",
+    "taper",
+    "sketch",
+    "first_size",
+    "multiscale",
+    "regions",
+)
 """Options that do not change a preview."""
 PREVIEW_TEXT = "A small preview of {}. Paint turns it into a whole picture."
 PENDING_TEXT = "The preview of {} comes next; Paint does not wait for it."
 
 
-def begin_round(session: Session, content: Upload, styles: Sequence[Upload], options: Options) -> WallRound:
+def begin_round(
+    session: Session,
+    content: Upload,
+    styles: Sequence[Upload],
+    options: Options,
+    masks: Mapping[str, Upload] | None = None,
+) -> WallRound:
     """Begin a round of previews, which ends the one before, and forget the previews that no longer fit.
 
     Args:
@@ -45,13 +64,16 @@ def begin_round(session: Session, content: Upload, styles: Sequence[Upload], opt
         content: the photo.
         styles: the paintings; the first one, which is chosen, is painted first.
         options: those of the next picture.
+        masks: those that the options mention.
     """
     options = options.replace(**{name: getattr(Options(), name) for name in IGNORED_OPTIONS}, style_weights=())
-    key = (content.path, options)
+    used = {parse_protection(text).mask for text in options.protect}
+    masks = {name: mask for name, mask in (masks or {}).items() if name in used}
+    key = (content.path, options, tuple(mask.path for mask in masks.values()))
     if key != session.preview_key:
         session.previews, session.preview_key = {}, key
     session.stop_previews()
-    session.wall = WallRound(content, tuple(styles), options)
+    session.wall = WallRound(content, tuple(styles), options, masks)
     return session.wall
 
 
@@ -78,7 +100,8 @@ def paint_wall(studio: Studio, session: Session, wall: WallRound) -> Generator[t
         for style in styles:
             yield studio.read_picture(style)
 
-    for preview in studio.load_painter().previews(photo, read(), studio.use_machine(wall.options), stop):
+    options, masks = studio.use_machine(wall.options, wall.masks), studio.read_masks(wall.masks)
+    for preview in studio.load_painter().previews(photo, read(), options, stop, masks):
         if session.wall is not wall:
             return
         studio.work_estimate.add_rates(preview.result.schedule, preview.result.scale_seconds)
@@ -159,19 +182,37 @@ class WallHandlers:
         before = session.preview_key
         try:
             photo = select_content(content, sample)
-            options = controls.options_from_values(rest[MAX_STYLES:])
+            request = self._make_request(session, photo, *rest)
         except StylerError:  # there is no photo yet, or a field is wrong, which Paint explains
             session.stop_previews()
             session.previews, session.preview_key = {}, None
             return {layout.times: render.render_times({}), **self._clear_tiles(session)}
-        changes: Changes = {layout.times: render.render_times(studio.estimate_times(options, *studio.get_size(photo)))}
+        changes: Changes = {
+            layout.times: render.render_times(studio.estimate_times(request.options, *studio.get_size(photo)))
+        }
         if studio.has_previews:
             bundled = {name: Upload.from_path(path) for name, path in library.list_styles().items()}
             chosen = [*(own_styles or ()), *([bundled.pop(style)] if style in bundled else [])]
-            begin_round(session, photo, [*chosen, *bundled.values()], options)
+            begin_round(session, photo, [*chosen, *bundled.values()], request.options, request.masks)
             if session.preview_key != before:
                 changes |= self._clear_tiles(session)
         return changes
+
+    def _make_request(self, session: Session, photo: Upload, *values: Any) -> PaintRequest:
+        """Return a request with the options and masks of previews, which have no regions.
+
+        Args:
+            session: of the tab.
+            photo: without a drawing on it, none is protected yet.
+            values: of the components in `handlers.list_inputs` after the paintings.
+
+        Raises:
+            OptionError: a value is missing or out of range.
+        """
+        (chips, amount), options = values[:2], controls.options_from_values(values[AREA_INPUTS + MAX_STYLES :])
+        request, drawn = PaintRequest(content=photo, styles=(), options=options), session.get_drawing(photo)
+        chips = [chip for chip in chips or () if chip != DRAWN or drawn]
+        return add_areas(request, drawn, chips, amount, WHOLE, None, None)
 
     def paint(self, session: Session, wall: WallRound) -> Generator[Changes, None, None]:
         """Paint the previews that are missing, and show each as soon as it is finished."""

@@ -8,7 +8,10 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from styler import schedule
 from styler.engine import targets
@@ -255,6 +258,24 @@ class Painter:
         finally:
             keep_freed_memory(self.device, keep=False)
 
+    def find_mask(self, content: Input, name: str) -> NDArray[np.float32] | None:
+        """Return a mask that is found in a photo, (H, W) in [0, 1]; None if there is nothing of the kind.
+
+        Its size is the photo's, or that of a smaller copy; a painting of the same photo finds it in the cache.
+
+        Args:
+            content: the photo.
+            name: one of `styler.regions.specs.BUILT_IN_MASKS`.
+
+        Raises:
+            StylerError: the photo cannot be read, or the network is missing or damaged.
+        """
+        with prepare_torch(self.device):
+            photo = load_content(content)
+            find = {"subject": self._finder.subject, "background": self._finder.background, "faces": self._finder.faces}
+            mask = find[name](_fit_areas(photo), photo.digest)
+        return None if mask is None else mask[0, 0].numpy()
+
     def _paint(
         self, content: Input, styles: Inputs, options: Options, stop: threading.Event, begin: Callable[..., Run]
     ) -> Generator[Progress]:
@@ -286,8 +307,7 @@ class Painter:
         self, photo: SourceImage, options: Options, style_count: int, masks: Mapping[str, MaskInput] | None
     ) -> ResolvedAreas:
         """Return the areas that the options describe, at the photo's size or, if it is large, at a smaller one."""
-        size = fit_size(*photo.size, min(MAX_AREAS_SIDE, max(photo.size)))
-        return resolve_areas(options, photo.fit(*size), photo.digest, style_count, masks, self._finder)
+        return resolve_areas(options, _fit_areas(photo), photo.digest, style_count, masks, self._finder)
 
     def _plan_scales(self, content: SourceImage, options: Options, replay: Replay | None) -> Schedule:
         """Return the schedule that the options give, or that of an earlier painting."""
@@ -370,3 +390,8 @@ def stylize(
 ) -> Result:
     """Paint one picture as `Painter.stylize` does, with a painter made from the options."""
     return Painter.of(options or Options()).stylize(content, styles, options, stop, start=start, masks=masks)
+
+
+def _fit_areas(photo: SourceImage) -> Tensor:
+    """Return a photo at the size at which its masks are kept, (1, 3, H, W)."""
+    return photo.fit(*fit_size(*photo.size, min(MAX_AREAS_SIDE, max(photo.size))))

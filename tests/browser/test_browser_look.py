@@ -54,6 +54,16 @@ def visit_states(page: Page, photo: Path) -> Any:
     upload_photo(page, photo)
     assert not page.locator("#paint-sample").is_visible()
     yield "photo"
+    page.click("#other summary")
+    page.get_by_label("Subject", exact=True).check()
+    page.wait_for_selector("#area-note .kept p:not(:empty)")
+    yield "protect"
+    page.click("#draw")
+    page.wait_for_selector("#board dialog[open]")
+    yield "board"
+    page.click("[data-pen=cancel]")
+    page.get_by_label("Subject", exact=True).uncheck()
+    page.click("#other summary")
     start_painting(page, iterations=20_000, size=128)
     yield "painting"
     page.click("#stop")

@@ -70,10 +70,14 @@ def request_(tmp_path: Path, pixels: MakePixels) -> PaintRequest:
 def request_from(**changed: Any) -> PaintRequest:
     """Make the request of a new page with some inputs changed."""
     inputs: dict[str, Any] = {"content": None, "sample": None, "style": "starry-night", "own": None, "mixed": []}
+    inputs |= {"protect": [], "amount": 70, "region": "whole", "region_style": None, "own_region": None}
     inputs |= {"weights": [1.0] * controls.MAX_STYLES}
     inputs |= dict(zip(controls.PAGE_OPTIONS, controls.values_from_options(Options()), strict=True))
-    content, sample, style, own, mixed, weights, *options = (inputs | changed).values()
-    return handlers.make_request(Session(Path()), content, sample, style, own, mixed, *weights, *options)
+    names = [name for name in inputs if name not in controls.PAGE_OPTIONS and name != "weights"]
+    chosen = inputs | changed
+    options = [chosen[name] for name in controls.PAGE_OPTIONS]
+    first = [chosen[name] for name in names]
+    return handlers.make_request(Session(Path()), *first, *chosen["weights"], *options)
 
 
 def paint(paint_tab: PaintHandlers, session: Session, request: PaintRequest) -> Generator[Changes, None, None]:

@@ -66,6 +66,7 @@ def values(**changed: Any) -> list[Any]:
     """Return the values of the inputs of a new page, with some changed; options by their names."""
     options = {name: changed.pop(name) for name in [*changed] if name in controls.PAGE_OPTIONS}
     inputs: dict[str, Any] = {"content": None, "sample": "cat", "style": "starry-night", "own": None, "mixed": []}
+    inputs |= {"protect": [], "amount": 70, "region": "whole", "region_style": None, "own_region": None}
     first = (inputs | changed).values()
     return [*first, *[1.0] * controls.MAX_STYLES, *controls.values_from_options(Options(**options))]
 

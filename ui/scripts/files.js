@@ -63,5 +63,6 @@
     take(findInput(event), files);
   });
 
+  styler.setDrawing = (file) => give(document.querySelector("#drawn input[type=file]"), [file]);
   styler.setPhoto = (file) => take(document.querySelector("#content input[type=file]"), [file]);
 })();

@@ -44,7 +44,7 @@
   const listKeys = () => findDialog().showModal();
   const LETTERS = { f: () => document.querySelector(".view .screen")?.click(), b: flip, "?": listKeys };
   document.addEventListener("keydown", (event) => {
-    if (event.defaultPrevented || event.isComposing || findDialog()?.open) return;
+    if (event.defaultPrevented || event.isComposing || document.querySelector("dialog[open]")) return;
     const isCommand = event.ctrlKey || event.metaKey;
     if (event.key === "Escape") escape(event);
     if (event.key === "Enter" && (isCommand || !event.target.closest(ENTERED)) && paint()) event.preventDefault();
