@@ -73,7 +73,7 @@ def session(studio: Studio) -> Session:
 
 def store(studio: Studio, name: str, pixels: NDArray[np.float32], alpha: NDArray[np.float32] | None = None) -> Upload:
     path = studio.sessions.uploads / name
-    path.write_bytes(images.encode_image(pixels, alpha))
+    path.write_bytes(images.encode_image(pixels, alpha=alpha))
     return Upload(path, name)
 
 
