@@ -280,7 +280,7 @@ class PaintHandlers:
             options = resolve_options(("picture", settings)).options
         except StylerError as problem:
             return {layout.status: render.render_error(problem)}
-        names, values = controls.PAGE_OPTIONS, controls.chips_from_options(options)
+        names, values = controls.PAGE_OPTIONS, controls.values_from_options(options)
         changes: Changes = {layout.options[name]: value for name, value in zip(names, values, strict=True)}
         changes[layout.sizes] = controls.choose_size(options.size)
         chips, amount, region = chips_from_options(options)
