@@ -99,7 +99,7 @@ def send_broken_request(random_: random.Random, client: httpx.Client, server: Se
 
 def make_values(kind: str, upload: Any, config: Any, event: Any) -> list[Any]:
     """Return the values of an event that paints an upload: a picture, a preview of it or in it, or a wall."""
-    settings = [TINY.get(option) for option in API_OPTIONS]
+    settings = [TINY.get(option) for option in (*API_OPTIONS, "masks")]
     if kind == "stylize":
         return [upload, "woodcut", None, *settings]
     if kind == "preview":

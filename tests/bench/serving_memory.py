@@ -41,7 +41,7 @@ def choose_options(random_: random.Random, number: int) -> dict[str, Any]:
 
 def call_endpoint(client: httpx.Client, server: Server, endpoint: int, options: dict[str, Any], session: str) -> None:
     """Request a picture and download it, as a new visitor."""
-    values = ["cat", "woodcut", None, *(options.get(name) for name in API_OPTIONS)]
+    values = ["cat", "woodcut", None, *(options.get(name) for name in (*API_OPTIONS, "masks"))]
     join = {"data": values, "fn_index": endpoint, "session_hash": session}
     client.post(f"{server.address}gradio_api/queue/join", json=join).raise_for_status()
     with client.stream("GET", f"{server.address}gradio_api/queue/data", params={"session_hash": session}) as stream:

@@ -76,7 +76,7 @@ def test_every_parameter_is_a_documented_option(client: Client) -> None:
         ("/preview", ["content", "styles"], api.PREVIEW_HELP),
     ):
         names = [each["parameter_name"] for each in endpoints[endpoint]["parameters"]]
-        assert names == [*first, *api.API_OPTIONS]
+        assert names == [*first, *api.API_OPTIONS, "masks"]
         for name in names:
             assert re.search(rf"^{name}: ", api.describe_endpoint(lines), re.MULTILINE)
 
@@ -90,6 +90,9 @@ def test_every_parameter_is_a_documented_option(client: Client) -> None:
         ({"init": "/etc/passwd"}, "init is '/etc/passwd'; it can be content, style, noise"),
         ({"styles": ["woodcut"] * 4}, "styles is not a list of up to 3 more paintings"),
         ({"strength": "much"}, "strength"),
+        ({"protect": ["faces", "/etc/passwd=50"]}, "There is no mask '/etc/passwd'; a mask is subject, background"),
+        ({"regions": "/etc/passwd", "styles": ["mosaic"]}, "There is no mask '/etc/passwd'"),
+        ({"masks": ["/etc/passwd"]}, "masks has something else than an uploaded file"),
     ],
 )
 def test_an_invalid_argument_is_reported(client: Client, arguments: dict[str, Any], message: str) -> None:
@@ -129,7 +132,7 @@ def test_the_commands_of_the_readme_paint(site: Site, photo: Path) -> None:
 def test_no_other_file_of_the_server_is_read(site: Site, photo: Path) -> None:
     for path in (str(photo), f"{site.studio.sessions.uploads}/../../{photo.name}", "x\0y", None, 3):
         with pytest.raises(UsageError, match="content is neither an uploaded file"):
-            api.parse_request(site.studio, {"path": path}, "woodcut", None, *[None] * len(api.API_OPTIONS))
+            api.parse_request(site.studio, {"path": path}, "woodcut", None, *[None] * len(api.API_OPTIONS), None)
 
 
 def test_a_damaged_upload_is_reported_by_name(client: Client, tmp_path: Path) -> None:
@@ -194,7 +197,7 @@ def join_queue(site: Site, session: str, **options: Any) -> None:
     """Request a picture as a program without Gradio's client would."""
     dependencies = httpx.get(f"{site.address}config").json()["dependencies"]
     endpoint = int(next(each["id"] for each in dependencies if each["api_name"] == "stylize"))
-    values = ["cat", "woodcut", None, *(options.get(name) for name in api.API_OPTIONS)]
+    values = ["cat", "woodcut", None, *(options.get(name) for name in (*api.API_OPTIONS, "masks"))]
     join = {"data": values, "fn_index": endpoint, "session_hash": session}
     assert httpx.post(f"{site.address}gradio_api/queue/join", json=join).status_code == 200
 

@@ -108,7 +108,7 @@ def test_a_finger_draws_what_is_kept_on_a_phone(visitor: Visitor, site: Site, ph
     assert session.drawing is not None
     mask = site.studio.read_mask(session.drawing[1])[0, 0]
     assert mask.shape == (240, 320)
-    assert mask[180:205, 70:250].min() > 0.9
+    assert mask[182:202, 70:250].min() > 0.9
     assert mask[:120].max() == 0, "the stroke and its erasure were undone"
     set_size(page, 64)
     start_painting(page, is_long=False, iterations=3)

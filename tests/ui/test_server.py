@@ -218,7 +218,7 @@ def test_the_defaults_are_those_of_the_page_and_of_the_api(use_tiny: None) -> No
             each["parameter_name"]: each["parameter_default"] for each in endpoint if each["parameter_has_default"]
         }
         assert (given["seed"], given["preset"], given["iterations"]) == (4, "draft", None)
-        call = [given[name] for name in api.API_OPTIONS]
+        call = [given[name] for name in (*api.API_OPTIONS, "masks")]
         assert api.parse_request(studio, "cat", "woodcut", None, *call).options == defaults
         call[api.API_OPTIONS.index("preset")] = "standard"
         other = api.parse_request(studio, "cat", "woodcut", None, *call).options

@@ -25,6 +25,8 @@
     const width = board.querySelector(".width");
     let strokes = kept.photo === photo.src ? [...kept.strokes] : [];
     let [erases, stroke] = [false, null];
+    const closing = new AbortController(); // Gradio makes the next board of the same elements
+    const listen = (target, kind, act) => target.addEventListener(kind, act, { signal: closing.signal });
 
     const show = () => {
       draw(canvas, strokes, INK);
@@ -35,20 +37,20 @@
       const box = canvas.getBoundingClientRect();
       return [((event.clientX - box.left) / box.width) * canvas.width, ((event.clientY - box.top) / box.height) * canvas.height];
     };
-    canvas.addEventListener("pointerdown", (event) => {
+    listen(canvas, "pointerdown", (event) => {
       if (stroke || event.button) return;
       canvas.setPointerCapture(event.pointerId);
       stroke = { id: event.pointerId, erases, width: (width.value / 100) * Math.max(canvas.width, canvas.height), points: [place(event)] };
       strokes.push(stroke);
       show();
     });
-    canvas.addEventListener("pointermove", (event) => {
+    listen(canvas, "pointermove", (event) => {
       if (stroke?.id !== event.pointerId) return;
       stroke.points.push(...(event.getCoalescedEvents?.() ?? [event]).map(place));
       show();
     });
     for (const kind of ["pointerup", "pointercancel"]) {
-      canvas.addEventListener(kind, (event) => { if (stroke?.id === event.pointerId) stroke = null; });
+      listen(canvas, kind, (event) => { if (stroke?.id === event.pointerId) stroke = null; });
     }
 
     const use = () => {
@@ -71,15 +73,17 @@
       cancel: () => board.close(),
       done: use,
     };
-    board.addEventListener("click", (event) => ACTIONS[event.target.closest("[data-pen]")?.dataset.pen]?.());
+    listen(board, "click", (event) => ACTIONS[event.target.closest("[data-pen]")?.dataset.pen]?.());
     // Without a drawing, its choice would mean nothing.
-    board.addEventListener("close", () => {
+    listen(board, "close", () => {
+      closing.abort();
       if (kept.photo === photo.src) return;
       document.querySelector("#protect label:nth-of-type(4) input:checked")?.click();
       if (document.querySelector("#region label:last-of-type input:checked")) document.querySelector("#region label input").click();
     });
     photo.decode().then(() => {
       [canvas.width, canvas.height] = [photo.naturalWidth, photo.naturalHeight];
+      choose(false);
       show();
       board.showModal();
     });
