@@ -177,8 +177,9 @@ class Run:
         image, index = None, 0
         while index < len(self.schedule) and not self.stopped:  # the budget may change the schedule
             steps = self._paint_scale(index, image)
-            threads = OPENING_THREADS if self._continues_opening(index) else 0
-            image = yield from isolate_steps(steps, self.features.device, threads)
+            if self.features.device.type == "cpu" and self._continues_opening(index):
+                steps = isolate_steps(steps, self.features.device, OPENING_THREADS)
+            image = yield from steps
             index += 1
         final = (
             resize(self.content.image, *self.size) if image is None else self._enlarge(image, self.size, match=False)

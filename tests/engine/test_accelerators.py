@@ -26,6 +26,7 @@ from styler.objective.matching import Matching
 from styler.objective.terms import Objective
 from styler.options import Options
 from styler.regions.areas import Areas, normalize_regions
+from styler.regions.resolve import ResolvedAreas
 from styler.vgg.weights import SLIM
 
 META = torch.device("meta")
@@ -144,7 +145,7 @@ def prepare_run(
     cpu = options.replace(device="cpu")
     painter, content = Painter.of(cpu), load_content(pixels(64, 48, 1))
     scales = schedule.build_schedule(cpu, *content.size, painter.features(cpu).min_side)
-    run = painter._prepare_run(content, load_styles(styles), cpu, Event(), scales, None, areas)
+    run = painter._prepare_run(content, load_styles(styles), cpu, Event(), scales, None, ResolvedAreas(areas))
     run.checkpoint = options.checkpoint == "on"
     (scale,) = run.schedule
     run.schedule = (dataclasses.replace(scale, half_size_copies=1 if options.multiscale else 0),)

@@ -116,8 +116,7 @@ def add_areas(
         if not own_style and not style:
             raise UsageError(f"Choose the other painting for {WORDS.get(region, region)}, or upload one.")
         styles = (*styles, own_style[0] if own_style else Upload.from_path(library.list_styles()[str(style)]))
-        weights = (*options.style_weights, 1.0) if options.style_weights else ()
-        options = options.replace(regions=(region,), style_weights=weights)
+        options = options.replace(regions=(region,))
     if DRAWN not in (*chips, region):
         return replace(request, options=options, styles=styles)
     if drawing is None:
@@ -143,14 +142,8 @@ def adopt_areas(recorded: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]
         notes.append(f"Choose the other painting for {WORDS[kept[0]]} again, too.")
     elif regions:
         notes.append(f"Its other paintings for {join_words(regions)} cannot be set; choose a part again.")
-    weights = recorded["style_weights"]
     protect = tuple(each.mask if each.mask == NOTHING else f"{each.mask}={each.amount:g}" for each in known)
-    return {
-        "protect": protect,
-        "regions": kept,
-        "labels": "",
-        "style_weights": tuple(weights[: len(weights) - len(regions)]),
-    }, notes
+    return {"protect": protect, "regions": kept, "labels": "", "style_weights": tuple(recorded["style_weights"])}, notes
 
 
 def join_words(masks: Iterable[str]) -> str:
