@@ -21,9 +21,9 @@ LEAST_SHARE = 1e-4
 STYLE_RELEASE, STYLE_EXPONENT = 0.9, 2.0
 """Share of their weight in the statistics of style that fully protected positions lose; it grows with this power of
 the protection."""
-CONTENT_PROTECTION = 4.0
+CONTENT_PROTECTION = 20.0
 """Weight that full protection adds to the content layers together, as a multiple of the content weight."""
-PROTECTED_LAYERS = {"relu2_1": 0.6, "relu3_1": 2.0}
+PROTECTED_LAYERS = {"relu2_1": 3.0, "relu3_1": 10.0}
 """Finer layers whose content counts where the photo is protected, and their weights at full protection, likewise."""
 CONTENT_EXPONENT = 4.0
 """Power of the protection with which these weights grow: half of it leaves room for paint, most of it does not."""
@@ -61,6 +61,11 @@ class Placement:
     def shares(self) -> tuple[float, ...]:
         """Each region's share of the picture, without what is protected."""
         return tuple(self.painted.mean(dim=(0, 2, 3)).tolist())
+
+    @property
+    def released(self) -> Tensor:
+        """How far the strokes of the styles may replace the content, (1, 1, H, W), or 1 for everywhere entirely."""
+        return torch.ones(1, 1, 1, 1) if self.protection is None else 1 - self.protection.pow(STROKES_EXPONENT)
 
     def share_styles(self, count: int) -> list[float]:
         """Return each style's share of the picture, with the sum 1, for `count` styles."""
@@ -116,7 +121,7 @@ class Placement:
             tuple(tuple(styles) for styles in chosen),
             tuple(torch.tensor([*styles.values()], dtype=torch.float32, device=device) for styles in chosen),
             allowed.to(device),
-            None if self.protection is None else (1 - self.protection.pow(STROKES_EXPONENT)).to(device),
+            None if self.protection is None else self.released.to(device),
         )
 
 

@@ -298,14 +298,17 @@ class Run:
         return placement.compose(parts)
 
     def _match_detail(self, image: Tensor, ratio: float) -> Tensor:
-        """Return the detail of the styles that an enlarged image (1, 3, H, W) lacks, in each region that of its own."""
+        """Return the detail of the styles that an enlarged image (1, 3, H, W) lacks, in each region that of its own.
+
+        What is protected lacks less.
+        """
         size = (image.shape[-1], image.shape[-2])
         styles = fit_styles(self.blend, max(size), self.options, self.features.min_side)
         if self.areas is None:
             return match_detail(image, ratio, styles, self.check)
         placement = Placement.of(self.areas, self.blend, size)
         chosen = [[(styles[index][0], share) for index, share in own.items()] for own in placement.styles]
-        return placement.compose([match_detail(image, ratio, own, self.check) for own in chosen])
+        return placement.released * placement.compose([match_detail(image, ratio, own, self.check) for own in chosen])
 
     def _hold_photo(self, image: Tensor) -> Tensor:
         """Return an image (1, 3, H, W) with the pixels of the photo where these are held."""
