@@ -30,6 +30,7 @@ from styler.images.child import Decoder
 from styler.options import PRESETS, Options, list_options, resolve_options
 from styler.provenance import Record
 from styler.regions.read import read_mask
+from styler.regions.specs import BUILT_IN_MASKS
 from styler.schedule import Scale, Schedule, build_schedule
 from styler.vgg import arch, registry, weights
 from ui.areas.choice import check_masks, drop_file_masks
@@ -167,6 +168,8 @@ class Studio:
                     before = time.monotonic()
                 for preview in painter.previews(content, style, self.options, self._closed):
                     self.work_estimate.add_rates(preview.result.schedule, preview.result.scale_seconds)
+                for name in BUILT_IN_MASKS:  # loads the networks that find them
+                    painter.find_mask(content, name)
             except StylerError as problem:
                 self.load_error = problem
 
