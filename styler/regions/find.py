@@ -74,6 +74,10 @@ class MaskFinder:
         self._masks: OrderedDict[tuple[str, str, int, int], Tensor | None] = OrderedDict()
         self._lock = threading.Lock()
 
+    def __deepcopy__(self, _memo: dict[int, object]) -> "MaskFinder":
+        """Return a finder on the same device that has found nothing yet, since a lock cannot be copied."""
+        return MaskFinder(self.device)
+
     def subject(self, photo: Tensor, digest: str = "") -> Tensor | None:
         """Return the mask of the subject, (1, 1, H, W) in [0, 1] on the CPU; None if there is none.
 

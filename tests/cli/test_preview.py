@@ -268,11 +268,12 @@ def test_ctrl_c_keeps_the_previews_that_are_finished(
     folder: Path, restore_sigint: None, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     interrupt_after(monkeypatch, 2)
-    assert preview("photo.png", "one.png", "art", "-q", "-o", "wall.png") == 130
+    alone = "--threads", "1"  # one preview after another
+    assert preview("photo.png", "one.png", "art", "-q", "-o", "wall.png", *alone) == 130
     assert capsys.readouterr() == ("", "styler: Stopped after 2 of 3; saved as 'wall.partial.jpg'.\n")
     assert list_names(folder) == {*INPUTS, "wall.partial.jpg"}
     assert len(find_cells(images.read_image("wall.partial.jpg").pixels)) == 3
-    assert preview("photo.png", "one.png", "art", "--json", "-q") == 130
+    assert preview("photo.png", "one.png", "art", "--json", "-q", *alone) == 130
     answer = json.loads(capsys.readouterr().out)
     assert (answer["output"], answer["stopped"]) == ("photo.preview.partial.jpg", True)
     assert [each["name"] for each in answer["styles"]] == ["one", "p2"]

@@ -679,8 +679,8 @@ def test_styles_are_blended_by_their_weights(painter: Painter, pixels: Pixels, c
 @pytest.mark.parametrize(
     ("count", "weights", "message"),
     [
-        (2, (1.0,), "1 numbers for 2 styles"),
-        (1, (1.0, 2.0), "2 numbers for 1 styles"),
+        (2, (1.0,), "1 number for 2 styles"),
+        (1, (1.0, 2.0), "2 numbers for 1 style;"),
         (2, (0.0, 0.0), "All style weights are 0"),
         (0, (), "No style"),
     ],

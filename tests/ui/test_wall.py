@@ -33,7 +33,7 @@ def studio(use_tiny: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Studio]:
     monkeypatch.setattr(schedule, "OPENING_SIDE", 64)
     monkeypatch.setattr(schedule, "OPENING_ITERATIONS", 2)
     monkeypatch.setattr(schedule, "STROKES_ITERATIONS", 1)
-    studio = Studio()
+    studio = Studio(Options(threads=1))  # one preview after another
     studio.warm_up()
     yield studio
     studio.close()
