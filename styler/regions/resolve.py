@@ -204,7 +204,7 @@ def _divide(
             styles.append((index,))
     if not masks:
         return torch.ones(1, 1, *source.photo.shape[-2:], dtype=torch.float32), tuple(styles)
-    if float((sum(masks) - 1).clamp(min=0).mean()) > MIN_OVERLAP:  # type: ignore[union-attr] # there is a mask
+    if float((torch.stack(masks).sum(dim=0) - 1).clamp(min=0).mean()) > MIN_OVERLAP:
         warnings.append("Regions overlap; where they do, each painting gets its share.")
     regions = normalize_regions(masks)  # (1, R, H, W)
     is_used = (regions.mean(dim=(0, 2, 3)) >= MIN_COVERAGE).tolist()

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
 import numpy as np
 import pytest
 import torch
@@ -21,7 +20,7 @@ from styler import images, library, provenance
 from styler.errors import OptionError, UsageError
 from styler.options import Options
 from styler.regions.find import MaskFinder
-from ui import api, controls, handlers, layout, render, wall
+from ui import api, controls, handlers, render, wall
 from ui.areas import choice, drawing
 from ui.areas.events import AreaHandlers
 from ui.handlers import PaintHandlers
@@ -55,20 +54,9 @@ def studio(finder: list[str]) -> Iterator[Studio]:
     studio.close()
 
 
-@pytest.fixture(scope="module")
-def page() -> PageLayout:
-    with gr.Blocks():
-        return layout.build_layout()[0]
-
-
 @pytest.fixture
 def areas(studio: Studio, page: PageLayout) -> AreaHandlers:
     return AreaHandlers(PaintHandlers(studio, page))
-
-
-@pytest.fixture
-def session(studio: Studio) -> Session:
-    return studio.sessions.get("someone")
 
 
 def store(studio: Studio, name: str, pixels: NDArray[np.float32], alpha: NDArray[np.float32] | None = None) -> Upload:

@@ -39,20 +39,9 @@ def studio(use_tiny: None) -> Iterator[Studio]:
     studio.close()
 
 
-@pytest.fixture(scope="module")
-def page() -> PageLayout:
-    with gr.Blocks():
-        return layout.build_layout()[0]
-
-
 @pytest.fixture
 def paint_tab(studio: Studio, page: PageLayout) -> PaintHandlers:
     return PaintHandlers(studio, page)
-
-
-@pytest.fixture
-def session(studio: Studio) -> Session:
-    return studio.sessions.get("someone")
 
 
 def make_upload(path: Path, pixels: NDArray[np.float32], **settings: Any) -> Upload:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from styler import images, library, schedule
 from styler.images import Picture
 from styler.options import Options
-from ui import controls, handlers, layout, wall
+from ui import controls, handlers, wall
 from ui.handlers import Changes, PaintHandlers
 from ui.layout import PageLayout
 from ui.session import Session, Upload
@@ -39,20 +39,9 @@ def studio(use_tiny: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Studio]:
     studio.close()
 
 
-@pytest.fixture(scope="module")
-def page() -> PageLayout:
-    with gr.Blocks():
-        return layout.build_layout()[0]
-
-
 @pytest.fixture
 def walls(studio: Studio, page: PageLayout) -> WallHandlers:
     return WallHandlers(PaintHandlers(studio, page))
-
-
-@pytest.fixture
-def session(studio: Studio) -> Session:
-    return studio.sessions.get("someone")
 
 
 @pytest.fixture
