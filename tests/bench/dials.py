@@ -55,7 +55,7 @@ DIALS: Mapping[str, Sequence[Any]] = {
     "size": (256, 512, 1024),
 }
 STEP = (40, 60)
-"""Strengths whose distance is the unit for the distance of sizes."""
+"""Strengths whose distance, at `--size`, is the unit for the distance of sizes, which are reduced to it."""
 GRAY = 0.06
 """Chroma below which a pixel has no hue."""
 COLUMNS = ("style", "patches", "coherence", "structure", "layout", "noise", "speckle", "blocks", "step", "hue")
@@ -104,7 +104,7 @@ def paint_and_score(
                 images.write_file(path, images.encode_image(pixels))
             picture = quality.to_tensor(Image.open(path))
             side = max(picture.shape)
-            small = reference.fit_size(picture, 256)
+            small = reference.fit_size(picture, size)
             photo = quality.load_fitted(library.list_contents()[content], side)
             row = quality.score(judges, picture, photo, quality.load_fitted(paths[0], side))
             row["step"] = (
@@ -143,10 +143,10 @@ def format_table(dial: str, scored: Mapping[str, Mapping[str, Mapping[str, float
 
 
 def compare_sizes(
-    out: Path, pairs: Sequence[tuple[str, str]], pictures: Mapping[str, Mapping[str, Tensor]], preset: str
+    out: Path, pairs: Sequence[tuple[str, str]], pictures: Mapping[str, Mapping[str, Tensor]], preset: str, size: int
 ) -> str:
-    """Return how far the sizes of a pair are apart, at 256 px, as shares of the distance from strength 40 to 60."""
-    steps, _ = paint_and_score(out, "strength", STEP, pairs, preset, 256)
+    """Return how far the sizes of a pair are apart, as shares of the distance from strength 40 to 60 at `size`."""
+    steps, _ = paint_and_score(out, "strength", STEP, pairs, preset, size)
     judge, lines = StyleJudge(), []
     for pair, sizes in pictures.items():
         step = steps[pair][str(STEP[1])]["step"]
@@ -189,7 +189,7 @@ def main() -> None:
     quality.draw_sheet(pictures, side).save(args.out / f"{args.dial}.png")
     plots.save_plot(draw_curves(args.dial, scored), args.out / f"{args.dial}-curve.png", overwrite=True)
     report = format_table(args.dial, scored) + (
-        compare_sizes(args.out, pairs, pictures, args.preset) if args.dial == "size" else ""
+        compare_sizes(args.out, pairs, pictures, args.preset, args.size) if args.dial == "size" else ""
     )
     (args.out / f"{args.dial}.md").write_text(report)
     (args.out / f"{args.dial}.json").write_text(json.dumps(scored, indent=1))
