@@ -23,7 +23,7 @@ from styler.images.files import fill_template
 from styler.options import INIT_CHOICES, Options, format_value
 from styler.provenance import MACHINE_OPTIONS
 from styler.regions import specs
-from styler.schedule import Replay
+from styler.schedule import Replay, compute_result_size
 
 EXTENSION_FORMATS = {
     **{"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp", "avif": "avif", "tif": "tiff", "tiff": "tiff"}
@@ -325,6 +325,8 @@ def plan_batch(
     file_format = images.FORMATS[EXTENSION_FORMATS[request.format]]
     if request.bit_depth not in file_format.depths:
         raise OptionError(f"{file_format.name} does not support {request.bit_depth} bits; use --format png or tiff.")
+    if request.options.size != "original":  # no picture is smaller than that of a square photo
+        images.check_sides(EXTENSION_FORMATS[request.format], compute_result_size(request.options, 1, 1))
     rules = dataclasses.replace(request.rules, skip_folder=os.path.realpath(out))
     contents = discover.find_inputs(request.contents, rules, find_content, "CONTENTS")
     styles = discover.find_inputs(request.styles, rules, find_style, "STYLES")

@@ -308,12 +308,7 @@ class Painter:
         return self._prepare_run(photo, paintings, options, stop, scales, start, found, has_budget=has_budget)
 
     def _resolve_areas(
-        self,
-        whole: SourceImage,
-        part: Box,
-        options: Options,
-        style_count: int,
-        masks: Mapping[str, MaskInput] | None,
+        self, whole: SourceImage, part: Box, options: Options, style_count: int, masks: Mapping[str, MaskInput] | None
     ) -> ResolvedAreas:
         """Return the areas that the options describe of a part of the photo, at most of `MAX_AREAS_SIDE`.
 

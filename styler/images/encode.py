@@ -114,15 +114,19 @@ def _check(target: Format, pixels: FloatArray, bit_depth: int, quality: int) -> 
         )
     if not all(np.isfinite(pixels[rows]).all() for rows in iter_strips(*pixels.shape[:2])):
         raise OutputError("Some values of the picture are not finite numbers; use full precision or another seed.")
-    check_sides(target, pixels.shape[1], pixels.shape[0])
+    _check_sides(target, pixels.shape[1], pixels.shape[0])
 
 
-def check_sides(target: Format, width: int, height: int) -> None:
-    """Check that a format can hold a picture of a size; can be done before it is painted.
+def check_sides(format: str, size: tuple[int, int]) -> None:  # noqa: A002 - as in `encode_image`
+    """Check that a format, a key of `FORMATS`, can hold a picture of a width and height, before it is painted.
 
     Raises:
         OutputError: a side is too long.
     """
+    _check_sides(FORMATS[format], *size)
+
+
+def _check_sides(target: Format, width: int, height: int) -> None:
     if max(width, height) > target.max_side:
         raise OutputError(
             f"The picture would have {width}×{height} pixels, and {target.name} holds at most {target.max_side:,} on a "

@@ -5,6 +5,7 @@ Position, serial numbers, thumbnails and all other fields are dropped. Does not 
 
 import contextlib
 import json
+import math
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from PIL import Image
 ORIENTATION, EXIF_IFD, USER_COMMENT, IMAGE_DESCRIPTION = 0x0112, 0x8769, 0x9286, 0x010E
 INTEROP_IFD, INTEROP_INDEX, COLOR_SPACE = 0xA005, 0x0001, 0xA001
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 0x011A, 0x011B, 0x0128
+WIDTH, HEIGHT = 0x0100, 0x0101
 _INCH, _CENTIMETER = 2, 3
 
 # The only fields that may be copied from a photo to its painting, by their names in `Picture.metadata`.
@@ -85,14 +87,13 @@ def build_exif(text: Mapping[str, str], metadata: Mapping[str, Any], dpi: int = 
     return exif.tobytes() if text or metadata or dpi else b""
 
 
-def read_resolution(image: Image.Image) -> float:
-    """Return the dots per inch in the EXIF data of a picture, or 0 if it has none."""
+def read_resolution(tags: Mapping[int, Any]) -> float:
+    """Return the dots per inch that the tags of EXIF or TIFF say, or 0."""
     try:
-        exif = image.getexif()
-        resolution, unit = float(exif.get(X_RESOLUTION, 0)), exif.get(RESOLUTION_UNIT, _INCH)
+        resolution, unit = float(tags.get(X_RESOLUTION, 0)), tags.get(RESOLUTION_UNIT, _INCH)
     except BROKEN:
         return 0.0
-    return resolution * (2.54 if unit == _CENTIMETER else 1)
+    return resolution * {_INCH: 1.0, _CENTIMETER: 2.54}.get(unit, 0.0) if math.isfinite(resolution) else 0.0
 
 
 def read_exif_text(image: Image.Image) -> dict[str, str]:

@@ -57,10 +57,12 @@ class Options:
         f"paper to print on, in place of size: {', '.join(PAPERS)}, or measures such as 50x70cm or 12x18in; turned "
         "like the photo",
     )
-    dpi: int = _picture(300, "dots per inch on paper, stored in the file; with paper, they give its pixels", low=72, high=1200)
+    dpi: int = _picture(
+        300, "dots per inch on paper, stored in the file; with paper, they give its pixels", low=72, high=1200
+    )
     fit: str = _picture(
         "contain",
-        "on paper, contain shows the whole photo and may leave a margin on two sides, crop cuts the photo to its proportions",
+        "on paper, contain shows the whole photo and may leave a margin on two sides; crop cuts the photo to fill it",
         choices=("contain", "crop"),
     )
     preset: str = _picture("standard", "effort", choices=PRESETS)
@@ -239,9 +241,9 @@ def resolve_options(*layers: tuple[str, Mapping[str, Any]]) -> ResolvedOptions:
                 bundle = _list_bundle_values(kind, name, values)
                 values |= {**bundle, kind: name}
                 origins |= dict.fromkeys(bundle, f"{layer} ({kind} {name})")
-        settings = {**settings, **_undo_other_size(settings)}
-        values |= settings
-        origins |= dict.fromkeys(settings, layer)
+        complete = {**settings, **_undo_other_size(settings)}
+        values |= complete
+        origins |= dict.fromkeys(complete, layer)
     return ResolvedOptions(Options(**values), origins)
 
 

@@ -37,12 +37,14 @@ def normalize_paper(text: str) -> str:
     match = _MEASURES.fullmatch(text)
     if not match or not float(match[1]) * float(match[2]):
         names = ", ".join(PAPERS)
-        raise OptionError(f"paper is '{text[:100]}'; it can be {names}, or a size such as 50x70cm, 12x18in or 90x130mm.")
+        raise OptionError(
+            f"paper is '{text[:100]}'; it can be {names}, or a size such as 50x70cm, 12x18in or 90x130mm."
+        )
     return f"{float(match[1]):g}x{float(match[2]):g}{match[3].lower()}"
 
 
 def measure_paper(paper: str, dpi: int) -> tuple[int, int]:
-    """Return width and height of a paper in pixels, to the nearest and at least 1; A3 at 300 dots per inch has 3508×4961.
+    """Return width and height of a paper in pixels, to the nearest; A3 at 300 dots per inch has 3508×4961.
 
     Args:
         paper: as `normalize_paper` returns it.
