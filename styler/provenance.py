@@ -50,20 +50,8 @@ MAX_COUNT = 1_000_000_000
 MACHINE_OPTIONS = ("device", "checkpoint", "memory")
 """Options of the machine. They are compared but not reused; `precision` and `threads` are, which change the pixels."""
 SCHEDULE_OPTIONS = (
-    *(
-        "size",
-        "paper",
-        "fit",
-        "preset",
-        "time",
-        "patience",
-        "iterations",
-        "taper",
-        "sketch",
-        "multiscale",
-        "first_size",
-        "optimizer",
-    ),
+    *("size", "paper", "fit"),
+    *("preset", "time", "patience", "iterations", "taper", "sketch", "multiscale", "first_size", "optimizer"),
 )
 """Options that determine the schedule: setting one of them replaces the recorded schedule by a new one."""
 
