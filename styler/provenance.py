@@ -50,7 +50,8 @@ MAX_COUNT = 1_000_000_000
 MACHINE_OPTIONS = ("device", "checkpoint", "memory")
 """Options of the machine. They are compared but not reused; `precision` and `threads` are, which change the pixels."""
 SCHEDULE_OPTIONS = (
-    *("size", "preset", "time", "patience", "iterations", "taper", "sketch", "multiscale", "first_size", "optimizer"),
+    *("size", "paper", "fit"),
+    *("preset", "time", "patience", "iterations", "taper", "sketch", "multiscale", "first_size", "optimizer"),
 )
 """Options that determine the schedule: setting one of them replaces the recorded schedule by a new one."""
 
@@ -489,7 +490,9 @@ def load_earlier(source: str | None, flags: Mapping[str, Any]) -> EarlierPicture
 
 
 def _changes_schedule(record: Record, flags: Mapping[str, Any]) -> bool:
-    """Return whether a look among the flags sets an option of the schedule to another value."""
+    """Return whether the flags change the pixels of a paper, or set a look that changes the schedule."""
+    if "dpi" in flags and record["options"]["paper"] and flags["dpi"] != record["options"]["dpi"]:
+        return True
     look = {name: value for name, value in flags.items() if name == "look"}
     layers = (EARLIER_LAYER, settings_from_record(record)), ("flag", look)
     options = resolve_options(*layers).options.to_dict()

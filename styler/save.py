@@ -20,6 +20,7 @@ def encode_painting(
     format: str = "png",  # noqa: A002 - as in `images.encode_image`
     bit_depth: int = 8,
     metadata: Mapping[str, Any] | None = None,
+    dpi: int = 0,
 ) -> bytes:
     """Encode a painting in an image format.
 
@@ -30,9 +31,12 @@ def encode_painting(
         format: a key of `images.FORMATS`.
         bit_depth: 8, or 16 where the format supports it.
         metadata: of the content, as in `Picture.metadata`; stored as EXIF.
+        dpi: dots per inch; 0 to store none.
 
     Raises:
         StylerError: the format cannot hold the picture.
     """
     text = provenance.record_to_text(record) if record else {}
-    return images.encode_image(pixels, alpha=alpha, format=format, bit_depth=bit_depth, text=text, metadata=metadata)
+    return images.encode_image(
+        pixels, alpha=alpha, format=format, bit_depth=bit_depth, text=text, metadata=metadata, dpi=dpi
+    )

@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 
 from styler.errors import ImageError
-from styler.geometry import count_halvings, fit_size
+from styler.geometry import count_halvings, crop_to_proportion, fit_inside, fit_size, turn_like
 from styler.options import Options, list_options
 
 SKETCH_COST = 0.45
@@ -85,8 +85,22 @@ class Replay:
 
 
 def compute_result_size(options: Options, width: int, height: int) -> tuple[int, int]:
-    """Return width and height of the result for a content of the given size."""
+    """Return width and height of the result for a content of the given size, which may have been cropped already."""
+    if paper := options.paper_size:
+        paper = turn_like(paper, width, height)
+        return paper if options.fit == "crop" else fit_inside(width, height, paper)
     return (width, height) if options.size == "original" else fit_size(width, height, options.size)
+
+
+def find_painted_part(options: Options, width: int, height: int) -> tuple[int, int, int, int]:
+    """Return the part of a content of the given size that is painted: left, top, right and bottom, in pixels.
+
+    It is all of it unless `options.fit` crops it for a paper. Of what is cropped already, it is all.
+    """
+    paper = options.paper_size
+    if not paper or options.fit != "crop":
+        return 0, 0, width, height
+    return crop_to_proportion(width, height, turn_like(paper, width, height))
 
 
 def compute_sketch_share(options: Options) -> float:
@@ -158,7 +172,7 @@ def build_schedule(options: Options, width: int, height: int, min_side: int) -> 
     Args:
         options: size, iterations, taper, first_size, optimizer, sketch, multiscale, init and strength are read, and
             what `can_sketch` reads.
-        width: of the content, in pixels.
+        width: of the content, in pixels, also before it is cropped for a paper.
         height: of the content, in pixels.
         min_side: shortest side that the network accepts.
 
@@ -168,10 +182,13 @@ def build_schedule(options: Options, width: int, height: int, min_side: int) -> 
     Raises:
         ImageError: the result would be too narrow for the network; the message names the size to use.
     """
+    left, top, right, bottom = find_painted_part(options, width, height)
+    width, height = right - left, bottom - top
     end = compute_result_size(options, width, height)
     if min(end) < min_side:
         needed = math.ceil(min_side * max(width, height) / min(width, height))
-        advice = f"use --size {needed} or more, or " if needed <= (list_options()["size"].high or needed) else ""
+        can_grow = needed <= (list_options()["size"].high or needed) and not options.paper
+        advice = f"use --size {needed} or more, or " if can_grow else ""
         raise ImageError(
             f"The result would be {end[0]}×{end[1]} pixels, but the network needs {min_side} on the short side; "
             f"{advice}crop the picture."

@@ -36,7 +36,9 @@ AREA_OPTIONS = {
     "regions": "masks of regions; each takes one of the last styles, in order, and the rest of the photo the others",
 }
 """Options of parts of the photo, with their help: a program can name no files."""
-API_OPTIONS = tuple(name for name in list_options() if name in {"style_weights", *AREA_OPTIONS, *controls.PAGE_OPTIONS})
+API_OPTIONS = tuple(
+    name for name in list_options() if name in {"paper", "style_weights", *AREA_OPTIONS, *controls.PAGE_OPTIONS}
+)
 FileAnswer = dict[str, Any]
 """A file, as Gradio's clients expect it."""
 REQUEST = inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=gr.Request)
@@ -57,7 +59,8 @@ STYLIZE_HELP = (
 )
 PREVIEW_HELP = (
     "Show a photo in the style of every painting; returns a list of PNGs of about 128 pixels, in the same order. They "
-    "are painted while nobody paints a picture. 'size', 'preset', 'style_weights' and 'regions' do not matter.",
+    "are painted while nobody paints a picture, of the whole photo. 'size', 'paper', 'dpi', 'fit', 'preset', "
+    "'style_weights' and 'regions' do not matter.",
     CONTENT_HELP,
     f"styles: up to {MAX_PREVIEWS} paintings, each a file or the name of a bundled one; all bundled ones by default.",
 )

@@ -253,7 +253,15 @@ def _wire_wall(walls: wall.WallHandlers, shown: list[Any]) -> None:
                     yield item or gr.skip()
             yield gr.skip()  # Gradio repeats the last item at the end, when another photo may be shown already
 
-    outputs = [layout.times, *layout.tiles, layout.own_thumbnails, layout.wall_note, *stage]
+    outputs = [
+        layout.times,
+        layout.limit_note,
+        layout.paint_button,
+        *layout.tiles,
+        layout.own_thumbnails,
+        layout.wall_note,
+        *stage,
+    ]
     inputs = handlers.list_inputs(layout)
     for dependency in shown:
         dependency.then(event, inputs, outputs, **WALL_EVENT)

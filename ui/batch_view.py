@@ -19,6 +19,7 @@ from styler.batch import discover
 from styler.batch.discover import SelectionRules, make_natural_key
 from styler.batch.runner import BatchContext, BatchEvent, stylize_folder
 from styler.errors import UsageError, quote_name
+from styler.images import Picture
 from styler.options import Options
 from ui.session import Session, Upload
 from ui.studio import Studio
@@ -80,11 +81,14 @@ def paint_batch(
         yield view
         due = 0.0
         contents_folder, styles_folder, output = (view.folder / name for name in ("contents", "styles", "out"))
-        context = BatchContext(
-            read=lambda path: studio.read_picture(Upload.from_path(path)),
-            painter=studio.load_painter(),
-            stats_store=None,
-        )
+
+        def read(path: Path) -> Picture:
+            picture = studio.read_picture(Upload.from_path(path))
+            if path.parent == contents_folder:
+                studio.check_time(options, picture.width, picture.height)
+            return picture
+
+        context = BatchContext(read=read, painter=studio.load_painter(), stats_store=None)
         rules = SelectionRules(include=("*",))
         machine_options = studio.use_machine(options)
         for event in stylize_folder(

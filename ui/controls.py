@@ -5,7 +5,7 @@ Settings of the machine belong to the server; visitors do not see them. They cho
 
 import dataclasses
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -24,6 +24,7 @@ from styler.options import (
     list_options,
     resolve_options,
 )
+from styler.options.paper import PAPERS, normalize_paper
 from styler.provenance import FILE_VALUE
 from ui.areas.choice import adopt_areas
 from ui.studio import list_backbones
@@ -32,8 +33,8 @@ MAIN_OPTIONS = ("preset", "size", "strength", "stroke_size", "brushwork", "keep_
 """Options that are always visible."""
 _MACHINE_OPTIONS = [name for name, spec in list_options().items() if spec.group == "Machine"]
 _REGION_OPTIONS = [name for name, spec in list_options().items() if spec.group == "Regions"]
-HIDDEN_OPTIONS = ("style_weights", *_REGION_OPTIONS, *_MACHINE_OPTIONS)
-"""Options without a control of their own; the weights have one slider for each painting."""
+HIDDEN_OPTIONS = ("paper", "style_weights", *_REGION_OPTIONS, *_MACHINE_OPTIONS)
+"""Options without a control of their own: the size can be a paper, and the weights have a slider for each painting."""
 ADVANCED_OPTIONS = tuple(name for name in list_options() if name not in {*MAIN_OPTIONS, *HIDDEN_OPTIONS})
 """Options of the Advanced section, in the order and the groups of `styler run --help`."""
 PAGE_OPTIONS = (*MAIN_OPTIONS, *ADVANCED_OPTIONS)
@@ -46,8 +47,8 @@ MAX_STYLES = 4
 MAX_WEIGHT = 4.0
 """The largest weight of a painting among others."""
 
-SIZES = {"Small": 512, "Screen": 1024, "Large": 2048}
-"""Sizes with a name, in pixels; any other can be typed."""
+SIZES: dict[str, int | str] = {"Small": 512, "Screen": 1024, "Large": 2048, "Print A4": "A4", "Print A3": "A3"}
+"""Sizes with a name, in pixels or as a paper; any other can be typed."""
 OWN_SIZE = "own"
 """The choice among the sizes that shows the field for any other."""
 SLIDER_OPTIONS = ("strength", "stroke_size", "brushwork", "keep_color", "taper")
@@ -96,16 +97,22 @@ def make_controls(
         defaults: the values of the controls.
         is_explained: whether each shows a line of explanation, which otherwise appears on hover.
     """
-    fields = {field.name: field for field in dataclasses.fields(Options)}
-    return {name: _make_control(fields[name], prefix, getattr(defaults, name), is_explained) for name in names}
+    fields, values = {field.name: field for field in dataclasses.fields(Options)}, _list_values(defaults)
+    return {name: _make_control(fields[name], prefix, values[name], is_explained) for name in names}
 
 
-def make_size_choice(prefix: str = "option", default: int | str = DEFAULT_OPTIONS.size) -> gr.Radio:
+def _list_values(options: Options) -> dict[str, Any]:
+    """Return what the controls show of some options, by name: a paper is shown as the size."""
+    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(Options)}
+    return values | {"size": options.paper or options.size}
+
+
+def make_size_choice(prefix: str = "option", defaults: Options = DEFAULT_OPTIONS) -> gr.Radio:
     """Create the row of named sizes; the control of `size` below it holds the size itself, and shows any other."""
-    choices = [(f"{word}\n{size} px", str(size)) for word, size in SIZES.items()]
+    choices = [(f"{word}\n{_describe_size(size)}", str(size)) for word, size in SIZES.items()]
     return gr.Radio(
         [*choices, ("Own…", OWN_SIZE)],
-        value=choose_size(default),
+        value=choose_size(defaults),
         label="Size",
         info=make_hint("size"),
         elem_id=f"{prefix}-sizes",
@@ -114,9 +121,26 @@ def make_size_choice(prefix: str = "option", default: int | str = DEFAULT_OPTION
     )
 
 
-def choose_size(size: int | str) -> str:
-    """Return the choice among the sizes that stands for a size."""
+def _describe_size(size: int | str) -> str:
+    if isinstance(size, int):
+        return f"{size} px"
+    width, height = (side / 10 for side in PAPERS[size])
+    return f"{width:g} × {height:g} cm"
+
+
+def choose_size(options: Options) -> str:
+    """Return the choice among the sizes that stands for the size or the paper of some options."""
+    size = options.paper or options.size
     return str(size) if size in SIZES.values() else OWN_SIZE
+
+
+def parse_size(text: str) -> dict[str, Any]:
+    """Return what the field of the size holds as settings: `size`, or a paper, which takes its place."""
+    try:
+        paper = normalize_paper(text) if text.strip() != "original" else ""
+    except OptionError:  # a number, or nothing that makes sense, which the error about the size explains
+        paper = ""
+    return {"paper": paper} if paper else {"size": parse_value("size", text)}
 
 
 def _make_control(field: "dataclasses.Field[Any]", prefix: str, default: Any, is_explained: bool) -> Component:
@@ -148,7 +172,7 @@ def _make_control(field: "dataclasses.Field[Any]", prefix: str, default: Any, is
 def _make_size_field(field: "dataclasses.Field[Any]", spec: OptionSpec, common: dict[str, Any]) -> gr.Textbox:
     """Create the field that holds the size; the style sheet shows it if the size has no name."""
     (word,) = typing.get_args(typing.get_args(field.type)[1])
-    label = f"Long side in pixels, {describe_range(spec)}, or '{word}'"
+    label = f"Long side in pixels, {describe_range(spec)}, '{word}', or a paper such as A2 or 50x70cm"
     classes = [*common["elem_classes"], "own-size"]
     return gr.Textbox(max_lines=1, **common | {"label": label, "value": str(common["value"]), "elem_classes": classes})
 
@@ -165,8 +189,9 @@ def to_control_value(value: Any) -> Any:
 
 def values_from_options(options: Options) -> list[Any]:
     """Return the values of all controls for some options, in the order of `PAGE_OPTIONS`."""
-    values = {name: to_control_value(getattr(options, name)) for name in PAGE_OPTIONS}
-    return [*(values | {"size": str(options.size), "backbone": name_backbone(options.backbone)}).values()]
+    shown = _list_values(options)
+    values = {name: to_control_value(shown[name]) for name in PAGE_OPTIONS}
+    return [*(values | {"size": str(shown["size"]), "backbone": name_backbone(options.backbone)}).values()]
 
 
 def options_from_values(values: Iterable[Any], style_weights: tuple[float, ...] = ()) -> Options:
@@ -203,6 +228,10 @@ def override_defaults(defaults: Options, settings: Mapping[str, Any]) -> Options
     """
     values = {field.name: getattr(defaults, field.name) for field in dataclasses.fields(Options)}
     changes = {name: value for name, value in settings.items() if name not in OPTION_BUNDLES or value != values[name]}
+    if changes.get("paper") and "size" in changes:  # as a program says which of its parameters it does not set
+        for name in ("paper", "size"):
+            if len({"paper", "size"} & {*changes}) == 2 and changes[name] == values[name]:
+                del changes[name]
     return resolve_options(("server", values), ("visitor", changes)).options
 
 
@@ -272,7 +301,7 @@ def parse_value(name: str, value: Any) -> Any:
     return config.parse_value(name, value.strip()) if isinstance(value, str) else value
 
 
-def _parse_values(names: Iterable[str], values: Iterable[Any]) -> dict[str, Any]:
+def _parse_values(names: Sequence[str], values: Iterable[Any]) -> dict[str, Any]:
     """Return the values of controls as the options take them.
 
     Raises:
@@ -284,4 +313,5 @@ def _parse_values(names: Iterable[str], values: Iterable[Any]) -> dict[str, Any]
             raise OptionError(
                 f"The field '{LABELS.get(name) or name.replace('_', ' ').capitalize()}' is empty; fill it in."
             )
-    return {name: parse_value(name, value) for name, value in zip(names, values, strict=True)}
+    settings = {name: parse_value(name, value) for name, value in zip(names, values, strict=True) if name != "size"}
+    return settings | parse_size(str(dict(zip(names, values, strict=True))["size"]))

@@ -72,8 +72,9 @@ def continue_request(session: Session) -> PaintRequest:
     """
     last = _get_selected_picture(session)
     side = max(last.record["width"], last.record["height"])
-    lowest = int(list_options()["first_size"].low or 1)
-    options = last.request.options.replace(first_size=max(lowest, side), optimizer="lbfgs", sketch=0.0)
+    spec = list_options()["first_size"]
+    first = min(max(int(spec.low or 1), side), int(spec.high or side))
+    options = last.request.options.replace(first_size=first, optimizer="lbfgs", sketch=0.0)
     return replace(last.request, options=options, start=last.png)
 
 
@@ -282,7 +283,7 @@ class PaintHandlers:
             return {layout.status: render.render_error(problem)}
         names, values = controls.PAGE_OPTIONS, controls.values_from_options(options)
         changes: Changes = {layout.options[name]: value for name, value in zip(names, values, strict=True)}
-        changes[layout.sizes] = controls.choose_size(options.size)
+        changes[layout.sizes] = controls.choose_size(options)
         chips, amount, region = chips_from_options(options)
         session.protected = tuple(chips)
         changes |= {layout.protect: chips, layout.protect_amount: amount, layout.region: region}

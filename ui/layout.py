@@ -106,6 +106,8 @@ class PageLayout:
         ]
         self._build_region()
         self._build_options()
+        self.limit_note = gr.HTML("", elem_id="limit-note")
+        """Why the picture would not be painted on this server."""
         self.paint_button = gr.Button("Paint", variant="primary", size="lg", elem_id="paint", elem_classes=["go"])
 
     def _build_options(self) -> None:
@@ -114,7 +116,7 @@ class PageLayout:
         self.options = controls.make_controls([preset], defaults=self.defaults)
         self.times = gr.HTML(render.render_times({}), elem_id="times")
         """The seconds that each preset is expected to take."""
-        self.sizes = controls.make_size_choice(default=self.defaults.size)
+        self.sizes = controls.make_size_choice(defaults=self.defaults)
         self.options |= controls.make_controls(others, defaults=self.defaults)
         self._build_protection()
         with _fold("Advanced", "advanced"):
@@ -242,7 +244,7 @@ class BatchLayout:
         self.own_styles = _build_files(f"and paintings of your own (up to {MAX_STYLES})", "batch-own-styles")
         preset, *others = controls.BATCH_OPTIONS
         self.options = controls.make_controls([preset], "batch", self.defaults)
-        self.sizes = controls.make_size_choice("batch", self.defaults.size)
+        self.sizes = controls.make_size_choice("batch", self.defaults)
         self.options |= controls.make_controls(others, "batch", self.defaults)
         self.paint_button = gr.Button(
             "Paint all", variant="primary", size="lg", elem_id="batch-paint", elem_classes=["go"]

@@ -19,6 +19,7 @@ from styler import images, library, provenance
 from styler.engine.result import Pixels, Progress
 from styler.errors import StylerError
 from styler.options import PRECISION_NAMES, PRESETS, format_duration
+from ui import controls
 from ui.areas.choice import describe_protection, describe_styles
 from ui.batch_view import BatchRow, BatchView
 from ui.session import FinishedPicture, LossHistory
@@ -212,21 +213,21 @@ def format_estimate(seconds: float) -> str:
     return f"about {re.sub(r'[.]0(?= s)| 0 (s|min)$', '', text)}"
 
 
-def render_times(times: Mapping[str, float | None]) -> str:
-    """Return what shows below each preset how long it is expected to take, and a line that says so to screen readers.
+def render_times(times: Mapping[str, float | None], sizes: Mapping[str, float | None] | None = None) -> str:
+    """Return what shows below each preset and size how long it is expected to take, and a line for screen readers.
 
     Args:
         times: expected seconds by preset; None if unknown, which leaves the space below that preset empty.
+        sizes: the same for named sizes, by their values.
     """
-    known = {
-        preset: format_estimate(seconds)
-        for preset in PRESETS
-        if math.isfinite(seconds := times.get(preset) or math.nan)
-    }
-    rules = "".join(
-        f'#option-preset label:has([value="{preset}"]) {{ --time: "{text}"; }}' for preset, text in known.items()
-    )
-    line = ", ".join(f"{preset} {text}" for preset, text in known.items())
+    rules, known = "", {}
+    names = {str(size): word for word, size in controls.SIZES.items()}
+    for elem_id, words, given in (("preset", {name: name for name in PRESETS}, times), ("sizes", names, sizes or {})):
+        for value, word in words.items():
+            if math.isfinite(seconds := given.get(value) or math.nan):
+                known[word] = text = format_estimate(seconds)
+                rules += f'#option-{elem_id} label:has([value="{value}"]) {{ --time: "{text}"; }}'
+    line = ", ".join(f"{word} {text}" for word, text in known.items())
     return f"<style>{rules}</style><p>Expected time: {line}</p>" if known else ""
 
 

@@ -63,6 +63,8 @@ class ServerConfig:
     """Limit on the requests that wait."""
     has_previews: bool = True
     """Whether visitors see their photo in every painting before they choose."""
+    max_seconds: int = 0
+    """Limit on the seconds of one painting; 0 for none."""
     open_browser: bool = False
     options: Options = field(default_factory=Options)
     """Defaults of the page and of `/stylize`; a visitor cannot change those of the machine."""
@@ -208,7 +210,7 @@ def list_unready(studio: Studio) -> list[str]:
 def serve_page(config: ServerConfig, listener: socket.socket) -> None:
     """Serve the page on the socket that `listen` returned, until interrupted."""
     with listener:
-        studio = Studio(config.options, has_previews=config.has_previews)
+        studio = Studio(config.options, has_previews=config.has_previews, max_seconds=config.max_seconds)
         try:
             server = PageServer(make_server(studio, config))
         except BaseException:  # Ctrl-C, too: then nobody else would remove its folder

@@ -24,14 +24,14 @@ from styler.engine import targets
 from styler.engine.device import name_precision
 from styler.engine.painter import Painter
 from styler.engine.result import Progress, Result
-from styler.errors import StylerError, quote_name
+from styler.errors import StylerError, UsageError, quote_name
 from styler.images import Picture
 from styler.images.child import Decoder
-from styler.options import PRESETS, Options, list_options, resolve_options
+from styler.options import PRESETS, Options, format_duration, list_options, resolve_options
 from styler.provenance import Record
 from styler.regions.read import read_mask
 from styler.regions.specs import BUILT_IN_MASKS
-from styler.schedule import Scale, Schedule, build_schedule
+from styler.schedule import Scale, Schedule, build_schedule, compute_result_size, find_painted_part
 from styler.vgg import arch, registry, weights
 from ui.areas.choice import check_masks, drop_file_masks
 from ui.queue import PainterThread
@@ -124,13 +124,19 @@ class Studio:
         options: defaults of the page and of `/stylize`.
         max_pixels: limit on the pixels of an upload.
         has_previews: whether visitors see their photo in every painting before they choose.
+        max_seconds: limit on the seconds of one painting; 0 for none.
     """
 
     def __init__(
-        self, options: Options | None = None, max_pixels: int = MAX_PIXELS, *, has_previews: bool = True
+        self,
+        options: Options | None = None,
+        max_pixels: int = MAX_PIXELS,
+        *,
+        has_previews: bool = True,
+        max_seconds: int = 0,
     ) -> None:
         self.options = drop_file_masks(options or Options())
-        self.has_previews = has_previews
+        self.has_previews, self.max_seconds = has_previews, max_seconds
         self.sessions = Sessions()
         self.thread = PainterThread()
         self.mask_thread = ThreadPoolExecutor(1, thread_name_prefix="masks")
@@ -263,13 +269,19 @@ class Studio:
     def paint(self, session: Session, request: PaintRequest) -> Generator[Progress | FinishedPicture, None, None]:
         """Paint a picture and yield its progress a few times a second, and at the end the picture unless discarded.
 
+        At the limit of the server it stops with the best picture so far.
+
         Raises:
-            StylerError: a picture cannot be read, a setting is invalid, or memory ran out.
+            StylerError: a picture cannot be read, a setting is invalid, it would take too long, or memory ran out.
         """
         stop, began = session.begin_work(), time.monotonic()
         session.add_uploads(request.content, *request.styles, *request.masks.values())
+        is_over = threading.Event()
+        limit = self._make_limit(stop, is_over)
         try:
             content, *styles = [self.read_picture(upload) for upload in (request.content, *request.styles)]
+            self.check_request(request.options, content.width, content.height)
+            limit.start()
             if not stop.is_set():  # else others may have their turn already
                 seconds = self.estimate_seconds(request.options, content.width, content.height)
                 self.thread.expect_duration(seconds)
@@ -288,14 +300,57 @@ class Studio:
             if not session.is_discarded:
                 points = losses[:: 1 + len(losses) // MAX_CHART_POINTS]
                 history = tuple((count, {name: float(term) for name, term in terms.items()}) for count, terms in points)
-                picture = _save_picture(session, request, progress.result, content, history)
                 result = progress.result
+                if result.stopped and is_over.is_set():
+                    note = f"It was stopped after {format_duration(self.max_seconds)}, the limit of this server."
+                    result = replace(result, notes=(*result.notes, note))
+                picture = _save_picture(session, request, result, content, history)
                 self.work_estimate.add_schedule(result.schedule, result.scale_seconds, time.monotonic() - began)
                 yield picture
         finally:
             stop.set()  # if this generator is closed early, the painter also stops
+            limit.cancel()
             session.is_painting = False
             self.thread.expect_end(None)
+
+    def _make_limit(self, stop: threading.Event, is_over: threading.Event) -> threading.Timer:
+        """Return a timer that sets both events when a painting has reached the limit of the server."""
+
+        def end() -> None:
+            if not stop.is_set():
+                is_over.set()
+                stop.set()
+
+        timer = threading.Timer(self.max_seconds or threading.TIMEOUT_MAX, end)
+        timer.daemon = True
+        return timer
+
+    def check_request(self, options: Options, width: int, height: int) -> None:
+        """Refuse a painting that would take too long, or would be too large for a format that the page offers.
+
+        Raises:
+            StylerError: it would.
+        """
+        self.check_time(options, width, height)
+        images.check_sides("jpeg", compute_result_size(options, width, height))
+
+    def check_time(self, options: Options, width: int, height: int) -> None:
+        """Refuse a painting that would take longer than the server allows.
+
+        Args:
+            options: of the visitor.
+            width: of the photo, in pixels.
+            height: of the photo, in pixels.
+
+        Raises:
+            UsageError: it would.
+        """
+        seconds = self.estimate_seconds(options, width, height)
+        if self.max_seconds and seconds is not None and seconds > self.max_seconds:
+            raise UsageError(
+                f"This picture would take about {format_duration(seconds)}, and this server paints at most "
+                f"{format_duration(self.max_seconds)}; choose a smaller size or a quicker preset."
+            )
 
     def estimate_seconds(self, options: Options, width: int, height: int) -> float | None:
         """Return how long a picture will take with the options of a visitor; None if that is unknown or impossible.
@@ -398,7 +453,9 @@ def _save_picture(
     height, width = result.pixels.shape[:2]
     folder = session.make_folder()
     name = f"{request.content.stem}.{'+'.join(style.stem for style in request.styles)}"
-    photo = Image.fromarray(images.to_uint8(content.pixels)).resize((width, height), Image.Resampling.LANCZOS)
+    part = find_painted_part(result.options, content.width, content.height)
+    photo = Image.fromarray(images.to_uint8(content.pixels))
+    photo = photo.resize((width, height), Image.Resampling.LANCZOS, box=part)
     photo.save(folder / "photo.jpg", "JPEG", quality=92, subsampling=0)
     thumbnail = Image.fromarray(images.to_uint8(result.pixels))
     thumbnail.thumbnail((LISTED_SIDE, LISTED_SIDE), reducing_gap=2.0)

@@ -35,6 +35,8 @@ MAX_SAMPLES = 512
 """Rows or columns of a large photo from which these copies are made."""
 IGNORED_OPTIONS = (
     "size",
+    "dpi",
+    "fit",
     "preset",
     "time",
     "patience",
@@ -46,6 +48,8 @@ IGNORED_OPTIONS = (
     "regions",
 )
 """Options that do not change a preview."""
+PAINT, TOO_LONG = "Paint", "Takes too long"
+"""What the button says that paints, if it can and if the server would refuse it."""
 PREVIEW_TEXT = "A small preview of {}. Paint turns it into a whole picture."
 PENDING_TEXT = "The preview of {} comes next; Paint does not wait for it."
 
@@ -186,10 +190,9 @@ class WallHandlers:
         except StylerError:  # there is no photo yet, or a field is wrong, which Paint explains
             session.stop_previews()
             session.previews, session.preview_key = {}, None
-            return {layout.times: render.render_times({}), **self._clear_tiles(session)}
-        changes: Changes = {
-            layout.times: render.render_times(studio.estimate_times(request.options, *studio.get_size(photo)))
-        }
+            enabled = {layout.limit_note: "", layout.paint_button: gr.update(value=PAINT, interactive=True)}
+            return {layout.times: "", **enabled, **self._clear_tiles(session)}
+        changes = self._show_times(request.options, *studio.get_size(photo))
         if studio.has_previews:
             bundled = {name: Upload.from_path(path) for name, path in library.list_styles().items()}
             chosen = [*(own_styles or ()), *([bundled.pop(style)] if style in bundled else [])]
@@ -197,6 +200,23 @@ class WallHandlers:
             if session.preview_key != before:
                 changes |= self._clear_tiles(session)
         return changes
+
+    def _show_times(self, options: Options, width: int, height: int) -> Changes:
+        """Show the expected times, and on the button if the picture would take longer than the server allows."""
+        layout, studio, problem = self.tab.layout, self.tab.studio, ""
+        sizes = {}
+        for size in map(str, controls.SIZES.values()):
+            sizes[size] = studio.estimate_seconds(options.replace(**controls.parse_size(size)), width, height)
+        try:
+            studio.check_time(options, width, height)
+        except StylerError as refusal:
+            problem = str(refusal)
+        times = render.render_times(studio.estimate_times(options, width, height), sizes)
+        return {
+            layout.times: times,
+            layout.limit_note: render.render_error(problem) if problem else "",
+            layout.paint_button: gr.update(value=TOO_LONG if problem else PAINT, interactive=not problem),
+        }
 
     def _make_request(self, session: Session, photo: Upload, *values: Any) -> PaintRequest:
         """Return a request with the options and masks of previews, which have no regions.

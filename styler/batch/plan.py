@@ -23,7 +23,7 @@ from styler.images.files import fill_template
 from styler.options import INIT_CHOICES, Options, format_value
 from styler.provenance import MACHINE_OPTIONS
 from styler.regions import specs
-from styler.schedule import Replay
+from styler.schedule import Replay, compute_result_size
 
 EXTENSION_FORMATS = {
     **{"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp", "avif": "avif", "tif": "tiff", "tiff": "tiff"}
@@ -303,6 +303,20 @@ def _refuse_overwrite(foreign: Sequence[str], changed: Sequence[tuple[str, str]]
         )
 
 
+def _check_format(request: BatchRequest) -> None:
+    """Check that the format holds the bit depth and, as far as it is known, the size of the pictures.
+
+    Raises:
+        OptionError: it has other bit depths.
+        OutputError: every picture is too large for it.
+    """
+    file_format = images.FORMATS[EXTENSION_FORMATS[request.format]]
+    if request.bit_depth not in file_format.depths:
+        raise OptionError(f"{file_format.name} does not support {request.bit_depth} bits; use --format png or tiff.")
+    if request.options.size != "original":  # the long side of no picture is shorter than that of a square photo
+        images.check_sides(EXTENSION_FORMATS[request.format], compute_result_size(request.options, 1, 1))
+
+
 def plan_batch(
     request: BatchRequest, history: ManifestHistory, find_content: FindBundled, find_style: FindBundled
 ) -> BatchPlan:
@@ -322,9 +336,7 @@ def plan_batch(
     out = request.out
     if os.path.lexists(out) and not out.is_dir():
         raise UsageError(f"The output {quote_name(out)} is a file; a batch needs a folder: use another name with -o.")
-    file_format = images.FORMATS[EXTENSION_FORMATS[request.format]]
-    if request.bit_depth not in file_format.depths:
-        raise OptionError(f"{file_format.name} does not support {request.bit_depth} bits; use --format png or tiff.")
+    _check_format(request)
     rules = dataclasses.replace(request.rules, skip_folder=os.path.realpath(out))
     contents = discover.find_inputs(request.contents, rules, find_content, "CONTENTS")
     styles = discover.find_inputs(request.styles, rules, find_style, "STYLES")

@@ -329,8 +329,8 @@ def _reencode(data: bytes, current: str, wanted: str) -> bytes:
     """Return the bytes of a picture in another format, a key of `images.FORMATS`."""
     if wanted == current:
         return data
-    picture = images.read_image(data)
-    return images.encode_image(picture.pixels, alpha=picture.alpha, format=wanted, text=images.read_text(data))
+    picture, text, dpi = images.read_image(data), images.read_text(data), round(images.read_size(data).dpi)
+    return images.encode_image(picture.pixels, alpha=picture.alpha, format=wanted, text=text, dpi=dpi)
 
 
 def stylize_folder(

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from styler import images
 from styler.batch.plan import EXTENSION_FORMATS, BatchRequest, apply_masks
 from styler.batch.report import make_thumbnail
 from styler.engine.device import name_precision, release_memory
@@ -25,6 +26,7 @@ from styler.engine.styles import StatsStore
 from styler.errors import DeviceError, OutOfMemory, StylerError, explain_failure, quote_name
 from styler.images import Picture
 from styler.options import Options
+from styler.schedule import compute_result_size
 from styler.vgg.weights import Weights
 
 PICTURES_PER_WORKER = 2
@@ -262,6 +264,8 @@ class Worker:
             options = options.replace(precision=job.task.precision)
         for warning in (warning for picture in job.list_pictures() for warning in picture.warnings):
             job.report("note", warning)
+        size = compute_result_size(options, job.content.width, job.content.height)
+        images.check_sides(EXTENSION_FORMATS[self.config.request.format], size)
         try:
             job.result = self._stream(job, options)
         except DeviceError as problem:

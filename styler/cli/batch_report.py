@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from styler import schedule
 from styler.cli import output, report, run
 from styler.cli.flags import EngineOptions, ReportOptions
-from styler.errors import ImageError, NothingMatched, quote_name
+from styler.errors import ImageError, NothingMatched, OutputError, quote_name
 from styler.options import INIT_CHOICES, format_duration
 
 if TYPE_CHECKING:
@@ -312,7 +313,8 @@ def print_plan(plan: "BatchPlan", read: "Callable[[str], Picture]", engine: Engi
 
 def _forecast_first(plan: "BatchPlan", read: "Callable[[str], Picture]", engine: EngineOptions) -> "Forecast | None":
     """Return a forecast of the first picture that can be read, on the first device; None if there is none."""
-    from styler.batch.plan import apply_masks
+    from styler import images
+    from styler.batch.plan import EXTENSION_FORMATS, apply_masks
 
     options = plan.request.options
     if engine.device_names:
@@ -322,7 +324,9 @@ def _forecast_first(plan: "BatchPlan", read: "Callable[[str], Picture]", engine:
         try:
             content, styles = read(pair.content.path), [read(style.path) for style in pair.styles]
             masks = {path: read(path) for _, path in pair.masks}
-        except ImageError as error:
+            size = schedule.compute_result_size(options, content.width, content.height)
+            images.check_sides(EXTENSION_FORMATS[plan.request.format], size)
+        except (ImageError, OutputError) as error:
             report.print_error(f"error: {error}")
             continue
         return run.make_forecast(apply_masks(options, pair.masks), content, styles, start, masks=masks)

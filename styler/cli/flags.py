@@ -53,6 +53,8 @@ def read_flags(flags: Any) -> dict[str, Any]:
     """
     texts = {field.name: getattr(flags, field.name) for field in dataclasses.fields(flags)}
     given = {name: text for name, text in texts.items() if text is not None}
+    if given.get("paper") and "size" in given:
+        raise UsageError("--paper and --size are mutually exclusive; give only one of them.")
     if "regions" in given:
         given["regions"] = [mask for mask, _ in _parse_regions(given["regions"])]
     return {

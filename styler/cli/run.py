@@ -110,6 +110,8 @@ def _prepare(
     earlier: "EarlierPicture",
 ) -> _PreparedRun:
     """Check the output and read the pictures; `names` are those of the content and the styles."""
+    from styler import images
+
     options = resolved.options
     specs.check_style_count(options.regions, len(names) - 1)
     if options.init == output.STREAM_NAME:
@@ -123,9 +125,11 @@ def _prepare(
     others = [path for path in (start, Path(replay.source) if replay.source else None, *masks.values()) if path]
     is_bundled = content != Path(names[0])
     checked = files.choose_target(target, content, styles, others, options.seed, is_bundled=is_bundled)
+    photo = read(content)
+    images.check_sides(checked.format, schedule.compute_result_size(options, photo.width, photo.height))
     return _PreparedRun(
         options=options,
-        content=read(content),
+        content=photo,
         styles=[read(path) for path in styles],
         masks={name: read(path) for name, path in masks.items()},
         start=None if start is None else read(start),
@@ -289,8 +293,8 @@ def _shrink_options(
     """Return options for one small scale of two iterations: the first warms up, the second is timed."""
     minimum = math.ceil(min_side * max(size) / min(size)) + 1
     side = max(TIMED_SIDES.get(device, GPU_TIMED_SIDE), minimum)
+    options = options.replace(size=side) if side < max(size) else options
     return options.replace(
-        size=side if side < max(size) else options.size,
         first_size=8192,
         iterations=2,
         optimizer="adam",

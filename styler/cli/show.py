@@ -18,8 +18,10 @@ from styler.cli import flags, output, report
 from styler.cli.flags import FileName, Json, flag_name
 from styler.errors import OutputError, StylerError, UsageError
 from styler.options import LOOKS, PRESETS, Options, Value, format_duration, format_value, resolve_options
+from styler.options.paper import convert_to_centimeters
 
 if TYPE_CHECKING:
+    from styler.images import StoredSize
     from styler.provenance import Record
 
 NO_VALUE = "–"
@@ -115,24 +117,34 @@ PictureFile = Annotated[FileName, Parameter(help="a picture made by styler, or -
 
 def inspect(file: PictureFile, /, *, as_json: Json = False) -> int:
     """Print the settings stored in a picture and the command that made it."""
-    from styler import provenance
+    from styler import images, provenance
 
-    record = (
-        provenance.read_record(output.open_stdin(), name=output.STDIN_NAME)
-        if file == output.STREAM_NAME
-        else provenance.read_record(file)
-    )
-    text = json.dumps(record) if as_json else "\n".join(_format_record(record))
+    is_stream = file == output.STREAM_NAME
+    name = output.STDIN_NAME if is_stream else str(file)
+    data = images.fetch_image_bytes(output.open_stdin() if is_stream else file, name=name)
+    record, facts = provenance.read_record(data, name=name), _list_facts(images.read_size(data, name=name))
+    text = json.dumps({**record, "file": facts}) if as_json else "\n".join(_format_record(record, facts))
     output.write_stdout(text.encode("utf-8") + b"\n", "The settings were read, but standard output")
     return 0
 
 
-def _format_record(record: "Record") -> Iterator[str]:
-    """Format everything in a record as lines; the commands come last."""
+def _list_facts(size: "StoredSize") -> dict[str, Any]:
+    """Return what a file says about its size: pixels, dots per inch, and from both centimeters on paper."""
+    facts: dict[str, Any] = {"format": size.kind, "width": size.width, "height": size.height, "dpi": round(size.dpi, 1)}
+    if size.dpi:
+        sides = (round(convert_to_centimeters(side, size.dpi), 1) for side in (size.width, size.height))
+        facts |= dict(zip(("width_cm", "height_cm"), sides, strict=True))
+    return facts
+
+
+def _format_record(record: "Record", facts: Mapping[str, Any]) -> Iterator[str]:
+    """Format the facts of the file and everything in its record as lines; the commands come last."""
     from styler import provenance
 
     stopped = ", stopped before it was finished" if record["stopped"] else ""
     yield f"{record['width']}×{record['height']}, made by styler {record['version']}{stopped}"
+    if facts["dpi"]:
+        yield f"{facts['dpi']:g} dpi: {facts['width_cm']:g} × {facts['height_cm']:g} cm on paper"
     settings = ((name, format_value(value) or NO_VALUE) for name, value in record["options"].items())
     for title, rows in (("Settings", settings), ("Work", _list_work(record)), ("Inputs", _list_inputs(record))):
         yield f"\n{title}:"

@@ -26,6 +26,7 @@ SERVER_DEFAULTS: Mapping[str, Any] = {
     "auth": None,
     "max_upload": "25mb",
     "queue": 32,
+    "max_seconds": 0,
     "previews": True,
     "open": False,
 }
@@ -47,6 +48,14 @@ RootPathFlag = Annotated[
 AuthFlag = Annotated[str | None, Parameter(metavar="USER:FILE", help="require a login; FILE contains the password")]
 MaxUploadFlag = Annotated[str | None, Parameter(metavar="SIZE", help="maximum size of an upload (default 25mb)")]
 QueueFlag = Annotated[int | None, Parameter(metavar="N", help="maximum number of waiting requests (default 32)")]
+MaxSecondsFlag = Annotated[
+    int | None,
+    Parameter(
+        metavar="N",
+        help="refuse pictures that are expected to take more than N seconds, and stop at N those that take longer "
+        "than expected (default 0: no limit)",
+    ),
+]
 PreviewsFlag = Annotated[
     bool | None,
     Parameter(
@@ -86,16 +95,18 @@ def ui(
     auth: AuthFlag = None,
     max_upload: MaxUploadFlag = None,
     queue: QueueFlag = None,
+    max_seconds: MaxSecondsFlag = None,
     previews: PreviewsFlag = None,
     opens: OpenFlag = None,
     machine: flags.MachineSettings = flags.NO_MACHINE_FLAGS,
 ) -> int:
     """Serve the page: upload pictures, watch them being painted, download the results."""
-    given = (host, port, root_path, auth, max_upload, queue, previews, opens)
+    given = (host, port, root_path, auth, max_upload, queue, max_seconds, previews, opens)
     settings = _merge_settings(dict(zip(SERVER_DEFAULTS, given, strict=True)))
     login, max_bytes = _read_login(settings["auth"]), _parse_bytes(settings["max_upload"])
     address = _read_text(settings["host"], "an address of this machine, such as 127.0.0.1").strip("[]")
     port, queue = _read_number(settings["port"], 1, 65535), _read_number(settings["queue"], 1)
+    max_seconds = _read_number(settings["max_seconds"], 0)
     previews, opens = (_read_switch(settings[name]) for name in ("previews", "open"))
     configuration = config.load_config(command="ui", command_flags=SERVER_DEFAULTS)
     options = resolve_options(*configuration.layers, ("flag", flags.read_flags(machine))).options
@@ -111,6 +122,7 @@ def ui(
         auth=login,
         max_upload=max_bytes,
         queue=queue,
+        max_seconds=max_seconds,
         has_previews=previews,
         open_browser=opens,
         options=options,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from styler import schedule
+from styler.borders import Box
 from styler.engine import targets
 from styler.engine.budget import Budget, Clock
 from styler.engine.device import (
@@ -30,7 +31,7 @@ from styler.engine.run import OPENING_THREADS, Run, ScaleCache, ScaleStore
 from styler.engine.sources import Input, Inputs, SourceImage, iterate_styles, load_content, load_start, load_styles
 from styler.engine.styles import StatsStore, StyleCache, prepare_blend, trim_styles
 from styler.engine.threads import Halt, map_side_by_side
-from styler.geometry import fit_size
+from styler.geometry import fit_size, scale_box
 from styler.options import INIT_CHOICES, Options
 from styler.provenance import FILE_VALUE
 from styler.regions.areas import Areas
@@ -179,7 +180,8 @@ class Painter:
             start: the picture to start from, in place of what `options.init` names.
             masks: by the names under which `options.protect` and `options.regions` mention them: arrays or tensors
                 (H, W) from 0, outside, to 1, of any size, or pictures that have been read; by `options.labels`, too.
-            areas: where each painting is used and what is protected, in place of what the options say.
+            areas: where each painting is used and what is protected, in place of what the options say; of the part
+                of the photo that is painted.
 
         Raises:
             StylerError: a picture cannot be read, a setting is invalid, or memory is insufficient; if possible, before
@@ -236,12 +238,13 @@ class Painter:
         options, halt = options or Options(), Halt(stop)
         with prepare_torch(self.device, options.threads):
             check_device(options, self.device, self.precision)
-            photo = load_content(content)
+            whole = load_content(content)
+            photo, part = _crop_to_paper(whole, options)
             min_side = self.features(options).min_side
             small = schedule.make_preview_options(options, *photo.size, min_side)
             scales = schedule.plan_preview(options, *photo.size, min_side)
             workers = torch.get_num_threads() if self.device.type == "cpu" else 1
-            found = self._resolve_areas(photo, small, 1, masks)
+            found = self._resolve_areas(whole, part, small, 1, masks)
 
         def begin(style: SourceImage) -> Generator[Progress]:
             yield from self._prepare_run(photo, [style], small, halt, scales, None, found, is_preview=True).paint()
@@ -288,7 +291,7 @@ class Painter:
 
     def _begin_painting(
         self,
-        photo: SourceImage,
+        whole: SourceImage,
         paintings: list[SourceImage],
         options: Options,
         stop: threading.Event,
@@ -298,16 +301,22 @@ class Painter:
         masks: Mapping[str, MaskInput] | None,
         areas: Areas | None,
     ) -> Run:
+        photo, part = _crop_to_paper(whole, options)
         scales = self._plan_scales(photo, options, replay)
-        found = ResolvedAreas(areas) if areas else self._resolve_areas(photo, options, len(paintings), masks)
+        found = ResolvedAreas(areas) if areas else self._resolve_areas(whole, part, options, len(paintings), masks)
         has_budget = replay is None
         return self._prepare_run(photo, paintings, options, stop, scales, start, found, has_budget=has_budget)
 
     def _resolve_areas(
-        self, photo: SourceImage, options: Options, style_count: int, masks: Mapping[str, MaskInput] | None
+        self, whole: SourceImage, part: Box, options: Options, style_count: int, masks: Mapping[str, MaskInput] | None
     ) -> ResolvedAreas:
-        """Return the areas that the options describe, at the photo's size or, if it is large, at a smaller one."""
-        return resolve_areas(options, _fit_areas(photo), photo.digest, style_count, masks, self._finder)
+        """Return the areas that the options describe of a part of the photo, at most of `MAX_AREAS_SIDE`.
+
+        Masks are those of the whole photo.
+        """
+        small = _fit_areas(whole)
+        part = Box(*scale_box(part, whole.size, (small.shape[-1], small.shape[-2])))
+        return resolve_areas(options, small, whole.digest, style_count, masks, self._finder, part=part)
 
     def _plan_scales(self, content: SourceImage, options: Options, replay: Replay | None) -> Schedule:
         """Return the schedule that the options give, or that of an earlier painting."""
@@ -343,7 +352,7 @@ class Painter:
             options = options.replace(init=FILE_VALUE)
         start_source = content
         if options.init not in INIT_CHOICES:
-            start_source = load_start(options.init if start is None else start)
+            start_source, _ = _crop_to_paper(load_start(options.init if start is None else start), options)
         clock = Clock(scales)
         return Run(
             options=options,
@@ -390,6 +399,12 @@ def stylize(
 ) -> Result:
     """Paint one picture as `Painter.stylize` does, with a painter made from the options."""
     return Painter.of(options or Options()).stylize(content, styles, options, stop, start=start, masks=masks)
+
+
+def _crop_to_paper(picture: SourceImage, options: Options) -> tuple[SourceImage, Box]:
+    """Return the part of a photo that is painted, and where it is."""
+    part = Box(*schedule.find_painted_part(options, *picture.size))
+    return (picture if part == (0, 0, *picture.size) else picture.crop(part)), part
 
 
 def _fit_areas(photo: SourceImage) -> Tensor:

@@ -130,6 +130,7 @@ class Result:
             format=format,
             bit_depth=bit_depth,
             metadata=self.metadata if keep_metadata else {},
+            dpi=self.options.dpi,
         )
 
     def save(

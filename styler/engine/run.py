@@ -47,7 +47,21 @@ OPENING_THREADS = 1
 MAX_SCALES_BYTES = 32_000_000
 """Memory of the shared scales that a painter keeps: 200 of 128×96 pixels, two for each preview."""
 _UNSHARED_OPTIONS = (
-    *("size", "preset", "look", "style_weights", "init", "time", "patience", "iterations", "taper", "sketch"),
+    *(
+        "size",
+        "paper",
+        "dpi",
+        "fit",
+        "preset",
+        "look",
+        "style_weights",
+        "init",
+        "time",
+        "patience",
+        "iterations",
+        "taper",
+        "sketch",
+    ),
     *("first_size", "optimizer", "keep_border", "multiscale", "backbone"),
     *("device", "precision", "checkpoint", "memory", "threads"),
     *("protect", "regions", "labels"),

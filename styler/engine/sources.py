@@ -102,8 +102,8 @@ class SourceImage:
         """Width and height."""
         return (self.image.shape[-1], self.image.shape[-2])
 
-    def crop(self, box: Box, warning: str) -> "SourceImage":
-        """Return the part of the image in a box, with a warning that says so."""
+    def crop(self, box: Box, *warnings: str) -> "SourceImage":
+        """Return the part of the image in a box, with warnings that say so."""
         part = (slice(box.top, box.bottom), slice(box.left, box.right))
         return SourceImage.of(
             self.image[..., *part].contiguous(),
@@ -111,7 +111,7 @@ class SourceImage:
             alpha=None if self.alpha is None else self.alpha[part],
             metadata=self.metadata,
             background=self.background,
-            warnings=(*self.warnings, warning),
+            warnings=(*self.warnings, *warnings),
             trim=box,
         )
 

@@ -9,21 +9,24 @@ Knows nothing about options or networks.
 """
 
 from styler.images.detect import PICTURE_SUFFIXES
-from styler.images.encode import FORMATS, encode_image, to_uint8
+from styler.images.encode import FORMATS, check_sides, encode_image, to_uint8
 from styler.images.files import check_output, find_format, find_free_name, is_special, remove_stale_files, write_file
-from styler.images.read import Picture, fetch_image_bytes, read_image, read_text
+from styler.images.read import Picture, StoredSize, fetch_image_bytes, read_image, read_size, read_text
 
 __all__ = [
     "FORMATS",
     "PICTURE_SUFFIXES",
     "Picture",
+    "StoredSize",
     "check_output",
+    "check_sides",
     "encode_image",
     "fetch_image_bytes",
     "find_format",
     "find_free_name",
     "is_special",
     "read_image",
+    "read_size",
     "read_text",
     "remove_stale_files",
     "to_uint8",

@@ -18,15 +18,31 @@ from PIL import Image
 from styler.errors import OptionError, OutputError
 from styler.images import exif
 from styler.images.color import make_srgb_profile
-from styler.images.decode import Array, silence_decoders
+from styler.images.decode import Array, iter_strips, silence_decoders
 
 FloatArray = NDArray[np.floating[Any]]
 
 _TIFF_ASCII = 2  # type of a tag
+_TILE_SIDE = 512
+MAX_STRIPS_PIXELS = 4_000_000
+"""Pixels above which a TIFF is stored in tiles, so that a program can show a part of it without reading all of it."""
+BIG_TIFF_BYTES = 4_000_000_000
+"""Bytes of the pixels, before they are compressed, from which a TIFF has offsets of 64 bits: the others end at 2³²."""
 
 
-_Encoder = Callable[[Array, int, Mapping[str, str], Mapping[str, Any]], bytes]
-"""From integers (H, W), (H, W, 3) or (H, W, 4), quality, texts and metadata to the bytes of a file."""
+@dataclass(frozen=True, slots=True)
+class _Details:
+    """What is stored beside the pixels, and how well they are kept."""
+
+    quality: int
+    text: Mapping[str, str]
+    metadata: Mapping[str, Any]
+    dpi: int
+    """Dots per inch; 0 to store none."""
+
+
+_Encoder = Callable[[Array, _Details], bytes]
+"""From integers (H, W), (H, W, 3) or (H, W, 4) to the bytes of a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +66,7 @@ def encode_image(
     quality: int = 95,
     text: Mapping[str, str] | None = None,
     metadata: Mapping[str, Any] | None = None,
+    dpi: int = 0,
 ) -> bytes:
     """Encode a picture.
 
@@ -62,6 +79,7 @@ def encode_image(
         quality: 1 to 100, for JPEG (4:4:4), WebP and AVIF (4:4:4).
         text: stored as iTXt in a PNG, as JSON in the ImageDescription of a TIFF or the EXIF UserComment of others.
         metadata: stored as EXIF, as far as it is a field of `Picture.metadata`.
+        dpi: dots per inch, by which programs print the picture; 0 to store none.
 
     Raises:
         OptionError: the format does not have this bit depth or quality.
@@ -73,10 +91,8 @@ def encode_image(
     _check(target, pixels, bit_depth, quality)
     silence_decoders()
     try:
-        if alpha is not None and target.has_alpha:
-            pixels = np.concatenate([pixels, alpha[..., None]], axis=-1)  # (H, W, 4)
-        stored = _quantize(pixels, bit_depth).astype(np.uint8 if bit_depth == 8 else np.uint16)
-        return target.encode(stored, quality, text or {}, metadata or {})
+        stored = _quantize(pixels, alpha if target.has_alpha else None, bit_depth)
+        return target.encode(stored, _Details(quality, text or {}, metadata or {}, dpi))
     except (OSError, ValueError, RuntimeError, KeyError, struct.error) as error:
         reason = " ".join(str(error).split())
         raise OutputError(f"Cannot encode the picture as {target.name} ({reason}); choose another format.") from error
@@ -96,52 +112,86 @@ def _check(target: Format, pixels: FloatArray, bit_depth: int, quality: int) -> 
         raise OutputError(
             f"The shape of the picture is {pixels.shape}; it must be (height, width, 3), or (height, width) for gray."
         )
-    if not np.isfinite(pixels).all():
+    if not all(np.isfinite(pixels[rows]).all() for rows in iter_strips(*pixels.shape[:2])):
         raise OutputError("Some values of the picture are not finite numbers; use full precision or another seed.")
-    if max(pixels.shape) > target.max_side:
+    _check_sides(target, pixels.shape[1], pixels.shape[0])
+
+
+def check_sides(format: str, size: tuple[int, int]) -> None:  # noqa: A002 - as in `encode_image`
+    """Check that a format, a key of `FORMATS`, can hold a picture of a width and height, before it is painted.
+
+    Raises:
+        OutputError: a side is too long.
+    """
+    _check_sides(FORMATS[format], *size)
+
+
+def _check_sides(target: Format, width: int, height: int) -> None:
+    if max(width, height) > target.max_side:
         raise OutputError(
-            f"The picture has {max(pixels.shape)} px on a side, and {target.name} supports at most {target.max_side}; "
-            "choose PNG or TIFF."
+            f"The picture would have {width}×{height} pixels, and {target.name} holds at most {target.max_side:,} on a "
+            "side; write PNG or TIFF, with a name that ends in .png or .tif, or choose a smaller size."
         )
 
 
 def to_uint8(pixels: FloatArray) -> NDArray[np.uint8]:
     """Convert floats in [0, 1] to the nearest 8-bit values; values outside are clipped."""
-    return _quantize(pixels, 8).astype(np.uint8)
+    stored = np.empty(pixels.shape, np.uint8)
+    for rows in iter_strips(*(*pixels.shape, 1, 1)[:2]):
+        stored[rows] = _round(pixels[rows], 8)
+    return stored
 
 
-def _quantize(pixels: FloatArray, bit_depth: int) -> FloatArray:
-    """Scale [0, 1] to [0, 2^depth − 1] and round to whole numbers, in the type of `pixels`."""
-    scaled = np.clip(pixels, 0, 1) * pixels.dtype.type(2**bit_depth - 1)
+def _quantize(pixels: FloatArray, alpha: FloatArray | None, bit_depth: int) -> Array:
+    """Return pixels and alpha as integers from 0 to 2^depth − 1, (H, W), (H, W, 3) or (H, W, 4), strip by strip."""
+    shape = pixels.shape if alpha is None else (*pixels.shape[:2], pixels.shape[2] + 1)
+    stored = np.empty(shape, np.uint8 if bit_depth == 8 else np.uint16)
+    for rows in iter_strips(*shape[:2]):
+        if alpha is None:
+            stored[rows] = _round(pixels[rows], bit_depth)
+        else:
+            stored[rows][..., :-1] = _round(pixels[rows], bit_depth)
+            stored[rows][..., -1] = _round(alpha[rows], bit_depth)
+    return stored
+
+
+def _round(values: FloatArray, bit_depth: int) -> FloatArray:
+    """Scale [0, 1] to [0, 2^depth − 1] and round to whole numbers, in the type of `values`."""
+    scaled = np.clip(values, 0, 1) * values.dtype.type(2**bit_depth - 1)
     return np.rint(scaled, out=scaled)
 
 
-def _encode_png(stored: Array, _quality: int, text: Mapping[str, str], metadata: Mapping[str, Any]) -> bytes:
+def _encode_png(stored: Array, details: _Details) -> bytes:
     import imagecodecs
 
-    plain = bytes(imagecodecs.png_encode(stored, level=6))
+    plain = memoryview(imagecodecs.png_encode(stored, level=6))
     chunks = [_build_chunk(b"sRGB", b"\0")]  # perceptual intent
-    if block := exif.build_exif({}, metadata):
+    if details.dpi:
+        per_meter = round(details.dpi / 0.0254)
+        chunks.append(_build_chunk(b"pHYs", struct.pack(">IIB", per_meter, per_meter, 1)))
+    if details.metadata and (block := exif.build_exif({}, details.metadata, details.dpi)):
         chunks.append(_build_chunk(b"eXIf", block.removeprefix(b"Exif\0\0")))
-    for key, value in text.items():
+    for key, value in details.text.items():
         if not (1 <= len(key) <= 79 and key.isascii() and key.isprintable()):
             raise ValueError("the key of a text must be 1 to 79 ASCII characters")
         # Not compressed, because readers limit what they unpack; without a language or translated keyword.
         chunks.append(_build_chunk(b"iTXt", key.encode("ascii") + b"\0\0\0\0\0" + value.encode("utf-8")))
     after_header = 33  # signature 8, IHDR 25
-    return plain[:after_header] + b"".join(chunks) + plain[after_header:]
+    return b"".join([plain[:after_header], *chunks, plain[after_header:]])
 
 
 def _build_chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
-def _encode_tiff(stored: Array, _quality: int, text: Mapping[str, str], metadata: Mapping[str, Any]) -> bytes:
+def _encode_tiff(stored: Array, details: _Details) -> bytes:
     import tifffile
+
+    text, pixels = details.text, stored.shape[0] * stored.shape[1]
 
     tags = [
         (exif.KEPT[name], _TIFF_ASCII, None, str(value).encode("utf-8") + b"\0", True)
-        for name, value in metadata.items()
+        for name, value in details.metadata.items()
         if name in exif.KEPT
     ]
     stream = BytesIO()
@@ -152,6 +202,10 @@ def _encode_tiff(stored: Array, _quality: int, text: Mapping[str, str], metadata
         extrasamples=["unassalpha"] if stored.shape[2:] == (4,) else None,
         compression="zlib",
         predictor=True,
+        bigtiff=stored.nbytes >= BIG_TIFF_BYTES,
+        tile=(_TILE_SIDE, _TILE_SIDE) if pixels > MAX_STRIPS_PIXELS else None,
+        resolution=(details.dpi, details.dpi) if details.dpi else None,
+        resolutionunit="INCH" if details.dpi else None,
         iccprofile=None if stored.ndim == 2 else make_srgb_profile(),
         description=json.dumps(dict(text)) if text else None,
         software=False,
@@ -164,13 +218,15 @@ def _encode_tiff(stored: Array, _quality: int, text: Mapping[str, str], metadata
 def _use_pillow(name: str, **settings: Any) -> _Encoder:
     """Return an encoder that saves by Pillow with these settings."""
 
-    def encode(stored: Array, quality: int, text: Mapping[str, str], metadata: Mapping[str, Any]) -> bytes:
-        block = exif.build_exif(text, metadata)
+    def encode(stored: Array, details: _Details) -> bytes:
+        block = exif.build_exif(details.text, details.metadata, details.dpi)
         if name == "JPEG" and len(block) > 65533:
             raise ValueError("its settings and metadata are too long for a JPEG")
         stream = BytesIO()
         profile = None if stored.ndim == 2 else make_srgb_profile()  # which is one for colors
-        options = {"quality": quality, "icc_profile": profile, **settings}
+        options = {"quality": details.quality, "icc_profile": profile, **settings}
+        if name == "JPEG" and details.dpi:
+            options["dpi"] = (details.dpi, details.dpi)
         if name == "AVIF" and stored.shape[2:] == (4,):
             options |= {
                 "codec": "aom",

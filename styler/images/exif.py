@@ -5,6 +5,7 @@ Position, serial numbers, thumbnails and all other fields are dropped. Does not 
 
 import contextlib
 import json
+import math
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,9 @@ from PIL import Image
 
 ORIENTATION, EXIF_IFD, USER_COMMENT, IMAGE_DESCRIPTION = 0x0112, 0x8769, 0x9286, 0x010E
 INTEROP_IFD, INTEROP_INDEX, COLOR_SPACE = 0xA005, 0x0001, 0xA001
+X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 0x011A, 0x011B, 0x0128
+WIDTH, HEIGHT = 0x0100, 0x0101
+_INCH, _CENTIMETER = 2, 3
 
 # The only fields that may be copied from a photo to its painting, by their names in `Picture.metadata`.
 KEPT = {"make": 0x010F, "model": 0x0110, "artist": 0x013B, "copyright": 0x8298}
@@ -63,9 +67,15 @@ def _clean(value: str) -> str:
     return "".join(c for c in value if c.isprintable())[:_MAX_FIELD_LENGTH].strip()
 
 
-def build_exif(text: Mapping[str, str], metadata: Mapping[str, Any]) -> bytes:
-    """Build an EXIF block from the kept fields of `metadata`, with `text` as JSON in its UserComment."""
+def build_exif(text: Mapping[str, str], metadata: Mapping[str, Any], dpi: int = 0) -> bytes:
+    """Build an EXIF block from the kept fields of `metadata`, with `text` as JSON in its UserComment.
+
+    It has the resolution in dots per inch, unless that is 0.
+    """
     exif = Image.Exif()
+    if dpi:
+        exif[X_RESOLUTION] = exif[Y_RESOLUTION] = float(dpi)
+        exif[RESOLUTION_UNIT] = _INCH
     details = exif.get_ifd(EXIF_IFD)
     for name, value in metadata.items():
         if name in KEPT:
@@ -74,7 +84,16 @@ def build_exif(text: Mapping[str, str], metadata: Mapping[str, Any]) -> bytes:
             details[KEPT_IN_EXIF_IFD[name]] = str(value)
     if text:
         details[USER_COMMENT] = _ASCII + json.dumps(dict(text)).encode("ascii")
-    return exif.tobytes() if text or metadata else b""
+    return exif.tobytes() if text or metadata or dpi else b""
+
+
+def read_resolution(tags: Mapping[int, Any]) -> float:
+    """Return the dots per inch that the tags of EXIF or TIFF say, or 0."""
+    try:
+        resolution, unit = float(tags.get(X_RESOLUTION, 0)), tags.get(RESOLUTION_UNIT, _INCH)
+    except BROKEN:
+        return 0.0
+    return resolution * {_INCH: 1.0, _CENTIMETER: 2.54}.get(unit, 0.0) if math.isfinite(resolution) else 0.0
 
 
 def read_exif_text(image: Image.Image) -> dict[str, str]:

@@ -25,6 +25,8 @@ from styler.images.tiff import decode_tiff, read_first_directory
 
 Readable: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 
+DEFAULT_MAX_PIXELS = 250_000_000
+"""Pixels of the largest picture, unless a caller sets another limit."""
 _HEAD = 4096  # bytes, enough to detect every format
 _CHUNK = 1 << 20  # bytes; a stream is read in chunks, because read(limit) would allocate the whole limit at once
 
@@ -58,7 +60,7 @@ def read_image(
     *,
     name: str | None = None,
     background: tuple[float, float, float] = (1, 1, 1),
-    max_pixels: int = 250_000_000,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
     max_bytes: int = 2_000_000_000,
     min_side: int = 16,
 ) -> Picture:
@@ -81,6 +83,36 @@ def read_image(
         kind, limits = detect_kind(data[:_HEAD]), Limits(max_pixels, min_side)
         raw = decode_tiff(data, limits) if kind == "tiff" else decode(data, kind, limits)
         return _finish_picture(raw, background, label, hashlib.sha256(data).hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSize:
+    """What a file says about its size, before its picture is turned upright."""
+
+    kind: str  # the format, as in `detect_kind`
+    width: int  # pixels
+    height: int  # pixels
+    dpi: float  # dots per inch; 0 if the file has no resolution
+
+
+def read_size(source: Readable, *, name: str | None = None, max_bytes: int = 2_000_000_000) -> StoredSize:
+    """Return the size of a picture and its resolution, without decoding the pixels.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+    data = fetch_image_bytes(source, name=name, max_bytes=max_bytes)
+    with _as_image_error(describe_source(source, name), data):
+        kind = detect_kind(data[:_HEAD])
+        if kind == "tiff":
+            tags = read_first_directory(data)
+            width, height = (int(tags.get(tag, 0)) for tag in (exif.WIDTH, exif.HEIGHT))
+            return StoredSize(kind, width, height, exif.read_resolution(tags))
+        image = open_image(data, kind, Limits(max_pixels=DEFAULT_MAX_PIXELS, min_side=1))
+        stored = image.info.get("dpi", (0, 0))[0]
+        if kind == "jpeg" and not image.info.get("jfif_unit"):
+            stored = 0  # Pillow then says 72, which is not in the file
+        return StoredSize(kind, *image.size, float(stored) or exif.read_resolution(image.getexif()))
 
 
 def read_text(source: Readable, *, name: str | None = None, max_bytes: int = 2_000_000_000) -> dict[str, str]:
@@ -197,7 +229,7 @@ def _extract_texts(data: bytes, kind: str) -> dict[str, str]:
         return chunks.read_png_texts(chunks.collect_png_texts(data))
     if kind not in ("jpeg", "webp", "avif"):
         return {}  # not a format that styler writes
-    return exif.read_exif_text(open_image(data, kind, Limits(max_pixels=250_000_000, min_side=1)))
+    return exif.read_exif_text(open_image(data, kind, Limits(max_pixels=DEFAULT_MAX_PIXELS, min_side=1)))
 
 
 @contextmanager

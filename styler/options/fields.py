@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from styler.errors import OptionError
 from styler.options.bundles import LOOKS, PRESETS
+from styler.options.paper import PAPERS, check_paper, measure_paper, normalize_paper
 from styler.options.values import OptionSpec, explain_choice, option, validate_field
 from styler.regions import specs
 
@@ -51,6 +52,19 @@ class Options:
     """
 
     size: int | Literal["original"] = _picture(512, "long side in pixels, or 'original'", low=64, high=8192)
+    paper: str = _picture(
+        "",
+        f"paper to print on, in place of size: {', '.join(PAPERS)}, or measures such as 50x70cm or 12x18in; turned "
+        "like the photo",
+    )
+    dpi: int = _picture(
+        300, "dots per inch on paper, stored in the file; with paper, they give its pixels", low=72, high=1200
+    )
+    fit: str = _picture(
+        "contain",
+        "on paper, contain shows the whole photo and may leave a margin on two sides; crop cuts the photo to fill it",
+        choices=("contain", "crop"),
+    )
     preset: str = _picture("standard", "effort", choices=PRESETS)
     look: str = _picture("plain", "manner", choices=LOOKS)
     strength: float = _picture(50.0, "how far to go from the photo toward the painting", low=0, high=100)
@@ -134,9 +148,20 @@ class Options:
             object.__setattr__(self, field.name, validate_field(field, getattr(self, field.name)))
         if 0 < self.memory < MIN_MEMORY:
             raise OptionError(f"memory is {self.memory} bytes, too little for any picture; give a unit, such as 4gb.")
+        self._check_paper()
         specs.check_protections(self.protect, self.labels)
         specs.check_regions(self.regions, self.labels)
         self._check_layers()
+
+    def _check_paper(self) -> None:
+        """Bring the paper into its usual notation, and check it."""
+        object.__setattr__(self, "paper", normalize_paper(self.paper))
+        if not self.paper:
+            return
+        if self.size != _get_default("size"):
+            raise OptionError(f"paper is {self.paper} and size is {self.size}; give only one of them.")
+        spec = list_options()["size"]
+        check_paper(self.paper, self.dpi, int(spec.low or 0), int(spec.high or 0))
 
     def _check_layers(self) -> None:
         """Check that the family has the layers, before any network is loaded, and that their weights fit them."""
@@ -165,15 +190,20 @@ class Options:
             return self.layer_weights * (len(self.style_layers) if len(self.layer_weights) == 1 else 1)
         return tuple(_find_default_weight(normalize_layer(layer)) for layer in self.style_layers)
 
+    @property
+    def paper_size(self) -> tuple[int, int] | None:
+        """Width and height of the paper in pixels, as it is named, not turned; None without a paper."""
+        return measure_paper(self.paper, self.dpi) if self.paper else None
+
     @classmethod
     def of(cls, **settings: Any) -> "Options":
         """Create options from settings as flags would give them: `Options.of(preset="draft", strength=70)`."""
         return resolve_options(("call", settings)).options
 
     def replace(self, **settings: Any) -> "Options":
-        """Return the same options with some fields changed."""
+        """Return the same options with some fields changed; a size takes the place of a paper, and the reverse."""
         _check_names(settings)
-        return dataclasses.replace(self, **settings)
+        return dataclasses.replace(self, **settings, **_undo_other_size(settings))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -193,7 +223,8 @@ def resolve_options(*layers: tuple[str, Mapping[str, Any]]) -> ResolvedOptions:
     """Merge layers of settings, each with its name, weakest first.
 
     The values of a preset or look rank just below the other settings of the layer that names it: they override what
-    weaker layers set, and are overridden by their own layer.
+    weaker layers set, and are overridden by their own layer. A layer that sets a size takes away the paper of weaker
+    ones, and the reverse.
 
     Raises:
         OptionError: a setting is unknown or invalid.
@@ -210,9 +241,21 @@ def resolve_options(*layers: tuple[str, Mapping[str, Any]]) -> ResolvedOptions:
                 bundle = _list_bundle_values(kind, name, values)
                 values |= {**bundle, kind: name}
                 origins |= dict.fromkeys(bundle, f"{layer} ({kind} {name})")
-        values |= settings
-        origins |= dict.fromkeys(settings, layer)
+        complete = {**settings, **_undo_other_size(settings)}
+        values |= complete
+        origins |= dict.fromkeys(complete, layer)
     return ResolvedOptions(Options(**values), origins)
+
+
+def _get_default(name: str) -> Any:
+    return next(field.default for field in dataclasses.fields(Options) if field.name == name)
+
+
+def _undo_other_size(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the default of `paper` if only `size` is set, or of `size` if only a paper is."""
+    if "size" in settings and "paper" not in settings:
+        return {"paper": _get_default("paper")}
+    return {"size": _get_default("size")} if settings.get("paper") and "size" not in settings else {}
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
@@ -224,7 +267,9 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     _check_names(settings)
     for field in dataclasses.fields(Options):
         if field.name in settings:
-            validate_field(field, settings[field.name])
+            value = validate_field(field, settings[field.name])
+            if field.name == "paper":
+                normalize_paper(value)
 
 
 def list_options() -> dict[str, OptionSpec]:

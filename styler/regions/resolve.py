@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from styler import library
+from styler.borders import Box
 from styler.errors import OptionError, quote_name
 from styler.images import Picture, read_image
 from styler.options import Options
@@ -56,7 +57,7 @@ class MaskEntry:
     sha256: str
     """Of its values at the photo's size in 8 bits, row by row."""
     coverage: float
-    """Share of the photo, from 0 to 1."""
+    """Share of the photo, or of the part of it that is painted, from 0 to 1."""
     network: str = ""
     """Name of the network that found it."""
     network_sha256: str = ""
@@ -83,12 +84,14 @@ class MaskSource:
     finder: Finder
     labels: str
     read: ReadMaskPicture
+    part: Box
+    """Where the part is that is painted, in pixels of the photo."""
     entries: dict[str, MaskEntry] = field(default_factory=dict)
     _loaded: dict[str, Tensor | None] = field(default_factory=dict)
     _label_picture: Picture | None = None
 
     def load(self, name: str) -> Tensor | None:
-        """Return a mask by its name, (1, 1, H, W) in [0, 1] on the CPU; None if nothing of the kind was found.
+        """Return a mask of the part by its name, (1, 1, h, w) in [0, 1] on the CPU; None if nothing was found.
 
         Raises:
             OptionError: there is no such mask.
@@ -96,9 +99,11 @@ class MaskSource:
         """
         if name not in self._loaded:
             kind, mask = self._load(name)
-            self._loaded[name] = mask
             if mask is not None:
-                self.entries[name] = self._describe(name, kind, mask)
+                cropped = mask[..., self.part.top : self.part.bottom, self.part.left : self.part.right].contiguous()
+                self.entries[name] = self._describe(name, kind, mask, float(cropped.mean()))
+                mask = cropped
+            self._loaded[name] = mask
         return self._loaded[name]
 
     def _load(self, name: str) -> tuple[str, Tensor | None]:
@@ -120,11 +125,11 @@ class MaskSource:
             raise OptionError(specs.explain_missing_mask(name, self.given))
         return "file", read_mask(self.read(path), name, width, height)
 
-    def _describe(self, name: str, kind: str, mask: Tensor) -> MaskEntry:
+    def _describe(self, name: str, kind: str, mask: Tensor, coverage: float) -> MaskEntry:
         values = (mask * 255).round().to(torch.uint8)  # (1, 1, H, W)
         digest = hashlib.sha256(values.numpy().tobytes()).hexdigest()
         network = self.finder.get_network(name) if kind == "found" else ("", "")
-        return MaskEntry(name, kind, digest, float(mask.mean()), *network)
+        return MaskEntry(name, kind, digest, coverage, *network)
 
 
 def resolve_areas(
@@ -135,6 +140,7 @@ def resolve_areas(
     masks: Mapping[str, MaskInput] | None,
     finder: Finder,
     read: ReadMaskPicture = read_image,
+    part: Box | None = None,
 ) -> ResolvedAreas:
     """Return the areas of a photo that the options describe.
 
@@ -147,6 +153,7 @@ def resolve_areas(
             they take precedence over all others.
         finder: finds `subject`, `background` and `faces`.
         read: reads mask and label pictures.
+        part: where the part is that is painted, in pixels of the photo; masks are those of the whole photo.
 
     Raises:
         UsageError: no painting is left for the rest of the photo, or there is no such mask.
@@ -154,7 +161,8 @@ def resolve_areas(
         WeightsError: a network is missing or damaged.
     """
     specs.check_style_count(options.regions, style_count)
-    source = MaskSource(photo, digest, masks or {}, finder, options.labels, read)
+    part = part or Box(0, 0, photo.shape[-1], photo.shape[-2])
+    source = MaskSource(photo, digest, masks or {}, finder, options.labels, read, part)
     warnings: list[str] = []
     protection = _protect(options, source, warnings)
     regions, styles = _divide(options.regions, source, style_count, warnings)
@@ -203,7 +211,8 @@ def _divide(
             masks.append(mask)
             styles.append((index,))
     if not masks:
-        return torch.ones(1, 1, *source.photo.shape[-2:], dtype=torch.float32), tuple(styles)
+        shape = source.part.bottom - source.part.top, source.part.right - source.part.left
+        return torch.ones(1, 1, *shape, dtype=torch.float32), tuple(styles)
     if float((torch.stack(masks).sum(dim=0) - 1).clamp(min=0).mean()) > MIN_OVERLAP:
         warnings.append("Regions overlap; where they do, each painting gets its share.")
     regions = normalize_regions(masks)  # (1, R, H, W)

@@ -303,6 +303,7 @@ def test_inspect_prints_text_and_json(capsys: Capture) -> None:
     assert err == ""
     for wanted in (
         "64×64, made by styler ",
+        "300 dpi: 0.5 × 0.5 cm on paper",
         "preset            draft",
         "32×32  ",
         images.read_image("holiday.png").sha256,
@@ -312,7 +313,8 @@ def test_inspect_prints_text_and_json(capsys: Capture) -> None:
     assert "  styler run CONTENT STYLE --size 64 --preset draft --iterations 4 --first-size 32 --device cpu\n" in text
     assert main(["inspect", "a.png", "--json"]) == 0
     out, err = capsys.readouterr()
-    assert (json.loads(out), err) == (provenance.read_record("a.png"), "")
+    file = {"format": "png", "width": 64, "height": 64, "dpi": 300, "width_cm": 0.5, "height_cm": 0.5}
+    assert (json.loads(out), err) == ({**provenance.read_record("a.png"), "file": file}, "")
     assert out.count("\n") == 1
 
 
