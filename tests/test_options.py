@@ -222,7 +222,7 @@ def test_text_may_be_of_numpy_and_files_may_be_paths() -> None:
 
 
 def test_messages_name_the_value_and_the_range() -> None:
-    assert refusal("size", 12) == "size is 12; it can be 64 to 8192."
+    assert refusal("size", 12) == "size is 12; it can be 64 to 16384."
     assert refusal("strength", 101) == "strength is 101; it can be 0 to 100."
     assert refusal("seed", -1) == "seed is -1; it can be a whole number from 0 to 4294967295."
     assert refusal("stroke_size", 0.1) == "stroke_size is 0.1; it can be 0.25 to 4."

@@ -4,7 +4,7 @@ Every front end iterates `Painter.stream` or `Painter.previews`; nothing else kn
 """
 
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,14 +16,11 @@ from torch import Tensor
 from styler import schedule
 from styler.engine import targets
 from styler.engine.budget import Budget, Clock
-from styler.engine.device import (
-    check_device,
-    choose_device,
-    isolate_steps,
-    keep_freed_memory,
-    plan_memory,
-    prepare_torch,
-)
+from styler.engine.device import check_device, choose_device, isolate_steps, prepare_torch
+from styler.engine.memory.estimate import Demand
+from styler.engine.memory.ladder import Ladder
+from styler.engine.memory.measure import keep_freed_memory
+from styler.engine.memory.plan import MemoryPlan, plan_memory
 from styler.engine.precision import PrecisionChoice
 from styler.engine.result import Progress, Result
 from styler.engine.run import OPENING_THREADS, Run, ScaleCache, ScaleStore
@@ -337,7 +334,7 @@ class Painter:
         if any(scale.sketch for scale in scales):
             slim = self.features(options, sketch=True, is_protected=is_protected)
         size = schedule.compute_result_size(options, *content.size)
-        plan = plan_memory(features, size, [style.size for style in styles], options) if scales else None
+        plan = _plan_memory(features, size, content, styles, options, scales, found) if scales else None
         keep_freed_memory(self.device, keep=plan is not None and plan.is_ample)
         if start is not None and options.init in INIT_CHOICES:
             options = options.replace(init=FILE_VALUE)
@@ -358,7 +355,7 @@ class Painter:
             is_preview=is_preview,
             size=size,
             schedule=scales,
-            checkpoint=plan is not None and plan.checkpoint,
+            ladder=Ladder(plan),
             stop=stop,
             clock=clock,
             areas=found.areas,
@@ -390,6 +387,30 @@ def stylize(
 ) -> Result:
     """Paint one picture as `Painter.stylize` does, with a painter made from the options."""
     return Painter.of(options or Options()).stylize(content, styles, options, stop, start=start, masks=masks)
+
+
+def _plan_memory(
+    features: Features,
+    size: tuple[int, int],
+    content: SourceImage,
+    styles: Sequence[SourceImage],
+    options: Options,
+    scales: Schedule,
+    found: ResolvedAreas,
+) -> MemoryPlan:
+    """Plan how a result of `size` (width, height) fits into memory."""
+    areas = found.areas
+    is_protected = areas is not None and areas.protection is not None
+    demand = Demand(
+        features=features,
+        size=size,
+        styles=[style.size for style in styles],
+        options=options,
+        photo=content.size,
+        masks=0 if areas is None else areas.regions.shape[1] + is_protected,
+        is_protected=is_protected,
+    )
+    return plan_memory(demand, scales)
 
 
 def _fit_areas(photo: SourceImage) -> Tensor:

@@ -14,20 +14,16 @@ from torch import Tensor
 from styler.detail import fill_detail, match_detail
 from styler.engine import optimizers, targets
 from styler.engine.budget import Budget, Clock
-from styler.engine.device import (
-    advise_smaller,
-    is_out_of_memory,
-    isolate_steps,
-    keep_freed_memory,
-    name_processor,
-    release_memory,
-)
+from styler.engine.device import CPU, isolate_steps, name_processor
+from styler.engine.memory.host import HostObjective
+from styler.engine.memory.ladder import Ladder
+from styler.engine.memory.measure import is_out_of_memory, keep_freed_memory, release_memory
 from styler.engine.optimizers import IterationLimit, OptimizerStep
 from styler.engine.placement import Placement
 from styler.engine.result import Progress, Result, resize_alpha, to_pixels
 from styler.engine.sources import SourceImage
 from styler.engine.styles import Blend, StyleCache, fit_styles
-from styler.errors import DeviceError, OutOfMemory
+from styler.errors import DeviceError
 from styler.objective.terms import TOTAL, HalfSizeCopy, Hold, Objective, RegionRoots, Targets
 from styler.options import INIT_CHOICES, Options, list_options
 from styler.regions.areas import Areas
@@ -49,7 +45,7 @@ MAX_SCALES_BYTES = 32_000_000
 _UNSHARED_OPTIONS = (
     *("size", "preset", "look", "style_weights", "init", "time", "patience", "iterations", "taper", "sketch"),
     *("first_size", "optimizer", "keep_border", "multiscale", "backbone"),
-    *("device", "precision", "checkpoint", "memory", "threads"),
+    *("device", "precision", "checkpoint", "tile", "memory", "threads"),
     *("protect", "regions", "labels"),
 )
 """Options that do not change how a shared scale is painted, or that its key has in another form."""
@@ -151,8 +147,8 @@ class Run:
     size: tuple[int, int]
     """Width and height of the result."""
     schedule: Schedule
-    checkpoint: bool
-    """Whether activations are recomputed in the backward pass."""
+    ladder: Ladder
+    """How every scale is held in memory."""
     stop: threading.Event
     clock: Clock
     areas: Areas | None = None
@@ -188,6 +184,16 @@ class Run:
         done = self.executed[-1].iterations if self.executed else 0
         yield self._make_progress(max(0, len(self.executed) - 1), done, final, self._make_result(final))
 
+    @property
+    def checkpoint(self) -> bool:
+        """Whether activations are recomputed in the backward pass."""
+        return self.ladder.rung.checkpoint
+
+    @property
+    def tile(self) -> int:
+        """Side of the tiles in which the current scale is painted, in pixels; 0 for none."""
+        return self.ladder.rung.tile
+
     def check(self) -> None:
         """Raise `StopRequested` if `stop` is set; called between convolutions."""
         if self.stop.is_set():
@@ -207,7 +213,9 @@ class Run:
         try:
             self.check()
             first = self._make_first_image(scale) if image is None else self._enlarge(image, scale.size)
-            for step in self._iterate(index, first.to(self.features.device)):
+            note = self.ladder.begin_scale(scale, is_shared=self._is_shared(scale))
+            self.notes += [note] if note and note not in self.notes else []
+            for step in self._iterate(index, first):
                 done, image = done + 1, step.best
                 self.losses, self.best_losses = step.losses, step.best_losses
                 self.clock.advance(scale.cost)
@@ -243,7 +251,7 @@ class Run:
 
     def _make_key(self, index: int) -> str:
         """Return what determines the pixels of a scale, or an empty text if it is not shared."""
-        if not (self.is_preview or self.schedule[index].opening):
+        if not self._is_shared(self.schedule[index]):
             return ""
         options, painted = self.options, self.schedule[: index + 1]
         shaping = {name: getattr(options, name) for name in list_options() if name not in _UNSHARED_OPTIONS}
@@ -321,12 +329,13 @@ class Run:
         return image if hold is None else hold.apply(image)
 
     def _iterate(self, index: int, image: Tensor) -> Iterator[OptimizerStep]:
-        """Yield the steps of a scale; if memory runs out once, continue from the best image with checkpointing."""
+        """Yield the steps of a scale; whenever memory runs out, continue from the best image on the next rung."""
         done, recovered = 0, None
         while True:
             before, scale = done, self.schedule[index]
             limit = IterationLimit(scale.iterations - before, scale.planned - before)
             try:
+                image = image.to(CPU if self.ladder.rung.on_host else self.features.device)
                 for step in self._optimize(index, image, limit):
                     done, image, recovered = done + 1, step.best, step.recovered
                     yield step
@@ -336,11 +345,8 @@ class Run:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                if self.checkpoint:
-                    sizes = [style.size for style in self.blend.styles]
-                    options = self.options.replace(checkpoint="on")
-                    raise OutOfMemory(advise_smaller(self.features, self.size, sizes, options)) from error
-            self._begin_checkpointing(scale)
+                self._step_down(scale, error)
+            release_memory(self.features.device)  # what the error has kept is free by now
         if recovered is not None and (lost := int(recovered)):
             if lost >= done:
                 raise DeviceError("The loss was not finite in any iteration; try --precision fp32.")
@@ -348,15 +354,21 @@ class Run:
                 f"{lost} of {done} iterations at {scale.width}×{scale.height} were not finite and were undone."
             )
 
-    def _begin_checkpointing(self, scale: Scale) -> None:
-        self.checkpoint = True
+    def _step_down(self, scale: Scale, error: Exception) -> None:
+        """Choose the next rung; see `Ladder.step_down`."""
+        self.notes.append(self.ladder.step_down(scale, error, is_shared=self._is_shared(scale)))
+        self.targets.clear()  # in tiles, they are stored in fewer bytes
         keep_freed_memory(self.features.device, keep=False)
-        release_memory(self.features.device)
-        self.notes.append(f"Memory ran out at {scale.width}×{scale.height}; continued with checkpointing.")
+
+    def _is_shared(self, scale: Scale) -> bool:
+        """Return whether other paintings have the same scale."""
+        return self.is_preview or scale.opening
 
     def _optimize(self, index: int, image: Tensor, limit: IterationLimit) -> Iterator[OptimizerStep]:
         scale = self.schedule[index]
         objective = self._build_objective(scale)
+        if self.ladder.rung.on_host:
+            objective = HostObjective.of(objective)
         if scale.optimizer == "lbfgs":
             return optimizers.lbfgs(objective, image, limit)
         rate = self.options.learning_rate * (REFINE_RATE if follows_sketch(self.schedule, index) else 1.0)

@@ -18,6 +18,8 @@ from styler.regions import specs
 
 PRECISION_NAMES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 """The names of the precisions as options, by those that PyTorch, results and records use."""
+TILE_STEP = 16
+"""Pixels of which the side of a tile is a multiple: the stride of the network's last block."""
 MIN_MEMORY = 100_000_000
 """Smallest memory limit, in bytes; a smaller number is one whose unit was forgotten."""
 
@@ -50,7 +52,9 @@ class Options:
         OptionError: a value has the wrong type, is out of its range or is not among the choices.
     """
 
-    size: int | Literal["original"] = _picture(512, "long side in pixels, or 'original'", low=64, high=8192)
+    size: int | Literal["original"] = _picture(
+        512, "long side in pixels, or 'original'", low=64, high=16_384, noun="the long side"
+    )
     preset: str = _picture("standard", "effort", choices=PRESETS)
     look: str = _picture("plain", "manner", choices=LOOKS)
     strength: float = _picture(50.0, "how far to go from the photo toward the painting", low=0, high=100)
@@ -79,7 +83,7 @@ class Options:
     iterations: int = _effort(64, "iterations at the coarsest scale", low=1, high=100_000)
     taper: float = _effort(0.63, "iterations of each scale relative to the next coarser one", low=0.01, high=2)
     sketch: float = _effort(0.0, "share of the work done by the slim network, which iterates faster", low=0, high=0.99)
-    first_size: int = _effort(128, "minimum long side of the coarsest scale, in pixels", low=32, high=8192)
+    first_size: int = _effort(128, "minimum long side of the coarsest scale, in pixels", low=32, high=16_384)
     optimizer: str = _effort(
         "mixed", "L-BFGS, Adam, or mixed: L-BFGS at the coarsest scale, then Adam", choices=("lbfgs", "adam", "mixed")
     )
@@ -124,14 +128,26 @@ class Options:
     checkpoint: str = _machine(
         "auto", "checkpointing: less memory, more time; auto decides by the free memory", choices=("auto", "on", "off")
     )
+    tile: int | Literal["auto", "off"] = _machine(
+        "auto",
+        "side of the tiles, in pixels, in which large scales are painted: hardly any memory, half as much time again; "
+        "auto decides by the free memory, off never paints in tiles",
+        low=64,
+        high=4096,
+        noun="the side of a tile",
+    )
     memory: int = _machine(
         0, "memory that may be used, such as 4gb; 0 for what is measured as free", low=0, high=10**13, unit="b"
     )
     threads: int = _machine(0, "CPU threads; 0 leaves the choice to PyTorch", low=0, high=1024)
 
     def __post_init__(self) -> None:
+        if self.tile == 0 and not isinstance(self.tile, bool):
+            object.__setattr__(self, "tile", "off")
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, validate_field(field, getattr(self, field.name)))
+        if isinstance(self.tile, int) and self.tile % TILE_STEP:
+            raise OptionError(f"tile is {self.tile}; the side of a tile is a multiple of {TILE_STEP}.")
         if 0 < self.memory < MIN_MEMORY:
             raise OptionError(f"memory is {self.memory} bytes, too little for any picture; give a unit, such as 4gb.")
         specs.check_protections(self.protect, self.labels)
