@@ -18,7 +18,7 @@ from PIL import Image
 from styler.errors import OptionError, OutputError
 from styler.images import exif
 from styler.images.color import make_srgb_profile
-from styler.images.decode import Array, silence_decoders
+from styler.images.decode import Array, iter_strips, silence_decoders
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -73,9 +73,7 @@ def encode_image(
     _check(target, pixels, bit_depth, quality)
     silence_decoders()
     try:
-        if alpha is not None and target.has_alpha:
-            pixels = np.concatenate([pixels, alpha[..., None]], axis=-1)  # (H, W, 4)
-        stored = _quantize(pixels, bit_depth).astype(np.uint8 if bit_depth == 8 else np.uint16)
+        stored = _quantize(pixels, bit_depth, alpha if target.has_alpha else None)
         return target.encode(stored, quality, text or {}, metadata or {})
     except (OSError, ValueError, RuntimeError, KeyError, struct.error) as error:
         reason = " ".join(str(error).split())
@@ -96,7 +94,7 @@ def _check(target: Format, pixels: FloatArray, bit_depth: int, quality: int) -> 
         raise OutputError(
             f"The shape of the picture is {pixels.shape}; it must be (height, width, 3), or (height, width) for gray."
         )
-    if not np.isfinite(pixels).all():
+    if not all(np.isfinite(pixels[rows]).all() for rows in iter_strips(*pixels.shape[:2])):
         raise OutputError("Some values of the picture are not finite numbers; use full precision or another seed.")
     if max(pixels.shape) > target.max_side:
         raise OutputError(
@@ -107,13 +105,25 @@ def _check(target: Format, pixels: FloatArray, bit_depth: int, quality: int) -> 
 
 def to_uint8(pixels: FloatArray) -> NDArray[np.uint8]:
     """Convert floats in [0, 1] to the nearest 8-bit values; values outside are clipped."""
-    return _quantize(pixels, 8).astype(np.uint8)
+    return _quantize(pixels, 8)
 
 
-def _quantize(pixels: FloatArray, bit_depth: int) -> FloatArray:
-    """Scale [0, 1] to [0, 2^depth − 1] and round to whole numbers, in the type of `pixels`."""
-    scaled = np.clip(pixels, 0, 1) * pixels.dtype.type(2**bit_depth - 1)
-    return np.rint(scaled, out=scaled)
+def _quantize(pixels: FloatArray, bit_depth: int, alpha: FloatArray | None = None) -> Array:
+    """Scale [0, 1] to [0, 2^depth − 1] and round to whole numbers, strip by strip.
+
+    Args:
+        pixels: (H, W) or (H, W, C).
+        bit_depth: 8 or 16.
+        alpha: (H, W), which becomes the last channel of the result.
+    """
+    exact = pixels.dtype if alpha is None else np.result_type(pixels, alpha)
+    shape = pixels.shape if alpha is None else (*pixels.shape[:2], pixels.shape[2] + 1)
+    stored = np.empty(shape, np.uint8 if bit_depth == 8 else np.uint16)
+    for rows in iter_strips(*pixels.shape[:2]):
+        strip = pixels[rows] if alpha is None else np.concatenate([pixels[rows], alpha[rows][..., None]], axis=-1)
+        scaled = np.clip(strip, 0, 1) * exact.type(2**bit_depth - 1)
+        stored[rows] = np.rint(scaled, out=scaled)
+    return stored
 
 
 def _encode_png(stored: Array, _quality: int, text: Mapping[str, str], metadata: Mapping[str, Any]) -> bytes:
