@@ -330,7 +330,7 @@ class Run:
             return image
         size = (image.shape[-1], image.shape[-2])
         if size not in self.holds:
-            known = [each.hold for (_, place), each in self.targets.items() if place == size]
+            known = [each.hold for key, each in self.targets.items() if key[1] == size]
             placed = [] if known else [Placement.of(self.areas, self.blend, size)]
             made = [each.make_hold(self.content.fit(*size).to(image)) for each in placed]
             self.holds = {size: (known + made)[0]}

@@ -23,12 +23,11 @@ FIXED_BYTES = 300e6
 """Network, statistics, eigenvalues and the rest, whatever the size of the picture."""
 IMAGE_BYTES = 12
 """Bytes of a pixel of an image, (1, 3, H, W) in float32."""
-OPTIMIZER_IMAGES = {"adam": 7, "lbfgs": 2 * optimizers.LBFGS_HISTORY + 7}
+OPTIMIZER_IMAGES = {"adam": 6, "lbfgs": 2 * optimizers.LBFGS_HISTORY + 7}
 """Images of a scale that its optimizer holds. Of Adam: the image, its gradient, two moments, the best image so far, and
-about two temporary ones."""
-EVALUATION_IMAGES, TILED_EVALUATION_IMAGES = 5, 0
-"""Temporary images of an evaluation besides: its parts are as large as the picture, or as a tile. Adam's temporary ones
-do not exist at the same time as those of a half-size copy's gradient."""
+its successor."""
+EVALUATION_IMAGES, TILED_EVALUATION_IMAGES = 6, 2
+"""Temporary images of an evaluation besides: its parts are as large as the picture, or as a tile."""
 HOST_RUNG_IMAGES = 3
 """Images on the device while those of the optimizer are on the host: the picture, its gradient and a half-size
 copy's."""
@@ -40,10 +39,11 @@ MASK_BYTES = 3 * 4
 """Bytes of a pixel of every mask while it is placed."""
 STYLE_IMAGES = 5
 """Images of the size of an analyzed style that are held while it is resized and its roughness is measured."""
-STORED_BYTES = 2
-"""Bytes of a value of the content's features that are held while a picture is painted in tiles."""
-INDEX_BYTES = 16
-"""Bytes of each match that is held while a picture is painted in tiles, and of its successor."""
+PHOTO_IMAGES = 4 / 3
+"""Images of a tiled scale besides: the photo at its size and at those of its half-size copies, from which features of
+the content are computed again for each tile."""
+MATCH_BYTES = 3
+"""Bytes of a pixel of a tiled scale for its matches, and for how far they count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +153,10 @@ def estimate_scale(demand: Demand, size: tuple[int, int], optimizer: str, rung: 
     window = _count_largest_window(demand.features, size, rung)
     views = [math.prod(min(side, max(size)) for side in sides) for sides in analyzed]
     matching = _estimate_matching(demand.features, pixels, window, views, options)
-    passes = _estimate_passes(demand, pixels, window, rung, is_tiled=is_tiled) + matching.held
+    passes = _estimate_passes(demand, pixels, window, rung) + matching.held
     images = OPTIMIZER_IMAGES[optimizer]
     held = HELD_IMAGES if demand.is_protected else 0.0
-    evaluation = (TILED_EVALUATION_IMAGES if is_tiled else EVALUATION_IMAGES) + held
+    evaluation = held + (TILED_EVALUATION_IMAGES + PHOTO_IMAGES if is_tiled else EVALUATION_IMAGES)
     analysis = max(matching.preparation, _estimate_analysis(demand.features, analyzed))
     recolored = sum(IMAGE_BYTES * math.prod(style) for style in demand.styles) if options.keep_color else 0
     enlarging = MATCHED_DETAIL_IMAGES if options.sketch else ENLARGING_IMAGES
@@ -178,29 +178,26 @@ def _count_largest_window(features: Features, size: tuple[int, int], rung: Rung)
     return math.prod(min(side, rung.tile + 2 * compute_margin(features)) for side in size)
 
 
-def _estimate_passes(demand: Demand, pixels: int, window: int, rung: Rung, *, is_tiled: bool) -> float:
+def _estimate_passes(demand: Demand, pixels: int, window: int, rung: Rung) -> float:
     """Return the memory of the forward and backward pass of a picture and of its content's features, in bytes.
 
     Args:
         demand: what it depends on.
         pixels: of the picture.
-        window: pixels that are passed at once.
+        window: pixels that are passed at once; with fewer than the picture has, those of the content are, too.
         rung: whether activations are recomputed.
-        is_tiled: whether the picture has several tiles, for which the content's features are stored in fewer bytes.
     """
     features = demand.features
     network, widths = features.network, features.widths
     half = 1.0 if features.precision is torch.float32 else 0.6  # maps of two bytes, statistics in float32
     finer = targets.resolve_protected_layers(network) if demand.is_protected else {}
     layers = {*targets.resolve_content_layers(demand.options, network), *finer}
-    content = arch.estimate_map_bytes(network, layers, pixels, widths)
+    content = arch.estimate_map_bytes(network, layers, window, widths)
     activations = arch.estimate_activation_bytes(
         network, features.layers, window, checkpoint=rung.checkpoint, widths=widths
     )
-    if not is_tiled:
-        return half * ACTIVATION_OVERHEAD * (activations + 4 / 3 * content)
-    own = arch.estimate_map_bytes(network, layers, window, widths)
-    return half * ACTIVATION_OVERHEAD * (activations + own) + 4 / 3 * content * STORED_BYTES / 4
+    copies = 4 / 3 if window == pixels else 1.0
+    return half * ACTIVATION_OVERHEAD * (activations + copies * content)
 
 
 def _estimate_analysis(features: Features, analyzed: Sequence[tuple[int, int]]) -> float:
@@ -232,7 +229,7 @@ def _estimate_matching(
 
     Held are the maps and the columns of the styles' views, and of the picture the maps of the content, the targets and
     their gradients, two sets of columns, and what is gathered of the largest layer, twice in float32. In tiles, the
-    latter are those of a tile, and only the matches are held of the whole picture.
+    latter are those of a tile, and the matches are held of the whole picture.
 
     Args:
         features: the network.
@@ -257,7 +254,7 @@ def _estimate_matching(
     columns = candidates * (STORED_TYPE.itemsize * width + value_bytes * CODE_LENGTH)
     forward = value_bytes / 4 * arch.estimate_forward_bytes(network, layers, max(styles), widths)
     picture = 3 * maps + 2 * STORED_TYPE.itemsize * width * density + (8 + STORED_TYPE.itemsize) * largest
-    indices = INDEX_BYTES * density * pixels if window < pixels else 0.0
+    indices = MATCH_BYTES * pixels if window < pixels else 0.0
     return _MatchingMemory(
         preparation=(maps + stored) * viewed
         + ACTIVATION_OVERHEAD * forward

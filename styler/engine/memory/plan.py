@@ -32,6 +32,8 @@ TILE_SIDES = (1024, 768, 512, 384, 256)
 """Sides of tiles, in pixels: multiples of the network's stride, largest first."""
 HOST_TILE_SIDES = (1024, 512, 256)
 """The same while the picture is in the host's memory."""
+TILED_PASSES = 1.4
+"""Forward passes that tiles add: one, and that of the photo."""
 AMPLE_FACTOR = 2.0
 """Usable memory divided by the estimate above which freed memory is kept: fragmentation was measured at up to 1.4
 times the estimate."""
@@ -74,11 +76,11 @@ class MemoryPlan:
     def slow_down(self, size: tuple[int, int]) -> float:
         """Return the time of an iteration at a size (width, height) relative to one that is painted as a whole.
 
-        A backward pass takes as long as a forward pass. Tiles and checkpointing each add a forward pass, and the tiles
-        have margins.
+        A backward pass takes as long as a forward pass. Checkpointing adds a forward pass, and tiles add another, and
+        one of the photo as far as its features are compared; and they have margins.
         """
         rung = self.choose(size)
-        passes = 2 + rung.checkpoint + rung.splits(size)
+        passes = 2 + rung.checkpoint + TILED_PASSES * rung.splits(size)
         return passes / 2 * count_window_pixels(size, rung.tile, self.margin) / math.prod(size)
 
     def count_tiles(self) -> int:
