@@ -39,10 +39,9 @@ MoreStyles = Annotated[FileName, Parameter(show=False)]
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class _PreparedRun:
-    """A run whose inputs have been read and whose output has been checked."""
+class _Inputs:
+    """The pictures of a run."""
 
-    options: Options
     content: "Picture"
     styles: "list[Picture]"
     """Those of the regions come last."""
@@ -50,6 +49,20 @@ class _PreparedRun:
     """The mask and label pictures, by the names that the options have."""
     start: "Picture | None"
     """The picture that `init` names, if it names a file."""
+
+    def list_warnings(self) -> list[str]:
+        """Return what there is to say about the pictures."""
+        pictures = (self.content, *self.styles, *self.masks.values())
+        return [warning for picture in pictures for warning in picture.warnings]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class _PreparedRun:
+    """A run whose inputs have been read and whose output has been checked."""
+
+    options: Options
+    inputs: list[_Inputs]
+    """One, which `_paint` takes out: a large photo has no room for a second copy beside that of the painter."""
     earlier: "EarlierPicture"
     target: files.OutputTarget
     encoding: Mapping[str, Any]
@@ -81,11 +94,9 @@ def run(
         resolved = resolve_options(*configuration.layers, *earlier.layers, ("flag", flag_values))  # weakest first
         with log.time("Read the pictures"):
             prepared = _prepare(names, resolved, target, inputs, replay, earlier)
-        pictures = (prepared.content, *prepared.styles, *prepared.masks.values())
-        warnings = [*configuration.warnings, *(warning for picture in pictures for warning in picture.warnings)]
-        warnings += earlier.compare_inputs(prepared.content, prepared.styles, prepared.start)
+        warnings = [*configuration.warnings, *_describe_inputs(prepared.inputs[0], earlier)]
         log.warn(warnings)
-        log.info(report.format_settings(resolved, prepared.content, prepared.styles, prepared.target.label))
+        log.info(_format_settings(resolved, prepared))
         labels = [output.unmark_streams(name) for name in names]
         facts = {"content": labels[0], "styles": labels[1:], "warnings": warnings}
         if dry_run:
@@ -100,6 +111,16 @@ def run(
         elif path and not last.result.stopped:
             files.print_path(path)
         return watch.exit_code if last.result.stopped else 0
+
+
+def _describe_inputs(inputs: _Inputs, earlier: "EarlierPicture") -> list[str]:
+    """Return the warnings about the pictures."""
+    return [*inputs.list_warnings(), *earlier.compare_inputs(inputs.content, inputs.styles, inputs.start)]
+
+
+def _format_settings(resolved: ResolvedOptions, prepared: _PreparedRun) -> list[str]:
+    (inputs,) = prepared.inputs
+    return report.format_settings(resolved, inputs.content, inputs.styles, prepared.target.label)
 
 
 def _prepare(
@@ -126,10 +147,14 @@ def _prepare(
     checked = files.choose_target(target, content, styles, others, options.seed, is_bundled=is_bundled)
     return _PreparedRun(
         options=options,
-        content=read(content),
-        styles=[read(path) for path in styles],
-        masks={name: read(path) for name, path in masks.items()},
-        start=None if start is None else read(start),
+        inputs=[
+            _Inputs(
+                content=read(content),
+                styles=[read(path) for path in styles],
+                masks={name: read(path) for name, path in masks.items()},
+                start=None if start is None else read(start),
+            )
+        ],
         earlier=earlier,
         target=checked,
         encoding={
@@ -159,8 +184,11 @@ def _paint(
         log.info([f"Measured on this machine: {measurement.describe()}."])
     watch.begin()
     last = None
-    content, start, masks = prepared.content, prepared.start, prepared.masks
-    for progress in painter.stream(content, [*prepared.styles], options, watch.stop, replay, start, masks):
+    inputs = prepared.inputs.pop()
+    pair, others = (inputs.content, [*inputs.styles]), (inputs.start, inputs.masks)
+    steps = painter.stream(*pair, options, watch.stop, replay, *others)
+    del inputs, pair, others
+    for progress in steps:
         if last is None:
             log.info([f"Schedule: {report.format_schedule(progress.schedule, None if replay else options)}"])
         last = progress
@@ -328,15 +356,15 @@ def _time_iteration(stream: "Iterator[Progress]") -> "tuple[float, tuple[int, in
 def _print_forecast(prepared: _PreparedRun, facts: Mapping[str, Any], *, json: bool) -> int:
     """Print what would be painted and its estimated cost; return the exit code."""
     replay = prepared.earlier.replay
-    inputs = (prepared.options, prepared.content, prepared.styles, prepared.start)
-    forecast = make_forecast(*inputs, replay, prepared.masks)
+    (inputs,) = prepared.inputs
+    forecast = make_forecast(prepared.options, inputs.content, inputs.styles, inputs.start, replay, inputs.masks)
     label = prepared.target.label
     if json:
         output.print_document({"output": label, **facts, **forecast_to_json(forecast, prepared.options)})
         return 0
-    names, pictures = [facts["content"], *facts["styles"]], [prepared.content, *prepared.styles]
+    names, pictures = [facts["content"], *facts["styles"]], [inputs.content, *inputs.styles]
     lines = [f"{quote_name(name)}, {it.width}×{it.height}" for name, it in zip(names, pictures, strict=True)]
-    masks = report.format_masks(report.masks_to_json(forecast.masks), prepared.options, len(prepared.styles))
+    masks = report.format_masks(report.masks_to_json(forecast.masks), prepared.options, len(inputs.styles))
     rows = [
         ("Content", lines[0]),
         *(("Style", style) for style in lines[1:]),

@@ -185,6 +185,7 @@ class Painter:
         options = options or Options()
         begin = partial(self._begin_painting, replay=replay, start=start, masks=masks, areas=areas)
         steps = self._paint(content, styles, options, stop or threading.Event(), begin)
+        del content, styles  # a large photo that nobody else keeps is freed as soon as it has been converted
         yield from isolate_steps(steps, self.device, options.threads)
 
     def stylize(
@@ -279,7 +280,9 @@ class Painter:
         """Prepare a run and paint it."""
         try:
             check_device(options, self.device, self.precision)
-            yield from begin(load_content(content), load_styles(styles), options, stop).paint()
+            photo, paintings = load_content(content), load_styles(styles)
+            del content, styles
+            yield from begin(photo, paintings, options, stop).paint()
         finally:
             keep_freed_memory(self.device, keep=False)
 

@@ -6,7 +6,7 @@ Does not know where the bytes go, or what the texts in them mean.
 import json
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -94,7 +94,7 @@ def _check(target: Format, pixels: FloatArray, bit_depth: int, quality: int) -> 
         raise OutputError(
             f"The shape of the picture is {pixels.shape}; it must be (height, width, 3), or (height, width) for gray."
         )
-    if not all(np.isfinite(pixels[rows]).all() for rows in iter_strips(*pixels.shape[:2])):
+    if not all(np.isfinite(pixels[rows]).all() for rows in _split_rows(pixels)):
         raise OutputError("Some values of the picture are not finite numbers; use full precision or another seed.")
     if max(pixels.shape) > target.max_side:
         raise OutputError(
@@ -112,18 +112,23 @@ def _quantize(pixels: FloatArray, bit_depth: int, alpha: FloatArray | None = Non
     """Scale [0, 1] to [0, 2^depth − 1] and round to whole numbers, strip by strip.
 
     Args:
-        pixels: (H, W) or (H, W, C).
+        pixels: (H, W), (H, W, C) or any other shape.
         bit_depth: 8 or 16.
         alpha: (H, W), which becomes the last channel of the result.
     """
     exact = pixels.dtype if alpha is None else np.result_type(pixels, alpha)
     shape = pixels.shape if alpha is None else (*pixels.shape[:2], pixels.shape[2] + 1)
     stored = np.empty(shape, np.uint8 if bit_depth == 8 else np.uint16)
-    for rows in iter_strips(*pixels.shape[:2]):
+    for rows in _split_rows(pixels):
         strip = pixels[rows] if alpha is None else np.concatenate([pixels[rows], alpha[rows][..., None]], axis=-1)
         scaled = np.clip(strip, 0, 1) * exact.type(2**bit_depth - 1)
         stored[rows] = np.rint(scaled, out=scaled)
     return stored
+
+
+def _split_rows(pixels: FloatArray) -> Iterator[slice]:
+    """Yield slices of the first axis that hold about a million values each."""
+    return iter_strips(len(pixels), pixels.size // max(1, len(pixels)))
 
 
 def _encode_png(stored: Array, _quality: int, text: Mapping[str, str], metadata: Mapping[str, Any]) -> bytes:

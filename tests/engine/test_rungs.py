@@ -1,5 +1,6 @@
 """What happens when memory runs out while a painting is in progress, and what the record says of it."""
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from styler.engine.memory.host import HostObjective
 from styler.engine.painter import Painter
 from styler.engine.run import Run
 from styler.errors import OutOfMemory
+from styler.images import Picture
 from styler.objective.terms import Objective
 from styler.options import Options
 
@@ -165,3 +167,23 @@ def test_an_objective_of_the_host_gives_what_one_of_the_device_gives(
     on_host = painter.stylize(content, style, FAST)
     assert np.array_equal(plain.pixels, on_host.pixels)
     assert used == ["cpu"] * 9
+
+
+def test_a_photo_that_nobody_else_keeps_is_freed_once_the_painter_has_it(painter: Painter, style: Array) -> None:
+    pixels = np.random.default_rng(0).random((64, 64, 3), dtype=np.float32)
+    photo, steps = weakref.ref(pixels), painter.stream(Picture(pixels), style, FAST)
+    del pixels
+    next(steps)
+    assert photo() is None
+
+
+def test_the_last_report_keeps_nothing_but_the_result(painter: Painter, content: Array, style: Array) -> None:
+    runs = []
+    paint = Run.paint
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "paint", lambda run: (runs.append(weakref.ref(run.content.image)), paint(run))[1])
+        for _report in painter.stream(content, style, FAST):
+            last = _report
+    assert runs[0]() is None
+    assert last.result is not None
+    assert last.live_view() is last.result.pixels
