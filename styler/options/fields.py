@@ -130,8 +130,7 @@ class Options:
     )
     tile: int | Literal["auto", "off"] = _machine(
         "auto",
-        "side of the tiles, in pixels, in which large scales are painted: hardly any memory, half as much time again; "
-        "auto decides by the free memory, off never paints in tiles",
+        "side of tiles, in pixels, that large scales are painted in: less memory, more time; auto decides likewise",
         low=64,
         high=4096,
         noun="the side of a tile",
@@ -142,7 +141,7 @@ class Options:
     threads: int = _machine(0, "CPU threads; 0 leaves the choice to PyTorch", low=0, high=1024)
 
     def __post_init__(self) -> None:
-        if self.tile == 0 and not isinstance(self.tile, bool):
+        if type(self.tile) is int and self.tile == 0:
             object.__setattr__(self, "tile", "off")
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, validate_field(field, getattr(self, field.name)))

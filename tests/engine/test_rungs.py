@@ -140,12 +140,12 @@ def test_the_record_says_which_scales_had_tiles(
 def test_little_memory_gives_the_last_scales_tiles(
     painter: Painter, content: Array, style: Array, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "TILE_SIDES", (64, 32))
+    monkeypatch.setattr(plan, "TILE_SIDES", (64,))
     options = FAST.replace(size=256, checkpoint="off", iterations=2, brushwork=0)
     features = painter.features(options)
     given = Demand(features=features, size=(256, 256), styles=[(64, 48)], options=options, photo=(64, 64))
-    half, whole = (estimate_scale(given, (side, side), "adam", Rung()).device for side in (128, 256))
-    room = int((half + whole) / 2 / measure.USABLE_SHARE)
+    tiled, whole = (estimate_scale(given, (256, 256), "adam", rung).device for rung in (Rung(tile=64), Rung()))
+    room = int((tiled + whole) / 2 / measure.USABLE_SHARE)
     monkeypatch.setattr(measure, "measure_free_memory", lambda _device: room)
     result = painter.stylize(content, style, options)
     assert [note.partition(" ")[0] for note in result.notes] == ["256×256"]
