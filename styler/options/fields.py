@@ -18,8 +18,6 @@ from styler.regions import specs
 
 PRECISION_NAMES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 """The names of the precisions as options, by those that PyTorch, results and records use."""
-TILE_STEP = 16
-"""Pixels of which the side of a tile is a multiple: the stride of the network's last block."""
 MIN_MEMORY = 100_000_000
 """Smallest memory limit, in bytes; a smaller number is one whose unit was forgotten."""
 
@@ -145,8 +143,6 @@ class Options:
             object.__setattr__(self, "tile", "off")
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, validate_field(field, getattr(self, field.name)))
-        if isinstance(self.tile, int) and self.tile % TILE_STEP:
-            raise OptionError(f"tile is {self.tile}; the side of a tile is a multiple of {TILE_STEP}.")
         if 0 < self.memory < MIN_MEMORY:
             raise OptionError(f"memory is {self.memory} bytes, too little for any picture; give a unit, such as 4gb.")
         specs.check_protections(self.protect, self.labels)

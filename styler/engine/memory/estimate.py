@@ -229,7 +229,7 @@ def _estimate_matching(
 
     Held are the maps and the columns of the styles' views, and of the picture the maps of the content, the targets and
     their gradients, two sets of columns, and what is gathered of the largest layer, twice in float32. In tiles, the
-    latter are those of a tile, and the matches are held of the whole picture.
+    latter are those of a tile, and the matches are held of the whole picture; and the styles' maps are stored at once.
 
     Args:
         features: the network.
@@ -252,11 +252,13 @@ def _estimate_matching(
     stored = maps * STORED_TYPE.itemsize / value_bytes
     largest = max(conv.outputs / conv.stride**2 for conv in convs)  # values per pixel
     columns = candidates * (STORED_TYPE.itemsize * width + value_bytes * CODE_LENGTH)
-    forward = value_bytes / 4 * arch.estimate_forward_bytes(network, layers, max(styles), widths)
+    is_tiled = window < pixels
+    passed = min(max(styles), window) if is_tiled else max(styles)
+    forward = value_bytes / 4 * arch.estimate_forward_bytes(network, layers, passed, widths)
     picture = 3 * maps + 2 * STORED_TYPE.itemsize * width * density + (8 + STORED_TYPE.itemsize) * largest
-    indices = MATCH_BYTES * pixels if window < pixels else 0.0
+    indices = MATCH_BYTES * pixels if is_tiled else 0.0
     return _MatchingMemory(
-        preparation=(maps + stored) * viewed
+        preparation=(stored if is_tiled else maps + stored) * viewed
         + ACTIVATION_OVERHEAD * forward
         + columns
         + 8 * width * density * max(styles),
