@@ -225,6 +225,21 @@ def test_a_dry_run_predicts_the_run(folder: Path, use_tiny: None, capsys: Captur
     assert forecast["estimated_memory_bytes"] > 0
 
 
+def test_a_dry_run_says_how_a_picture_is_divided(folder: Path, use_tiny: None, capsys: Capture) -> None:
+    tokens = [*RUN, "--device", "cpu", "--size", "512", "--dry-run"]
+    assert main([*tokens, "--json"]) == 0
+    whole = read_answer(capsys)
+    assert (whole["tile"], whole["tiles"], whole["margin"], whole["on_host"]) == (0, 1, 0, False)
+    assert main([*tokens, "--tile", "128", "--json"]) == 0
+    document = read_answer(capsys)
+    assert (document["tile"], document["tiles"]) == (128, 12)
+    assert document["margin"] % 16 == 0 < document["margin"]
+    assert document["estimated_memory_bytes"] < whole["estimated_memory_bytes"]
+    assert main([*tokens, "--tile", "128"]) == 0
+    text = rf"^Plan +512×384: 12 tiles of 128 \(margin {document['margin']}\), [\d.]+ GB, about .* on cpu$"
+    assert re.search(text, capsys.readouterr().out, re.MULTILINE)
+
+
 @pytest.mark.parametrize(
     "arguments", [["--strength", "0"], ["--size", "original"], ["--size", "64", "--checkpoint", "on"]], ids=" ".join
 )
