@@ -27,6 +27,8 @@ CANDIDATES = 1500
 draft at 512 px ends at 0.98 times the loss."""
 CHUNK = 1024
 """Patches of the picture that are compared at once, which takes 50 MB."""
+STRIP_VALUES = 1 << 24
+"""Values of patches that are put into the picture at once, 64 MB."""
 REACH = 17
 """Side of the squares, in pixels, in which present detail is measured."""
 TINY = 1e-12
@@ -36,7 +38,8 @@ def fill_detail(present: Tensor, detail: Tensor) -> Tensor:
     """Return present detail with as much of another as it lacks of its energy around each pixel, all (1, 3, H, W)."""
     energy = present.square().mean(dim=1, keepdim=True)  # (1, 1, H, W)
     energy = F.avg_pool2d(energy, REACH, 1, REACH // 2, count_include_pad=False)
-    return present + detail * (1 - energy / detail.square().mean().clamp(min=TINY)).clamp(min=0).sqrt()
+    share = (1 - energy / detail.square().mean().clamp(min=TINY)).clamp_(min=0).sqrt_()  # (1, 1, H, W)
+    return (detail * share).add_(present)
 
 
 def match_detail(
@@ -60,22 +63,28 @@ def match_detail(
     rows, columns = math.ceil(height / side) + 1, math.ceil(width / side) + 1
     pads = (side, columns * side - width, side, rows * side - height)
     padded = F.pad(image, pads, mode="replicate")[0]  # (3, (rows + 1) · side, (columns + 1) · side)
-    cells = _match_colors(F.avg_pool2d(padded, cell), cores)
+    cells, shape = _match_colors(F.avg_pool2d(padded, cell), cores), padded.shape
+    del padded
     window = torch.hann_window(side, dtype=torch.float32)
     fade = window[:, None] * window  # (side, side)
-    detail, energies = torch.zeros_like(padded), []
+    detail, energies = torch.zeros(shape, dtype=torch.float32), []
+    strip = max(1, STRIP_VALUES // (3 * side * side * columns))  # rows of patches
     for down, across in itertools.product(range(0, PATCH, STEP), repeat=2):  # sets of patches that do not overlap
         part = cells[:, down : down + rows * PATCH, across : across + columns * PATCH]
         queries = part.reshape(3, rows, PATCH, columns, PATCH)[:, :, CORE, :, CORE].permute(1, 3, 0, 2, 4)
         nearest = torch.cat([*_find_nearest(queries.reshape(rows * columns, -1), cores.flatten(1), check)])
-        chosen = patches[nearest]  # (rows · columns, 3, side, side)
-        energies.append(chosen.square().mean())
-        tiles = (chosen * fade).view(rows, columns, 3, side, side).permute(2, 0, 3, 1, 4)
-        top, left = down * cell, across * cell
-        detail[:, top : top + rows * side, left : left + columns * side] += tiles.reshape(3, rows * side, -1)
+        left, means = across * cell, []
+        for part in torch.split(nearest.view(rows, columns), strip):
+            chosen = patches[part]  # (r, columns, 3, side, side)
+            means.append(chosen.square().mean() * len(part) / rows if len(part) < rows else chosen.square().mean())
+            tiles = (chosen * fade).permute(2, 0, 3, 1, 4)
+            top = down * cell + strip * side * (len(means) - 1)
+            below = top + len(part) * side
+            detail[:, top:below, left : left + columns * side] += tiles.reshape(3, len(part) * side, -1)
+        energies.append(torch.stack(means).sum())
     detail = detail[None, :, side : side + height, side : side + width]
     energy = torch.stack(energies).mean()  # neighbors that agree add up, others cancel
-    return detail * (energy / detail.square().mean().clamp(min=TINY)).sqrt()
+    return detail.mul_((energy / detail.square().mean().clamp(min=TINY)).sqrt())
 
 
 def _cut_patches(style: Tensor, ratio: float, cell: int, count: int) -> tuple[Tensor, Tensor]:

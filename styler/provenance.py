@@ -47,7 +47,7 @@ MAX_RECORD_LENGTH = 1_000_000  # characters
 MAX_TEXT_LENGTH = 200  # characters of any text or key in a record
 MAX_COUNT = 1_000_000_000
 
-MACHINE_OPTIONS = ("device", "checkpoint", "memory")
+MACHINE_OPTIONS = ("device", "checkpoint", "tile", "memory")
 """Options of the machine. They are compared but not reused; `precision` and `threads` are, which change the pixels."""
 SCHEDULE_OPTIONS = (
     *("size", "paper", "fit"),

@@ -12,12 +12,18 @@ def resize(image: Tensor, width: int, height: int) -> Tensor:
     """
     if tuple(image.shape[-2:]) == (height, width):
         return image
-    return _interpolate(image.float().cpu(), width, height).clamp(0, 1).to(image.device)
+    return _interpolate(image.float().cpu(), width, height).clamp_(0, 1).to(image.device)
 
 
 def extract_detail(image: Tensor, before: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Return the detail of an image (1, 3, H, W) at `size` (width, height) that is lost by resizing it to `before`."""
-    return resize(image, *size) - resize(resize(image, *before), *size)
+    """Return the detail of an image (1, 3, H, W) at `size` (width, height) that is lost by resizing it to `before`.
+
+    The result is a new tensor, whose memory is used on the way: a large picture has no room for copies.
+    """
+    if before == size:
+        return torch.zeros((*image.shape[:2], size[1], size[0]), dtype=torch.float32)
+    left = resize(resize(image, *before), *size)
+    return torch.sub(resize(image, *size), left, out=left)
 
 
 def cut_view(style: Tensor, view: int, limit: int) -> Tensor:

@@ -25,7 +25,7 @@ ORDER = (
     *("save", "objective"),
     *("engine.color", "engine.sources", "engine.styles", "engine.placement", "engine.targets", "engine.optimizers"),
     *("engine.result", "engine.budget", "engine.device", "engine.precision"),
-    *("engine.threads", "engine.run", "engine.painter"),
+    *("engine.memory", "engine.threads", "engine.run", "engine.painter"),
     "batch",
     "workshop",
     "cli",
@@ -36,6 +36,7 @@ ORDER_WITHIN = {
     "images": ("detect", "exif", "chunks", "decode", "color", "tiff", "encode", "files", "read", "child"),
     "regions": ("specs", "areas", "guided", "networks", "find", "read", "resolve"),
     "objective": ("moments", "wasserstein", "losses", "parts", "candidates", "matching", "terms"),
+    "engine.memory": ("measure", "estimate", "plan", "ladder", "host"),
     "batch": ("discover", "manifest", "names", "plan", "sheets", "report", "stores", "worker", "ray", "runner"),
 }
 """The order of the modules inside the folders that count as one layer."""
@@ -147,9 +148,10 @@ def test_imports_go_one_way() -> None:
 @pytest.mark.parametrize("folder", ORDER_WITHIN)
 def test_imports_inside_a_folder_go_one_way(folder: str) -> None:
     order = ORDER_WITHIN[folder]
-    assert {path.stem for path in list_sources(PACKAGE / folder)} == {"__init__", *order}
+    home = PACKAGE.joinpath(*folder.split("."))
+    assert {path.stem for path in list_sources(home)} == {"__init__", *order}
     for index, name in enumerate(order):
-        imports = select_own(list_imports(PACKAGE / folder / f"{name}.py"))
+        imports = select_own(list_imports(home / f"{name}.py"))
         siblings = {other.removeprefix(f"{folder}.") for other in imports if other.startswith(f"{folder}.")}
         assert siblings <= set(order[:index]), name
 

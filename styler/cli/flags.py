@@ -19,7 +19,7 @@ from cyclopts.config import Dict
 
 from styler import config, library
 from styler.errors import UsageError
-from styler.options import LOOKS, PRESETS, Options, OptionSpec, describe_range, format_value
+from styler.options import LOOKS, PRESETS, Options, OptionSpec, describe_range, format_value, list_words
 from styler.regions import specs
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _choose_metavar(kind: Any, spec: OptionSpec) -> str:
         return "NAME"
     if spec.unit:
         return {"s": "TIME", "b": "BYTES"}[spec.unit]
-    return "N" if kind in (int, float) else "N|original"
+    return "|".join(["N", *list_words(kind)])
 
 
 def _make_flags_class(name: str, fields: "Iterable[dataclasses.Field[Any]]") -> Any:

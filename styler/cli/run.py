@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +21,7 @@ from styler.options import INIT_CHOICES, Options, ResolvedOptions, format_durati
 from styler.regions import specs
 
 if TYPE_CHECKING:
+    from styler.engine.memory.plan import MemoryPlan
     from styler.engine.painter import Painter
     from styler.engine.result import Progress
     from styler.images import Picture
@@ -38,10 +39,9 @@ MoreStyles = Annotated[FileName, Parameter(show=False)]
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class _PreparedRun:
-    """A run whose inputs have been read and whose output has been checked."""
+class _Inputs:
+    """The pictures of a run."""
 
-    options: Options
     content: "Picture"
     styles: "list[Picture]"
     """Those of the regions come last."""
@@ -49,6 +49,20 @@ class _PreparedRun:
     """The mask and label pictures, by the names that the options have."""
     start: "Picture | None"
     """The picture that `init` names, if it names a file."""
+
+    def list_warnings(self) -> list[str]:
+        """Return what there is to say about the pictures."""
+        pictures = (self.content, *self.styles, *self.masks.values())
+        return [warning for picture in pictures for warning in picture.warnings]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class _PreparedRun:
+    """A run whose inputs have been read and whose output has been checked."""
+
+    options: Options
+    inputs: list[_Inputs]
+    """One, which `_paint` takes out: a large photo has no room for a second copy beside that of the painter."""
     earlier: "EarlierPicture"
     target: files.OutputTarget
     encoding: Mapping[str, Any]
@@ -80,11 +94,9 @@ def run(
         resolved = resolve_options(*configuration.layers, *earlier.layers, ("flag", flag_values))  # weakest first
         with log.time("Read the pictures"):
             prepared = _prepare(names, resolved, target, inputs, replay, earlier)
-        pictures = (prepared.content, *prepared.styles, *prepared.masks.values())
-        warnings = [*configuration.warnings, *(warning for picture in pictures for warning in picture.warnings)]
-        warnings += earlier.compare_inputs(prepared.content, prepared.styles, prepared.start)
+        warnings = [*configuration.warnings, *_describe_inputs(prepared.inputs[0], earlier)]
         log.warn(warnings)
-        log.info(report.format_settings(resolved, prepared.content, prepared.styles, prepared.target.label))
+        log.info(_format_settings(resolved, prepared))
         labels = [output.unmark_streams(name) for name in names]
         facts = {"content": labels[0], "styles": labels[1:], "warnings": warnings}
         if dry_run:
@@ -99,6 +111,16 @@ def run(
         elif path and not last.result.stopped:
             files.print_path(path)
         return watch.exit_code if last.result.stopped else 0
+
+
+def _describe_inputs(inputs: _Inputs, earlier: "EarlierPicture") -> list[str]:
+    """Return the warnings about the pictures."""
+    return [*inputs.list_warnings(), *earlier.compare_inputs(inputs.content, inputs.styles, inputs.start)]
+
+
+def _format_settings(resolved: ResolvedOptions, prepared: _PreparedRun) -> list[str]:
+    (inputs,) = prepared.inputs
+    return report.format_settings(resolved, inputs.content, inputs.styles, prepared.target.label)
 
 
 def _prepare(
@@ -129,10 +151,14 @@ def _prepare(
     images.check_sides(checked.format, schedule.compute_result_size(options, photo.width, photo.height))
     return _PreparedRun(
         options=options,
-        content=photo,
-        styles=[read(path) for path in styles],
-        masks={name: read(path) for name, path in masks.items()},
-        start=None if start is None else read(start),
+        inputs=[
+            _Inputs(
+                content=photo,
+                styles=[read(path) for path in styles],
+                masks={name: read(path) for name, path in masks.items()},
+                start=None if start is None else read(start),
+            )
+        ],
         earlier=earlier,
         target=checked,
         encoding={
@@ -162,8 +188,11 @@ def _paint(
         log.info([f"Measured on this machine: {measurement.describe()}."])
     watch.begin()
     last = None
-    content, start, masks = prepared.content, prepared.start, prepared.masks
-    for progress in painter.stream(content, [*prepared.styles], options, watch.stop, replay, start, masks):
+    inputs = prepared.inputs.pop()
+    pair, others = (inputs.content, [*inputs.styles]), (inputs.start, inputs.masks)
+    steps = painter.stream(*pair, options, watch.stop, replay, *others)
+    del inputs, pair, others
+    for progress in steps:
         if last is None:
             log.info([f"Schedule: {report.format_schedule(progress.schedule, None if replay else options)}"])
         last = progress
@@ -216,9 +245,8 @@ class Forecast:
     device: str
     precision: str
     schedule: schedule.Schedule
-    checkpoint: bool
-    memory: float
-    """Estimated peak, in bytes."""
+    plan: "MemoryPlan | None"
+    """How it fits into memory; None if there is nothing to paint."""
     free: float
     """What `memory` of the options allows, or else the free memory of the device; in bytes."""
     is_limit_given: bool
@@ -227,13 +255,22 @@ class Forecast:
     """Width and height of the iteration that was timed; None if there is nothing to paint."""
     masks: "tuple[MaskEntry, ...]"
     """The masks of protected parts and regions."""
-    iteration_seconds: float
-    """Estimated time of one iteration at the final size, without half-size copies."""
+    pixel_seconds: float
+    """Estimated time of one iteration for each pixel of a picture that is painted as a whole."""
+
+    @property
+    def iteration_seconds(self) -> float:
+        """Estimated time of one iteration at the final size, without half-size copies."""
+        slowdown = self.plan.slow_down(self.size) if self.plan else 1.0
+        return self.pixel_seconds * slowdown * math.prod(self.size)
 
     @property
     def seconds(self) -> float:
         """Estimated time of the whole schedule."""
-        return self.iteration_seconds * schedule.count_units(self.schedule)
+        if self.plan is None:
+            return 0.0
+        work = (scale.iterations * scale.cost * self.plan.slow_down(scale.size) for scale in self.schedule)
+        return self.pixel_seconds * sum(work)
 
 
 def make_forecast(
@@ -244,17 +281,16 @@ def make_forecast(
     replay: "schedule.Replay | None" = None,
     masks: "Mapping[str, Picture] | None" = None,
 ) -> Forecast:
-    """Load the network, make the same checks as `Painter.stream`, and time one iteration.
+    """Load the network, make the same checks as `Painter.stream`, and time one iteration of a small picture.
 
-    Args:
-        masks: the mask and label pictures.
-        replay: an executed schedule that the run repeats.
+    A run with `replay` repeats that schedule; `masks` are the mask and label pictures.
 
-    Raises:
-        StylerError: the run would fail before its first iteration.
+    Raises `StylerError` if the run would fail before its first iteration.
     """
     from styler.engine import budget
-    from styler.engine.device import describe_device, measure_free_memory, plan_memory
+    from styler.engine.device import describe_device
+    from styler.engine.memory import estimate, measure
+    from styler.engine.memory.plan import plan_memory
     from styler.engine.painter import Painter
 
     painter = Painter.of(options)
@@ -263,13 +299,16 @@ def make_forecast(
     scales = schedule.build_schedule(options, content.width, content.height, features.min_side)
     size = schedule.compute_result_size(options, content.width, content.height)
     if replay and scales:
-        allow_sketch = schedule.can_sketch(options)
-        scales = schedule.refit_schedule(replay, *size, features.min_side, allow_sketch=allow_sketch)
-    free = options.memory or measure_free_memory(painter.device)
-    plan = plan_memory(features, size, [(it.width, it.height) for it in styles], options) if scales else None
-    checkpoint = plan is not None and plan.checkpoint
-    small = _shrink_options(options, size, features.min_side, painter.device.type, checkpoint=checkpoint)
+        scales = schedule.refit_schedule(replay, *size, features.min_side, allow_sketch=schedule.can_sketch(options))
+    free = options.memory or measure.measure_free_memory(painter.device)
+    sizes, photo = [(it.width, it.height) for it in styles], (content.width, content.height)
+    demand = estimate.Demand(features=features, size=size, styles=sizes, options=options, photo=photo)
+    plan = plan_memory(demand, scales) if scales else None
+    small = _shrink_options(options, size, features.min_side, painter.device.type)
     seconds, timed, found = _time_iteration(painter.stream(content, [*styles], small, start=start, masks=masks))
+    if plan and found:  # what is protected needs finer layers
+        protected = painter.features(options, is_protected=True)
+        plan = plan_memory(replace(demand, features=protected, masks=len(found) + 1, is_protected=True), scales)
     if timed and options.time and not replay:
         scales = budget.fit_schedule(scales, options.time, seconds / math.prod(timed))
     return Forecast(
@@ -277,31 +316,29 @@ def make_forecast(
         device=describe_device(painter.device),
         precision=_name_precision(painter),
         schedule=scales,
-        checkpoint=checkpoint,
-        memory=plan.needed if plan else 0.0,
+        plan=plan,
         free=free,
         is_limit_given=options.memory > 0,
         timed=timed,
         masks=found,
-        iteration_seconds=seconds * math.prod(size) / math.prod(timed) if timed else 0.0,
+        pixel_seconds=seconds / math.prod(timed) if timed else 0.0,
     )
 
 
-def _shrink_options(
-    options: Options, size: tuple[int, int], min_side: int, device: str, *, checkpoint: bool
-) -> Options:
+def _shrink_options(options: Options, size: tuple[int, int], min_side: int, device: str) -> Options:
     """Return options for one small scale of two iterations: the first warms up, the second is timed."""
     minimum = math.ceil(min_side * max(size) / min(size)) + 1
     side = max(TIMED_SIDES.get(device, GPU_TIMED_SIDE), minimum)
     options = options.replace(size=side) if side < max(size) else options
     return options.replace(
-        first_size=8192,
+        first_size=16_384,
         iterations=2,
         optimizer="adam",
         sketch=0.0,
         multiscale=0.0,
         time=0.0,
-        checkpoint="on" if checkpoint else "off",
+        checkpoint="off",
+        tile="off",
     )
 
 
@@ -323,15 +360,15 @@ def _time_iteration(stream: "Iterator[Progress]") -> "tuple[float, tuple[int, in
 def _print_forecast(prepared: _PreparedRun, facts: Mapping[str, Any], *, json: bool) -> int:
     """Print what would be painted and its estimated cost; return the exit code."""
     replay = prepared.earlier.replay
-    inputs = (prepared.options, prepared.content, prepared.styles, prepared.start)
-    forecast = make_forecast(*inputs, replay, prepared.masks)
+    (inputs,) = prepared.inputs
+    forecast = make_forecast(prepared.options, inputs.content, inputs.styles, inputs.start, replay, inputs.masks)
     label = prepared.target.label
     if json:
         output.print_document({"output": label, **facts, **forecast_to_json(forecast, prepared.options)})
         return 0
-    names, pictures = [facts["content"], *facts["styles"]], [prepared.content, *prepared.styles]
+    names, pictures = [facts["content"], *facts["styles"]], [inputs.content, *inputs.styles]
     lines = [f"{quote_name(name)}, {it.width}×{it.height}" for name, it in zip(names, pictures, strict=True)]
-    masks = report.format_masks(report.masks_to_json(forecast.masks), prepared.options, len(prepared.styles))
+    masks = report.format_masks(report.masks_to_json(forecast.masks), prepared.options, len(inputs.styles))
     rows = [
         ("Content", lines[0]),
         *(("Style", style) for style in lines[1:]),
@@ -340,25 +377,28 @@ def _print_forecast(prepared: _PreparedRun, facts: Mapping[str, Any], *, json: b
         ("Device", f"{forecast.device}, precision {forecast.precision}"),
         ("Schedule", report.format_schedule(forecast.schedule)),
     ]
-    if forecast.timed:
+    if forecast.timed and forecast.plan:
         width, height = forecast.timed
-        checkpointing = "with checkpointing" if forecast.checkpoint else "without checkpointing"
         rows += [
-            ("Memory", f"{format_memory(forecast)}, {checkpointing}"),
+            ("Plan", forecast.plan.describe(forecast.seconds, forecast.device.partition(" ")[0])),
+            ("Memory", format_memory(forecast, forecast.plan)),
             ("Time", f"about {format_duration(forecast.seconds)}, estimated from one iteration at {width}×{height}"),
         ]
     output.print_lines(["Dry run: nothing is painted or written.", *output.format_columns(rows)])
     return 0
 
 
-def format_memory(forecast: Forecast) -> str:
+def format_memory(forecast: Forecast, plan: "MemoryPlan") -> str:
     """Format the estimated memory and the free memory."""
     limit = "allowed by --memory" if forecast.is_limit_given else "free"
-    return f"about {forecast.memory / 1e9:.1f} GB of {forecast.free / 1e9:.1f} GB {limit}"
+    return f"about {plan.needed / 1e9:.1f} GB of {forecast.free / 1e9:.1f} GB {limit}"
 
 
 def forecast_to_json(forecast: Forecast, options: Options) -> Mapping[str, Any]:
     """Convert a forecast for JSON."""
+    plan = forecast.plan
+    rung = plan.final if plan else None
+    is_tiled = rung is not None and rung.splits(forecast.size)
     return {
         "dry_run": True,
         "width": forecast.size[0],
@@ -369,8 +409,13 @@ def forecast_to_json(forecast: Forecast, options: Options) -> Mapping[str, Any]:
         "schedule": report.schedule_to_json(forecast.schedule),
         "iterations": sum(scale.iterations for scale in forecast.schedule),
         "units": schedule.count_units(forecast.schedule),
-        "checkpoint": forecast.checkpoint,
-        "estimated_memory_bytes": round(forecast.memory),
+        "plan": plan.describe(forecast.seconds, forecast.device.partition(" ")[0]) if plan else None,
+        "checkpoint": rung is not None and rung.checkpoint,
+        "tile": rung.tile if rung and is_tiled else 0,
+        "tiles": plan.count_tiles() if plan else 0,
+        "margin": plan.margin if plan and is_tiled else 0,
+        "on_host": rung is not None and rung.on_host,
+        "estimated_memory_bytes": round(plan.needed) if plan else 0,
         "free_memory_bytes": round(forecast.free),
         "masks": report.masks_to_json(forecast.masks),
         "estimated_seconds": forecast.seconds,

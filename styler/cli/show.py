@@ -245,7 +245,8 @@ def _check_devices() -> Facts:
     """Return the free memory of every device, by name."""
     import torch
 
-    from styler.engine.device import choose_device, describe_device, measure_free_memory
+    from styler.engine.device import choose_device, describe_device
+    from styler.engine.memory.measure import measure_free_memory
 
     names = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     if torch.backends.mps.is_available():

@@ -55,8 +55,8 @@ def transfer_colors(image: Tensor, target: ColorStatistics, amount: float) -> Te
     ours, own = image[0].flatten(1), measure_colors(image)  # (3, N)
     root, inverse = _compute_square_roots(own.covariance)
     middle, _ = _compute_square_roots(root @ target.covariance @ root)
-    moved = inverse @ middle @ inverse @ (ours - own.mean) + target.mean
-    return torch.lerp(ours, moved, amount).clamp(0, 1).reshape(image.shape)
+    moved = (inverse @ middle @ inverse @ (ours - own.mean)).add_(target.mean)
+    return torch.lerp(ours, moved, amount, out=moved).clamp_(0, 1).reshape(image.shape)
 
 
 def _compute_covariance(colors: Tensor) -> Tensor:

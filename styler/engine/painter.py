@@ -4,7 +4,7 @@ Every front end iterates `Painter.stream` or `Painter.previews`; nothing else kn
 """
 
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,14 +17,11 @@ from styler import schedule
 from styler.borders import Box
 from styler.engine import targets
 from styler.engine.budget import Budget, Clock
-from styler.engine.device import (
-    check_device,
-    choose_device,
-    isolate_steps,
-    keep_freed_memory,
-    plan_memory,
-    prepare_torch,
-)
+from styler.engine.device import check_device, choose_device, isolate_steps, prepare_torch
+from styler.engine.memory.estimate import Demand
+from styler.engine.memory.ladder import Ladder
+from styler.engine.memory.measure import keep_freed_memory
+from styler.engine.memory.plan import MemoryPlan, plan_memory
 from styler.engine.precision import PrecisionChoice
 from styler.engine.result import Progress, Result
 from styler.engine.run import OPENING_THREADS, Run, ScaleCache, ScaleStore
@@ -190,6 +187,7 @@ class Painter:
         options = options or Options()
         begin = partial(self._begin_painting, replay=replay, start=start, masks=masks, areas=areas)
         steps = self._paint(content, styles, options, stop or threading.Event(), begin)
+        del content, styles  # a large photo that nobody else keeps is freed as soon as it has been converted
         yield from isolate_steps(steps, self.device, options.threads)
 
     def stylize(
@@ -285,7 +283,9 @@ class Painter:
         """Prepare a run and paint it."""
         try:
             check_device(options, self.device, self.precision)
-            yield from begin(load_content(content), load_styles(styles), options, stop).paint()
+            photo, paintings = load_content(content), load_styles(styles)
+            del content, styles
+            yield from begin(photo, paintings, options, stop).paint()
         finally:
             keep_freed_memory(self.device, keep=False)
 
@@ -346,7 +346,7 @@ class Painter:
         if any(scale.sketch for scale in scales):
             slim = self.features(options, sketch=True, is_protected=is_protected)
         size = schedule.compute_result_size(options, *content.size)
-        plan = plan_memory(features, size, [style.size for style in styles], options) if scales else None
+        plan = _plan_memory(features, size, content, styles, options, scales, found) if scales else None
         keep_freed_memory(self.device, keep=plan is not None and plan.is_ample)
         if start is not None and options.init in INIT_CHOICES:
             options = options.replace(init=FILE_VALUE)
@@ -367,7 +367,7 @@ class Painter:
             is_preview=is_preview,
             size=size,
             schedule=scales,
-            checkpoint=plan is not None and plan.checkpoint,
+            ladder=Ladder(plan),
             stop=stop,
             clock=clock,
             areas=found.areas,
@@ -405,6 +405,30 @@ def _crop_to_paper(picture: SourceImage, options: Options) -> tuple[SourceImage,
     """Return the part of a photo that is painted, and where it is."""
     part = Box(*schedule.find_painted_part(options, *picture.size))
     return (picture if part == (0, 0, *picture.size) else picture.crop(part)), part
+
+
+def _plan_memory(
+    features: Features,
+    size: tuple[int, int],
+    content: SourceImage,
+    styles: Sequence[SourceImage],
+    options: Options,
+    scales: Schedule,
+    found: ResolvedAreas,
+) -> MemoryPlan:
+    """Plan how a result of `size` (width, height) fits into memory."""
+    areas = found.areas
+    is_protected = areas is not None and areas.protection is not None
+    demand = Demand(
+        features=features,
+        size=size,
+        styles=[style.size for style in styles],
+        options=options,
+        photo=content.size,
+        masks=0 if areas is None else areas.regions.shape[1] + is_protected,
+        is_protected=is_protected,
+    )
+    return plan_memory(demand, scales)
 
 
 def _fit_areas(photo: SourceImage) -> Tensor:

@@ -4,7 +4,7 @@ Scales that several paintings share are kept in a `ScaleCache`, so that none is 
 """
 
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,20 +14,16 @@ from torch import Tensor
 from styler.detail import fill_detail, match_detail
 from styler.engine import optimizers, targets
 from styler.engine.budget import Budget, Clock
-from styler.engine.device import (
-    advise_smaller,
-    is_out_of_memory,
-    isolate_steps,
-    keep_freed_memory,
-    name_processor,
-    release_memory,
-)
+from styler.engine.device import CPU, isolate_steps, name_processor
+from styler.engine.memory.host import HostObjective
+from styler.engine.memory.ladder import Ladder
+from styler.engine.memory.measure import is_out_of_memory, keep_freed_memory, release_memory
 from styler.engine.optimizers import IterationLimit, OptimizerStep
 from styler.engine.placement import Placement
-from styler.engine.result import Progress, Result, resize_alpha, to_pixels
+from styler.engine.result import Pixels, Progress, Result, resize_alpha, to_pixels
 from styler.engine.sources import SourceImage
 from styler.engine.styles import Blend, StyleCache, fit_styles
-from styler.errors import DeviceError, OutOfMemory
+from styler.errors import DeviceError
 from styler.objective.terms import TOTAL, HalfSizeCopy, Hold, Objective, RegionRoots, Targets
 from styler.options import INIT_CHOICES, Options, list_options
 from styler.regions.areas import Areas
@@ -63,7 +59,7 @@ _UNSHARED_OPTIONS = (
         "sketch",
     ),
     *("first_size", "optimizer", "keep_border", "multiscale", "backbone"),
-    *("device", "precision", "checkpoint", "memory", "threads"),
+    *("device", "precision", "checkpoint", "tile", "memory", "threads"),
     *("protect", "regions", "labels"),
 )
 """Options that do not change how a shared scale is painted, or that its key has in another form."""
@@ -165,8 +161,8 @@ class Run:
     size: tuple[int, int]
     """Width and height of the result."""
     schedule: Schedule
-    checkpoint: bool
-    """Whether activations are recomputed in the backward pass."""
+    ladder: Ladder
+    """How every scale is held in memory."""
     stop: threading.Event
     clock: Clock
     areas: Areas | None = None
@@ -198,9 +194,20 @@ class Run:
         final = (
             resize(self.content.image, *self.size) if image is None else self._enlarge(image, self.size, match=False)
         )
+        self.targets.clear()  # the picture is copied now, and converted
         final = self._hold_photo(final)
         done = self.executed[-1].iterations if self.executed else 0
         yield self._make_progress(max(0, len(self.executed) - 1), done, final, self._make_result(final))
+
+    @property
+    def checkpoint(self) -> bool:
+        """Whether activations are recomputed in the backward pass."""
+        return self.ladder.rung.checkpoint
+
+    @property
+    def tile(self) -> int:
+        """Side of the tiles in which the current scale is painted, in pixels; 0 for none."""
+        return self.ladder.rung.tile
 
     def check(self) -> None:
         """Raise `StopRequested` if `stop` is set; called between convolutions."""
@@ -220,13 +227,14 @@ class Run:
             return (yield from self._adopt_scale(index, painted))
         try:
             self.check()
-            first = self._make_first_image(scale) if image is None else self._enlarge(image, scale.size)
-            for step in self._iterate(index, first.to(self.features.device)):
+            note = self.ladder.begin_scale(scale, is_shared=self._is_shared(scale))
+            self.notes += [note] if note and note not in self.notes else []
+            for step in self._iterate(index, self._make_first_image(scale, image)):  # kept nowhere else
                 done, image = done + 1, step.best
                 self.losses, self.best_losses = step.losses, step.best_losses
                 self.clock.advance(scale.cost)
                 self._update_schedule(index, done)
-                yield self._make_progress(index, done, self._hold_photo(step.image))
+                yield self._make_progress(index, done, step.image)
                 if done < self.schedule[index].iterations:
                     self.check()  # after the last iteration of a scale, the next scale checks
         except StopRequested:
@@ -246,7 +254,7 @@ class Run:
         self.clock.skip(scale.iterations * scale.cost)
         self.executed.append(scale)
         self.scale_seconds.append(0.0)
-        yield self._make_progress(index, scale.iterations, self._hold_photo(painted.image))
+        yield self._make_progress(index, scale.iterations, painted.image)
         return painted.image
 
     def _share_scale(self, key: str, image: Tensor) -> None:
@@ -257,7 +265,7 @@ class Run:
 
     def _make_key(self, index: int) -> str:
         """Return what determines the pixels of a scale, or an empty text if it is not shared."""
-        if not (self.is_preview or self.schedule[index].opening):
+        if not self._is_shared(self.schedule[index]):
             return ""
         options, painted = self.options, self.schedule[: index + 1]
         shaping = {name: getattr(options, name) for name in list_options() if name not in _UNSHARED_OPTIONS}
@@ -270,20 +278,26 @@ class Run:
         machine = (networks, self.features.precision, str(self.features.device), torch.get_num_threads())
         return repr((*parts, *machine))
 
-    def _make_first_image(self, scale: Scale) -> Tensor:
-        """Return the first image, (1, 3, H, W), with seeded noise, made on the CPU to be the same on every device."""
+    def _make_first_image(self, scale: Scale, before: Tensor | None) -> Tensor:
+        """Return the first image of a scale, (1, 3, H, W), made on the CPU to be the same on every device.
+
+        It is the best image of the scale before, enlarged, or else has seeded noise.
+        """
+        if before is not None:
+            return self._enlarge(before, scale.size)
         generator = torch.Generator().manual_seed(self.options.seed)
         noise = torch.randn((1, 3, scale.height, scale.width), generator=generator, dtype=torch.float32)
         if self.options.init == "noise":
-            return (0.5 + 0.25 * noise).clamp(0, 1)
+            return noise.mul_(0.25).add_(0.5).clamp_(0, 1)
         strength = self.options.strength
         starts = self.blend.styles if self.options.init == "style" else [self.start]
         images = [start.fit(*scale.size) for start in starts]
         first = self._mix_styles(images) if len(images) > 1 else images[0]
-        first = first + START_NOISE * targets.style_mix(strength) * noise
-        if self.options.init == "content":  # a style or a file that the user chose to start from is kept as it is
-            first = torch.lerp(first, 0.5 + 0.25 * noise, RELEASE_NOISE * targets.release_content(strength))
-        return first.clamp(0, 1)
+        first = (START_NOISE * targets.style_mix(strength) * noise).add_(first)
+        release = targets.release_content(strength)
+        if self.options.init == "content" and release:  # a chosen style or file to start from is kept as it is
+            first.lerp_(noise.mul_(0.25).add_(0.5), RELEASE_NOISE * release)
+        return first.clamp_(0, 1)
 
     def _enlarge(self, image: Tensor, size: tuple[int, int], *, match: bool = True) -> Tensor:
         """Enlarge an image (1, 3, h, w) to a size (width, height), with the content's detail, released above 50.
@@ -294,11 +308,11 @@ class Run:
         if before == size:
             return image
         image = resize(image.cpu(), *size)
-        detail = (1 - targets.release_content(strength)) * extract_detail(self.content.image, before, size)
+        detail = extract_detail(self.content.image, before, size).mul_(1 - targets.release_content(strength))
         if match and self.options.sketch:
             matched = self._match_detail(image, max(size) / max(before))
             detail = fill_detail(detail, targets.style_mix(strength) * matched)
-        return (image + detail).clamp(0, 1)
+        return detail.add_(image).clamp_(0, 1)
 
     def _mix_styles(self, images: list[Tensor]) -> Tensor:
         """Return the weighted mean of images (1, 3, H, W), one for each style, in each region that of its styles."""
@@ -330,17 +344,21 @@ class Run:
             return image
         size = (image.shape[-1], image.shape[-2])
         if size not in self.holds:
-            self.holds[size] = Placement.of(self.areas, self.blend, size).make_hold(self.content.fit(*size).to(image))
+            known = [each.hold for key, each in self.targets.items() if key[1] == size]
+            placed = [] if known else [Placement.of(self.areas, self.blend, size)]
+            made = [each.make_hold(self.content.fit(*size).to(image)) for each in placed]
+            self.holds = {size: (known + made)[0]}
         hold = self.holds[size]
         return image if hold is None else hold.apply(image)
 
     def _iterate(self, index: int, image: Tensor) -> Iterator[OptimizerStep]:
-        """Yield the steps of a scale; if memory runs out once, continue from the best image with checkpointing."""
+        """Yield the steps of a scale; whenever memory runs out, continue from the best image on the next rung."""
         done, recovered = 0, None
         while True:
             before, scale = done, self.schedule[index]
             limit = IterationLimit(scale.iterations - before, scale.planned - before)
             try:
+                image = image.to(CPU if self.ladder.rung.on_host else self.features.device)
                 for step in self._optimize(index, image, limit):
                     done, image, recovered = done + 1, step.best, step.recovered
                     yield step
@@ -350,11 +368,8 @@ class Run:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                if self.checkpoint:
-                    sizes = [style.size for style in self.blend.styles]
-                    options = self.options.replace(checkpoint="on")
-                    raise OutOfMemory(advise_smaller(self.features, self.size, sizes, options)) from error
-            self._begin_checkpointing(scale)
+                self._step_down(scale, error)
+            release_memory(self.features.device)  # what the error has kept is free by now
         if recovered is not None and (lost := int(recovered)):
             if lost >= done:
                 raise DeviceError("The loss was not finite in any iteration; try --precision fp32.")
@@ -362,15 +377,21 @@ class Run:
                 f"{lost} of {done} iterations at {scale.width}×{scale.height} were not finite and were undone."
             )
 
-    def _begin_checkpointing(self, scale: Scale) -> None:
-        self.checkpoint = True
+    def _step_down(self, scale: Scale, error: Exception) -> None:
+        """Choose the next rung; see `Ladder.step_down`."""
+        self.notes.append(self.ladder.step_down(scale, error, is_shared=self._is_shared(scale)))
+        self.targets.clear()  # in tiles, they are stored in fewer bytes
         keep_freed_memory(self.features.device, keep=False)
-        release_memory(self.features.device)
-        self.notes.append(f"Memory ran out at {scale.width}×{scale.height}; continued with checkpointing.")
+
+    def _is_shared(self, scale: Scale) -> bool:
+        """Return whether other paintings have the same scale."""
+        return self.is_preview or scale.opening
 
     def _optimize(self, index: int, image: Tensor, limit: IterationLimit) -> Iterator[OptimizerStep]:
         scale = self.schedule[index]
         objective = self._build_objective(scale)
+        if self.ladder.rung.on_host:
+            objective = HostObjective.of(objective)
         if scale.optimizer == "lbfgs":
             return optimizers.lbfgs(objective, image, limit)
         rate = self.options.learning_rate * (REFINE_RATE if follows_sketch(self.schedule, index) else 1.0)
@@ -431,9 +452,13 @@ class Run:
             seconds=self.clock.seconds,
             eta=0.0 if result else self._estimate_remaining(),
             terms=self.losses,
-            render=lambda: to_pixels(image),
+            render=self._make_render(image, result),
             result=result,
         )
+
+    def _make_render(self, image: Tensor, result: Result | None) -> Callable[[], Pixels]:
+        """Return what renders an image (1, 3, H, W) when it is looked at; nothing else, once there is a result."""
+        return (lambda: to_pixels(self._hold_photo(image))) if result is None else (lambda: result.pixels)
 
     def _make_result(self, image: Tensor) -> Result:
         """Return the result with the final image (1, 3, H, W)."""

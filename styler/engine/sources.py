@@ -181,15 +181,15 @@ def load_source(source: Input, label: str = "The picture", find: Callable[[str],
         UsageError: it is not a picture, or has the wrong shape, type or values.
     """
     if isinstance(source, Picture):
-        picture, pixels = source, _normalize_values(source.pixels, label)
-        if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-            raise UsageError(f"{label} has the shape {pixels.shape}; {_SHAPES}.")
+        picture = source
+        if picture.pixels.ndim != 3 or picture.pixels.shape[2] != 3 or not picture.pixels.size:
+            raise UsageError(f"{label} has the shape {picture.pixels.shape}; {_SHAPES}.")
+        pixels = _normalize_values(picture.pixels.transpose(2, 0, 1), label)  # (3, H, W)
     else:
         picture = _read_picture(source, label, find)
-        pixels = picture.pixels
-    image = torch.from_numpy(np.array(pixels.transpose(2, 0, 1)[None], order="C"))  # (1, 3, H, W), a copy
+        pixels = np.array(picture.pixels.transpose(2, 0, 1), order="C")
     return SourceImage.of(
-        image,
+        torch.from_numpy(pixels)[None],  # (1, 3, H, W), a copy
         sha256=picture.sha256,
         alpha=picture.alpha,
         metadata=picture.metadata,
@@ -360,12 +360,12 @@ def _make_picture(array: NDArray[Any], label: str) -> Picture:
 
 
 def _normalize_values(values: NDArray[Any], label: str) -> NDArray[np.float32]:
-    """Return a copy with values in [0, 1]."""
+    """Return a copy with values in [0, 1], contiguous in memory."""
     kind, size = values.dtype.kind, values.dtype.itemsize
     if kind == "b":
-        return values.astype(np.float32)
+        return values.astype(np.float32, order="C")
     if kind == "u" and size <= 2:
-        return np.asarray(np.divide(values, 255 if size == 1 else 65535, dtype=np.float32))
+        return np.asarray(np.divide(values, 255 if size == 1 else 65535, dtype=np.float32, order="C"))
     if kind != "f":
         raise UsageError(f"{label} has values of type {values.dtype}; {_VALUES}.")
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
@@ -374,4 +374,4 @@ def _normalize_values(values: NDArray[Any], label: str) -> NDArray[np.float32]:
     if low < -MAX_EXCESS or high > 1 + MAX_EXCESS:
         extreme = f"reach {high:g}" if high > 1 + MAX_EXCESS else f"begin at {low:g}"
         raise UsageError(f"{label} is an array whose values {extreme}; give sRGB in [0, 1].")
-    return np.asarray(np.clip(values, 0, 1), np.float32)
+    return np.asarray(np.clip(values, 0, 1, out=np.empty(values.shape, np.float32)))

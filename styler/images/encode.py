@@ -6,7 +6,7 @@ Does not know where the bytes go, or what the texts in them mean.
 import json
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -91,7 +91,7 @@ def encode_image(
     _check(target, pixels, bit_depth, quality)
     silence_decoders()
     try:
-        stored = _quantize(pixels, alpha if target.has_alpha else None, bit_depth)
+        stored = _quantize(pixels, bit_depth, alpha if target.has_alpha else None)
         return target.encode(stored, _Details(quality, text or {}, metadata or {}, dpi))
     except (OSError, ValueError, RuntimeError, KeyError, struct.error) as error:
         reason = " ".join(str(error).split())
@@ -112,7 +112,7 @@ def _check(target: Format, pixels: FloatArray, bit_depth: int, quality: int) -> 
         raise OutputError(
             f"The shape of the picture is {pixels.shape}; it must be (height, width, 3), or (height, width) for gray."
         )
-    if not all(np.isfinite(pixels[rows]).all() for rows in iter_strips(*pixels.shape[:2])):
+    if not all(np.isfinite(pixels[rows]).all() for rows in _split_rows(pixels)):
         raise OutputError("Some values of the picture are not finite numbers; use full precision or another seed.")
     _check_sides(target, pixels.shape[1], pixels.shape[0])
 
@@ -136,29 +136,30 @@ def _check_sides(target: Format, width: int, height: int) -> None:
 
 def to_uint8(pixels: FloatArray) -> NDArray[np.uint8]:
     """Convert floats in [0, 1] to the nearest 8-bit values; values outside are clipped."""
-    stored = np.empty(pixels.shape, np.uint8)
-    for rows in iter_strips(*(*pixels.shape, 1, 1)[:2]):
-        stored[rows] = _round(pixels[rows], 8)
-    return stored
+    return _quantize(pixels, 8)
 
 
-def _quantize(pixels: FloatArray, alpha: FloatArray | None, bit_depth: int) -> Array:
-    """Return pixels and alpha as integers from 0 to 2^depth − 1, (H, W), (H, W, 3) or (H, W, 4), strip by strip."""
+def _quantize(pixels: FloatArray, bit_depth: int, alpha: FloatArray | None = None) -> Array:
+    """Scale [0, 1] to [0, 2^depth − 1] and round to whole numbers, strip by strip.
+
+    Args:
+        pixels: (H, W), (H, W, C) or any other shape.
+        bit_depth: 8 or 16.
+        alpha: (H, W), which becomes the last channel of the result.
+    """
+    exact = pixels.dtype if alpha is None else np.result_type(pixels, alpha)
     shape = pixels.shape if alpha is None else (*pixels.shape[:2], pixels.shape[2] + 1)
     stored = np.empty(shape, np.uint8 if bit_depth == 8 else np.uint16)
-    for rows in iter_strips(*shape[:2]):
-        if alpha is None:
-            stored[rows] = _round(pixels[rows], bit_depth)
-        else:
-            stored[rows][..., :-1] = _round(pixels[rows], bit_depth)
-            stored[rows][..., -1] = _round(alpha[rows], bit_depth)
+    for rows in _split_rows(pixels):
+        strip = pixels[rows] if alpha is None else np.concatenate([pixels[rows], alpha[rows][..., None]], axis=-1)
+        scaled = np.clip(strip, 0, 1) * exact.type(2**bit_depth - 1)
+        stored[rows] = np.rint(scaled, out=scaled)
     return stored
 
 
-def _round(values: FloatArray, bit_depth: int) -> FloatArray:
-    """Scale [0, 1] to [0, 2^depth − 1] and round to whole numbers, in the type of `values`."""
-    scaled = np.clip(values, 0, 1) * values.dtype.type(2**bit_depth - 1)
-    return np.rint(scaled, out=scaled)
+def _split_rows(pixels: FloatArray) -> Iterator[slice]:
+    """Yield slices of the first axis that hold about a million values each."""
+    return iter_strips(len(pixels), pixels.size // max(1, len(pixels)))
 
 
 def _encode_png(stored: Array, details: _Details) -> bytes:

@@ -14,7 +14,7 @@ from styler.options.fields import (
     normalize_layer,
     resolve_options,
 )
-from styler.options.values import OptionSpec, describe_range, format_duration, format_value, parse_quantity
+from styler.options.values import OptionSpec, describe_range, format_duration, format_value, list_words, parse_quantity
 
 __all__ = [
     "DEFAULT_LAYER_WEIGHTS",
@@ -34,6 +34,7 @@ __all__ = [
     "format_duration",
     "format_value",
     "list_options",
+    "list_words",
     "normalize_layer",
     "parse_quantity",
     "resolve_options",

@@ -65,7 +65,7 @@ LOOKS = {
             "pooling": "average",
             "init": "noise",
             "optimizer": "lbfgs",
-            "first_size": 8192,
+            "first_size": 16_384,
         },
         iterations={"draft": 100, "standard": 400, "fine": 1000},
         is_recipe=True,

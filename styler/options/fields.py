@@ -51,7 +51,9 @@ class Options:
         OptionError: a value has the wrong type, is out of its range or is not among the choices.
     """
 
-    size: int | Literal["original"] = _picture(512, "long side in pixels, or 'original'", low=64, high=8192)
+    size: int | Literal["original"] = _picture(
+        512, "long side in pixels, or 'original'", low=64, high=16_384, noun="the long side"
+    )
     paper: str = _picture(
         "",
         f"paper to print on, in place of size: {', '.join(PAPERS)}, or measures such as 50x70cm or 12x18in; turned "
@@ -93,7 +95,7 @@ class Options:
     iterations: int = _effort(64, "iterations at the coarsest scale", low=1, high=100_000)
     taper: float = _effort(0.63, "iterations of each scale relative to the next coarser one", low=0.01, high=2)
     sketch: float = _effort(0.0, "share of the work done by the slim network, which iterates faster", low=0, high=0.99)
-    first_size: int = _effort(128, "minimum long side of the coarsest scale, in pixels", low=32, high=8192)
+    first_size: int = _effort(128, "minimum long side of the coarsest scale, in pixels", low=32, high=16_384)
     optimizer: str = _effort(
         "mixed", "L-BFGS, Adam, or mixed: L-BFGS at the coarsest scale, then Adam", choices=("lbfgs", "adam", "mixed")
     )
@@ -138,12 +140,21 @@ class Options:
     checkpoint: str = _machine(
         "auto", "checkpointing: less memory, more time; auto decides by the free memory", choices=("auto", "on", "off")
     )
+    tile: int | Literal["auto", "off"] = _machine(
+        "auto",
+        "side of tiles, in pixels, that large scales are painted in: less memory, more time; auto decides likewise",
+        low=64,
+        high=4096,
+        noun="the side of a tile",
+    )
     memory: int = _machine(
         0, "memory that may be used, such as 4gb; 0 for what is measured as free", low=0, high=10**13, unit="b"
     )
     threads: int = _machine(0, "CPU threads; 0 leaves the choice to PyTorch", low=0, high=1024)
 
     def __post_init__(self) -> None:
+        if type(self.tile) is int and self.tile == 0:
+            object.__setattr__(self, "tile", "off")
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, validate_field(field, getattr(self, field.name)))
         if 0 < self.memory < MIN_MEMORY:

@@ -42,6 +42,8 @@ class OptionSpec:
     choices: tuple[str, ...] = ()
     unit: str = ""
     """A key of `UNITS` if the number may also be given as text with a unit, such as 60s or 4gb."""
+    noun: str = ""
+    """What the number is, for an option that may also be a word."""
 
 
 def option(
@@ -53,9 +55,10 @@ def option(
     high: float | None = None,
     choices: Iterable[str] = (),
     unit: str = "",
+    noun: str = "",
 ) -> Any:
     """Define a field of `Options` that carries its own documentation."""
-    spec = OptionSpec(help, group, low, high, tuple(choices), unit)
+    spec = OptionSpec(help, group, low, high, tuple(choices), unit, noun)
     return dataclasses.field(default=default, metadata={"spec": spec})
 
 
@@ -82,14 +85,20 @@ def validate_field(field: "dataclasses.Field[Any]", value: Any) -> Any:
             raise OptionError(f"{field.name} is '{_describe(value)}'; it takes a list.")
         item_type = typing.get_args(field.type)[0]
         return tuple(_validate_scalar(field.name, spec, item_type, _to_plain(item)) for item in value)
-    if typing.get_origin(field.type) in (typing.Union, types.UnionType):  # size: a number or a word
+    if words := list_words(field.type):
         if isinstance(value, str):
-            if value != "original":
-                choices = f"{describe_range(spec)} for the long side, or 'original'"
+            if value not in words:
+                choices = f"{describe_range(spec)} for {spec.noun}, or {' or '.join(map(repr, words))}"
                 raise OptionError(f"{field.name} is '{_describe(value)}'; it can be {choices}.")
             return value
         return _validate_scalar(field.name, spec, int, value)
     return _validate_scalar(field.name, spec, field.type, value)
+
+
+def list_words(field_type: Any) -> tuple[str, ...]:
+    """Return the words that an option may be in place of a number, given the type of its field; mostly none."""
+    is_union = typing.get_origin(field_type) in (typing.Union, types.UnionType)
+    return tuple(typing.get_args(typing.get_args(field_type)[1])) if is_union else ()
 
 
 def _to_plain(value: Any) -> Any:

@@ -71,7 +71,7 @@ def paint(side: int, name: str) -> None:
     import psutil
 
     from styler import Options, Painter
-    from styler.engine.device import FIXED_BYTES, estimate_memory
+    from styler.engine.memory.estimate import FIXED_BYTES, Demand, Rung, estimate_memory
 
     pixels = np.random.default_rng(0).random((2, side, side, 3), dtype=np.float32)
     options = Options(size=side, first_size=side, iterations=3, optimizer="adam", precision=name, checkpoint="off")
@@ -80,7 +80,8 @@ def paint(side: int, name: str) -> None:
     before = psutil.Process().memory_info().rss
     painter.stylize(pixels[0], pixels[1], options)
     peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    estimate = estimate_memory(features, (side, side), [(side, side)], options, checkpoint=False) - FIXED_BYTES
+    demand = Demand(features=features, size=(side, side), styles=[(side, side)], options=options, photo=(side, side))
+    estimate = estimate_memory(demand, Rung()).device - FIXED_BYTES
     print(
         f"{side}×{side} {name}: {peak / 1e6:.0f} MB, estimated {estimate / 1e6:.0f} MB and the fixed part", flush=True
     )

@@ -86,7 +86,7 @@ def test_every_parameter_is_a_documented_option(client: Client) -> None:
     [
         ({"content": "dog"}, "content is neither an uploaded file nor one of astronaut, "),
         ({"style": "/etc/passwd"}, "style is neither an uploaded file"),
-        ({"size": 12}, "size is 12; it can be 64 to 8192"),
+        ({"size": 12}, "size is 12; it can be 64 to 16384"),
         ({"init": "/etc/passwd"}, "init is '/etc/passwd'; it can be content, style, noise"),
         ({"styles": ["woodcut"] * 4}, "styles is not a list of up to 3 more paintings"),
         ({"strength": "much"}, "strength"),

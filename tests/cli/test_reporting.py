@@ -191,7 +191,8 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(folder: Path, use_tiny: No
         r"^Device +cpu, precision float32$",
         r"^Schedule +128×96, 16 iterations of L-BFGS with the slim network; 128×96, 57 iterations of L-BFGS; "
         r".*; 512×384, 25 iterations of Adam, with 1 half-size copy\. ",
-        r"^Memory +about [\d.]+ GB of [\d.]+ GB free, without checkpointing$",
+        r"^Memory +about [\d.]+ GB of [\d.]+ GB free$",
+        r"^Plan +\d+×\d+: as a whole, [\d.]+ GB, about [^,]+ on cpu$",
         r"^Time +about [\d.]+ (s|min \d+ s), estimated from one iteration at 256×192$",
     ):
         assert re.search(message, out, re.MULTILINE), message
@@ -200,7 +201,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(folder: Path, use_tiny: No
 def test_a_dry_run_says_what_memory_it_assumes(folder: Path, use_tiny: None, capsys: Capture) -> None:
     tokens = [*RUN, "--device", "cpu", "--memory", "900MB", "--size", "64"]
     assert main([*tokens, "--dry-run"]) == 0
-    assert re.search(r"^Memory +about 0\.3 GB of 0\.9 GB allowed by --memory,", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(r"^Memory +about 0\.3 GB of 0\.9 GB allowed by --memory$", capsys.readouterr().out, re.MULTILINE)
     assert main([*tokens, "--dry-run", "--json"]) == 0
     assert read_answer(capsys)["free_memory_bytes"] == 900_000_000
     for dry_run in ([], ["--dry-run"]):
@@ -218,8 +219,25 @@ def test_a_dry_run_predicts_the_run(folder: Path, use_tiny: None, capsys: Captur
         assert forecast[name] == document[name], name
     assert (forecast["iterations"], forecast["units"]) == (document["iterations"], document["units"])
     assert forecast["dry_run"] is True
-    assert forecast["estimated_seconds"] == forecast["units"] * forecast["estimated_seconds_per_iteration"] > 0
+    expected = forecast["units"] * forecast["estimated_seconds_per_iteration"]
+    assert forecast["estimated_seconds"] == pytest.approx(expected)
+    assert expected > 0
     assert forecast["estimated_memory_bytes"] > 0
+
+
+def test_a_dry_run_says_how_a_picture_is_divided(folder: Path, use_tiny: None, capsys: Capture) -> None:
+    tokens = [*RUN, "--device", "cpu", "--size", "512", "--dry-run"]
+    assert main([*tokens, "--json"]) == 0
+    whole = read_answer(capsys)
+    assert (whole["tile"], whole["tiles"], whole["margin"], whole["on_host"]) == (0, 1, 0, False)
+    assert main([*tokens, "--tile", "128", "--json"]) == 0
+    document = read_answer(capsys)
+    assert (document["tile"], document["tiles"]) == (128, 12)
+    assert document["margin"] % 16 == 0 < document["margin"]
+    assert document["estimated_memory_bytes"] < whole["estimated_memory_bytes"]
+    assert main([*tokens, "--tile", "128"]) == 0
+    text = rf"^Plan +512×384: 12 tiles of 128 \(margin {document['margin']}\), [\d.]+ GB, about .* on cpu$"
+    assert re.search(text, capsys.readouterr().out, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -233,12 +251,17 @@ def test_a_dry_run_supports_all_options(arguments: list[str], folder: Path, use_
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--style-weights", "1,2"], ["--size", "8192", "--checkpoint", "off"], ["--style-layers", "relu9_9"]]
+    "arguments",
+    [
+        ["--style-weights", "1,2"],
+        ["--size", "8192", "--checkpoint", "off", "--tile", "off"],
+        ["--style-layers", "relu9_9"],
+    ],
 )
 def test_a_dry_run_fails_like_the_run(
     arguments: list[str], folder: Path, use_tiny: None, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("styler.engine.device.measure_free_memory", lambda _device: 400_000_000)
+    monkeypatch.setattr("styler.engine.memory.measure.measure_free_memory", lambda _device: 400_000_000)
     tokens = [*RUN, "--device", "cpu", "-q", "--layer-weights", "1", *arguments]
     code = main(tokens)
     message = capsys.readouterr().err

@@ -19,6 +19,7 @@ from styler import schedule
 from styler.engine import run as run_module
 from styler.engine import targets
 from styler.engine.device import PRECISIONS, prepare_torch
+from styler.engine.memory.estimate import Rung
 from styler.engine.painter import Painter
 from styler.engine.run import Run
 from styler.engine.sources import Input, load_content, load_styles
@@ -146,7 +147,7 @@ def prepare_run(
     painter, content = Painter.of(cpu), load_content(pixels(64, 48, 1))
     scales = schedule.build_schedule(cpu, *content.size, painter.features(cpu).min_side)
     run = painter._prepare_run(content, load_styles(styles), cpu, Event(), scales, None, ResolvedAreas(areas))
-    run.checkpoint = options.checkpoint == "on"
+    run.ladder.rung = Rung(checkpoint=options.checkpoint == "on")
     (scale,) = run.schedule
     run.schedule = (dataclasses.replace(scale, half_size_copies=1 if options.multiscale else 0),)
     matching = run._build_objective(run.schedule[0]).matching

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from made import Picture
 from torch import Tensor
 
 from styler import detail
@@ -141,3 +142,19 @@ def test_the_photo_has_the_detail_that_it_has(painter: Painter) -> None:
     pixels = painter.stylize(first, second, options).pixels
     detail_left = extract_detail(torch.from_numpy(pixels).permute(2, 0, 1)[None], (48, 48), (96, 96))
     assert cosine(detail_left, extract_detail(photo, (48, 48), (96, 96))) > 0.5
+
+
+def test_detail_is_the_same_strip_by_strip(picture: Picture, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, styles = picture(96, 128), [(picture(80, 100, 1), 1.0)]
+    whole = detail.match_detail(image, 2.0, styles)
+    monkeypatch.setattr(detail, "STRIP_VALUES", 1)
+    torch.testing.assert_close(detail.match_detail(image, 2.0, styles), whole)
+
+
+def test_extracting_detail_leaves_the_image_as_it_is(picture: Picture) -> None:
+    image = picture(64, 48)
+    before = image.clone()
+    found = extract_detail(image, (24, 32), (48, 64))
+    assert torch.equal(found, before - resize(resize(before, 24, 32), 48, 64))
+    assert not extract_detail(image, (48, 64), (48, 64)).any()
+    assert torch.equal(image, before)

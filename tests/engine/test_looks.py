@@ -114,7 +114,7 @@ def test_every_field_of_the_gatys_look() -> None:
         pooling="average",
         init="noise",
         optimizer="lbfgs",
-        first_size=8192,
+        first_size=16_384,
         iterations=400,
     )
     assert Options.of(look="gatys") == expected

@@ -1,24 +1,35 @@
-"""Memory estimates, checkpointing, and errors that name what fits."""
+"""Memory estimates, the rungs of a plan, and errors that name what fits."""
 
+import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
-from styler.engine import device, styles, targets
-from styler.engine.device import (
+from styler.engine import styles, targets
+from styler.engine.memory import estimate as estimates
+from styler.engine.memory import measure
+from styler.engine.memory import plan as plans
+from styler.engine.memory.estimate import (
     FIXED_BYTES,
-    USABLE_SHARE,
-    MemoryPlan,
-    advise_smaller,
+    Demand,
+    Need,
+    Rung,
+    count_tiles,
+    count_window_pixels,
     estimate_memory,
-    find_largest_side,
-    plan_memory,
+    estimate_scale,
 )
+from styler.engine.memory.measure import USABLE_SHARE
+from styler.engine.memory.plan import MemoryPlan, advise_smaller, find_largest_side, list_rungs, plan_memory, step_down
 from styler.errors import OutOfMemory
 from styler.objective.candidates import CODE_LENGTH
 from styler.options import Options
+from styler.schedule import Scale
 from styler.vgg.model import Features
 from styler.vgg.weights import Weights
 
@@ -34,17 +45,32 @@ def features(vgg16: Weights) -> Features:
 
 def free(monkeypatch: pytest.MonkeyPatch, amount: float) -> None:
     """Make the device report a number of free bytes."""
-    monkeypatch.setattr(device, "measure_free_memory", lambda _device: int(amount))
+    monkeypatch.setattr(measure, "measure_free_memory", lambda _device: int(amount))
 
 
 def estimate(
     features: Features, size: tuple[int, int] = SIZE, *, checkpoint: bool = False, **settings: object
 ) -> float:
-    return estimate_memory(features, size, STYLES, LAYERS.replace(**settings), checkpoint=checkpoint)
+    return need(demand(features, size, **settings), checkpoint=checkpoint)
+
+
+def demand(
+    features: Features,
+    size: tuple[int, int] = SIZE,
+    styles: list[tuple[int, int]] = STYLES,
+    photo: tuple[int, int] = (0, 0),
+    **settings: object,
+) -> Demand:
+    options = LAYERS.replace(**{"tile": "off", **settings})
+    return Demand(features=features, size=size, styles=styles, options=options, photo=photo)
+
+
+def need(given: Demand, *, checkpoint: bool = False, tile: int = 0) -> float:
+    return estimate_memory(given, Rung(checkpoint, tile)).device
 
 
 def plan(features: Features, size: tuple[int, int] = SIZE, **settings: object) -> MemoryPlan:
-    return plan_memory(features, size, STYLES, LAYERS.replace(**settings))
+    return plan_memory(demand(features, size, **settings), (Scale(*size, 1, "adam"),))
 
 
 def between(features: Features) -> float:
@@ -81,14 +107,13 @@ def test_the_analysis_of_the_style_counts(features: Features) -> None:
     assert amounts == sorted(amounts)
     assert amounts[0] == amounts[1]  # an iteration needs more
     assert amounts[3] - FIXED_BYTES > 1248**2 * 512  # two maps of the first block of a tile with its margins
-    enlarged = estimate_memory(features, (64, 64), [(64, 64)], LAYERS.replace(stroke_size=4), checkpoint=True)
-    never = estimate_memory(features, (64, 64), [(9000, 9000)], LAYERS.replace(stroke_size=4), checkpoint=True)
+    enlarged, never = (need(demand(features, (64, 64), [(side, side)], stroke_size=4)) for side in (64, 9000))
     assert enlarged == never  # a style is as long as the picture, whatever its own size
 
 
 def test_an_untiled_pass_would_have_counted(features: Features, monkeypatch: pytest.MonkeyPatch) -> None:
     tiled = estimate(features, stroke_size=4)
-    for module in (styles, device):
+    for module in (styles, estimates):
         monkeypatch.setattr(module, "TILE_SIDE", 10_000)
     assert estimate(features, stroke_size=4) > tiled + 2e9
 
@@ -98,7 +123,7 @@ def test_matched_features_count(features: Features, monkeypatch: pytest.MonkeyPa
 
     Maps and principal components are in float32 here, the styles' maps and all columns in float16.
     """
-    for module in (styles, targets, device):
+    for module in (styles, targets, estimates):
         monkeypatch.setattr(module, "compute_style_size", lambda size, *_: size)
     views, plain = 4 * 900 * 700, estimate(features)
     column = 2 * 896 + 4 * CODE_LENGTH
@@ -109,24 +134,21 @@ def test_matched_features_count(features: Features, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(targets, "MAX_CANDIDATES", 10**9)
     more = (views / 16 - 65_536) * column
     assert estimate(features, brushwork=1) - plain == pytest.approx(held + more)
-    two = estimate_memory(features, SIZE, [*STYLES, *STYLES], LAYERS.replace(brushwork=1), checkpoint=False)
+    two = need(demand(features, styles=[*STYLES, *STYLES], brushwork=1))
     assert two - estimate(features, brushwork=1) == pytest.approx(views * (2 * 56 + column / 16))
 
 
 def test_the_estimate_with_matched_features_is_near_the_measured_peak(features: Features) -> None:
     """538 MB more in float32 for a picture of 512×512 and a style that is analyzed at 512×411 pixels."""
-    settings = LAYERS.replace(brushwork=50)
-    with_, without = (
-        estimate_memory(features, (512, 512), [(700, 562)], options, checkpoint=False) for options in (settings, LAYERS)
-    )
+    with_, without = (need(demand(features, (512, 512), [(700, 562)], brushwork=work)) for work in (50, 0))
     assert with_ - without == pytest.approx(538e6, rel=0.1)
 
 
 def test_views_of_an_enlarged_style_take_no_more_than_those_of_the_whole(features: Features) -> None:
     square = [(1000, 1000)]
     sizes = (
-        estimate_memory(features, SIZE, square, LAYERS.replace(stroke_size=size, brushwork=50), checkpoint=False)
-        - estimate_memory(features, SIZE, square, LAYERS.replace(stroke_size=size), checkpoint=False)
+        need(demand(features, styles=square, stroke_size=size, brushwork=50))
+        - need(demand(features, styles=square, stroke_size=size))
         for size in (1, 4)
     )
     usual, large = sizes
@@ -143,36 +165,36 @@ def test_auto_does_not_checkpoint_with_enough_memory(
 ) -> None:
     free(monkeypatch, 1e12)
     actual = plan(features, checkpoint=wanted)
-    assert (actual.checkpoint, actual.is_ample) == (False, True)
+    assert (actual.final.checkpoint, actual.is_ample) == (False, True)
     assert (actual.needed, actual.usable) == (estimate(features), USABLE_SHARE * 1e12)
 
 
 def test_on_always_checkpoints(monkeypatch: pytest.MonkeyPatch, features: Features) -> None:
     free(monkeypatch, 1e12)
     actual = plan(features, checkpoint="on")
-    assert (actual.checkpoint, actual.is_ample) == (True, False)
+    assert (actual.final.checkpoint, actual.is_ample) == (True, False)
 
 
 def test_auto_checkpoints_when_memory_requires_it(monkeypatch: pytest.MonkeyPatch, features: Features) -> None:
     free(monkeypatch, between(features))
     actual = plan(features)
-    assert actual.checkpoint
+    assert actual.final.checkpoint
     assert actual.needed == estimate(features, checkpoint=True)
 
 
 def test_freed_memory_is_not_kept_where_there_is_little(monkeypatch: pytest.MonkeyPatch, features: Features) -> None:
     free(monkeypatch, 1.5 * estimate(features) / USABLE_SHARE)
     actual = plan(features)
-    assert (actual.checkpoint, actual.is_ample) == (False, False)
+    assert (actual.final.checkpoint, actual.is_ample) == (False, False)
 
 
 def test_the_option_overrides_what_is_measured(monkeypatch: pytest.MonkeyPatch, features: Features) -> None:
     free(monkeypatch, 1e6)
-    assert not plan(features, memory="100gb").checkpoint
+    assert not plan(features, memory="100gb").final.checkpoint
     free(monkeypatch, 1e12)
-    assert plan(features, memory=int(between(features) * USABLE_SHARE)).checkpoint
+    assert plan(features, memory=int(between(features) * USABLE_SHARE)).final.checkpoint
     with pytest.raises(
-        OutOfMemory, match=r"needs about \d\.\d GB, but --memory allows 0\.5 GB; use --size \d+"
+        OutOfMemory, match=r"needs about \d\.\d GB, but --memory allows 0\.5 GB; use --size \d+.* or use --tile auto\."
     ) as caught:
         plan(features, memory="500mb")
     assert "give --memory" not in str(caught.value)
@@ -205,10 +227,10 @@ def test_a_picture_that_cannot_fit_is_an_error_that_names_the_largest_size(
 def test_a_smaller_stroke_size_is_named_where_it_helps(monkeypatch: pytest.MonkeyPatch, features: Features) -> None:
     usable = 1.01 * estimate(features, stroke_size=2)
     free(monkeypatch, usable / USABLE_SHARE)
-    for module in (styles, device):
+    for module in (styles, estimates):
         monkeypatch.setattr(module, "TILE_SIDE", 10_000)
     free(monkeypatch, 1.01 * estimate(features, stroke_size=2) / USABLE_SHARE)
-    with pytest.raises(OutOfMemory, match=r"or --stroke-size 2, or give") as caught:
+    with pytest.raises(OutOfMemory, match=r"or --stroke-size 2, or use --tile auto, or give") as caught:
         plan(features, stroke_size=4)
     assert plan(features, stroke_size=2)
     assert "\n" not in str(caught.value)
@@ -216,7 +238,7 @@ def test_a_smaller_stroke_size_is_named_where_it_helps(monkeypatch: pytest.Monke
 
 def test_no_size_is_named_if_none_fits(monkeypatch: pytest.MonkeyPatch, features: Features) -> None:
     free(monkeypatch, 1e6)
-    assert find_largest_side(features, SIZE, STYLES, LAYERS, 1e6) == 0
+    assert find_largest_side(demand(features), Need(1e6)) == 0
     with pytest.raises(OutOfMemory, match="close other programs") as caught:
         plan(features)
     assert "--size" not in str(caught.value)
@@ -228,6 +250,131 @@ def test_the_advised_size_is_smaller_than_the_failed_one_and_valid(
 ) -> None:
     """The free memory may by then exceed the estimate by far."""
     free(monkeypatch, amount)
-    match = re.search(r"--size (\d+)", advise_smaller(features, SIZE, STYLES, LAYERS))
+    match = re.search(r"--size (\d+)", advise_smaller(demand(features)))
     assert match
     assert 64 <= int(match[1]) < max(SIZE)
+
+
+# Tiles
+
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+
+
+def test_tiles_cover_the_picture_and_their_margins_end_at_its_border() -> None:
+    assert count_tiles((8192, 6144), 1024) == 48
+    assert count_tiles((1025, 1024), 1024) == 2
+    assert count_tiles((500, 400), 0) == count_tiles((500, 400), 512) == 1
+    assert count_window_pixels((1024, 512), 512, 80) == 2 * 592 * 512
+    assert count_window_pixels((1536, 512), 512, 80) == (592 + 672 + 592) * 512
+    assert count_window_pixels((500, 400), 512, 80) == count_window_pixels((500, 400), 0, 80) == 200_000
+
+
+def test_smaller_tiles_need_less_memory_and_that_of_a_pass_does_not_depend_on_the_size(features: Features) -> None:
+    given = demand(features, (4096, 3072))
+    amounts = [need(given), need(given, checkpoint=True), *(need(given, tile=side) for side in plans.TILE_SIDES)]
+    assert amounts == sorted(amounts, reverse=True)
+    twice = demand(features, (8192, 6144))
+    images = 12 * estimates.OPTIMIZER_IMAGES["adam"]
+    small, large = (need(each, tile=512) - images * math.prod(each.size) for each in (given, twice))
+    assert small == pytest.approx(large - 12 * (2 + 4 / 3) * 3 * 4096 * 3072)  # images on the way, and the photo
+
+
+def test_a_picture_that_fits_into_one_tile_needs_what_it_needs_as_a_whole(features: Features) -> None:
+    assert need(demand(features), tile=1024) == need(demand(features))
+
+
+def test_the_photo_its_protection_and_masks_count(features: Features) -> None:
+    given = demand(features)
+    assert need(replace(given, photo=(4000, 3000))) - need(given) == 12 * 12_000_000
+    assert need(replace(given, masks=2)) - need(given) == 2 * 12 * 800_000
+    assert need(replace(given, is_protected=True)) > need(given) + 28 * 800_000
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, ["whole", "checkpointing", 1024, 768, 512, 384, 256]),
+        ({"checkpoint": "off"}, ["whole", 1024, 768, 512, 384, 256]),
+        ({"tile": "off"}, ["whole", "checkpointing"]),
+        ({"tile": 0, "checkpoint": "off"}, ["whole"]),
+        ({"tile": 320}, [320]),
+    ],
+)
+def test_the_options_limit_the_rungs(settings: dict[str, Any], expected: list[str | int]) -> None:
+    rungs = list_rungs(Options(**settings), CPU)
+    assert [rung.tile or ("checkpointing" if rung.checkpoint else "whole") for rung in rungs] == expected
+    assert not any(rung.on_host for rung in rungs)  # on a CPU there is no other memory
+    on_gpu = list_rungs(Options(**settings), GPU)
+    assert on_gpu[: len(rungs)] == rungs
+    assert all(rung.on_host for rung in on_gpu[len(rungs) :])
+    assert (len(on_gpu) > len(rungs)) == (settings.get("tile") not in ("off", 0))
+
+
+def test_with_checkpointing_on_tiles_have_it_too() -> None:
+    assert {rung.checkpoint for rung in list_rungs(Options(checkpoint="on"), GPU)} == {True}
+
+
+def test_each_scale_is_painted_on_the_first_rung_on_which_it_fits(features: Features) -> None:
+    """Small scales are painted as a whole, as ever."""
+    sizes = [(512, 384), (1024, 768), (2048, 1536), (4096, 3072)]
+    scales = tuple(Scale(*size, 1, "adam") for size in sizes)
+    given = demand(features, sizes[-1], tile="auto", memory="3gb")
+    actual = plan_memory(given, scales)
+    chosen = [actual.choose(size) for size in sizes]
+    assert chosen[:2] == [Rung(), Rung()]
+    assert [rung.order for rung in chosen] == sorted(rung.order for rung in chosen)
+    assert actual.final == chosen[-1]
+    assert actual.final.tile
+    assert not actual.is_ample
+    for size, rung in zip(sizes, chosen, strict=True):
+        needed = estimate_scale(given, size, "adam", rung).device
+        assert needed <= actual.needed <= actual.usable == 3e9
+        faster = [each for each in list_rungs(given.options, CPU) if each.order < rung.order]
+        assert all(estimate_scale(given, size, "adam", each).device > 3e9 for each in faster if each.tile < max(size))
+
+
+def test_50_megapixels_fit_into_6_gb(features: Features) -> None:
+    given = demand(features, (8192, 6144), tile="auto", memory="6gb")
+    assert plan_memory(given, (Scale(8192, 6144, 1, "adam"),)).final.tile
+
+
+def test_the_message_of_a_picture_that_does_not_fit_in_tiles_says_so(features: Features) -> None:
+    given = demand(features, (16_384, 16_384), tile="auto", memory="3gb")
+    message = r"16384×16384 needs about [\d.]+ GB even in tiles of 256 px, but --memory allows 3\.0 GB; use --size \d+"
+    with pytest.raises(OutOfMemory, match=message) as caught:
+        plan_memory(given, (Scale(16_384, 16_384, 1, "adam"),))
+    assert "--tile" not in str(caught.value)
+
+
+def test_the_plan_is_a_sentence(features: Features) -> None:
+    given = demand(features, (8192, 6144))
+    whole, tiled = (MemoryPlan(given, 3.94e9, 1e10, 80, {given.size: rung}) for rung in (Rung(), Rung(tile=1024)))
+    assert tiled.describe(840, "cuda:0") == "8192×6144: 48 tiles of 1024 (margin 80), 3.9 GB, about 14 min on cuda:0"
+    assert whole.describe(84, "cpu") == "8192×6144: as a whole, 3.9 GB, about 1 min 24 s on cpu"
+    rung = Rung(checkpoint=True, tile=4096, on_host=True)
+    text = MemoryPlan(given, 1e9, 1e10, 80, {given.size: rung}).describe(1, "cuda")
+    assert "4 tiles of 4096 (margin 80), with checkpointing, picture in the host's memory, 1.0 GB" in text
+
+
+def test_tiles_and_checkpointing_take_time(features: Features) -> None:
+    given = demand(features, (1024, 1024))
+    rungs = {(1024, 1024): Rung(tile=512), (512, 512): Rung(tile=512), (2048, 2048): Rung(checkpoint=True)}
+    actual = MemoryPlan(given, 1e9, 1e10, 80, rungs)
+    assert actual.slow_down((1024, 1024)) == pytest.approx(1.7 * (592 / 512) ** 2)
+    assert (actual.slow_down((512, 512)), actual.slow_down((2048, 2048))) == (1, 1.5)
+
+
+@pytest.mark.parametrize("device", [CPU, GPU])
+def test_out_of_memory_leads_down_every_rung(device: torch.device) -> None:
+    rung: Rung | None = Rung()
+    seen = []
+    while rung is not None:
+        seen.append(rung)
+        rung = step_down(rung, (2048, 1536), device)
+    tiles = [Rung(tile=side) for side in plans.TILE_SIDES]
+    on_host = [Rung(tile=side, on_host=True) for side in plans.HOST_TILE_SIDES]
+    assert seen == [Rung(), Rung(checkpoint=True), *tiles, *(on_host if device == GPU else [])]
+    assert step_down(Rung(checkpoint=True), (256, 256), CPU) is None  # tiles that hold all of it do not help
+    assert step_down(Rung(tile=320), (512, 512), CPU) == Rung(tile=256)
+    assert step_down(Rung(checkpoint=True), (512, 512), CPU) == Rung(tile=384)

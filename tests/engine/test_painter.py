@@ -18,8 +18,9 @@ from torch import Tensor
 
 import styler
 from styler import images, provenance, schedule
-from styler.engine import device, optimizers, targets
+from styler.engine import optimizers, targets
 from styler.engine.color import measure_colors, transfer_colors
+from styler.engine.memory import measure
 from styler.engine.painter import Painter
 from styler.engine.result import Progress, Result
 from styler.errors import DeviceError, ImageError, OptionError, OutOfMemory, OutputError, UsageError
@@ -796,9 +797,9 @@ def test_a_network_is_built_once_for_the_same_layers(painter: Painter) -> None:
 def test_a_picture_that_cannot_fit_is_an_error_before_any_work(
     monkeypatch: pytest.MonkeyPatch, painter: Painter, content: Array, style: Array, passes: list[tuple[int, int]]
 ) -> None:
-    monkeypatch.setattr(device, "measure_free_memory", lambda _device: 400_000_000)
+    monkeypatch.setattr(measure, "measure_free_memory", lambda _device: 400_000_000)
     with pytest.raises(OutOfMemory, match=r"8192×8192.*--size \d+"):
-        painter.stylize(content, style, FAST.replace(size=8192))
+        painter.stylize(content, style, FAST.replace(size=8192, tile="off"))
     assert passes == []
 
 

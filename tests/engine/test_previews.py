@@ -128,7 +128,15 @@ VARIED: dict[str, Any] = {
     **{"optimizer": "lbfgs", "learning_rate": 0.02, "distance": "gram", "content_layers": ("relu3_1",)},
     **{"content_weight": 0.1, "style_layers": ("relu2_1", "relu4_1"), "layer_weights": (1.0,), "keep_border": True},
     **{"smoothness": 0.5, "multiscale": 0.0, "pooling": "max", "size": 140, "threads": 1, "checkpoint": "on"},
-    **{"memory": 10**10, "time": 0.0, "patience": 0, "backbone": "vgg16", "device": "cpu", "precision": "fp32"},
+    **{
+        "tile": 96,
+        "memory": 10**10,
+        "time": 0.0,
+        "patience": 0,
+        "backbone": "vgg16",
+        "device": "cpu",
+        "precision": "fp32",
+    },
     **{"style_weights": (2.0,), "protect": ("none",), "regions": (), "labels": "labels.png"},
 }
 """Another value of every option, or the same where another would need other hardware, a clock, or more paintings."""
@@ -238,8 +246,8 @@ def test_closing_previews_ends_the_work_of_all_threads(painter: Painter, content
 
 
 def test_a_photo_that_is_too_narrow_is_refused(painter: Painter, pixels: Pixels, styles: list[Input]) -> None:
-    with pytest.raises(ImageError, match="10×4000"):
-        next(painter.previews(np.zeros((4000, 10, 3), np.float32), styles))
+    with pytest.raises(ImageError, match="10×6000"):
+        next(painter.previews(np.zeros((6000, 10, 3), np.float32), styles))
 
 
 def make_scale(side: int) -> PaintedScale:

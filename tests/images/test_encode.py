@@ -12,6 +12,7 @@ from PIL import Image, ImageCms
 
 from styler import images
 from styler.errors import OptionError, OutputError
+from styler.images import decode as decode_module
 
 RAMP = np.linspace(0, 1, 256 * 256, dtype=np.float32).reshape(256, 256)
 PIXELS = np.stack([RAMP, RAMP.T, RAMP[::-1]], -1)
@@ -180,3 +181,20 @@ def test_to_uint8_rounds_to_the_nearest_value_and_clips() -> None:
     for dtype in (np.float32, np.float64):
         assert images.to_uint8(floats.astype(dtype)).tolist() == [0, 0, 0, 1, 255, 255]
     assert images.to_uint8(floats).dtype == np.uint8
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_a_large_picture_is_rounded_strip_by_strip(
+    monkeypatch: pytest.MonkeyPatch, kind: type, channels: tuple[int, ...]
+) -> None:
+    random = np.random.default_rng(0)
+    pixels, alpha = random.random((50, 40, *channels)).astype(kind), random.random((50, 40))
+    given: dict[str, Any] = {"alpha": alpha if channels else None, "bit_depth": 16}
+    whole, small = images.encode_image(pixels, **given), images.to_uint8(pixels)
+    monkeypatch.setattr(decode_module, "_STRIP_PIXELS", 100)
+    assert images.encode_image(pixels, **given) == whole
+    assert np.array_equal(images.to_uint8(pixels), small)
+    pixels[-1, -1] = np.nan
+    with pytest.raises(OutputError, match="not finite"):
+        images.encode_image(pixels)

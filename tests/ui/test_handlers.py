@@ -125,8 +125,8 @@ def test_presets_and_looks_go_together() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("size", "12", "size is 12; it can be 64 to 8192"),
-        ("size", "big", "size is 'big'; it can be 64 to 8192"),
+        ("size", "12", "size is 12; it can be 64 to 16384"),
+        ("size", "big", "size is 'big'; it can be 64 to 16384"),
         ("seed", None, "The field 'Seed' is empty; fill it in."),
         ("time", None, "The field 'Time budget' is empty; fill it in."),
         ("size", "", "The field 'Size' is empty; fill it in."),

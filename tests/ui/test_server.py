@@ -161,7 +161,7 @@ def test_files_and_variables_set_the_defaults(
         ("[ui]\nauth = 5", "In 'styler.toml': auth is 5; it can be USER:FILE, where FILE contains the password."),
         ("[ui]\nroot_path = 5", "In 'styler.toml': root_path is 5; it can be a path such as /paint, or an address"),
         ("[ui]\nprot = 5", "In 'styler.toml': There is no setting 'prot'; "),
-        ("[ui]\nsize = 5", "In 'styler.toml': size is 5; it can be 64 to 8192"),
+        ("[ui]\nsize = 5", "In 'styler.toml': size is 5; it can be 64 to 16384"),
         ("ui = 5", "In 'styler.toml': ui is not a table; "),
         (
             'init = "other.png"',
