@@ -1,11 +1,15 @@
 """A tiny seeded network, a painter that uses it, and small generated pictures, shared by all tests."""
 
+import os
+
 from styler import environment
 
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+"""Processes that run tests side by side; they share the cores, since more threads than cores wait for each other."""
+os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // WORKERS)))
 environment.prepare_process()  # before torch is loaded: tests share their cores with whatever else runs
 
 import math
-import os
 import signal
 from collections.abc import Iterator
 
