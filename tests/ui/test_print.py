@@ -16,8 +16,6 @@ from ui.layout import PageLayout
 from ui.session import FinishedPicture, PaintRequest, Session, Upload
 from ui.studio import Studio
 
-SHORT = {"size": 64, "first_size": 64, "iterations": 2}
-
 
 @pytest.fixture
 def studio(use_tiny: None) -> Iterator[Studio]:
@@ -88,7 +86,7 @@ def test_a_painting_that_would_take_too_long_is_refused(studio: Studio, photo: U
     with pytest.raises(UsageError, match=r"would take about .* and this server paints at most 1 min 40 s; choose"):
         [*studio.paint(session, request)]
     assert not session.is_painting
-    studio.check_time(Options(**SHORT), 90, 60)
+    studio.check_time(Options(size=64, first_size=64, iterations=2), 90, 60)
     studio.check_time(Options.of(paper="A3", time=99), 90, 60)
     with pytest.raises(UsageError, match="would take about 1 min 41 s"):
         studio.check_time(Options.of(paper="A3", time=101), 90, 60)
