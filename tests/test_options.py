@@ -38,7 +38,7 @@ TEXTS = [
     name for name, value in Options().to_dict().items() if isinstance(value, str) and name not in (*WORDS, *NUMBERS)
 ]
 LISTS_OF_NAMES = {"content_layers", "style_layers", "protect", "regions"}
-WHOLE = ["size", "seed", "iterations", "first_size", "tile", "threads"]
+WHOLE = ["size", "dpi", "seed", "iterations", "first_size", "tile", "threads"]
 
 
 def make_options(name: str, value: Any) -> Options:
@@ -402,7 +402,7 @@ def test_a_preset_gives_the_iterations_of_a_look_with_its_own() -> None:
 def test_an_unknown_setting_is_refused_with_a_suggestion_or_the_list() -> None:
     with pytest.raises(OptionError, match="no setting 'strenght'; did you mean 'strength'"):
         resolve_options(("flags", {"strenght": 50}))
-    with pytest.raises(OptionError, match="no setting 'zzz'; the settings are size, preset"):
+    with pytest.raises(OptionError, match="no setting 'zzz'; the settings are size, paper, dpi, fit, preset"):
         Options.of(zzz=1)
 
 

@@ -108,7 +108,7 @@ def test_the_settings_of_a_record_give_the_same_options_except_for_the_machine(r
 
 def test_every_option_that_determines_the_schedule_is_listed() -> None:
     determining = {"size", "time", "patience", "iterations", "taper", "sketch", "multiscale", "first_size", "optimizer"}
-    assert set(SCHEDULE_OPTIONS) == determining | {"preset"}
+    assert set(SCHEDULE_OPTIONS) == determining | {"preset", "paper", "fit"}
 
 
 def test_a_look_that_changes_the_schedule_replaces_the_recorded_one(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def test_command_runs(
     if "--status" in tokens:
         assert main(["batch", "photos", "paintings", "-o", "painted", "-q", *TINY]) == 0
     elif tokens[0] in ("run", "batch"):
-        tokens = drop_flags(tokens, "--size", "--preset", "--time") + TINY
+        tokens = drop_flags(tokens, "--size", "--paper", "--preset", "--time") + TINY
     elif tokens[0] == "ui":  # everything but the endless serving
         monkeypatch.setattr("ui.server.serve_page", lambda _config: None)
     capfd.readouterr()

@@ -229,9 +229,9 @@ def override_defaults(defaults: Options, settings: Mapping[str, Any]) -> Options
     values = {field.name: getattr(defaults, field.name) for field in dataclasses.fields(Options)}
     changes = {name: value for name, value in settings.items() if name not in OPTION_BUNDLES or value != values[name]}
     if changes.get("paper") and "size" in changes:  # as a program says which of its parameters it does not set
-        for name in ("paper", "size"):
-            if len({"paper", "size"} & {*changes}) == 2 and changes[name] == values[name]:
-                del changes[name]
+        unchanged = [name for name in ("paper", "size") if changes[name] == values[name]]
+        if len(unchanged) == 1:
+            del changes[unchanged[0]]
     return resolve_options(("server", values), ("visitor", changes)).options
 
 

@@ -37,8 +37,10 @@ from ui.areas.choice import check_masks, drop_file_masks
 from ui.queue import PainterThread
 from ui.session import FinishedPicture, LossHistory, PaintRequest, Session, Sessions, Upload
 
-MAX_PIXELS = 50_000_000
-"""Limit on the pixels of an upload."""
+MAX_PIXELS = 64_000_000
+"""Limit on the pixels of an upload: those of the largest cameras that people carry."""
+DECODER_BYTES = 2_000_000_000
+"""Limit on the memory of the process that decodes them; 8192×6144 pixels of 16 bits take 1.5 GB."""
 LIVE_PAUSE = 0.2
 """Seconds between two live views."""
 LISTED_SIDE = 240
@@ -144,7 +146,7 @@ class Studio:
         self.work_estimate = WorkEstimate()
         self.load_error: StylerError | None = None
         """Why the painter could not be loaded."""
-        self._decoder = Decoder()
+        self._decoder = Decoder(memory=DECODER_BYTES)
         self._max_pixels = max_pixels
         self._painter: Painter | None = None
         self._network = ""

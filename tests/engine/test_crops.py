@@ -36,7 +36,7 @@ def test_the_middle_of_photo_and_masks_is_painted(painter: Painter, pixels: Pixe
 
 
 def test_a_region_outside_of_the_paper_is_left_out(painter: Painter, pixels: Pixels) -> None:
-    photo, styles = pixels(80, 120), [pixels(64, 64, 1), pixels(64, 64, 2)]
+    photo, styles = pixels(80, 120), (pixels(64, 64, 1), pixels(64, 64, 2))
     mask = np.zeros((80, 120), np.float32)
     mask[:, :15] = 1
     options = Options.of(**PAPER, **WORK, protect=["none"])

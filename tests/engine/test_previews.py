@@ -128,16 +128,9 @@ VARIED: dict[str, Any] = {
     **{"optimizer": "lbfgs", "learning_rate": 0.02, "distance": "gram", "content_layers": ("relu3_1",)},
     **{"content_weight": 0.1, "style_layers": ("relu2_1", "relu4_1"), "layer_weights": (1.0,), "keep_border": True},
     **{"smoothness": 0.5, "multiscale": 0.0, "pooling": "max", "size": 140, "threads": 1, "checkpoint": "on"},
-    **{
-        "tile": 96,
-        "memory": 10**10,
-        "time": 0.0,
-        "patience": 0,
-        "backbone": "vgg16",
-        "device": "cpu",
-        "precision": "fp32",
-    },
-    **{"style_weights": (2.0,), "protect": ("none",), "regions": (), "labels": "labels.png"},
+    **{"tile": 96, "memory": 10**10, "time": 0.0, "patience": 0, "backbone": "vgg16", "device": "cpu"},
+    **{"precision": "fp32", "paper": "1.2x1cm", "dpi": 150, "fit": "crop", "style_weights": (2.0,)},
+    **{"protect": ("none",), "regions": (), "labels": "labels.png"},
 }
 """Another value of every option, or the same where another would need other hardware, a clock, or more paintings."""
 

@@ -65,7 +65,7 @@ class Site:
 @contextmanager
 def serve(config: ServerConfig) -> Iterator[Site]:
     """Serve the page on a free port, in a thread, until the end of the block."""
-    studio = Studio(config.options, has_previews=config.has_previews)
+    studio = Studio(config.options, has_previews=config.has_previews, max_seconds=config.max_seconds)
     app = server.make_server(studio, config)
     with server.open_listener("127.0.0.1", 0) as listener:
         uvicorn_server = server.PageServer(app)
