@@ -48,9 +48,7 @@ def free(monkeypatch: pytest.MonkeyPatch, amount: float) -> None:
     monkeypatch.setattr(measure, "measure_free_memory", lambda _device: int(amount))
 
 
-def estimate(
-    features: Features, size: tuple[int, int] = SIZE, *, checkpoint: bool = False, **settings: object
-) -> float:
+def estimate(features: Features, size: tuple[int, int] = SIZE, *, checkpoint: bool = False, **settings: Any) -> float:
     return need(demand(features, size, **settings), checkpoint=checkpoint)
 
 
@@ -59,7 +57,7 @@ def demand(
     size: tuple[int, int] = SIZE,
     styles: list[tuple[int, int]] = STYLES,
     photo: tuple[int, int] = (0, 0),
-    **settings: object,
+    **settings: Any,
 ) -> Demand:
     options = LAYERS.replace(**{"tile": "off", **settings})
     return Demand(features=features, size=size, styles=styles, options=options, photo=photo)
@@ -69,7 +67,7 @@ def need(given: Demand, *, checkpoint: bool = False, tile: int = 0) -> float:
     return estimate_memory(given, Rung(checkpoint, tile)).device
 
 
-def plan(features: Features, size: tuple[int, int] = SIZE, **settings: object) -> MemoryPlan:
+def plan(features: Features, size: tuple[int, int] = SIZE, **settings: Any) -> MemoryPlan:
     return plan_memory(demand(features, size, **settings), (Scale(*size, 1, "adam"),))
 
 
