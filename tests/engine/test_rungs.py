@@ -188,7 +188,9 @@ def test_the_last_report_keeps_nothing_but_the_result(painter: Painter, content:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "paint", watched)
-        *_, last = painter.stream(content, style, FAST)
+        for report in painter.stream(content, style, FAST):
+            last = report  # those before it keep the run
+    del report
     assert photos[0]() is None
     assert last.result is not None
     assert last.live_view() is last.result.pixels
