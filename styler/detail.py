@@ -28,7 +28,8 @@ draft at 512 px ends at 0.98 times the loss."""
 CHUNK = 1024
 """Patches of the picture that are compared at once, which takes 50 MB."""
 STRIP_VALUES = 1 << 24
-"""Values of patches that are put into the picture at once, 64 MB."""
+"""Values of patches that are put into the picture at once, 64 MB. Strips are of nearly equal size, since the freed
+memory of smaller blocks would be left between others."""
 REACH = 17
 """Side of the squares, in pixels, in which present detail is measured."""
 TINY = 1e-12
@@ -68,7 +69,8 @@ def match_detail(
     window = torch.hann_window(side, dtype=torch.float32)
     fade = window[:, None] * window  # (side, side)
     detail, energies = torch.zeros(shape, dtype=torch.float32), []
-    strip = max(1, STRIP_VALUES // (3 * side * side * columns))  # rows of patches
+    count = math.ceil(rows / max(1, STRIP_VALUES // (3 * side * side * columns)))
+    strip = math.ceil(rows / count)  # rows of patches
     for down, across in itertools.product(range(0, PATCH, STEP), repeat=2):  # sets of patches that do not overlap
         part = cells[:, down : down + rows * PATCH, across : across + columns * PATCH]
         queries = part.reshape(3, rows, PATCH, columns, PATCH)[:, :, CORE, :, CORE].permute(1, 3, 0, 2, 4)

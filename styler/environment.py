@@ -45,6 +45,8 @@ MALLOC_OPTIONS = {
 KEEP_FREED = {"MALLOC_MMAP_MAX_": 0, "MALLOC_TRIM_THRESHOLD_": 2**31 - 1}
 RETURN_FREED = {"MALLOC_MMAP_MAX_": 65536, "MALLOC_MMAP_THRESHOLD_": 2**25, "MALLOC_TRIM_THRESHOLD_": 2**26}
 """The values that the allocator reaches by itself once large blocks have been freed."""
+SPARE_FREED = {"MALLOC_MMAP_MAX_": 65536, "MALLOC_MMAP_THRESHOLD_": 2**20, "MALLOC_TRIM_THRESHOLD_": 2**20}
+"""The same for blocks that are not so large: what would be left between those in use is more than what is in use."""
 
 
 def prepare_process() -> None:
@@ -58,14 +60,14 @@ def prepare_process() -> None:
     _set_malloc_options({"MALLOC_ARENA_MAX": 1})  # the heaps of threads are too small for the largest feature maps
 
 
-def keep_memory(keep: bool) -> None:
-    """Set whether freed memory, up to 2 GB, is kept for later allocations.
+def keep_memory(keep: bool, *, is_scarce: bool = False) -> None:
+    """Set whether freed memory, up to 2 GB, is kept for later allocations; if it is scarce, nearly none is.
 
     Activations are large and short-lived. By default the GNU allocator requests each from the system and returns it
     at once, and the system clears every page again, which takes a tenth of the time. Memory that is kept becomes
     fragmented, which takes up to 50% more of it.
     """
-    _set_malloc_options(KEEP_FREED if keep else RETURN_FREED)
+    _set_malloc_options(KEEP_FREED if keep else SPARE_FREED if is_scarce else RETURN_FREED)
     if not keep:
         return_memory()
 

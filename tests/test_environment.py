@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,23 +19,28 @@ PROGRAM = """
 from styler import environment
 environment.prepare_process()
 import psutil, torch
-environment.keep_memory({keep})
+environment.keep_memory({keep}, is_scarce={is_scarce})
 def megabytes():
     return psutil.Process().memory_info().rss / 1e6
 before = megabytes()
-maps = [torch.ones(50_000_000 // 4) for _ in range(4)]
-del maps
+maps = [torch.ones({size} // 4) for _ in range(200_000_000 // {size})]
+del maps{freed}
 print(megabytes() - before)
 environment.return_memory()
 print(megabytes() - before)
 """
 
 
-def measure_kept(keep: bool, **variables: str) -> list[float]:
-    """Return how many of 200 megabytes a process keeps after freeing them, and after `return_memory`."""
+def measure_kept(
+    keep: bool, *, is_scarce: bool = False, size: int = 50_000_000, freed: str = "", **variables: str
+) -> list[float]:
+    """Return how many of 200 megabytes, in blocks of a size, a process keeps after freeing them; after `return_memory`.
+
+    With `freed`, such as `[::2]`, only some of the blocks are freed.
+    """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     process = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(keep=keep)],
+        [sys.executable, "-c", PROGRAM.format(keep=keep, is_scarce=is_scarce, size=size, freed=freed)],
         env=inherited | variables,
         check=True,
         capture_output=True,
@@ -57,6 +63,13 @@ def test_freed_memory_is_kept_until_it_is_returned(gnu: None) -> None:
 
 def test_freed_memory_is_returned_at_once_on_request(gnu: None) -> None:
     assert max(measure_kept(keep=False)) < 20
+
+
+def test_where_memory_is_scarce_nothing_is_kept_between_blocks_in_use(gnu: None) -> None:
+    between: dict[str, Any] = {"size": 5_000_000, "freed": "[::2]"}
+    usual, scarce = (measure_kept(keep=False, is_scarce=is_scarce, **between)[0] for is_scarce in (False, True))
+    assert 90 < scarce < 120
+    assert usual > 180
 
 
 def test_a_users_own_allocator_settings_are_respected(gnu: None) -> None:

@@ -189,9 +189,9 @@ def _paint(
     watch.begin()
     last = None
     inputs = prepared.inputs.pop()
-    pair, others = (inputs.content, [*inputs.styles]), (inputs.start, inputs.masks)
-    steps = painter.stream(*pair, options, watch.stop, replay, *others)
-    del inputs, pair, others
+    start, masks = inputs.start, inputs.masks
+    steps = painter.stream(inputs.content, [*inputs.styles], options, watch.stop, replay, start, masks)
+    del inputs
     for progress in steps:
         if last is None:
             log.info([f"Schedule: {report.format_schedule(progress.schedule, None if replay else options)}"])

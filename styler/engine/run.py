@@ -15,6 +15,7 @@ from styler.detail import fill_detail, match_detail
 from styler.engine import optimizers, targets
 from styler.engine.budget import Budget, Clock
 from styler.engine.device import CPU, isolate_steps, name_processor
+from styler.engine.memory.estimate import Rung
 from styler.engine.memory.host import HostObjective
 from styler.engine.memory.ladder import Ladder
 from styler.engine.memory.measure import is_out_of_memory, keep_freed_memory, release_memory
@@ -229,6 +230,8 @@ class Run:
             self.check()
             note = self.ladder.begin_scale(scale, is_shared=self._is_shared(scale))
             self.notes += [note] if note and note not in self.notes else []
+            if note:
+                keep_freed_memory(self.features.device, keep=False, is_scarce=True)
             for step in self._iterate(index, self._make_first_image(scale, image)):  # kept nowhere else
                 done, image = done + 1, step.best
                 self.losses, self.best_losses = step.losses, step.best_losses
@@ -381,7 +384,7 @@ class Run:
         """Choose the next rung; see `Ladder.step_down`."""
         self.notes.append(self.ladder.step_down(scale, error, is_shared=self._is_shared(scale)))
         self.targets.clear()  # in tiles, they are stored in fewer bytes
-        keep_freed_memory(self.features.device, keep=False)
+        keep_freed_memory(self.features.device, keep=False, is_scarce=self.tile > 0)
 
     def _is_shared(self, scale: Scale) -> bool:
         """Return whether other paintings have the same scale."""
@@ -390,6 +393,8 @@ class Run:
     def _optimize(self, index: int, image: Tensor, limit: IterationLimit) -> Iterator[OptimizerStep]:
         scale = self.schedule[index]
         objective = self._build_objective(scale)
+        if self.ladder.rung != Rung():
+            release_memory(self.features.device)  # what the targets have left would add to the peak
         if self.ladder.rung.on_host:
             objective = HostObjective.of(objective)
         if scale.optimizer == "lbfgs":

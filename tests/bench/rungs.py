@@ -56,11 +56,11 @@ def paint(case: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from styler import Options, Painter, library
-    from styler.engine.memory.plan import MemoryPlan
+    from styler.engine.memory.ladder import Ladder
     from styler.engine.run import Run
     from styler.errors import OutOfMemory
 
-    size, plans = case["size"], []
+    size, plans = case["size"], list[Ladder]()
     first = {"first_size": size} if case["last"] else {}
     options = Options.of(size=size, iterations=case["iterations"], **first, **case["options"])
     painter = Painter.of(options)
@@ -72,7 +72,7 @@ def paint(case: dict[str, Any]) -> dict[str, Any]:
         plans.append(run.ladder)
         return begin(run)
 
-    Run.paint = watch  # type: ignore[method-assign]
+    Run.paint = watch  # type: ignore[method-assign, assignment]
     reset_peak()
     before, times = read_memory("VmRSS"), []
     if on_gpu:
@@ -85,7 +85,8 @@ def paint(case: dict[str, Any]) -> dict[str, Any]:
     except OutOfMemory as problem:
         return {"problem": str(problem)}
     peak = torch.cuda.max_memory_allocated(painter.device) if on_gpu else read_memory("VmHWM")
-    plan: MemoryPlan = plans[0].plan
+    plan = plans[0].plan
+    assert plan is not None
     assert progress.result is not None
     pixels = progress.result.pixels.shape[0] * progress.result.pixels.shape[1]
     return {

@@ -1,7 +1,7 @@
 """What happens when memory runs out while a painting is in progress, and what the record says of it."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from styler.engine.memory import measure, plan
 from styler.engine.memory.estimate import Demand, Rung, estimate_scale
 from styler.engine.memory.host import HostObjective
 from styler.engine.painter import Painter
+from styler.engine.result import Progress
 from styler.engine.run import Run
 from styler.errors import OutOfMemory
 from styler.images import Picture
@@ -178,12 +179,18 @@ def test_a_photo_that_nobody_else_keeps_is_freed_once_the_painter_has_it(painter
 
 
 def test_the_last_report_keeps_nothing_but_the_result(painter: Painter, content: Array, style: Array) -> None:
-    runs = []
+    photos = []
     paint = Run.paint
+
+    def watched(run: Run) -> Iterator[Progress]:
+        photos.append(weakref.ref(run.content.image))
+        return paint(run)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "paint", lambda run: (runs.append(weakref.ref(run.content.image)), paint(run))[1])
-        for _report in painter.stream(content, style, FAST):
-            last = _report
-    assert runs[0]() is None
+        patch.setattr(Run, "paint", watched)
+        for report in painter.stream(content, style, FAST):
+            last = report  # those before it keep the run
+    del report
+    assert photos[0]() is None
     assert last.result is not None
     assert last.live_view() is last.result.pixels

@@ -189,7 +189,8 @@ def test_a_large_picture_is_rounded_strip_by_strip(
     monkeypatch: pytest.MonkeyPatch, kind: type, channels: tuple[int, ...]
 ) -> None:
     random = np.random.default_rng(0)
-    pixels, alpha = random.random((50, 40, *channels)).astype(kind), random.random((50, 40))
+    pixels: NDArray[Any] = random.random((50, 40, *channels)).astype(kind)
+    alpha = random.random((50, 40))
     given: dict[str, Any] = {"alpha": alpha if channels else None, "bit_depth": 16}
     whole, small = images.encode_image(pixels, **given), images.to_uint8(pixels)
     monkeypatch.setattr(decode_module, "_STRIP_PIXELS", 100)

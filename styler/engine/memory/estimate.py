@@ -41,7 +41,7 @@ STYLE_IMAGES = 5
 """Images of the size of an analyzed style that are held while it is resized and its roughness is measured."""
 PHOTO_IMAGES = 4 / 3
 """Images of a tiled scale besides: the photo at its size and at those of its half-size copies, from which features of
-the content are computed again for each tile."""
+the content are computed again for each tile. On a CPU, a photo of the same size is itself the first of them."""
 MATCH_BYTES = 3
 """Bytes of a pixel of a tiled scale for its matches, and for how far they count."""
 
@@ -156,12 +156,14 @@ def estimate_scale(demand: Demand, size: tuple[int, int], optimizer: str, rung: 
     passes = _estimate_passes(demand, pixels, window, rung) + matching.held
     images = OPTIMIZER_IMAGES[optimizer]
     held = HELD_IMAGES if demand.is_protected else 0.0
-    evaluation = held + (TILED_EVALUATION_IMAGES + PHOTO_IMAGES if is_tiled else EVALUATION_IMAGES)
+    is_on_cpu = demand.features.device.type == "cpu"
+    photo = PHOTO_IMAGES - (is_on_cpu and demand.photo == size)
+    evaluation = held + (TILED_EVALUATION_IMAGES + photo if is_tiled else EVALUATION_IMAGES)
     analysis = max(matching.preparation, _estimate_analysis(demand.features, analyzed))
     recolored = sum(IMAGE_BYTES * math.prod(style) for style in demand.styles) if options.keep_color else 0
     enlarging = MATCHED_DETAIL_IMAGES if options.sketch else ENLARGING_IMAGES
     inputs = IMAGE_BYTES * math.prod(demand.photo) + recolored + MASK_BYTES * demand.masks * pixels
-    if demand.features.device.type == "cpu":
+    if is_on_cpu:
         iteration = passes + IMAGE_BYTES * (images + evaluation) * pixels
         return Need(FIXED_BYTES + max(iteration, analysis, IMAGE_BYTES * enlarging * pixels) + inputs)
     on_device = (HOST_RUNG_IMAGES if rung.on_host else images) + evaluation

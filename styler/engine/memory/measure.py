@@ -101,10 +101,16 @@ def release_memory(device: torch.device) -> None:
         torch.mps.empty_cache()
 
 
-def keep_freed_memory(device: torch.device, keep: bool) -> None:
-    """Set whether the allocator keeps freed memory; on GPUs, PyTorch's own cache always does."""
+def keep_freed_memory(device: torch.device, keep: bool, *, is_scarce: bool = False) -> None:
+    """Set whether the allocator keeps freed memory; on GPUs, PyTorch's own cache always does.
+
+    Args:
+        device: where the work is done.
+        keep: whether there is much more memory than needed.
+        is_scarce: whether there is so little that a painting is divided into tiles.
+    """
     if device.type == "cpu":
-        environment.keep_memory(keep)
+        environment.keep_memory(keep, is_scarce=is_scarce)
 
 
 def measure_usable_memory(device: torch.device, options: Options) -> float:
