@@ -22,7 +22,7 @@ import torch
 
 from styler import environment
 from styler.engine import optimizers, targets
-from styler.engine.styles import TILE_SIDE, compute_margin, compute_style_size
+from styler.engine.styles import TILE_SIDE, compute_style_size
 from styler.errors import DeviceError, OutOfMemory, UsageError
 from styler.geometry import fit_size
 from styler.objective.candidates import CODE_LENGTH, STORED_TYPE
@@ -277,7 +277,7 @@ def estimate_memory(
     matching = _estimate_matching(
         features, pixels, [math.prod(min(side, max(size)) for side in sides) for sides in analyses], options
     )
-    analysis, longest_tile = matching.preparation, TILE_SIDE + 2 * compute_margin(features)
+    analysis, longest_tile = matching.preparation, TILE_SIDE + 2 * features.margin
     for analyzed in analyses:
         tile = math.prod(min(side, longest_tile) for side in analyzed)
         maps = arch.estimate_map_bytes(network, layers, pixels, widths)

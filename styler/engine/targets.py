@@ -13,13 +13,17 @@ from styler.engine.color import blend_colors, measure_colors, transfer_colors
 from styler.engine.placement import CONTENT_PROTECTION, PROTECTED_LAYERS, Placement
 from styler.engine.sources import SourceImage
 from styler.engine.styles import Blend, StyleCache, compute_style_size, fit_styles, measure_roughness
-from styler.objective.candidates import prepare_candidates
+from styler.objective.candidates import PCA_SAMPLES, STORED_TYPE, compute_columns, prepare_candidates
 from styler.objective.losses import coarse_chroma
-from styler.objective.matching import Matching, MatchingPlan
+from styler.objective.matching import MatchedRegions, Matching, MatchingPlan
 from styler.objective.moments import Moments, blend_moments, compute_moments
 from styler.objective.parts import Layout, gather_parts
+from styler.objective.sums import StyleSums
 from styler.objective.terms import RegionTargets, StyleTarget, Targets, TermWeights
-from styler.objective.wasserstein import has_few_positions, prepare_wasserstein_target
+from styler.objective.tiled_columns import TiledColumns
+from styler.objective.tiled_matching import TiledMatching
+from styler.objective.tiles import Tile, Tiling, assemble_maps, compute_tile
+from styler.objective.wasserstein import prepare_wasserstein_target
 from styler.options import Options
 from styler.regions.areas import Areas
 from styler.resample import cut_view, resize
@@ -60,6 +64,9 @@ MATCHED_VIEWS = 4
 """Quarter turns of a style whose features are candidates."""
 MAX_CANDIDATES = 65_536
 """Places of all styles that can be matched."""
+MAX_VIEWED_PIXELS = 1 << 24
+"""Pixels of all views of all styles together, at 112 bytes each for their features: 1.9 GB. Of a larger painting, each
+view shows a part: one painting is seen whole up to 2048 pixels on each side, and each of four up to 1024."""
 
 
 def resolve_style_layers(options: Options, network: str) -> dict[str, float]:
@@ -176,11 +183,28 @@ def compute_targets(
     cache: StyleCache,
     check: Check | None = None,
     areas: Areas | None = None,
+    tile: int = 0,
 ) -> Targets:
-    """Return the targets of a scale of `size` (width, height); `areas` are those at the photo's size."""
+    """Return the targets of a scale.
+
+    With tiles, no features of the content are kept: where they are compared, they are computed again for each tile.
+    They would take up to 256 bytes per pixel, several times as much as the optimizer, and a forward pass up to the
+    layers that are compared costs a fifth of the time of an iteration.
+
+    Args:
+        features: the network.
+        content: the photo.
+        blend: the paintings.
+        size: width and height of the scale.
+        options: of the painting.
+        cache: of the statistics of styles.
+        check: called between convolutions.
+        areas: those at the photo's size.
+        tile: the longest side of the tiles into which the picture is divided, in pixels; 0 for one tile.
+    """
     image = content.fit(*size).to(features.device)  # (1, 3, H, W)
-    with torch.no_grad():
-        maps = features(image, check)
+    tiling = Tiling.of((size[1], size[0]), tile, features)
+    maps = {} if tiling else compute_tile(features, image, Tile(0, size[1], 0, size[0]), check)
     weights, keep = compute_term_weights(options, features.network), options.keep_color
     styles = blend.recolored
     sizes = [compute_style_size(style.size, max(size), options.stroke_size, features.min_side) for style in styles]
@@ -190,61 +214,99 @@ def compute_targets(
         for style, at in zip(styles, sizes, strict=True)
     ]
     placement = None if areas is None else Placement.of(areas, blend, size)
-    layouts = {} if placement is None else _make_layouts(placement, style_features, maps)
-    style_targets, scales = _compute_style_targets(maps, moments, weights, blend, options, placement, layouts)
+    tiles = tiling.tiles if tiling else (Tile(0, size[1], 0, size[0]),)
+    layouts = {} if placement is None else _make_layouts(placement, style_features, tiles)
+    counts = {layer: (size[0] // stride) * (size[1] // stride) for layer, stride in style_features.strides.items()}
+    own = _measure_content(style_features, image, maps, tiles, layouts, counts, check)
+    style_targets, scales = _compute_style_targets(own, moments, weights, blend, options, placement, layouts, counts)
     roughness = [measure_roughness(style, at) for style, at in zip(styles, sizes, strict=True)]
     shares = blend.shares if placement is None else placement.share_styles(len(styles))
     roots = {} if placement is None else _compute_content_roots(features, placement, scales, weights, options)
     return Targets(
-        content={layer: maps[layer] for layer in roots or weights.content},
+        content={} if tiling else {layer: maps[layer] for layer in roots or weights.content},
         style=style_targets,
         color=_compute_color_target(image, content.image, blend, keep, areas) if keep else None,
         content_scale=scales[0] if placement is None else 1.0,
         content_roots=roots,
         is_content_summed=options.distance == PAPER,
-        matched={layer: maps[layer] for layer in resolve_matched_layers(options, features.network)},
+        matched={} if tiling else {layer: maps[layer] for layer in resolve_matched_layers(options, features.network)},
         roughness=math.fsum(share * each for share, each in zip(shares, roughness, strict=True)),
         hold=None if placement is None else placement.make_hold(image),
+        tiling=tiling,
+        photo=image if tiling else None,
     )
 
 
-def _make_layouts(placement: Placement, features: Features, maps: Mapping[str, Tensor]) -> dict[str, Layout]:
-    """Return the parts of every layer of `features`."""
-    sizes = {layer: (maps[layer].shape[-2], maps[layer].shape[-1]) for layer in features.layers}
-    convs = {conv.layer: conv for conv in features.convs}
-    return {layer: placement.make_layout(convs[layer], size, features.device) for layer, size in sizes.items()}
+def _make_layouts(placement: Placement, features: Features, tiles: Sequence[Tile]) -> dict[str, tuple[Layout, ...]]:
+    """Return the parts of every layer of `features` in every tile."""
+    convs = [conv for conv in features.convs if conv.layer in features.layers]
+    return {conv.layer: placement.make_layouts(conv, tiles, features.device) for conv in convs}
+
+
+@torch.no_grad()
+def _measure_content(
+    features: Features,
+    image: Tensor,
+    whole: Mapping[str, Tensor],
+    tiles: Sequence[Tile],
+    layouts: Mapping[str, tuple[Layout, ...]],
+    counts: Mapping[str, int],
+    check: Check | None,
+) -> dict[tuple[str, int], Moments]:
+    """Return the content's statistics by layer of `features` and region.
+
+    Args:
+        features: the network.
+        image: the content, (1, 3, H, W).
+        whole: its features, if there is one tile.
+        tiles: of the image.
+        layouts: the parts of each layer in each tile; empty without regions.
+        counts: the number of positions of each layer.
+        check: called between convolutions.
+    """
+    sums = StyleSums()
+    for number, tile in enumerate(tiles):
+        maps = whole or compute_tile(features, image, tile, check)
+        for layer in features.layers:
+            if layer not in layouts:
+                sums.add({(layer, 0): compute_moments(maps[layer], counts[layer])})
+                continue
+            layout = layouts[layer][number]
+            for region, part in enumerate(gather_parts(maps[layer], layout)):
+                if part.shape[-1]:
+                    sums.add({(layer, region): layout.parts[region].compute_moments(part)})
+    return sums.moments
 
 
 @torch.no_grad()
 def _compute_style_targets(
-    maps: Mapping[str, Tensor],
+    own: Mapping[tuple[str, int], Moments],
     moments: Sequence[Mapping[str, Moments]],
     weights: TermWeights,
     blend: Blend,
     options: Options,
     placement: Placement | None,
-    layouts: Mapping[str, Layout],
+    layouts: Mapping[str, tuple[Layout, ...]],
+    counts: Mapping[str, int],
 ) -> tuple[dict[str, StyleTarget | RegionTargets], list[Tensor]]:
     """Return the targets of the style layers, and the scale of the content weights in each region, each ().
 
-    The scale is the distance of the style's mean features from the content's.
+    The scale is the distance of the style's mean features from the content's, whose statistics are `own`; `counts` are
+    the numbers of positions of the layers.
     """
     shares = [dict(enumerate(blend.shares))] if placement is None else placement.styles
-    scales = [torch.zeros((), dtype=torch.float32, device=next(iter(maps.values())).device) for _ in shares]
+    scales = [torch.zeros((), dtype=torch.float32, device=next(iter(own.values())).mean.device) for _ in shares]
     found: dict[str, StyleTarget | RegionTargets] = {}
     for layer, weight in weights.style.items():
-        layout, targets = layouts.get(layer), []
-        parts = [maps[layer]] if layout is None else gather_parts(maps[layer], layout)
-        for region, (part, styles) in enumerate(zip(parts, shares, strict=True)):
+        tiles, targets = layouts.get(layer, ()), []
+        for region, styles in enumerate(shares):
             target = blend_moments([moments[index][layer] for index in styles], [*styles.values()])
-            own = compute_moments(part) if layout is None else layout.parts[region].compute_moments(part)
-            scales[region] = scales[region] + weight * (own.mean - target.mean).square().mean()
-            targets.append(_mix_target(target, own, options, is_few=has_few_positions(part)))
-        found[layer] = (
-            targets[0]
-            if placement is None or layout is None
-            else RegionTargets(layout, tuple(targets), placement.shares)
-        )
+            content, count = own[layer, region], counts[layer]
+            if tiles:
+                count = sum(len(layout.parts[region].positions) for layout in tiles)
+            scales[region] = scales[region] + weight * (content.mean - target.mean).square().mean()
+            targets.append(_mix_target(target, content, options, is_few=count < len(content.mean)))
+        found[layer] = RegionTargets(tiles, tuple(targets), placement.shares) if placement else targets[0]
     if options.distance == PAPER:
         return found, [torch.ones_like(scale) for scale in scales]
     return found, [scale.clamp(min=MIN_CONTENT_SCALE).sqrt() for scale in scales]
@@ -318,7 +380,7 @@ def prepare_matching(
     options: Options,
     check: Check | None = None,
     areas: Areas | None = None,
-) -> Matching:
+) -> Matching | TiledMatching:
     """Analyze the styles and their rotated copies for the matching of a scale.
 
     Args:
@@ -331,18 +393,36 @@ def prepare_matching(
         check: called between convolutions.
         areas: at the photo's size.
     """
-    network, styles = features.select(plan.weights), []
+    network, base = features.select(plan.weights), arch.find_nearest_layer(BASE_LAYER, features.network)
+    tiling, photo = targets.tiling, targets.photo
+    limit = min(long_side, math.isqrt(MAX_VIEWED_PIXELS // (MATCHED_VIEWS * len(blend.styles))))
+    styles = []
     for style, _ in fit_styles(blend, long_side, options, features.min_side):
-        parts = (cut_view(style, turn, long_side).to(features.device) for turn in range(MATCHED_VIEWS))
-        styles.append([network(torch.rot90(part, turn, (-2, -1)), check) for turn, part in enumerate(parts)])
-    base = arch.find_nearest_layer(BASE_LAYER, features.network)
+        views = [torch.rot90(cut_view(style, turn, limit), turn, (-2, -1)) for turn in range(MATCHED_VIEWS)]
+        if tiling is None:
+            styles.append([network(view.to(features.device), check) for view in views])
+        else:
+            styles.append([assemble_maps(network, view, tiling.side, STORED_TYPE, check) for view in views])
     shares = torch.tensor(blend.shares, dtype=torch.float32, device=features.device)
-    candidates = prepare_candidates(styles, targets.matched, base, MAX_CANDIDATES)
-    regions = None
-    if areas is not None:
+    if tiling is None or photo is None:
         height, width = targets.matched[base].shape[-2:]
-        regions = Placement.of(areas, blend, (width, height)).match_regions(len(styles), features.device)
-    return Matching(plan, candidates, shares, targets.matched, check, regions)
+        regions = _match_regions(areas, blend, (width, height), features.device)
+        candidates = prepare_candidates(styles, compute_columns(targets.matched, base), base, MAX_CANDIDATES)
+        return Matching(plan, candidates, shares, targets.matched, check, regions)
+    height, width = (side // network.strides[base] for side in tiling.size)
+    regions = _match_regions(areas, blend, (width, height), features.device)
+    labels = None if regions is None else regions.label_places()
+    columns = TiledColumns.of(network, photo, tiling, base, check, labels, len(regions.places) if regions else 1)
+    example = columns.sample(PCA_SAMPLES)
+    candidates = prepare_candidates(styles, example, base, MAX_CANDIDATES, features.precision)
+    return TiledMatching(plan, candidates, shares, columns, regions)
+
+
+def _match_regions(
+    areas: Areas | None, blend: Blend, size: tuple[int, int], device: torch.device
+) -> MatchedRegions | None:
+    """Return what the places of the image, of a size (width, height), may take; None if they may take everything."""
+    return None if areas is None else Placement.of(areas, blend, size).match_regions(len(blend.styles), device)
 
 
 def _compute_color_target(

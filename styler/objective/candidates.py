@@ -47,7 +47,7 @@ def compute_columns(maps: Maps, base: str, places: Tensor | None = None) -> Tens
     columns = torch.empty((count, width), dtype=STORED_TYPE, device=maps[base].device)
     parts = torch.split(columns, [each.shape[1] for each in maps.values()], dim=1)
     for part, maps_of_layer in zip(parts, maps.values(), strict=True):
-        rows = _flatten(resize_maps(maps_of_layer, size))  # (N, C)
+        rows = flatten_maps(resize_maps(maps_of_layer, size))  # (N, C)
         rows = rows if places is None else rows.index_select(0, places)
         mean, chunks = rows.mean(dim=0, dtype=torch.float32), torch.split(rows, PROJECTED_ROWS)
         squares = torch.stack([(chunk - mean).square_().sum() for chunk in chunks]).sum()
@@ -57,7 +57,7 @@ def compute_columns(maps: Maps, base: str, places: Tensor | None = None) -> Tens
     return columns
 
 
-def _flatten(maps: Tensor) -> Tensor:
+def flatten_maps(maps: Tensor) -> Tensor:
     """Return the channels of every position of (1, C, H, W), (H · W, C)."""
     return maps[0].permute(1, 2, 0).reshape(-1, maps.shape[1])
 
@@ -108,14 +108,17 @@ class Candidates:
     """For every view the first of its rows, its height and its width in each layer, (V, 3)."""
 
 
-def prepare_candidates(styles: Sequence[Sequence[Maps]], content: Maps, base: str, limit: int) -> Candidates:
+def prepare_candidates(
+    styles: Sequence[Sequence[Maps]], example: Tensor, base: str, limit: int, dtype: torch.dtype | None = None
+) -> Candidates:
     """Prepare the candidates of one or more styles.
 
     Args:
         styles: for each style the features of the style and of its rotated copies.
-        content: features of the content, whose columns are similar to the queries.
+        example: columns of the content, or some of them, which are similar to the queries, (n, ΣC).
         base: the layer at whose positions the columns are.
         limit: the largest number of candidates; if there are more, some are left out, evenly among all views.
+        dtype: of the codes; None for that of the styles' features.
     """
     views = [maps for style in styles for maps in style]
     numbers = [maps[base].shape[-2] * maps[base].shape[-1] for maps in views]
@@ -123,7 +126,6 @@ def prepare_candidates(styles: Sequence[Sequence[Maps]], content: Maps, base: st
         numbers = [max(1, number * limit // total) for number in numbers]
     ends = itertools.accumulate(map(len, styles))
     counts = [sum(numbers[end - len(style) : end]) for style, end in zip(styles, ends, strict=True)]
-    example = compute_columns(content, base)
     columns = example.new_empty(sum(numbers), example.shape[1])  # (K, ΣC)
     places = []
     for view, (maps, kept) in enumerate(zip(views, torch.split(columns, numbers), strict=True)):
@@ -139,7 +141,8 @@ def prepare_candidates(styles: Sequence[Sequence[Maps]], content: Maps, base: st
     indices[find_rows(all_places, grids[base])] = torch.arange(len(columns), device=columns.device)
     samples = [normalize_columns(each[:: math.ceil(len(each) / PCA_SAMPLES)]) for each in (columns, example)]
     basis = find_principal_components(samples, CODE_LENGTH)
-    codes = torch.cat([(part.float() @ basis).to(content[base]) for part in torch.split(columns, PROJECTED_ROWS)])
+    dtype = views[0][base].dtype if dtype is None else dtype
+    codes = torch.cat([(part.float() @ basis).to(dtype) for part in torch.split(columns, PROJECTED_ROWS)])
     return Candidates(
         base,
         tuple(counts),
@@ -156,7 +159,7 @@ def prepare_candidates(styles: Sequence[Sequence[Maps]], content: Maps, base: st
 
 def _store_rows(maps: Tensor) -> Tensor:
     """Return the channels of every position of (1, C, H, W) in `STORED_TYPE`, (H · W, C)."""
-    return _flatten(maps).clamp(max=torch.finfo(STORED_TYPE).max).to(STORED_TYPE)
+    return flatten_maps(maps).clamp(max=torch.finfo(STORED_TYPE).max).to(STORED_TYPE)
 
 
 def _choose_some(total: int, count: int) -> Tensor:

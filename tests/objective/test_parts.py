@@ -151,7 +151,7 @@ def test_the_distances_of_regions_count_by_their_shares(tiny: Weights) -> None:
     weights = TermWeights(content={}, style={"relu1_1": 2.0})
     whole = Objective(features, Targets({}, {"relu1_1": target}), weights)
     divided = Objective(
-        features, Targets({}, {"relu1_1": RegionTargets(layout, (target, target), (0.5, 0.5))}), weights
+        features, Targets({}, {"relu1_1": RegionTargets((layout,), (target, target), (0.5, 0.5))}), weights
     )
     actual, expected = (float(each.gradient(image)[0]["total"]) for each in (divided, whole))
     assert actual == pytest.approx(expected, rel=0.1)
@@ -194,7 +194,7 @@ def test_each_evaluation_computes_the_roots_of_one_region(monkeypatch: pytest.Mo
             reduce_masks(torch.stack([across, 1 - across])[None], 32 // each.shape[-1], (each.shape[-1],) * 2)[0], CPU
         )
         target = prepare_wasserstein_target(compute_moments(each))
-        goals[layer] = RegionTargets(layout, (target, target), (0.5, 0.5))
+        goals[layer] = RegionTargets((layout,), (target, target), (0.5, 0.5))
     weights = TermWeights(content={}, style=dict.fromkeys(goals, 1.0))
     exact, taking_turns = (
         Objective(features, Targets({}, goals), weights, roots=roots) for roots in (None, RegionRoots())
