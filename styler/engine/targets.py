@@ -13,7 +13,7 @@ from styler.engine.color import blend_colors, measure_colors, transfer_colors
 from styler.engine.placement import CONTENT_PROTECTION, PROTECTED_LAYERS, Placement
 from styler.engine.sources import SourceImage
 from styler.engine.styles import Blend, StyleCache, compute_style_size, fit_styles, measure_roughness
-from styler.objective.candidates import PCA_SAMPLES, STORED_TYPE, compute_columns, prepare_candidates
+from styler.objective.candidates import PCA_SAMPLES, compute_columns, prepare_candidates
 from styler.objective.losses import coarse_chroma
 from styler.objective.matching import MatchedRegions, Matching, MatchingPlan
 from styler.objective.moments import Moments, blend_moments, compute_moments
@@ -21,7 +21,7 @@ from styler.objective.parts import Layout, gather_parts
 from styler.objective.sums import StyleSums
 from styler.objective.terms import RegionTargets, StyleTarget, Targets, TermWeights
 from styler.objective.tiled_columns import TiledColumns
-from styler.objective.tiled_matching import TiledMatching
+from styler.objective.tiled_matching import TiledMatching, list_places
 from styler.objective.tiles import Tile, Tiling, assemble_maps, compute_tile
 from styler.objective.wasserstein import prepare_wasserstein_target
 from styler.options import Options
@@ -64,6 +64,9 @@ MATCHED_VIEWS = 4
 """Quarter turns of a style whose features are candidates."""
 MAX_CANDIDATES = 65_536
 """Places of all styles that can be matched."""
+MAX_KEPT_BYTES = 1 << 30
+"""Memory of the content's features that are kept for a picture in tiles: in single precision, and with strokes, those
+of 2048 × 2048 pixels."""
 MAX_VIEWED_PIXELS = 1 << 24
 """Pixels of all views of all styles together, at 112 bytes each for their features: 1.9 GB. Of a larger painting, each
 view shows a part: one painting is seen whole up to 2048 pixels on each side, and each of four up to 1024."""
@@ -187,9 +190,9 @@ def compute_targets(
 ) -> Targets:
     """Return the targets of a scale.
 
-    With tiles, no features of the content are kept: where they are compared, they are computed again for each tile.
-    They would take up to 256 bytes per pixel, several times as much as the optimizer, and a forward pass up to the
-    layers that are compared costs a fifth of the time of an iteration.
+    With tiles, the features of the content are kept up to `MAX_KEPT_BYTES`. Those of a larger picture are computed
+    again for each tile where they are compared: they would take up to 256 bytes per pixel, several times as much as
+    the optimizer, and a forward pass up to the layers that are compared costs a fifth of the time of an iteration.
 
     Args:
         features: the network.
@@ -218,23 +221,34 @@ def compute_targets(
     layouts = {} if placement is None else _make_layouts(placement, style_features, tiles)
     counts = {layer: (size[0] // stride) * (size[1] // stride) for layer, stride in style_features.strides.items()}
     own = _measure_content(style_features, image, maps, tiles, layouts, counts, check)
+    matched = resolve_matched_layers(options, features.network)
     style_targets, scales = _compute_style_targets(own, moments, weights, blend, options, placement, layouts, counts)
     roughness = [measure_roughness(style, at) for style, at in zip(styles, sizes, strict=True)]
     shares = blend.shares if placement is None else placement.share_styles(len(styles))
     roots = {} if placement is None else _compute_content_roots(features, placement, scales, weights, options)
+    if tiling:
+        maps = _keep_features(features.select({*(roots or weights.content), *matched}), image, tiling, check)
     return Targets(
-        content={} if tiling else {layer: maps[layer] for layer in roots or weights.content},
+        content={layer: maps[layer] for layer in roots or weights.content if maps},
         style=style_targets,
         color=_compute_color_target(image, content.image, blend, keep, areas) if keep else None,
         content_scale=scales[0] if placement is None else 1.0,
         content_roots=roots,
         is_content_summed=options.distance == PAPER,
-        matched={} if tiling else {layer: maps[layer] for layer in resolve_matched_layers(options, features.network)},
+        matched={layer: maps[layer] for layer in matched if maps},
         roughness=math.fsum(share * each for share, each in zip(shares, roughness, strict=True)),
         hold=None if placement is None else placement.make_hold(image),
         tiling=tiling,
         photo=image if tiling else None,
     )
+
+
+def _keep_features(features: Features, image: Tensor, tiling: Tiling, check: Check | None) -> dict[str, Tensor]:
+    """Return the features of an image (1, 3, H, W) in tiles, or none if they take more than `MAX_KEPT_BYTES`."""
+    convs = [conv for conv in features.convs if conv.layer in features.layers]
+    values = sum(conv.outputs * tiling.count(conv.stride) for conv in convs)
+    is_kept = values * features.precision.itemsize <= MAX_KEPT_BYTES
+    return assemble_maps(features, image, tiling.side, check) if is_kept else {}
 
 
 def _make_layouts(placement: Placement, features: Features, tiles: Sequence[Tile]) -> dict[str, tuple[Layout, ...]]:
@@ -394,28 +408,34 @@ def prepare_matching(
         areas: at the photo's size.
     """
     network, base = features.select(plan.weights), arch.find_nearest_layer(BASE_LAYER, features.network)
-    tiling, photo = targets.tiling, targets.photo
+    tiling, photo, shares = targets.tiling, targets.photo, torch.tensor(blend.shares, dtype=torch.float32)
     limit = min(long_side, math.isqrt(MAX_VIEWED_PIXELS // (MATCHED_VIEWS * len(blend.styles))))
-    styles = []
-    for style, _ in fit_styles(blend, long_side, options, features.min_side):
-        views = [torch.rot90(cut_view(style, turn, limit), turn, (-2, -1)) for turn in range(MATCHED_VIEWS)]
-        if tiling is None:
-            styles.append([network(view.to(features.device), check) for view in views])
-        else:
-            styles.append([assemble_maps(network, view, tiling.side, STORED_TYPE, check) for view in views])
-    shares = torch.tensor(blend.shares, dtype=torch.float32, device=features.device)
+    side, stride = (tiling.side if tiling else 0), network.strides[base]
+    cuts = [
+        [cut_view(style, turn, limit) for turn in range(MATCHED_VIEWS)]
+        for style, _ in fit_styles(blend, long_side, options, features.min_side)
+    ]
+    numbers = [[(view.shape[-2] // stride) * (view.shape[-1] // stride) for view in views] for views in cuts]
+    styles = (
+        (
+            assemble_maps(network, torch.rot90(view.to(features.device), turn, (-2, -1)), side, check)
+            for turn, view in enumerate(views)
+        )
+        for views in cuts
+    )
     if tiling is None or photo is None:
         height, width = targets.matched[base].shape[-2:]
         regions = _match_regions(areas, blend, (width, height), features.device)
-        candidates = prepare_candidates(styles, compute_columns(targets.matched, base), base, MAX_CANDIDATES)
-        return Matching(plan, candidates, shares, targets.matched, check, regions)
-    height, width = (side // network.strides[base] for side in tiling.size)
+        example = compute_columns(targets.matched, base)
+        candidates = prepare_candidates(styles, example, base, MAX_CANDIDATES, numbers)
+        return Matching(plan, candidates, shares.to(features.device), targets.matched, check, regions)
+    height, width = tiling.size[0] // stride, tiling.size[1] // stride
     regions = _match_regions(areas, blend, (width, height), features.device)
     labels = None if regions is None else regions.label_places()
     columns = TiledColumns.of(network, photo, tiling, base, check, labels, len(regions.places) if regions else 1)
-    example = columns.sample(PCA_SAMPLES)
-    candidates = prepare_candidates(styles, example, base, MAX_CANDIDATES, features.precision)
-    return TiledMatching(plan, candidates, shares, columns, regions)
+    candidates = prepare_candidates(styles, columns.sample(PCA_SAMPLES), base, MAX_CANDIDATES, numbers)
+    places = list_places(columns, len(cuts), regions)
+    return TiledMatching(plan, candidates, shares.to(features.device), columns, regions, places)
 
 
 def _match_regions(

@@ -7,6 +7,7 @@ Knows features only: no images, options or files.
 
 import itertools
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -109,7 +110,11 @@ class Candidates:
 
 
 def prepare_candidates(
-    styles: Sequence[Sequence[Maps]], example: Tensor, base: str, limit: int, dtype: torch.dtype | None = None
+    styles: Iterable[Iterable[Maps]],
+    example: Tensor,
+    base: str,
+    limit: int,
+    numbers: Sequence[Sequence[int]] | None = None,
 ) -> Candidates:
     """Prepare the candidates of one or more styles.
 
@@ -118,31 +123,36 @@ def prepare_candidates(
         example: columns of the content, or some of them, which are similar to the queries, (n, ΣC).
         base: the layer at whose positions the columns are.
         limit: the largest number of candidates; if there are more, some are left out, evenly among all views.
-        dtype: of the codes; None for that of the styles' features.
+        numbers: the positions of the base layer in each view of each style, if these are computed only when they are
+            taken, so that the features of one at a time are held; None for those of `styles`, which are lists.
     """
-    views = [maps for style in styles for maps in style]
-    numbers = [maps[base].shape[-2] * maps[base].shape[-1] for maps in views]
-    if (total := sum(numbers)) > limit:
-        numbers = [max(1, number * limit // total) for number in numbers]
-    ends = itertools.accumulate(map(len, styles))
-    counts = [sum(numbers[end - len(style) : end]) for style, end in zip(styles, ends, strict=True)]
-    columns = example.new_empty(sum(numbers), example.shape[1])  # (K, ΣC)
-    places = []
-    for view, (maps, kept) in enumerate(zip(views, torch.split(columns, numbers), strict=True)):
+    if numbers is None:
+        styles = [[*style] for style in styles]
+        numbers = [[maps[base].shape[-2] * maps[base].shape[-1] for maps in style] for style in styles]
+    total = sum(map(sum, numbers))
+    if total > limit:
+        numbers = [[max(1, number * limit // total) for number in style] for style in numbers]
+    counts = [sum(style) for style in numbers]
+    columns = example.new_empty(sum(counts), example.shape[1])  # (K, ΣC)
+    each_view = torch.split(columns, [number for style in numbers for number in style])
+    places, sizes, parts = [], defaultdict[str, list[torch.Size]](list), defaultdict[str, list[Tensor]](list)
+    dtype = example.dtype
+    for view, (maps, kept) in enumerate(zip(itertools.chain.from_iterable(styles), each_view, strict=True)):
         own, own_places = compute_columns(maps, base), _list_places(view, maps[base])
         chosen = _choose_some(len(own), len(kept)).to(own.device)
         for target, part in zip(torch.split(kept, PROJECTED_ROWS), torch.split(chosen, PROJECTED_ROWS), strict=True):
             target.copy_(normalize_columns(own[part]))
         places.append(own_places[chosen])
-    grids = {layer: _list_grids([maps[layer] for maps in views]).to(columns.device) for layer in views[0]}
-    rows = {layer: torch.cat([_store_rows(maps[layer]) for maps in views]) for layer in views[0]}
+        for layer, features in maps.items():
+            sizes[layer].append(features.shape)
+            parts[layer].append(_store_rows(features))
+        dtype = maps[base].dtype
+    grids = {layer: _list_grids(shapes).to(columns.device) for layer, shapes in sizes.items()}
+    rows = {layer: torch.cat(parts.pop(layer)) for layer in sizes}
     all_places = torch.cat(places)  # (K, 3)
     indices = torch.full((len(rows[base]),), -1, device=columns.device)
     indices[find_rows(all_places, grids[base])] = torch.arange(len(columns), device=columns.device)
-    samples = [normalize_columns(each[:: math.ceil(len(each) / PCA_SAMPLES)]) for each in (columns, example)]
-    basis = find_principal_components(samples, CODE_LENGTH)
-    dtype = views[0][base].dtype if dtype is None else dtype
-    codes = torch.cat([(part.float() @ basis).to(dtype) for part in torch.split(columns, PROJECTED_ROWS)])
+    basis, codes = _make_codes(columns, example, dtype)
     return Candidates(
         base,
         tuple(counts),
@@ -155,6 +165,14 @@ def prepare_candidates(
         rows,
         grids,
     )
+
+
+def _make_codes(columns: Tensor, example: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return the principal directions of candidates (K, ΣC) and examples, (ΣC, D), and the former's codes, (K, D)."""
+    samples = [normalize_columns(each[:: math.ceil(len(each) / PCA_SAMPLES)]) for each in (columns, example)]
+    basis = find_principal_components(samples, CODE_LENGTH)
+    codes = [(part.float() @ basis).to(dtype) for part in torch.split(columns, PROJECTED_ROWS)]
+    return basis, torch.cat(codes)
 
 
 def _store_rows(maps: Tensor) -> Tensor:
@@ -181,10 +199,10 @@ def _list_places(view: int, maps: Tensor) -> Tensor:
     return torch.cartesian_prod(torch.full((1,), view, device=maps.device), rows, columns)
 
 
-def _list_grids(maps: Sequence[Tensor]) -> Tensor:
+def _list_grids(shapes: Sequence[torch.Size]) -> Tensor:
     """Return where each view begins in the rows of all, its height and its width, (V, 3), on the CPU."""
     grids, first = [], 0
-    for height, width in (view.shape[-2:] for view in maps):
+    for height, width in (shape[-2:] for shape in shapes):
         grids.append((first, height, width))
         first += height * width
     return torch.tensor(grids)

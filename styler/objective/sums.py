@@ -70,5 +70,5 @@ def list_tensors(part: Moments | Tensor) -> list[Tensor]:
 
 
 def line_up(features: Tensor) -> Tensor:
-    """Return features (1, C, H, W) with all positions in one row, (1, C, 1, N)."""
-    return features.flatten(2)[:, :, None]
+    """Return features (1, C, H, W) with all positions in one row, (1, C, 1, N); themselves if they are."""
+    return features if features.shape[-2] == 1 else features.flatten(2)[:, :, None]

@@ -88,8 +88,8 @@ class Targets:
     tiling: Tiling | None = None
     """None if the picture is one tile."""
     photo: Tensor | None = None
-    """The content itself, (1, 3, H, W), with several tiles: its features are then computed again for each tile, and not
-    kept in `content` and `matched`."""
+    """The content itself, (1, 3, H, W), with several tiles: `content` and `matched` may then be empty, and the features
+    are computed again for each tile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,11 +288,13 @@ class Objective:
 
     def _compute_photo(self, tile: Tile) -> dict[str, Tensor]:
         """Return the features of the photo in a tile that the image is compared with."""
-        layers = {*self._content_layers, *(self.matching.plan.weights if self.matching else ())}
-        if not layers:
-            return {}
-        assert self.targets.photo is not None, "a picture of several tiles needs the photo"
-        return compute_tile(self.features.select(layers), self.targets.photo, tile, self.check)
+        layers, targets = {*self._content_layers, *(self.matching.plan.weights if self.matching else ())}, self.targets
+        kept = {**targets.matched, **targets.content}
+        if layers <= kept.keys():
+            strides = self.features.strides
+            return {layer: tile.cut(kept[layer], strides[layer]) for layer in layers}
+        assert targets.photo is not None, "a picture of several tiles needs the photo"
+        return compute_tile(self.features.select(layers), targets.photo, tile, self.check)
 
     @property
     def _content_layers(self) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from styler.vgg.model import Check, Features
 class _Spread(NamedTuple):
     """Statistics of the features of each of R regions in one layer."""
 
-    count: Tensor
+    number: Tensor
     """Of places, (R, 1)."""
     mean: Tensor
     """(R, C)."""
@@ -38,9 +38,9 @@ class _Spread(NamedTuple):
         Source: T. Chan, G. Golub and R. LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample
         Variances", 1979, equation 2.1.
         """
-        count, shift = self.count + other.count, other.mean - self.mean
-        share = other.count / count.clamp(min=1)
-        between = shift.square().sum(dim=1, keepdim=True) * self.count * share
+        count, shift = self.number + other.number, other.mean - self.mean
+        share = other.number / count.clamp(min=1)
+        between = shift.square().sum(dim=1, keepdim=True) * self.number * share
         return _Spread(count, self.mean + share * shift, self.squares + other.squares + between)
 
 
@@ -91,7 +91,7 @@ class TiledColumns:
                 own = _measure_spread(rows, regions, count)
                 found[layer] = found[layer].merge(own) if layer in found else own
         spreads = {
-            layer: (each.mean, 1 / (each.squares / each.count.clamp(min=1)).sqrt().clamp(min=SHORTEST))
+            layer: (each.mean, 1 / (each.squares / each.number.clamp(min=1)).sqrt().clamp(min=SHORTEST))
             for layer, each in found.items()
         }
         return cls(features, image, tiling, base, labels, check, spreads)
@@ -116,7 +116,7 @@ class TiledColumns:
         for layer, rows in self._compute_rows(tile):
             mean, scale = self.spreads[layer]
             if labels is not None:
-                mean, scale = mean[labels], scale[labels]  # (n, C), (n, 1)
+                mean, scale = mean.index_select(0, labels), scale.index_select(0, labels)  # (n, C), (n, 1)
             parts.append((rows - mean).mul_(scale).to(STORED_TYPE))
         return torch.cat(parts, dim=1)
 
@@ -187,8 +187,8 @@ def _measure_spread(rows: Tensor, labels: Tensor | None, count: int) -> _Spread:
         members = wide.new_ones((len(wide), 1))
         labels = torch.zeros(len(wide), dtype=torch.long, device=wide.device)
     else:
-        members = F.one_hot(labels, count).to(wide)  # (n, R)
+        members = (labels[:, None] == torch.arange(count, device=wide.device)).to(wide)  # (n, R)
     numbers = members.sum(dim=0)[:, None]  # (R, 1)
     mean = members.T @ wide / numbers.clamp(min=1)  # (R, C)
-    squares = (wide - mean[labels]).square_().sum(dim=1, keepdim=True)  # (n, 1)
+    squares = (wide - mean.index_select(0, labels)).square_().sum(dim=1, keepdim=True)  # (n, 1)
     return _Spread(numbers, mean, members.T @ squares)

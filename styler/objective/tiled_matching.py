@@ -9,8 +9,9 @@ Knows features and positions only: no options or files.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,6 +40,16 @@ LINKED_PLACES = 2 * LINKING_ROUNDS
 keep their color in a tile."""
 
 
+class Places(NamedTuple):
+    """The places of a tile that may take candidates of a style."""
+
+    style: int
+    inside: Tensor
+    """Among those of the tile, row by row, (n,)."""
+    whole: Tensor
+    """Among those of the picture, (n,)."""
+
+
 @dataclass(slots=True, eq=False)
 class TiledMatching:
     """The matched features of one scale, found again from time to time while the image changes."""
@@ -51,12 +62,12 @@ class TiledMatching:
     """Of the photo."""
     regions: MatchedRegions | None = None
     """None if all places may take candidates of all styles."""
+    places: Sequence[Sequence[Places]] = ()
+    """Of each tile, what it may take, where there are several styles; see `list_places`."""
     found: Matches | None = field(default=None, init=False)
     """Those of the last time."""
     _detail: Tensor | None = field(default=None, init=False)
     _mixes: dict[str, Tensor] = field(default_factory=dict, init=False)
-    _places: list[list[tuple[int, Tensor, Tensor]]] | None = field(default=None, init=False)
-    """Of each tile, where there are several styles; see `_list_places`."""
     _evaluations: int = field(default=0, init=False)
 
     @property
@@ -124,9 +135,7 @@ class TiledMatching:
         if self.plan.interval:
             count = 1 if self.regions is None else len(self.regions.places)
             own = TiledColumns.of(known.features, image, known.tiling, known.base, known.check, known.labels, count)
-        chosen, is_single = None, self.regions is None and len(self.candidates.counts) == 1
-        if not is_single:
-            chosen = self._choose(own)
+        chosen = self._choose(own) if self.places else None
         linked = torch.empty((height, width), dtype=torch.long, device=self._detail.device)
         for tile in known.tiling.tiles:
             outer = tile.grow(LINKED_PLACES * self.stride, known.tiling.size)
@@ -160,40 +169,52 @@ class TiledMatching:
 
     def _choose(self, own: TiledColumns | None) -> Tensor:
         """Return the best match of each place in one of the styles that it may take, chosen by their shares, (h, w)."""
-        if self._places is None:
-            self._places = [[*self._list_places(tile)] for tile in self.content.tiling.tiles]
         shape = (len(self.candidates.counts), math.prod(self.content.size))
         matches = torch.zeros(shape, dtype=torch.long, device=self.content.features.device)
         cosines = torch.zeros(shape, dtype=torch.float32, device=self.content.features.device)
-        for tile, styles in zip(self.content.tiling.tiles, self._places, strict=True):
+        for tile, styles in zip(self.content.tiling.tiles, self.places, strict=True):
             queries = self._mix_queries(own, tile)
             for style, inside, places in styles:
-                best, cosine = find_best(queries[inside], self.candidates, style, self.content.check)
-                matches[style, places], cosines[style, places] = best, cosine
+                query = queries.index_select(0, inside)
+                best, cosine = find_best(query, self.candidates, style, self.content.check)
+                matches[style].index_copy_(0, places, best)
+                cosines[style].index_copy_(0, places, cosine)
         chosen = self._choose_styles(cosines.T)  # (N,)
         return matches.gather(0, chosen[None])[0].view(self.content.size)
 
     def _choose_styles(self, cosines: Tensor) -> Tensor:
         """Return the style of each place, (N,), given the cosine of its best match in each, (N, S)."""
         if self.regions is None:
-            return (
-                torch.zeros_like(cosines[:, 0]).long() if self.shares is None else choose_styles(cosines, self.shares)
-            )
+            assert self.shares is not None
+            return choose_styles(cosines, self.shares)
         chosen = torch.zeros_like(cosines[:, 0], dtype=torch.long)
         for places, styles, shares in zip(*self.regions[:3], strict=True):
-            numbers = torch.tensor(styles, device=cosines.device)
-            chosen[places] = numbers[choose_styles(cosines[places][:, numbers], shares)]
+            among = choose_styles(
+                torch.stack([cosines[:, style].index_select(0, places) for style in styles], dim=1), shares
+            )
+            numbers = torch.full_like(among, styles[0])
+            for index, style in enumerate(styles):
+                numbers = torch.where(among == index, style, numbers)
+            chosen.index_copy_(0, places, numbers)
         return chosen
 
-    def _list_places(self, tile: Tile) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Yield every style and the places of a tile that may take it, in the tile and in the picture, each (n,)."""
-        device = self.content.features.device
-        places = tile.cut(
-            torch.arange(math.prod(self.content.size), device=device).view(self.content.size), self.stride
-        )
-        for style in range(len(self.candidates.counts)):
-            inside = torch.arange(places.numel(), device=device)
-            if self.regions is not None:
-                inside = inside[self.regions.allowed[:, style][places.flatten()]]
+
+def list_places(content: TiledColumns, count: int, regions: MatchedRegions | None) -> list[list[Places]]:
+    """Return for each tile the styles, of `count`, of which its places may take candidates, and these places.
+
+    Empty for one style that all places may take.
+    """
+    if count == 1 and regions is None:
+        return []
+    device, size, found = content.features.device, content.size, list[list[Places]]()
+    grid = torch.arange(math.prod(size), device=device).view(size)
+    for tile in content.tiling.tiles:
+        places = tile.cut(grid, content.stride).flatten()
+        found.append([])
+        for style in range(count):
+            inside = torch.arange(len(places), device=device)
+            if regions is not None:
+                inside = inside[regions.allowed[places, style]]
             if len(inside):
-                yield style, inside, places.flatten()[inside]
+                found[-1].append(Places(style, inside, places[inside]))
+    return found

@@ -134,25 +134,18 @@ def crop_maps(features: Features, maps: dict[str, Tensor], tile: Tile, window: T
     return {layer: inside.cut(each, strides[layer]) for layer, each in maps.items()}
 
 
-def assemble_maps(
-    features: Features, image: Tensor, side: int, dtype: torch.dtype, check: Check | None = None
-) -> dict[str, Tensor]:
-    """Return the features of a whole image, computed tile by tile and kept in another type; values are clamped to it.
+def assemble_maps(features: Features, image: Tensor, side: int, check: Check | None = None) -> dict[str, Tensor]:
+    """Return the features of a whole image, (1, 3, H, W), computed tile by tile without a graph.
 
-    Args:
-        features: the network.
-        image: (1, 3, H, W).
-        side: of the tiles; see `Tiling.of`.
-        dtype: of the result.
-        check: called between convolutions.
+    The result is as large as that of the network; what is saved are the maps before it. Args: see `Tiling.of`.
     """
-    size, strides, found = (image.shape[-2], image.shape[-1]), features.strides, {}
-    tiling = Tiling.of(size, side, features)
-    for tile in tiling.tiles if tiling else [Tile(0, size[0], 0, size[1])]:
+    size, strides, found = (image.shape[-2], image.shape[-1]), features.strides, dict[str, Tensor]()
+    for tile in split_picture(size, side, features):
         for layer, maps in compute_tile(features, image, tile, check).items():
             stride = strides[layer]
             if layer not in found:
                 shape = (1, maps.shape[1], size[0] // stride, size[1] // stride)
-                found[layer] = maps.new_empty(shape, dtype=dtype, memory_format=torch.channels_last)
-            tile.cut(found[layer], stride).copy_(maps.clamp(max=torch.finfo(dtype).max))
+                form = torch.channels_last
+                found[layer] = torch.empty(shape, dtype=maps.dtype, device=maps.device, memory_format=form)
+            tile.cut(found[layer], stride).copy_(maps)
     return found

@@ -37,6 +37,7 @@ from styler.objective.matching import (
     measure_detail,
 )
 from styler.objective.terms import STROKES, Objective
+from styler.objective.tiled_matching import TiledMatching
 from styler.options import Options
 from styler.resample import cut_view, resize
 from styler.vgg import registry
@@ -644,9 +645,9 @@ def test_kept_colors_are_those_of_the_candidates(
 ) -> None:
     seen: list[Sequence[Sequence[Maps]]] = []
 
-    def noted(styles: Sequence[Sequence[Maps]], *given: Any) -> Candidates:
-        seen.append(styles)
-        return prepare_candidates(styles, *given)
+    def noted(styles: Iterable[Iterable[Maps]], *given: Any) -> Candidates:
+        seen.append([[*style] for style in styles])
+        return prepare_candidates(seen[-1], *given)
 
     monkeypatch.setattr(targets, "prepare_candidates", noted)
     options = PAINT.replace(keep_color=1.0, iterations=1)
@@ -671,7 +672,7 @@ def test_a_sketch_matches_by_the_slim_network(
     networks = []
     prepare_matching = targets.prepare_matching
 
-    def noted(plan: MatchingPlan, features: Features, *given: Any) -> Matching:
+    def noted(plan: MatchingPlan, features: Features, *given: Any) -> Matching | TiledMatching:
         networks.append(features.sha256[0])
         return prepare_matching(plan, features, *given)
 

@@ -30,6 +30,9 @@ from styler.vgg.weights import Weights
 Make = Callable[..., Objective]
 EXACT = 1e-12
 """Largest difference of gradients in float64, in terms of their length."""
+NEARLY = 1e-8
+"""The same for roots by eigenvalues: a filter of the tiny network that never fires has one at their floor, where the
+derivative is infinite but for the floor, and rounding errors of 1e-16 grow."""
 OPTIONS = Options(optimizer="lbfgs", brushwork=0)
 STROKES = OPTIONS.replace(brushwork=50)
 """With L-BFGS, matches are found once."""
@@ -70,7 +73,7 @@ def make(tiny: Weights, picture: Picture) -> Make:
         if plan is not None:
             matching = targets.prepare_matching(plan, features, goal, blend, max(size), options, None, areas)
         weights = targets.compute_term_weights(options, "tiny")
-        return Objective(features, goal, weights, matching=matching, **settings)
+        return Objective(features, goal, weights, matching=matching, **{"newton_schulz": True} | settings)
 
     return made
 
@@ -83,7 +86,7 @@ def share_matches(whole: Objective, tiled: Objective) -> Objective:
     assert isinstance(tiled.matching, TiledMatching)
     assert whole.matching.found is not None
     own = tiled.matching
-    matching = TiledMatching(own.plan, whole.matching.candidates, own.shares, own.content, own.regions)
+    matching = TiledMatching(own.plan, whole.matching.candidates, own.shares, own.content, own.regions, own.places)
     matching.keep(whole.matching.found)
     return dataclasses.replace(tiled, matching=matching)
 
@@ -92,18 +95,17 @@ def differ(ours: Tensor, theirs: Tensor) -> float:
     return float((ours - theirs).norm() / theirs.norm())
 
 
-def check_equal(whole: Objective, tiled: Objective, image: Tensor, most: float = EXACT) -> None:
+def check_equal(whole: Objective, tiled: Objective, image: Tensor) -> None:
     """Check the terms and the gradient of a tiled objective against those of the whole one."""
     assert whole.targets.tiling is None
     assert tiled.targets.tiling is not None
-    assert not tiled.targets.content, "the photo's features are not kept"
     terms, gradient = whole.gradient(image)
     own_terms, own = share_matches(whole, tiled).gradient(image)
     assert [*own_terms] == [*terms]
     for name, term in terms.items():
         torch.testing.assert_close(own_terms[name], term, rtol=1e-9, atol=1e-12, check_dtype=False, msg=name)
     assert own.dtype == gradient.dtype
-    assert differ(own, gradient) < most
+    assert differ(own, gradient) < (EXACT if whole.newton_schulz else NEARLY)
 
 
 CASES: Mapping[str, Mapping[str, Any]] = {
@@ -120,9 +122,18 @@ CASES: Mapping[str, Mapping[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_gradient_of_tiles_is_that_of_the_whole(make: Make, picture: Picture, name: str) -> None:
+def test_the_gradient_of_tiles_is_that_of_the_whole(
+    monkeypatch: pytest.MonkeyPatch, make: Make, picture: Picture, name: str
+) -> None:
+    """Whether the features of the photo are kept, or computed again for each tile."""
     options, image = OPTIONS.replace(**CASES[name]), picture(SIZE[1], SIZE[0], 9).double()
-    check_equal(make(options), make(options, tile=48), image)
+    whole, kept = make(options), make(options, tile=48)
+    monkeypatch.setattr(targets, "MAX_KEPT_BYTES", 0)
+    again = make(options, tile=48)
+    assert bool(kept.targets.content)
+    assert not again.targets.content
+    for tiled in (kept, again):
+        check_equal(whole, tiled, image)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +147,10 @@ def test_any_size_can_be_divided(make: Make, picture: Picture, size: tuple[int, 
 
 @pytest.mark.parametrize("is_protected", [False, True])
 @pytest.mark.parametrize("distance", ["wasserstein", "gram", "gatys"])
-def test_regions_and_protected_areas_in_tiles(make: Make, picture: Picture, distance: str, is_protected: bool) -> None:
+def test_regions_and_protected_areas_in_tiles(
+    monkeypatch: pytest.MonkeyPatch, make: Make, picture: Picture, distance: str, is_protected: bool
+) -> None:
+    monkeypatch.setattr(targets, "MAX_KEPT_BYTES", 0)
     options, areas = STROKES.replace(distance=distance), divide(SIZE, is_protected=is_protected)
     whole, tiled = (make(options, tile=tile, areas=areas, styles=2) for tile in (0, 48))
     assert bool(whole.targets.content_roots)
@@ -145,7 +159,7 @@ def test_regions_and_protected_areas_in_tiles(make: Make, picture: Picture, dist
 
 
 def test_a_region_of_few_positions_in_tiles(make: Make, picture: Picture) -> None:
-    size = (64, 56)
+    size = (64, 40)
     areas = divide(size)
     whole, tiled = (make(OPTIONS, size, tile=tile, areas=areas, styles=2) for tile in (0, 16))
     deepest = whole.targets.style["relu5_1"]
@@ -168,7 +182,7 @@ def test_half_size_copies_have_tiles_of_their_own(make: Make, picture: Picture) 
 def test_checkpointing_and_other_roots_in_tiles(make: Make, picture: Picture) -> None:
     image = picture(SIZE[1], SIZE[0], 9).double()
     check_equal(make(OPTIONS), make(OPTIONS, tile=48, checkpoint=True), image)
-    check_equal(make(OPTIONS, newton_schulz=True), make(OPTIONS, tile=48, newton_schulz=True), image)
+    check_equal(make(OPTIONS, newton_schulz=False), make(OPTIONS, tile=48, newton_schulz=False), image)
     settings: dict[str, Any] = {"areas": divide(SIZE), "styles": 2}
     whole, tiled = (make(OPTIONS, tile=tile, roots=RegionRoots(), **settings) for tile in (0, 48))
     for seed in (9, 10, 11):  # after the first, one region's roots are computed for each
@@ -195,11 +209,11 @@ def test_the_margin_is_enough_and_no_larger(monkeypatch: pytest.MonkeyPatch, mak
 
 
 def test_five_steps_of_adam_paint_the_same_pixels(make: Make, picture: Picture) -> None:
-    """In float32, with matches that are found by either objective itself."""
-    options, image = STROKES.replace(optimizer="adam"), picture(SIZE[1], SIZE[0], 9)
-    images = []
-    for tile in (0, 48):
-        objective = make(options, tile=tile, dtype=torch.float32)
+    """In float32, with the same matches."""
+    image, images = picture(SIZE[1], SIZE[0], 9), []
+    whole, tiled = (make(STROKES, tile=tile, dtype=torch.float32) for tile in (0, 48))
+    whole.gradient(image)
+    for objective in (whole, share_matches(whole, tiled)):
         *_, last = optimizers.adam(objective, image, IterationLimit(5), 0.05)
         images.append(last.image)
     assert float((images[0] - images[1]).abs().max()) <= 1 / 255
@@ -317,7 +331,7 @@ def test_tiles_divide_a_picture(tiny: Weights, size: tuple[int, int], side: int)
 def test_features_are_assembled_of_tiles(tiny: Weights, picture: Picture) -> None:
     features, image = Features(tiny, ["relu1_1", "relu4_1"]).double(), picture(83, 70).double()
     whole = features(image)
-    for layer, maps in assemble_maps(features, image, 32, torch.float64).items():
+    for layer, maps in assemble_maps(features, image, 32).items():
         torch.testing.assert_close(maps, whole[layer], rtol=1e-12, atol=1e-12)
     tile = Tile(16, 48, 32, 70)
     part = compute_tile(features, image, tile)["relu4_1"]
