@@ -4,7 +4,8 @@ Knows images as tensors and the network; does not know schedules or optimizers.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -66,7 +67,9 @@ MAX_CANDIDATES = 65_536
 """Places of all styles that can be matched."""
 MAX_KEPT_BYTES = 1 << 30
 """Memory of the content's features that are kept for a picture in tiles: in single precision, and with strokes, those
-of 2048 × 2048 pixels."""
+of 2048 × 2048 pixels. Those of a larger picture are computed again for each tile where they are compared: at 256 bytes
+per pixel, they would take several times as much as the optimizer, and the forward pass up to the layers that are
+compared takes a fifth of the time of an iteration."""
 MAX_VIEWED_PIXELS = 1 << 24
 """Pixels of all views of all styles together, at 112 bytes each for their features: 1.9 GB. Of a larger painting, each
 view shows a part: one painting is seen whole up to 2048 pixels on each side, and each of four up to 1024."""
@@ -190,42 +193,27 @@ def compute_targets(
 ) -> Targets:
     """Return the targets of a scale.
 
-    With tiles, the features of the content are kept up to `MAX_KEPT_BYTES`. Those of a larger picture are computed
-    again for each tile where they are compared: they would take up to 256 bytes per pixel, several times as much as
-    the optimizer, and a forward pass up to the layers that are compared costs a fifth of the time of an iteration.
-
-    Args:
-        features: the network.
-        content: the photo.
-        blend: the paintings.
-        size: width and height of the scale.
-        options: of the painting.
-        cache: of the statistics of styles.
-        check: called between convolutions.
-        areas: those at the photo's size.
-        tile: the longest side of the tiles into which the picture is divided, in pixels; 0 for one tile.
+    Args: `size` is width and height, `areas` are those at the photo's size, and `tile` is the longest side of the tiles
+    into which the picture is divided, in pixels, 0 for one tile.
     """
     image = content.fit(*size).to(features.device)  # (1, 3, H, W)
-    tiling = Tiling.of((size[1], size[0]), tile, features)
-    maps = {} if tiling else compute_tile(features, image, Tile(0, size[1], 0, size[0]), check)
-    weights, keep = compute_term_weights(options, features.network), options.keep_color
-    styles = blend.recolored
+    tiling, whole = Tiling.of((size[1], size[0]), tile, features), Tile(0, size[1], 0, size[0])
+    maps = {} if tiling else compute_tile(features, image, whole, check)
+    weights, keep, styles = compute_term_weights(options, features.network), options.keep_color, blend.recolored
     sizes = [compute_style_size(style.size, max(size), options.stroke_size, features.min_side) for style in styles]
     style_features = features.select(weights.style)
     moments = [
         cache.get_moments(style_features, style, at, check, persist=not keep)  # recolored styles fit this content only
         for style, at in zip(styles, sizes, strict=True)
     ]
-    placement = None if areas is None else Placement.of(areas, blend, size)
-    tiles = tiling.tiles if tiling else (Tile(0, size[1], 0, size[0]),)
+    placement, tiles = None if areas is None else Placement.of(areas, blend, size), tiling.tiles if tiling else (whole,)
     layouts = {} if placement is None else _make_layouts(placement, style_features, tiles)
-    counts = {layer: (size[0] // stride) * (size[1] // stride) for layer, stride in style_features.strides.items()}
-    own = _measure_content(style_features, image, maps, tiles, layouts, counts, check)
-    matched = resolve_matched_layers(options, features.network)
-    style_targets, scales = _compute_style_targets(own, moments, weights, blend, options, placement, layouts, counts)
+    own = _measure_content(style_features, image, maps, tiles, layouts, check)
+    style_targets, scales = _compute_style_targets(own, moments, weights, blend, options, placement, layouts)
     roughness = [measure_roughness(style, at) for style, at in zip(styles, sizes, strict=True)]
     shares = blend.shares if placement is None else placement.share_styles(len(styles))
     roots = {} if placement is None else _compute_content_roots(features, placement, scales, weights, options)
+    matched = resolve_matched_layers(options, features.network)
     if tiling:
         maps = _keep_features(features.select({*(roots or weights.content), *matched}), image, tiling, check)
     return Targets(
@@ -257,6 +245,14 @@ def _make_layouts(placement: Placement, features: Features, tiles: Sequence[Tile
     return {conv.layer: placement.make_layouts(conv, tiles, features.device) for conv in convs}
 
 
+class Measured(NamedTuple):
+    """The content's statistics in a region of a layer."""
+
+    moments: Moments
+    count: int
+    """Of positions."""
+
+
 @torch.no_grad()
 def _measure_content(
     features: Features,
@@ -264,9 +260,8 @@ def _measure_content(
     whole: Mapping[str, Tensor],
     tiles: Sequence[Tile],
     layouts: Mapping[str, tuple[Layout, ...]],
-    counts: Mapping[str, int],
     check: Check | None,
-) -> dict[tuple[str, int], Moments]:
+) -> dict[tuple[str, int], Measured]:
     """Return the content's statistics by layer of `features` and region.
 
     Args:
@@ -275,52 +270,49 @@ def _measure_content(
         whole: its features, if there is one tile.
         tiles: of the image.
         layouts: the parts of each layer in each tile; empty without regions.
-        counts: the number of positions of each layer.
         check: called between convolutions.
     """
-    sums = StyleSums()
+    sums, strides, counts = StyleSums(), features.strides, dict[tuple[str, int], int]()
     for number, tile in enumerate(tiles):
         maps = whole or compute_tile(features, image, tile, check)
         for layer in features.layers:
             if layer not in layouts:
-                sums.add({(layer, 0): compute_moments(maps[layer], counts[layer])})
+                counts[layer, 0] = (image.shape[-2] // strides[layer]) * (image.shape[-1] // strides[layer])
+                sums.add({(layer, 0): compute_moments(maps[layer], counts[layer, 0])})
                 continue
             layout = layouts[layer][number]
             for region, part in enumerate(gather_parts(maps[layer], layout)):
+                counts[layer, region] = counts.get((layer, region), 0) + part.shape[-1]
                 if part.shape[-1]:
                     sums.add({(layer, region): layout.parts[region].compute_moments(part)})
-    return sums.moments
+    return {key: Measured(moments, counts[key]) for key, moments in sums.moments.items()}
 
 
 @torch.no_grad()
 def _compute_style_targets(
-    own: Mapping[tuple[str, int], Moments],
+    own: Mapping[tuple[str, int], Measured],
     moments: Sequence[Mapping[str, Moments]],
     weights: TermWeights,
     blend: Blend,
     options: Options,
     placement: Placement | None,
     layouts: Mapping[str, tuple[Layout, ...]],
-    counts: Mapping[str, int],
 ) -> tuple[dict[str, StyleTarget | RegionTargets], list[Tensor]]:
     """Return the targets of the style layers, and the scale of the content weights in each region, each ().
 
-    The scale is the distance of the style's mean features from the content's, whose statistics are `own`; `counts` are
-    the numbers of positions of the layers.
+    The scale is the distance of the style's mean features from the content's, whose statistics are `own`.
     """
     shares = [dict(enumerate(blend.shares))] if placement is None else placement.styles
-    scales = [torch.zeros((), dtype=torch.float32, device=next(iter(own.values())).mean.device) for _ in shares]
+    scales = [torch.zeros((), dtype=torch.float32, device=next(iter(own.values())).moments.mean.device) for _ in shares]
     found: dict[str, StyleTarget | RegionTargets] = {}
     for layer, weight in weights.style.items():
-        tiles, targets = layouts.get(layer, ()), []
+        targets = []
         for region, styles in enumerate(shares):
             target = blend_moments([moments[index][layer] for index in styles], [*styles.values()])
-            content, count = own[layer, region], counts[layer]
-            if tiles:
-                count = sum(len(layout.parts[region].positions) for layout in tiles)
+            content, count = own[layer, region]
             scales[region] = scales[region] + weight * (content.mean - target.mean).square().mean()
             targets.append(_mix_target(target, content, options, is_few=count < len(content.mean)))
-        found[layer] = RegionTargets(tiles, tuple(targets), placement.shares) if placement else targets[0]
+        found[layer] = RegionTargets(layouts[layer], tuple(targets), placement.shares) if placement else targets[0]
     if options.distance == PAPER:
         return found, [torch.ones_like(scale) for scale in scales]
     return found, [scale.clamp(min=MIN_CONTENT_SCALE).sqrt() for scale in scales]
@@ -416,13 +408,7 @@ def prepare_matching(
         for style, _ in fit_styles(blend, long_side, options, features.min_side)
     ]
     numbers = [[(view.shape[-2] // stride) * (view.shape[-1] // stride) for view in views] for views in cuts]
-    styles = (
-        (
-            assemble_maps(network, torch.rot90(view.to(features.device), turn, (-2, -1)), side, check)
-            for turn, view in enumerate(views)
-        )
-        for views in cuts
-    )
+    styles = (_analyze_views(network, views, side, check) for views in cuts)
     if tiling is None or photo is None:
         height, width = targets.matched[base].shape[-2:]
         regions = _match_regions(areas, blend, (width, height), features.device)
@@ -436,6 +422,14 @@ def prepare_matching(
     candidates = prepare_candidates(styles, columns.sample(PCA_SAMPLES), base, MAX_CANDIDATES, numbers)
     places = list_places(columns, len(cuts), regions)
     return TiledMatching(plan, candidates, shares.to(features.device), columns, regions, places)
+
+
+def _analyze_views(
+    features: Features, views: Sequence[Tensor], side: int, check: Check | None
+) -> Iterator[dict[str, Tensor]]:
+    """Yield the features of the views of a style, each (1, 3, h, w), turned by quarters, in tiles of a side."""
+    for turn, view in enumerate(views):
+        yield assemble_maps(features, torch.rot90(view.to(features.device), turn, (-2, -1)), side, check)
 
 
 def _match_regions(

@@ -7,9 +7,9 @@ Knows features only: no images, options or files.
 
 import itertools
 import math
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -135,24 +135,14 @@ def prepare_candidates(
     counts = [sum(style) for style in numbers]
     columns = example.new_empty(sum(counts), example.shape[1])  # (K, ΣC)
     each_view = torch.split(columns, [number for style in numbers for number in style])
-    places, sizes, parts = [], defaultdict[str, list[torch.Size]](list), defaultdict[str, list[Tensor]](list)
-    dtype = example.dtype
-    for view, (maps, kept) in enumerate(zip(itertools.chain.from_iterable(styles), each_view, strict=True)):
-        own, own_places = compute_columns(maps, base), _list_places(view, maps[base])
-        chosen = _choose_some(len(own), len(kept)).to(own.device)
-        for target, part in zip(torch.split(kept, PROJECTED_ROWS), torch.split(chosen, PROJECTED_ROWS), strict=True):
-            target.copy_(normalize_columns(own[part]))
-        places.append(own_places[chosen])
-        for layer, features in maps.items():
-            sizes[layer].append(features.shape)
-            parts[layer].append(_store_rows(features))
-        dtype = maps[base].dtype
-    grids = {layer: _list_grids(shapes).to(columns.device) for layer, shapes in sizes.items()}
-    rows = {layer: torch.cat(parts.pop(layer)) for layer in sizes}
-    all_places = torch.cat(places)  # (K, 3)
+    views = zip(itertools.chain.from_iterable(styles), each_view, strict=True)
+    kept = [_keep_view(view, maps, base, part) for view, (maps, part) in enumerate(views)]
+    grids = {layer: _list_grids([view.shapes[layer] for view in kept]).to(columns.device) for layer in kept[0].rows}
+    rows = {layer: torch.cat([view.rows.pop(layer) for view in kept]) for layer in grids}
+    all_places = torch.cat([view.places for view in kept])  # (K, 3)
     indices = torch.full((len(rows[base]),), -1, device=columns.device)
     indices[find_rows(all_places, grids[base])] = torch.arange(len(columns), device=columns.device)
-    basis, codes = _make_codes(columns, example, dtype)
+    basis, codes = _make_codes(columns, example, kept[0].dtype)
     return Candidates(
         base,
         tuple(counts),
@@ -165,6 +155,29 @@ def prepare_candidates(
         rows,
         grids,
     )
+
+
+class _View(NamedTuple):
+    """What is kept of one view of a style."""
+
+    places: Tensor
+    """View, row and column of its candidates, (n, 3)."""
+    rows: dict[str, Tensor]
+    """By layer, (H · W, C), in `STORED_TYPE`."""
+    shapes: dict[str, torch.Size]
+    """Of the features of each layer."""
+    dtype: torch.dtype
+    """Of the features."""
+
+
+def _keep_view(view: int, maps: Maps, base: str, columns: Tensor) -> _View:
+    """Write the columns of some places of a view to `columns`, (n, ΣC), and return what else is kept."""
+    own, places = compute_columns(maps, base), _list_places(view, maps[base])
+    chosen = _choose_some(len(own), len(columns)).to(own.device)
+    for target, part in zip(torch.split(columns, PROJECTED_ROWS), torch.split(chosen, PROJECTED_ROWS), strict=True):
+        target.copy_(normalize_columns(own[part]))
+    rows = {layer: _store_rows(each) for layer, each in maps.items()}
+    return _View(places[chosen], rows, {layer: each.shape for layer, each in maps.items()}, maps[base].dtype)
 
 
 def _make_codes(columns: Tensor, example: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
