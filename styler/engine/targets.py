@@ -214,8 +214,9 @@ def compute_targets(
     shares = blend.shares if placement is None else placement.share_styles(len(styles))
     roots = {} if placement is None else _compute_content_roots(features, placement, scales, weights, options)
     matched = resolve_matched_layers(options, features.network)
-    if tiling:
-        maps = _keep_features(features.select({*(roots or weights.content), *matched}), image, tiling, check)
+    compared = features.select({*(roots or weights.content), *matched})
+    if tiling and count_kept_bytes(compared, size):
+        maps = assemble_maps(compared, image, tile, check)
     return Targets(
         content={layer: maps[layer] for layer in roots or weights.content if maps},
         style=style_targets,
@@ -231,12 +232,16 @@ def compute_targets(
     )
 
 
-def _keep_features(features: Features, image: Tensor, tiling: Tiling, check: Check | None) -> dict[str, Tensor]:
-    """Return the features of an image (1, 3, H, W) in tiles, or none if they take more than `MAX_KEPT_BYTES`."""
+def count_kept_bytes(features: Features, size: tuple[int, int]) -> int:
+    """Return the memory of the content's features that are kept for a picture in tiles.
+
+    Args:
+        features: computes the layers of the content that the image is compared with, and no others.
+        size: width and height of the picture.
+    """
     convs = [conv for conv in features.convs if conv.layer in features.layers]
-    values = sum(conv.outputs * tiling.count(conv.stride) for conv in convs)
-    is_kept = values * features.precision.itemsize <= MAX_KEPT_BYTES
-    return assemble_maps(features, image, tiling.side, check) if is_kept else {}
+    values = sum(conv.outputs * (size[0] // conv.stride) * (size[1] // conv.stride) for conv in convs)
+    return values * features.precision.itemsize if values * features.precision.itemsize <= MAX_KEPT_BYTES else 0
 
 
 def _make_layouts(placement: Placement, features: Features, tiles: Sequence[Tile]) -> dict[str, tuple[Layout, ...]]:

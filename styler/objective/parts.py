@@ -82,15 +82,6 @@ def _erode(mask: Tensor, radius: int) -> Tensor:
     return mask
 
 
-def make_layout(weights: Tensor, device: torch.device) -> Layout:
-    """Return the parts of a layer, given the weights (R, h, w) of its positions for each region, on the CPU.
-
-    Raises:
-        ValueError: all weights of a region are 0.
-    """
-    return make_layouts(weights, [Tile(0, weights.shape[-2], 0, weights.shape[-1])], device)[0]
-
-
 def make_layouts(weights: Tensor, tiles: Iterable[Tile], device: torch.device) -> tuple[Layout, ...]:
     """Return the parts of each tile of a layer.
 

@@ -19,11 +19,13 @@ Knows positions and features only: no losses, options or files.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 from styler.vgg.model import Check, Features
 
@@ -128,10 +130,34 @@ def find_window(features: Features, image: Tensor, tile: Tile) -> Tile:
     return tile.grow(features.margin, (image.shape[-2], image.shape[-1]))
 
 
-def crop_maps(features: Features, maps: dict[str, Tensor], tile: Tile, window: Tile) -> dict[str, Tensor]:
+def crop_maps(features: Features, maps: Mapping[str, Tensor], tile: Tile, window: Tile) -> dict[str, Tensor]:
     """Return the features of a tile, given those of its window."""
     strides, inside = features.strides, tile.within(window)
-    return {layer: inside.cut(each, strides[layer]) for layer, each in maps.items()}
+    return {layer: _crop(each, inside.reduce(strides[layer])) for layer, each in maps.items()}
+
+
+def _crop(maps: Tensor, inside: Tile) -> Tensor:
+    """Return a part of maps (1, C, H, W); a view if no gradient is needed."""
+    if not (torch.is_grad_enabled() and maps.requires_grad):
+        return inside.cut(maps)
+    part: Tensor = _CropFunction.apply(maps, inside)
+    return part
+
+
+class _CropFunction(torch.autograd.Function):
+    """A part of maps, whose gradient has the layout of the maps; that of a slice would have to be rearranged."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, maps: Tensor, inside: Tile) -> Tensor:
+        ctx.shape, ctx.inside = maps.shape, inside  # type: ignore[attr-defined]
+        return inside.cut(maps)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
+        (part,), shape, inside = gradients, ctx.shape, ctx.inside  # type: ignore[attr-defined]
+        whole = torch.empty(shape, dtype=part.dtype, device=part.device, memory_format=torch.channels_last).zero_()
+        inside.cut(whole).copy_(part)
+        return whole, None
 
 
 def assemble_maps(features: Features, image: Tensor, side: int, check: Check | None = None) -> dict[str, Tensor]:

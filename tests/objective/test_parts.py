@@ -9,8 +9,9 @@ from torch import Tensor
 from styler.objective import parts, wasserstein
 from styler.objective.losses import content_loss, content_sum
 from styler.objective.moments import Moments, compute_moments
-from styler.objective.parts import gather_parts, make_layout, reduce_masks
+from styler.objective.parts import Layout, gather_parts, make_layouts, reduce_masks
 from styler.objective.terms import Objective, RegionRoots, RegionTargets, StyleTarget, Targets, TermWeights
+from styler.objective.tiles import Tile
 from styler.objective.wasserstein import (
     RootTangent,
     compute_root_tangent,
@@ -22,6 +23,12 @@ from styler.vgg.model import Features
 from styler.vgg.weights import Weights
 
 CPU = torch.device("cpu")
+
+
+def make_layout(weights: Tensor, device: torch.device) -> Layout:
+    """Return the parts of a layer of one tile."""
+    (layout,) = make_layouts(weights, [Tile(0, weights.shape[-2], 0, weights.shape[-1])], device)
+    return layout
 
 
 def maps(channels: int, height: int, width: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -124,6 +131,23 @@ def test_regions_of_hard_masks_pool_to_the_whole() -> None:
 def test_a_part_without_positions_is_an_error() -> None:
     with pytest.raises(ValueError, match="no positions"):
         make_layout(torch.stack([torch.ones(2, 2), torch.zeros(2, 2)]), CPU)
+
+
+def test_the_parts_of_tiles_add_up_to_those_of_the_whole() -> None:
+    """A tile may have no positions of a region."""
+    features, both = maps(5, 8, 9), masks(8, 9)
+    both[0, :, :5] = 0
+    tiles = [Tile(0, 8, 0, 4), Tile(0, 3, 4, 9), Tile(3, 8, 4, 9)]
+    whole, layouts = make_layout(both, CPU), make_layouts(both, tiles, CPU)
+    assert not len(layouts[0].parts[0].positions)
+    for region, own in enumerate(gather_parts(features, whole)):
+        expected, found = whole.parts[region].compute_moments(own), []
+        for tile, layout in zip(tiles, layouts, strict=True):
+            part = gather_parts(tile.cut(features), layout)[region]
+            if part.shape[-1]:
+                found.append(layout.parts[region].compute_moments(part))
+        torch.testing.assert_close(torch.stack([each.mean for each in found]).sum(dim=0), expected.mean)
+        torch.testing.assert_close(torch.stack([each.second for each in found]).sum(dim=0), expected.second)
 
 
 def test_masks_are_averaged_and_eroded_as_far_as_enough_is_left() -> None:
