@@ -1,9 +1,9 @@
 """Matched features of a picture in tiles: the same matches and targets as `matching` finds for a whole one.
 
 What is kept of the whole picture are numbers for each place of the base layer: the match, the detail and shares. All
-features are those of one tile at a time: its columns when matches are found, and when it is painted its target, for
-which the photo's features are computed again. Linking reaches no further than one place in each of its turns, so that
-a tile's matches are linked exactly when so many places around it are known.
+features are those of one tile at a time: its columns when matches are found, and its target when it is painted. Linking
+reaches no further than one place in each of its turns, so a tile's matches are linked exactly if those of so many
+places around it are known.
 
 Knows features and positions only: no options or files.
 """

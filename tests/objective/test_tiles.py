@@ -259,7 +259,7 @@ def test_tiles_stop_between_convolutions(make: Make, picture: Picture) -> None:
     class Stopped(Exception):
         pass
 
-    left = [300]
+    left = [200]  # in the second pass
 
     def check() -> None:
         left[0] -= 1
