@@ -54,11 +54,11 @@ class Downsample:
 
     def __call__(self, image: Tensor) -> Tensor:
         """Resize an image (1, 3, H, W) to (1, 3, h, w)."""
-        return self._down @ image @ self._across.T
+        return self._down.to(image) @ image @ self._across.to(image).T
 
     def adjoint(self, gradient: Tensor) -> Tensor:
         """Map the gradient with respect to the output (1, 3, h, w) to that of the input (1, 3, H, W)."""
-        return self._down.T @ gradient @ self._across
+        return self._down.to(gradient).T @ gradient @ self._across.to(gradient)
 
 
 def _make_resize_matrix(before: int, after: int) -> Tensor:

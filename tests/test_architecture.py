@@ -35,7 +35,10 @@ ORDER = (
 ORDER_WITHIN = {
     "images": ("detect", "exif", "chunks", "decode", "color", "tiff", "encode", "files", "read", "child"),
     "regions": ("specs", "areas", "guided", "networks", "find", "read", "resolve"),
-    "objective": ("moments", "wasserstein", "losses", "parts", "candidates", "matching", "terms"),
+    "objective": (
+        *("moments", "wasserstein", "losses", "tiles", "parts", "sums", "candidates", "matching"),
+        *("tiled_columns", "tiled_matching", "terms"),
+    ),
     "engine.memory": ("measure", "estimate", "plan", "ladder", "host"),
     "batch": ("discover", "manifest", "names", "plan", "sheets", "report", "stores", "worker", "ray", "runner"),
 }

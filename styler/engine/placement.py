@@ -11,8 +11,9 @@ from torch import Tensor
 
 from styler.engine.styles import Blend
 from styler.objective.matching import MatchedRegions
-from styler.objective.parts import EROSION, Layout, make_layout, reduce_masks
+from styler.objective.parts import EROSION, Layout, make_layouts, reduce_masks
 from styler.objective.terms import Hold
+from styler.objective.tiles import Tile
 from styler.regions.areas import Areas, compute_hold
 from styler.vgg.arch import Conv
 
@@ -73,13 +74,14 @@ class Placement:
         pairs = [*zip(self.shares, self.styles, strict=True)]
         return [sum(share / total * styles.get(index, 0.0) for share, styles in pairs) for index in range(count)]
 
-    def make_layout(self, conv: Conv, size: tuple[int, int], device: torch.device) -> Layout:
-        """Return the parts of a layer whose maps have a size (height, width)."""
+    def make_layouts(self, conv: Conv, tiles: Sequence[Tile], device: torch.device) -> tuple[Layout, ...]:
+        """Return the parts of a layer in each tile of the scale."""
+        size = (self.regions.shape[-2] // conv.stride, self.regions.shape[-1] // conv.stride)
         radius = EROSION * conv.receptive_field / 2 / conv.stride
         masks = reduce_masks(self.regions, conv.stride, size, radius)
         if self.protection is not None:
             masks = masks * _release_style(reduce_masks(self.protection, conv.stride, size))
-        return make_layout(masks[0], device)
+        return make_layouts(masks[0], [tile.reduce(conv.stride) for tile in tiles], device)
 
     def weigh_content(self, conv: Conv, scales: list[Tensor], weight: float, protected: float) -> Tensor:
         """Return the square roots of the content weights of a layer's positions, (1, 1, h, w).

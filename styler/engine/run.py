@@ -175,8 +175,8 @@ class Run:
     stopped: bool = field(default=False, init=False)
     executed: list[Scale] = field(default_factory=list, init=False)
     scale_seconds: list[float] = field(default_factory=list, init=False)
-    targets: dict[tuple[str, tuple[int, int]], Targets] = field(default_factory=dict, init=False)
-    """By network and size; half-size copies of larger scales reuse those of smaller scales."""
+    targets: dict[tuple[str, tuple[int, int], int], Targets] = field(default_factory=dict, init=False)
+    """By network, size and side of the tiles; half-size copies of larger scales reuse those of smaller scales."""
     holds: dict[tuple[int, int], Hold | None] = field(default_factory=dict, init=False)
     """By size; pixels that are shown are held as those that are compared."""
     losses: dict[str, Tensor] = field(default_factory=dict, init=False)
@@ -405,10 +405,10 @@ class Run:
     def _build_objective(self, scale: Scale, *, is_copy: bool = False) -> Objective:
         """Build the objective of a scale; its half-size copies are scales of their own, without strokes."""
         options, size, features = self.options, scale.size, self.slim if scale.sketch else self.features
-        key = (features.sha256, size)
+        key = (features.sha256, size, self.tile)
         if key not in self.targets:
             self.targets[key] = targets.compute_targets(
-                features, self.content, self.blend, size, options, self.cache, self.check, self.areas
+                features, self.content, self.blend, size, options, self.cache, self.check, self.areas, self.tile
             )
         half_size = matching = None
         if scale.half_size_copies:

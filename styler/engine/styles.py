@@ -3,7 +3,6 @@
 Knows images as tensors and the network; does not know the photo's targets, schedules or optimizers.
 """
 
-import itertools
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +16,12 @@ from styler.engine.color import measure_colors, transfer_colors
 from styler.engine.sources import SourceImage
 from styler.errors import UsageError
 from styler.objective.losses import total_variation
-from styler.objective.moments import Moments, blend_moments, compute_moments
+from styler.objective.moments import Moments, compute_moments
+from styler.objective.sums import StyleSums
+from styler.objective.tiles import compute_tile, split_picture
 from styler.options import Options
 from styler.regions.areas import Areas
 from styler.resample import resize
-from styler.vgg import arch
 from styler.vgg.model import Check, Features
 
 MIN_ROUGHNESS = 0.03
@@ -114,42 +114,14 @@ def _count_bytes(moments: Mapping[str, Moments]) -> int:
 def analyze_style(features: Features, image: Tensor, check: Check | None = None) -> dict[str, Moments]:
     """Return the moments of every layer of an image (1, 3, H, W) on the CPU.
 
-    A large image is analyzed tile by tile, in bounded memory: with the receptive field as margin, the moments of the
-    tiles, weighted by their positions, are those of the whole.
+    A large image is analyzed tile by tile, in bounded memory; the moments of the tiles add up to those of the whole.
     """
-    height, width = image.shape[-2:]
-    margin = compute_margin(features)
-    strides = {conv.layer: conv.stride for conv in features.convs}
-    total: dict[str, Moments] = {}
-    counts: dict[str, int] = {}
-    for (top, bottom), (left, right) in itertools.product(_split_side(height), _split_side(width)):
-        first_row, first_column = max(0, top - margin), max(0, left - margin)
-        tile = image[..., first_row : bottom + margin, first_column : right + margin].to(features.device)
-        for layer, maps in features(tile, check).items():
-            stride = strides[layer]
-            rows = slice((top - first_row) // stride, (bottom - first_row) // stride)
-            columns = slice((left - first_column) // stride, (right - first_column) // stride)
-            inside = maps[..., rows, columns]  # (1, C, h, w)
-            if count := inside.shape[-2] * inside.shape[-1]:
-                moments = compute_moments(inside)
-                before = counts.get(layer, 0)
-                parts = [total[layer], moments] if before else [moments]
-                total[layer] = blend_moments(parts, [before, count]) if before else moments
-                counts[layer] = before + count
-    return total
-
-
-def compute_margin(features: Features) -> int:
-    """Return the pixels around a tile that its features depend on, a multiple of the largest stride."""
-    field = max((conv.receptive_field for conv in features.convs), default=1)
-    return math.ceil(field / 2 / arch.MAX_STRIDE) * arch.MAX_STRIDE
-
-
-def _split_side(side: int) -> list[tuple[int, int]]:
-    """Split a side into equal parts of at most `TILE_SIDE` pixels that begin at multiples of the largest stride."""
-    count = math.ceil(side / TILE_SIDE)
-    step = math.ceil(side / count / arch.MAX_STRIDE) * arch.MAX_STRIDE
-    return [(start, min(start + step, side)) for start in range(0, side, step)]
+    size, strides, sums = (image.shape[-2], image.shape[-1]), features.strides, StyleSums()
+    for tile in split_picture(size, TILE_SIDE, features):
+        for layer, maps in compute_tile(features, image, tile, check).items():
+            total = (size[0] // strides[layer]) * (size[1] // strides[layer])
+            sums.add({(layer, 0): compute_moments(maps, total)})
+    return {layer: moments for (layer, _), moments in sums.moments.items()}
 
 
 def compute_style_size(style: tuple[int, int], long_side: int, stroke_size: float, min_side: int) -> tuple[int, int]:

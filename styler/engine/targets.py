@@ -4,7 +4,8 @@ Knows images as tensors and the network; does not know schedules or optimizers.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,13 +14,17 @@ from styler.engine.color import blend_colors, measure_colors, transfer_colors
 from styler.engine.placement import CONTENT_PROTECTION, PROTECTED_LAYERS, Placement
 from styler.engine.sources import SourceImage
 from styler.engine.styles import Blend, StyleCache, compute_style_size, fit_styles, measure_roughness
-from styler.objective.candidates import prepare_candidates
+from styler.objective.candidates import PCA_SAMPLES, compute_columns, prepare_candidates
 from styler.objective.losses import coarse_chroma
-from styler.objective.matching import Matching, MatchingPlan
+from styler.objective.matching import MatchedRegions, Matching, MatchingPlan
 from styler.objective.moments import Moments, blend_moments, compute_moments
 from styler.objective.parts import Layout, gather_parts
+from styler.objective.sums import StyleSums
 from styler.objective.terms import RegionTargets, StyleTarget, Targets, TermWeights
-from styler.objective.wasserstein import has_few_positions, prepare_wasserstein_target
+from styler.objective.tiled_columns import TiledColumns
+from styler.objective.tiled_matching import TiledMatching, list_places
+from styler.objective.tiles import Tile, Tiling, assemble_maps, compute_tile
+from styler.objective.wasserstein import prepare_wasserstein_target
 from styler.options import Options
 from styler.regions.areas import Areas
 from styler.resample import cut_view, resize
@@ -60,6 +65,14 @@ MATCHED_VIEWS = 4
 """Quarter turns of a style whose features are candidates."""
 MAX_CANDIDATES = 65_536
 """Places of all styles that can be matched."""
+MAX_KEPT_BYTES = 1 << 30
+"""Memory of the content's features that are kept for a picture in tiles: in single precision, and with strokes, those
+of 2048 × 2048 pixels. Those of a larger picture are computed again for each tile where they are compared: at 256 bytes
+per pixel, they would take several times as much as the optimizer, and the forward pass up to the layers that are
+compared takes a fifth of the time of an iteration."""
+MAX_VIEWED_PIXELS = 1 << 24
+"""Pixels of all views of all styles together, at 112 bytes each for their features: 1.9 GB. Of a larger painting, each
+view shows a part: one painting is seen whole up to 2048 pixels on each side, and each of four up to 1024."""
 
 
 def resolve_style_layers(options: Options, network: str) -> dict[str, float]:
@@ -176,75 +189,135 @@ def compute_targets(
     cache: StyleCache,
     check: Check | None = None,
     areas: Areas | None = None,
+    tile: int = 0,
 ) -> Targets:
-    """Return the targets of a scale of `size` (width, height); `areas` are those at the photo's size."""
+    """Return the targets of a scale.
+
+    Args: `size` is width and height, `areas` are those at the photo's size, and `tile` is the longest side of the tiles
+    into which the picture is divided, in pixels, 0 for one tile.
+    """
     image = content.fit(*size).to(features.device)  # (1, 3, H, W)
-    with torch.no_grad():
-        maps = features(image, check)
-    weights, keep = compute_term_weights(options, features.network), options.keep_color
-    styles = blend.recolored
+    tiling, whole = Tiling.of((size[1], size[0]), tile, features), Tile(0, size[1], 0, size[0])
+    maps = {} if tiling else compute_tile(features, image, whole, check)
+    weights, keep, styles = compute_term_weights(options, features.network), options.keep_color, blend.recolored
     sizes = [compute_style_size(style.size, max(size), options.stroke_size, features.min_side) for style in styles]
     style_features = features.select(weights.style)
     moments = [
         cache.get_moments(style_features, style, at, check, persist=not keep)  # recolored styles fit this content only
         for style, at in zip(styles, sizes, strict=True)
     ]
-    placement = None if areas is None else Placement.of(areas, blend, size)
-    layouts = {} if placement is None else _make_layouts(placement, style_features, maps)
-    style_targets, scales = _compute_style_targets(maps, moments, weights, blend, options, placement, layouts)
+    placement, tiles = None if areas is None else Placement.of(areas, blend, size), tiling.tiles if tiling else (whole,)
+    layouts = {} if placement is None else _make_layouts(placement, style_features, tiles)
+    own = _measure_content(style_features, image, maps, tiles, layouts, check)
+    style_targets, scales = _compute_style_targets(own, moments, weights, blend, options, placement, layouts)
     roughness = [measure_roughness(style, at) for style, at in zip(styles, sizes, strict=True)]
     shares = blend.shares if placement is None else placement.share_styles(len(styles))
     roots = {} if placement is None else _compute_content_roots(features, placement, scales, weights, options)
+    matched = resolve_matched_layers(options, features.network)
+    compared = features.select({*(roots or weights.content), *matched})
+    if tiling and count_kept_bytes(compared, size):
+        maps = assemble_maps(compared, image, tile, check)
     return Targets(
-        content={layer: maps[layer] for layer in roots or weights.content},
+        content={layer: maps[layer] for layer in roots or weights.content if maps},
         style=style_targets,
         color=_compute_color_target(image, content.image, blend, keep, areas) if keep else None,
         content_scale=scales[0] if placement is None else 1.0,
         content_roots=roots,
         is_content_summed=options.distance == PAPER,
-        matched={layer: maps[layer] for layer in resolve_matched_layers(options, features.network)},
+        matched={layer: maps[layer] for layer in matched if maps},
         roughness=math.fsum(share * each for share, each in zip(shares, roughness, strict=True)),
         hold=None if placement is None else placement.make_hold(image),
+        tiling=tiling,
+        photo=image if tiling else None,
     )
 
 
-def _make_layouts(placement: Placement, features: Features, maps: Mapping[str, Tensor]) -> dict[str, Layout]:
-    """Return the parts of every layer of `features`."""
-    sizes = {layer: (maps[layer].shape[-2], maps[layer].shape[-1]) for layer in features.layers}
-    convs = {conv.layer: conv for conv in features.convs}
-    return {layer: placement.make_layout(convs[layer], size, features.device) for layer, size in sizes.items()}
+def count_kept_bytes(features: Features, size: tuple[int, int]) -> int:
+    """Return the memory of the content's features that are kept for a picture in tiles.
+
+    Args:
+        features: computes the layers of the content that the image is compared with, and no others.
+        size: width and height of the picture.
+    """
+    convs = [conv for conv in features.convs if conv.layer in features.layers]
+    values = sum(conv.outputs * (size[0] // conv.stride) * (size[1] // conv.stride) for conv in convs)
+    return values * features.precision.itemsize if values * features.precision.itemsize <= MAX_KEPT_BYTES else 0
+
+
+def _make_layouts(placement: Placement, features: Features, tiles: Sequence[Tile]) -> dict[str, tuple[Layout, ...]]:
+    """Return the parts of every layer of `features` in every tile."""
+    convs = [conv for conv in features.convs if conv.layer in features.layers]
+    return {conv.layer: placement.make_layouts(conv, tiles, features.device) for conv in convs}
+
+
+class Measured(NamedTuple):
+    """The content's statistics in a region of a layer."""
+
+    moments: Moments
+    positions: int
+    """Their number."""
+
+
+@torch.no_grad()
+def _measure_content(
+    features: Features,
+    image: Tensor,
+    whole: Mapping[str, Tensor],
+    tiles: Sequence[Tile],
+    layouts: Mapping[str, tuple[Layout, ...]],
+    check: Check | None,
+) -> dict[tuple[str, int], Measured]:
+    """Return the content's statistics by layer of `features` and region.
+
+    Args:
+        features: the network.
+        image: the content, (1, 3, H, W).
+        whole: its features, if there is one tile.
+        tiles: of the image.
+        layouts: the parts of each layer in each tile; empty without regions.
+        check: called between convolutions.
+    """
+    sums, strides, counts = StyleSums(), features.strides, dict[tuple[str, int], int]()
+    for number, tile in enumerate(tiles):
+        maps = whole or compute_tile(features, image, tile, check)
+        for layer in features.layers:
+            if layer not in layouts:
+                counts[layer, 0] = (image.shape[-2] // strides[layer]) * (image.shape[-1] // strides[layer])
+                sums.add({(layer, 0): compute_moments(maps[layer], counts[layer, 0])})
+                continue
+            layout = layouts[layer][number]
+            for region, part in enumerate(gather_parts(maps[layer], layout)):
+                counts[layer, region] = counts.get((layer, region), 0) + part.shape[-1]
+                if part.shape[-1]:
+                    sums.add({(layer, region): layout.parts[region].compute_moments(part)})
+    return {key: Measured(moments, counts[key]) for key, moments in sums.moments.items()}
 
 
 @torch.no_grad()
 def _compute_style_targets(
-    maps: Mapping[str, Tensor],
+    own: Mapping[tuple[str, int], Measured],
     moments: Sequence[Mapping[str, Moments]],
     weights: TermWeights,
     blend: Blend,
     options: Options,
     placement: Placement | None,
-    layouts: Mapping[str, Layout],
+    layouts: Mapping[str, tuple[Layout, ...]],
 ) -> tuple[dict[str, StyleTarget | RegionTargets], list[Tensor]]:
     """Return the targets of the style layers, and the scale of the content weights in each region, each ().
 
-    The scale is the distance of the style's mean features from the content's.
+    The scale is the distance of the style's mean features from the content's, whose statistics are `own`.
     """
     shares = [dict(enumerate(blend.shares))] if placement is None else placement.styles
-    scales = [torch.zeros((), dtype=torch.float32, device=next(iter(maps.values())).device) for _ in shares]
+    scales = [torch.zeros((), dtype=torch.float32, device=next(iter(own.values())).moments.mean.device) for _ in shares]
     found: dict[str, StyleTarget | RegionTargets] = {}
     for layer, weight in weights.style.items():
-        layout, targets = layouts.get(layer), []
-        parts = [maps[layer]] if layout is None else gather_parts(maps[layer], layout)
-        for region, (part, styles) in enumerate(zip(parts, shares, strict=True)):
+        targets = []
+        for region, styles in enumerate(shares):
             target = blend_moments([moments[index][layer] for index in styles], [*styles.values()])
-            own = compute_moments(part) if layout is None else layout.parts[region].compute_moments(part)
-            scales[region] = scales[region] + weight * (own.mean - target.mean).square().mean()
-            targets.append(_mix_target(target, own, options, is_few=has_few_positions(part)))
-        found[layer] = (
-            targets[0]
-            if placement is None or layout is None
-            else RegionTargets(layout, tuple(targets), placement.shares)
-        )
+            content, count = own[layer, region]
+            scales[region] = scales[region] + weight * (content.mean - target.mean).square().mean()
+            targets.append(_mix_target(target, content, options, is_few=count < len(content.mean)))
+        found[layer] = RegionTargets(layouts[layer], tuple(targets), placement.shares) if placement else targets[0]
     if options.distance == PAPER:
         return found, [torch.ones_like(scale) for scale in scales]
     return found, [scale.clamp(min=MIN_CONTENT_SCALE).sqrt() for scale in scales]
@@ -292,6 +365,11 @@ def weigh_strokes(brushwork: float, long_side: int, scale_side: int) -> float:
     return math.pow(MAX_STROKES_FACTOR, release_strokes(brushwork)) * min(1.0, brushwork / 50) * max(0.0, 1 - fade)
 
 
+def limit_view_side(long_side: int, styles: int) -> int:
+    """Return the longest side of the views of each of some styles, in pixels, given the long side of the picture."""
+    return min(long_side, math.isqrt(MAX_VIEWED_PIXELS // (MATCHED_VIEWS * styles)))
+
+
 def plan_matching(options: Options, network: str, size: tuple[int, int], scale: Scale) -> MatchingPlan | None:
     """Plan the matching of a scale for a result of `size` (width, height); None if it has no matched features."""
     weight = 0.0 if scale.opening else weigh_strokes(options.brushwork, max(size), max(scale.size))
@@ -318,7 +396,7 @@ def prepare_matching(
     options: Options,
     check: Check | None = None,
     areas: Areas | None = None,
-) -> Matching:
+) -> Matching | TiledMatching:
     """Analyze the styles and their rotated copies for the matching of a scale.
 
     Args:
@@ -331,18 +409,44 @@ def prepare_matching(
         check: called between convolutions.
         areas: at the photo's size.
     """
-    network, styles = features.select(plan.weights), []
-    for style, _ in fit_styles(blend, long_side, options, features.min_side):
-        parts = (cut_view(style, turn, long_side).to(features.device) for turn in range(MATCHED_VIEWS))
-        styles.append([network(torch.rot90(part, turn, (-2, -1)), check) for turn, part in enumerate(parts)])
-    base = arch.find_nearest_layer(BASE_LAYER, features.network)
-    shares = torch.tensor(blend.shares, dtype=torch.float32, device=features.device)
-    candidates = prepare_candidates(styles, targets.matched, base, MAX_CANDIDATES)
-    regions = None
-    if areas is not None:
+    network, base = features.select(plan.weights), arch.find_nearest_layer(BASE_LAYER, features.network)
+    tiling, photo, shares = targets.tiling, targets.photo, torch.tensor(blend.shares, dtype=torch.float32)
+    limit = limit_view_side(long_side, len(blend.styles))
+    side, stride = (tiling.side if tiling else 0), network.strides[base]
+    cuts = [
+        [cut_view(style, turn, limit) for turn in range(MATCHED_VIEWS)]
+        for style, _ in fit_styles(blend, long_side, options, features.min_side)
+    ]
+    numbers = [[(view.shape[-2] // stride) * (view.shape[-1] // stride) for view in views] for views in cuts]
+    styles = (_analyze_views(network, views, side, check) for views in cuts)
+    if tiling is None or photo is None:
         height, width = targets.matched[base].shape[-2:]
-        regions = Placement.of(areas, blend, (width, height)).match_regions(len(styles), features.device)
-    return Matching(plan, candidates, shares, targets.matched, check, regions)
+        regions = _match_regions(areas, blend, (width, height), features.device)
+        example = compute_columns(targets.matched, base)
+        candidates = prepare_candidates(styles, example, base, MAX_CANDIDATES, numbers)
+        return Matching(plan, candidates, shares.to(features.device), targets.matched, check, regions)
+    height, width = tiling.size[0] // stride, tiling.size[1] // stride
+    regions = _match_regions(areas, blend, (width, height), features.device)
+    labels = None if regions is None else regions.label_places()
+    columns = TiledColumns.of(network, photo, tiling, base, check, labels, len(regions.places) if regions else 1)
+    candidates = prepare_candidates(styles, columns.sample(PCA_SAMPLES), base, MAX_CANDIDATES, numbers)
+    places = list_places(columns, len(cuts), regions)
+    return TiledMatching(plan, candidates, shares.to(features.device), columns, regions, places)
+
+
+def _analyze_views(
+    features: Features, views: Sequence[Tensor], side: int, check: Check | None
+) -> Iterator[dict[str, Tensor]]:
+    """Yield the features of the views of a style, each (1, 3, h, w), turned by quarters, in tiles of a side."""
+    for turn, view in enumerate(views):
+        yield assemble_maps(features, torch.rot90(view.to(features.device), turn, (-2, -1)), side, check)
+
+
+def _match_regions(
+    areas: Areas | None, blend: Blend, size: tuple[int, int], device: torch.device
+) -> MatchedRegions | None:
+    """Return what the places of the image, of a size (width, height), may take; None if they may take everything."""
+    return None if areas is None else Placement.of(areas, blend, size).match_regions(len(blend.styles), device)
 
 
 def _compute_color_target(

@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +48,7 @@ def compute_columns(maps: Maps, base: str, places: Tensor | None = None) -> Tens
     columns = torch.empty((count, width), dtype=STORED_TYPE, device=maps[base].device)
     parts = torch.split(columns, [each.shape[1] for each in maps.values()], dim=1)
     for part, maps_of_layer in zip(parts, maps.values(), strict=True):
-        rows = _flatten(resize_maps(maps_of_layer, size))  # (N, C)
+        rows = flatten_maps(resize_maps(maps_of_layer, size))  # (N, C)
         rows = rows if places is None else rows.index_select(0, places)
         mean, chunks = rows.mean(dim=0, dtype=torch.float32), torch.split(rows, PROJECTED_ROWS)
         squares = torch.stack([(chunk - mean).square_().sum() for chunk in chunks]).sum()
@@ -57,7 +58,7 @@ def compute_columns(maps: Maps, base: str, places: Tensor | None = None) -> Tens
     return columns
 
 
-def _flatten(maps: Tensor) -> Tensor:
+def flatten_maps(maps: Tensor) -> Tensor:
     """Return the channels of every position of (1, C, H, W), (H · W, C)."""
     return maps[0].permute(1, 2, 0).reshape(-1, maps.shape[1])
 
@@ -108,38 +109,40 @@ class Candidates:
     """For every view the first of its rows, its height and its width in each layer, (V, 3)."""
 
 
-def prepare_candidates(styles: Sequence[Sequence[Maps]], content: Maps, base: str, limit: int) -> Candidates:
+def prepare_candidates(
+    styles: Iterable[Iterable[Maps]],
+    example: Tensor,
+    base: str,
+    limit: int,
+    numbers: Sequence[Sequence[int]] | None = None,
+) -> Candidates:
     """Prepare the candidates of one or more styles.
 
     Args:
         styles: for each style the features of the style and of its rotated copies.
-        content: features of the content, whose columns are similar to the queries.
+        example: columns of the content, or some of them, which are similar to the queries, (n, ΣC).
         base: the layer at whose positions the columns are.
         limit: the largest number of candidates; if there are more, some are left out, evenly among all views.
+        numbers: the positions of the base layer in each view of each style, if these are computed only when they are
+            taken, so that the features of one at a time are held; None for those of `styles`, which are lists.
     """
-    views = [maps for style in styles for maps in style]
-    numbers = [maps[base].shape[-2] * maps[base].shape[-1] for maps in views]
-    if (total := sum(numbers)) > limit:
-        numbers = [max(1, number * limit // total) for number in numbers]
-    ends = itertools.accumulate(map(len, styles))
-    counts = [sum(numbers[end - len(style) : end]) for style, end in zip(styles, ends, strict=True)]
-    example = compute_columns(content, base)
-    columns = example.new_empty(sum(numbers), example.shape[1])  # (K, ΣC)
-    places = []
-    for view, (maps, kept) in enumerate(zip(views, torch.split(columns, numbers), strict=True)):
-        own, own_places = compute_columns(maps, base), _list_places(view, maps[base])
-        chosen = _choose_some(len(own), len(kept)).to(own.device)
-        for target, part in zip(torch.split(kept, PROJECTED_ROWS), torch.split(chosen, PROJECTED_ROWS), strict=True):
-            target.copy_(normalize_columns(own[part]))
-        places.append(own_places[chosen])
-    grids = {layer: _list_grids([maps[layer] for maps in views]).to(columns.device) for layer in views[0]}
-    rows = {layer: torch.cat([_store_rows(maps[layer]) for maps in views]) for layer in views[0]}
-    all_places = torch.cat(places)  # (K, 3)
+    if numbers is None:
+        styles = [[*style] for style in styles]
+        numbers = [[maps[base].shape[-2] * maps[base].shape[-1] for maps in style] for style in styles]
+    total = sum(map(sum, numbers))
+    if total > limit:
+        numbers = [[max(1, number * limit // total) for number in style] for style in numbers]
+    counts = [sum(style) for style in numbers]
+    columns = example.new_empty(sum(counts), example.shape[1])  # (K, ΣC)
+    each_view = torch.split(columns, [number for style in numbers for number in style])
+    views = zip(itertools.chain.from_iterable(styles), each_view, strict=True)
+    kept = [_keep_view(view, maps, base, part) for view, (maps, part) in enumerate(views)]
+    grids = {layer: _list_grids([view.shapes[layer] for view in kept]).to(columns.device) for layer in kept[0].rows}
+    rows = {layer: torch.cat([view.rows.pop(layer) for view in kept]) for layer in grids}
+    all_places = torch.cat([view.places for view in kept])  # (K, 3)
     indices = torch.full((len(rows[base]),), -1, device=columns.device)
     indices[find_rows(all_places, grids[base])] = torch.arange(len(columns), device=columns.device)
-    samples = [normalize_columns(each[:: math.ceil(len(each) / PCA_SAMPLES)]) for each in (columns, example)]
-    basis = find_principal_components(samples, CODE_LENGTH)
-    codes = torch.cat([(part.float() @ basis).to(content[base]) for part in torch.split(columns, PROJECTED_ROWS)])
+    basis, codes = _make_codes(columns, example, kept[0].dtype)
     return Candidates(
         base,
         tuple(counts),
@@ -154,9 +157,40 @@ def prepare_candidates(styles: Sequence[Sequence[Maps]], content: Maps, base: st
     )
 
 
+class _View(NamedTuple):
+    """What is kept of one view of a style."""
+
+    places: Tensor
+    """View, row and column of its candidates, (n, 3)."""
+    rows: dict[str, Tensor]
+    """By layer, (H · W, C), in `STORED_TYPE`."""
+    shapes: dict[str, torch.Size]
+    """Of the features of each layer."""
+    dtype: torch.dtype
+    """Of the features."""
+
+
+def _keep_view(view: int, maps: Maps, base: str, columns: Tensor) -> _View:
+    """Write the columns of some places of a view to `columns`, (n, ΣC), and return what else is kept."""
+    own, places = compute_columns(maps, base), _list_places(view, maps[base])
+    chosen = _choose_some(len(own), len(columns)).to(own.device)
+    for target, part in zip(torch.split(columns, PROJECTED_ROWS), torch.split(chosen, PROJECTED_ROWS), strict=True):
+        target.copy_(normalize_columns(own[part]))
+    rows = {layer: _store_rows(each) for layer, each in maps.items()}
+    return _View(places[chosen], rows, {layer: each.shape for layer, each in maps.items()}, maps[base].dtype)
+
+
+def _make_codes(columns: Tensor, example: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return the principal directions of candidates (K, ΣC) and examples, (ΣC, D), and the former's codes, (K, D)."""
+    samples = [normalize_columns(each[:: math.ceil(len(each) / PCA_SAMPLES)]) for each in (columns, example)]
+    basis = find_principal_components(samples, CODE_LENGTH)
+    codes = [(part.float() @ basis).to(dtype) for part in torch.split(columns, PROJECTED_ROWS)]
+    return basis, torch.cat(codes)
+
+
 def _store_rows(maps: Tensor) -> Tensor:
     """Return the channels of every position of (1, C, H, W) in `STORED_TYPE`, (H · W, C)."""
-    return _flatten(maps).clamp(max=torch.finfo(STORED_TYPE).max).to(STORED_TYPE)
+    return flatten_maps(maps).clamp(max=torch.finfo(STORED_TYPE).max).to(STORED_TYPE)
 
 
 def _choose_some(total: int, count: int) -> Tensor:
@@ -178,10 +212,10 @@ def _list_places(view: int, maps: Tensor) -> Tensor:
     return torch.cartesian_prod(torch.full((1,), view, device=maps.device), rows, columns)
 
 
-def _list_grids(maps: Sequence[Tensor]) -> Tensor:
+def _list_grids(shapes: Sequence[torch.Size]) -> Tensor:
     """Return where each view begins in the rows of all, its height and its width, (V, 3), on the CPU."""
     grids, first = [], 0
-    for height, width in (view.shape[-2:] for view in maps):
+    for height, width in (shape[-2:] for shape in shapes):
         grids.append((first, height, width))
         first += height * width
     return torch.tensor(grids)

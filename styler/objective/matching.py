@@ -67,6 +67,11 @@ class MatchedRegions(NamedTuple):
     released: Tensor | None
     """How far a place may leave the content's features, (1, 1, h, w) in [0, 1]; None for everywhere entirely."""
 
+    def label_places(self) -> Tensor:
+        """Return the number of the region of each place, (h · w,)."""
+        numbers = torch.cat([torch.full_like(places, number) for number, places in enumerate(self.places)])
+        return numbers[torch.cat(self.places).argsort()]
+
 
 def find_matches(
     queries: Tensor,
@@ -84,22 +89,18 @@ def find_matches(
         check: called between chunks; stops the work by raising.
         styles: those whose candidates may be taken; None for all.
     """
-    found = []
-    for style in range(len(candidates.counts)) if styles is None else styles:
-        first, count = sum(candidates.counts[:style]), candidates.counts[style]
-        columns = candidates.columns[first : first + count]
-        matches, cosines = _find_best(queries, columns, candidates.codes[style], candidates.basis, check)
-        found.append((matches + first, cosines))
+    chosen_from = range(len(candidates.counts)) if styles is None else styles
+    found = [find_best(queries, candidates, style, check) for style in chosen_from]
     if len(found) == 1 or shares is None:
         return found[0][0]
     chosen = choose_styles(torch.stack([cosines for _, cosines in found], dim=1), shares)  # (N,)
     return torch.stack([matches for matches, _ in found], dim=1).gather(1, chosen[:, None])[:, 0]
 
 
-def _find_best(
-    queries: Tensor, columns: Tensor, codes: Tensor, basis: Tensor, check: Check | None
-) -> tuple[Tensor, Tensor]:
-    """Return the best match of each query (N, ΣC) among columns (K, ΣC), and its cosine, each (N,)."""
+def find_best(queries: Tensor, candidates: Candidates, style: int, check: Check | None = None) -> tuple[Tensor, Tensor]:
+    """Return the best match of each query (N, ΣC) among the candidates of one style, and its cosine, each (N,)."""
+    first, count = sum(candidates.counts[:style]), candidates.counts[style]
+    columns, codes, basis = candidates.columns[first : first + count], candidates.codes[style], candidates.basis
     matches, cosines = [], []
     for part in torch.split(queries, max(1, MAX_SCORES // codes[..., 0].numel())):
         if check:
@@ -110,7 +111,7 @@ def _find_best(
         cosine, winner = similarities.max(dim=1)
         matches.append(finalists.gather(1, winner[:, None])[:, 0])
         cosines.append(cosine)
-    return torch.cat(matches), torch.cat(cosines)
+    return torch.cat(matches) + first, torch.cat(cosines)
 
 
 def _find_finalists(queries: Tensor, codes: Tensor) -> Tensor:
@@ -232,20 +233,32 @@ def gather_targets(
 ) -> dict[str, Tensor]:
     """Return each layer's features at the matched places of the styles, (1, C, H, W), in float32.
 
-    Pieces of the style overlap: a place gets the mean of its own match and of what continues its neighbors' matches.
-
-    Source: V. Kwatra et al., "Texture Optimization for Example-based Synthesis", 2005, section 3.
-
     Args:
         sizes: height and width of each matched layer in the image.
         matches: indices of candidates on the grid of the base layer, (h, w).
         candidates: the places of the styles.
         allowed: whether a place may take candidates of a style, (h · w, S); None if it may take all.
     """
+    return average_features(sizes, overlap_matches(matches, candidates, allowed), candidates)
+
+
+def overlap_matches(matches: Tensor, candidates: Candidates, allowed: Tensor | None = None) -> list[Tensor]:
+    """Return the candidates that overlap at each place: its own match, and what continues its neighbors' matches.
+
+    Where a neighbor has none, the own match counts again. Args: see `gather_targets`.
+
+    Source: V. Kwatra et al., "Texture Optimization for Example-based Synthesis", 2005, section 3.
+    """
     continued = [continue_matches(matches, candidates, *step) for step in NEIGHBORS]
     if allowed is not None:
         continued = [_drop_others(each, candidates, allowed) for each in continued]
-    overlapping = [matches, *(torch.where(each < 0, matches, each) for each in continued)]
+    return [matches, *(torch.where(each < 0, matches, each) for each in continued)]
+
+
+def average_features(
+    sizes: Mapping[str, tuple[int, int]], overlapping: Sequence[Tensor], candidates: Candidates
+) -> dict[str, Tensor]:
+    """Return the mean features of candidates that overlap, each (h, w), by layer, (1, C, H, W), in float32."""
     targets = {}
     for layer, size in sizes.items():
         total = gather_features(layer, size, overlapping[0], candidates).float()
@@ -263,7 +276,11 @@ def _drop_others(matches: Tensor, candidates: Candidates, allowed: Tensor) -> Te
 
 def measure_detail(columns: Tensor) -> Tensor:
     """Return the lengths of an image's columns (N, ΣC) relative to their root mean square, (N, 1): large at an eye."""
-    lengths: Tensor = torch.linalg.vector_norm(columns, dim=1, keepdim=True, dtype=torch.float32)
+    return relate_lengths(torch.linalg.vector_norm(columns, dim=1, keepdim=True, dtype=torch.float32))
+
+
+def relate_lengths(lengths: Tensor) -> Tensor:
+    """Return lengths relative to the root mean square of all of them."""
     return lengths / lengths.square().mean().sqrt().clamp(min=SHORTEST)
 
 
@@ -282,6 +299,36 @@ class MatchingPlan:
     interval: int
     """Evaluations after which the matches are found again; 0 for never, with the content alone as the query."""
 
+    def share_query(self, detail: Tensor) -> Tensor:
+        """Return the content's share of the query, given the detail of each place; of the same shape."""
+        return torch.pow(self.content_share, 1 / detail.clamp(min=LEAST_DETAIL).square())
+
+    def mix_style(self, detail: Tensor, regions: MatchedRegions | None) -> Tensor:
+        """Return the style's share of the target, given the detail of each place, (1, 1, h, w); of the same shape."""
+        mix = self.style_mix * (MUCH_DETAIL / detail).clamp(max=1).pow(self.held)
+        return mix if regions is None or regions.released is None else mix * regions.released
+
+
+class Matches(NamedTuple):
+    """What was found for all places."""
+
+    indices: Tensor
+    """Of candidates on the grid of the base layer, (h, w)."""
+    mix: Tensor
+    """The style's share of the target at each place, (1, 1, h, w)."""
+
+
+def mix_target(style: Tensor, content: Tensor, mix: Tensor) -> Tensor:
+    """Return the target of a layer, of length 1 at every position, in the type of the content's features.
+
+    Args:
+        style: features of the style at the matched places, (1, C, H, W), in float32; they are overwritten.
+        content: those of the content.
+        mix: the style's share, (1, 1, H, W).
+    """
+    target = normalize_features(style.lerp_(content.float(), 1 - mix)).to(content.dtype)
+    return target.contiguous(memory_format=torch.channels_last)
+
 
 @dataclass(slots=True, eq=False)
 class Matching:
@@ -296,6 +343,8 @@ class Matching:
     check: Check | None = None
     regions: MatchedRegions | None = None
     """None if all places may take candidates of all styles."""
+    found: Matches | None = field(default=None, init=False)
+    """Those of the last time."""
     _evaluations: int = field(default=0, init=False)
     _targets: dict[str, Tensor] = field(default_factory=dict, init=False)
 
@@ -313,25 +362,25 @@ class Matching:
     @torch.no_grad()
     def _find_targets(self, features: Maps) -> dict[str, Tensor]:
         """Return the features, of length 1, of the places matched with a mixture of the content and the image."""
-        size, regions = features[self.candidates.base].shape[-2:], self.regions
+        self.found, regions = self._match(features), self.regions
+        sizes = {layer: (content.shape[-2], content.shape[-1]) for layer, content in self.content.items()}
+        allowed = None if regions is None else regions.allowed
+        targets = gather_targets(sizes, self.found.indices, self.candidates, allowed)
+        for layer, content in self.content.items():
+            targets[layer] = mix_target(targets[layer], content, resize_maps(self.found.mix, sizes[layer]))
+        return targets
+
+    def _match(self, features: Maps) -> Matches:
+        """Match all places of the image."""
+        size = features[self.candidates.base].shape[-2:]
         query = self._compute_columns(self.content)  # (N, ΣC)
         detail = measure_detail(query)
         if self.plan.interval:
             own = self._compute_columns({layer: features[layer] for layer in self.content})
-            share = torch.pow(self.plan.content_share, 1 / detail.clamp(min=LEAST_DETAIL).square())
-            query = own.lerp_(query, share.to(query))
+            query = own.lerp_(query, self.plan.share_query(detail).to(query))
         matches = self._find_matches(query).view(size)
         matches = link_matches(query, matches, self.candidates, self.check)
-        sizes = {layer: (content.shape[-2], content.shape[-1]) for layer, content in self.content.items()}
-        targets = gather_targets(sizes, matches, self.candidates, None if regions is None else regions.allowed)
-        mix = self.plan.style_mix * (MUCH_DETAIL / detail).clamp(max=1).pow(self.plan.held).view(1, 1, *size)
-        if regions is not None and regions.released is not None:
-            mix = mix * regions.released
-        for layer, content in self.content.items():
-            target = targets[layer].lerp_(content.float(), 1 - resize_maps(mix, sizes[layer]))
-            target = normalize_features(target).to(content.dtype)
-            targets[layer] = target.contiguous(memory_format=torch.channels_last)
-        return targets
+        return Matches(matches, self.plan.mix_style(detail.view(1, 1, *size), self.regions))
 
     def _compute_columns(self, maps: Maps) -> Tensor:
         """Return the columns of an image, (N, ΣC), those of each region centered by its own mean."""

@@ -40,23 +40,25 @@ class _MomentsFunction(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, features: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: FunctionCtx, features: Tensor, total: int, is_measured: bool) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(features)
+        ctx.total = total  # type: ignore[attr-defined]
+        if not is_measured:
+            return _make_zeros(features)
         count = features.shape[-2] * features.shape[-1]
         mean = features.mean(dim=(0, 2, 3), dtype=choose_dtype(features))
-        return mean, _sum_products(features) / count  # (C,), (C, C)
+        return mean if count == total else mean * (count / total), _sum_products(features) / total  # (C,), (C, C)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, *gradients: Tensor) -> Tensor:
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None, None]:
         g_mean, g_second = gradients
-        (features,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        count = features.shape[-2] * features.shape[-1]
+        (features,), count = ctx.saved_tensors, ctx.total  # type: ignore[attr-defined]
         own = features if features.dtype is not torch.float16 else features.float()  # in which small slopes vanish
         shift, slope = ((part / count).to(own) for part in (g_mean, g_second + g_second.T))
         if _has_fast_convolutions(own):
-            return F.conv2d(own, slope[:, :, None, None], shift).to(features)  # (1, C, H, W)
+            return F.conv2d(own, slope[:, :, None, None], shift).to(features), None, None  # (1, C, H, W)
         rows = torch.addmm(shift, flatten_positions(own), slope)  # (N, C)
-        return rows.view(1, *features.shape[-2:], -1).permute(0, 3, 1, 2).to(features)
+        return rows.view(1, *features.shape[-2:], -1).permute(0, 3, 1, 2).to(features), None, None
 
 
 class _WeightedMomentsFunction(torch.autograd.Function):
@@ -66,16 +68,20 @@ class _WeightedMomentsFunction(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, features: Tensor, roots: Tensor, full: int, total: float) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: FunctionCtx, features: Tensor, roots: Tensor, full: int, total: float, is_measured: bool
+    ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(features, roots)
         ctx.full, ctx.total = full, total  # type: ignore[attr-defined]
+        if not is_measured:
+            return _make_zeros(features)
         rows, dtype = flatten_positions(features), choose_dtype(features)
         rest = (rows[full:].to(dtype) * roots[full:].to(dtype)).sum(dim=0)
         mean = (rows[:full].sum(dim=0, dtype=dtype) + rest) / total
         return mean, _sum_products(features) / total  # (C,), (C, C)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
         g_mean, g_second = gradients
         (features, roots), full, total = ctx.saved_tensors, ctx.full, ctx.total  # type: ignore[attr-defined]
         own = features if features.dtype is not torch.float16 else features.float()  # in which small slopes vanish
@@ -83,24 +89,40 @@ class _WeightedMomentsFunction(torch.autograd.Function):
         rows = torch.addmm(shift.to(own), flatten_positions(own), ((g_second + g_second.T) / total).to(own))  # (n, C)
         rows[full:] += ((roots[full:] - 1).to(shift) * shift).to(own)
         rows = rows.to(features)
-        return rows.T[None, :, None], None, None, None
+        return rows.T[None, :, None], None, None, None, None
 
 
-def compute_moments(features: Tensor) -> Moments:
-    """Return the mean and second moment of a layer (1, C, H, W) over all positions, at least in float32."""
-    return Moments(*_MomentsFunction.apply(features))
+def _make_zeros(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Return zeros in place of a layer's statistics, (C,) and (C, C)."""
+    width, dtype = features.shape[1], choose_dtype(features)
+    return features.new_zeros(width, dtype=dtype), features.new_zeros((width, width), dtype=dtype)
 
 
-def compute_weighted_moments(features: Tensor, roots: Tensor, full: int, total: float) -> Moments:
+def compute_moments(features: Tensor, total: int = 0, *, is_measured: bool = True) -> Moments:
+    """Return the mean and second moment of a layer over all positions, at least in float32.
+
+    Args:
+        features: (1, C, H, W).
+        total: the number of positions by which sums are divided: with that of a whole picture, the statistics of its
+            tiles add up to those of the picture. 0 for those of the features.
+        is_measured: false for zeros in place of the statistics, with the gradient that these would have.
+    """
+    return Moments(*_MomentsFunction.apply(features, total or features.shape[-2] * features.shape[-1], is_measured))
+
+
+def compute_weighted_moments(
+    features: Tensor, roots: Tensor, full: int, total: float, *, is_measured: bool = True
+) -> Moments:
     """Return the weighted mean and second moment of positions, at least in float32.
 
     Args:
         features: of n positions, times the square roots of their weights, (1, C, 1, n).
         roots: these square roots, (n, 1), in float32.
         full: how many of the first of them are 1.
-        total: the sum of the weights.
+        total: the sum of the weights, of a whole picture if the positions are those of a tile.
+        is_measured: as in `compute_moments`.
     """
-    return Moments(*_WeightedMomentsFunction.apply(features, roots, full, total))
+    return Moments(*_WeightedMomentsFunction.apply(features, roots, full, total, is_measured))
 
 
 def _sum_products(features: Tensor) -> Tensor:

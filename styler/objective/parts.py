@@ -10,7 +10,7 @@ Transfer", 2017, section 4 (guided sums, and guidance that is eroded to keep reg
 Knows tensors only: no network, no options, no files.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from styler.objective.moments import Moments, compute_weighted_moments, flatten_positions
+from styler.objective.tiles import Tile
 
 EROSION = 0.25
 """How far masks are eroded, as a share of half the receptive field; 0 to 0.5 hardly differ. Beyond that, wide borders
@@ -39,15 +40,18 @@ class Part(NamedTuple):
     full: int
     """How many have the weight 1."""
     total: float
-    """The sum of their weights."""
+    """The sum of the weights of the whole region, of which a tile has only some positions."""
 
-    def compute_moments(self, features: Tensor) -> Moments:
-        """Return the weighted statistics of features that `gather_parts` gathered for this part, (1, C, 1, n)."""
-        return compute_weighted_moments(features, self.roots, self.full, self.total)
+    def compute_moments(self, features: Tensor, *, is_measured: bool = True) -> Moments:
+        """Return the weighted statistics of features that `gather_parts` gathered for this part, (1, C, 1, n).
+
+        Those of all tiles of a picture add up. Args: see `compute_moments`.
+        """
+        return compute_weighted_moments(features, self.roots, self.full, self.total, is_measured=is_measured)
 
 
 class Layout(NamedTuple):
-    """The parts of a layer, and where each position's gradients are among those of all parts, one after another."""
+    """The parts of a layer, or of a tile of it, and where each position's gradients are among those of all parts."""
 
     parts: tuple[Part, ...]
     first: Tensor
@@ -78,20 +82,32 @@ def _erode(mask: Tensor, radius: int) -> Tensor:
     return mask
 
 
-def make_layout(weights: Tensor, device: torch.device) -> Layout:
-    """Return the parts of a layer, given the weights (R, h, w) of its positions for each region, on the CPU.
+def make_layouts(weights: Tensor, tiles: Iterable[Tile], device: torch.device) -> tuple[Layout, ...]:
+    """Return the parts of each tile of a layer.
+
+    Args:
+        weights: of all positions for each region, (R, h, w), on the CPU.
+        tiles: in positions of the layer. A tile may have no positions of a region.
+        device: of the result.
 
     Raises:
         ValueError: all weights of a region are 0.
     """
-    parts = [_make_part(each.flatten()) for each in weights]
+    relative = torch.stack([_relate_weights(each) for each in weights])  # (R, h, w)
+    totals = [_sum_weights(each.flatten()) for each in relative]
+    return tuple(_make_layout(tile.cut(relative), totals, device) for tile in tiles)
+
+
+def _make_layout(weights: Tensor, totals: Sequence[float], device: torch.device) -> Layout:
+    """Return the parts of a tile, given the relative weights (R, h, w) of its positions and the sums of all tiles."""
+    parts = [_make_part(each.flatten(), total) for each, total in zip(weights, totals, strict=True)]
     count, places = weights[0].numel(), torch.cat([part.positions for part in parts])
     order = places.argsort(stable=True)  # the gradients of each position, in the order of the parts
     sorted_places = places[order]
     rank = torch.arange(len(places)) - torch.searchsorted(sorted_places, sorted_places)
     first = torch.full((count,), len(places))
     first[sorted_places[rank == 0]] = order[rank == 0]
-    more = [(sorted_places[rank == k], order[rank == k]) for k in range(1, int(rank.max()) + 1)]
+    more = [(sorted_places[rank == k], order[rank == k]) for k in range(1, len(parts)) if bool((rank == k).any())]
     return Layout(
         tuple(Part(part.positions.to(device), part.roots.to(device), part.full, part.total) for part in parts),
         first.to(device),
@@ -99,18 +115,31 @@ def make_layout(weights: Tensor, device: torch.device) -> Layout:
     )
 
 
-def _make_part(weights: Tensor) -> Part:
-    """Return the part with these weights of all positions, (N,)."""
+def _relate_weights(weights: Tensor) -> Tensor:
+    """Return the weights of all positions relative to the largest of them, 1 for those close to it."""
     highest = float(weights.max())
     if highest <= 0:
         raise ValueError("A region has no positions.")
     relative = weights / highest
-    relative = torch.where(relative > FULL_WEIGHT, 1, relative)
+    return torch.where(relative > FULL_WEIGHT, 1, relative)
+
+
+def _find_positions(relative: Tensor) -> tuple[Tensor, int]:
+    """Return the positions whose relative weights, (N,), count, those of weight 1 first, and the number of these."""
     is_full = relative == 1
     full, partial = is_full.nonzero()[:, 0], ((relative >= LEAST_WEIGHT) & ~is_full).nonzero()[:, 0]
-    positions = torch.cat([full, partial])  # (n,)
-    chosen = relative[positions].double()
-    return Part(positions, chosen.sqrt().float()[:, None], len(full), float(chosen.sum()))
+    return torch.cat([full, partial]), len(full)
+
+
+def _sum_weights(relative: Tensor) -> float:
+    """Return the sum of the relative weights, (N,), that count."""
+    return float(relative[_find_positions(relative)[0]].double().sum())
+
+
+def _make_part(relative: Tensor, total: float) -> Part:
+    """Return the part of a tile with these relative weights of its positions, (N,), given the sum of all tiles."""
+    positions, full = _find_positions(relative)
+    return Part(positions, relative[positions].double().sqrt().float()[:, None], full, total)
 
 
 class _GatherFunction(torch.autograd.Function):
@@ -134,7 +163,7 @@ class _GatherFunction(torch.autograd.Function):
         for gradient, part in zip(gradients, layout.parts, strict=True):
             rows = flatten_positions(gradient)  # (n, C)
             pieces += [rows[: part.full], rows[part.full :] * part.roots[part.full :].to(rows)]
-        total = torch.cat([*pieces, torch.zeros_like(pieces[0][:1] if len(pieces[0]) else pieces[1][:1])])
+        total = torch.cat([*pieces, pieces[0].new_zeros((1, shape[1]))])
         result = total.index_select(0, layout.first)  # (N, C)
         for places, indices in layout.more:
             result.index_copy_(0, places, result.index_select(0, places) + total.index_select(0, indices))

@@ -15,6 +15,9 @@ from styler.objective.losses import chroma, coarse_chroma
 from styler.objective.matching import Matching
 from styler.objective.moments import Moments, compute_moments, gram_distance
 from styler.objective.parts import Layout, gather_parts
+from styler.objective.sums import StyleParts, StyleSlopes, StyleSums, list_tensors
+from styler.objective.tiled_matching import TiledMatching
+from styler.objective.tiles import Tile, Tiling, compute_tile, crop_maps, find_window
 from styler.objective.wasserstein import RootTangent, WassersteinTarget
 from styler.resample import Downsample
 from styler.vgg.model import Check, Features
@@ -26,11 +29,20 @@ StyleTarget = Moments | WassersteinTarget
 class RegionTargets(NamedTuple):
     """The targets of a layer's regions."""
 
-    layout: Layout
-    """The positions of each region."""
+    layouts: tuple[Layout, ...]
+    """The positions of each region, in each tile."""
     targets: tuple[StyleTarget, ...]
     shares: tuple[float, ...]
     """Each region's share of the picture, by which its distance is multiplied."""
+
+    def count_positions(self, region: int) -> int:
+        """Return the number of a region's positions in the whole picture."""
+        return sum(len(layout.parts[region].positions) for layout in self.layouts)
+
+    def get_weights(self, region: int) -> tuple[Tensor, float]:
+        """Return the roots of the weights of a region's positions, tile by tile, (n, 1), and the sum of the weights."""
+        parts = [layout.parts[region] for layout in self.layouts]
+        return parts[0].roots if len(parts) == 1 else torch.cat([part.roots for part in parts]), parts[0].total
 
 
 class Hold(NamedTuple):
@@ -73,6 +85,11 @@ class Targets:
     """Divides the total variation: the root of the style's own, so that a soft style gives a soft picture."""
     hold: Hold | None = None
     """Holds pixels to the photo's; None if there are none to hold."""
+    tiling: Tiling | None = None
+    """None if the picture is one tile."""
+    photo: Tensor | None = None
+    """The content itself, (1, 3, H, W), with several tiles: `content` and `matched` may then be empty, and the features
+    are computed again for each tile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,44 +162,27 @@ class Objective:
     newton_schulz: bool = False
     """Whether the Wasserstein distance takes its root by Newton-Schulz iteration."""
     half_size: HalfSizeCopy | None = None
-    matching: Matching | None = None
+    matching: Matching | TiledMatching | None = None
     """The matched features of the style; half-size copies have none, since strokes have one size."""
     roots: RegionRoots | None = None
     """None if every evaluation computes all roots."""
 
     def terms(self, image: Tensor) -> dict[str, Tensor]:
-        """Return every weighted term of an image (1, 3, H, W), each (), without those of its half-size copy."""
+        """Return every weighted term of an image (1, 3, H, W), each (), without those of its half-size copy.
+
+        Those of a picture of several tiles have no graph.
+        """
+        if self.targets.tiling is not None:
+            return self._differentiate_tiles(image.detach(), self.targets.tiling)[0]
         return self.terms_from_features(self.features(image, self.check, checkpoint=self.checkpoint), image)
 
     def terms_from_features(self, features: Mapping[str, Tensor], image: Tensor) -> dict[str, Tensor]:
-        """Return the same terms, given the features of the image by layer."""
-        targets, weights = self.targets, self.weights
-        if self.roots:
-            self.roots.turn += 1
-        content_loss = losses.content_sum if targets.is_content_summed else losses.content_loss
-        terms: dict[str, Tensor] = {}
-        for layer, content in targets.content.items():
-            if (roots := targets.content_roots.get(layer)) is not None:
-                terms[f"{CONTENT} {layer}"] = content_loss(features[layer], content, roots)
-            else:
-                weight = weights.content[layer] * targets.content_scale
-                terms[f"{CONTENT} {layer}"] = weight * content_loss(features[layer], content)
-        for layer, style in targets.style.items():
-            terms[f"{STYLE} {layer}"] = weights.style[layer] * self._compute_style_distance(
-                layer, features[layer], style
-            )
-        if self.matching is not None:
-            distances = self.matching.compute_distances(features)
-            terms |= {f"{STROKES} {layer}": distance for layer, distance in distances.items()}
-        if weights.smoothness:
-            weight = weights.smoothness / targets.roughness
-            terms[SMOOTHNESS] = weight * losses.total_variation(image)
-            if weights.chroma_smoothness:
-                variation = losses.total_variation(chroma(image))
-                terms[SMOOTHNESS] = terms[SMOOTHNESS] + weights.chroma_smoothness * weight * variation
-        if targets.color is not None:
-            terms[COLOR] = weights.color * (coarse_chroma(image) - targets.color).square().mean()
-        return terms
+        """Return the same terms of a picture of one tile, given the features of the image by layer."""
+        terms = self._compare_content(features, self.targets.content)
+        terms |= self._compare_style(self._measure_style(features))
+        if isinstance(self.matching, Matching):
+            terms |= _name_strokes(self.matching.compute_distances(features))
+        return terms | self._compare_pixels(image)
 
     def gradient(self, image: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Return the detached terms with their sum as `total`, and the gradient of the sum, (1, 3, H, W).
@@ -192,56 +192,241 @@ class Objective:
         would overflow, so it is multiplied by less, as far as the sum is above 1. The half-size copy is evaluated
         after the backward pass of the full size, so that the two do not share memory. Where pixels are held to the
         photo's, the image that counts depends less on the given one, and so does the gradient.
+
+        A picture of several tiles needs the memory of one tile's window, in two passes; see `tiles`.
         """
         hold = self.targets.hold
         if hold is None:
             return self._differentiate(image)
         terms, gradient = self._differentiate(hold.apply(image.detach()))
-        return terms, gradient * (1 - hold.amount)
+        return terms, gradient * (1 - hold.amount.to(gradient))
 
     def _differentiate(self, image: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Return the terms and the gradient with respect to the image that counts."""
-        image = image.detach().requires_grad_()
-        terms = self.terms(image)
+        if self.targets.tiling is None:
+            terms, gradient = self._differentiate_whole(image.detach())
+        else:
+            terms, gradient = self._differentiate_tiles(image.detach(), self.targets.tiling)
         total = torch.stack(list(terms.values())).sum()
-        scale: Tensor | int = image.numel()
-        if self.targets.is_content_summed:
-            scale = image.numel() / total.detach().clamp(min=1)
-        (gradient,) = torch.autograd.grad(total * scale, image)
-        terms, gradient = {name: term.detach() for name, term in terms.items()}, gradient / scale
-        terms[TOTAL] = total.detach()
+        terms[TOTAL] = total
         if self.half_size is None:
             return terms, gradient
         half_size_terms, half_size_gradient = self.half_size.gradient(image.detach())
         terms = {name: term + half_size_terms.get(name, 0) for name, term in terms.items()}
         return terms, gradient + half_size_gradient
 
-    def _compute_style_distance(self, layer: str, features: Tensor, target: StyleTarget | RegionTargets) -> Tensor:
-        if isinstance(target, RegionTargets):
-            parts = gather_parts(features, target.layout)
-            distances = [
-                share * self._compare(layer, region, parts, target) for region, share in enumerate(target.shares)
-            ]
-            return torch.stack(distances).sum()
-        if isinstance(target, Moments):
-            return gram_distance(compute_moments(features), target)
-        if wasserstein.has_few_positions(features):
-            return wasserstein.wasserstein_distance_of_few_positions(features, target, newton_schulz=self.newton_schulz)
-        return wasserstein.wasserstein_distance(compute_moments(features), target, newton_schulz=self.newton_schulz)
+    def _differentiate_whole(self, image: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the terms and the gradient of a picture of one tile, in one pass."""
+        image.requires_grad_()
+        terms = self.terms_from_features(self.features(image, self.check, checkpoint=self.checkpoint), image)
+        total = torch.stack(list(terms.values())).sum()
+        scale = self._scale_loss(image, total.detach())
+        (gradient,) = torch.autograd.grad(total * scale, image)
+        return {name: term.detach() for name, term in terms.items()}, gradient / scale
 
-    def _compare(self, layer: str, region: int, parts: Sequence[Tensor], regions: RegionTargets) -> Tensor:
-        """Return the distance of the features of a region, one of `parts`, to their target, ()."""
-        features, part, target = parts[region], regions.layout.parts[region], regions.targets[region]
-        newton_schulz, tangent = self.newton_schulz, None
-        if not isinstance(target, Moments) and wasserstein.has_few_positions(features):
-            weights = (part.roots, part.total)
-            return wasserstein.wasserstein_distance_of_few_positions(
-                features, target, weights, newton_schulz=newton_schulz
-            )
-        ours = part.compute_moments(features)
+    def _scale_loss(self, image: Tensor, total: Tensor) -> Tensor | int:
+        """Return by what the loss is multiplied before the backward pass; see `gradient`."""
+        return image.numel() / total.clamp(min=1) if self.targets.is_content_summed else image.numel()
+
+    def _differentiate_tiles(self, image: Tensor, tiling: Tiling) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the terms and the gradient of a picture of several tiles, in two passes."""
+        if isinstance(self.matching, TiledMatching):
+            self.matching.update(image)
+        sums, content = self._sum_tiles(image, tiling)
+        whole, image = sums.join(), image.requires_grad_()
+        style, pixels = self._compare_style(whole), self._compare_pixels(image)
+        known = [term.to(image.device) for term in (*content.values(), *style.values(), *pixels.values())]
+        total = torch.stack([*known, image.new_zeros(())]).sum()
+        scale = self._scale_loss(image, total.detach())
+        tensors = [image, *(tensor for part in whole.values() for tensor in list_tensors(part))]
+        slopes: Sequence[Tensor | None] = [None] * len(tensors)
+        if total.requires_grad:
+            slopes = torch.autograd.grad(total * scale, tensors, allow_unused=True)
+        gradient, slopes_of_style = torch.zeros_like(image), sums.divide(whole, slopes[1:])
+        if slopes[0] is not None:
+            gradient += slopes[0]
+        local: dict[str, Tensor] = {}
+        for number, tile in enumerate(tiling.tiles):
+            own = self._differentiate_tile(image.detach(), tile, number, slopes_of_style, scale, local)
+            find_window(self.features, image, tile).cut(gradient).add_(own.to(gradient.device))
+        strokes = {name: term for name, term in local.items() if name.startswith(STROKES)}
+        terms = {name: term for name, term in local.items() if name not in strokes} | style | strokes | pixels
+        return {name: term.detach().to(image.device) for name, term in terms.items()}, gradient / scale
+
+    @torch.no_grad()
+    def _sum_tiles(self, image: Tensor, tiling: Tiling) -> tuple[StyleSums, dict[str, Tensor]]:
+        """Return the statistics of the whole picture, and its content terms if the loss is scaled by them."""
+        sums, content = StyleSums(), dict[str, Tensor]()
+        for number, tile in enumerate(tiling.tiles):
+            features = compute_tile(self.features, image, tile, self.check)
+            sums.add(self._measure_style(features, number))
+            if self.targets.is_content_summed:
+                _add_terms(content, self._compare_content(features, self._compute_photo(tile), tile))
+        return sums, content
+
+    def _differentiate_tile(
+        self, image: Tensor, tile: Tile, number: int, slopes: StyleSlopes, scale: Tensor | int, local: dict[str, Tensor]
+    ) -> Tensor:
+        """Return the gradient of a tile's parts of all sums with respect to its window, (1, 3, h, w), times `scale`.
+
+        The terms that are sums over positions are added to `local`.
+        """
+        photo, window = self._compute_photo(tile), find_window(self.features, image, tile)
+        part = window.cut(image).to(self.features.device).requires_grad_()
+        maps = self.features(part, self.check, checkpoint=self.checkpoint)
+        features = crop_maps(self.features, maps, tile, window)
+        terms = self._compare_content(features, photo, tile)
+        if isinstance(self.matching, TiledMatching):
+            terms |= _name_strokes(self.matching.compute_distances(features, photo, tile))
+        pairs = slopes.pair(self._measure_style(features, number, is_measured=False))
+        pairs += [(term, torch.ones_like(term) * scale) for term in terms.values()]
+        _add_terms(local, {name: term.detach() for name, term in terms.items()})
+        if not pairs:
+            return torch.zeros_like(part)
+        (gradient,) = torch.autograd.grad([each for each, _ in pairs], part, [slope for _, slope in pairs])
+        return gradient
+
+    def _compute_photo(self, tile: Tile) -> dict[str, Tensor]:
+        """Return the features of the photo in a tile that the image is compared with."""
+        layers, targets = {*self._content_layers, *(self.matching.plan.weights if self.matching else ())}, self.targets
+        kept = {**targets.matched, **targets.content}
+        if layers <= kept.keys():
+            strides = self.features.strides
+            return {layer: tile.cut(kept[layer], strides[layer]) for layer in layers}
+        assert targets.photo is not None, "a picture of several tiles needs the photo"
+        return compute_tile(self.features.select(layers), targets.photo, tile, self.check)
+
+    @property
+    def _content_layers(self) -> tuple[str, ...]:
+        """The layers whose content counts."""
+        return tuple(self.targets.content_roots or self.weights.content)
+
+    def _compare_content(
+        self, features: Mapping[str, Tensor], content: Mapping[str, Tensor], tile: Tile | None = None
+    ) -> dict[str, Tensor]:
+        """Return the content terms of a picture, or what a tile adds to them.
+
+        Args:
+            features: of the picture or the tile, by layer.
+            content: those of the photo.
+            tile: None for the whole picture.
+        """
+        targets, weights, terms = self.targets, self.weights, dict[str, Tensor]()
+        compare = losses.content_sum if targets.is_content_summed else losses.content_loss
+        for layer in self._content_layers if tile else targets.content:
+            roots, share = targets.content_roots.get(layer), 1.0
+            if tile and targets.tiling:
+                stride = self.features.strides[layer]
+                roots = None if roots is None else tile.cut(roots, stride)
+                if not targets.is_content_summed:
+                    share = tile.count(stride) / targets.tiling.count(stride)
+            distance = compare(features[layer], content[layer], roots)
+            distance = distance if share == 1 else share * distance
+            if roots is None:
+                distance = weights.content[layer] * targets.content_scale * distance
+            terms[f"{CONTENT} {layer}"] = distance
+        return terms
+
+    def _compare_pixels(self, image: Tensor) -> dict[str, Tensor]:
+        """Return the terms of the image itself, (1, 3, H, W)."""
+        targets, weights, terms = self.targets, self.weights, dict[str, Tensor]()
+        if weights.smoothness:
+            weight = weights.smoothness / targets.roughness
+            terms[SMOOTHNESS] = weight * losses.total_variation(image)
+            if weights.chroma_smoothness:
+                variation = losses.total_variation(chroma(image))
+                terms[SMOOTHNESS] = terms[SMOOTHNESS] + weights.chroma_smoothness * weight * variation
+        if targets.color is not None:
+            color = targets.color.to(image)
+            terms[COLOR] = weights.color * (coarse_chroma(image) - color).square().mean()
+        return terms
+
+    def _measure_style(self, features: Mapping[str, Tensor], tile: int = 0, *, is_measured: bool = True) -> StyleParts:
+        """Return what the distances of style are computed from, or what a tile adds to it.
+
+        Args:
+            features: of the picture or the tile, by layer.
+            tile: its number.
+            is_measured: false if only the gradient is needed.
+        """
+        found: StyleParts = {}
+        for layer, target in self.targets.style.items():
+            maps = features[layer]
+            if not isinstance(target, RegionTargets):
+                total = self._count_positions(layer, maps)
+                is_few = _takes_features(target, total, maps)
+                found[layer, 0] = maps if is_few else compute_moments(maps, total, is_measured=is_measured)
+                continue
+            layout = target.layouts[tile]
+            for region, own in enumerate(gather_parts(maps, layout)):
+                if not own.shape[-1]:
+                    continue  # the tile has no positions of the region
+                if _takes_features(target.targets[region], target.count_positions(region), own):
+                    found[layer, region] = own
+                else:
+                    found[layer, region] = layout.parts[region].compute_moments(own, is_measured=is_measured)
+        return found
+
+    def _count_positions(self, layer: str, maps: Tensor) -> int:
+        """Return the number of positions of a layer in the whole picture, given its maps in one tile."""
+        tiling = self.targets.tiling
+        return tiling.count(self.features.strides[layer]) if tiling else maps.shape[-2] * maps.shape[-1]
+
+    def _compare_style(self, parts: StyleParts) -> dict[str, Tensor]:
+        """Return the terms of style, given the statistics of the whole picture."""
+        if self.roots:
+            self.roots.turn += 1
+        terms: dict[str, Tensor] = {}
+        for layer, target in self.targets.style.items():
+            if isinstance(target, RegionTargets):
+                distances = [
+                    share * self._compare_region(layer, region, parts[layer, region], target)
+                    for region, share in enumerate(target.shares)
+                ]
+                distance = torch.stack(distances).sum()
+            else:
+                distance = self._compare(parts[layer, 0], target)
+            terms[f"{STYLE} {layer}"] = self.weights.style[layer] * distance
+        return terms
+
+    def _compare(
+        self,
+        ours: Moments | Tensor,
+        target: StyleTarget,
+        weights: tuple[Tensor, float] | None = None,
+        tangent: RootTangent | None = None,
+    ) -> Tensor:
+        """Return the distance of statistics, or of the features of few positions with `weights`, to a target, ()."""
         if isinstance(target, Moments):
+            assert isinstance(ours, Moments)
             return gram_distance(ours, target)
-        if self.roots is not None:
-            place = (layer, region)
-            tangent = self.roots.get_tangent(place, len(parts), ours, target, newton_schulz=newton_schulz)
-        return wasserstein.wasserstein_distance(ours, target, newton_schulz=newton_schulz, tangent=tangent)
+        if isinstance(ours, Moments):
+            return wasserstein.wasserstein_distance(ours, target, newton_schulz=self.newton_schulz, tangent=tangent)
+        return wasserstein.wasserstein_distance_of_few_positions(
+            ours, target, weights, newton_schulz=self.newton_schulz
+        )
+
+    def _compare_region(self, layer: str, region: int, ours: Moments | Tensor, regions: RegionTargets) -> Tensor:
+        """Return the distance of a region to its target, ()."""
+        target, tangent = regions.targets[region], None
+        if not isinstance(ours, Moments):
+            return self._compare(ours, target, regions.get_weights(region))
+        if self.roots is not None and not isinstance(target, Moments):
+            place, count = (layer, region), len(regions.targets)
+            tangent = self.roots.get_tangent(place, count, ours, target, newton_schulz=self.newton_schulz)
+        return self._compare(ours, target, tangent=tangent)
+
+
+def _takes_features(target: StyleTarget, total: int, maps: Tensor) -> bool:
+    """Return whether a distance is computed from features: of `total` positions, fewer than the maps have channels."""
+    return not isinstance(target, Moments) and total < maps.shape[1]
+
+
+def _name_strokes(distances: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{STROKES} {layer}": distance for layer, distance in distances.items()}
+
+
+def _add_terms(total: dict[str, Tensor], terms: Mapping[str, Tensor]) -> None:
+    """Add terms to those of the tiles before."""
+    for name, term in terms.items():
+        total[name] = total[name] + term if name in total else term

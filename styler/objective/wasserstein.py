@@ -111,11 +111,6 @@ def _combine(mean: Tensor, target: WassersteinTarget, spread: Tensor, target_spr
     return shift + ((spread + target_spread - 2 * trace) / len(target.mean)).to(shift)
 
 
-def has_few_positions(features: Tensor) -> bool:
-    """Return whether a layer (1, C, H, W) has fewer positions than channels."""
-    return features.shape[-2] * features.shape[-1] < features.shape[1]
-
-
 def wasserstein_distance_of_few_positions(
     features: Tensor,
     target: WassersteinTarget,

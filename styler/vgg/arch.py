@@ -8,6 +8,7 @@ last convolution of blocks 3 to 5 is 1×1.
 This module knows names and numbers only: no tensors, no files, no torch.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -53,6 +54,11 @@ class Conv:
     """Side, in pixels, of the square of the image that one output sees."""
     kernel: int = 3
     """Side of the kernel: 3, or 1 in configuration C."""
+
+    @property
+    def reach(self) -> int:
+        """Pixels that one output sees beyond its own square of `stride` × `stride` pixels, on each side."""
+        return (self.receptive_field - self.stride) // 2
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -157,6 +163,13 @@ def list_convolutions_until(network: str, layers: Iterable[str], widths: tuple[i
     wanted = set(layers)
     last = max((i for i, conv in enumerate(convs) if conv.layer in wanted), default=-1)
     return convs[: last + 1]
+
+
+def compute_margin(convs: Iterable[Conv]) -> int:
+    """Return the pixels around a tile on which the outputs of its own pixels depend, a multiple of every stride."""
+    known = [*convs]
+    stride = max((conv.stride for conv in known), default=1)
+    return math.ceil(max((conv.reach for conv in known), default=0) / stride) * stride
 
 
 def count_flops(network: str, layers: Iterable[str], pixels: int, widths: tuple[int, ...] = ()) -> float:

@@ -289,6 +289,16 @@ class Features(nn.Module):
         """The shortest side, in pixels, of an image that leaves one value in the last requested layer."""
         return max((conv.stride for conv in self.convs), default=1)
 
+    @property
+    def margin(self) -> int:
+        """The pixels around a tile on which its features depend, a multiple of the largest stride."""
+        return arch.compute_margin(self.convs)
+
+    @property
+    def strides(self) -> dict[str, int]:
+        """Image pixels per position of each layer up to the last requested one."""
+        return {conv.layer: conv.stride for conv in self.convs}
+
     def forward(self, image: Tensor, check: Check | None = None, *, checkpoint: bool = False) -> dict[str, Tensor]:
         """Compute the features of an image.
 

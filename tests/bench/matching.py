@@ -79,7 +79,7 @@ def measure_parts(size: int, precision: str, pair: list[str]) -> None:
         views = clock("views", lambda: [network(each) for each in turned])
         base = targets.BASE_LAYER
         limit = targets.MAX_CANDIDATES
-        candidates = clock("candidates", lambda: prepare_candidates([views], maps, base, limit))
+        candidates = clock("candidates", lambda: prepare_candidates([views], compute_columns(maps, base), base, limit))
         queries = clock("columns of the query", lambda: compute_columns(maps, base), 3)
         matches = clock("matching", lambda: find_matches(queries, candidates), 3 if size <= 512 else 1)
         grid = matches.view(maps[base].shape[-2:])

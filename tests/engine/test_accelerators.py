@@ -25,9 +25,11 @@ from styler.engine.run import Run
 from styler.engine.sources import Input, load_content, load_styles
 from styler.objective.matching import Matching
 from styler.objective.terms import Objective
+from styler.objective.tiled_matching import TiledMatching
 from styler.options import Options
 from styler.regions.areas import Areas, normalize_regions
 from styler.regions.resolve import ResolvedAreas
+from styler.vgg.model import Features
 from styler.vgg.weights import SLIM
 
 META = torch.device("meta")
@@ -74,6 +76,10 @@ CASES: dict[str, dict[str, Any]] = {
     "areas": {"areas": True, "brushwork": 50},
     "areas in bfloat16": {"areas": True, "precision": "bf16", "keep_color": 0.5},
     "areas in float16": {"areas": True, "precision": "fp16", **GRAM},
+    "tiles": {**GRAM, "tile": 32},
+    "tiles with strokes": {"tile": 32, "brushwork": 50, "keep_color": 0.5, "checkpoint": "on"},
+    "tiles with areas in float16": {"tile": 32, "areas": True, "brushwork": 50, "precision": "fp16"},
+    "tiles of gatys in float16": {"tile": 32, "precision": "fp16", "distance": "gatys"},
 }
 """Options that change what a step computes. With strokes, every step matches."""
 
@@ -119,10 +125,15 @@ def move(value: Any, device: torch.device) -> Any:
     return dataclasses.replace(value, **moved)
 
 
-def move_matching(monkeypatch: pytest.MonkeyPatch, matching: Matching, device: torch.device) -> None:
-    """Let the run match on a device, in every evaluation."""
+def move_matching(
+    monkeypatch: pytest.MonkeyPatch, matching: Matching | TiledMatching, features: Features, device: torch.device
+) -> None:
+    """Let the run match on a device, in every evaluation, by features that are there."""
     plan = dataclasses.replace(matching.plan, interval=1)
     moved = dataclasses.replace(move(matching, device), plan=plan, candidates=move(matching.candidates, device))
+    if isinstance(moved, TiledMatching):
+        network = features.select(moved.content.features.layers)
+        moved.content = dataclasses.replace(move(moved.content, device), features=network)
     monkeypatch.setattr(targets, "prepare_matching", lambda *_given: moved)
 
 
@@ -135,7 +146,12 @@ def make_areas() -> Areas:
 
 
 def prepare_run(
-    monkeypatch: pytest.MonkeyPatch, pixels: Pixels, options: Options, device: torch.device, areas: Areas | None = None
+    monkeypatch: pytest.MonkeyPatch,
+    pixels: Pixels,
+    options: Options,
+    device: torch.device,
+    areas: Areas | None = None,
+    tile: int = 0,
 ) -> Run:
     """Return a run of one scale and two styles, with the network and all targets moved to a device.
 
@@ -147,13 +163,13 @@ def prepare_run(
     painter, content = Painter.of(cpu), load_content(pixels(64, 48, 1))
     scales = schedule.build_schedule(cpu, *content.size, painter.features(cpu).min_side)
     run = painter._prepare_run(content, load_styles(styles), cpu, Event(), scales, None, ResolvedAreas(areas))
-    run.ladder.rung = Rung(checkpoint=options.checkpoint == "on")
+    run.ladder.rung = Rung(checkpoint=options.checkpoint == "on", tile=tile)
     (scale,) = run.schedule
     run.schedule = (dataclasses.replace(scale, half_size_copies=1 if options.multiscale else 0),)
     matching = run._build_objective(run.schedule[0]).matching
-    if matching:
-        move_matching(monkeypatch, matching, device)
     run.features = run.slim = run.features.select(run.features.layers).to(device)
+    if matching:
+        move_matching(monkeypatch, matching, run.features, device)
     run.targets |= {key: move(each, device) for key, each in run.targets.items()}
     for key, goal in run.targets.items():
         run.holds[key[1]] = goal.hold
@@ -197,8 +213,8 @@ def test_a_step_waits_for_nothing_and_repeats_itself(
     if "backbone" not in CASES[name]:
         request.getfixturevalue("use_tiny")
     settings = {**CASES[name]}
-    areas = make_areas() if settings.pop("areas", False) else None
-    run = prepare_run(monkeypatch, pixels, OPTIONS.replace(**settings), META, areas)
+    areas, tile = make_areas() if settings.pop("areas", False) else None, settings.pop("tile", 0)
+    run = prepare_run(monkeypatch, pixels, OPTIONS.replace(**settings), META, areas, tile)
     refuse_copies()
     second, third = record_two_steps(run)
     assert {"convolution_backward.default", "addmm.default", "lerp.Scalar"} <= second.names

@@ -88,7 +88,7 @@ def test_each_region_has_the_statistics_of_its_own_style(
         own = [
             part.compute_moments(maps).mean
             for maps, part in zip(
-                gather_parts(features(pictures[0])[layer], target.layout), target.layout.parts, strict=True
+                gather_parts(features(pictures[0])[layer], target.layouts[0]), target.layouts[0].parts, strict=True
             )
         ]
         for found, style, content in zip(target.targets, means[1:], own, strict=True):
@@ -222,7 +222,7 @@ def test_protected_positions_leave_the_statistics_of_style(features: Features, p
     actual = compute(features, [picture(64, 64, 1), picture(64, 64, 2)], Options(distance="gram"), protect(1.0))
     target = actual.style["relu1_1"]
     assert isinstance(target, RegionTargets)
-    (part,) = target.layout.parts
+    (part,) = target.layouts[0].parts
     assert 0.5 * 64 * 64 < part.total < 0.62 * 64 * 64
     assert target.shares == pytest.approx((part.total / 64**2,), rel=0.01)
     assert actual.hold is not None

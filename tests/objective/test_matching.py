@@ -37,6 +37,7 @@ from styler.objective.matching import (
     measure_detail,
 )
 from styler.objective.terms import STROKES, Objective
+from styler.objective.tiled_matching import TiledMatching
 from styler.options import Options
 from styler.resample import cut_view, resize
 from styler.vgg import registry
@@ -69,7 +70,7 @@ def real(vgg16: Weights) -> tuple[Maps, Candidates]:
     image = resize(style.image, 192, 152)
     views = [features(torch.rot90(image, turn, (-2, -1))) for turn in range(4)]
     content = features(resize(photo, 192, 192))
-    return content, prepare_candidates([views], content, BASE, 10**6)
+    return content, prepare_candidates([views], compute_columns(content, BASE), BASE, 10**6)
 
 
 @pytest.fixture
@@ -112,7 +113,7 @@ def compare(queries: Tensor, candidates: Candidates) -> Tensor:
 
 def prepare(styles: Iterable[Sequence[Maps]]) -> Candidates:
     views = [*styles]
-    return prepare_candidates(views, views[0][0], BASE, 10**6)
+    return prepare_candidates(views, compute_columns(views[0][0], BASE), BASE, 10**6)
 
 
 def match(
@@ -245,7 +246,7 @@ def test_matching_stops_between_chunks(monkeypatch: pytest.MonkeyPatch, analyze:
 
 def test_candidates_are_limited_for_each_style_alike(analyze: Analyze, picture: Picture) -> None:
     large, small = analyze(picture(64, 128, 1)), analyze(picture(64, 64, 2))
-    few = prepare_candidates([[large, large], [small]], small, BASE, 300)
+    few = prepare_candidates([[large, large], [small]], compute_columns(small, BASE), BASE, 300)
     assert sum(few.counts) <= 300
     assert few.counts[0] == pytest.approx(4 * few.counts[1], abs=4)
     assert len(few.columns) == len(few.places) == sum(few.counts)
@@ -263,7 +264,7 @@ def test_candidates_are_limited_for_each_style_alike(analyze: Analyze, picture: 
 @pytest.mark.parametrize("limit", [10**6, 200])
 def test_a_match_is_continued_within_its_view(analyze: Analyze, picture: Picture, limit: int) -> None:
     views = [analyze(turn(picture(64, 88, 2), turns)) for turns in range(2)]
-    candidates = prepare_candidates([views], views[0], BASE, limit)
+    candidates = prepare_candidates([views], compute_columns(views[0], BASE), BASE, limit)
     found = find_matches(compute_columns(analyze(picture(72, 64, 1)), BASE), candidates).view(18, 16)
     by_place = {tuple(place): index for index, place in enumerate(candidates.places.tolist())}
     known = 0
@@ -644,9 +645,9 @@ def test_kept_colors_are_those_of_the_candidates(
 ) -> None:
     seen: list[Sequence[Sequence[Maps]]] = []
 
-    def noted(styles: Sequence[Sequence[Maps]], *given: Any) -> Candidates:
-        seen.append(styles)
-        return prepare_candidates(styles, *given)
+    def noted(styles: Iterable[Iterable[Maps]], *given: Any) -> Candidates:
+        seen.append([[*style] for style in styles])
+        return prepare_candidates(seen[-1], *given)
 
     monkeypatch.setattr(targets, "prepare_candidates", noted)
     options = PAINT.replace(keep_color=1.0, iterations=1)
@@ -671,7 +672,7 @@ def test_a_sketch_matches_by_the_slim_network(
     networks = []
     prepare_matching = targets.prepare_matching
 
-    def noted(plan: MatchingPlan, features: Features, *given: Any) -> Matching:
+    def noted(plan: MatchingPlan, features: Features, *given: Any) -> Matching | TiledMatching:
         networks.append(features.sha256[0])
         return prepare_matching(plan, features, *given)
 

@@ -9,8 +9,9 @@ from torch import Tensor
 from styler.objective import parts, wasserstein
 from styler.objective.losses import content_loss, content_sum
 from styler.objective.moments import Moments, compute_moments
-from styler.objective.parts import gather_parts, make_layout, reduce_masks
+from styler.objective.parts import Layout, gather_parts, make_layouts, reduce_masks
 from styler.objective.terms import Objective, RegionRoots, RegionTargets, StyleTarget, Targets, TermWeights
+from styler.objective.tiles import Tile
 from styler.objective.wasserstein import (
     RootTangent,
     compute_root_tangent,
@@ -22,6 +23,12 @@ from styler.vgg.model import Features
 from styler.vgg.weights import Weights
 
 CPU = torch.device("cpu")
+
+
+def make_layout(weights: Tensor, device: torch.device) -> Layout:
+    """Return the parts of a layer of one tile."""
+    (layout,) = make_layouts(weights, [Tile(0, weights.shape[-2], 0, weights.shape[-1])], device)
+    return layout
 
 
 def maps(channels: int, height: int, width: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -126,6 +133,23 @@ def test_a_part_without_positions_is_an_error() -> None:
         make_layout(torch.stack([torch.ones(2, 2), torch.zeros(2, 2)]), CPU)
 
 
+def test_the_parts_of_tiles_add_up_to_those_of_the_whole() -> None:
+    """A tile may have no positions of a region."""
+    features, both = maps(5, 8, 9), masks(8, 9)
+    both[0, :, :5] = 0
+    tiles = [Tile(0, 8, 0, 4), Tile(0, 3, 4, 9), Tile(3, 8, 4, 9)]
+    whole, layouts = make_layout(both, CPU), make_layouts(both, tiles, CPU)
+    assert not len(layouts[0].parts[0].positions)
+    for region, own in enumerate(gather_parts(features, whole)):
+        expected, found = whole.parts[region].compute_moments(own), []
+        for tile, layout in zip(tiles, layouts, strict=True):
+            part = gather_parts(tile.cut(features), layout)[region]
+            if part.shape[-1]:
+                found.append(layout.parts[region].compute_moments(part))
+        torch.testing.assert_close(torch.stack([each.mean for each in found]).sum(dim=0), expected.mean)
+        torch.testing.assert_close(torch.stack([each.second for each in found]).sum(dim=0), expected.second)
+
+
 def test_masks_are_averaged_and_eroded_as_far_as_enough_is_left() -> None:
     mask = torch.zeros(1, 2, 32, 33)
     mask[:, 0, :, :17] = 1
@@ -151,7 +175,7 @@ def test_the_distances_of_regions_count_by_their_shares(tiny: Weights) -> None:
     weights = TermWeights(content={}, style={"relu1_1": 2.0})
     whole = Objective(features, Targets({}, {"relu1_1": target}), weights)
     divided = Objective(
-        features, Targets({}, {"relu1_1": RegionTargets(layout, (target, target), (0.5, 0.5))}), weights
+        features, Targets({}, {"relu1_1": RegionTargets((layout,), (target, target), (0.5, 0.5))}), weights
     )
     actual, expected = (float(each.gradient(image)[0]["total"]) for each in (divided, whole))
     assert actual == pytest.approx(expected, rel=0.1)
@@ -194,7 +218,7 @@ def test_each_evaluation_computes_the_roots_of_one_region(monkeypatch: pytest.Mo
             reduce_masks(torch.stack([across, 1 - across])[None], 32 // each.shape[-1], (each.shape[-1],) * 2)[0], CPU
         )
         target = prepare_wasserstein_target(compute_moments(each))
-        goals[layer] = RegionTargets(layout, (target, target), (0.5, 0.5))
+        goals[layer] = RegionTargets((layout,), (target, target), (0.5, 0.5))
     weights = TermWeights(content={}, style=dict.fromkeys(goals, 1.0))
     exact, taking_turns = (
         Objective(features, Targets({}, goals), weights, roots=roots) for roots in (None, RegionRoots())

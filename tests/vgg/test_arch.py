@@ -48,6 +48,31 @@ def test_unknown_layer_is_rejected_with_the_valid_names(name: str) -> None:
     assert all(layer in str(caught.value) for layer in arch.list_layers("vgg11"))
 
 
+def test_reach_is_what_an_output_sees_beyond_its_own_square(tiny: Weights) -> None:
+    """By the gradient of one output in the middle, whose square begins at pixel 64; all filters fire."""
+    features = Features(tiny, arch.list_layers("tiny"), "average").double()
+    for buffer in features.buffers():
+        buffer.abs_()
+    image = torch.rand(1, 3, 144, 144, dtype=torch.float64).requires_grad_()
+    maps = features(image)
+    for conv in arch.list_convolutions("tiny"):
+        place = 64 // conv.stride
+        (gradient,) = torch.autograd.grad(maps[conv.layer][0, :, place, place].sum(), image, retain_graph=True)
+        seen = gradient.abs().sum(dim=(0, 1, 3)).nonzero()[:, 0].tolist()
+        assert (seen[0], seen[-1] + 1) == (64 - conv.reach, 64 + conv.stride + conv.reach)
+
+
+@pytest.mark.parametrize(
+    ("network", "layer", "margin"),
+    [("vgg16", "relu5_1", 64), ("vgg19", "relu5_1", 80), ("vgg16", "relu4_1", 32), ("vgg16", "relu1_1", 1)],
+)
+def test_the_margin_is_the_reach_as_a_multiple_of_the_stride(network: str, layer: str, margin: int) -> None:
+    convs = arch.list_convolutions_until(network, [layer])
+    assert arch.compute_margin(convs) == margin
+    assert margin - convs[-1].stride < convs[-1].reach <= margin
+    assert arch.compute_margin([]) == 0
+
+
 def test_unknown_network_is_rejected_with_the_valid_names() -> None:
     with pytest.raises(OptionError, match="'resnet50' is not a VGG network") as caught:
         arch.list_convolutions("resnet50")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from styler.engine import optimizers, targets
-from styler.engine.styles import TILE_SIDE, compute_margin, compute_style_size
+from styler.engine.styles import TILE_SIDE, compute_style_size
 from styler.objective.candidates import CODE_LENGTH, STORED_TYPE
 from styler.options import Options
 from styler.vgg import arch
@@ -151,7 +151,8 @@ def estimate_scale(demand: Demand, size: tuple[int, int], optimizer: str, rung: 
         compute_style_size(one, max(size), options.stroke_size, demand.features.min_side) for one in demand.styles
     ]
     window = _count_largest_window(demand.features, size, rung)
-    views = [math.prod(min(side, max(size)) for side in sides) for sides in analyzed]
+    limit = targets.limit_view_side(max(size), max(1, len(analyzed)))
+    views = [math.prod(min(side, limit) for side in sides) for sides in analyzed]
     matching = _estimate_matching(demand.features, pixels, window, views, options)
     passes = _estimate_passes(demand, pixels, window, rung) + matching.held
     images = OPTIMIZER_IMAGES[optimizer]
@@ -177,7 +178,7 @@ def _count_largest_window(features: Features, size: tuple[int, int], rung: Rung)
     """Return the pixels of the largest tile with its margins, or of the whole picture."""
     if not rung.splits(size):
         return math.prod(size)
-    return math.prod(min(side, rung.tile + 2 * compute_margin(features)) for side in size)
+    return math.prod(min(side, rung.tile + 2 * features.margin) for side in size)
 
 
 def _estimate_passes(demand: Demand, pixels: int, window: int, rung: Rung) -> float:
@@ -205,7 +206,7 @@ def _estimate_passes(demand: Demand, pixels: int, window: int, rung: Rung) -> fl
 def _estimate_analysis(features: Features, analyzed: Sequence[tuple[int, int]]) -> float:
     """Return the memory of the analysis of the styles at these sizes, one after another, tile by tile."""
     half = 1.0 if features.precision is torch.float32 else 0.6
-    longest, found = TILE_SIDE + 2 * compute_margin(features), 0.0
+    longest, found = TILE_SIDE + 2 * features.margin, 0.0
     for size in analyzed:
         tile = math.prod(min(side, longest) for side in size)
         maps = arch.estimate_map_bytes(features.network, features.layers, math.prod(size), features.widths)

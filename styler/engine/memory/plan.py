@@ -22,7 +22,6 @@ from styler.engine.memory.estimate import (
     estimate_scale,
 )
 from styler.engine.memory.measure import USABLE_SHARE, measure_free_memory, measure_usable_memory, release_memory
-from styler.engine.styles import compute_margin
 from styler.errors import OutOfMemory
 from styler.geometry import fit_size
 from styler.options import Options, format_duration
@@ -158,7 +157,7 @@ def plan_memory(demand: Demand, scales: Schedule) -> MemoryPlan:
         before = chosen.get(scale.size, rung)
         chosen[scale.size] = max(before, rung, key=rungs.index)
         highest = max(highest, needed)
-    return MemoryPlan(demand, highest, room.device, compute_margin(demand.features), chosen)
+    return MemoryPlan(demand, highest, room.device, demand.features.margin, chosen)
 
 
 def _measure_room(demand: Demand) -> Need:
