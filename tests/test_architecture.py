@@ -24,7 +24,15 @@ ORDER = (
     *("regions.areas", "regions.guided", "regions.networks", "regions.find", "regions.read", "regions.resolve"),
     *("save", "objective"),
     *("engine.color", "engine.sources", "engine.styles", "engine.placement", "engine.targets", "engine.optimizers"),
-    *("engine.result", "engine.budget", "engine.device", "engine.precision"),
+    *(
+        "engine.device",
+        "engine.resume.file",
+        "engine.resume.scales",
+        "engine.resume.state",
+        "engine.result",
+        "engine.budget",
+    ),
+    "engine.precision",
     *("engine.threads", "engine.run", "engine.painter"),
     "batch",
     "workshop",
@@ -126,7 +134,9 @@ def list_functions(path: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
 def test_every_module_has_a_layer() -> None:
     for path in list_sources():
         name = module_name(path)
-        assert name in {"", "__main__", "vgg", "engine", "regions"} or find_layer(name), f"{path} is in no layer"
+        assert name in {"", "__main__", "vgg", "engine", "engine.resume", "regions"} or find_layer(name), (
+            f"{path} is in no layer"
+        )
     for entry in ORDER:
         assert is_module(f"styler.{entry}"), f"styler.{entry} does not exist"
 

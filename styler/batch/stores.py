@@ -1,6 +1,6 @@
 """Store tensors on disk, so that another run does not compute them again: statistics of styles, and scales of previews.
 
-Knows tensors and files; `engine.styles` knows what the statistics mean, `engine.run` what the scales are. A file that
+Knows tensors and files; `engine.styles` knows what the statistics mean, `engine.resume.scales` what the scales are. A file that
 cannot be read or has been changed counts as missing, and a store that cannot be written is not used.
 """
 
@@ -19,7 +19,8 @@ from torch import Tensor
 
 from styler import environment, images, provenance
 from styler.engine.device import describe_device
-from styler.engine.run import PaintedScale
+from styler.engine.resume.file import compute_checksum
+from styler.engine.resume.scales import PaintedScale
 from styler.errors import OutputError
 from styler.objective.moments import Moments
 
@@ -57,7 +58,7 @@ class DiskStore:
         except (OSError, SafetensorError, ValueError):
             return None
         checksum = tensors.pop(CHECKSUM, None)
-        if checksum is None or not torch.equal(checksum, _compute_checksum(tensors)):
+        if checksum is None or bytes(checksum.tolist()) != compute_checksum(tensors):
             return None
         with suppress(OSError):  # the time only records which were used last
             os.utime(path)
@@ -70,7 +71,7 @@ class DiskStore:
         stored = {
             name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
         }  # files share no memory
-        stored[CHECKSUM] = _compute_checksum(stored)
+        stored[CHECKSUM] = torch.frombuffer(bytearray(compute_checksum(stored)), dtype=torch.uint8)
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             images.write_file(self._locate(self.folder, key, device), save(stored), overwrite=True)
@@ -118,7 +119,7 @@ class DiskStatsStore(DiskStore):
 
 
 class DiskScaleStore(DiskStore):
-    """Painted scales of previews, by default in this user's cache; a `ScaleStore` of `engine.run`.
+    """Painted scales of previews, by default in this user's cache; a `ScaleStore` of `engine.resume.scales`.
 
     They depend on all of the engine, so that another version of styler does not find them.
     """
@@ -153,12 +154,3 @@ def _pack(terms: Mapping[str, Tensor], group: str) -> dict[str, Tensor]:
 def _unpack(tensors: Mapping[str, Tensor], group: str) -> dict[str, Tensor]:
     names = sorted(name for name in tensors if name.startswith(f"{group}/"))
     return {name.split("/", 2)[2]: tensors[name] for name in names}
-
-
-def _compute_checksum(tensors: Mapping[str, Tensor]) -> Tensor:
-    """Return the SHA-256 of names, types, shapes and values, (32,) uint8."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode("utf-8", "backslashreplace"))
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)

@@ -59,8 +59,8 @@ class OptimizerStep:
     """The image with the lowest finite total so far; after the very last step, the image it led to."""
     best_losses: dict[str, Tensor]
     """Terms of the image with the lowest finite total."""
-    recovered: Tensor
-    """Number of evaluations so far that were not finite and were undone, ()."""
+    state: "AdamState | LbfgsState"
+    """From which the next evaluation goes on, and changes it."""
 
 
 @dataclass(slots=True)
@@ -120,7 +120,7 @@ class AdamState:
         return cls(image, image, *moments, zero, zero, lowest, torch.ones_like(zero), zero)
 
     def judge(self, losses: dict[str, Tensor], finite: Tensor) -> Tensor:
-        """Note the losses of the current image, of which `finite`, (), says whether they count; return if it is best."""
+        """Note the losses of the current image, if they are `finite`, (); return whether it is the best so far, ()."""
         better = finite & (losses[TOTAL] < self.lowest)
         self.lowest = torch.where(better, losses[TOTAL], self.lowest)
         self.best_losses = _select_losses(better, losses, self.best_losses)
@@ -187,7 +187,7 @@ def adam(
         if state.step == limit.decay_length:  # never evaluated, but the last step improves
             state.best = torch.where(better, state.image, state.best)
         del gradient  # it is the image now, and would else be held during the next evaluation
-        yield OptimizerStep(losses, state.image, state.best, state.best_losses, state.recovered)
+        yield OptimizerStep(losses, state.image, state.best, state.best_losses, state)
 
 
 def _split_rows(image: Tensor) -> list[slice]:
@@ -233,10 +233,15 @@ class LbfgsState:
     """Root mean square of a step along the gradient."""
     used: int = 0
     """Evaluations made."""
-    lost: int = 0
+    recovered: int = 0
     """Those that were not finite."""
     is_over: bool = False
     """Whether no step helps."""
+
+    @property
+    def best(self) -> Tensor:
+        """The image with the lowest total, (1, 3, H, W)."""
+        return self.image
 
     def find_direction(self) -> None:
         """Set the direction of the next trial: −H g, with H the approximate inverse Hessian; −g without pairs."""
@@ -253,7 +258,7 @@ class LbfgsState:
         assert self.gradient is not None
         slope = (move * self.gradient).sum()  # along the actual move, which the clamp may have shortened
         loss, fall, bend, good = _read_values(losses[TOTAL], slope, product, gradient.isfinite().all())
-        self.lost += not (good and math.isfinite(loss))
+        self.recovered += not (good and math.isfinite(loss))
         self.used, self.trials = self.used + 1, self.trials + 1
         if bool(good) and loss < self.loss and loss <= self.loss + SUFFICIENT_DECREASE * fall:
             if bend > 0:
@@ -293,7 +298,7 @@ def lbfgs(objective: Objective, start: Tensor | LbfgsState, limit: IterationLimi
         state.losses, state.gradient = objective.gradient(state.image)
         state.loss, good = _read_values(state.losses[TOTAL], state.gradient.isfinite().all())
         state.used, state.is_over = 1, not (good and math.isfinite(state.loss))  # there may be no image to start from
-        state.lost = int(state.is_over)
+        state.recovered = int(state.is_over)
         yield _report(state)
     while state.used < limit.iterations and not state.is_over:
         if state.direction is None:
@@ -307,7 +312,7 @@ def lbfgs(objective: Objective, start: Tensor | LbfgsState, limit: IterationLimi
 
 
 def _report(state: LbfgsState) -> OptimizerStep:
-    return OptimizerStep(state.losses, state.image, state.image, state.losses, torch.tensor(state.lost))
+    return OptimizerStep(state.losses, state.image, state.image, state.losses, state)
 
 
 def _read_values(*values: Tensor) -> list[float]:

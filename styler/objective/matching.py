@@ -296,24 +296,32 @@ class Matching:
     check: Check | None = None
     regions: MatchedRegions | None = None
     """None if all places may take candidates of all styles."""
-    _evaluations: int = field(default=0, init=False)
+    evaluations: int = field(default=0, init=False)
+    matches: Tensor | None = field(default=None, init=False)
+    """Indices of candidates on the grid of the base layer, (h, w); None before they are found."""
     _targets: dict[str, Tensor] = field(default_factory=dict, init=False)
 
     def compute_distances(self, features: Maps) -> dict[str, Tensor]:
         """Return the weighted distance of each matched layer to its target, each ()."""
         interval = self.plan.interval
-        if self._evaluations % interval == 0 if interval else not self._targets:
+        if self.evaluations % interval == 0 if interval else not self._targets:
             self._targets = self._find_targets(features)
-        self._evaluations += 1
+        self.evaluations += 1
         return {
             layer: weight * cosine_distance(features[layer], self._targets[layer])
             for layer, weight in self.plan.weights.items()
         }
 
     @torch.no_grad()
+    def restore(self, evaluations: int, matches: Tensor) -> None:
+        """Go on as after that many evaluations, the last of which to match had found `matches`, (h, w)."""
+        self.evaluations, self.matches = evaluations, matches
+        self._targets = self._mix_targets(matches, measure_detail(self._compute_columns(self.content)))
+
+    @torch.no_grad()
     def _find_targets(self, features: Maps) -> dict[str, Tensor]:
         """Return the features, of length 1, of the places matched with a mixture of the content and the image."""
-        size, regions = features[self.candidates.base].shape[-2:], self.regions
+        size = features[self.candidates.base].shape[-2:]
         query = self._compute_columns(self.content)  # (N, ΣC)
         detail = measure_detail(query)
         if self.plan.interval:
@@ -321,7 +329,12 @@ class Matching:
             share = torch.pow(self.plan.content_share, 1 / detail.clamp(min=LEAST_DETAIL).square())
             query = own.lerp_(query, share.to(query))
         matches = self._find_matches(query).view(size)
-        matches = link_matches(query, matches, self.candidates, self.check)
+        self.matches = link_matches(query, matches, self.candidates, self.check)
+        return self._mix_targets(self.matches, detail)
+
+    def _mix_targets(self, matches: Tensor, detail: Tensor) -> dict[str, Tensor]:
+        """Return the features of the matches, (h, w), mixed with the content's by its detail, (h · w, 1)."""
+        size, regions = matches.shape, self.regions
         sizes = {layer: (content.shape[-2], content.shape[-1]) for layer, content in self.content.items()}
         targets = gather_targets(sizes, matches, self.candidates, None if regions is None else regions.allowed)
         mix = self.plan.style_mix * (MUCH_DETAIL / detail).clamp(max=1).pow(self.plan.held).view(1, 1, *size)
