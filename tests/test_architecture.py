@@ -44,7 +44,19 @@ ORDER_WITHIN = {
     "images": ("detect", "exif", "chunks", "decode", "color", "tiff", "encode", "files", "read", "child"),
     "regions": ("specs", "areas", "guided", "networks", "find", "read", "resolve"),
     "objective": ("moments", "wasserstein", "losses", "parts", "candidates", "matching", "terms"),
-    "batch": ("discover", "manifest", "names", "plan", "sheets", "report", "stores", "worker", "ray", "runner"),
+    "batch": (
+        "discover",
+        "manifest",
+        "names",
+        "plan",
+        "sheets",
+        "report",
+        "stores",
+        "states",
+        "worker",
+        "ray",
+        "runner",
+    ),
 }
 """The order of the modules inside the folders that count as one layer."""
 

@@ -1,7 +1,7 @@
 """Store tensors on disk, so that another run does not compute them again: statistics of styles, and scales of previews.
 
-Knows tensors and files; `engine.styles` knows what the statistics mean, `engine.resume.scales` what the scales are. A file that
-cannot be read or has been changed counts as missing, and a store that cannot be written is not used.
+Knows tensors and files; `engine.styles` knows what the statistics mean, `engine.resume.scales` what the scales are. A
+file that cannot be read or has been changed counts as missing, and a store that cannot be written is not used.
 """
 
 import hashlib

@@ -59,6 +59,8 @@ class OptimizerStep:
     """The image with the lowest finite total so far; after the very last step, the image it led to."""
     best_losses: dict[str, Tensor]
     """Terms of the image with the lowest finite total."""
+    recovered: Tensor
+    """Number of evaluations so far that were not finite and were undone, ()."""
     state: "AdamState | LbfgsState"
     """From which the next evaluation goes on, and changes it."""
 
@@ -187,7 +189,7 @@ def adam(
         if state.step == limit.decay_length:  # never evaluated, but the last step improves
             state.best = torch.where(better, state.image, state.best)
         del gradient  # it is the image now, and would else be held during the next evaluation
-        yield OptimizerStep(losses, state.image, state.best, state.best_losses, state)
+        yield OptimizerStep(losses, state.image, state.best, state.best_losses, state.recovered, state)
 
 
 def _split_rows(image: Tensor) -> list[slice]:
@@ -312,7 +314,8 @@ def lbfgs(objective: Objective, start: Tensor | LbfgsState, limit: IterationLimi
 
 
 def _report(state: LbfgsState) -> OptimizerStep:
-    return OptimizerStep(state.losses, state.image, state.image, state.losses, state)
+    recovered = torch.tensor(state.recovered)
+    return OptimizerStep(state.losses, state.image, state.image, state.losses, recovered, state)
 
 
 def _read_values(*values: Tensor) -> list[float]:

@@ -149,14 +149,15 @@ class Run:
         if key and not work.done and not self.stop.is_set() and (painted := self.scales.get(key, self.features.device)):
             return (yield from self._adopt_scale(work, painted))
         try:
-            if work.optimizer is not None:
-                image = work.optimizer.best
+            first = image = work.optimizer.best if work.optimizer is not None else image
             self.check()
             if work.optimizer is not None:
                 self._repeat_openings(index)
-            else:
-                image = self._make_first_image(scale) if image is None else self._enlarge(image, scale.size)
-            for step in self._iterate(work, image.to(self.features.device)):
+            elif image is not None:
+                first = self._enlarge(image, scale.size)
+            if first is None:
+                first = self._make_first_image(scale)
+            for step in self._iterate(work, first.to(self.features.device)):
                 image = step.best
                 self.losses, self.best_losses = step.losses, step.best_losses
                 self.clock.advance(scale.cost)

@@ -242,4 +242,4 @@ def no_progress(objective: Any, image: Any, span: Any, *_settings: Any, **_named
 
     for _ in range(span.iterations):
         losses, _gradient = objective.gradient(image)
-        yield OptimizerStep(losses, image, image, losses, AdamState.begin(image))
+        yield OptimizerStep(losses, image, image, losses, image.new_zeros(()), AdamState.begin(image))

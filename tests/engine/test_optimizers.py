@@ -157,7 +157,7 @@ def test_adam_recovers_from_a_loss_that_is_not_finite(what: str, value: float, b
     assert len(steps) == 40
     for count, step in enumerate(steps):
         assert step.image.isfinite().all()
-        assert float(step.state.recovered) == sum(at <= count for at in bad)
+        assert float(step.recovered) == sum(at <= count for at in bad)
         if count in bad:
             torch.testing.assert_close(step.image, step.best, rtol=0, atol=0)
     assert all(image.isfinite().all() for image in bowl.seen)
@@ -184,7 +184,7 @@ def test_a_first_step_of_adam_is_short_only_where_a_small_gradient_is_floored(fl
 def test_adam_survives_an_objective_that_is_never_finite() -> None:
     bowl = Bowl(goal(), set(range(10)))
     steps = run(adam, bowl, 10)
-    assert float(steps[-1].state.recovered) == 10
+    assert float(steps[-1].recovered) == 10
     torch.testing.assert_close(steps[-1].best, start(), rtol=0, atol=0)
     torch.testing.assert_close(steps[-1].image, start(), rtol=0, atol=0)
 
@@ -196,7 +196,7 @@ def test_lbfgs_rejects_a_trial_that_is_not_finite(what: str, value: float, bad: 
     steps = run(optimizers.lbfgs, bowl, 60)
     for count, step in enumerate(steps):
         assert step.image.isfinite().all()
-        assert float(step.state.recovered) == sum(at <= count for at in bad)
+        assert float(step.recovered) == sum(at <= count for at in bad)
         if count in bad:
             torch.testing.assert_close(step.image, steps[count - 1].image, rtol=0, atol=0)
     assert bowl.loss(steps[-1].best) < 1e-3 * bowl.loss(start())
@@ -206,7 +206,7 @@ def test_lbfgs_rejects_a_trial_that_is_not_finite(what: str, value: float, bad: 
 def test_lbfgs_ends_if_its_start_is_not_finite(what: str) -> None:
     steps = run(optimizers.lbfgs, Bowl(goal(), set(range(10)), what), 10)
     torch.testing.assert_close(steps[-1].best, start(), rtol=0, atol=0)
-    assert float(steps[-1].state.recovered) == len(steps)
+    assert float(steps[-1].recovered) == len(steps)
 
 
 def test_steps_of_lbfgs_are_capped() -> None:
