@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from styler.batch.states import StateKeeper
     from styler.engine.painter import Painter
     from styler.engine.result import Progress
-    from styler.engine.resume.state import Snapshot
     from styler.images import Picture
     from styler.provenance import EarlierPicture
     from styler.regions.resolve import MaskEntry
@@ -204,7 +204,7 @@ def _paint(
     """
     last = None
     try:
-        for progress in _stream(prepared, watch, log, keeper.load() if keeper and resume else None):
+        for progress in _stream(prepared, watch, log, keeper if resume else None):
             last = progress
             show(progress)
             if keeper and not watch.stop.is_set() and (problem := keeper.update(progress)):
@@ -223,9 +223,9 @@ def _paint(
 
 
 def _stream(
-    prepared: _PreparedRun, watch: environment.SignalWatch, log: report.Logger, snapshot: "Snapshot | None"
+    prepared: _PreparedRun, watch: environment.SignalWatch, log: report.Logger, earlier: "StateKeeper | None"
 ) -> "Iterator[Progress]":
-    """Load the network and paint."""
+    """Load the network and paint, from the state of an earlier run if it has left one."""
     from styler import images
 
     images.remove_stale_files(prepared.target.fallback.parent)
@@ -242,7 +242,8 @@ def _stream(
     watch.begin()
     content, start, masks = prepared.content, prepared.start, prepared.masks
     styles, is_first = [*prepared.styles], True
-    for progress in painter.stream(content, styles, options, watch.stop, replay, start, masks, None, snapshot):
+    stream = partial(painter.stream, content, styles, options, watch.stop, replay, start, masks)
+    for progress in stream(None, earlier.load()) if earlier else stream():
         if is_first:
             log.info([f"Schedule: {report.format_schedule(progress.schedule, None if replay else options)}"])
         is_first = False

@@ -194,6 +194,7 @@ class Painter:
         options = options or Options()
         begin = partial(self._begin_painting, replay=replay, start=start, masks=masks, areas=areas, resume=resume)
         steps = self._paint(content, styles, options, stop or threading.Event(), begin)
+        del begin, resume  # the run copies the snapshot, which is as large as its images
         yield from isolate_steps(steps, self.device, options.threads)
 
     def stylize(
@@ -289,7 +290,9 @@ class Painter:
         """Prepare a run and paint it."""
         try:
             check_device(options, self.device, self.precision)
-            yield from begin(load_content(content), load_styles(styles), options, stop).paint()
+            run = begin(load_content(content), load_styles(styles), options, stop)
+            del begin
+            yield from run.paint()
         finally:
             keep_freed_memory(self.device, keep=False)
 

@@ -5,8 +5,10 @@ all that a run knows is in its fields, from which `resume.state` takes a snapsho
 """
 
 import threading
+import weakref
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -61,7 +63,7 @@ class StopRequested(Exception):
     """Raised between convolutions once `stop` is set; never leaves this module."""
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
+@dataclass(slots=True, eq=False, kw_only=True, weakref_slot=True)
 class Run:
     """One painting in progress. Only its own methods change it."""
 
@@ -122,7 +124,7 @@ class Run:
             if self.features.device.type == "cpu" and self._continues_opening(index):
                 steps = isolate_steps(steps, self.features.device, OPENING_THREADS)
             image = yield from steps
-            index += 1
+            self.work, index = None, index + 1
         final = (
             resize(self.content.image, *self.size) if image is None else self._enlarge(image, self.size, match=False)
         )
@@ -143,8 +145,9 @@ class Run:
 
     def _paint_scale(self, index: int, image: Tensor | None) -> Generator[Progress, None, Tensor | None]:
         """Paint a scale, starting from the best image of the scale before, and return the best image so far."""
-        is_resumed = self.work is not None and self.work.index == index
-        work = self.work = self.work if self.work and is_resumed else ScaleWork(index, self.clock.seconds)
+        if self.work is None or self.work.index != index:  # it is not resumed
+            self.work = ScaleWork(index, self.clock.seconds)
+        work = self.work
         scale, key = self.schedule[index], self._make_key(index)
         if key and not work.done and not self.stop.is_set() and (painted := self.scales.get(key, self.features.device)):
             return (yield from self._adopt_scale(work, painted))
@@ -380,12 +383,7 @@ class Run:
 
     def _make_progress(self, work: ScaleWork, image: Tensor, result: Result | None = None) -> Progress:
         """Return the report after an iteration, with the current image (1, 3, H, W)."""
-        done = work.done
-
-        def take_snapshot() -> Snapshot:
-            is_late = self.work is not work or work.done != done
-            return refuse_late() if is_late else Snapshot(self.identity, capture(self))
-
+        done, owner = work.done, weakref.ref(self)  # a report that is kept holds neither targets nor moments
         return Progress(
             schedule=self.schedule,
             scale=work.index,
@@ -397,7 +395,7 @@ class Run:
             eta=0.0 if result else self._estimate_remaining(),
             terms=self.losses,
             render=lambda: to_pixels(image),
-            capture=take_snapshot,
+            capture=partial(_take_snapshot, owner, work.index, done),
             result=result,
         )
 
@@ -430,3 +428,12 @@ class Run:
             alpha=resize_alpha(self.content.alpha, *self.size),
             metadata=self.content.metadata,
         )
+
+
+def _take_snapshot(owner: "weakref.ref[Run]", index: int, done: int) -> Snapshot:
+    """Return the state after `done` iterations of scale `index`, if that is still the state of the run."""
+    run = owner()
+    work = run.work if run is not None else None
+    if run is None or work is None or (work.index, work.done) != (index, done) or not work.is_begun:
+        return refuse_late()
+    return Snapshot(run.identity, capture(run))

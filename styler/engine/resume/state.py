@@ -97,6 +97,11 @@ class ScaleWork:
     adopted: Tensor | None = None
     """The image of a scale that was not painted but adopted, (1, 3, H, W)."""
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is an image to go on with."""
+        return self.optimizer is not None or self.adopted is not None
+
     def begin_again(self) -> None:
         """Note that another optimizer begins from the best image."""
         self.before, self.optimizer, self.objective, self.restored = self.done, None, None, None
