@@ -72,8 +72,12 @@ def compute_checksum(tensors: Mapping[str, Tensor], text: str = "") -> bytes:
 def _take_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
     """Return a tree with the names of its tensors in their places, and add these to `tensors`."""
     if isinstance(value, Tensor):
-        name = f"{len(tensors):04}"
-        tensors[name] = value.contiguous()
+        for name, stored in tensors.items():
+            same = (stored.data_ptr(), stored.shape, stored.stride()) == (value.data_ptr(), value.shape, value.stride())
+            if same and stored.dtype == value.dtype:  # files share no memory: what is known twice is written once
+                return {TENSOR_KEY: name}
+        name, is_part = f"{len(tensors):04}", value.untyped_storage().nbytes() != value.nbytes
+        tensors[name] = value.clone() if is_part or not value.is_contiguous() else value
         return {TENSOR_KEY: name}
     if isinstance(value, Mapping):
         return {key: _take_tensors(part, tensors) for key, part in value.items()}
