@@ -6,6 +6,7 @@ Knows when to save, and under which name; `engine.resume` knows what a state is.
 import time
 from pathlib import Path
 
+from styler.engine.device import is_out_of_memory
 from styler.engine.result import Progress
 from styler.engine.resume.state import Snapshot
 from styler.errors import OutputError, ResumeError, StylerError, quote_name
@@ -60,17 +61,20 @@ class StateKeeper:
         ends_scale = progress.iteration >= progress.iterations
         if not is_due and not (ends_scale and progress.seconds + (progress.eta or 0.0) >= self._interval):
             return None
-        begin = time.perf_counter()
+        begin, problem = time.perf_counter(), None
         try:
             progress.snapshot().save(self.path)
             self.count += 1
         except OutputError as error:
-            is_first, self._has_failed = not self._has_failed, True
-            return f"The state of the painting is not saved. {error}" if is_first else None
-        finally:
-            self._last = time.perf_counter()
-            self.seconds += self._last - begin
-        return None
+            problem = str(error)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            problem = "There is not enough memory for a copy."
+        self._last = time.perf_counter()
+        self.seconds += self._last - begin
+        is_first, self._has_failed = not self._has_failed, self._has_failed or problem is not None
+        return f"The state of the painting is not saved. {problem}" if problem and is_first else None
 
     def explain(self, error: ResumeError, names: dict[str, str]) -> str:
         """Return a sentence that says why the state cannot be used; `names` are the files of inputs, by subject."""

@@ -174,16 +174,19 @@ def test_a_damaged_state_is_named(interrupted: str, capsys: Capture) -> None:
     assert f"'{STATE}' is damaged; remove it, and begin again, without --resume." in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "error", [OutputError("Cannot write 'x': the disk is full."), MemoryError(), RuntimeError("can't allocate memory")]
+)
 def test_a_state_that_cannot_be_written_does_not_end_the_run(
-    folder: Path, eager: None, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+    error: Exception, folder: Path, eager: None, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    def fail(_self: Snapshot, path: Path) -> Path:
-        raise OutputError(f"Cannot write '{path}': the disk is full; free up space or choose another folder.")
+    def fail(_self: Snapshot, _path: Path) -> Path:
+        raise error
 
     monkeypatch.setattr(Snapshot, "save", fail)
     assert main([*RUN, "-o", OUT, "--no-progress"]) == 0
-    warning = f"The state of the painting is not saved. Cannot write '{STATE}': the disk is full; "
-    assert capsys.readouterr().err.count(warning) == 1
+    reason = str(error) if isinstance(error, OutputError) else "There is not enough memory for a copy."
+    assert capsys.readouterr().err.count(f"The state of the painting is not saved. {reason}") == 1
 
 
 def test_two_runs_do_not_share_a_state(folder: Path, eager: None, capsys: Capture) -> None:
