@@ -1,5 +1,6 @@
 """`styler run --resume` after a crash: the same picture, or a sentence that says why not."""
 
+import importlib
 import os
 import signal
 import subprocess
@@ -51,7 +52,7 @@ sys.exit(main(sys.argv[2:]))
 def folder(tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "work"
     for seed, name in enumerate(sorted(INPUTS)):
-        images.write_file(folder / name, images.encode_image(pixels(48, 64, seed)))
+        images.write_file(folder / name, images.encode_image(pixels(64, 64, seed)))
     monkeypatch.chdir(folder)
     return folder
 
@@ -59,7 +60,7 @@ def folder(tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypat
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch, use_tiny: None) -> None:
     """Save the state after every iteration."""
-    run = sys.modules["styler.cli.run"]
+    run = importlib.import_module("styler.cli.run")
     monkeypatch.setattr(run, "_open_state", partial(run._open_state, interval=0.0))
 
 
