@@ -241,7 +241,7 @@ def _stream(
         log.info([f"Measured on this machine: {measurement.describe()}."])
     watch.begin()
     content, start, masks = prepared.content, prepared.start, prepared.masks
-    styles, is_first = [*prepared.styles], True
+    styles, is_first = (*prepared.styles,), True
     stream = partial(painter.stream, content, styles, options, watch.stop, replay, start, masks)
     for progress in stream(None, earlier.load()) if earlier else stream():
         if is_first:

@@ -26,7 +26,7 @@ MOMENT_FLOOR = 0.1
 rate, even in flat areas, where the gradient is next to nothing and its sign is a pattern of the network."""
 FLAT_SHARE = 0.5
 """Share of Adam's steps at the full rate; the rest follow a cosine down to 0."""
-PART_VALUES = 1 << 22
+PART_VALUES = 1 << 20
 """Values of an image that Adam updates at once, so that what it makes on the way takes little memory."""
 
 LBFGS_HISTORY = 20

@@ -54,7 +54,8 @@ def paint_whole(arguments: argparse.Namespace, out: Path) -> float:
 
 def paint_with_kills(arguments: argparse.Namespace, out: Path, seconds: float) -> tuple[list[float], int]:
     """Paint with kills at random moments; return the seconds that each lost and the largest size of the state."""
-    chance, state, lost, largest = random.Random(arguments.seed), locate_state(out), [], 0
+    chance, state, largest = random.Random(arguments.seed), locate_state(out), 0
+    lost: list[float] = []
     while not out.exists():
         begun = time.time()
         process = start(arguments, out, "--resume")

@@ -21,6 +21,7 @@ from styler.engine.painter import Painter
 from styler.engine.result import Progress
 from styler.engine.resume.state import Snapshot
 from styler.errors import OutputError
+from styler.options import Options
 
 RUN = [
     *("run", "photo.png", "painting.png", "--size", "64", "--first-size", "32", "--iterations", "4", "--taper", "1"),
@@ -210,11 +211,8 @@ def test_a_run_of_less_than_a_minute_saves_nothing(
 def test_saving_is_due_a_minute_after_the_last_and_at_the_end_of_a_scale(
     painter: Painter, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from styler.batch import states
-    from styler.options import Options
-
     now = [0.0]
-    monkeypatch.setattr(states.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr("styler.batch.states.time.perf_counter", lambda: now[0])
     monkeypatch.setattr(Snapshot, "save", lambda _self, path: path)
     keeper, saved = StateKeeper(folder / OUT, interval=60.0), []
     options = Options(size=64, first_size=32, iterations=5, taper=1.0, device="cpu", brushwork=0.0)

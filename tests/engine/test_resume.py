@@ -84,16 +84,16 @@ def test_a_painting_goes_on_to_the_same_pixels_after_any_iteration(
     case: str, use_tiny: None, content: Array, styles: list[Array], tmp_path: Path
 ) -> None:
     given = CASES[case]
-    painting = content, styles if "areas" in given else styles[:1]
+    painting: Arguments = {"content": content, "styles": styles if "areas" in given else styles[:1], **given}
     snapshots: list[Snapshot] = []
-    for progress in Painter(device="cpu").stream(*painting, **given):
+    for progress in Painter(device="cpu").stream(**painting):
         if progress.result is None:
             snapshots.append(pass_through_file(progress.snapshot(), tmp_path))
         else:
             whole = progress.result
     assert len(snapshots) == whole.iterations
     for snapshot in snapshots:
-        check_same(drain(Painter(device="cpu").stream(*painting, **given, resume=snapshot)), whole)
+        check_same(drain(Painter(device="cpu").stream(**painting, resume=snapshot)), whole)
 
 
 def test_a_painting_can_be_resumed_repeatedly(painter: Painter, content: Array, styles: list[Array]) -> None:
@@ -240,15 +240,14 @@ def test_another_painting_is_refused(
     styles: list[Array],
     pixels: Callable[..., Array],
 ) -> None:
-    start = {"start": pixels(64, 64, 7)} if "start" in changes else {}
-    snapshot = next(painter.stream(content, styles[0], PLAIN, **start)).snapshot()
+    start = pixels(64, 64, 7) if "start" in changes else None
+    snapshot = next(painter.stream(content, styles[0], PLAIN, start=start)).snapshot()
     changed: Arguments = {"options": PLAIN, **changes}
-    photo = pixels(64, 64, changed.pop("content", 1))
-    paintings = [pixels(48, 64, seed) for seed in changed.pop("styles", [2])]
-    if "start" in changed:
-        changed["start"] = pixels(64, 64, changed["start"])
+    changed["content"] = pixels(64, 64, changed.get("content", 1))
+    changed["styles"] = [pixels(48, 64, seed) for seed in changed.get("styles", [2])]
+    changed["start"] = pixels(64, 64, changed["start"]) if "start" in changed else None
     with pytest.raises(ResumeError, match=rf"^The painting cannot be resumed: {message}") as caught:
-        next(painter.stream(photo, paintings, **changed, resume=snapshot))
+        next(painter.stream(**changed, resume=snapshot))
     assert "; " in str(caught.value)
 
 
