@@ -258,8 +258,8 @@ def restore(run: "Run", snapshot: Snapshot) -> ScaleWork:
             state[key] for key in ("losses", "best_losses", "adopted_scales")
         )
         run.clock.restore(*state["clock"])
-        if run.budget:
-            run.budget.restore(state["budget"])
+        if (budget := state["budget"]) is not None and run.budget:
+            run.budget.restore(budget)
         run.notes, run.checkpoint = state["notes"], run.checkpoint or state["checkpoint"]
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise ResumeError("its state is damaged", BEGIN_AGAIN) from error
