@@ -13,13 +13,13 @@ from styler.errors import OutputError, ResumeError, StylerError, quote_name
 
 SAVE_SECONDS = 60.0
 """Seconds after a save until the next; what is shorter is not saved at all."""
-SUFFIX = ".resume"
+STATE_SUFFIX = ".resume"
 """What follows the name of the picture in that of its state."""
 
 
 def locate_state(picture: Path) -> Path:
     """Return the path of the state of a picture: `painted.png.resume` beside `painted.png`."""
-    return picture.with_name(picture.name + SUFFIX)
+    return picture.with_name(picture.name + STATE_SUFFIX)
 
 
 class StateKeeper:

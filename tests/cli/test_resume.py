@@ -25,7 +25,7 @@ from styler.options import Options
 
 RUN = [
     *("run", "photo.png", "painting.png", "--size", "64", "--first-size", "32", "--iterations", "4", "--taper", "1"),
-    *("--device", "cpu", "--precision", "fp32", "--threads", "1"),
+    *("--device", "cpu", "--precision", "fp32", "--threads", "1", "--protect", "none"),
 ]
 INPUTS = {"photo.png", "painting.png"}
 OUT, STATE = "out.png", "out.png.resume"

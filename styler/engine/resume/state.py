@@ -39,7 +39,7 @@ MACHINE_FACTS = {
     "network": "network",
     "slim": "slim network",
 }
-OPTIMIZERS = {"adam": AdamState, "lbfgs": LbfgsState}
+_OPTIMIZERS = {"adam": AdamState, "lbfgs": LbfgsState}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -252,7 +252,7 @@ def restore(run: "Run", snapshot: Snapshot) -> ScaleWork:
         work = ScaleWork(state["index"], state["start_seconds"], state["done"], state["before"])
         work.adopted, work.restored = state["adopted"], state["objective"] or None
         if state["optimizer"] is not None:
-            work.optimizer = OPTIMIZERS[schedule[work.index].optimizer](**state["optimizer"])
+            work.optimizer = _OPTIMIZERS[schedule[work.index].optimizer](**state["optimizer"])
         run.schedule, run.executed, run.scale_seconds = schedule, [*executed], state["scale_seconds"]
         run.losses, run.best_losses, run.adopted_scales = (
             state[key] for key in ("losses", "best_losses", "adopted_scales")
