@@ -24,15 +24,8 @@ ORDER = (
     *("regions.areas", "regions.guided", "regions.networks", "regions.find", "regions.read", "regions.resolve"),
     *("save", "objective"),
     *("engine.color", "engine.sources", "engine.styles", "engine.placement", "engine.targets", "engine.optimizers"),
-    *(
-        "engine.device",
-        "engine.resume.file",
-        "engine.resume.scales",
-        "engine.resume.state",
-        "engine.result",
-        "engine.budget",
-    ),
-    "engine.precision",
+    *("engine.device", "engine.resume.file", "engine.resume.scales", "engine.resume.state"),
+    *("engine.result", "engine.budget", "engine.precision"),
     *("engine.threads", "engine.run", "engine.painter"),
     "batch",
     "workshop",
@@ -45,17 +38,8 @@ ORDER_WITHIN = {
     "regions": ("specs", "areas", "guided", "networks", "find", "read", "resolve"),
     "objective": ("moments", "wasserstein", "losses", "parts", "candidates", "matching", "terms"),
     "batch": (
-        "discover",
-        "manifest",
-        "names",
-        "plan",
-        "sheets",
-        "report",
-        "stores",
-        "states",
-        "worker",
-        "ray",
-        "runner",
+        *("discover", "manifest", "names", "plan", "sheets", "report"),
+        *("stores", "states", "worker", "ray", "runner"),
     ),
 }
 """The order of the modules inside the folders that count as one layer."""
@@ -146,9 +130,8 @@ def list_functions(path: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
 def test_every_module_has_a_layer() -> None:
     for path in list_sources():
         name = module_name(path)
-        assert name in {"", "__main__", "vgg", "engine", "engine.resume", "regions"} or find_layer(name), (
-            f"{path} is in no layer"
-        )
+        is_folder = name in {"", "__main__", "vgg", "engine", "engine.resume", "regions"}
+        assert is_folder or find_layer(name), f"{path} is in no layer"
     for entry in ORDER:
         assert is_module(f"styler.{entry}"), f"styler.{entry} does not exist"
 
