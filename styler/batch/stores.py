@@ -19,7 +19,6 @@ from torch import Tensor
 
 from styler import environment, images, provenance
 from styler.engine.device import describe_device
-from styler.engine.resume.file import compute_checksum
 from styler.engine.resume.scales import PaintedScale
 from styler.errors import OutputError
 from styler.objective.moments import Moments
@@ -58,7 +57,7 @@ class DiskStore:
         except (OSError, SafetensorError, ValueError):
             return None
         checksum = tensors.pop(CHECKSUM, None)
-        if checksum is None or bytes(checksum.tolist()) != compute_checksum(tensors):
+        if checksum is None or not torch.equal(checksum, _compute_checksum(tensors)):
             return None
         with suppress(OSError):  # the time only records which were used last
             os.utime(path)
@@ -71,7 +70,7 @@ class DiskStore:
         stored = {
             name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
         }  # files share no memory
-        stored[CHECKSUM] = torch.frombuffer(bytearray(compute_checksum(stored)), dtype=torch.uint8)
+        stored[CHECKSUM] = _compute_checksum(stored)
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             images.write_file(self._locate(self.folder, key, device), save(stored), overwrite=True)
@@ -154,3 +153,12 @@ def _pack(terms: Mapping[str, Tensor], group: str) -> dict[str, Tensor]:
 def _unpack(tensors: Mapping[str, Tensor], group: str) -> dict[str, Tensor]:
     names = sorted(name for name in tensors if name.startswith(f"{group}/"))
     return {name.split("/", 2)[2]: tensors[name] for name in names}
+
+
+def _compute_checksum(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Return the SHA-256 of names, types, shapes and values, (32,) uint8."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode("utf-8", "backslashreplace"))
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)
