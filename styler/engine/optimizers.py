@@ -121,6 +121,10 @@ class AdamState:
         lowest, moments = torch.full_like(zero, math.inf), (torch.zeros_like(image), torch.zeros_like(image))
         return cls(image, image, *moments, zero, zero, lowest, torch.ones_like(zero), zero)
 
+    def forget(self) -> None:
+        """Free the moments, since nothing goes on from here but perhaps the best image."""
+        self.first = self.second = self.first.new_empty(0)
+
     def judge(self, losses: dict[str, Tensor], finite: Tensor) -> Tensor:
         """Note the losses of the current image, if they are `finite`, (); return whether it is the best so far, ()."""
         better = finite & (losses[TOTAL] < self.lowest)
@@ -244,6 +248,10 @@ class LbfgsState:
     def best(self) -> Tensor:
         """The image with the lowest total, (1, 3, H, W)."""
         return self.image
+
+    def forget(self) -> None:
+        """Free the history, since nothing goes on from here but perhaps the image."""
+        self.gradient, self.direction, self.pairs = None, None, []
 
     def find_direction(self) -> None:
         """Set the direction of the next trial: −H g, with H the approximate inverse Hessian; −g without pairs."""

@@ -104,6 +104,8 @@ class ScaleWork:
 
     def begin_again(self) -> None:
         """Note that another optimizer begins from the best image."""
+        if self.optimizer is not None:
+            self.optimizer.forget()  # the last step still refers to it
         self.before, self.optimizer, self.objective, self.restored = self.done, None, None, None
 
 
