@@ -299,7 +299,7 @@ class Worker:
         stream = partial(painter.stream, job.content, [*job.styles], options, self._stop, replay, start, masks)
         if keeper:
             try:
-                yield from stream(resume=keeper.load())
+                yield from stream(None, keeper.load())
             except ResumeError as error:
                 job.report("note", f"{keeper.explain(error, {})} It begins anew.")
             else:
