@@ -11,6 +11,17 @@ Parts of the photo can be kept, or take another painting (the last styles are th
     options = Options.of(protect=["faces=90"], regions=["sky"])
     result = stylize("photo.jpg", ["painting.jpg", "starry-night"], options, masks={"sky": sky})
 
+A painting can go on after a crash, to the same pixels, from a state that its loop saves now and then:
+
+    from styler import Painter
+    from styler.engine.resume.state import Snapshot
+
+    for progress in Painter().stream("photo.jpg", "painting.jpg"):
+        if progress.iteration % 10 == 0 and not progress.result:
+            progress.snapshot().save("painting.state")  # before the next iteration begins
+
+    Painter().stylize("photo.jpg", "painting.jpg", resume=Snapshot.load("painting.state"))
+
 A node for ComfyUI, whose pictures are tensors (B, H, W, 3):
 
     import numpy as np, torch

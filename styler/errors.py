@@ -6,6 +6,7 @@
     ├── NothingMatched         4: there is nothing to paint
     ├── ImageError             a picture cannot be read
     ├── OutputError            a picture cannot be written
+    ├── ResumeError            a painting cannot go on from its saved state
     ├── WeightsError           a network's weights are missing, altered or unusable
     └── DeviceError            a device is missing or cannot do what was requested
         └── OutOfMemory        the picture needs more memory than is available
@@ -47,6 +48,20 @@ class ImageError(StylerError):
 
 class OutputError(StylerError):
     """A picture cannot be written."""
+
+
+class ResumeError(StylerError):
+    """A painting cannot go on from a saved state, which is damaged or of another painting.
+
+    Args:
+        reason: why, as the second half of a sentence.
+        advice: what to do.
+        subject: the input that differs, if `reason` begins with one: `the photo`, `style 2` …
+    """
+
+    def __init__(self, reason: str, advice: str, subject: str = "") -> None:
+        super().__init__(f"The painting cannot be resumed: {reason}; {advice}.")
+        self.reason, self.advice, self.subject = reason, advice, subject
 
 
 class WeightsError(StylerError):

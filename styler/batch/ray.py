@@ -28,6 +28,7 @@ from styler.batch.stores import DiskStatsStore
 from styler.batch.worker import PICTURES_PER_WORKER, PaintTask, Worker, WorkerConfig, WorkerReport
 from styler.engine.painter import Painter
 from styler.engine.result import Pixels, Progress
+from styler.engine.resume.state import refuse_late
 from styler.errors import DeviceError, StylerError, UsageError
 from styler.images import Picture, fetch_image_bytes
 from styler.vgg import registry
@@ -216,9 +217,9 @@ class RayActor:
 
 
 def make_picklable(progress: Progress) -> Progress:
-    """Return progress that another process can read: with losses on the CPU and without the live view."""
+    """Return progress that another process can read: with losses on the CPU, without live view and snapshot."""
     terms = {name: torch.tensor(loss) for name, loss in progress.losses.items()}
-    return replace(progress, terms=terms, render=_refuse_live_view)
+    return replace(progress, terms=terms, render=_refuse_live_view, capture=refuse_late)
 
 
 def _refuse_live_view() -> Pixels:

@@ -21,6 +21,7 @@ from styler.batch.names import Pair
 from styler.batch.plan import EXTENSION_FORMATS, BatchPlan, BatchRequest, hash_settings, plan_batch
 from styler.batch.ray import ClusterConfig, RayEngine
 from styler.batch.report import save_thumbnail, write_index
+from styler.batch.states import StateKeeper
 from styler.batch.stores import DiskStatsStore
 from styler.batch.worker import CLOSE_SECONDS, EncodedPicture, LocalEngine, PaintTask, WorkerConfig, WorkerReport
 from styler.engine.painter import Painter
@@ -250,7 +251,8 @@ class _BatchRun:
             yield from self._end_picture(number, self._open[number].make_event("failed", str(problem)))
             return
         styles = tuple(style.path for style in pair.styles)
-        self._engine.submit(PaintTask(number, pair.content.path, styles, pair.masks))
+        picture = "" if self._context.cluster else str(self._plan.out / pair.output)
+        self._engine.submit(PaintTask(number, pair.content.path, styles, pair.masks, picture=picture))
 
     def _handle_report(self, report: WorkerReport) -> Iterator[BatchEvent]:
         """Yield the event of a report; a final one goes to the writer first."""
@@ -323,6 +325,7 @@ class _BatchRun:
             return images.write_file(path, encoded.data, overwrite=request.overwrite)
 
         self._context.write(write, path, partial(_reencode, encoded.data, EXTENSION_FORMATS[request.format]))
+        StateKeeper(path).remove()
 
 
 def _reencode(data: bytes, current: str, wanted: str) -> bytes:

@@ -1,7 +1,7 @@
 """Store tensors on disk, so that another run does not compute them again: statistics of styles, and scales of previews.
 
-Knows tensors and files; `engine.styles` knows what the statistics mean, `engine.run` what the scales are. A file that
-cannot be read or has been changed counts as missing, and a store that cannot be written is not used.
+Knows tensors and files; `engine.styles` knows what the statistics mean, `engine.resume.scales` what the scales are. A
+file that cannot be read or has been changed counts as missing, and a store that cannot be written is not used.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from styler import environment, images, provenance
 from styler.engine.device import describe_device
-from styler.engine.run import PaintedScale
+from styler.engine.resume.scales import PaintedScale
 from styler.errors import OutputError
 from styler.objective.moments import Moments
 
@@ -118,7 +118,7 @@ class DiskStatsStore(DiskStore):
 
 
 class DiskScaleStore(DiskStore):
-    """Painted scales of previews, by default in this user's cache; a `ScaleStore` of `engine.run`.
+    """Painted scales of previews, by default in this user's cache; a `ScaleStore` of `engine.resume.scales`.
 
     They depend on all of the engine, so that another version of styler does not find them.
     """

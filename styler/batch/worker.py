@@ -10,21 +10,23 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from styler import images
 from styler.batch.plan import EXTENSION_FORMATS, BatchRequest, apply_masks
 from styler.batch.report import make_thumbnail
+from styler.batch.states import StateKeeper
 from styler.engine.device import name_precision
 from styler.engine.memory.measure import release_memory
 from styler.engine.painter import Painter
 from styler.engine.result import Progress, Result
 from styler.engine.styles import StatsStore
-from styler.errors import DeviceError, OutOfMemory, StylerError, explain_failure, quote_name
+from styler.errors import DeviceError, OutOfMemory, ResumeError, StylerError, explain_failure, quote_name
 from styler.images import Picture
 from styler.options import Options
 from styler.schedule import compute_result_size
@@ -66,6 +68,8 @@ class PaintTask:
     """The masks that are pictures: their names in the options, and their paths or URLs."""
     data: Mapping[str, bytes] = field(default_factory=dict)
     """Bytes of the inputs that the worker cannot read itself, by path."""
+    picture: str = ""
+    """Path of the picture, beside which the state of the painting is saved; empty for no saving."""
     precision: str = "auto"
     """That of the batch, whatever this worker would choose; `auto` if the options of the worker say it."""
 
@@ -281,16 +285,31 @@ class Worker:
     def _stream(self, job: _PictureJob, options: Options) -> Result:
         """Paint a picture and report every iteration."""
         progress: Progress | None = None
-        replay, start = self.config.request.replay, self.config.start
-        painter, masks = self._get_painter(options), job.masks
-        for progress in painter.stream(job.content, [*job.styles], options, self._stop, replay, start, masks):
+        keeper = StateKeeper(Path(job.task.picture)) if job.task.picture else None
+        for progress in self._resume(job, options, keeper):
             if progress.result is None:
+                if keeper and not self._stop.is_set() and (problem := keeper.update(progress)):
+                    job.report("note", problem)
                 job.report("progress", progress=progress)
         assert progress is not None
         assert progress.result is not None
         for note in progress.result.notes:
             job.report("note", note)
         return progress.result
+
+    def _resume(self, job: _PictureJob, options: Options, keeper: StateKeeper | None) -> Iterator[Progress]:
+        """Paint from the state that an earlier run left, or from the beginning if there is none that can be used."""
+        replay, start = self.config.request.replay, self.config.start
+        painter, masks = self._get_painter(options), job.masks
+        stream = partial(painter.stream, job.content, [*job.styles], options, self._stop, replay, start, masks)
+        if keeper:
+            try:
+                yield from stream(None, keeper.load())
+            except ResumeError as error:
+                job.report("note", f"{keeper.explain(error, {})} It begins anew.")
+            else:
+                return
+        yield from stream()
 
     def _finish(self, job: _PictureJob) -> None:
         job.attempt(self._encode)

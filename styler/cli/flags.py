@@ -171,6 +171,7 @@ def _value(metavar: str, text: str, *names: str, group: Group = OUTPUT_GROUP) ->
 FormatName = Literal["png", "jpg", "jpeg", "webp", "avif", "tif", "tiff"]
 BitDepth = Annotated[Literal["8", "16"], _value("N", "bits per channel: 8, or 16 for PNG and TIFF (default 8)")]
 Overwrite = Annotated[bool, _switch("replace the output if it exists")]
+Resume = Annotated[bool, _switch("continue a killed run from OUTPUT.resume, where it is saved every minute")]
 DryRun = Annotated[bool, _switch("print what would be painted and its estimated cost; write nothing")]
 Json = Annotated[bool, _switch("print JSON instead of text, also for errors", "--json")]
 Debug = Annotated[bool, _switch("print tracebacks of errors", "--debug")]

@@ -4,10 +4,12 @@ Every error that can be known in advance is raised before PyTorch and the networ
 """
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,11 +18,12 @@ from cyclopts import Parameter
 from styler import config, environment, library, schedule
 from styler.cli import files, flags, output, report
 from styler.cli.flags import FileName, InputOptions, OutputOptions, ReplayOptions
-from styler.errors import UsageError, quote_name
+from styler.errors import OutputError, ResumeError, StylerError, UsageError, quote_name
 from styler.options import INIT_CHOICES, Options, ResolvedOptions, format_duration, resolve_options
 from styler.regions import specs
 
 if TYPE_CHECKING:
+    from styler.batch.states import StateKeeper
     from styler.engine.memory.plan import MemoryPlan
     from styler.engine.painter import Painter
     from styler.engine.result import Progress
@@ -64,6 +67,8 @@ class _PreparedRun:
     inputs: list[_Inputs]
     """One, which `_paint` takes out: a large photo has no room for a second copy beside that of the painter."""
     earlier: "EarlierPicture"
+    names: dict[str, str]
+    """Of the files, by what `ResumeError.subject` calls them."""
     target: files.OutputTarget
     encoding: Mapping[str, Any]
     """Arguments of `Result.encode` besides the format."""
@@ -78,6 +83,7 @@ def run(
     settings: flags.Settings = flags.NO_FLAGS,
     replay: ReplayOptions = flags.DEFAULT_REPLAY,
     inputs: InputOptions = flags.DEFAULT_INPUT,
+    resume: flags.Resume = False,
     dry_run: flags.DryRun = False,
     reports: flags.ReportOptions = flags.DEFAULT_REPORT,
 ) -> int:
@@ -102,10 +108,13 @@ def run(
         if dry_run:
             return _print_forecast(prepared, facts, json=reports.json)
         stack.enter_context(files.hold_output(prepared.target.path if not prepared.target.default else None))
+        keeper = _open_state(prepared, stack, log, resume=resume)
         with report.show_progress(log.console, is_shown=reports.shows_progress) as show:
-            last = _paint(prepared, watch, show, log)
+            last = _paint(prepared, watch, show, log, keeper, resume=resume)
         path = _save(prepared, last, log)
         assert last.result is not None
+        if keeper and (path or not last.result.stopped):
+            keeper.remove()
         if reports.json:
             output.print_document({"output": path and str(path), **facts, **report.result_to_json(last.result)})
         elif path and not last.result.stopped:
@@ -149,6 +158,7 @@ def _prepare(
     checked = files.choose_target(target, content, styles, others, options.seed, is_bundled=is_bundled)
     photo = read(content)
     images.check_sides(checked.format, schedule.compute_result_size(options, photo.width, photo.height))
+    subjects = [f"style {number + 1}" for number in range(len(styles))] if len(styles) > 1 else ["the style"]
     return _PreparedRun(
         options=options,
         inputs=[
@@ -160,6 +170,11 @@ def _prepare(
             )
         ],
         earlier=earlier,
+        names={
+            "the photo": str(content),
+            **dict(zip(subjects, map(str, styles), strict=True)),
+            "the picture to start from": str(start),
+        },
         target=checked,
         encoding={
             "bit_depth": int(target.bit_depth),
@@ -169,16 +184,79 @@ def _prepare(
     )
 
 
+def _open_state(
+    prepared: _PreparedRun, stack: ExitStack, log: report.Logger, *, resume: bool, interval: float | None = None
+) -> "StateKeeper | None":
+    """Lock the state of the picture and return its keeper; None if another run without `resume` has it.
+
+    It saves after every `interval` seconds, None for the usual ones; `stack` ends the lock.
+
+    Raises:
+        OutputError: another run has the state that is to be continued.
+    """
+    with log.time("Loaded PyTorch"):
+        from styler.batch.states import SAVE_SECONDS, StateKeeper
+
+    keeper = StateKeeper(prepared.target.fallback, SAVE_SECONDS if interval is None else interval)
+    try:
+        stack.enter_context(files.hold_output(keeper.path))
+    except OutputError as error:
+        if resume:
+            raise
+        log.note([f"The state of this painting is not saved. {error}"])
+        return None
+    label, exists = quote_name(keeper.path), os.path.lexists(keeper.path)
+    if resume and not exists:
+        log.note([f"There is no state {label} to resume from; the painting begins."])
+    if exists and not resume:
+        log.note([f"An earlier run left its state in {label}; this one begins anew. --resume would continue it."])
+    return keeper
+
+
 def _paint(
-    prepared: _PreparedRun, watch: environment.SignalWatch, show: "Callable[[Progress], None]", log: report.Logger
+    prepared: _PreparedRun,
+    watch: environment.SignalWatch,
+    show: "Callable[[Progress], None]",
+    log: report.Logger,
+    keeper: "StateKeeper | None",
+    *,
+    resume: bool,
 ) -> "Progress":
-    """Load the network, paint, and return the last progress, which carries the result."""
+    """Paint, saving the state now and then, and return the last progress, which carries the result.
+
+    Raises:
+        ResumeError: the state of an earlier run cannot be continued.
+    """
+    last = None
+    try:
+        for progress in _stream(prepared, watch, log, keeper if resume else None):
+            last = progress
+            show(progress)
+            if keeper and not watch.stop.is_set() and (problem := keeper.update(progress)):
+                log.warn([problem])
+    except ResumeError as error:
+        assert keeper is not None
+        raise StylerError(f"{keeper.explain(error, prepared.names)[:-1]}, without --resume.") from error
+    except BaseException:
+        if keeper and keeper.count:
+            report.print_error(f"The painting is kept in {quote_name(keeper.path)}; --resume continues it.")
+        raise
+    assert last is not None
+    if keeper and keeper.count:
+        log.debug([f"Saved the state {report.format_count(keeper.count, 'time')} in {keeper.seconds:.2f} s."])
+    return last
+
+
+def _stream(
+    prepared: _PreparedRun, watch: environment.SignalWatch, log: report.Logger, earlier: "StateKeeper | None"
+) -> "Iterator[Progress]":
+    """Load the network and paint, from the state of an earlier run if it has left one."""
     from styler import images
 
     images.remove_stale_files(prepared.target.fallback.parent)
-    with log.time("Loaded PyTorch"):
-        from styler.engine.device import describe_device
-        from styler.engine.painter import Painter
+    from styler.engine.device import describe_device
+    from styler.engine.painter import Painter
+
     options, replay = prepared.options, prepared.earlier.replay
     with log.time("Loaded the network"):
         painter = Painter.of(options)
@@ -187,18 +265,16 @@ def _paint(
     if measurement := painter.precision_choice.measurement:
         log.info([f"Measured on this machine: {measurement.describe()}."])
     watch.begin()
-    last = None
-    inputs = prepared.inputs.pop()
+    inputs, is_first = prepared.inputs.pop(), True
     start, masks = inputs.start, inputs.masks
-    steps = painter.stream(inputs.content, [*inputs.styles], options, watch.stop, replay, start, masks)
-    del inputs
+    begin = partial(painter.stream, inputs.content, [*inputs.styles], options, watch.stop, replay, start, masks)
+    steps = begin(None, earlier.load()) if earlier else begin()
+    del inputs, begin
     for progress in steps:
-        if last is None:
+        if is_first:
             log.info([f"Schedule: {report.format_schedule(progress.schedule, None if replay else options)}"])
-        last = progress
-        show(progress)
-    assert last is not None
-    return last
+        is_first = False
+        yield progress
 
 
 def _save(prepared: _PreparedRun, last: "Progress", log: report.Logger) -> Path | None:

@@ -7,6 +7,8 @@ so replaying the executed schedule repeats the work exactly. Does not know image
 import dataclasses
 import math
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -51,6 +53,11 @@ class Clock:
         self.done += work
         self._marks = [*self._marks[-20:], (time.perf_counter(), self.done)]
 
+    def restore(self, seconds: float, done: float, total: float) -> None:
+        """Go on as after that many seconds and that much work."""
+        self.start, self.done, self.total = time.perf_counter() - seconds, done, total
+        self._marks = [(time.perf_counter(), done)]
+
     def skip(self, work: float) -> None:
         """Remove work that will not be done."""
         self.total -= work
@@ -76,6 +83,15 @@ class Budget:
         self._original, self._clock = schedule, clock
         self._scale_start = 0.0  # seconds after the first iteration of the scale
         self._plateau, self._is_cut = _PlateauDetector(options.patience), False
+
+    def export(self) -> dict[str, Any]:
+        """Return all that changes during a painting, as numbers and tensors."""
+        return {"scale_start": self._scale_start, "is_cut": self._is_cut, "plateau": vars(self._plateau).copy()}
+
+    def restore(self, exported: Mapping[str, Any]) -> None:
+        """Go on from what `export` returned."""
+        self._scale_start, self._is_cut = exported["scale_start"], exported["is_cut"]
+        vars(self._plateau).update(exported["plateau"])
 
     @property
     def remaining(self) -> float | None:

@@ -1,12 +1,13 @@
 """Adam and L-BFGS on the pixels of an image.
 
-Each optimizer is a generator that yields an `OptimizerStep` after every evaluation of the objective. Neither knows
-scales, files or the network.
+Each optimizer is a generator that yields an `OptimizerStep` after every evaluation of the objective. All that it knows
+is then in its state, from which another can go on as if nothing had happened. Neither knows scales, files or the
+network.
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ MOMENT_FLOOR = 0.1
 rate, even in flat areas, where the gradient is next to nothing and its sign is a pattern of the network."""
 FLAT_SHARE = 0.5
 """Share of Adam's steps at the full rate; the rest follow a cosine down to 0."""
+PART_VALUES = 1 << 20
+"""Values of an image that Adam updates at once, so that what it makes on the way takes little memory."""
 
 LBFGS_HISTORY = 20
 """Pairs in the history of L-BFGS."""
@@ -58,6 +61,8 @@ class OptimizerStep:
     """Terms of the image with the lowest finite total."""
     recovered: Tensor
     """Number of evaluations so far that were not finite and were undone, ()."""
+    state: "AdamState | LbfgsState"
+    """From which the next evaluation goes on, and changes it."""
 
 
 @dataclass(slots=True)
@@ -83,55 +88,118 @@ def min_iterations(done: int) -> int:
     return max(done, math.ceil((done - 1) / FLAT_SHARE))
 
 
+@dataclass(slots=True, eq=False)
+class AdamState:
+    """All that Adam knows between two evaluations. The images are never modified, the moments are."""
+
+    image: Tensor
+    """The image to evaluate next, (1, 3, H, W) in [0, 1]."""
+    best: Tensor
+    """The image with the lowest finite total so far; at first, and after the very last step, the current one."""
+    first: Tensor
+    """Moving sum of the gradient, (1, 3, H, W)."""
+    second: Tensor
+    """Moving sum of the gradient's square, (1, 3, H, W)."""
+    first_mass: Tensor
+    """Sum of the weights in the first moment, ()."""
+    second_mass: Tensor
+    """Sum of the weights in the second moment, ()."""
+    lowest: Tensor
+    """The lowest finite total so far, ()."""
+    shortened: Tensor
+    """Share of the rate that is left: a half for every evaluation that was undone, ()."""
+    recovered: Tensor
+    """Number of evaluations that were undone, ()."""
+    best_losses: dict[str, Tensor] = field(default_factory=dict)
+    step: int = 0
+    """Evaluations made."""
+
+    @classmethod
+    def begin(cls, image: Tensor) -> "AdamState":
+        """Return the state before the first evaluation."""
+        zero = torch.zeros((), dtype=image.dtype, device=image.device)
+        lowest, moments = torch.full_like(zero, math.inf), (torch.zeros_like(image), torch.zeros_like(image))
+        return cls(image, image, *moments, zero, zero, lowest, torch.ones_like(zero), zero)
+
+    def forget(self) -> None:
+        """Free the moments, since nothing goes on from here but perhaps the best image."""
+        self.first = self.second = self.first.new_empty(0)
+
+    def judge(self, losses: dict[str, Tensor], finite: Tensor) -> Tensor:
+        """Note the losses of the current image, if they are `finite`, (); return whether it is the best so far, ()."""
+        better = finite & (losses[TOTAL] < self.lowest)
+        self.lowest = torch.where(better, losses[TOTAL], self.lowest)
+        self.best_losses = _select_losses(better, losses, self.best_losses)
+        self.best = torch.where(better, self.image, self.best)
+        self.recovered = self.recovered + ~finite
+        self.shortened = torch.where(finite, self.shortened, self.shortened / 2)
+        return better
+
+    def accumulate(self, gradient: Tensor, finite: Tensor) -> None:
+        """Add a gradient to the moments; they start again from 0 where `finite`, (), is false."""
+        share, lost = 1 / min(LAST_WINDOW, FIRST_WINDOW + WINDOW_GROWTH * self.step), ~finite
+        for rows in _split_rows(gradient):
+            part, first, second = gradient[..., rows, :], self.first[..., rows, :], self.second[..., rows, :]
+            part.masked_fill_(lost, 0)
+            first.lerp_(part, share).masked_fill_(lost, 0)
+            second.lerp_(part.square(), 1 - SECOND_BETA).masked_fill_(lost, 0)
+        one = torch.ones_like(self.lowest)
+        self.first_mass = torch.where(finite, self.first_mass.lerp(one, share), 0)
+        self.second_mass = torch.where(finite, self.second_mass.lerp(one, 1 - SECOND_BETA), 0)
+
+    def move(self, rate: Tensor, finite: Tensor, target: Tensor, *, floored: bool) -> None:
+        """Move the image by a rate, (), or back to the best one; the new image takes the memory of `target`."""
+        floor = MOMENT_FLOOR * self.second.mean() if floored else torch.zeros_like(self.lowest)
+        for rows in _split_rows(target):
+            part, first, second = target[..., rows, :], self.first[..., rows, :], self.second[..., rows, :]
+            scale = (second + floor).div_(self.second_mass).sqrt_().add_(1e-12)
+            direction = (first / self.first_mass).div_(scale).mul_(rate)
+            moved = torch.sub(self.image[..., rows, :], direction, out=direction).clamp_(0, 1)
+            part.copy_(torch.where(finite, moved, self.best[..., rows, :]))
+        self.image = target
+        self.step += 1
+
+
 def adam(
-    objective: Objective, image: Tensor, limit: IterationLimit, rate: float, *, floored: bool = False
+    objective: Objective, start: Tensor | AdamState, limit: IterationLimit, rate: float, *, floored: bool = False
 ) -> Iterator[OptimizerStep]:
     """Minimize by Adam with a flat-then-cosine rate, clamping to [0, 1] after each step.
 
     Never waits for the device: an evaluation that is not finite is undone there, by selection: the best image is
-    restored, the moments are reset and the rate is halved from then on.
+    restored, the moments are reset and the rate is halved from then on. Holds the image, the best one, two moments and
+    the gradient, whose memory the next image takes; all else is made for some rows at a time.
 
     Source: D. Kingma and J. Ba, "Adam: A Method for Stochastic Optimization", 2015.
 
     Args:
         objective: what to minimize.
-        image: where to start, (1, 3, H, W) in [0, 1].
+        start: the first image, (1, 3, H, W) in [0, 1], or the state in which to go on, which is updated.
         limit: the number of evaluations.
         rate: largest step, in units of the image's range.
         floored: whether steps are shorter where the gradient is small, which is for very few steps.
     """
-    first, second = torch.zeros_like(image), torch.zeros_like(image)
-    best, lowest = image, torch.full((), math.inf, dtype=image.dtype, device=image.device)
-    zero, one = torch.zeros_like(lowest), torch.ones_like(lowest)
-    shortened, recovered = one, zero
-    first_mass, second_mass = zero, zero  # sums of the weights in the moments
-    best_losses: dict[str, Tensor] = {}
-    step = 0
-    while step < limit.iterations:
-        losses, gradient = objective.gradient(image)
-        finite = losses[TOTAL].isfinite() & gradient.isfinite().all()
-        better = finite & (losses[TOTAL] < lowest)
-        lowest, best_losses = torch.where(better, losses[TOTAL], lowest), _select_losses(better, losses, best_losses)
-        best = torch.where(better, image, best)
-        recovered, shortened = recovered + ~finite, torch.where(finite, shortened, shortened / 2)
-        gradient = torch.where(finite, gradient, 0)
-        share = 1 / min(LAST_WINDOW, FIRST_WINDOW + WINDOW_GROWTH * step)
-        first, first_mass = _average(first, gradient, share, finite), _average(first_mass, one, share, finite)
-        second = _average(second, gradient.square(), 1 - SECOND_BETA, finite)
-        second_mass = _average(second_mass, one, 1 - SECOND_BETA, finite)
-        floor = MOMENT_FLOOR * second.mean() if floored else zero
-        direction = (first / first_mass) / (((second + floor) / second_mass).sqrt() + 1e-12)
-        moved = (image - rate * scale_rate(step, limit.decay_length) * shortened * direction).clamp(0, 1)
-        image = torch.where(finite, moved, best)
-        step += 1
-        if step == limit.decay_length:
-            best = torch.where(better, moved, best)  # never evaluated, but the last step improves
-        yield OptimizerStep(losses, image, best, best_losses, recovered)
+    state = start if isinstance(start, AdamState) else AdamState.begin(start)
+    while state.step < limit.iterations:
+        losses, gradient = objective.gradient(state.image)
+        if gradient.stride() != state.image.stride():
+            gradient = torch.empty_like(state.image).copy_(gradient)
+        finite = losses[TOTAL].isfinite()
+        for rows in _split_rows(gradient):
+            finite = finite & gradient[..., rows, :].isfinite().all()
+        better = state.judge(losses, finite)
+        state.accumulate(gradient, finite)
+        step_rate = rate * scale_rate(state.step, limit.decay_length) * state.shortened
+        state.move(step_rate, finite, gradient, floored=floored)
+        if state.step == limit.decay_length:  # never evaluated, but the last step improves
+            state.best = torch.where(better, state.image, state.best)
+        del gradient  # it is the image now, and would else be held during the next evaluation
+        yield OptimizerStep(losses, state.image, state.best, state.best_losses, state.recovered, state)
 
 
-def _average(before: Tensor, value: Tensor, share: float, finite: Tensor) -> Tensor:
-    """Move an average toward a value by a share of the way; it starts again from 0 where `finite`, (), is false."""
-    return torch.where(finite, before.lerp(value, share), 0)
+def _split_rows(image: Tensor) -> list[slice]:
+    """Split the rows of an image (1, 3, H, W) into parts of at most `PART_VALUES`, as far as rows are that short."""
+    count = max(1, PART_VALUES // max(1, image[..., 0, :].numel()))
+    return [slice(first, first + count) for first in range(0, image.shape[-2], count)]
 
 
 def _select_losses(better: Tensor, losses: dict[str, Tensor], before: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -147,7 +215,81 @@ def scale_rate(step: int, steps: int) -> float:
     return 1.0 if done <= FLAT_SHARE else (1 + math.cos(math.pi * (done - FLAT_SHARE) / (1 - FLAT_SHARE))) / 2
 
 
-def lbfgs(objective: Objective, image: Tensor, limit: IterationLimit) -> Iterator[OptimizerStep]:
+@dataclass(slots=True, eq=False)
+class LbfgsState:
+    """All that L-BFGS knows between two evaluations. No tensor is ever modified."""
+
+    image: Tensor
+    """The image accepted last, (1, 3, H, W) in [0, 1]; it is also the best."""
+    gradient: Tensor | None = None
+    """Its gradient, (1, 3, H, W); None before the first evaluation."""
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    """Its terms, each ()."""
+    loss: float = math.inf
+    """Their sum."""
+    pairs: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
+    """The last moves and changes of the gradient, each (1, 3, H, W), and their products, ()."""
+    direction: Tensor | None = None
+    """Along which the next trial is, (1, 3, H, W); None if a new one is to be found."""
+    length: float = 1.0
+    """Of the next trial, relative to the direction's."""
+    trials: int = 0
+    """Made along the direction."""
+    reach: float = FIRST_RMS_MOVE
+    """Root mean square of a step along the gradient."""
+    used: int = 0
+    """Evaluations made."""
+    recovered: int = 0
+    """Those that were not finite."""
+    is_over: bool = False
+    """Whether no step helps."""
+
+    @property
+    def best(self) -> Tensor:
+        """The image with the lowest total, (1, 3, H, W)."""
+        return self.image
+
+    def forget(self) -> None:
+        """Free the history, since nothing goes on from here but perhaps the image."""
+        self.gradient, self.direction, self.pairs = None, None, []
+
+    def find_direction(self) -> None:
+        """Set the direction of the next trial: −H g, with H the approximate inverse Hessian; −g without pairs."""
+        assert self.gradient is not None
+        free = _mask_free(self.image, self.gradient)
+        direction = free * _multiply_by_hessian(free * self.gradient, self.pairs)
+        self.direction = _cap_step(direction, self.reach if not self.pairs else None)
+        self.length, self.trials = 1.0, 0
+
+    def judge(
+        self, trial: Tensor, gradient: Tensor, losses: dict[str, Tensor], move: Tensor, change: Tensor, product: Tensor
+    ) -> None:
+        """Accept a trial if it helps; `move`, `change` and their `product`, (), lead to it. Waits for the device."""
+        assert self.gradient is not None
+        slope = (move * self.gradient).sum()  # along the actual move, which the clamp may have shortened
+        loss, fall, bend, good = _read_values(losses[TOTAL], slope, product, gradient.isfinite().all())
+        self.recovered += not (good and math.isfinite(loss))
+        self.used, self.trials = self.used + 1, self.trials + 1
+        if bool(good) and loss < self.loss and loss <= self.loss + SUFFICIENT_DECREASE * fall:
+            if bend > 0:
+                self.pairs = [*self.pairs[-(LBFGS_HISTORY - 1) :], (move, change, product)]
+            self.image, self.gradient, self.losses, self.loss = trial, gradient, losses, loss
+            self.direction = None
+        elif fall < 0 and self.trials < BACKTRACKS:
+            self.length *= SHORTENING
+        else:
+            self._give_up(is_held=fall >= 0)
+
+    def _give_up(self, *, is_held: bool) -> None:
+        """Forget a direction along which no trial helped; `is_held` if the image did not move against its gradient."""
+        self.direction = None
+        if not self.pairs:
+            self.reach *= SHORTENING**BACKTRACKS
+            self.is_over = is_held or self.reach < MIN_RMS_MOVE  # every value may be held at the end of its range
+        self.pairs = []
+
+
+def lbfgs(objective: Objective, start: Tensor | LbfgsState, limit: IterationLimit) -> Iterator[OptimizerStep]:
     """Minimize by L-BFGS with capped steps and backtracking, clamping to [0, 1] after each step.
 
     Reads from the device once per evaluation. When no step along its direction helps, the history is reset and the
@@ -158,45 +300,30 @@ def lbfgs(objective: Objective, image: Tensor, limit: IterationLimit) -> Iterato
 
     Args:
         objective: what to minimize.
-        image: where to start, (1, 3, H, W) in [0, 1].
+        start: the first image, (1, 3, H, W) in [0, 1], or the state in which to go on, which is updated.
         limit: the number of evaluations.
     """
-    losses, gradient = objective.gradient(image)
-    loss, good = _read_values(losses[TOTAL], gradient.isfinite().all())
-    lost = 0 if good and math.isfinite(loss) else 1
-    yield OptimizerStep(losses, image, image, losses, torch.tensor(lost))
-    if lost:
-        return  # there is no finite image to start from
-    used, history, reach = 1, _History(), FIRST_RMS_MOVE
-    while used < limit.iterations:
-        free = _mask_free(image, gradient)
-        direction = _cap_step(free * history.find_direction(free * gradient), reach if not history.pairs else None)
-        length, accepted = 1.0, False
-        for _ in range(BACKTRACKS):
-            trial = (image + length * direction).clamp(0, 1)
-            trial_losses, trial_gradient = objective.gradient(trial)
-            used += 1
-            move, change = trial - image, trial_gradient - gradient
-            curvature, finite = (move * change).sum(), trial_gradient.isfinite().all()
-            slope = (move * gradient).sum()  # along the actual move, which the clamp may have shortened
-            trial_loss, fall, bend, good = _read_values(trial_losses[TOTAL], slope, curvature, finite)
-            lost += not (good and math.isfinite(trial_loss))
-            accepted = bool(good) and trial_loss < loss and trial_loss <= loss + SUFFICIENT_DECREASE * fall
-            if accepted:
-                history.add(move, change, curvature, bend)
-                image, gradient, losses, loss = trial, trial_gradient, trial_losses, trial_loss
-            yield OptimizerStep(losses, image, image, losses, torch.tensor(lost))
-            if accepted or used >= limit.iterations or fall >= 0:
-                break
-            length *= SHORTENING
-        if not accepted:
-            if not history.pairs and fall >= 0:
-                return  # every value is held at the end of its range
-            if not history.pairs:
-                reach *= SHORTENING**BACKTRACKS
-            history = _History()
-        if reach < MIN_RMS_MOVE:
-            return
+    state = start if isinstance(start, LbfgsState) else LbfgsState(start)
+    if state.gradient is None:
+        state.losses, state.gradient = objective.gradient(state.image)
+        state.loss, good = _read_values(state.losses[TOTAL], state.gradient.isfinite().all())
+        state.used, state.is_over = 1, not (good and math.isfinite(state.loss))  # there may be no image to start from
+        state.recovered = int(state.is_over)
+        yield _report(state)
+    while state.used < limit.iterations and not state.is_over:
+        if state.direction is None:
+            state.find_direction()
+        assert state.direction is not None
+        trial = (state.image + state.length * state.direction).clamp(0, 1)
+        losses, gradient = objective.gradient(trial)
+        move, change = trial - state.image, gradient - state.gradient
+        state.judge(trial, gradient, losses, move, change, (move * change).sum())
+        yield _report(state)
+
+
+def _report(state: LbfgsState) -> OptimizerStep:
+    recovered = torch.tensor(state.recovered)
+    return OptimizerStep(state.losses, state.image, state.image, state.losses, recovered, state)
 
 
 def _read_values(*values: Tensor) -> list[float]:
@@ -217,27 +344,16 @@ def _cap_step(direction: Tensor, reach: float | None) -> Tensor:
     return (direction * scale).clamp(-MAX_MOVE, MAX_MOVE)
 
 
-class _History:
-    """The last moves and changes of the gradient, and the two-loop recursion over them."""
-
-    def __init__(self) -> None:
-        self.pairs: list[tuple[Tensor, Tensor, Tensor]] = []
-
-    def add(self, move: Tensor, change: Tensor, curvature: Tensor, value: float) -> None:
-        """Add a pair if its curvature, move · change, is positive; `value` is the curvature on the CPU."""
-        if value > 0:
-            self.pairs = [*self.pairs[-(LBFGS_HISTORY - 1) :], (move, change, curvature)]
-
-    def find_direction(self, gradient: Tensor) -> Tensor:
-        """Return −H g, with H the approximate inverse Hessian; −g without pairs."""
-        q = gradient
-        shares: list[Tensor] = []
-        for move, change, curvature in reversed(self.pairs):
-            share = (move * q).sum() / curvature
-            q, shares = q - share * change, [share, *shares]
-        if self.pairs:
-            _, change, curvature = self.pairs[-1]
-            q = q * (curvature / change.square().sum())
-        for (move, change, curvature), share in zip(self.pairs, shares, strict=True):
-            q = q + move * (share - (change * q).sum() / curvature)
-        return -q
+def _multiply_by_hessian(gradient: Tensor, pairs: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+    """Return −H g by the two-loop recursion over pairs of moves and changes, with their products; −g without any."""
+    q = gradient
+    shares: list[Tensor] = []
+    for move, change, product in reversed(pairs):
+        share = (move * q).sum() / product
+        q, shares = q - share * change, [share, *shares]
+    if pairs:
+        _, change, product = pairs[-1]
+        q = q * (product / change.square().sum())
+    for (move, change, product), share in zip(pairs, shares, strict=True):
+        q = q + move * (share - (change * q).sum() / product)
+    return -q

@@ -24,7 +24,9 @@ from styler.engine.memory.measure import keep_freed_memory
 from styler.engine.memory.plan import MemoryPlan, plan_memory
 from styler.engine.precision import PrecisionChoice
 from styler.engine.result import Progress, Result
-from styler.engine.run import OPENING_THREADS, Run, ScaleCache, ScaleStore
+from styler.engine.resume.scales import ScaleCache, ScaleStore
+from styler.engine.resume.state import Snapshot
+from styler.engine.run import OPENING_THREADS, Run
 from styler.engine.sources import Input, Inputs, SourceImage, iterate_styles, load_content, load_start, load_styles
 from styler.engine.styles import StatsStore, StyleCache, prepare_blend, trim_styles
 from styler.engine.threads import Halt, map_side_by_side
@@ -160,6 +162,7 @@ class Painter:
         start: Input | None = None,
         masks: Mapping[str, MaskInput] | None = None,
         areas: Areas | None = None,
+        resume: Snapshot | None = None,
     ) -> Iterator[Progress]:
         """Paint, reporting after every iteration; the last report carries the `Result`.
 
@@ -179,14 +182,18 @@ class Painter:
                 (H, W) from 0, outside, to 1, of any size, or pictures that have been read; by `options.labels`, too.
             areas: where each painting is used and what is protected, in place of what the options say; of the part
                 of the photo that is painted.
+            resume: a snapshot (`Progress.snapshot`) of an earlier run of the same painting, which is continued: the
+                pixels are those of an uninterrupted run, unless it had a time budget.
 
         Raises:
             StylerError: a picture cannot be read, a setting is invalid, or memory is insufficient; if possible, before
                 the first iteration.
+            ResumeError: the snapshot is damaged, or of other pictures, settings or machines; says which.
         """
         options = options or Options()
-        begin = partial(self._begin_painting, replay=replay, start=start, masks=masks, areas=areas)
+        begin = partial(self._begin_painting, replay=replay, start=start, masks=masks, areas=areas, resume=resume)
         steps = self._paint(content, styles, options, stop or threading.Event(), begin)
+        del begin, resume  # the run copies the snapshot, which is as large as its images
         del content, styles  # a large photo that nobody else keeps is freed as soon as it has been converted
         yield from isolate_steps(steps, self.device, options.threads)
 
@@ -200,10 +207,11 @@ class Painter:
         start: Input | None = None,
         masks: Mapping[str, MaskInput] | None = None,
         areas: Areas | None = None,
+        resume: Snapshot | None = None,
     ) -> Result:
         """Paint as `stream` does and return the result."""
         result = None
-        for progress in self.stream(content, styles, options, stop, replay, start, masks, areas):
+        for progress in self.stream(content, styles, options, stop, replay, start, masks, areas, resume):
             result = progress.result
         assert result is not None
         return result
@@ -283,9 +291,9 @@ class Painter:
         """Prepare a run and paint it."""
         try:
             check_device(options, self.device, self.precision)
-            photo, paintings = load_content(content), load_styles(styles)
-            del content, styles
-            yield from begin(photo, paintings, options, stop).paint()
+            run = begin(load_content(content), load_styles(styles), options, stop)
+            del begin, content, styles
+            yield from run.paint()
         finally:
             keep_freed_memory(self.device, keep=False)
 
@@ -300,12 +308,15 @@ class Painter:
         start: Input | None,
         masks: Mapping[str, MaskInput] | None,
         areas: Areas | None,
+        resume: Snapshot | None,
     ) -> Run:
         photo, part = _crop_to_paper(whole, options)
         scales = self._plan_scales(photo, options, replay)
         found = ResolvedAreas(areas) if areas else self._resolve_areas(whole, part, options, len(paintings), masks)
         has_budget = replay is None
-        return self._prepare_run(photo, paintings, options, stop, scales, start, found, has_budget=has_budget)
+        run = self._prepare_run(photo, paintings, options, stop, scales, start, found, has_budget=has_budget)
+        run.resume = resume
+        return run
 
     def _resolve_areas(
         self, whole: SourceImage, part: Box, options: Options, style_count: int, masks: Mapping[str, MaskInput] | None
@@ -384,9 +395,11 @@ def stream(
     stop: threading.Event | None = None,
     start: Input | None = None,
     masks: Mapping[str, MaskInput] | None = None,
+    resume: Snapshot | None = None,
 ) -> Iterator[Progress]:
     """Paint one picture as `Painter.stream` does, with a painter made from the options."""
-    yield from Painter.of(options or Options()).stream(content, styles, options, stop, start=start, masks=masks)
+    painter = Painter.of(options or Options())
+    yield from painter.stream(content, styles, options, stop, start=start, masks=masks, resume=resume)
 
 
 def stylize(

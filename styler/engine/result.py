@@ -17,6 +17,7 @@ from torch import Tensor
 
 from styler import images, provenance, save
 from styler.borders import Box
+from styler.engine.resume.state import Snapshot, refuse_late
 from styler.errors import UsageError
 from styler.options import Options
 from styler.regions.resolve import MaskEntry
@@ -180,6 +181,8 @@ class Progress:
     """Losses on their device; `losses` reads them."""
     render: Callable[[], Pixels]
     """Copies the current image from the device; `live_view` calls it."""
+    capture: Callable[[], Snapshot] = refuse_late
+    """Copies the state from the device; `snapshot` calls it."""
     result: Result | None = None
     """Set in the last report only."""
 
@@ -202,6 +205,14 @@ class Progress:
     def loss(self) -> float:
         """The total loss; NaN before the first iteration."""
         return float(self.terms["total"]) if self.terms else float("nan")
+
+    def snapshot(self) -> Snapshot:
+        """Return the state of the painting, with which `Painter.stream` can go on; copies it from the device.
+
+        Raises:
+            UsageError: the next iteration has begun, or the painting has ended.
+        """
+        return self.capture()
 
     def live_view(self) -> Pixels:
         """Return the current image, (H, W, 3) at the size of the current scale."""

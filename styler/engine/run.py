@@ -1,12 +1,15 @@
 """Run one painting: from its first image to its result, scale by scale and iteration by iteration.
 
-Scales that several paintings share are kept in a `ScaleCache`, so that none is painted twice.
+Scales that several paintings share are kept in a `ScaleCache`, so that none is painted twice. After every iteration,
+all that a run knows is in its fields, from which `resume.state` takes a snapshot.
 """
 
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,14 +17,16 @@ from torch import Tensor
 from styler.detail import fill_detail, match_detail
 from styler.engine import optimizers, targets
 from styler.engine.budget import Budget, Clock
-from styler.engine.device import CPU, isolate_steps, name_processor
+from styler.engine.device import CPU, isolate_steps, name_processor, prepare_torch
 from styler.engine.memory.estimate import Rung
 from styler.engine.memory.host import HostObjective
 from styler.engine.memory.ladder import Ladder
 from styler.engine.memory.measure import is_out_of_memory, keep_freed_memory, release_memory
-from styler.engine.optimizers import IterationLimit, OptimizerStep
+from styler.engine.optimizers import AdamState, IterationLimit, LbfgsState, OptimizerStep
 from styler.engine.placement import Placement
 from styler.engine.result import Pixels, Progress, Result, resize_alpha, to_pixels
+from styler.engine.resume.scales import PaintedScale, ScaleCache
+from styler.engine.resume.state import ScaleWork, Snapshot, capture, identify, refuse_late, restore, restore_objective
 from styler.engine.sources import SourceImage
 from styler.engine.styles import Blend, StyleCache, fit_styles
 from styler.errors import DeviceError
@@ -41,8 +46,6 @@ REFINE_RATE = 0.5
 """Share of Adam's rate at which the full network finishes a sketch, measured on four pairs at 256 and at 512 px."""
 OPENING_THREADS = 1
 """CPU threads of an opening, which is too small to keep more busy. Several previews are painted side by side."""
-MAX_SCALES_BYTES = 32_000_000
-"""Memory of the shared scales that a painter keeps: 200 of 128×96 pixels, two for each preview."""
 _UNSHARED_OPTIONS = (
     *(
         "size",
@@ -70,78 +73,7 @@ class StopRequested(Exception):
     """Raised between convolutions once `stop` is set; never leaves this module."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PaintedScale:
-    """The end of a scale that was painted to its last iteration."""
-
-    image: Tensor
-    """(1, 3, H, W) in [0, 1], on the CPU."""
-    losses: dict[str, Tensor]
-    """Terms of the image evaluated last, each (), on the CPU."""
-    best_losses: dict[str, Tensor]
-    """Terms of the image with the lowest total, each (), on the CPU."""
-
-    @property
-    def bytes(self) -> int:
-        """The memory that it takes."""
-        return self.image.nbytes
-
-
-class ScaleStore(Protocol):
-    """Persistent storage of painted scales."""
-
-    def get(self, key: str, device: torch.device) -> PaintedScale | None:
-        """Return the scale stored under a key, or None if there is none."""
-
-    def put(self, key: str, device: torch.device, scale: PaintedScale) -> None:
-        """Store a scale under a key."""
-
-
-class ScaleCache:
-    """A cache of painted scales by everything that determines their pixels; the least recently used are dropped first.
-
-    Threads may share it: every access to its dictionary is a single operation.
-
-    Args:
-        store: where scales are looked up that are not in memory, and stored.
-        max_bytes: limit on the memory.
-    """
-
-    def __init__(self, store: ScaleStore | None = None, max_bytes: int = MAX_SCALES_BYTES) -> None:
-        self._scales: dict[str, PaintedScale] = {}
-        self._store = store
-        self._max_bytes = max_bytes
-
-    @property
-    def bytes(self) -> int:
-        """The memory that the scales take."""
-        return sum(scale.bytes for scale in [*self._scales.values()])
-
-    def get(self, key: str, device: torch.device) -> PaintedScale | None:
-        """Return the scale with a key, or None if there is none."""
-        scale = self._scales.pop(key, None)
-        if scale is None and self._store:
-            scale = self._store.get(key, device)
-        if scale is not None:
-            self._keep(key, scale)
-        return scale
-
-    def put(self, key: str, device: torch.device, scale: PaintedScale) -> None:
-        """Keep a scale under a key, and store it."""
-        self._keep(key, scale)
-        if self._store:
-            self._store.put(key, device, scale)
-
-    def _keep(self, key: str, scale: PaintedScale) -> None:
-        self._scales[key] = scale  # the last is the most recently used
-        excess = self.bytes - self._max_bytes
-        for oldest, dropped in [*self._scales.items()][:-1]:
-            if excess > 0:
-                excess -= dropped.bytes
-                self._scales.pop(oldest, None)
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
+@dataclass(slots=True, eq=False, kw_only=True, weakref_slot=True)
 class Run:
     """One painting in progress. Only its own methods change it."""
 
@@ -182,23 +114,35 @@ class Run:
     losses: dict[str, Tensor] = field(default_factory=dict, init=False)
     best_losses: dict[str, Tensor] = field(default_factory=dict, init=False)
     notes: list[str] = field(default_factory=list)
+    resume: Snapshot | None = None
+    """Of an earlier run of the same painting, which this one continues."""
+    identity: Mapping[str, Any] = field(default_factory=dict, init=False)
+    """What determines the pixels, as a snapshot has it."""
+    work: ScaleWork | None = field(default=None, init=False)
+    """At the current scale."""
+    adopted_scales: list[int] = field(default_factory=list, init=False)
+    """Indices of the scales that were not painted, since they were shared."""
 
     def paint(self) -> Iterator[Progress]:
         """Paint all scales, reporting after every iteration; the last report carries the `Result`."""
-        image, index = None, 0
+        self.identity, image, index = identify(self), None, 0
+        if self.resume:
+            self.work, self.resume = restore(self, self.resume), None
+            image, index = self.work.adopted, self.work.index + (self.work.adopted is not None)
         while index < len(self.schedule) and not self.stopped:  # the budget may change the schedule
             steps = self._paint_scale(index, image)
             if self.features.device.type == "cpu" and self._continues_opening(index):
                 steps = isolate_steps(steps, self.features.device, OPENING_THREADS)
             image = yield from steps
-            index += 1
+            self.work, index = None, index + 1
         final = (
             resize(self.content.image, *self.size) if image is None else self._enlarge(image, self.size, match=False)
         )
         self.targets.clear()  # the picture is copied now, and converted
         final = self._hold_photo(final)
         done = self.executed[-1].iterations if self.executed else 0
-        yield self._make_progress(max(0, len(self.executed) - 1), done, final, self._make_result(final))
+        last = ScaleWork(max(0, len(self.executed) - 1), 0.0, done)
+        yield self._make_progress(last, final, self._make_result(final))
 
     @property
     def checkpoint(self) -> bool:
@@ -222,42 +166,65 @@ class Run:
 
     def _paint_scale(self, index: int, image: Tensor | None) -> Generator[Progress, None, Tensor | None]:
         """Paint a scale, starting from the best image of the scale before, and return the best image so far."""
-        scale, done, start_seconds = self.schedule[index], 0, self.clock.seconds
-        key = self._make_key(index)
-        if key and not self.stop.is_set() and (painted := self.scales.get(key, self.features.device)):
-            return (yield from self._adopt_scale(index, painted))
+        if self.work is None or self.work.index != index:  # it is not resumed
+            self.work = ScaleWork(index, self.clock.seconds)
+        work = self.work
+        scale, key = self.schedule[index], self._make_key(index)
+        if key and not work.done and not self.stop.is_set() and (painted := self.scales.get(key, self.features.device)):
+            return (yield from self._adopt_scale(work, painted))
         try:
+            image = image if work.optimizer is None else work.optimizer.best
             self.check()
-            note = self.ladder.begin_scale(scale, is_shared=self._is_shared(scale))
+            note = self.ladder.begin_scale(scale, is_shared=self.is_shared(scale))
             self.notes += [note] if note and note not in self.notes else []
             if note:
                 keep_freed_memory(self.features.device, keep=False, is_scarce=True)
-            for step in self._iterate(index, self._make_first_image(scale, image)):  # kept nowhere else
-                done, image = done + 1, step.best
+            for step in self._iterate(work, self._find_start(work, image)):  # kept nowhere else
+                image = step.best
                 self.losses, self.best_losses = step.losses, step.best_losses
                 self.clock.advance(scale.cost)
-                self._update_schedule(index, done)
-                yield self._make_progress(index, done, step.image)
-                if done < self.schedule[index].iterations:
+                self._update_schedule(index, work.done)
+                yield self._make_progress(work, step.image)
+                if work.done < self.schedule[index].iterations:
                     self.check()  # after the last iteration of a scale, the next scale checks
         except StopRequested:
             self.stopped = True
-        if done:
-            self.clock.skip((self.schedule[index].iterations - done) * scale.cost)
-            self.executed.append(self.schedule[index].truncate(done))
-            self.scale_seconds.append(self.clock.seconds - start_seconds)
-        if key and image is not None and done == scale.iterations:
+        if work.done:
+            self.clock.skip((self.schedule[index].iterations - work.done) * scale.cost)
+            self.executed.append(self.schedule[index].truncate(work.done))
+            self.scale_seconds.append(self.clock.seconds - work.start_seconds)
+        if key and image is not None and work.done == scale.iterations:
             self._share_scale(key, image)
         return image
 
-    def _adopt_scale(self, index: int, painted: PaintedScale) -> Generator[Progress, None, Tensor]:
+    def _find_start(self, work: ScaleWork, before: Tensor | None) -> Tensor:
+        """Return the image at which the work at a scale begins or goes on, (1, 3, H, W), given that of the scale before."""
+        if work.optimizer is None:
+            return self._make_first_image(self.schedule[work.index], before)
+        self._repeat_openings(work.index)
+        return work.optimizer.best
+
+    def _repeat_openings(self, index: int) -> None:
+        """Prepare the scales before a resumed one that were painted with other threads, on which the last bits depend.
+
+        What is computed for them is used again at later scales.
+        """
+        if self.features.device.type == "cpu":
+            with prepare_torch(self.features.device, OPENING_THREADS):
+                for before in range(index):
+                    if self._continues_opening(before) and before not in self.adopted_scales:
+                        self._get_targets(self.schedule[before], 0)
+
+    def _adopt_scale(self, work: ScaleWork, painted: PaintedScale) -> Generator[Progress, None, Tensor]:
         """Report a scale that was painted before as done, and return its image."""
-        scale = self.schedule[index]
+        scale = self.schedule[work.index]
+        work.done, work.adopted = scale.iterations, painted.image
+        self.adopted_scales.append(work.index)
         self.losses, self.best_losses = painted.losses, painted.best_losses
         self.clock.skip(scale.iterations * scale.cost)
         self.executed.append(scale)
         self.scale_seconds.append(0.0)
-        yield self._make_progress(index, scale.iterations, painted.image)
+        yield self._make_progress(work, painted.image)
         return painted.image
 
     def _share_scale(self, key: str, image: Tensor) -> None:
@@ -268,7 +235,7 @@ class Run:
 
     def _make_key(self, index: int) -> str:
         """Return what determines the pixels of a scale, or an empty text if it is not shared."""
-        if not self._is_shared(self.schedule[index]):
+        if not self.is_shared(self.schedule[index]):
             return ""
         options, painted = self.options, self.schedule[: index + 1]
         shaping = {name: getattr(options, name) for name in list_options() if name not in _UNSHARED_OPTIONS}
@@ -343,73 +310,89 @@ class Run:
 
     def _hold_photo(self, image: Tensor) -> Tensor:
         """Return an image (1, 3, H, W) with the pixels of the photo where these are held."""
+        hold = self._find_hold(image)
+        return image if hold is None else hold.apply(image)
+
+    def _find_hold(self, image: Tensor) -> Hold | None:
+        """Return how the pixels of an image (1, 3, H, W) are held to the photo's, as in the targets if these exist."""
         if self.areas is None or self.areas.protection is None:
-            return image
+            return None
         size = (image.shape[-1], image.shape[-2])
         if size not in self.holds:
             known = [each.hold for key, each in self.targets.items() if key[1] == size]
             placed = [] if known else [Placement.of(self.areas, self.blend, size)]
             made = [each.make_hold(self.content.fit(*size).to(image)) for each in placed]
             self.holds = {size: (known + made)[0]}
-        hold = self.holds[size]
-        return image if hold is None else hold.apply(image)
+        return self.holds[size]
 
-    def _iterate(self, index: int, image: Tensor) -> Iterator[OptimizerStep]:
+    def _iterate(self, work: ScaleWork, image: Tensor) -> Iterator[OptimizerStep]:
         """Yield the steps of a scale; whenever memory runs out, continue from the best image on the next rung."""
-        done, recovered = 0, None
-        while True:
-            before, scale = done, self.schedule[index]
-            limit = IterationLimit(scale.iterations - before, scale.planned - before)
+        while work.done < self.schedule[work.index].iterations:
+            scale = self.schedule[work.index]
+            limit = IterationLimit(scale.iterations - work.before, scale.planned - work.before)
             try:
                 image = image.to(CPU if self.ladder.rung.on_host else self.features.device)
-                for step in self._optimize(index, image, limit):
-                    done, image, recovered = done + 1, step.best, step.recovered
+                for step in self._optimize(work, image, limit):
+                    work.done, work.optimizer, image = work.done + 1, step.state, step.best
                     yield step
-                    scale = self.schedule[index]  # the budget may have changed it
-                    limit.iterations, limit.planned = scale.iterations - before, scale.planned - before
+                    scale = self.schedule[work.index]  # the budget may have changed it
+                    limit.iterations, limit.planned = scale.iterations - work.before, scale.planned - work.before
                 break
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 self._step_down(scale, error)
+            work.begin_again()
             release_memory(self.features.device)  # what the error has kept is free by now
-        if recovered is not None and (lost := int(recovered)):
-            if lost >= done:
+        if work.optimizer is not None and (lost := int(work.optimizer.recovered)):
+            if lost >= work.done:
                 raise DeviceError("The loss was not finite in any iteration; try --precision fp32.")
-            self.notes.append(
-                f"{lost} of {done} iterations at {scale.width}×{scale.height} were not finite and were undone."
-            )
+            size = "×".join(map(str, self.schedule[work.index].size))
+            self.notes.append(f"{lost} of {work.done} iterations at {size} were not finite and were undone.")
 
     def _step_down(self, scale: Scale, error: Exception) -> None:
         """Choose the next rung; see `Ladder.step_down`."""
-        self.notes.append(self.ladder.step_down(scale, error, is_shared=self._is_shared(scale)))
+        self.notes.append(self.ladder.step_down(scale, error, is_shared=self.is_shared(scale)))
         self.targets.clear()  # in tiles, they are stored in fewer bytes
         keep_freed_memory(self.features.device, keep=False, is_scarce=self.tile > 0)
 
-    def _is_shared(self, scale: Scale) -> bool:
+    def is_shared(self, scale: Scale) -> bool:
         """Return whether other paintings have the same scale."""
         return self.is_preview or scale.opening
 
-    def _optimize(self, index: int, image: Tensor, limit: IterationLimit) -> Iterator[OptimizerStep]:
-        scale = self.schedule[index]
+    def _optimize(self, work: ScaleWork, image: Tensor, limit: IterationLimit) -> Iterator[OptimizerStep]:
+        """Begin at an image, or go on where the work at a scale was interrupted."""
+        scale, begun = self.schedule[work.index], work.optimizer
         objective = self._build_objective(scale)
         if self.ladder.rung != Rung():
             release_memory(self.features.device)  # what the targets have left would add to the peak
         if self.ladder.rung.on_host:
             objective = HostObjective.of(objective)
+        work.objective = objective
+        if work.restored is not None:
+            restore_objective(objective, work.restored)
+            work.restored = None
         if scale.optimizer == "lbfgs":
-            return optimizers.lbfgs(objective, image, limit)
-        rate = self.options.learning_rate * (REFINE_RATE if follows_sketch(self.schedule, index) else 1.0)
-        return optimizers.adam(objective, image, limit, rate, floored=self.options.sketch > 0)
+            return optimizers.lbfgs(objective, begun if isinstance(begun, LbfgsState) else image, limit)
+        rate = self.options.learning_rate * (REFINE_RATE if follows_sketch(self.schedule, work.index) else 1.0)
+        start = begun if isinstance(begun, AdamState) else image
+        return optimizers.adam(objective, start, limit, rate, floored=self.options.sketch > 0)
+
+    def _get_targets(self, scale: Scale, tile: int) -> Targets:
+        """Return the targets of a scale in tiles of a side, computed unless an earlier scale needed them."""
+        features, size = self.slim if scale.sketch else self.features, scale.size
+        key = (features.sha256, size, tile if tile < max(size) else 0)
+        if key not in self.targets:
+            content, blend, options = self.content, self.blend, self.options
+            self.targets[key] = targets.compute_targets(
+                features, content, blend, size, options, self.cache, self.check, self.areas, tile
+            )
+        return self.targets[key]
 
     def _build_objective(self, scale: Scale, *, is_copy: bool = False) -> Objective:
         """Build the objective of a scale; its half-size copies are scales of their own, without strokes."""
         options, size, features = self.options, scale.size, self.slim if scale.sketch else self.features
-        key = (features.sha256, size, self.tile)
-        if key not in self.targets:
-            self.targets[key] = targets.compute_targets(
-                features, self.content, self.blend, size, options, self.cache, self.check, self.areas, self.tile
-            )
+        own = self._get_targets(scale, self.tile)
         half_size = matching = None
         if scale.half_size_copies:
             half = scale.halve()
@@ -417,11 +400,11 @@ class Run:
             half_size = HalfSizeCopy(self._build_objective(half, is_copy=True), downsample, options.multiscale)
         plan = targets.plan_matching(options, features.network, self.size, scale)
         if plan and not is_copy:
-            prepared = features, self.targets[key], self.blend
+            prepared = features, own, self.blend
             matching = targets.prepare_matching(plan, *prepared, max(size), options, self.check, self.areas)
         return Objective(
             features,
-            self.targets[key],
+            own,
             targets.compute_term_weights(options, features.network),
             check=self.check,
             checkpoint=self.checkpoint,
@@ -445,25 +428,30 @@ class Run:
     def _count_units(self, work: float) -> float:
         return work / (self.size[0] * self.size[1])
 
-    def _make_progress(self, index: int, done: int, image: Tensor, result: Result | None = None) -> Progress:
-        """Return the report after `done` iterations of scale `index`, with the current image (1, 3, H, W)."""
+    def _make_progress(self, work: ScaleWork, image: Tensor, result: Result | None = None) -> Progress:
+        """Return the report after an iteration, with the current image (1, 3, H, W)."""
+        done, owner = work.done, weakref.ref(self)  # a report that is kept holds neither targets nor moments
         return Progress(
             schedule=self.schedule,
-            scale=index,
+            scale=work.index,
             iteration=done,
-            total_iterations=sum(scale.iterations for scale in self.executed[:index]) + done,
+            total_iterations=sum(scale.iterations for scale in self.executed[: work.index]) + done,
             units=self._count_units(self.clock.done),
             total_units=self._count_units(self.clock.total),
             seconds=self.clock.seconds,
             eta=0.0 if result else self._estimate_remaining(),
             terms=self.losses,
             render=self._make_render(image, result),
+            capture=partial(_take_snapshot, owner, work.index, done),
             result=result,
         )
 
     def _make_render(self, image: Tensor, result: Result | None) -> Callable[[], Pixels]:
         """Return what renders an image (1, 3, H, W) when it is looked at; nothing else, once there is a result."""
-        return (lambda: to_pixels(self._hold_photo(image))) if result is None else (lambda: result.pixels)
+        if result is not None:
+            return lambda: result.pixels
+        hold = self._find_hold(image)
+        return lambda: to_pixels(image if hold is None else hold.apply(image))
 
     def _make_result(self, image: Tensor) -> Result:
         """Return the result with the final image (1, 3, H, W)."""
@@ -494,3 +482,12 @@ class Run:
             alpha=resize_alpha(self.content.alpha, *self.size),
             metadata=self.content.metadata,
         )
+
+
+def _take_snapshot(owner: "weakref.ref[Run]", index: int, done: int) -> Snapshot:
+    """Return the state after `done` iterations of scale `index`, if that is still the state of the run."""
+    run = owner()
+    work = run.work if run is not None else None
+    if run is None or work is None or (work.index, work.done) != (index, done) or not work.is_begun:
+        return refuse_late()
+    return Snapshot(run.identity, capture(run))

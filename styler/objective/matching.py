@@ -345,29 +345,40 @@ class Matching:
     """None if all places may take candidates of all styles."""
     found: Matches | None = field(default=None, init=False)
     """Those of the last time."""
-    _evaluations: int = field(default=0, init=False)
+    evaluations: int = field(default=0, init=False)
     _targets: dict[str, Tensor] = field(default_factory=dict, init=False)
 
     def compute_distances(self, features: Maps) -> dict[str, Tensor]:
         """Return the weighted distance of each matched layer to its target, each ()."""
         interval = self.plan.interval
-        if self._evaluations % interval == 0 if interval else not self._targets:
+        if self.evaluations % interval == 0 if interval else not self._targets:
             self._targets = self._find_targets(features)
-        self._evaluations += 1
+        self.evaluations += 1
         return {
             layer: weight * cosine_distance(features[layer], self._targets[layer])
             for layer, weight in self.plan.weights.items()
         }
 
     @torch.no_grad()
+    def restore(self, evaluations: int, matches: Tensor) -> None:
+        """Go on as after that many evaluations, the last of which to match had found `matches`, (h, w)."""
+        detail = measure_detail(self._compute_columns(self.content)).view(1, 1, *matches.shape)
+        self.evaluations, self.found = evaluations, Matches(matches, self.plan.mix_style(detail, self.regions))
+        self._targets = self._make_targets(self.found)
+
+    @torch.no_grad()
     def _find_targets(self, features: Maps) -> dict[str, Tensor]:
         """Return the features, of length 1, of the places matched with a mixture of the content and the image."""
-        self.found, regions = self._match(features), self.regions
+        self.found = self._match(features)
+        return self._make_targets(self.found)
+
+    def _make_targets(self, found: Matches) -> dict[str, Tensor]:
+        """Return the features of the matches, mixed with the content's."""
         sizes = {layer: (content.shape[-2], content.shape[-1]) for layer, content in self.content.items()}
-        allowed = None if regions is None else regions.allowed
-        targets = gather_targets(sizes, self.found.indices, self.candidates, allowed)
+        allowed = None if self.regions is None else self.regions.allowed
+        targets = gather_targets(sizes, found.indices, self.candidates, allowed)
         for layer, content in self.content.items():
-            targets[layer] = mix_target(targets[layer], content, resize_maps(self.found.mix, sizes[layer]))
+            targets[layer] = mix_target(targets[layer], content, resize_maps(found.mix, sizes[layer]))
         return targets
 
     def _match(self, features: Maps) -> Matches:

@@ -136,15 +136,16 @@ class RegionRoots:
 
     turn: int = -1
     """The number of the evaluation."""
-    _found: dict[tuple[str, int], RootTangent] = field(default_factory=dict, init=False)
+    found: dict[tuple[str, int], RootTangent] = field(default_factory=dict)
+    """By layer and region."""
 
     def get_tangent(
         self, place: tuple[str, int], count: int, ours: Moments, target: WassersteinTarget, *, newton_schulz: bool
     ) -> RootTangent:
         """Return the tangent of a layer's region, given their names in `place` and the number of regions."""
-        if place not in self._found or self.turn % count == place[1]:
-            self._found[place] = wasserstein.compute_root_tangent(ours, target, newton_schulz=newton_schulz)
-        return self._found[place]
+        if place not in self.found or self.turn % count == place[1]:
+            self.found[place] = wasserstein.compute_root_tangent(ours, target, newton_schulz=newton_schulz)
+        return self.found[place]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -66,9 +66,9 @@ class TiledMatching:
     """Of each tile, what it may take, where there are several styles; see `list_places`."""
     found: Matches | None = field(default=None, init=False)
     """Those of the last time."""
+    evaluations: int = field(default=0, init=False)
     _detail: Tensor | None = field(default=None, init=False)
     _mixes: dict[str, Tensor] = field(default_factory=dict, init=False)
-    _evaluations: int = field(default=0, init=False)
 
     @property
     def stride(self) -> int:
@@ -78,9 +78,15 @@ class TiledMatching:
     def update(self, image: Tensor) -> None:
         """Find the matches of an image (1, 3, H, W) again, if it is time; to be called once for each evaluation."""
         interval = self.plan.interval
-        if self._evaluations % interval == 0 if interval else self.found is None:
+        if self.evaluations % interval == 0 if interval else self.found is None:
             self.keep(self._match(image))
-        self._evaluations += 1
+        self.evaluations += 1
+
+    @torch.no_grad()
+    def restore(self, evaluations: int, matches: Tensor) -> None:
+        """Go on as after that many evaluations, the last of which to match had found `matches`, (h, w)."""
+        self.evaluations, self._detail = evaluations, self._measure_detail()
+        self.keep(Matches(matches, self.plan.mix_style(self._detail[None, None], self.regions)))
 
     def keep(self, found: Matches) -> None:
         """Keep matches until they are found again."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from styler import environment, provenance
 from styler.batch import stores
 from styler.batch.stores import DiskScaleStore, DiskStatsStore
-from styler.engine.run import PaintedScale
+from styler.engine.resume.scales import PaintedScale
 from styler.objective.moments import Moments
 
 CPU = torch.device("cpu")

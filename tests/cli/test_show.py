@@ -238,8 +238,8 @@ def test_doctor_reports_what_is_broken(
 
 def no_progress(objective: Any, image: Any, span: Any, *_settings: Any, **_named: Any) -> Any:
     """Run an optimizer that does not change the image."""
-    from styler.engine.optimizers import OptimizerStep
+    from styler.engine.optimizers import AdamState, OptimizerStep
 
     for _ in range(span.iterations):
         losses, _gradient = objective.gradient(image)
-        yield OptimizerStep(losses, image, image, losses, image.new_zeros(()))
+        yield OptimizerStep(losses, image, image, losses, image.new_zeros(()), AdamState.begin(image))

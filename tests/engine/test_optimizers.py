@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from styler.engine import optimizers
-from styler.engine.optimizers import IterationLimit, OptimizerStep
+from styler.engine.optimizers import AdamState, IterationLimit, OptimizerStep
 from styler.objective.terms import Objective
 
 Optimizer = Callable[[Objective, Tensor, IterationLimit], Iterator[OptimizerStep]]
@@ -278,3 +278,60 @@ def test_adam_reads_no_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_lbfgs_waits_for_the_device_once_per_evaluation() -> None:
     bowl = Bowl(goal())
     assert reads(optimizers.lbfgs, bowl, 20) <= len(bowl.seen)
+
+
+@both
+def test_images_that_were_reported_are_never_modified(optimizer: Optimizer) -> None:
+    """A live view may read them later, from another thread."""
+    steps = optimizer(cast(Objective, Bowl(goal(), {4})), start(), IterationLimit(12))
+    seen = [(image, image.clone()) for step in steps for image in (step.image, step.best)]
+    assert all(torch.equal(image, before) for image, before in seen)
+
+
+def test_adam_takes_the_gradients_memory_and_keeps_that_of_its_moments() -> None:
+    bowl, gradients = Bowl(goal()), []
+    evaluate = bowl.gradient
+
+    def noted(image: Tensor) -> tuple[Losses, Tensor]:
+        losses, gradient = evaluate(image)
+        gradients.append(gradient.data_ptr())
+        return losses, gradient
+
+    bowl.gradient = noted  # type: ignore[method-assign]
+    images, moments = [], set()
+    for step in adam(cast(Objective, bowl), start(), IterationLimit(5)):
+        assert isinstance(step.state, AdamState)
+        images.append(step.image.data_ptr())
+        moments.add((step.state.first.data_ptr(), step.state.second.data_ptr()))
+    assert images == gradients
+    assert len(moments) == 1
+
+
+@pytest.mark.parametrize("floored", [False, True])
+@pytest.mark.parametrize("bad", [set(), {0}, {3, 4}])
+def test_adam_has_the_same_bits_however_many_rows_it_updates_at_once(
+    floored: bool, bad: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def paint() -> list[Tensor]:
+        image = torch.rand((1, 3, 37, 53), generator=torch.Generator().manual_seed(1))
+        bowl = cast(Objective, Bowl(torch.rand(image.shape, generator=torch.Generator().manual_seed(2)), bad))
+        steps = [*optimizers.adam(bowl, image, IterationLimit(9), 0.05, floored=floored)]
+        return [*(step.image for step in steps), *(step.best for step in steps)]
+
+    whole = paint()
+    monkeypatch.setattr(optimizers, "PART_VALUES", 500)
+    assert all(map(torch.equal, whole, paint()))
+
+
+def test_adam_accepts_gradients_with_another_layout() -> None:
+    bowl, other = Bowl(goal()), Bowl(goal())
+    evaluate = other.gradient
+
+    def turned(image: Tensor) -> tuple[Losses, Tensor]:
+        losses, gradient = evaluate(image)
+        return losses, gradient.contiguous(memory_format=torch.channels_last)
+
+    other.gradient = turned  # type: ignore[method-assign]
+    ours, theirs = (run(adam, each, 6) for each in (bowl, other))
+    assert torch.equal(ours[-1].image, theirs[-1].image)
+    assert theirs[-1].image.is_contiguous()

@@ -15,7 +15,7 @@ from styler import provenance, schedule
 from styler.engine import run
 from styler.engine.painter import Painter, Preview
 from styler.engine.result import Result
-from styler.engine.run import PaintedScale, ScaleCache
+from styler.engine.resume.scales import PaintedScale, ScaleCache
 from styler.engine.sources import Input
 from styler.errors import ImageError, StylerError
 from styler.objective.terms import Objective

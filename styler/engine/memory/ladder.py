@@ -1,5 +1,7 @@
 """The rungs of a painting in progress: those of its plan, and lower ones once memory has run out."""
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from styler.engine.memory.estimate import Rung
@@ -27,13 +29,32 @@ class Ladder:
             is_shared: whether other paintings have the same scale. It is painted as a whole, with the same pixels in
                 all of them.
         """
-        if self.plan is not None:
-            self.rung = max(self.plan.choose(scale.size), self.lowest, key=lambda rung: rung.order)
-        if is_shared:
-            self.rung = Rung(self.rung.checkpoint)
+        self.rung = self.choose(scale, is_shared=is_shared)
         if not self.rung.splits(scale.size):
             return ""
         return f"{scale.width}×{scale.height} was painted {self.rung.describe()}."
+
+    def export(self) -> list[list[int]]:
+        """Return the rungs of all scales, each with width and height, and the lowest, whose size is 0×0, as numbers."""
+        planned = {} if self.plan is None else self.plan.rungs
+        return [[*size, *dataclasses.astuple(rung)] for size, rung in (*planned.items(), ((0, 0), self.lowest))]
+
+    def restore(self, exported: Sequence[Sequence[int]]) -> None:
+        """Take the rungs of an earlier run, with which the pixels are the same, in place of those planned.
+
+        Args:
+            exported: as `export` returns them.
+        """
+        rungs = {(width, height): Rung(bool(saves), tile, bool(host)) for width, height, saves, tile, host in exported}
+        self.lowest = rungs.pop((0, 0))
+        if self.plan is not None:
+            self.plan = replace(self.plan, rungs=rungs)
+
+    def choose(self, scale: Scale, *, is_shared: bool) -> Rung:
+        """Return the rung of a scale; see `begin_scale`."""
+        planned = self.rung if self.plan is None else self.plan.choose(scale.size)
+        rung = max(planned, self.lowest, key=lambda each: each.order)
+        return Rung(rung.checkpoint) if is_shared else rung
 
     def step_down(self, scale: Scale, error: Exception, *, is_shared: bool) -> str:
         """Choose the next rung after memory has run out, and return a note that says so.
