@@ -97,7 +97,7 @@ def test_a_painting_goes_on_to_the_same_pixels_after_any_iteration(
     if whole.options.patience:
         assert whole.iterations < 2 * whole.options.iterations
     ends = [*itertools.accumulate(scale.iterations for scale in whole.schedule)]
-    chosen = {*range(0, len(snapshots), 1 + len(snapshots) // 7), *(end - 1 for end in ends), *ends[:-1]}
+    chosen = {*range(0, len(snapshots), 1 + len(snapshots) // 4), *(end - 1 for end in ends), *ends[:-1]}
     for snapshot in (snapshots[index] for index in sorted(chosen)):
         check_same(drain(Painter(device="cpu").stream(**painting, resume=snapshot)), whole)
 
