@@ -179,6 +179,7 @@ def adam(
         floored: whether steps are shorter where the gradient is small, which is for very few steps.
     """
     state = start if isinstance(start, AdamState) else AdamState.begin(start)
+    del start  # the first image is held no longer than it is needed
     while state.step < limit.iterations:
         losses, gradient = objective.gradient(state.image)
         if gradient.stride() != state.image.stride():

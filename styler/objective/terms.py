@@ -214,7 +214,7 @@ class Objective:
             return terms, gradient
         half_size_terms, half_size_gradient = self.half_size.gradient(image.detach())
         terms = {name: term + half_size_terms.get(name, 0) for name, term in terms.items()}
-        return terms, gradient + half_size_gradient
+        return terms, gradient.add_(half_size_gradient)
 
     def _differentiate_whole(self, image: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Return the terms and the gradient of a picture of one tile, in one pass."""
@@ -243,16 +243,15 @@ class Objective:
         slopes: Sequence[Tensor | None] = [None] * len(tensors)
         if total.requires_grad:
             slopes = torch.autograd.grad(total * scale, tensors, allow_unused=True)
-        gradient, slopes_of_style = torch.zeros_like(image), sums.divide(whole, slopes[1:])
-        if slopes[0] is not None:
-            gradient += slopes[0]
+        gradient = torch.zeros_like(image) if slopes[0] is None else slopes[0]
+        slopes_of_style = sums.divide(whole, slopes[1:])
         local: dict[str, Tensor] = {}
         for number, tile in enumerate(tiling.tiles):
             own = self._differentiate_tile(image.detach(), tile, number, slopes_of_style, scale, local)
             find_window(self.features, image, tile).cut(gradient).add_(own.to(gradient.device))
         strokes = {name: term for name, term in local.items() if name.startswith(STROKES)}
         terms = {name: term for name, term in local.items() if name not in strokes} | style | strokes | pixels
-        return {name: term.detach().to(image.device) for name, term in terms.items()}, gradient / scale
+        return {name: term.detach().to(image.device) for name, term in terms.items()}, gradient.div_(scale)
 
     @torch.no_grad()
     def _sum_tiles(self, image: Tensor, tiling: Tiling) -> tuple[StyleSums, dict[str, Tensor]]:
