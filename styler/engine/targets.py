@@ -254,8 +254,8 @@ class Measured(NamedTuple):
     """The content's statistics in a region of a layer."""
 
     moments: Moments
-    count: int
-    """Of positions."""
+    positions: int
+    """Their number."""
 
 
 @torch.no_grad()

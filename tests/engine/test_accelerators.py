@@ -77,7 +77,7 @@ CASES: dict[str, dict[str, Any]] = {
     "areas in float16": {"areas": True, "precision": "fp16", **GRAM},
     "tiles": {**GRAM, "tile": 48},
     "tiles with strokes": {"tile": 48, "brushwork": 50, "keep_color": 0.5, "checkpoint": "on", "multiscale": 0},
-    "tiles with areas in float16": {**GRAM, "tile": 48, "areas": True, "brushwork": 50, "precision": "fp16"},
+    "tiles with areas in float16": {**GRAM, "tile": 48, "areas": True, "precision": "fp16", "multiscale": 0},
     "tiles of gatys in float16": {"tile": 48, "precision": "fp16", "distance": "gatys", "multiscale": 0},
 }
 """Options that change what a step computes. With strokes, every step matches."""
