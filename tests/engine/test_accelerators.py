@@ -76,10 +76,10 @@ CASES: dict[str, dict[str, Any]] = {
     "areas": {"areas": True, "brushwork": 50},
     "areas in bfloat16": {"areas": True, "precision": "bf16", "keep_color": 0.5},
     "areas in float16": {"areas": True, "precision": "fp16", **GRAM},
-    "tiles": {**GRAM, "tile": 32},
-    "tiles with strokes": {"tile": 32, "brushwork": 50, "keep_color": 0.5, "checkpoint": "on"},
-    "tiles with areas in float16": {"tile": 32, "areas": True, "brushwork": 50, "precision": "fp16"},
-    "tiles of gatys in float16": {"tile": 32, "precision": "fp16", "distance": "gatys"},
+    "tiles": {**GRAM, "tile": 48},
+    "tiles with strokes": {"tile": 48, "brushwork": 50, "keep_color": 0.5, "checkpoint": "on", "multiscale": 0},
+    "tiles with areas in float16": {**GRAM, "tile": 48, "areas": True, "precision": "fp16", "multiscale": 0},
+    "tiles of gatys in float16": {"tile": 48, "precision": "fp16", "distance": "gatys", "multiscale": 0},
 }
 """Options that change what a step computes. With strokes, every step matches."""
 
