@@ -63,7 +63,7 @@ def test_every_option_has_help_and_a_range_or_choices() -> None:
     assert set(SPECS) == {field.name for field in dataclasses.fields(Options)}
     for name, spec in SPECS.items():
         assert spec.help, name
-        assert spec.group in {"Picture", "Regions", "Effort", "Objective", "Machine"}, name
+        assert spec.group in {"Picture", "Print", "Regions", "Effort", "Objective", "Machine"}, name
         assert (spec.low is None) == (spec.high is None), name
     assert set(NUMBERS) | set(WORDS) | set(TEXTS) | {"keep_border"} | LISTS_OF_NAMES == set(SPECS)
 
@@ -402,7 +402,7 @@ def test_a_preset_gives_the_iterations_of_a_look_with_its_own() -> None:
 def test_an_unknown_setting_is_refused_with_a_suggestion_or_the_list() -> None:
     with pytest.raises(OptionError, match="no setting 'strenght'; did you mean 'strength'"):
         resolve_options(("flags", {"strenght": 50}))
-    with pytest.raises(OptionError, match="no setting 'zzz'; the settings are size, paper, dpi, fit, preset"):
+    with pytest.raises(OptionError, match="no setting 'zzz'; the settings are size, preset"):
         Options.of(zzz=1)
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 GROUPS = {
     name: Group(name, sort_key=order)
-    for order, name in enumerate(("Picture", "Regions", "Effort", "Objective", "Machine", "Output"), start=1)
+    for order, name in enumerate(("Picture", "Print", "Regions", "Effort", "Objective", "Machine", "Output"), start=1)
 }
 PICTURE_GROUP, OUTPUT_GROUP = GROUPS["Picture"], GROUPS["Output"]
 INPUT_GROUP, RESUME_GROUP, ENGINE_GROUP = (

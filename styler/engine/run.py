@@ -198,7 +198,7 @@ class Run:
         return image
 
     def _find_start(self, work: ScaleWork, before: Tensor | None) -> Tensor:
-        """Return the image at which the work at a scale begins or goes on, (1, 3, H, W), given that of the scale before."""
+        """Return the image at which a scale begins or goes on, (1, 3, H, W); `before` is that of the scale before."""
         if work.optimizer is None:
             return self._make_first_image(self.schedule[work.index], before)
         self._repeat_openings(work.index)

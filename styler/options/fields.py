@@ -23,8 +23,8 @@ MIN_MEMORY = 100_000_000
 """Smallest memory limit, in bytes; a smaller number is one whose unit was forgotten."""
 
 
-_picture, _regions, _effort, _objective, _machine = (
-    partial(option, group=group) for group in ("Picture", "Regions", "Effort", "Objective", "Machine")
+_picture, _print, _regions, _effort, _objective, _machine = (
+    partial(option, group=group) for group in ("Picture", "Print", "Regions", "Effort", "Objective", "Machine")
 )
 
 
@@ -54,19 +54,6 @@ class Options:
     size: int | Literal["original"] = _picture(
         512, "long side in pixels, or 'original'", low=64, high=16_384, noun="the long side"
     )
-    paper: str = _picture(
-        "",
-        f"paper to print on, in place of size: {', '.join(PAPERS)}, or measures such as 50x70cm or 12x18in; turned "
-        "like the photo",
-    )
-    dpi: int = _picture(
-        300, "dots per inch on paper, stored in the file; with paper, they give its pixels", low=72, high=1200
-    )
-    fit: str = _picture(
-        "contain",
-        "on paper, contain shows the whole photo and may leave a margin on two sides; crop cuts the photo to fill it",
-        choices=("contain", "crop"),
-    )
     preset: str = _picture("standard", "effort", choices=PRESETS)
     look: str = _picture("plain", "manner", choices=LOOKS)
     strength: float = _picture(50.0, "how far to go from the photo toward the painting", low=0, high=100)
@@ -78,6 +65,20 @@ class Options:
     )
     init: str = _picture("content", "initial picture: content, style (of several, their mix), noise, or a picture file")
     seed: int = _picture(0, "random seed; each seed gives a variant", low=0, high=2**32 - 1)
+
+    paper: str = _print(
+        "",
+        f"paper to print on, in place of size: {', '.join(PAPERS)}, or measures such as 50x70cm or 12x18in; turned "
+        "like the photo",
+    )
+    dpi: int = _print(
+        300, "dots per inch on paper, stored in the file; with paper, they give its pixels", low=72, high=1200
+    )
+    fit: str = _print(
+        "contain",
+        "on paper, contain shows the whole photo and may leave a margin on two sides; crop cuts the photo to fill it",
+        choices=("contain", "crop"),
+    )
 
     protect: tuple[str, ...] = _regions(
         (),

@@ -105,7 +105,7 @@ def test_prints_have_a_size_a_time_and_a_limit(visitor: Visitor, photo: Path, si
 def test_advanced_is_grouped_and_every_field_is_explained(visitor: Visitor) -> None:
     page = visitor()
     page.click("#advanced summary")
-    assert page.locator("#advanced-controls h2").all_inner_texts() == ["Picture", "Effort", "Objective"]
+    assert page.locator("#advanced-controls h2").all_inner_texts() == ["Picture", "Print", "Effort", "Objective"]
     opacities = page.eval_on_selector_all(
         "#advanced-controls .option .info-text",
         "lines => lines.map(line => [line, line.querySelector('code')].map(each => getComputedStyle(each).opacity))",

@@ -50,8 +50,8 @@ def test_every_help_page_begins_with_three_examples_and_fits(
     assert "Exit codes: " in page
     assert max(map(len, page.splitlines())) <= 80
     if command in ("preview", "config"):
-        groups = ["Picture", "Regions", "Effort", "Objective", "Machine", "Output"]
-        assert re.findall(r"^(\w+):$", page, re.MULTILINE)[-6:] == groups
+        groups = ["Picture", "Print", "Regions", "Effort", "Objective", "Machine", "Output"]
+        assert re.findall(r"^(\w+):$", page, re.MULTILINE)[-7:] == groups
     else:
         assert len(page.splitlines()) <= 24
 

@@ -78,7 +78,7 @@ def test_times_are_shown_below_their_presets_and_read_aloud() -> None:
 
 def test_advanced_options_are_grouped_as_in_the_help() -> None:
     groups = controls.group_options(controls.ADVANCED_OPTIONS)
-    assert [*groups] == ["Picture", "Effort", "Objective"]
+    assert [*groups] == ["Picture", "Print", "Effort", "Objective"]
     order = [*list_options()]
     for group, names in groups.items():
         assert names == sorted(names, key=order.index)

@@ -154,7 +154,7 @@ def estimate_scale(demand: Demand, size: tuple[int, int], optimizer: str, rung: 
     limit = targets.limit_view_side(max(size), max(1, len(analyzed)))
     views = [math.prod(min(side, limit) for side in sides) for sides in analyzed]
     matching = _estimate_matching(demand.features, pixels, window, views, options)
-    passes = _estimate_passes(demand, pixels, window, rung) + matching.held
+    passes = _estimate_passes(demand, size, window, rung) + matching.held
     images = OPTIMIZER_IMAGES[optimizer]
     held = HELD_IMAGES if demand.is_protected else 0.0
     is_on_cpu = demand.features.device.type == "cpu"
@@ -181,13 +181,14 @@ def _count_largest_window(features: Features, size: tuple[int, int], rung: Rung)
     return math.prod(min(side, rung.tile + 2 * features.margin) for side in size)
 
 
-def _estimate_passes(demand: Demand, pixels: int, window: int, rung: Rung) -> float:
+def _estimate_passes(demand: Demand, size: tuple[int, int], window: int, rung: Rung) -> float:
     """Return the memory of the forward and backward pass of a picture and of its content's features, in bytes.
 
     Args:
         demand: what it depends on.
-        pixels: of the picture.
-        window: pixels that are passed at once; with fewer than the picture has, those of the content are, too.
+        size: width and height of the picture.
+        window: pixels that are passed at once; with fewer than the picture has, those of the content are, too, unless
+            their features are kept.
         rung: whether activations are recomputed.
     """
     features = demand.features
@@ -199,8 +200,11 @@ def _estimate_passes(demand: Demand, pixels: int, window: int, rung: Rung) -> fl
     activations = arch.estimate_activation_bytes(
         network, features.layers, window, checkpoint=rung.checkpoint, widths=widths
     )
-    copies = 4 / 3 if window == pixels else 1.0
-    return half * ACTIVATION_OVERHEAD * (activations + copies * content)
+    copies, kept = 4 / 3, 0
+    if window < math.prod(size):
+        compared = features.select({*layers, *targets.resolve_matched_layers(demand.options, network)})
+        copies, kept = 1.0, targets.count_kept_bytes(compared, size)
+    return half * ACTIVATION_OVERHEAD * (activations + copies * content) + kept
 
 
 def _estimate_analysis(features: Features, analyzed: Sequence[tuple[int, int]]) -> float:
