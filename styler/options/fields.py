@@ -253,9 +253,9 @@ def resolve_options(*layers: tuple[str, Mapping[str, Any]]) -> ResolvedOptions:
                 bundle = _list_bundle_values(kind, name, values)
                 values |= {**bundle, kind: name}
                 origins |= dict.fromkeys(bundle, f"{layer} ({kind} {name})")
-        complete = {**settings, **_undo_other_size(settings)}
-        values |= complete
-        origins |= dict.fromkeys(complete, layer)
+        undone = _undo_other_size(settings)
+        values |= {**settings, **undone}
+        origins |= {**dict.fromkeys(settings, layer), **dict.fromkeys(undone, "default")}
     return ResolvedOptions(Options(**values), origins)
 
 

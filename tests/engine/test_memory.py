@@ -269,7 +269,10 @@ def test_tiles_cover_the_picture_and_their_margins_end_at_its_border() -> None:
     assert count_window_pixels((500, 400), 512, 80) == count_window_pixels((500, 400), 0, 80) == 200_000
 
 
-def test_smaller_tiles_need_less_memory_and_that_of_a_pass_does_not_depend_on_the_size(features: Features) -> None:
+def test_smaller_tiles_need_less_memory_and_that_of_a_pass_does_not_depend_on_the_size(
+    monkeypatch: pytest.MonkeyPatch, features: Features
+) -> None:
+    monkeypatch.setattr(targets, "MAX_KEPT_BYTES", 0)
     given = demand(features, (4096, 3072))
     amounts = [need(given), need(given, checkpoint=True), *(need(given, tile=side) for side in plans.TILE_SIDES)]
     assert amounts == sorted(amounts, reverse=True)
@@ -277,6 +280,13 @@ def test_smaller_tiles_need_less_memory_and_that_of_a_pass_does_not_depend_on_th
     images = 12 * estimates.OPTIMIZER_IMAGES["adam"]
     small, large = (need(each, tile=512) - images * math.prod(each.size) for each in (given, twice))
     assert small == pytest.approx(large - 12 * (2 + 4 / 3) * 3 * 4096 * 3072)  # images on the way, and the photo
+
+
+def test_features_of_the_content_that_are_kept_count(monkeypatch: pytest.MonkeyPatch, features: Features) -> None:
+    given = demand(features, (2048, 1536))
+    kept = need(given, tile=512)
+    monkeypatch.setattr(targets, "MAX_KEPT_BYTES", 0)
+    assert kept - need(given, tile=512) == 4 * 512 * 256 * 192  # relu4_2 in float32
 
 
 def test_a_picture_that_fits_into_one_tile_needs_what_it_needs_as_a_whole(features: Features) -> None:
