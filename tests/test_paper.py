@@ -121,7 +121,7 @@ def test_the_strongest_of_size_and_paper_wins() -> None:
     weak, strong = {"size": 700}, {"paper": "A4", "dpi": 100}
     resolved = resolve_options(("file", weak), ("flag", strong))
     assert (resolved.options.paper, resolved.options.size) == ("A4", Options().size)
-    assert resolved.origins["size"] == resolved.origins["paper"] == "flag"
+    assert (resolved.origins["size"], resolved.origins["paper"]) == ("default", "flag")
     resolved = resolve_options(("file", strong), ("flag", weak))
     assert (resolved.options.paper, resolved.options.size, resolved.options.dpi) == ("", 700, 100)
     options = Options.of(paper="A5")
