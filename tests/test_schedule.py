@@ -40,8 +40,8 @@ def test_scales_double_up_to_the_requested_size(size: int, width: int, height: i
 
 def test_the_schedule_of_a_common_picture() -> None:
     assert schedule.build_schedule(Options(iterations=100, taper=0.5, optimizer="mixed"), 800, 600, 16) == (
-        Scale(128, 96, 20, "lbfgs", sketch=True, opening=True),
-        Scale(128, 96, 91, "lbfgs"),
+        Scale(128, 96, 18, "lbfgs", sketch=True, opening=True),
+        Scale(128, 96, 92, "lbfgs"),
         Scale(256, 192, 50, "adam"),
         Scale(512, 384, 25, "adam", half_size_copies=1),
     )
@@ -78,8 +78,8 @@ def test_the_full_network_finishes_a_sketch() -> None:
     options = Options(iterations=100, taper=0.5, sketch=0.6)
     scales = schedule.build_schedule(options, 800, 600, 16)
     assert scales == (
-        Scale(128, 96, 20, "lbfgs", sketch=True, opening=True),
-        Scale(128, 96, 202, "lbfgs", sketch=True),
+        Scale(128, 96, 18, "lbfgs", sketch=True, opening=True),
+        Scale(128, 96, 204, "lbfgs", sketch=True),
         Scale(256, 192, 111, "adam", sketch=True),
         Scale(512, 384, 33, "adam", sketch=True),
         Scale(512, 384, 10, "adam"),
@@ -112,7 +112,7 @@ def test_the_first_scale_is_at_least_first_size() -> None:
     assert sizes(schedule.build_schedule(Options(first_size=32), 100, 100, 16))[0] == (32, 32)
 
 
-OPENING = Scale(128, 96, 20, "lbfgs", sketch=True, opening=True)
+OPENING = Scale(128, 96, 18, "lbfgs", sketch=True, opening=True)
 
 
 @pytest.mark.parametrize(

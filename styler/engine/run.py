@@ -47,21 +47,8 @@ REFINE_RATE = 0.5
 OPENING_THREADS = 1
 """CPU threads of an opening, which is too small to keep more busy. Several previews are painted side by side."""
 _UNSHARED_OPTIONS = (
-    *(
-        "size",
-        "paper",
-        "dpi",
-        "fit",
-        "preset",
-        "look",
-        "style_weights",
-        "init",
-        "time",
-        "patience",
-        "iterations",
-        "taper",
-        "sketch",
-    ),
+    *("size", "paper", "dpi", "fit", "preset", "look", "style_weights", "init", "time", "patience"),
+    *("iterations", "taper", "sketch"),
     *("first_size", "optimizer", "keep_border", "multiscale", "backbone"),
     *("device", "precision", "checkpoint", "tile", "memory", "threads"),
     *("protect", "regions", "labels"),
@@ -99,9 +86,9 @@ class Run:
     stop: threading.Event
     clock: Clock
     areas: Areas | None = None
+    """Of the photo; None if all of it is painted in the same way."""
     masks: tuple[MaskEntry, ...] = ()
     """Those of which the areas are made."""
-    """Of the photo; None if all of it is painted in the same way."""
     budget: Budget | None = None
     """Changes the schedule during the run; None without a time budget or early stopping."""
     stopped: bool = field(default=False, init=False)

@@ -189,7 +189,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(folder: Path, use_tiny: No
         r"^Style +'painting\.png', 64×48$",
         r"^Output +'new/a\.jpg', 512×384$",
         r"^Device +cpu, precision float32$",
-        r"^Schedule +128×96, 20 iterations of L-BFGS with the slim network; 128×96, 55 iterations of L-BFGS; "
+        r"^Schedule +128×96, 18 iterations of L-BFGS with the slim network; 128×96, 56 iterations of L-BFGS; "
         r".*; 512×384, 25 iterations of Adam, with 1 half-size copy\. ",
         r"^Memory +about [\d.]+ GB of [\d.]+ GB free$",
         r"^Plan +\d+×\d+: as a whole, [\d.]+ GB, about [^,]+ on cpu$",
