@@ -1,11 +1,12 @@
 """Tests of the wall in a browser: tiles turn into the photo in each painting, and one of them is shown large."""
 
+import time
 from pathlib import Path
 
 import pytest
 from made import Pixels
 from pages import Site, Visitor, check_whole, set_options, start_painting, upload_photo, wait_for_text
-from playwright.sync_api import Page
+from playwright.sync_api import Page, Route
 
 from styler import images, library
 
@@ -33,6 +34,12 @@ def photo(tmp_path: Path, pixels: Pixels) -> Path:
     return images.write_file(tmp_path / "holiday.png", images.encode_image(pixels(90, 120)))
 
 
+def answer_late(route: Route) -> None:
+    """Let the server answer only when a shift of the layout counts as one that no input caused."""
+    time.sleep(0.6)
+    route.continue_()
+
+
 def wait_for_tiles(page: Page, before: list[str]) -> list[str]:
     """Wait until every tile shows a preview that is not one of those before, and return what they show."""
     page.wait_for_function(
@@ -51,6 +58,7 @@ def test_the_tiles_turn_into_the_photo_and_a_click_shows_one_large(
     page = visitor(width=width, height=900)
     tiles = page.evaluate(GET_TILES)
     page.evaluate(WATCH_SHIFTS)
+    page.route("**/upload*", answer_late)
     for height, across in ((120, 60), (60, 120)) if width == 360 else ((90, 90), (60, 180)):
         path = tmp_path / f"{across}.png"
         upload_photo(page, images.write_file(path, images.encode_image(pixels(height, across))))

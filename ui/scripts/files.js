@@ -15,6 +15,18 @@
     if (isPhoto(input) && files.length > 1) return "One photo is painted at a time; drop one, or use Batch for several.";
     return "";
   };
+  // The stage takes the proportions of the photo at once: when the server answers, nothing below it moves any more.
+  const fitStage = (file) => {
+    const image = new Image();
+    image.onload = () => {
+      const frame = document.querySelector("#stage .frame");
+      frame?.classList.remove("invitation");
+      frame?.style.setProperty("--ratio", image.naturalWidth / image.naturalHeight);
+      URL.revokeObjectURL(image.src);
+    };
+    image.onerror = () => URL.revokeObjectURL(image.src); // a format that the browser does not know
+    image.src = URL.createObjectURL(file);
+  };
   // Types are set because Gradio passes on only `image/…`, and browsers do not know those of HEIC, JPEG XL and others.
   const give = (input, files) => {
     const transfer = new DataTransfer();
@@ -22,6 +34,7 @@
       const isKnown = file.type.startsWith("image/");
       transfer.items.add(isKnown ? file : new File([file], file.name, { type: "image/unknown", lastModified: file.lastModified }));
     }
+    if (isPhoto(input)) fitStage(files[0]);
     input.files = transfer.files;
     input.dispatchEvent(new CustomEvent("change", { bubbles: true, detail: "checked" }));
   };
