@@ -8,6 +8,7 @@ from pathlib import Path
 
 from styler.engine.memory.measure import is_out_of_memory
 from styler.engine.result import Progress
+from styler.engine.resume.file import is_tree
 from styler.engine.resume.state import Snapshot
 from styler.errors import OutputError, ResumeError, StylerError, quote_name
 
@@ -39,6 +40,16 @@ class StateKeeper:
         """How often it was saved, and the time that this took."""
         self._has_failed = False
 
+    @property
+    def is_foreign(self) -> bool:
+        """Whether a file that styler has not written has the name of the state; it is neither replaced nor removed."""
+        try:
+            return not is_tree(self.path)
+        except FileNotFoundError:
+            return False
+        except OSError:  # what cannot be read is not known to be ours
+            return True
+
     def load(self) -> Snapshot | None:
         """Return the state of an earlier run; None if there is none.
 
@@ -63,8 +74,11 @@ class StateKeeper:
             return None
         begin, problem = time.perf_counter(), None
         try:
-            progress.snapshot().save(self.path)
-            self.count += 1
+            if self.is_foreign:
+                problem = f"{quote_name(self.path)} is not a state of styler; rename it."
+            else:
+                progress.snapshot().save(self.path)
+                self.count += 1
         except OutputError as error:
             problem = str(error)
         except (RuntimeError, MemoryError) as error:
@@ -91,6 +105,8 @@ class StateKeeper:
         Raises:
             StylerError: the system refuses.
         """
+        if self.is_foreign:
+            return
         try:
             self.path.unlink(missing_ok=True)
         except OSError as error:

@@ -205,7 +205,7 @@ def _open_state(
             raise
         log.note([f"The state of this painting is not saved. {error}"])
         return None
-    label, exists = quote_name(keeper.path), os.path.lexists(keeper.path)
+    label, exists = quote_name(keeper.path), os.path.lexists(keeper.path) and (resume or not keeper.is_foreign)
     if resume and not exists:
         log.note([f"There is no state {label} to resume from; the painting begins."])
     if exists and not resume:

@@ -14,6 +14,7 @@ from styler import images, provenance
 from styler.batch import worker
 from styler.batch.runner import BatchEvent, stylize_folder
 from styler.batch.states import StateKeeper
+from styler.engine.painter import Painter
 from styler.options import Options
 
 OPTIONS = Options(size=64, first_size=64, iterations=6, device="cpu", threads=1, brushwork=60.0)
@@ -62,3 +63,16 @@ def test_a_state_that_cannot_be_used_is_reported_and_left(how: str, stopped: lis
     assert reason in note
     assert note.endswith(" It begins anew.")
     assert not STATE.exists()
+
+
+def test_a_file_of_the_user_with_the_name_of_a_state_is_neither_replaced_nor_removed(
+    tmp_path: Path, pixels: Callable[..., NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch, use_tiny: None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    keeper = StateKeeper(Path("a.png"), interval=0.0)
+    keeper.path.write_text("my notes")
+    stream = Painter().stream(pixels(48, 64, 1), pixels(48, 64, 2), OPTIONS)
+    problems = [problem for progress in stream if (problem := keeper.update(progress))]
+    keeper.remove()
+    assert keeper.path.read_text() == "my notes"
+    assert problems == ["The state of the painting is not saved. 'a.png.resume' is not a state of styler; rename it."]

@@ -22,6 +22,8 @@ FORMAT = 1
 KEY, CHECKSUM_KEY, TENSOR_KEY = "styler-state", "crc32", "$tensor"
 """Keys of the tree and of the checksum in the metadata, and of a tensor's name in the tree."""
 BEGIN_AGAIN = "remove it, and begin again"
+_BEGINNING = 256
+"""Bytes at the beginning of a file, among which the key of the tree is."""
 
 
 def encode_tree(tree: Mapping[str, Any]) -> bytes:
@@ -29,6 +31,16 @@ def encode_tree(tree: Mapping[str, Any]) -> bytes:
     tensors: dict[str, Tensor] = {}
     text = json.dumps({"format": FORMAT, "tree": _take_tensors(tree, tensors)}, separators=(",", ":"))
     return save(tensors, {KEY: text, CHECKSUM_KEY: _compute_checksum(tensors, text)})
+
+
+def is_tree(path: Path) -> bool:
+    """Return whether a file begins as those of `encode_tree` do, even if it is damaged further on.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as stream:
+        return f'"{KEY}"'.encode() in stream.read(_BEGINNING)
 
 
 def decode_tree(path: str | os.PathLike[str]) -> dict[str, Any]:
