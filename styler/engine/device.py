@@ -124,7 +124,42 @@ class _ExactArithmetic:
             setattr(owner, name, value)
 
 
+class _ThreadNumber:
+    """The number of PyTorch's CPU threads, which each Python thread has for itself, while others have another.
+
+    A thread that has not used PyTorch begins with the number that was set last, by whatever thread. That number may be
+    one that another painting has for a moment, with which the last bits would differ.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._changes = 0  # threads that have another number for now
+        self._usual = 0  # the number before the first of them
+        self._known = threading.local()
+
+    @contextmanager
+    def change(self, threads: int) -> Iterator[int]:
+        """Let this thread have a number inside the block, 0 for its own; yields that."""
+        with self._lock:
+            if self._changes and not hasattr(self._known, "thread"):
+                torch.set_num_threads(self._usual)
+            self._known.thread, before = True, torch.get_num_threads()
+            is_changed = threads not in (0, before)
+            if is_changed:
+                self._usual = self._usual if self._changes else before
+                self._changes += 1
+                torch.set_num_threads(threads)
+        try:
+            yield before
+        finally:
+            if is_changed:
+                with self._lock:
+                    self._changes -= 1
+                    torch.set_num_threads(before)
+
+
 _exact_arithmetic = _ExactArithmetic()
+_thread_number = _ThreadNumber()
 _helpers = threading.local()
 """`process`: the id of the process in which this thread has started OpenMP helper threads. A forked process inherits
 this id, but not the helpers."""
@@ -144,9 +179,9 @@ def prepare_torch(device: torch.device, threads: int = 0) -> Iterator[None]:
     Raises:
         DeviceError: the process was forked from one that has used PyTorch's threads.
     """
-    before = torch.get_num_threads()
-    _check_process(device, threads or before)
     with ExitStack() as settings:
+        before = settings.enter_context(_thread_number.change(threads))
+        _check_process(device, threads or before)
         settings.enter_context(torch.inference_mode(mode=False))
         settings.enter_context(torch.enable_grad())
         for kind in {device.type, "cpu"}:
@@ -154,9 +189,6 @@ def prepare_torch(device: torch.device, threads: int = 0) -> Iterator[None]:
         if torch.get_default_device() != CPU:
             settings.enter_context(CPU)
         settings.enter_context(_exact_arithmetic)
-        if threads not in (0, before):
-            settings.callback(torch.set_num_threads, before)
-            torch.set_num_threads(threads)
         yield
 
 

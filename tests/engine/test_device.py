@@ -1,5 +1,6 @@
 """Devices are chosen by name without fallback, and free memory is measured."""
 
+import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -109,6 +110,31 @@ def change_all() -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         cudnn.benchmark, cudnn.deterministic = flags
+
+
+def test_a_new_thread_does_not_begin_with_the_number_of_threads_of_a_step_elsewhere() -> None:
+    """PyTorch would give it the number that was set last, in any thread, which changes the last bits."""
+    found: list[int] = []
+
+    def work() -> None:
+        with prepare_torch(CPU):
+            found.append(torch.get_num_threads())
+        with prepare_torch(CPU, 1):
+            found.append(torch.get_num_threads())
+        found.append(torch.get_num_threads())
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with prepare_torch(CPU, 1):
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join()
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert found == [3, 1, 3]
 
 
 CUDA = torch.device("cuda", 0)
