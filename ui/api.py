@@ -263,8 +263,8 @@ def _paint_previews(
     studio: Studio, session: Session, current: WallRound, folder: Path
 ) -> Generator[dict[Path, FileAnswer], None, None]:
     """Yield the file of each preview, by the file of its painting."""
-    for number, (style, result) in enumerate(wall.paint_wall(studio, session, current), start=len(session.previews)):
-        path = result.save(folder / f"{number}-{style.stem}.png")
+    for number, (style, preview) in enumerate(wall.paint_wall(studio, session, current), start=len(session.previews)):
+        path = preview.result.save(folder / f"{number}-{style.stem}.png")
         yield {style.path: _describe_file(path)}
 
 

@@ -214,7 +214,7 @@ def _wire_inputs(tab: handlers.PaintHandlers) -> None:
         (layout.style.input, layout.own_styles, show_styles, styles, style_outputs),
         (layout.own_styles.upload, layout.style, show_styles, styles, style_outputs),
     ):
-        clearing = trigger(lambda: None, None, cleared, **INSTANT_EVENT)
+        clearing = trigger(None, None, cleared, js="() => null", **INSTANT_EVENT)
         if changed is outputs:
             trigger(forget_drawing, areas, areas, **INSTANT_EVENT)
         shown.append(clearing.then(handler, inputs, changed, **INSTANT_EVENT))

@@ -136,6 +136,8 @@ class Session:
     """The current round of previews."""
     previews: dict[Path, Pixels] = field(default_factory=dict)
     """The previews of that round, by the file of the painting."""
+    unfinished: set[Path] = field(default_factory=set)
+    """The paintings whose previews have no strokes yet."""
     preview_key: tuple[Path, Options, tuple[Path, ...]] | None = None
     """The photo, the settings and the masks of the previews."""
     thumbnails: dict[Path, tuple[str, str]] = field(default_factory=dict)
@@ -165,6 +167,15 @@ class Session:
     def list_thumbnails(self) -> list[tuple[str, str, Pixels | None]]:
         """Return address, name and preview, if there is one, of every uploaded painting."""
         return [(source, name, self.previews.get(path)) for path, (source, name) in self.thumbnails.items()]
+
+    def keep_preview(self, painting: Path, pixels: Pixels, *, is_finished: bool) -> None:
+        """Keep the preview of a painting, which replaces an earlier one."""
+        self.previews[painting] = pixels
+        (self.unfinished.discard if is_finished else self.unfinished.add)(painting)
+
+    def forget_previews(self) -> None:
+        """Forget all previews, and of what photo they are."""
+        self.previews, self.unfinished, self.preview_key = {}, set(), None
 
     def stop_previews(self) -> None:
         """Stop the current round of previews; no other begins by itself."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from styler import images, library
-from styler.engine.result import Result
+from styler.engine.painter import Preview
 from styler.errors import StylerError
 from styler.images import Picture
 from styler.options import Options
@@ -75,7 +75,8 @@ def begin_round(
     masks = {name: mask for name, mask in (masks or {}).items() if name in used}
     key = (content.path, options, tuple(mask.path for mask in masks.values()))
     if key != session.preview_key:
-        session.previews, session.preview_key = {}, key
+        session.forget_previews()
+        session.preview_key = key
     session.stop_previews()
     session.wall = WallRound(content, tuple(styles), options, masks)
     return session.wall
@@ -83,11 +84,16 @@ def begin_round(
 
 def list_missing(session: Session, wall: WallRound) -> list[Upload]:
     """Return the paintings that have no preview yet; none if another round has begun."""
-    return [style for style in wall.styles if style.path not in session.previews] if session.wall is wall else []
+    finished = session.previews.keys() - session.unfinished
+    return [style for style in wall.styles if style.path not in finished] if session.wall is wall else []
 
 
-def paint_wall(studio: Studio, session: Session, wall: WallRound) -> Generator[tuple[Upload, Result], None, None]:
+def paint_wall(
+    studio: Studio, session: Session, wall: WallRound, *, openings: bool = False
+) -> Generator[tuple[Upload, Preview], None, None]:
     """Paint the previews that are missing, keep them in `session.previews`, and yield each painting with its preview.
+
+    With `openings`, each is also yielded before strokes are added.
 
     `wall.interrupt` ends it within milliseconds; what is missing then can be painted by another call.
 
@@ -105,13 +111,14 @@ def paint_wall(studio: Studio, session: Session, wall: WallRound) -> Generator[t
             yield studio.read_picture(style)
 
     options, masks = studio.use_machine(wall.options, wall.masks), studio.read_masks(wall.masks)
-    for preview in studio.load_painter().previews(photo, read(), options, stop, masks):
+    for preview in studio.load_painter().previews(photo, read(), options, stop, masks, openings=openings):
         if session.wall is not wall:
             return
-        studio.work_estimate.add_rates(preview.result.schedule, preview.result.scale_seconds)
         style = styles[preview.style]
-        session.previews[style.path] = preview.result.pixels
-        yield style, preview.result
+        session.keep_preview(style.path, preview.pixels, is_finished=preview.finished is not None)
+        if result := preview.finished:
+            studio.work_estimate.add_rates(result.schedule, result.scale_seconds)
+        yield style, preview
 
 
 async def run_wall(
@@ -189,7 +196,7 @@ class WallHandlers:
             request = self._make_request(session, photo, *rest)
         except StylerError:  # there is no photo yet, or a field is wrong, which Paint explains
             session.stop_previews()
-            session.previews, session.preview_key = {}, None
+            session.forget_previews()
             enabled = {layout.limit_note: "", layout.paint_button: gr.update(value=PAINT, interactive=True)}
             return {layout.times: "", **enabled, **self._clear_tiles(session)}
         changes = self._show_times(request.options, *studio.get_size(photo))
@@ -237,7 +244,7 @@ class WallHandlers:
     def paint(self, session: Session, wall: WallRound) -> Generator[Changes, None, None]:
         """Paint the previews that are missing, and show each as soon as it is finished."""
         try:
-            for style, _result in paint_wall(self.tab.studio, session, wall):
+            for style, _preview in paint_wall(self.tab.studio, session, wall, openings=True):
                 changes = self._show_tile(session, style)
                 if session.shown_preview == style.path:
                     changes |= self.show_preview(session, style)
@@ -273,7 +280,8 @@ class WallHandlers:
     def _show_tile(self, session: Session, style: Upload) -> Changes:
         layout, names = self.tab.layout, {path: name for name, path in library.list_styles().items()}
         wall = session.wall
-        done, total = (len(session.previews), len(wall.styles)) if wall else (0, 0)
+        done = len(session.previews) - len(session.unfinished)
+        total = len(wall.styles) if wall else 0
         note = render.render_wall_note(done, total)
         if style.path in names:
             index = [*names].index(style.path)

@@ -23,7 +23,7 @@ from styler.engine.memory.ladder import Ladder
 from styler.engine.memory.measure import keep_freed_memory
 from styler.engine.memory.plan import MemoryPlan, plan_memory
 from styler.engine.precision import PrecisionChoice
-from styler.engine.result import Progress, Result
+from styler.engine.result import Pixels, Progress, Result
 from styler.engine.resume.scales import ScaleCache, ScaleStore
 from styler.engine.resume.state import Snapshot
 from styler.engine.run import OPENING_THREADS, Run
@@ -54,7 +54,16 @@ class Preview:
 
     style: int
     """Index of the style among those given, from 0."""
-    result: Result
+    pixels: Pixels
+    """The picture, (H, W, 3)."""
+    finished: Result | None
+    """None if strokes will be added, which gives another preview of the same style."""
+
+    @property
+    def result(self) -> Result:
+        """The result of a preview that is finished."""
+        assert self.finished is not None, "only `previews(openings=True)` yields previews that are not finished"
+        return self.finished
 
 
 class Painter:
@@ -223,6 +232,8 @@ class Painter:
         options: Options | None = None,
         stop: threading.Event | None = None,
         masks: Mapping[str, MaskInput] | None = None,
+        *,
+        openings: bool = False,
     ) -> Generator[Preview]:
         """Paint a small trial picture of every style, and yield each as soon as it is finished.
 
@@ -237,6 +248,7 @@ class Painter:
             options: of the painting that is previewed; `size`, `preset` and `style_weights` do not matter.
             stop: checked between convolutions; once it is set, nothing more is yielded.
             masks: as in `stream`. Previews show what is protected; they have no regions.
+            openings: whether each is also yielded before strokes are added to it, if it takes time to come that far.
 
         Raises:
             StylerError: a picture cannot be read, a setting is invalid, or memory is insufficient.
@@ -252,18 +264,16 @@ class Painter:
             workers = torch.get_num_threads() if self.device.type == "cpu" else 1
             found = self._resolve_areas(whole, part, small, 1, masks)
 
-        def begin(style: SourceImage) -> Generator[Progress]:
-            yield from self._prepare_run(photo, [style], small, halt, scales, None, found, is_preview=True).paint()
+        def begin(style: SourceImage) -> Generator[tuple[Pixels, Result | None] | None]:
+            run = self._prepare_run(photo, [style], small, halt, scales, None, found, is_preview=True)
+            yield from _paint_preview(run, openings=openings)
 
-        def paint(style: SourceImage) -> Result | None:
-            result = None
-            for progress in isolate_steps(begin(style), self.device, OPENING_THREADS):
-                result = progress.result
-            return None if result is None or result.stopped else result
+        def paint(style: SourceImage) -> Iterator[tuple[Pixels, Result | None]]:
+            return filter(None, isolate_steps(begin(style), self.device, OPENING_THREADS))
 
         try:
-            for index, result in map_side_by_side(paint, iterate_styles(styles), workers, halt):
-                yield Preview(index, result)
+            for index, (pixels, result) in map_side_by_side(paint, iterate_styles(styles), workers, halt):
+                yield Preview(index, pixels, result)
         finally:
             keep_freed_memory(self.device, keep=False)
 
@@ -386,6 +396,18 @@ class Painter:
             notes=[*found.warnings],
             budget=Budget(options, scales, clock) if has_budget and (options.time or options.patience) else None,
         )
+
+
+def _paint_preview(run: Run, *, openings: bool) -> Generator[tuple[Pixels, Result | None] | None]:
+    """Paint a preview and yield its picture and result, with `openings` before it is finished, too; None in between."""
+    for progress in run.paint():
+        is_opened = progress.scale == 0 and progress.iteration == progress.iterations and len(progress.schedule) > 1
+        if (result := progress.result) is not None:
+            yield None if result.stopped else (result.pixels, result)
+        elif openings and is_opened and 0 not in run.adopted_scales:
+            yield progress.live_view(), None
+        else:
+            yield None
 
 
 def stream(

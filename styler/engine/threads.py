@@ -23,15 +23,15 @@ class Halt(threading.Event):
 
 
 def map_side_by_side(
-    work: Callable[[_Item], _Done | None], items: Iterable[_Item], workers: int, halt: Halt
+    work: Callable[[_Item], Iterable[_Done]], items: Iterable[_Item], workers: int, halt: Halt
 ) -> Generator[tuple[int, _Done]]:
-    """Do work for items in several threads, and yield the index and the result of each as soon as it is finished.
+    """Do work for items in several threads, and yield the index of each with every result as soon as it is there.
 
     Each item is taken only when a thread is free for it. The first error ends all work, and so does closing this.
     Nothing is yielded once `halt` is set.
 
     Args:
-        work: returns the result of an item, or None to end; must end soon after `halt` is set.
+        work: yields the results of an item; must end soon after `halt` is set.
         items: taken by one thread at a time.
         workers: number of threads.
         halt: ends all work once it is set.
@@ -44,10 +44,8 @@ def map_side_by_side(
             while not halt.is_set():
                 with lock:
                     index, item = next(numbered)
-                result = work(item)
-                if result is None:
-                    return
-                finished.put((index, result))
+                for result in work(item):
+                    finished.put((index, result))
         except StopIteration:
             return
         except Exception as error:  # noqa: BLE001 - raised again by the thread that waits for results

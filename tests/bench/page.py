@@ -1,12 +1,15 @@
 """Measure the speed of the page: live views, the load after work was stopped, blends, and the latency of `/healthz`.
 
-`python tests/bench/page.py`, with the bundled weights, at 512 px; OMP_NUM_THREADS=2 for two cores.
+`python tests/bench/page.py [walls] [first-run] [views] [load] [health] [blend]`, with the bundled weights, at 512 px;
+OMP_NUM_THREADS=2 for two cores. Without a name, everything is measured.
 """
 
+import argparse
 import os
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -98,8 +101,14 @@ def make_photo(folder: Path, long_side: int) -> Path:
     return path
 
 
-def measure_walls(browser: Browser, server: Server, folder: Path) -> None:
+def measure_walls(browser: Browser, server: Server) -> None:
     """Print the time from a photo that is given to the page to the first preview, and to all of them."""
+    with tempfile.TemporaryDirectory() as folder:
+        measure_walls_in(Path(folder), browser, server)
+
+
+def measure_walls_in(folder: Path, browser: Browser, server: Server) -> None:
+    """Print the same for photos that are written to a folder."""
     for long_side in (1024, 1024, 1023, 4000):  # the second is the same photo
         photo, page = make_photo(folder, long_side), open_page(browser, server)
         page.wait_for_timeout(1500)
@@ -184,7 +193,7 @@ def measure_load_after(action: str, server: Server, browser: Browser, delay: flo
     time.sleep(1)
 
 
-def measure_health(server: Server, browser: Browser, requests: int = 600) -> None:
+def measure_health(browser: Browser, server: Server, requests: int = 600) -> None:
     """Print the latency of `/healthz` while a picture is being painted and watched."""
     page = open_page(browser, server)
     choose_pair(page, 3)
@@ -227,21 +236,37 @@ def measure_blend(browser: Browser, server: Server, count: int = 500) -> None:
     page.close()
 
 
+def measure_loads(browser: Browser, server: Server) -> None:
+    """Print the load after each way to end the work."""
+    for action in ("Discard", "the tab is closed", "reload", "Stop and keep", "a program cancels"):
+        measure_load_after(action, server, browser, 4)
+
+
+PARTS: dict[str, Callable[[Browser, Server], None]] = {
+    "walls": measure_walls,
+    "first-run": measure_first_run,
+    "views": measure_first_views,
+    "load": measure_loads,
+    "health": measure_health,
+    "blend": measure_blend,
+}
+
+
 def main() -> None:
-    """Run all measurements."""
+    """Run the measurements that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all of them by default")
+    chosen = parser.parse_args().parts or [*PARTS]
+    if unknown := set(chosen) - set(PARTS):
+        parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     print(f"load before {os.getloadavg()[0]:.1f}, OMP_NUM_THREADS {os.environ.get('OMP_NUM_THREADS', 'not set')}")
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find_chromium(), args=[*FLAGS])
         with start_server(Path(folder)) as server:
             time.sleep(3)
             print(f"CPU, idle, no visitor {server.measure_cpu(3):.1f} %")
-            measure_walls(browser, server, Path(folder))
-            measure_first_run(browser, server)
-            measure_first_views(browser, server)
-            for action in ("Discard", "the tab is closed", "reload", "Stop and keep", "a program cancels"):
-                measure_load_after(action, server, browser, 4)
-            measure_health(server, browser)
-            measure_blend(browser, server)
+            for name in chosen:
+                PARTS[name](browser, server)
         browser.close()
     print(f"load after {os.getloadavg()[0]:.1f}")
 

@@ -82,6 +82,21 @@ def test_each_preview_is_a_small_painting_of_one_style(painter: Painter, content
     assert none.result.schedule == ()
 
 
+def test_each_preview_can_be_seen_before_it_has_strokes(painter: Painter, content: Array, styles: list[Input]) -> None:
+    found = [*painter.previews(content, styles, ALONE, openings=True)]
+    assert [(each.style, each.finished is None) for each in found] == [
+        (style, is_opening) for style in range(3) for is_opening in (True, False)
+    ]
+    plain = [*painter.previews(content, styles, ALONE.replace(brushwork=0.0), openings=True)]
+    assert [each.style for each in plain] == [0, 1, 2]
+    for opening, finished, alone in zip(found[::2], found[1::2], plain, strict=True):
+        assert np.array_equal(opening.pixels, alone.pixels)
+        assert finished.pixels is finished.result.pixels
+        assert not np.array_equal(opening.pixels, finished.pixels)
+    again = [*painter.previews(content, styles, ALONE, openings=True)]
+    assert [each.finished is None for each in again] == [False] * 3, "what is there at once is not announced"
+
+
 @pytest.mark.parametrize("preset", ["draft", "standard"])
 def test_a_painting_continues_from_its_preview_with_the_same_pixels(
     use_tiny: None, content: Array, styles: list[Input], evaluated: list[int], preset: str

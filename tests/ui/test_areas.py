@@ -293,8 +293,8 @@ def test_a_drawing_is_in_the_previews_as_soon_as_it_is_there(
     walls.begin(session, *values)
     assert [*session.wall.masks] == ["drawn"]
     assert session.wall.options.protect == ("drawn=70",)
-    _style, result = next(wall.paint_wall(studio, session, session.wall))
-    assert [entry.name for entry in result.masks] == ["drawn"]
+    _style, preview = next(wall.paint_wall(studio, session, session.wall))
+    assert [entry.name for entry in preview.result.masks] == ["drawn"]
 
 
 def test_the_defaults_of_the_server_have_no_masks_of_one_photo(use_tiny: None) -> None:
