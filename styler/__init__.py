@@ -18,7 +18,7 @@ A painting can go on after a crash, to the same pixels, from a state that its lo
 
     for progress in Painter().stream("photo.jpg", "painting.jpg"):
         if progress.iteration % 10 == 0 and not progress.result:
-            progress.snapshot().save("painting.state")  # before the next iteration begins
+            progress.save_state("painting.state")  # before the next iteration begins
 
     Painter().stylize("photo.jpg", "painting.jpg", resume=Snapshot.load("painting.state"))
 

@@ -77,7 +77,7 @@ class StateKeeper:
             if self.is_foreign:
                 problem = f"{quote_name(self.path)} is not a state of styler; rename it."
             else:
-                progress.snapshot().save(self.path)
+                progress.save_state(self.path)
                 self.count += 1
         except OutputError as error:
             problem = str(error)

@@ -181,8 +181,8 @@ class Progress:
     """Losses on their device; `losses` reads them."""
     render: Callable[[], Pixels]
     """Copies the current image from the device; `live_view` calls it."""
-    capture: Callable[[], Snapshot] = refuse_late
-    """Copies the state from the device; `snapshot` calls it."""
+    capture: Callable[..., Snapshot] = refuse_late
+    """Copies the state from the device; `snapshot` and `save_state` call it."""
     result: Result | None = None
     """Set in the last report only."""
 
@@ -213,6 +213,15 @@ class Progress:
             UsageError: the next iteration has begun, or the painting has ended.
         """
         return self.capture()
+
+    def save_state(self, path: str | os.PathLike[str]) -> Path:
+        """Write the snapshot to a file, for which the memory of a copy is not needed; see `Snapshot.save`.
+
+        Raises:
+            UsageError: as `snapshot`.
+            OutputError: the file cannot be written.
+        """
+        return self.capture(copy=False).save(path)
 
     def live_view(self) -> Pixels:
         """Return the current image, (H, W, 3) at the size of the current scale."""

@@ -11,7 +11,7 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -96,8 +96,10 @@ def check_output(path: StrPath, *, overwrite: bool = False) -> None:
             pass
 
 
-def write_file(path: StrPath, data: bytes, *, overwrite: bool = False) -> Path:
-    """Write `data` to `path` whole or not at all, and return the path. Missing folders are created.
+def write_file(path: StrPath, *data: bytes | memoryview, overwrite: bool = False) -> Path:
+    """Write `data`, one part after another, to `path` whole or not at all, and return the path.
+
+    Missing folders are created.
 
     A new file appears complete and flushed to the disk; one that is replaced exists, old or new, at every moment.
     Devices and pipes are written to directly, and so is a file in a folder where nothing can be created, such as a file
@@ -175,7 +177,7 @@ def _resolve_target(path: StrPath, *, overwrite: bool) -> Path:
     return target
 
 
-def _write_beside(target: Path, data: bytes, *, overwrite: bool) -> None:
+def _write_beside(target: Path, data: Sequence[bytes | memoryview], *, overwrite: bool) -> None:
     temporary = target.with_name(f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
     try:
@@ -197,10 +199,11 @@ def _write_beside(target: Path, data: bytes, *, overwrite: bool) -> None:
     _flush_folder(target.parent)
 
 
-def _write_all(file: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(file, rest) :]
+def _write_all(file: int, data: Sequence[bytes | memoryview]) -> None:
+    for part in data:
+        rest = memoryview(part)
+        while rest:
+            rest = rest[os.write(file, rest) :]
 
 
 def _flush(file: int) -> None:
@@ -230,11 +233,11 @@ def _is_replaced_in_place(target: Path) -> bool:
     return target.is_file() and not os.access(target.parent, os.W_OK)
 
 
-def _write_in_place(target: Path, data: bytes) -> None:
+def _write_in_place(target: Path, data: Sequence[bytes | memoryview]) -> None:
     file = os.open(target, os.O_WRONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
     try:
         _write_all(file, data)
-        os.ftruncate(file, len(data))
+        os.ftruncate(file, sum(map(len, data)))
         _flush(file)
     finally:
         os.close(file)
@@ -253,7 +256,7 @@ def _replace(temporary: Path, target: Path) -> None:
         temporary.replace(target)
     except OSError as error:
         if error.errno == errno.EBUSY:  # a file that is mounted into a container
-            _write_in_place(target, temporary.read_bytes())
+            _write_in_place(target, [temporary.read_bytes()])
             return
         if error.errno not in _UNSUPPORTED | {errno.EEXIST, errno.EPERM} or not target.exists():
             raise

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +189,7 @@ def test_on_a_full_disk_the_picture_is_saved_elsewhere(
     spare, real = tmp_path_factory.mktemp("spare"), files._write_beside
     monkeypatch.setattr("tempfile.tempdir", str(spare))
 
-    def write(target: Path, data: bytes, *, overwrite: bool) -> None:
+    def write(target: Path, data: Sequence[bytes | memoryview], *, overwrite: bool) -> None:
         if target.name == "b.x.png" and "out" in target.parts:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(target, data, overwrite=overwrite)

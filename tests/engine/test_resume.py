@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
 
+from styler import images
 from styler.engine import budget
 from styler.engine.painter import Painter
 from styler.engine.result import Progress, Result
@@ -305,12 +308,44 @@ def test_options_that_change_no_pixel_may_change(painter: Painter, content: Arra
 
 def test_a_file_holds_a_tree(tmp_path: Path) -> None:
     tree = {"a": [1, 0.1, math.inf, "é", None, True, {"b": torch.arange(3)}], "c": torch.tensor(0.5), "d": {}}
-    (tmp_path / "state").write_bytes(encode_tree(tree))
+    (tmp_path / "state").write_bytes(b"".join(encode_tree(tree)))
     found = decode_tree(tmp_path / "state")
     assert torch.equal(found["a"].pop()["b"], torch.arange(3))
     assert found["a"] == tree["a"][:-1]  # type: ignore[index]
     assert found["c"].item() == 0.5
     assert list(found) == list(tree)
+
+
+def test_a_file_is_as_the_library_writes_it_and_is_written_without_copies_of_tensors(tmp_path: Path) -> None:
+    kinds = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool]
+    kinds += [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8]
+    tensors = [(torch.arange(35).view(5, 7) % 3).to(kind) for kind in kinds]
+    parts = encode_tree({"tensors": tensors})
+    for tensor, part in zip(tensors, parts[2:], strict=True):
+        assert np.frombuffer(part, np.uint8).ctypes.data == tensor.data_ptr()
+    path = images.write_file(tmp_path / "state", *parts)
+    with safe_open(path, "pt") as file:
+        metadata, stored = file.metadata(), [file.get_tensor(key) for key in sorted(file.keys())]
+    for ours, theirs in zip(stored, tensors, strict=True):
+        assert ours.dtype == theirs.dtype
+        assert torch.equal(ours, theirs)
+    again = save({f"{number:04}": tensor for number, tensor in enumerate(tensors)}, metadata)
+    assert len(again) == path.stat().st_size
+
+
+def test_a_state_is_saved_while_the_painting_goes_on(
+    painter: Painter, content: Array, styles: list[Array], tmp_path: Path
+) -> None:
+    """The state that is written without a copy is that of the moment."""
+    stream = painter.stream(content, styles[0], PLAIN)
+    progress = next(itertools.islice(stream, 5, None))
+    snapshot = progress.snapshot()
+    path = progress.save_state(tmp_path / "state")
+    result = drain(stream)
+    assert path.read_bytes() == snapshot.encode()
+    check_same(painter.stylize(content, styles[0], PLAIN, resume=Snapshot.load(path)), result)
+    with pytest.raises(UsageError, match="until the next iteration begins"):
+        progress.save_state(path)
 
 
 def damage(data: bytes, how: str) -> bytes:
@@ -323,7 +358,7 @@ def damage(data: bytes, how: str) -> bytes:
         return data.replace(b'\\"done\\":1', b'\\"done\\":2')
     if how == "a picture":
         return b"\x89PNG\r\n\x1a\n" + bytes(100)
-    return {"empty": b"", "a header": b"\xff" * 64, "nothing in it": encode_tree({})}[how]
+    return {"empty": b"", "a header": b"\xff" * 64, "nothing in it": b"".join(encode_tree({}))}[how]
 
 
 @pytest.mark.parametrize("how", ["truncated", "a bit", "a number", "a picture", "empty", "a header", "nothing in it"])
@@ -341,7 +376,7 @@ def test_a_damaged_file_is_refused(
 def test_a_file_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("styler.engine.resume.file.FORMAT", 99)
-        (tmp_path / "state").write_bytes(encode_tree({"identity": {}, "state": {}}))
+        (tmp_path / "state").write_bytes(b"".join(encode_tree({"identity": {}, "state": {}})))
     with pytest.raises(ResumeError, match="was written by another version of styler; remove it"):
         Snapshot.load(tmp_path / "state")
 

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -438,7 +437,7 @@ def test_a_working_folder_that_is_gone_is_reported(tmp_path: Path, monkeypatch: 
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    for call in (images.check_output, partial(images.write_file, data=DATA)):
+    for call in (images.check_output, lambda path: images.write_file(path, DATA)):
         assert "its folder no longer exists; choose another folder" in refusal(call, "a.png")
 
 

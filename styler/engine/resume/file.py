@@ -5,6 +5,7 @@ Knows trees of numbers, texts and tensors; does not know what they mean.
 
 import json
 import os
+import struct
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from styler.errors import ResumeError, quote_name
@@ -22,15 +22,40 @@ FORMAT = 1
 KEY, CHECKSUM_KEY, TENSOR_KEY = "styler-state", "crc32", "$tensor"
 """Keys of the tree and of the checksum in the metadata, and of a tensor's name in the tree."""
 BEGIN_AGAIN = "remove it, and begin again"
+_TYPE_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 _BEGINNING = 256
 """Bytes at the beginning of a file, among which the key of the tree is."""
 
 
-def encode_tree(tree: Mapping[str, Any]) -> bytes:
-    """Return the bytes of a file that holds a tree of dicts, lists, numbers, texts and tensors on the CPU."""
+def encode_tree(tree: Mapping[str, Any]) -> list[bytes | memoryview]:
+    """Return the parts of a file that holds a tree of dicts, lists, numbers, texts and tensors on the CPU.
+
+    They share the memory of the tensors, which can be as large as all that is left: the package `safetensors` writes
+    without a copy only where nothing else may touch the file.
+
+    Source: the format in the documentation of safetensors: the length of a header, the header in JSON, and the values.
+    """
     tensors: dict[str, Tensor] = {}
     text = json.dumps({"format": FORMAT, "tree": _take_tensors(tree, tensors)}, separators=(",", ":"))
-    return save(tensors, {KEY: text, CHECKSUM_KEY: _compute_checksum(tensors, text)})
+    header: dict[str, Any] = {"__metadata__": {KEY: text, CHECKSUM_KEY: _compute_checksum(tensors, text)}}
+    end = 0
+    for name, tensor in tensors.items():
+        begin, end = end, end + tensor.nbytes
+        header[name] = {"dtype": _TYPE_NAMES[tensor.dtype], "shape": [*tensor.shape], "data_offsets": [begin, end]}
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    return [struct.pack("<Q", len(encoded)), encoded, *map(_view_bytes, tensors.values())]
 
 
 def is_tree(path: Path) -> bool:
@@ -80,8 +105,14 @@ def _compute_checksum(tensors: Mapping[str, Tensor], text: str) -> str:
     found = zlib.crc32(text.encode("utf-8", "backslashreplace"))
     for name, tensor in sorted(tensors.items()):
         found = zlib.crc32(repr((name, tensor.dtype, tuple(tensor.shape))).encode(), found)
-        found = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, found)
+        found = zlib.crc32(_view_bytes(tensor), found)
     return f"{found:08x}"
+
+
+def _view_bytes(tensor: Tensor) -> memoryview:
+    """Return the bytes of a contiguous tensor on the CPU."""
+    values: memoryview = tensor.detach().reshape(-1).view(torch.uint8).numpy().data
+    return values
 
 
 def _take_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:

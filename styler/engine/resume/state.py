@@ -53,6 +53,9 @@ class Snapshot:
 
     def encode(self) -> bytes:
         """Return the bytes of a file, in the format safetensors."""
+        return b"".join(self._encode_parts())
+
+    def _encode_parts(self) -> list[bytes | memoryview]:
         return encode_tree({"identity": self.identity, "state": self.state})
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -61,7 +64,7 @@ class Snapshot:
         Raises:
             OutputError: it cannot be written.
         """
-        return images.write_file(path, self.encode(), overwrite=True)
+        return images.write_file(path, *self._encode_parts(), overwrite=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Snapshot":
@@ -170,8 +173,13 @@ def _check_masks(before: Mapping[str, Any], now: Mapping[str, Any], same: str) -
         raise ResumeError("its masks have changed", same)
 
 
-def capture(run: "Run") -> dict[str, Any]:
-    """Return the state of a run between two iterations, copied to the CPU where a later iteration could modify it."""
+def capture(run: "Run", *, copy: bool = True) -> dict[str, Any]:
+    """Return the state of a run between two iterations, on the CPU.
+
+    Args:
+        run: that is painted.
+        copy: whether what later iterations would modify is copied.
+    """
     work = run.work
     assert work is not None
     tree = {
@@ -180,7 +188,7 @@ def capture(run: "Run") -> dict[str, Any]:
         "before": work.before,
         "start_seconds": work.start_seconds,
         "adopted": work.adopted,
-        "optimizer": None if work.optimizer is None else _export_optimizer(work.optimizer),
+        "optimizer": work.optimizer and _export_optimizer(work.optimizer, copy=copy),
         "objective": {} if work.objective is None else _export_objective(work.objective),
         "losses": run.losses,
         "best_losses": run.best_losses,
@@ -197,11 +205,11 @@ def capture(run: "Run") -> dict[str, Any]:
     return moved
 
 
-def _export_optimizer(state: AdamState | LbfgsState) -> dict[str, Any]:
-    """Return the fields of a state; Adam's moments are copied, since it modifies them."""
+def _export_optimizer(state: AdamState | LbfgsState, *, copy: bool) -> dict[str, Any]:
+    """Return the fields of a state; with `copy`, Adam's moments are copied, since it modifies them."""
     fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     if isinstance(state, AdamState):
-        fields |= {name: fields[name].to("cpu", copy=True) for name in ("first", "second")}
+        fields |= {name: fields[name].to("cpu", copy=copy) for name in ("first", "second")}
     return fields
 
 
@@ -270,7 +278,7 @@ def restore(run: "Run", snapshot: Snapshot) -> ScaleWork:
     return work
 
 
-def refuse_late() -> Snapshot:
+def refuse_late(*, copy: bool = True) -> Snapshot:  # noqa: ARG001 - what it takes the place of has it
     """Refuse to take a snapshot of a run that has gone on or has ended.
 
     Raises:
