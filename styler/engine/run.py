@@ -350,6 +350,8 @@ class Run:
     def _optimize(self, work: ScaleWork, image: Tensor, limit: IterationLimit) -> Iterator[OptimizerStep]:
         """Begin at an image, or go on where the work at a scale was interrupted."""
         scale, begun = self.schedule[work.index], work.optimizer
+        network = (self.slim if scale.sketch else self.features).sha256
+        self.targets = {key: kept for key, kept in self.targets.items() if key[0] == network}
         objective = self._build_objective(scale)
         if self.ladder.rung != Rung():
             release_memory(self.features.device)  # what the targets have left would add to the peak
@@ -471,10 +473,10 @@ class Run:
         )
 
 
-def _take_snapshot(owner: "weakref.ref[Run]", index: int, done: int) -> Snapshot:
+def _take_snapshot(owner: "weakref.ref[Run]", index: int, done: int, *, copy: bool = True) -> Snapshot:
     """Return the state after `done` iterations of scale `index`, if that is still the state of the run."""
     run = owner()
     work = run.work if run is not None else None
     if run is None or work is None or (work.index, work.done) != (index, done) or not work.is_begun:
         return refuse_late()
-    return Snapshot(run.identity, capture(run))
+    return Snapshot(run.identity, capture(run, copy=copy))

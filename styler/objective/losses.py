@@ -6,6 +6,9 @@ as `styler.vgg` computes them.
 Knows tensors only: no network, no options, no files.
 """
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,6 +24,8 @@ STENCIL = ((1, 0, 2 / 3), (0, 1, 2 / 3), (1, 1, 1 / 6), (1, -1, 1 / 6))
 """The neighbors of a pixel, rows down and columns across, and the weights of their mean squared differences."""
 CHROMA_CELL = 16
 """Side of the cells of coarse chroma, in pixels."""
+STRIP_PIXELS = 1 << 20
+"""Pixels of a strip, at most, unless the image is wider."""
 
 
 class _SquaresFunction(torch.autograd.Function):
@@ -113,23 +118,47 @@ def cosine_distance(features: Tensor, target: Tensor) -> Tensor:
     return distance
 
 
+class Strip(NamedTuple):
+    """Some rows of an image."""
+
+    top: int
+    """The first row, a multiple of `CHROMA_CELL`."""
+    bottom: int
+    """The row after the last."""
+    height: int
+    """Of the whole image."""
+
+    @property
+    def rows(self) -> int:
+        """Their number."""
+        return self.bottom - self.top
+
+
+def split_rows(size: tuple[int, int]) -> Iterator[Strip]:
+    """Yield the strips of an image of a size (height, width), from the top down."""
+    height, width = size
+    rows = CHROMA_CELL * max(1, STRIP_PIXELS // (CHROMA_CELL * width))
+    for top in range(0, height, rows):
+        yield Strip(top, min(height, top + rows), height)
+
+
 class _VariationFunction(torch.autograd.Function):
     """The total variation, with the gradient computed at once from the same differences."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, image: Tensor) -> Tensor:
-        height, width = image.shape[-2:]
+    def forward(ctx: FunctionCtx, image: Tensor, counted: int, whole: int) -> Tensor:
+        channels, height, width = image.shape[-3:]
         parts, gradient = [], torch.zeros_like(image)
         for down, across, share in STENCIL:
             # An image one pixel wide has no differences across.
-            rows, columns = height - down, width - abs(across)
+            rows, columns = min(counted, height - down), width - abs(across)
             if not rows * columns:
                 continue
             left, right = max(0, -across), max(0, across)
-            ahead = (..., slice(down, None), slice(right, right + columns))
+            ahead = (..., slice(down, down + rows), slice(right, right + columns))
             behind = (..., slice(0, rows), slice(left, left + columns))
             differences = image[ahead] - image[behind]  # (1, C, rows, columns)
-            weight = share / differences.numel()
+            weight = share / (channels * (whole - down) * columns)
             parts.append(weight * differences.square().sum())
             gradient[ahead].add_(differences, alpha=2 * weight)
             gradient[behind].sub_(differences, alpha=2 * weight)
@@ -138,20 +167,24 @@ class _VariationFunction(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: FunctionCtx, *gradients: Tensor) -> Tensor:
-        scaled: Tensor = gradients[0] * ctx.saved_tensors[0]  # type: ignore[attr-defined]
-        return scaled
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return gradients[0] * ctx.saved_tensors[0], None, None  # type: ignore[attr-defined]
 
 
-def total_variation(image: Tensor) -> Tensor:
+def total_variation(image: Tensor, strip: Strip | None = None) -> Tensor:
     """Return the mean squared difference of neighboring pixels of an image (1, C, H, W), ().
 
     The weights are those of the nine-point stencil of the Laplacian.
 
     Source: the smoothness term of A. Mahendran and A. Vedaldi, "Understanding Deep Image Representations by Inverting
     Them", 2015, β = 2. The diagonals, after K. Crowson's style-transfer-pytorch, make it isotropic.
+
+    Args:
+        image: the whole image, or a strip of it and the row below, if there is one.
+        strip: where the image belongs; None for the whole. What all strips return adds up to that of the whole.
     """
-    total: Tensor = _VariationFunction.apply(image)
+    counted, whole = (strip.rows, strip.height) if strip else (image.shape[-2], image.shape[-2])
+    total: Tensor = _VariationFunction.apply(image, counted, whole)
     return total
 
 

@@ -3,6 +3,7 @@
 Knows the network and the losses; does not know where the targets come from or how the image is updated.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from styler.objective import losses, wasserstein
-from styler.objective.losses import chroma, coarse_chroma
+from styler.objective.losses import CHROMA_CELL, Strip, chroma, coarse_chroma
 from styler.objective.matching import Matching
 from styler.objective.moments import Moments, compute_moments, gram_distance
 from styler.objective.parts import Layout, gather_parts
@@ -123,7 +124,7 @@ class HalfSizeCopy:
         """Return the terms with their sum as `total`, and its gradient with respect to the full image, (1, 3, H, W)."""
         terms, gradient = self.objective.gradient(self.downsample(image))
         terms = {name: self.weight * term for name, term in terms.items()}
-        return terms, self.weight * self.downsample.adjoint(gradient)
+        return terms, self.downsample.adjoint(gradient).mul_(self.weight)
 
 
 @dataclass(slots=True, eq=False)
@@ -200,7 +201,7 @@ class Objective:
         if hold is None:
             return self._differentiate(image)
         terms, gradient = self._differentiate(hold.apply(image.detach()))
-        return terms, gradient * (1 - hold.amount.to(gradient))
+        return terms, gradient.mul_(1 - hold.amount.to(gradient))
 
     def _differentiate(self, image: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Return the terms and the gradient with respect to the image that counts."""
@@ -234,24 +235,36 @@ class Objective:
         if isinstance(self.matching, TiledMatching):
             self.matching.update(image)
         sums, content = self._sum_tiles(image, tiling)
-        whole, image = sums.join(), image.requires_grad_()
-        style, pixels = self._compare_style(whole), self._compare_pixels(image)
+        pixels, gradient = self._differentiate_pixels(image)
+        whole = sums.join()
+        style = self._compare_style(whole)
         known = [term.to(image.device) for term in (*content.values(), *style.values(), *pixels.values())]
         total = torch.stack([*known, image.new_zeros(())]).sum()
         scale = self._scale_loss(image, total.detach())
-        tensors = [image, *(tensor for part in whole.values() for tensor in list_tensors(part))]
+        tensors = [tensor for part in whole.values() for tensor in list_tensors(part)]
         slopes: Sequence[Tensor | None] = [None] * len(tensors)
         if total.requires_grad:
             slopes = torch.autograd.grad(total * scale, tensors, allow_unused=True)
-        gradient = torch.zeros_like(image) if slopes[0] is None else slopes[0]
-        slopes_of_style = sums.divide(whole, slopes[1:])
-        local: dict[str, Tensor] = {}
+        slopes_of_style, local = sums.divide(whole, slopes), dict[str, Tensor]()
+        gradient.mul_(scale)
         for number, tile in enumerate(tiling.tiles):
-            own = self._differentiate_tile(image.detach(), tile, number, slopes_of_style, scale, local)
+            own = self._differentiate_tile(image, tile, number, slopes_of_style, scale, local)
             find_window(self.features, image, tile).cut(gradient).add_(own.to(gradient.device))
         strokes = {name: term for name, term in local.items() if name.startswith(STROKES)}
         terms = {name: term for name, term in local.items() if name not in strokes} | style | strokes | pixels
         return {name: term.detach().to(image.device) for name, term in terms.items()}, gradient.div_(scale)
+
+    def _differentiate_pixels(self, image: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the terms of the image itself, (1, 3, H, W), and their gradient, made strip by strip."""
+        terms, gradient = dict[str, Tensor](), torch.zeros_like(image)
+        for strip in losses.split_rows((image.shape[-2], image.shape[-1])):
+            rows = slice(strip.top, strip.bottom + 1)  # and the row below
+            part = image[..., rows, :].detach().requires_grad_()
+            own = self._compare_pixels(part, strip)
+            if own:
+                gradient[..., rows, :] += torch.autograd.grad(torch.stack([*own.values()]).sum(), part)[0]
+            _add_terms(terms, {name: term.detach() for name, term in own.items()})
+        return terms, gradient
 
     @torch.no_grad()
     def _sum_tiles(self, image: Tensor, tiling: Tiling) -> tuple[StyleSums, dict[str, Tensor]]:
@@ -327,18 +340,21 @@ class Objective:
             terms[f"{CONTENT} {layer}"] = distance
         return terms
 
-    def _compare_pixels(self, image: Tensor) -> dict[str, Tensor]:
-        """Return the terms of the image itself, (1, 3, H, W)."""
+    def _compare_pixels(self, image: Tensor, strip: Strip | None = None) -> dict[str, Tensor]:
+        """Return the terms of the image itself, (1, 3, H, W), or what a strip of it and the row below adds to them."""
         targets, weights, terms = self.targets, self.weights, dict[str, Tensor]()
         if weights.smoothness:
             weight = weights.smoothness / targets.roughness
-            terms[SMOOTHNESS] = weight * losses.total_variation(image)
+            terms[SMOOTHNESS] = weight * losses.total_variation(image, strip)
             if weights.chroma_smoothness:
-                variation = losses.total_variation(chroma(image))
+                variation = losses.total_variation(chroma(image), strip)
                 terms[SMOOTHNESS] = terms[SMOOTHNESS] + weights.chroma_smoothness * weight * variation
         if targets.color is not None:
-            color = targets.color.to(image)
-            terms[COLOR] = weights.color * (coarse_chroma(image) - color).square().mean()
+            color = own = targets.color.to(image)
+            if strip:
+                image = image[..., : strip.rows, :]
+                own = color[..., strip.top // CHROMA_CELL : math.ceil(strip.bottom / CHROMA_CELL), :]
+            terms[COLOR] = weights.color * (coarse_chroma(image) - own).square().sum() / color.numel()
         return terms
 
     def _measure_style(self, features: Mapping[str, Tensor], tile: int = 0, *, is_measured: bool = True) -> StyleParts:

@@ -279,7 +279,7 @@ def test_smaller_tiles_need_less_memory_and_that_of_a_pass_does_not_depend_on_th
     twice = demand(features, (8192, 6144))
     images = 12 * estimates.OPTIMIZER_IMAGES["adam"]
     small, large = (need(each, tile=512) - images * math.prod(each.size) for each in (given, twice))
-    assert small == pytest.approx(large - 12 * (2 + 4 / 3) * 3 * 4096 * 3072)  # images on the way, and the photo
+    assert small == pytest.approx(large - 12 * (1 + 4 / 3) * 3 * 4096 * 3072)  # the gradient of a copy, and the photo
 
 
 def test_features_of_the_content_that_are_kept_count(monkeypatch: pytest.MonkeyPatch, features: Features) -> None:

@@ -13,6 +13,7 @@ from styler.engine import optimizers, targets
 from styler.engine.optimizers import IterationLimit
 from styler.engine.sources import SourceImage
 from styler.engine.styles import StyleCache, prepare_blend
+from styler.objective import losses
 from styler.objective.candidates import compute_columns
 from styler.objective.matching import Matching
 from styler.objective.terms import HalfSizeCopy, Objective, RegionRoots
@@ -49,8 +50,9 @@ def divide(size: tuple[int, int], *, is_protected: bool = False) -> Areas:
 
 
 @pytest.fixture
-def make(tiny: Weights, picture: Picture) -> Make:
-    """`make(options, size, tile)`: an objective on the tiny network in float64."""
+def make(monkeypatch: pytest.MonkeyPatch, tiny: Weights, picture: Picture) -> Make:
+    """`make(options, size, tile)`: an objective on the tiny network in float64, with several strips of pixels."""
+    monkeypatch.setattr(losses, "STRIP_PIXELS", 32 * SIZE[0])
 
     def made(
         options: Options,

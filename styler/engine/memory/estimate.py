@@ -14,6 +14,7 @@ from styler.engine import optimizers, targets
 from styler.engine.styles import TILE_SIDE, compute_style_size
 from styler.objective.candidates import CODE_LENGTH, STORED_TYPE
 from styler.options import Options
+from styler.schedule import compute_sketch_share
 from styler.vgg import arch
 from styler.vgg.model import Features
 
@@ -26,8 +27,9 @@ IMAGE_BYTES = 12
 OPTIMIZER_IMAGES = {"adam": 6, "lbfgs": 2 * optimizers.LBFGS_HISTORY + 7}
 """Images of a scale that its optimizer holds. Of Adam: the image, its gradient, two moments, the best image so far, and
 its successor."""
-EVALUATION_IMAGES, TILED_EVALUATION_IMAGES = 6, 2
-"""Temporary images of an evaluation besides: its parts are as large as the picture, or as a tile."""
+EVALUATION_IMAGES, COPY_IMAGES = 6, 1
+"""Temporary images of an evaluation besides, whose parts are as large as the picture. In tiles, there are none but that
+of the gradient of a half-size copy."""
 HOST_RUNG_IMAGES = 3
 """Images on the device while those of the optimizer are on the host: the picture, its gradient and a half-size
 copy's."""
@@ -159,7 +161,8 @@ def estimate_scale(demand: Demand, size: tuple[int, int], optimizer: str, rung: 
     held = HELD_IMAGES if demand.is_protected else 0.0
     is_on_cpu = demand.features.device.type == "cpu"
     photo = PHOTO_IMAGES - (is_on_cpu and demand.photo == size)
-    evaluation = held + (TILED_EVALUATION_IMAGES + photo if is_tiled else EVALUATION_IMAGES)
+    copies = COPY_IMAGES if options.multiscale and not compute_sketch_share(options) else 0
+    evaluation = held + (copies + photo if is_tiled else EVALUATION_IMAGES)
     analysis = max(matching.preparation, _estimate_analysis(demand.features, analyzed))
     recolored = sum(IMAGE_BYTES * math.prod(style) for style in demand.styles) if options.keep_color else 0
     enlarging = MATCHED_DETAIL_IMAGES if options.sketch else ENLARGING_IMAGES
