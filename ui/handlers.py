@@ -171,6 +171,7 @@ class PaintHandlers:
                 picture = self.studio.read_picture(photo)
             except StylerError as problem:
                 return self.refuse_photo(session, str(problem))
+            self.studio.expect_previews(picture)
             source = render.encode_data_url(picture.pixels)
             session.photo_html = render.render_frame(source, picture.width, picture.height, f"Your photo, {photo.name}")
             session.photo_url = render.encode_data_url(picture.pixels, render.THUMBNAIL_SIDE)

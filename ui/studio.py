@@ -226,6 +226,14 @@ class Studio:
             self._sizes.pop(next(iter(self._sizes)), None)
         return picture
 
+    def expect_previews(self, photo: Picture) -> None:
+        """Begin to look for faces in a photo that has just been chosen, whose previews protect them by default.
+
+        The previews wait for the result, or find it there; what fails here fails there again, with a message.
+        """
+        if self.has_previews and self.is_ready:
+            self.mask_thread.submit(self.load_painter().find_mask, photo, "faces")
+
     def read_mask(self, upload: Upload) -> Tensor:
         """Decode a mask in the child process, (1, 1, H, W) in [0, 1] at its own size.
 

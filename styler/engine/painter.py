@@ -238,9 +238,8 @@ class Painter:
         """Paint a small trial picture of every style, and yield each as soon as it is finished.
 
         A preview is the opening of the painting, at about 128 pixels, and with brushwork a few iterations that add
-        strokes. It is kept: the painting then begins with the opening that is already there and has the same pixels as
-        without it. Each style is read only when its turn comes. On a CPU, as many are painted side by side as it has
-        threads, since so small a picture does not keep several threads busy.
+        strokes. It is kept: the painting then begins with that opening, and has the same pixels as without it. Each
+        style is read when its turn comes. On a CPU, as many are painted at once as it has threads: one keeps one busy.
 
         Args:
             content: the photo.

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from coroutines import run_coroutine
 from numpy.typing import NDArray
 
 from styler import images, library, schedule
+from styler.engine.painter import Painter
+from styler.engine.sources import Input
 from styler.images import Picture
 from styler.options import Options
 from ui import controls, handlers, wall
@@ -66,9 +69,19 @@ def begin(walls: WallHandlers, session: Session, **changed: Any) -> Changes:
     return walls.begin(session, *values(**changed))
 
 
+def get_finished(session: Session) -> set[Path]:
+    return session.previews.keys() - session.unfinished
+
+
 def paint(walls: WallHandlers, session: Session) -> Generator[Changes, None, None]:
+    """Yield what is shown when a preview is finished."""
     assert session.wall is not None
-    return walls.paint(session, session.wall)
+    before = len(get_finished(session))
+    with closing(walls.paint(session, session.wall)) as work:
+        for changes in work:
+            if len(get_finished(session)) > before:
+                yield changes
+            before = len(get_finished(session))
 
 
 def test_every_tile_turns_the_chosen_one_first(walls: WallHandlers, session: Session) -> None:
@@ -89,6 +102,53 @@ def test_every_tile_turns_the_chosen_one_first(walls: WallHandlers, session: Ses
     assert len(session.previews) == len(BUNDLED)
     assert session.wall
     assert wall.list_missing(session, session.wall) == []
+
+
+def test_a_tile_turns_before_its_preview_has_strokes(walls: WallHandlers, session: Session) -> None:
+    page = walls.tab.layout
+    begin(walls, session, style="woodcut")
+    assert session.wall
+    walls.choose(session, f"bundled-{BUNDLED.index('woodcut')}")
+    path, shown = library.list_styles()["woodcut"], []
+    for changes in walls.paint(session, session.wall):
+        if page.tiles[BUNDLED.index("woodcut")] in changes:
+            shown.append((path in session.unfinished, changes[page.tiles[BUNDLED.index("woodcut")]]))
+            assert "A preview in the style of woodcut" in changes[page.stage], "it is shown large, too"
+    assert [is_unfinished for is_unfinished, _ in shown] == [True, False]
+    assert shown[0][1] != shown[1][1]
+    assert session.unfinished == set()
+
+
+def test_a_preview_without_strokes_is_missing_after_an_interruption(walls: WallHandlers, session: Session) -> None:
+    begin(walls, session)
+    assert session.wall
+    work = walls.paint(session, session.wall)
+    next(work)
+    assert len(session.unfinished) == 1
+    work.close()
+    assert len(wall.list_missing(session, session.wall)) == len(BUNDLED)
+
+
+def test_faces_are_found_while_the_page_asks_for_previews(
+    walls: WallHandlers, session: Session, studio: Studio
+) -> None:
+    studio.load_painter()
+    found: list[str] = []
+    find = Painter.find_mask
+
+    def note(painter: Painter, photo: Input, name: str) -> NDArray[np.float32] | None:
+        found.append(name)
+        return find(painter, photo, name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Painter, "find_mask", note)
+        begin(walls, session)
+        studio.mask_thread.submit(lambda: None).result()  # it works in order
+        assert found == ["faces"]
+        studio.has_previews = False
+        begin(walls, session)
+        studio.mask_thread.submit(lambda: None).result()
+    assert found == ["faces"]
 
 
 def test_paintings_with_the_colors_of_the_photo_come_first(studio: Studio) -> None:
@@ -119,7 +179,8 @@ def test_previews_are_kept_while_they_fit(
     work.close()
     changes = begin(walls, session, **changed)
     assert session.wall is not first
-    assert len(session.previews) == int(is_kept)
+    assert len(get_finished(session)) == int(is_kept)
+    assert is_kept or not session.previews
     assert (walls.tab.layout.tiles[0] in changes) is not is_kept, "the tiles show the paintings again"
 
 
@@ -131,7 +192,7 @@ def test_an_interrupted_round_goes_on_with_what_is_missing(walls: WallHandlers, 
     assert session.wall
     session.wall.interrupt()
     assert [*work] == []
-    assert len(session.previews) == 2
+    assert len(get_finished(session)) == 2
     assert len([*paint(walls, session)]) == len(BUNDLED) - 2
 
 
@@ -270,7 +331,7 @@ def test_previews_stop_when_somebody_paints_and_go_on_afterwards(
     at = order.index("painting begins")
     assert order[at + 1] == "painting ends"
     assert 1 <= order[:at].count("preview") <= 2
-    assert order.count("preview") == len(BUNDLED)
+    assert len(get_finished(session)) == len(BUNDLED)
 
 
 def test_a_preview_is_the_opening_of_the_picture_that_is_painted_next(
