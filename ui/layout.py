@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import gradio as gr
+from PIL import Image
 
 from styler import library
 from styler.options import Options
@@ -303,8 +304,11 @@ def _build_gallery(label: str, elem_id: str, columns: int = 4, **settings: Any) 
 
 @cache
 def make_pictures_css() -> str:
-    """Return the style rules that show each bundled picture on its button."""
+    """Return the style rules that show each bundled picture on its button, and the proportion of each photo."""
     rules = []
+    for index, path in enumerate(library.list_contents().values(), start=1):
+        with Image.open(path) as picture:
+            rules.append(f"#sample label:nth-of-type({index}) {{ --ratio: {picture.width / picture.height:.6f}; }}")
     for elem_ids, pictures in (
         (["sample"], library.list_contents()),
         (["style", "mixed-styles", "batch-styles", "region-style"], library.list_styles()),

@@ -41,10 +41,11 @@ def answer_late(route: Route) -> None:
 
 
 def wait_for_tiles(page: Page, before: list[str]) -> list[str]:
-    """Wait until every tile shows a preview that is not one of those before, and return what they show."""
+    """Wait until every tile shows a finished preview that is not one of those before, and return what they show."""
     page.wait_for_function(
         f"""(before) => document.querySelectorAll('{TURNED}').length === before.length
-            && ({GET_TILES})().every((image) => image.startsWith("url(") && !before.includes(image))""",
+            && ({GET_TILES})().every((image) => image.startsWith("url(") && !before.includes(image))
+            && !document.querySelector('#wall-note').innerText""",
         arg=before,
     )
     tiles: list[str] = page.evaluate(GET_TILES)
@@ -73,6 +74,18 @@ def test_the_tiles_turn_into_the_photo_and_a_click_shows_one_large(
         page.set_viewport_size({"width": width, "height": 900})
     assert page.evaluate("() => window.shifts") < 0.05
     assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_a_sample_shifts_nothing(visitor: Visitor, width: int) -> None:
+    page, samples = visitor(width=width, height=900), [*library.list_contents().values()]
+    page.evaluate(WATCH_SHIFTS)
+    page.route("**/run/predict", answer_late)
+    for index in (0, 2):
+        page.locator("#sample label").nth(index).click()
+        page.wait_for_selector(f'#stage img[alt="Your photo, {samples[index].name}"]')
+        page.wait_for_timeout(300)
+    assert page.evaluate("() => window.shifts") < 0.05
 
 
 def test_previews_follow_the_settings_and_wait_while_somebody_paints(visitor: Visitor, site: Site, photo: Path) -> None:

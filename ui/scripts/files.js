@@ -16,17 +16,23 @@
     return "";
   };
   // The stage takes the proportions of the photo at once: when the server answers, nothing below it moves any more.
+  const setRatio = (ratio) => {
+    const frame = document.querySelector("#stage .frame");
+    frame?.classList.remove("invitation");
+    frame?.style.setProperty("--ratio", ratio);
+  };
   const fitStage = (file) => {
     const image = new Image();
     image.onload = () => {
-      const frame = document.querySelector("#stage .frame");
-      frame?.classList.remove("invitation");
-      frame?.style.setProperty("--ratio", image.naturalWidth / image.naturalHeight);
+      setRatio(image.naturalWidth / image.naturalHeight);
       URL.revokeObjectURL(image.src);
     };
     image.onerror = () => URL.revokeObjectURL(image.src); // a format that the browser does not know
     image.src = URL.createObjectURL(file);
   };
+  document.addEventListener("input", ({ target }) => {
+    if (target.matches?.("#sample input")) setRatio(getComputedStyle(target.closest("label")).getPropertyValue("--ratio"));
+  });
   // Types are set because Gradio passes on only `image/…`, and browsers do not know those of HEIC, JPEG XL and others.
   const give = (input, files) => {
     const transfer = new DataTransfer();
