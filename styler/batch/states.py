@@ -35,7 +35,7 @@ class StateKeeper:
 
     def __init__(self, picture: Path, interval: float = SAVE_SECONDS) -> None:
         self.path, self._interval = locate_state(picture), interval
-        self._last = time.perf_counter()
+        self._last = self._updated = time.perf_counter()
         self.count, self.seconds = 0, 0.0
         """How often it was saved, and the time that this took."""
         self._has_failed = False
@@ -64,11 +64,13 @@ class StateKeeper:
     def update(self, progress: Progress) -> str | None:
         """Save the state after an iteration if it is due; return a sentence the first time that this fails.
 
-        It is due some time after the last save, and at the end of every scale of a painting that takes longer.
+        It is due if the interval since the last save would be over after another iteration as long as the last one, and
+        at the end of every scale of a painting that takes longer.
         """
         if progress.result is not None:
             return None
-        is_due = time.perf_counter() - self._last >= self._interval
+        before, self._updated = self._updated, time.perf_counter()
+        is_due = 2 * self._updated - before - self._last >= self._interval
         ends_scale = progress.iteration >= progress.iterations
         if not is_due and not (ends_scale and progress.seconds + (progress.eta or 0.0) >= self._interval):
             return None
