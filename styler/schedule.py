@@ -11,6 +11,8 @@ from styler.options import Options, list_options
 SKETCH_COST = 0.45
 """Cost of an iteration with the slim network relative to the full one: 0.43 to 0.47 at 128 and 256 pixels, and 0.4 at
 512, on a CPU."""
+SETUP_ITERATIONS = 1.0
+"""Cost of starting a scale, in iterations: its targets take two forward passes and a decomposition."""
 COARSEST_COPY = 256
 """Long side of the smallest half-size copy. At this size the receptive field of the deepest layers covers most of the
 picture, so a coarser copy adds nothing."""

@@ -343,10 +343,7 @@ class Forecast:
     @property
     def seconds(self) -> float:
         """Estimated time of the whole schedule."""
-        if self.plan is None:
-            return 0.0
-        work = (scale.iterations * scale.cost * self.plan.slow_down(scale.size) for scale in self.schedule)
-        return self.pixel_seconds * sum(work)
+        return self.pixel_seconds * self.plan.count_work(self.schedule) if self.plan else 0.0
 
 
 def make_forecast(

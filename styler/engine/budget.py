@@ -14,10 +14,8 @@ from torch import Tensor
 
 from styler.engine import optimizers
 from styler.options import Options
-from styler.schedule import Scale, Schedule, count_work
+from styler.schedule import SETUP_ITERATIONS, Scale, Schedule, count_work
 
-SETUP_ITERATIONS = 1.0
-"""Cost of starting a scale, in iterations: its targets take two forward passes and a decomposition."""
 MIN_SCALE_ITERATIONS = 2
 """A scale that would get fewer iterations is left out, with all later ones."""
 FIRST_TIMED, TIMED_EVERY = 2, 8

@@ -219,9 +219,8 @@ def test_a_dry_run_predicts_the_run(folder: Path, use_tiny: None, capsys: Captur
         assert forecast[name] == document[name], name
     assert (forecast["iterations"], forecast["units"]) == (document["iterations"], document["units"])
     assert forecast["dry_run"] is True
-    expected = forecast["units"] * forecast["estimated_seconds_per_iteration"]
-    assert forecast["estimated_seconds"] == pytest.approx(expected)
-    assert expected > 0
+    iterations = forecast["units"] * forecast["estimated_seconds_per_iteration"]
+    assert 0 < iterations < forecast["estimated_seconds"], "to begin a scale takes time, too"
     assert forecast["estimated_memory_bytes"] > 0
 
 

@@ -30,7 +30,7 @@ SPEED = 5e-6
 
 def total_seconds(scales: Schedule) -> float:
     """Return the seconds of a schedule, including the setup of every scale but the first."""
-    begun = sum(scale.cost for scale in scales[1:]) * budget.SETUP_ITERATIONS
+    begun = sum(scale.cost for scale in scales[1:]) * schedule.SETUP_ITERATIONS
     return SPEED * (begun + sum(scale.iterations * scale.cost for scale in scales))
 
 

@@ -380,6 +380,20 @@ def test_tiles_and_checkpointing_take_time(features: Features) -> None:
     assert (actual.slow_down((512, 512)), actual.slow_down((2048, 2048))) == (1, 1.5)
 
 
+def test_expected_work_counts_what_begins_a_scale_and_the_matching(features: Features) -> None:
+    size = (1024, 1024)
+    scales = (Scale(512, 512, 6, "lbfgs"), Scale(*size, 7, "adam"))
+    plain, tiled = ({size: Rung()}, {size: Rung(tile=512)})
+    without = MemoryPlan(demand(features, size, brushwork=0.0), 1e9, 1e10, 80, plain)
+    assert without.count_work(scales) == (6 + 1) * 512 * 512 + (7 + 1) * 1024 * 1024
+    given = demand(features, size, brushwork=50.0)
+    whole, in_tiles = (MemoryPlan(given, 1e9, 1e10, 80, rungs) for rungs in (plain, tiled))
+    matching = plans.MATCHING_COST * 512 * 512 + 2 * plans.MATCHING_COST * 1024 * 1024
+    assert whole.count_work(scales) == without.count_work(scales) + matching
+    more = (7 + 1) * (in_tiles.slow_down(size) - 1) + 2 * (plans.TILED_MATCHING_COST - plans.MATCHING_COST)
+    assert in_tiles.count_work(scales) == pytest.approx(whole.count_work(scales) + more * 1024 * 1024)
+
+
 @pytest.mark.parametrize("device", [CPU, GPU])
 def test_out_of_memory_leads_down_every_rung(device: torch.device) -> None:
     rung: Rung | None = Rung()
