@@ -3,7 +3,7 @@
     python tests/bench/rungs.py --sizes 1024 2048 --memory 0 3gb          # the rung that the plan chooses
     python tests/bench/rungs.py --sizes 2048 --tiles off 1024 512         # tiles forced, or none
     python tests/bench/rungs.py --sizes 1024 --checkpoints off on         # checkpointing forced, or none
-    python tests/bench/rungs.py --sizes 8192 --memory 6gb --iterations 2  # only the last scale is painted
+    python tests/bench/rungs.py --sizes 8192 --memory 6gb --preset draft --iterations 1  # one of each network
 
 Each row is a process of its own that paints one scale of a photo of that size, with its half-size copies. `estimated`
 is what the plan says, `measured` the peak above the memory before painting, when the photo had been read. On a GPU both
@@ -123,7 +123,12 @@ def print_row(case: dict[str, Any], row: dict[str, Any]) -> None:
 def list_cases(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Return every combination of what the command line asks for."""
     forced = itertools.product(arguments.sizes, arguments.memory, arguments.tiles, arguments.checkpoints)
-    common = {"precision": arguments.precision, "brushwork": arguments.brushwork, "optimizer": "adam"}
+    common = {
+        "preset": arguments.preset,
+        "precision": arguments.precision,
+        "brushwork": arguments.brushwork,
+        "optimizer": "adam",
+    }
     common |= {"device": arguments.device, "threads": arguments.threads}
     return [
         {
@@ -151,6 +156,7 @@ def main() -> None:
     parser.add_argument("--tiles", "--tile", type=parse_number, nargs="+", default=["auto"])
     parser.add_argument("--checkpoints", "--checkpoint", nargs="+", default=["auto"], choices=("auto", "on", "off"))
     parser.add_argument("--iterations", type=int, default=3)
+    parser.add_argument("--preset", default="standard", help="a draft paints with both networks, one after the other")
     parser.add_argument("--all-scales", action="store_true", help="paint the smaller scales, too")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--device", default="auto")
