@@ -55,13 +55,14 @@ def paint_whole(arguments: argparse.Namespace, out: Path) -> float:
 def paint_with_kills(arguments: argparse.Namespace, out: Path, seconds: float) -> tuple[list[float], int]:
     """Paint with kills at random moments; return the seconds that each lost and the largest size of the state."""
     chance, state, largest = random.Random(arguments.seed), locate_state(out), 0
+    mean = max(seconds / arguments.kills, arguments.interval)  # long enough to get on
     lost: list[float] = []
     while not out.exists():
         begun = time.time()
         process = start(arguments, out, "--resume")
         try:
             if len(lost) < arguments.kills:
-                process.communicate(timeout=chance.uniform(0.0, 2 * seconds / arguments.kills) + arguments.startup)
+                process.communicate(timeout=chance.uniform(0.0, 2 * mean) + arguments.startup)
             else:
                 process.communicate()
         except subprocess.TimeoutExpired:

@@ -208,7 +208,7 @@ def test_a_run_of_less_than_a_minute_saves_nothing(
     assert main([*RUN, "-q", "-o", OUT]) == 0
 
 
-def test_saving_is_due_a_minute_after_the_last_and_at_the_end_of_a_scale(
+def test_saving_is_due_before_a_minute_is_over_and_at_the_end_of_a_scale(
     painter: Painter, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
@@ -221,5 +221,5 @@ def test_saving_is_due_a_minute_after_the_last_and_at_the_end_of_a_scale(
         before = keeper.count
         assert keeper.update(progress) is None
         saved += [progress.total_iterations] * (keeper.count - before)
-    assert saved == [2, 4, 5, 7, 9, 10], "before a minute is over, and at the end of a scale"
+    assert saved == [2, 4, 5, 7, 9, 10]
     assert os.fspath(keeper.path) == os.fspath(folder / STATE)
