@@ -138,8 +138,8 @@ class _ThreadNumber:
         self._known = threading.local()
 
     @contextmanager
-    def change(self, threads: int) -> Iterator[int]:
-        """Let this thread have a number inside the block, 0 for its own; yields that."""
+    def change(self, threads: int) -> Iterator[None]:
+        """Let this thread have a number inside the block, 0 for its own."""
         with self._lock:
             if self._changes and not hasattr(self._known, "thread"):
                 torch.set_num_threads(self._usual)
@@ -150,7 +150,7 @@ class _ThreadNumber:
                 self._changes += 1
                 torch.set_num_threads(threads)
         try:
-            yield before
+            yield
         finally:
             if is_changed:
                 with self._lock:
@@ -179,9 +179,9 @@ def prepare_torch(device: torch.device, threads: int = 0) -> Iterator[None]:
     Raises:
         DeviceError: the process was forked from one that has used PyTorch's threads.
     """
+    _check_process(device, threads or torch.get_num_threads())
     with ExitStack() as settings:
-        before = settings.enter_context(_thread_number.change(threads))
-        _check_process(device, threads or before)
+        settings.enter_context(_thread_number.change(threads))
         settings.enter_context(torch.inference_mode(mode=False))
         settings.enter_context(torch.enable_grad())
         for kind in {device.type, "cpu"}:
