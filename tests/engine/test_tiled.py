@@ -90,7 +90,8 @@ def compute(tiny: Weights, pixels: Pixels, tile: int, areas: Areas | None) -> Ta
     options = OPTIONS.replace(strength=30, brushwork=50)
     layers = targets.resolve_layers(options, "tiny", is_protected=areas is not None)
     content, styles = load_content(pixels(101, 128, 1)), load_styles([pixels(64, 80, 2), pixels(80, 64, 3)])
-    blend, features = prepare_blend(content, styles, options), Features(tiny, layers, options.pooling)
+    blend = prepare_blend(content, styles, options)
+    features = Features(tiny, layers, options.pooling).to(torch.float64)  # in float32, sums depend on the tile's shape
     return targets.compute_targets(features, content, blend, (128, 101), options, StyleCache(), None, areas, tile)
 
 
