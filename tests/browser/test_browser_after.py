@@ -176,7 +176,7 @@ def test_the_magnifier_shows_actual_pixels(page: Page, number: int, name: str, s
         lens = get_box(page, ".lens")
         assert lens[0] + lens[2] / 2 == pytest.approx(left + x * width, abs=1)
         assert lens[1] + lens[3] / 2 == pytest.approx(top + y * height, abs=1)
-        assert lens[2] == lens[3] <= max(88, height), "it does not cover what is around a panorama"
+        assert lens[2:] == pytest.approx([min(176, max(88, height))] * 2), "it does not cover what is around a panorama"
         style = page.eval_on_selector(".lens", "({ style }) => [style.backgroundSize, style.backgroundPosition]")
         drawn, place = ([float(part.removesuffix("px")) for part in text.split()] for text in style)
         zoom = drawn[0] / natural
