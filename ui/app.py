@@ -13,7 +13,6 @@ from gradio import routes
 from jinja2 import ChoiceLoader, DictLoader, FileSystemLoader
 
 from ui import api, controls, handlers, render, wall
-from ui.areas.choice import forget_drawing
 from ui.areas.events import AreaHandlers
 from ui.layout import BatchLayout, PageLayout, build_layout, make_pictures_css
 from ui.queue import INSTANT_EVENT, QUEUED_EVENT, WALL_EVENT, Place, QueueFull, hide_event, open_queue
@@ -23,7 +22,7 @@ from ui.studio import Studio
 PAGE_FOLDER = Path(__file__).parent
 SCRIPTS = (
     *("shared", "language", "files", "leaving", "notices"),
-    *("sharing", "loupe", "compare", "blend", "keys", "done", "wall", "board"),
+    *("sharing", "loupe", "compare", "blend", "keys", "done", "wall", "board", "column"),
 )
 """The scripts of the page, in order: the first is used by all others."""
 SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
@@ -215,9 +214,9 @@ def _wire_inputs(tab: handlers.PaintHandlers) -> None:
         (layout.own_styles.upload, layout.style, show_styles, styles, style_outputs),
     ):
         clearing = trigger(None, None, cleared, js="() => null", **INSTANT_EVENT)
-        if changed is outputs:
-            trigger(forget_drawing, areas, areas, **INSTANT_EVENT)
         shown.append(clearing.then(handler, inputs, changed, **INSTANT_EVENT))
+        if changed is outputs:
+            shown[-1].then(_bind(studio, AreaHandlers.forget_drawing), areas, areas, **INSTANT_EVENT)
     refuse, reason = _bind(studio, tab.refuse_photo), "() => document.querySelector('#refuse').dataset.reason"
     shown.append(layout.refuse_button.click(refuse, layout.refusal, outputs, js=reason, **INSTANT_EVENT))
     triggers = [layout.own_styles.clear, layout.own_styles.delete, layout.mixed_styles.input]

@@ -49,6 +49,7 @@ MAX_WEIGHT = 4.0
 
 SIZES: dict[str, int | str] = {"Small": 512, "Screen": 1024, "Large": 2048, "Print A4": "A4", "Print A3": "A3"}
 """Sizes with a name, in pixels or as a paper; any other can be typed."""
+PAPER_EXAMPLES = "A2 or 50x70cm"
 OWN_SIZE = "own"
 """The choice among the sizes that shows the field for any other."""
 SLIDER_OPTIONS = ("strength", "stroke_size", "brushwork", "keep_color", "taper")
@@ -58,20 +59,20 @@ OPTION_BUNDLES = {"preset": PRESETS, "look": LOOKS}
 
 
 def make_hint(name: str) -> str:
-    """Return the explanation shown on hover: the help of the option, its range, its flag, and its choices."""
+    """Return the explanation shown on hover, in Markdown: the help of the option, its range, its flag, its choices."""
     return f"{list_options()[name].help} ({_describe_flag(name)}).{_describe_choices(name)}"
 
 
 def make_explanation(name: str) -> str:
-    """Return the explanation that is always visible, and in backquotes what is added to it on hover."""
+    """Return the explanation that is always visible, in Markdown, and emphasized what is added to it on hover."""
     text = list_options()[name].help
-    return f"{text[0].upper()}{text[1:]}. `{_describe_flag(name)}.{_describe_choices(name)}`"
+    return f"{text[0].upper()}{text[1:]}. *{_describe_flag(name)}.{_describe_choices(name)}*"
 
 
 def _describe_flag(name: str) -> str:
     spec = list_options()[name]
     limits = f"{describe_range(spec)}; " if spec.low is not None else ""
-    return f"{limits}--{name.replace('_', '-')}"
+    return f"{limits}`--{name.replace('_', '-')}`"
 
 
 def _describe_choices(name: str) -> str:
@@ -114,7 +115,7 @@ def make_size_choice(prefix: str = "option", defaults: Options = DEFAULT_OPTIONS
         [*choices, ("Own…", OWN_SIZE)],
         value=choose_size(defaults),
         label="Size",
-        info=make_hint("size"),
+        info=f"{make_hint('size')[:-2]}), or a paper such as {PAPER_EXAMPLES} (`--paper`).",
         elem_id=f"{prefix}-sizes",
         elem_classes=["option", "tall", "sizes"],
         interactive=True,
@@ -135,12 +136,21 @@ def choose_size(options: Options) -> str:
 
 
 def parse_size(text: str) -> dict[str, Any]:
-    """Return what the field of the size holds as settings: `size`, or a paper, which takes its place."""
+    """Return what the field of the size holds as settings: `size`, or a paper, which takes its place.
+
+    Raises:
+        OptionError: it is neither.
+    """
     try:
         paper = normalize_paper(text) if text.strip() != "original" else ""
-    except OptionError:  # a number, or nothing that makes sense, which the error about the size explains
+    except OptionError:  # a number, or nothing that makes sense
         paper = ""
-    return {"paper": paper} if paper else {"size": parse_value("size", text)}
+    if paper:
+        return {"paper": paper}
+    try:
+        return {"size": DEFAULT_OPTIONS.replace(size=parse_value("size", text)).size}
+    except OptionError as problem:
+        raise OptionError(f"{str(problem).removesuffix('.')}, or a paper such as {PAPER_EXAMPLES}.") from None
 
 
 def _make_control(field: "dataclasses.Field[Any]", prefix: str, default: Any, is_explained: bool) -> Component:
@@ -172,7 +182,7 @@ def _make_control(field: "dataclasses.Field[Any]", prefix: str, default: Any, is
 def _make_size_field(field: "dataclasses.Field[Any]", spec: OptionSpec, common: dict[str, Any]) -> gr.Textbox:
     """Create the field that holds the size; the style sheet shows it if the size has no name."""
     (word,) = list_words(field.type)
-    label = f"Long side in pixels, {describe_range(spec)}, '{word}', or a paper such as A2 or 50x70cm"
+    label = f"Long side in pixels, {describe_range(spec)}, '{word}', or a paper such as {PAPER_EXAMPLES}"
     classes = [*common["elem_classes"], "own-size"]
     return gr.Textbox(max_lines=1, **common | {"label": label, "value": str(common["value"]), "elem_classes": classes})
 

@@ -70,7 +70,7 @@ def continue_request(session: Session) -> PaintRequest:
     Raises:
         UsageError: there is no picture yet.
     """
-    last = _get_selected_picture(session)
+    last = session.get_selected_picture()
     side = max(last.record["width"], last.record["height"])
     spec = list_options()["first_size"]
     first = min(max(int(spec.low or 1), side), int(spec.high or side))
@@ -84,7 +84,7 @@ def retry_request(session: Session) -> PaintRequest:
     Raises:
         UsageError: there is no picture yet.
     """
-    last = _get_selected_picture(session).request
+    last = session.get_selected_picture().request
     highest = int(list_options()["seed"].high or 0)
     seed = last.options.seed + 1 if last.options.seed < highest else 0
     return replace(last, options=last.options.replace(seed=seed))
@@ -97,14 +97,8 @@ def repaint_request(session: Session, strength: float) -> PaintRequest:
         UsageError: there is no picture yet.
         OptionError: the strength is out of range.
     """
-    last = _get_selected_picture(session).request
+    last = session.get_selected_picture().request
     return replace(last, options=last.options.replace(strength=strength))
-
-
-def _get_selected_picture(session: Session) -> FinishedPicture:
-    if not session.pictures:
-        raise UsageError("There is no picture yet; paint one first.")
-    return session.pictures[session.selected]
 
 
 def select_content(content: Upload | None, sample: str | None) -> Upload:
@@ -162,15 +156,15 @@ class PaintHandlers:
 
     def show_content(self, session: Session, content: Upload | None, sample: str | None) -> Changes:
         """Show the chosen photo in its frame, or why it is refused; while painting, keep it for the next picture."""
-        session.photo_html = session.photo_url = text = ""
-        session.shown_preview = None
-        if content or sample:
+        photo, text = (select_content(content, sample) if content or sample else None), ""
+        if photo:
+            session.add_uploads(photo)
             try:
-                photo = select_content(content, sample)
-                session.add_uploads(photo)
                 picture = self.studio.read_picture(photo)
             except StylerError as problem:
                 return self.refuse_photo(session, str(problem))
+        session.photo, session.photo_html, session.photo_url, session.shown_preview = photo, "", "", None
+        if photo:
             self.studio.expect_previews(picture)
             source = render.encode_data_url(picture.pixels)
             session.photo_html = render.render_frame(source, picture.width, picture.height, f"Your photo, {photo.name}")
@@ -179,12 +173,16 @@ class PaintHandlers:
         return self.show_stage(session, session.photo_html or render.render_invitation(), text)
 
     def refuse_photo(self, session: Session, problem: str) -> Changes:
-        """Say on the stage why a photo is refused; the photo before it is no longer chosen, so it is not painted."""
-        session.photo_html = ""
+        """Say why a photo is refused: on the stage, unless there is a photo before it, which stays chosen."""
+        layout, kept = self.layout, session.photo
         if session.is_painting:
             gr.Warning(problem, title="Refused")
-        changes = self.show_stage(session, render.render_refusal(problem), NO_PHOTO)
-        return {**changes, self.layout.content: None, self.layout.sample: None}
+        if kept is None:
+            changes = self.show_stage(session, render.render_refusal(problem), NO_PHOTO)
+        else:
+            changes = {} if session.is_painting else {layout.status: render.render_refusal_note(problem)}
+        sample = next((name for name, path in library.list_contents().items() if kept and path == kept.path), None)
+        return {**changes, layout.content: None if sample else kept, layout.sample: sample}
 
     def show_stage(self, session: Session, stage: str, text: str) -> Changes:
         """Show what `stage` contains, unless a picture is being painted; the pictures painted before can be reached."""
@@ -368,7 +366,7 @@ class PaintHandlers:
             self.layout.status: status,
             self.layout.running_row: gr.update(visible=False),
             self.layout.finished_row: gr.update(visible=has_picture),
-            self.layout.summary: render.render_summary(_get_selected_picture(session)) if has_picture else "",
+            self.layout.summary: render.render_summary(session.get_selected_picture()) if has_picture else "",
         }
 
     def show_discarded(self, session: Session) -> Changes:
@@ -390,7 +388,7 @@ class PaintHandlers:
         session.is_mask_shown = False
         outcome = "Stopped; this is the best picture so far." if picture.record["stopped"] else "Done."
         return {
-            **self.show_idle(session, render.render_message(f"{outcome} Drag the line to compare it with the photo.")),
+            **self.show_idle(session, render.render_message(f"{outcome} Drag the line to compare.")),
             layout.stage: render.render_comparison(session.pictures, index),
             layout.png: gr.update(value=str(picture.png)),
             layout.jpeg: gr.update(value=str(picture.jpeg)),
@@ -410,7 +408,7 @@ class PaintHandlers:
         """Encode the selected picture in 16 bits and offer the files."""
         layout = self.layout
         try:
-            picture = _get_selected_picture(session)
+            picture = session.get_selected_picture()
             files = {
                 button: gr.update(value=str(make_deep_file(picture, suffix)), visible=True)
                 for suffix, button in layout.deep_files.items()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import gradio as gr
+from gradio.data_classes import ImageData
 from PIL import Image
 
 from styler import library
@@ -35,9 +36,15 @@ def read_uploads(payload: Any) -> list[Upload]:
     return [upload for file in files if (upload := read_upload(file))]
 
 
-def _derive_component(name: str, base: type[Any], read: Callable[[Any], Any], doc: str) -> type[Any]:
+def write_upload(upload: Upload | None) -> ImageData | None:
+    """Return what the page is sent to show an upload again, under the name that its owner gave it."""
+    return ImageData(path=str(upload.path), orig_name=upload.name) if upload else None
+
+
+def _derive_component(name: str, base: type[Any], read: Callable[[Any], Any], doc: str, **members: Any) -> type[Any]:
     """Return a component whose value is what `read` makes of the upload; Gradio itself would open or check the file."""
     members = {
+        **members,
         "__module__": __name__,
         "__doc__": doc,
         "is_template": True,
@@ -48,7 +55,10 @@ def _derive_component(name: str, base: type[Any], read: Callable[[Any], Any], do
     )  # Gradio's own metaclass would write a stub next to this file
 
 
-PHOTO: type[gr.Image] = _derive_component("Photo", gr.Image, read_upload, "An image component that passes the file on.")
+PHOTO: type[gr.Image] = _derive_component(
+    *("Photo", gr.Image, read_upload, "An image component that passes the file on."),
+    postprocess=lambda _self, upload: write_upload(upload),
+)
 FILES: type[gr.File] = _derive_component("Files", gr.File, read_uploads, "A file component that passes the files on.")
 
 
@@ -133,7 +143,7 @@ class PageLayout:
                 [(label, name) for name, label in choice.REGIONS.items()],
                 value=choice.WHOLE,
                 label="Another painting for",
-                info="a part of the photo takes another painting than the rest (--region MASK=STYLE)",
+                info="a part of the photo takes another painting than the rest (`--region MASK=STYLE`)",
                 elem_id="region",
                 elem_classes=["option", "chips"],
                 interactive=True,
@@ -150,7 +160,7 @@ class PageLayout:
             [(label, name) for name, label in choice.CHIPS.items()],
             value=chips,
             label="Protect",
-            info="what is kept as in the photo (--protect)",
+            info="what is kept as in the photo (`--protect`)",
             elem_id="protect",
             elem_classes=["option", "chips"],
             interactive=True,
@@ -162,7 +172,7 @@ class PageLayout:
             step=1,
             buttons=[],
             label="How much of it stays",
-            info="100 keeps it as it is, 0 paints it like the rest (--protect MASK=AMOUNT)",
+            info="100 keeps it as it is, 0 paints it like the rest (`--protect MASK=AMOUNT`)",
             elem_id="protect-amount",
             elem_classes=["option"],
             interactive=True,

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import json
 import math
 import re
@@ -53,6 +54,8 @@ LINE_COLORS = (
     *("#d64550", "#4a6fd1", "#b08968", "#7a8c1f"),
 )
 """Colors of the lines in the chart, readable on light and dark; the first is the color of the total."""
+
+_refusals = itertools.count(1)
 
 
 def encode_data_url(pixels: Pixels, long_side: int = LIVE_SIDE) -> str:
@@ -175,6 +178,11 @@ def render_invitation() -> str:
 def render_refusal(problem: str) -> str:
     """Return why a photo is refused, in the place of the photo."""
     return f'<div class="frame refused" role="alert"><p>{escape(problem)}</p></div>'
+
+
+def render_refusal_note(problem: str) -> str:
+    """Return why a photo is refused while the one before it stays; each has another number, for the scripts."""
+    return f'<p class="failed" role="alert" data-refusal="{next(_refusals)}">{escape(problem)}</p>'
 
 
 def render_live_view(progress: Progress) -> str:
@@ -352,5 +360,10 @@ def render_about() -> str:
         photo=encode_file_url(library.list_contents()[INVITATION_PAIR[0]], FIGURE_SIDE),
         painting=encode_file_url(library.list_styles()[INVITATION_PAIR[1]], FIGURE_SIDE),
         result=encode_file_url(INVITATION, FIGURE_SIDE),
-        credits="".join(f"<li>{escape(credit)}</li>" for credit in library.read_credits().values()),
+        credits="".join(f"<li>{_render_code(credit)}</li>" for credit in library.read_credits().values()),
     )
+
+
+def _render_code(text: str) -> str:
+    """Return a text in which backquotes mark code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))

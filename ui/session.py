@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from styler import environment
 from styler.engine.result import Pixels, Result
+from styler.errors import UsageError
 from styler.options import Options
 from styler.provenance import Record
 
@@ -113,10 +114,12 @@ class Session:
     folder: Path
     stop: threading.Event = field(default_factory=threading.Event)
     """Stops the current or the last piece of work."""
+    photo: Upload | None = None
+    """The photo that was chosen last and could be read."""
     photo_html: str = ""
-    """The photo that was chosen last, as the page shows it."""
+    """That photo, as the page shows it."""
     photo_url: str = ""
-    """A small copy of that photo."""
+    """A small copy of it."""
     drawing: tuple[Path, Upload] | None = None
     """The photo that was drawn on last, and what was drawn."""
     protected: tuple[str, ...] = ()
@@ -159,6 +162,16 @@ class Session:
         """Stop the current work and keep nothing of it."""
         self.is_discarded = True
         self.stop.set()
+
+    def get_selected_picture(self) -> FinishedPicture:
+        """Return the picture that is shown.
+
+        Raises:
+            UsageError: there is none yet.
+        """
+        if not self.pictures:
+            raise UsageError("There is no picture yet; paint one first.")
+        return self.pictures[self.selected]
 
     def get_drawing(self, photo: Upload) -> Upload | None:
         """Return what was drawn on a photo; None if nothing was."""

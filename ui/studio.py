@@ -380,7 +380,7 @@ class Studio:
         return options.time if options.time and schedule else self.work_estimate.estimate_seconds(schedule)
 
     def estimate_times(self, options: Options, width: int, height: int) -> dict[str, float | None]:
-        """Return how long a picture will take with each preset, chosen on the page where the options are set."""
+        """Return how long a picture will take with each preset; all but that of the options set their own values."""
         server = {name: getattr(self.options, name) for name in list_options()}
         changed = {"preset", "iterations", *(name for bundle in PRESETS.values() for name in bundle.values)}
         times = {}
@@ -389,7 +389,7 @@ class Studio:
             changes = {name: value for name, value in chosen.items() if value != server[name]}
             values = resolve_options(("server", server), ("visitor", changes)).options
             whole = options.replace(**{name: getattr(values, name) for name in changed})
-            times[preset] = self.estimate_seconds(whole, width, height)
+            times[preset] = self.estimate_seconds(options if preset == options.preset else whole, width, height)
         return times
 
     def estimate_photo(self, photo: Upload, options: Options) -> float | None:

@@ -55,7 +55,7 @@ class Options:
         512, "long side in pixels, or 'original'", low=64, high=16_384, noun="the long side"
     )
     preset: str = _picture("standard", "effort", choices=PRESETS)
-    look: str = _picture("plain", "manner", choices=LOOKS)
+    look: str = _picture("plain", "manner of painting, which sets other options", choices=LOOKS)
     strength: float = _picture(50.0, "how far to go from the photo toward the painting", low=0, high=100)
     stroke_size: float = _picture(1.0, "size of the strokes; 2 doubles it", low=0.25, high=4)
     brushwork: float = _picture(50.0, "how much of the painting's own strokes; 0 for texture alone", low=0, high=100)

@@ -99,6 +99,8 @@ def test_both_pictures_are_whole_over_each_other_and_side_by_side(page: Page, nu
         assert first[2:] == pytest.approx(second[2:], abs=0.1)
         apart = second[0] - first[0] - first[2], second[1] - first[1] - first[3]
         assert max(apart) > 0, "one covers the other"
+        button = get_box(page, ".screen")
+        assert button[0] + button[2] <= second[0] + second[2], "the buttons are on a picture"
         check_width(page)
     page.click("#side")
     assert get_box(page, "#slider .before") == get_box(page, "#slider .after")
@@ -127,6 +129,7 @@ def test_a_blend_is_shown_at_once_and_moves_nothing(page: Page, number: int, nam
     check_width(page)
     page.fill("#blend", "100")
     expect(page.locator("#side")).to_be_visible()
+    assert page.input_value("#slider input") == "50", "the line is back"
 
 
 @pytest.mark.parametrize(("number", "name"), NUMBERS)
@@ -173,12 +176,13 @@ def test_the_magnifier_shows_actual_pixels(page: Page, number: int, name: str, s
         lens = get_box(page, ".lens")
         assert lens[0] + lens[2] / 2 == pytest.approx(left + x * width, abs=1)
         assert lens[1] + lens[3] / 2 == pytest.approx(top + y * height, abs=1)
+        assert lens[2:] == pytest.approx([min(176, max(88, height))] * 2), "it does not cover what is around a panorama"
         style = page.eval_on_selector(".lens", "({ style }) => [style.backgroundSize, style.backgroundPosition]")
         drawn, place = ([float(part.removesuffix("px")) for part in text.split()] for text in style)
         zoom = drawn[0] / natural
-        assert zoom == 1 if width < natural else zoom >= 2 * width / natural
-        assert (88 - place[0]) / drawn[0] == pytest.approx(x, abs=0.02)
-        assert (88 - place[1]) / drawn[1] == pytest.approx(y, abs=0.02)
+        assert zoom == 1 if width < 0.6 * natural else zoom >= 2 * width / natural
+        assert (lens[2] / 2 - place[0]) / drawn[0] == pytest.approx(x, abs=0.02)
+        assert (lens[2] / 2 - place[1]) / drawn[1] == pytest.approx(y, abs=0.02)
     check_width(page)
     page.mouse.down()
     page.mouse.move(left + width / 4, top + height / 2)
@@ -210,6 +214,21 @@ def test_the_magnifier_obeys_keys_and_fingers(page: Page) -> None:
     assert lens[1] + lens[3] < y, "the lens is above the finger"
     page.keyboard.press("Space")
     expect(page.locator(".lens")).to_be_hidden()
+
+
+@pytest.mark.parametrize("height", [900, 720])
+def test_the_end_of_the_column_is_reached_without_scrolling_past_the_options(page: Page, height: int) -> None:
+    page.set_viewport_size({"width": 1280, "height": height})
+    show(page, 2)
+    if not page.locator("#option-iterations").is_visible():
+        page.click("#advanced summary")
+    column, whole = page.evaluate("[document.querySelector('#picture').offsetHeight, document.body.scrollHeight]")
+    assert height < column < whole / 3
+    page.wait_for_function("document.querySelector('#picture').style.getPropertyValue('--column-height')")
+    for top in (column - height + 150, whole):
+        page.evaluate("top => scrollTo(0, top)", top)
+        assert sum(get_box(page, "#losses")[1::2]) <= height
+    page.evaluate("() => scrollTo(0, 0)")
 
 
 def test_fingers_and_the_tab_key_reach_everything(page: Page) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from made import Pixels
 from pages import Site, Visitor, set_size, start_painting, upload_photo, wait_for_text
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 from torch import Tensor
 
 from styler import images
@@ -47,16 +47,22 @@ def test_a_chip_shows_its_mask_and_the_part_is_kept(visitor: Visitor, site: Site
     page = visitor()
     upload_photo(page, photo)
     assert get_chips(page) == []
+    amount = page.locator("#protect-amount")
+    expect(amount).to_be_hidden()
+    tops = page.evaluate("() => ['#area-note', '#draw'].map(id => document.querySelector(id).getBoundingClientRect())")
+    assert tops[1]["top"] - tops[0]["bottom"] == 16, "it leaves no gap"
     size = page.eval_on_selector("#stage .frame", GET_SIZE)
     page.locator("#protect input").nth(1).focus()
     page.keyboard.press("Space")  # Subject
     page.wait_for_selector('#stage .mask[alt="the subject, colored"]')
+    expect(amount).to_be_visible()
     assert page.eval_on_selector("#stage .frame", GET_SIZE) == size, "nothing jumps"
     page.get_by_label("Faces", exact=True).check()
     wait_for_text(page, "No face was found in this photo.", "#area-note")
     page.get_by_label("Nothing", exact=True).check()
     page.wait_for_function("() => document.querySelectorAll('#protect input:checked').length === 1")
     assert get_chips(page) == ["Nothing"]
+    expect(amount).to_be_hidden()
     page.wait_for_function("() => !document.querySelector('#stage .mask')")
     page.get_by_label("Subject", exact=True).check()
     page.wait_for_selector("#stage .mask")
@@ -113,6 +119,9 @@ def test_a_finger_draws_what_is_kept_on_a_phone(visitor: Visitor, site: Site, ph
     set_size(page, 64)
     start_painting(page, is_long=False, iterations=3)
     wait_for_text(page, "what was drawn kept at 70", "#summary")
+    photo.write_bytes(photo.read_bytes()[:999])
+    page.set_input_files("#content input[type=file]", photo)
+    wait_for_text(page, "Cannot read 'holiday.png'")
     page.click("#draw")  # goes on from what was drawn
     page.wait_for_selector("#board dialog[open] canvas")
     assert done.is_enabled()
@@ -124,9 +133,11 @@ def test_the_background_takes_another_painting(visitor: Visitor, photo: Path) ->
     page = visitor()
     upload_photo(page, photo)
     page.click("#other summary")
-    assert not page.locator("#region-style").is_visible()
+    others = page.locator("#region-style, #own-region-style")
+    assert [each.is_visible() for each in others.all()] == [False, False]
     page.get_by_label("The background", exact=True).check()
     page.wait_for_selector('#stage .mask[alt="the background, colored"]')
+    assert [each.is_visible() for each in others.all()] == [True, True]
     set_size(page, 64)
     start_painting(page, is_long=False, iterations=3)
     wait_for_text(page, "Choose the other painting for the background")

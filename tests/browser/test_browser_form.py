@@ -108,11 +108,11 @@ def test_advanced_is_grouped_and_every_field_is_explained(visitor: Visitor) -> N
     assert page.locator("#advanced-controls h2").all_inner_texts() == ["Picture", "Print", "Effort", "Objective"]
     opacities = page.eval_on_selector_all(
         "#advanced-controls .option .info-text",
-        "lines => lines.map(line => [line, line.querySelector('code')].map(each => getComputedStyle(each).opacity))",
+        "lines => lines.map(line => [line, line.querySelector('em')].map(each => getComputedStyle(each).opacity))",
     )
     assert opacities == [["1", "0"]] * len(controls.ADVANCED_OPTIONS)
     page.hover("#option-taper .info-text")
-    flag = page.locator("#option-taper code")
+    flag = page.locator("#option-taper em")
     page.wait_for_function("code => getComputedStyle(code).opacity === '1'", arg=flag.element_handle())
     assert flag.inner_text() == "0.01 to 2; --taper."
 

@@ -12,7 +12,7 @@ from playwright.sync_api import Page
 from styler import images
 
 GRADIO_MARKUP = {
-    ("nested-interactive", 'button[aria-label="common.upload"]'): "the button that adds files contains their input"
+    ("nested-interactive", 'button[aria-label="Add files"]'): "the button that adds files contains their input"
 }
 """Violations in markup that Gradio generates: the axe rule, the element, and the reason."""
 
@@ -95,12 +95,30 @@ def visit_states(page: Page, photo: Path) -> Any:
     yield "about"
 
 
-def test_a_phone_never_scrolls_sideways(visitor: Visitor, photo: Path) -> None:
+def list_small_controls(page: Page) -> list[str]:
+    """Return the visible controls that are too small for a finger; of a radio button or a box, its label counts."""
+    small: list[str] = page.evaluate(
+        """() => [...document.querySelectorAll(
+          ".gradio-container :is(button, a, select, summary, textarea, input:not([type=hidden], [type=file]))"
+        )].filter((each) => each.checkVisibility({ visibilityProperty: true })
+          && !each.closest("[aria-hidden=true], .compare input, button button")
+        ).map((each) => {
+          const target = each.matches("[type=radio], [type=checkbox]") ? each.closest("label") : each;
+          const box = target.getBoundingClientRect();
+          const around = Math.max(0, -parseFloat(getComputedStyle(each, "::after").inset) || 0); // takes clicks, too
+          return [each, Math.min(box.width, box.height) + 2 * around];
+        }).filter(([each, side]) => side < 44).map(([each, side]) => `${side} ${each.outerHTML.slice(0, 200)}`)"""
+    )
+    return small
+
+
+def test_a_phone_never_scrolls_sideways_and_has_room_for_fingers(visitor: Visitor, photo: Path) -> None:
     page = visitor(width=360, height=740)
     for state in visit_states(page, photo):
         settle(page)
         widths = page.evaluate("[document.documentElement.scrollWidth, document.body.scrollWidth]")
         assert max(widths) <= 360, f"{state}: {widths}"
+        assert list_small_controls(page) == [], state
         if state == "painting":  # the Paint button is far below the picture
             assert page.evaluate("document.querySelector('#stage').getBoundingClientRect().top") >= 0
         if state in {"empty", "photo", "done"}:
@@ -130,18 +148,35 @@ def test_axe_finds_no_serious_violation(visitor: Visitor, photo: Path) -> None:
     assert violations == {}
 
 
-def test_images_have_alt_texts_and_controls_are_reached_by_tab(visitor: Visitor, photo: Path) -> None:
-    page = visitor()
+IS_HIDDEN = """() => {
+  const focused = document.activeElement;
+  if (focused === document.body || focused.closest("#paint")) return false;
+  const box = (focused.closest("label") ?? focused).getBoundingClientRect();
+  const button = document.querySelector("#paint").getBoundingClientRect();
+  const isBeside = box.left >= button.right || box.right <= button.left;
+  return box.top > innerHeight || (!isBeside && box.top < button.bottom && box.bottom > button.top);
+}"""
+"""Script that returns whether what has the focus is below the window or behind the button that paints."""
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (360, 740)])
+def test_images_have_alt_texts_and_controls_are_reached_by_tab(
+    visitor: Visitor, photo: Path, width: int, height: int
+) -> None:
+    page = visitor(width=width, height=height)
     upload_photo(page, photo)
     missing = page.evaluate(
         "[...document.images].filter(i => i.getAttribute('alt') === null).map(i => i.outerHTML.slice(0, 200))"
     )
     assert missing == []
-    reached = set()
+    reached, hidden = set(), []
     page.locator("body").press("Tab")
     for _ in range(60):
         reached.add(page.evaluate("document.activeElement.closest('[id]')?.id"))
+        if page.evaluate(IS_HIDDEN):
+            hidden.append(page.evaluate("document.activeElement.outerHTML"))
         page.keyboard.press("Tab")
+    assert hidden == []
     for name in ("content", "sample", "style", "own-styles", "paint"):
         inside = page.evaluate(
             "([name, ids]) => ids.some(id => document.getElementById(id)?.closest(`#${name}`))",

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from made import Pixels
 from pages import Site, Visitor, check_whole, set_options, set_size, start_painting, upload_photo, wait_for_text
+from PIL import Image
 from playwright.sync_api import Browser, Dialog, Page
 
 from styler import images
@@ -60,22 +61,34 @@ DROP = """([selector, files, text]) => {
 """Script that drops files, each given by its name, size and type, or a text; it returns whether the page took them."""
 
 
-def test_a_refused_photo_is_named_on_the_stage_and_the_one_before_it_is_not_painted(
-    visitor: Visitor, photo: Path
+def test_a_refused_photo_is_named_and_the_one_before_it_stays_and_is_painted(
+    visitor: Visitor, photo: Path, tmp_path: Path, pixels: Pixels
 ) -> None:
     page = visitor()
+    frame = "() => document.querySelector('#stage .frame').style.getPropertyValue('--ratio')"
+    Image.fromarray((pixels(300, 60) * 255).astype("uint8")).save(tmp_path / "tall.jpg")
+    cut = images.write_file(tmp_path / "cut.jpg", (tmp_path / "tall.jpg").read_bytes()[:-2000])
+    page.locator("#sample label").nth(2).click()
+    page.wait_for_selector('#stage img[alt="Your photo, bridge.jpg"]')
+    ratio = page.evaluate(frame)
+    page.set_input_files("#content input[type=file]", cut)  # browsers show it, and know its proportions
+    wait_for_text(page, "Cannot read 'cut.jpg'", "#status [role=alert]")
+    page.wait_for_function("ratio => (" + frame + ")() === ratio", arg=ratio)
+    assert page.is_checked("#sample [value=bridge]")
+    upload_photo(page, photo)
     for selector, files, text, message in (
         ("#content", [["notes.heic", 9, ""]], "", "Cannot read 'notes.heic'"),  # a type that browsers do not know
         ("#stage", [["huge.png", 2_100_000, "image/png"]], "", "'huge.png' has 2.10 MB, more than the limit"),
         ("body", [["a.png", 9, "image/png"], ["b.png", 9, "image/png"]], "", "One photo is painted at a time"),
         ("#content", [], "https://example.org/cat.jpg", "That is text or a link, not a file"),
     ):
-        upload_photo(page, photo)
         assert page.evaluate(DROP, [selector, files, text])
-        wait_for_text(page, message, "#stage [role=alert]")
-        assert page.locator("#stage img").count() == 0
-        page.click("#paint")
-        wait_for_text(page, "Choose a photo first")
+        wait_for_text(page, message, "#status [role=alert]")
+        assert page.locator('#stage img[alt="Your photo, holiday.png"]').is_visible()
+        page.wait_for_selector('#content img[src*="holiday"]')
+    set_size(page, 64)
+    start_painting(page, is_long=False, iterations=2)
+    wait_for_text(page, "64×48 px", "#summary")
     assert page.evaluate(DROP, ["#own-styles", [["huge.png", 2_100_000, "image/png"]], ""])
     wait_for_text(page, "'huge.png' has 2.10 MB", ".alert")
 

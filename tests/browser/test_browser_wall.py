@@ -88,6 +88,20 @@ def test_a_sample_shifts_nothing(visitor: Visitor, width: int) -> None:
     assert page.evaluate("() => window.shifts") < 0.05
 
 
+def test_the_chosen_tile_is_in_sight_on_a_phone(visitor: Visitor) -> None:
+    page = visitor(width=360, height=740)
+    for name in ("starry-night", PAINTINGS[0], PAINTINGS[-1]):
+        place = page.evaluate("() => scrollY")
+        page.evaluate("name => document.querySelector(`#style [value=${name}]`).click()", name)
+        page.wait_for_function(
+            """() => {
+              const box = document.querySelector("#style label:has(input:checked)").getBoundingClientRect();
+              return box.left >= 0 && box.right <= innerWidth;
+            }"""
+        )
+        assert page.evaluate("() => scrollY") == place, "the page stays where it is"
+
+
 def test_previews_follow_the_settings_and_wait_while_somebody_paints(visitor: Visitor, site: Site, photo: Path) -> None:
     page = visitor()
     upload_photo(page, photo)

@@ -181,7 +181,11 @@ def test_a_hostile_or_empty_drawing_is_refused(
         assert session.drawing is None
 
 
-def test_another_photo_forgets_the_drawing() -> None:
+def test_another_photo_forgets_the_drawing(session: Session, photo: Upload, tmp_path: Path) -> None:
+    session.photo, session.drawing = photo, (photo.path, photo)
+    assert AreaHandlers.forget_drawing(session, ["faces", "drawn"], "drawn") == (["faces", "drawn"], "drawn")
+    session.photo = Upload.from_path(tmp_path / "other.png")
+    assert AreaHandlers.forget_drawing(session, ["faces", "drawn"], "drawn") == (["faces"], "whole")
     assert choice.forget_drawing(["faces", "drawn"], "drawn") == (["faces"], "whole")
     assert choice.forget_drawing(["faces"], "subject") == (["faces"], "subject")
 

@@ -87,10 +87,18 @@ def test_advanced_options_are_grouped_as_in_the_help() -> None:
 
 
 def test_an_explanation_hides_the_flag_until_hover() -> None:
-    assert controls.make_explanation("seed") == ("Random seed; each seed gives a variant. `0 to 4294967295; --seed.`")
-    visible, hidden = controls.make_explanation("look").split(" `")
+    assert controls.make_explanation("seed") == ("Random seed; each seed gives a variant. *0 to 4294967295; `--seed`.*")
+    visible, hidden = controls.make_explanation("look").split(" *")
     assert "--" not in visible
     assert "oil: thick, smooth strokes" in hidden
+
+
+def test_a_size_that_is_none_is_explained_with_the_papers() -> None:
+    with pytest.raises(OptionError, match="for the long side, or 'original', or a paper such as A2 or 50x70cm"):
+        controls.parse_size("banana")
+    info = controls.make_size_choice().info
+    assert "`--size`" in str(info)
+    assert "a paper such as A2" in str(info)
 
 
 def test_the_invitation_is_painted_as_a_draft_in_place_of_what_was_chosen(paint_tab: PaintHandlers) -> None:

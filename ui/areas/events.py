@@ -46,6 +46,13 @@ class AreaHandlers:
             changes[self.tab.layout.region] = choice.WHOLE
         return changes
 
+    @staticmethod
+    def forget_drawing(session: Session, chips: Sequence[str], region: str) -> tuple[list[str], str]:
+        """Return what is chosen after a choice of a photo: no drawing, unless it was made on this photo."""
+        if session.photo and session.get_drawing(session.photo):
+            return [*chips], region
+        return choice.forget_drawing(chips, region)
+
     def open_board(self, session: Session, content: Upload | None, sample: str | None) -> Changes:
         """Open the board with the photo on it."""
         if not session.photo_html or not (content or sample):

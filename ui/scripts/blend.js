@@ -33,6 +33,7 @@
       if (view.dataset.other) styler.compareWith(view, 0);
     }
     showBlend(view, Number(event.target.value));
+    if (Number(view.dataset.blend) === 100) styler.moveLine(view.querySelector(".compare"), 50);
   });
 
   const repaint = (view) => {

@@ -16,11 +16,26 @@
     return "";
   };
   // The stage takes the proportions of the photo at once: when the server answers, nothing below it moves any more.
+  // If the server refuses it, the frame keeps what it shows.
+  let before = null;
   const setRatio = (ratio) => {
     const frame = document.querySelector("#stage .frame");
-    frame?.classList.remove("invitation");
-    frame?.style.setProperty("--ratio", ratio);
+    if (!frame || styler.isPainting()) return;
+    if (!frame.hasAttribute("data-fitted")) before = frame.style.getPropertyValue("--ratio");
+    frame.classList.remove("invitation");
+    frame.toggleAttribute("data-fitted", true);
+    frame.style.setProperty("--ratio", ratio);
   };
+  let refused = null;
+  styler.watchPage(() => {
+    const refusal = document.querySelector("#status [data-refusal]");
+    const frame = document.querySelector("#stage .frame[data-fitted]");
+    if (refusal && refusal.dataset.refusal !== refused && frame) {
+      frame.removeAttribute("data-fitted");
+      frame.style.setProperty("--ratio", before);
+    }
+    refused = refusal?.dataset.refusal;
+  });
   const fitStage = (file) => {
     const image = new Image();
     image.onload = () => {

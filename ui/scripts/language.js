@@ -4,6 +4,11 @@
   Object.defineProperty(navigator, "language", { get: () => "en" });
   Object.defineProperty(navigator, "languages", { get: () => ["en"] });
 
+  // Gradio has no word for the button that adds files to a list.
+  styler.watchPage(() => {
+    for (const button of document.querySelectorAll('button[title="common.upload"]')) button.title = button.ariaLabel = "Add files";
+  });
+
   document.addEventListener("paste", (event) => {
     const number = event.clipboardData?.getData("text").trim().match(/^(-?\d+),(\d+)$/);
     if (!number || !event.target.matches?.("input[type=number]")) return;

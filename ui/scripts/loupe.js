@@ -1,9 +1,11 @@
 // The magnifier: a lens with the actual pixels of the painted picture, which follows the pointer and the arrow keys.
 (() => {
   const RADIUS = 88;
-  const LIFT = 96; // above a finger, which would hide it
+  const MIN_RADIUS = 44; // smaller ones show too little, even of a panorama on a phone
+  const GAP = 8; // between the lens and the finger below it, which would hide it
+  const NEARLY_ALL = 0.6; // of the pixels: then the actual pixels are hardly larger than what is shown
   const STEP = 0.02;
-  let point = null; // shares of the width and height of the picture, and how far above them the lens is
+  let point = null; // shares of the width and height of the picture, and whether a finger is there
 
   const placeLens = (view) => {
     const picture = view.querySelector(".after");
@@ -12,16 +14,18 @@
     if (!point) return;
     const box = picture.getBoundingClientRect();
     const shown = box.width / picture.naturalWidth;
-    const zoom = shown < 1 ? 1 : Math.ceil(2 * shown);
+    const zoom = shown < NEARLY_ALL ? 1 : Math.ceil(2 * shown);
+    const radius = Math.max(MIN_RADIUS, Math.min(RADIUS, box.height / 2));
     const [width, height] = [picture.naturalWidth * zoom, picture.naturalHeight * zoom];
-    const [x, y] = [box.left + point.x * box.width, box.top + point.y * box.height - point.lift];
-    lens.style.transform = `translate(${x - RADIUS}px, ${y - RADIUS}px)`;
+    const [x, y] = [box.left + point.x * box.width, box.top + point.y * box.height - (point.isTouch ? radius + GAP : 0)];
+    lens.style.width = lens.style.height = `${2 * radius}px`;
+    lens.style.transform = `translate(${x - radius}px, ${y - radius}px)`;
     lens.style.backgroundSize = `${width}px ${height}px`;
-    lens.style.backgroundPosition = `${RADIUS - point.x * width}px ${RADIUS - point.y * height}px`;
+    lens.style.backgroundPosition = `${radius - point.x * width}px ${radius - point.y * height}px`;
   };
-  const movePoint = (view, x, y, lift = 0) => {
+  const movePoint = (view, x, y, isTouch = false) => {
     const clamp = (share) => Math.min(1, Math.max(0, share));
-    point = { x: clamp(x), y: clamp(y), lift };
+    point = { x: clamp(x), y: clamp(y), isTouch };
     placeLens(view);
   };
   const magnify = (view, isOn) => {
@@ -47,8 +51,8 @@
     const view = event.target.closest?.(".magnified");
     if (!view || !event.target.closest(".compare") || event.target.closest("button")) return;
     const box = view.querySelector(".after").getBoundingClientRect();
-    const isTouch = event.pointerType !== "mouse";
-    movePoint(view, (event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height, isTouch ? LIFT : 0);
+    const [x, y] = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+    movePoint(view, x, y, event.pointerType !== "mouse");
   };
   document.addEventListener("pointerdown", follow);
   document.addEventListener("pointermove", follow);

@@ -7,6 +7,20 @@
     clearTimeout(timer);
     timer = setTimeout(() => document.querySelector("#refresh")?.click(), PAUSE);
   };
+  // On a phone the tiles are a row that scrolls: the chosen one comes into sight, and the page stays where it is.
+  const revealed = new Map();
+  const reveal = () => {
+    for (const tile of document.querySelectorAll(":is(#sample, #style, #region-style) label:has(input:checked)")) {
+      const row = tile.parentElement;
+      if (!row.clientWidth || revealed.get(row) === tile) continue;
+      revealed.set(row, tile);
+      const [box, frame] = [tile.getBoundingClientRect(), row.getBoundingClientRect()];
+      if (box.left >= frame.left && box.right <= frame.right) continue;
+      row.scrollBy({ left: (box.left + box.right - frame.left - frame.right) / 2 });
+    }
+  };
+  styler.watchPage(reveal);
+  document.addEventListener("change", reveal);
   const isSetting = (target) =>
     target.closest?.("#choices") && !target.closest("#content, #sample, #style, #own-styles, #settings-file");
   for (const kind of ["input", "change"]) {
