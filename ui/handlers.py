@@ -20,7 +20,7 @@ from ui.controls import MAX_STYLES
 from ui.layout import BatchLayout, PageLayout
 from ui.queue import QUEUE_FULL
 from ui.session import FinishedPicture, PaintRequest, Session, Upload
-from ui.studio import Studio, make_deep_file
+from ui.studio import Studio
 
 INTERNAL_ERROR = "Something went wrong on the server, which is a bug in styler. Your photo is still here; try again."
 WAITING = "Waiting in the queue…"
@@ -165,7 +165,7 @@ class PaintHandlers:
                 return self.refuse_photo(session, str(problem))
         session.photo, session.photo_html, session.photo_url, session.shown_preview = photo, "", "", None
         if photo:
-            self.studio.expect_previews(picture)
+            self.studio.expect_previews(photo, picture)
             source = render.encode_data_url(picture.pixels)
             session.photo_html = render.render_frame(source, picture.width, picture.height, f"Your photo, {photo.name}")
             session.photo_url = render.encode_data_url(picture.pixels, render.THUMBNAIL_SIDE)
@@ -410,7 +410,7 @@ class PaintHandlers:
         try:
             picture = session.get_selected_picture()
             files = {
-                button: gr.update(value=str(make_deep_file(picture, suffix)), visible=True)
+                button: gr.update(value=str(picture.make_deep_file(suffix)), visible=True)
                 for suffix, button in layout.deep_files.items()
             }
         except StylerError as problem:

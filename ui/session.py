@@ -106,6 +106,11 @@ class FinishedPicture:
     result: Result
     """For encoding other formats; its arrays stay on disk."""
 
+    def make_deep_file(self, suffix: str) -> Path:
+        """Return the picture in 16 bits, as `png` or `tiff`; it is encoded when it is first requested."""
+        path = self.png.with_name(f"{self.png.stem}.16bit.{suffix}")
+        return path if path.exists() else self.result.save(path, overwrite=True, bit_depth=16)
+
 
 @dataclass(slots=True, eq=False)
 class Session:

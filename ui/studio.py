@@ -53,6 +53,8 @@ UNKNOWN_SIZE = (1, 1)
 """Width and height of a photo that was not read yet: a square has the most pixels for its long side."""
 MAX_SIZES = 1000
 """Photos whose size is remembered."""
+MAX_KEPT_PIXELS = 16_000_000
+"""Pixels of a photo that is kept from its choice to its previews, at 12 bytes each."""
 SHOWN_MASK_SIDE, MAX_SHOWN_MASKS = 640, 64
 """Long side of the masks that are shown, in pixels, and how many of recent photos are kept."""
 FIXED_SECONDS = 0.5
@@ -150,6 +152,7 @@ class Studio:
         self._max_pixels = max_pixels
         self._painter: Painter | None = None
         self._network = ""
+        self._kept: tuple[Path, Picture] | None = None  # the photo that was chosen last, until it is read again
         self._sizes: dict[Path, tuple[int, int]] = {}  # width and height of the photos that were read
         self._shown_masks: OrderedDict[tuple[Path, str], NDArray[np.uint8] | None] = OrderedDict()
         self._load_lock = threading.Lock()
@@ -220,18 +223,22 @@ class Studio:
         Raises:
             ImageError: it is not an image, or it is too large; the message has the name that its owner gave it.
         """
+        if (kept := self._kept) and kept[0] == upload.path and upload.path.exists():
+            self._kept = None
+            return kept[1]
         picture = self._decoder.read(_read_bytes(upload), name=upload.name, max_pixels=self._max_pixels)
         self._sizes[upload.path] = picture.width, picture.height
         if len(self._sizes) > MAX_SIZES:
             self._sizes.pop(next(iter(self._sizes)), None)
         return picture
 
-    def expect_previews(self, photo: Picture) -> None:
-        """Begin to look for faces in a photo that has just been chosen, whose previews protect them by default.
+    def expect_previews(self, upload: Upload, photo: Picture) -> None:
+        """Prepare for the previews of a photo that has just been chosen: keep its pixels, and begin to look for faces.
 
-        The previews wait for the result, or find it there; what fails here fails there again, with a message.
+        They are protected by default. The previews wait for them; what fails here fails there again, with a message.
         """
         if self.has_previews and self.is_ready:
+            self._kept = (upload.path, photo) if photo.width * photo.height <= MAX_KEPT_PIXELS else None
             self.mask_thread.submit(self.load_painter().find_mask, photo, "faces")
 
     def read_mask(self, upload: Upload) -> Tensor:
@@ -435,12 +442,6 @@ def _average(average: float | None, value: float) -> float:
     if average is None:
         return value
     return average + NEW_SHARE * (min(max(value, average / MAX_FACTOR), average * MAX_FACTOR) - average)
-
-
-def make_deep_file(picture: FinishedPicture, suffix: str) -> Path:
-    """Return the picture in 16 bits, as `png` or `tiff`; it is encoded when it is first requested."""
-    path = picture.png.with_name(f"{picture.png.stem}.16bit.{suffix}")
-    return path if path.exists() else picture.result.save(path, overwrite=True, bit_depth=16)
 
 
 def shrink_mask(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:

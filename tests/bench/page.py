@@ -35,12 +35,13 @@ WATCH_TILES = """() => { window.tiles = new Promise(done => {
     const areAll = turned === document.querySelectorAll('#style label').length && !note;
     const passed = [turned, finished || (turned && !note), areAll];
     while (times.length < 3 && passed[times.length]) times.push(performance.now() - began);
-    if (times.length === 3) done(times); else requestAnimationFrame(look);
+    if (times.length === 3) { watch.disconnect(); done(times); }
   };
-  look();
+  const watch = new MutationObserver(look);
+  watch.observe(document.body, { childList: true, subtree: true, characterData: true });
 }); }"""
 """Script that measures the milliseconds from the choice of a photo to the first tile, to the first preview that is
-finished, and to the last."""
+finished, and to the last. It works only when the page changes: looking at every frame would keep a processor busy."""
 HAS_ALL_TILES = """() => !document.querySelector('#wall-note').innerText
   && document.querySelectorAll('[id^=tile-] style').length === document.querySelectorAll('#style label').length"""
 """Script that returns whether every painting has its preview."""

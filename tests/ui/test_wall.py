@@ -17,6 +17,7 @@ from styler import images, library, schedule
 from styler.engine.painter import Painter
 from styler.engine.sources import Input
 from styler.images import Picture
+from styler.images.child import Decoder
 from styler.options import Options
 from ui import controls, handlers, wall
 from ui.handlers import Changes, PaintHandlers
@@ -148,6 +149,28 @@ def test_faces_are_found_while_the_page_asks_for_previews(
         begin(walls, session)
         studio.mask_thread.submit(lambda: None).result()
     assert found == ["faces"]
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_a_photo_is_decoded_once_for_the_stage_and_its_previews_unless_it_is_large(
+    walls: WallHandlers, session: Session, studio: Studio, monkeypatch: pytest.MonkeyPatch, is_kept: bool
+) -> None:
+    studio.load_painter()
+    names: list[str] = []
+    read = Decoder.read
+
+    def note(decoder: Decoder, data: bytes, **settings: Any) -> Picture:
+        names.append(Path(settings["name"]).stem)
+        return read(decoder, data, **settings)
+
+    monkeypatch.setattr(Decoder, "read", note)
+    monkeypatch.setattr("ui.studio.MAX_KEPT_PIXELS", 451 * 300 - (not is_kept))
+    begin(walls, session)
+    next(work := paint(walls, session))
+    work.close()
+    assert names.count("cat") == (1 if is_kept else 2)
+    studio.read_picture(Upload.from_path(library.list_contents()["cat"]))
+    assert names.count("cat") == (2 if is_kept else 3), "its pixels are not held any longer"
 
 
 def test_paintings_with_the_colors_of_the_photo_come_first(studio: Studio) -> None:
