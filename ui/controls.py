@@ -50,6 +50,7 @@ MAX_WEIGHT = 4.0
 SIZES: dict[str, int | str] = {"Small": 512, "Screen": 1024, "Large": 2048, "Print A4": "A4", "Print A3": "A3"}
 """Sizes with a name, in pixels or as a paper; any other can be typed."""
 PAPER_EXAMPLES = "A2 or 50x70cm"
+"""What else the field of the size can hold, as hints and errors name it."""
 OWN_SIZE = "own"
 """The choice among the sizes that shows the field for any other."""
 SLIDER_OPTIONS = ("strength", "stroke_size", "brushwork", "keep_color", "taper")

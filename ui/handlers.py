@@ -156,10 +156,11 @@ class PaintHandlers:
 
     def show_content(self, session: Session, content: Upload | None, sample: str | None) -> Changes:
         """Show the chosen photo in its frame, or why it is refused; while painting, keep it for the next picture."""
-        photo, text = (select_content(content, sample) if content or sample else None), ""
-        if photo:
-            session.add_uploads(photo)
+        photo, text = None, ""
+        if content or sample:
             try:
+                photo = select_content(content, sample)
+                session.add_uploads(photo)
                 picture = self.studio.read_picture(photo)
             except StylerError as problem:
                 return self.refuse_photo(session, str(problem))

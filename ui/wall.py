@@ -242,7 +242,7 @@ class WallHandlers:
         return add_areas(request, drawn, chips, amount, WHOLE, None, None)
 
     def paint(self, session: Session, wall: WallRound) -> Generator[Changes, None, None]:
-        """Paint the previews that are missing, and show each as soon as it is finished."""
+        """Paint the previews that are missing, and show each before it has strokes and again when it is finished."""
         try:
             for style, _preview in paint_wall(self.tab.studio, session, wall, openings=True):
                 changes = self._show_tile(session, style)

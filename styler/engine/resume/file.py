@@ -41,8 +41,8 @@ _BEGINNING = 256
 def encode_tree(tree: Mapping[str, Any]) -> list[bytes | memoryview]:
     """Return the parts of a file that holds a tree of dicts, lists, numbers, texts and tensors on the CPU.
 
-    They share the memory of the tensors, which can be as large as all that is left: the package `safetensors` writes
-    without a copy only where nothing else may touch the file.
+    The parts share the memory of the tensors, which can take most of what there is. `safetensors` would copy them, or
+    write to a path of its own, without the care that `images.write_file` takes.
 
     Source: the format in the documentation of safetensors: the length of a header, the header in JSON, and the values.
     """
