@@ -128,6 +128,9 @@ def _bind_queued(
                         break
                     if isinstance(item, Place):
                         yield {tab.layout.status: render.render_bar(item.describe())}
+                    elif item is None and session.is_painting and session.stop.is_set():
+                        # A report that was on its way when Stop was clicked may have hidden this.
+                        yield {tab.layout.status: render.render_bar(tab.stopping)}
                     else:
                         yield item or gr.skip()
                 else:
@@ -161,8 +164,16 @@ def _wire_painting(tab: handlers.PaintHandlers) -> None:
         painting.failure(_bind(studio, tab.show_failure), None, outputs, **INSTANT_EVENT)
         events.append(painting)
     layout.repaint_button.click(None, None, layout.options["strength"], js=strength)
-    layout.stop_button.click(_bind(studio, tab.stop), None, outputs, **INSTANT_EVENT)
+    _wire_stop(tab)
     layout.discard_button.click(_bind(studio, tab.discard), None, outputs, cancels=events, **INSTANT_EVENT)
+
+
+def _wire_stop(tab: handlers.PaintHandlers | handlers.BatchHandlers, kind: str = "") -> None:
+    """Wire Stop; the browser confirms it by itself, as the server's answer can come after the finished picture."""
+    shown = {tab.layout.status: render.render_bar(tab.stopping), tab.layout.stop_button: gr.update(interactive=False)}
+    script = f"() => {json.dumps([*shown.values()])}"
+    click = tab.layout.stop_button.click(None, None, [*shown], js=script, **INSTANT_EVENT)
+    click.then(_bind(tab.studio, tab.stop, kind), None, None, **INSTANT_EVENT)
 
 
 def _list_result_outputs(layout: PageLayout) -> list[Any]:
@@ -327,5 +338,5 @@ def _wire_batch(tab: handlers.BatchHandlers) -> None:
     event = _bind_queued(tab, tab.paint, tab.estimate, BATCH)
     painting = click.then(event, inputs, outputs, **QUEUED_EVENT)
     painting.failure(bind(tab.show_failure), None, outputs, **INSTANT_EVENT)
-    layout.stop_button.click(bind(tab.stop), None, outputs, **INSTANT_EVENT)
+    _wire_stop(tab, BATCH)
     _wire_sizes(layout)

@@ -6,7 +6,7 @@ Does not know how events are triggered or queued; that is in `app`.
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gradio as gr
 
@@ -153,6 +153,8 @@ class PaintHandlers:
 
     studio: Studio
     layout: PageLayout
+    stopping: ClassVar[str] = "Finishing…"
+    """Confirms the click on Stop."""
 
     def show_content(self, session: Session, content: Upload | None, sample: str | None) -> Changes:
         """Show the chosen photo in its frame, or why it is refused; while painting, keep it for the next picture."""
@@ -341,13 +343,9 @@ class PaintHandlers:
         except StylerError as problem:
             yield self.show_idle(session, render.render_error(problem))
 
-    def stop(self, session: Session) -> Changes:
+    def stop(self, session: Session) -> None:
         """Stop painting and keep the best picture so far."""
         session.stop_work()
-        return {
-            self.layout.status: render.render_bar("Finishing…"),
-            self.layout.stop_button: gr.update(interactive=False),
-        }
 
     def discard(self, session: Session) -> Changes:
         """Stop painting, or waiting, and keep nothing."""
@@ -425,6 +423,8 @@ class BatchHandlers:
 
     studio: Studio
     layout: BatchLayout
+    stopping: ClassVar[str] = "Stopping…"
+    """Confirms the click on Stop."""
 
     def show_waiting(self, session: Session) -> Changes:
         """Confirm the click before the event enters the queue."""
@@ -481,11 +481,9 @@ class BatchHandlers:
         except StylerError as problem:
             yield self.show_idle(render.render_error(problem))
 
-    def stop(self, session: Session) -> Changes:
+    def stop(self, session: Session) -> None:
         """Stop painting or waiting; finished pictures are kept."""
         session.discard_work()
-        message = "Stopping…" if session.is_painting else STOPPED_WAITING
-        return {self.layout.status: render.render_bar(message), self.layout.stop_button: gr.update(interactive=False)}
 
     def show_failure(self, session: Session) -> Changes:
         """Show why the event of `paint` ended without a message of its own."""

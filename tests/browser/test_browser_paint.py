@@ -14,6 +14,7 @@ from playwright.sync_api import expect
 
 from styler import images
 from styler.cli import main
+from ui.session import Session
 
 LONG: dict[str, Any] = {"iterations": 20_000}
 """More iterations than any test waits for."""
@@ -108,6 +109,28 @@ def test_a_file_beyond_the_limit_is_refused_in_the_browser(visitor: Visitor, tmp
     page = visitor()
     page.set_input_files("#content input[type=file]", big)
     wait_for_text(page, "'big.png' has 2.10 MB, more than the limit of 2.00 MB", "#stage")
+
+
+def test_the_end_is_shown_even_if_the_answer_to_stop_comes_after_it(
+    visitor: Visitor, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, stop_work = visitor(), Session.stop_work
+
+    def stop_slowly(session: Session) -> None:
+        stop_work(session)
+        while session.is_painting:
+            time.sleep(0.01)
+        time.sleep(0.5)  # the finished picture is shown meanwhile
+
+    upload_photo(page, photo)
+    start_painting(page, **LONG)
+    with monkeypatch.context() as patch, page.expect_response(lambda each: "/run/" in each.url) as answer:
+        patch.setattr(Session, "stop_work", stop_slowly)
+        page.click("#stop")
+        wait_for_text(page, "Stopped; this is the best picture so far.")
+    assert answer.value.ok
+    page.wait_for_timeout(200)
+    wait_for_text(page, "Stopped; this is the best picture so far.")
 
 
 def test_a_second_visitor_waits_and_a_third_is_refused(visitor: Visitor, photo: Path, site: Site) -> None:
