@@ -54,6 +54,9 @@ def build_page(studio: Studio, queue: int = 32) -> gr.Blocks:
             await asyncio.to_thread(studio.sessions.remove, request.session_hash)
 
         page.unload(remove_session)
+    for each in page.fns.values():
+        # The browser updates what shows the progress of Gradio, which is hidden, for each item of any event.
+        each.show_progress_on = [layout.status]
     studio.thread.max_waiting = queue
     open_queue(page, queue)
     return page
@@ -103,6 +106,16 @@ def _bind(studio: Studio, handler: Callable[..., Any], kind: str = "") -> Callab
 
     def event(request: gr.Request, *values: Any) -> Any:
         return handler(studio.sessions.get(request.session_hash, kind), *values)
+
+    return event
+
+
+def _bind_click(studio: Studio, handler: Callable[..., Any], kind: str = "") -> Callable[..., Any]:
+    """Return a Gradio event like that of `_bind`, which comes before one of `_bind_queued`."""
+
+    async def event(request: gr.Request, *values: Any) -> Any:
+        studio.thread.announce()
+        return await asyncio.to_thread(_bind(studio, handler, kind), request, *values)
 
     return event
 
@@ -158,9 +171,9 @@ def _wire_painting(tab: handlers.PaintHandlers) -> None:
         (layout.retry_button, handlers.retry_request, [], waiting, None),
         (layout.repaint_button, handlers.repaint_request, [layout.repaint_strength], waiting, strength),
     ):
-        click = button.click(_bind(studio, show), show_inputs, shown, **INSTANT_EVENT)
+        click = button.click(_bind_click(studio, show), show_inputs, shown, **INSTANT_EVENT)
         event = _bind_queued(tab, partial(tab.paint, make), partial(tab.estimate, make))
-        painting = click.then(event, inputs, outputs, js=script, show_progress_on=layout.status, **QUEUED_EVENT)
+        painting = click.then(event, inputs, outputs, js=script, **QUEUED_EVENT)
         painting.failure(_bind(studio, tab.show_failure), None, outputs, **INSTANT_EVENT)
         events.append(painting)
     layout.repaint_button.click(None, None, layout.options["strength"], js=strength)
@@ -334,7 +347,7 @@ def _wire_batch(tab: handlers.BatchHandlers) -> None:
     bind = partial(_bind, studio, kind=BATCH)
     inputs = [layout.contents, layout.styles, layout.own_styles, *layout.options.values()]
     outputs = [layout.status, layout.stop_button, layout.archive, layout.gallery, layout.rows]
-    click = layout.paint_button.click(bind(tab.show_waiting), None, outputs, **INSTANT_EVENT)
+    click = layout.paint_button.click(_bind_click(studio, tab.show_waiting, BATCH), None, outputs, **INSTANT_EVENT)
     event = _bind_queued(tab, tab.paint, tab.estimate, BATCH)
     painting = click.then(event, inputs, outputs, **QUEUED_EVENT)
     painting.failure(bind(tab.show_failure), None, outputs, **INSTANT_EVENT)

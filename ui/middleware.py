@@ -4,11 +4,12 @@ Gradio would download a file that a request names by URL; this server never cont
 address by which a request reached it into its answers, which is wrong if a proxy stands between.
 """
 
+import inspect
 import ipaddress
 import json
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import anyio.to_thread
@@ -21,6 +22,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ui.queue import show_event
 from ui.session import Sessions
+
+if TYPE_CHECKING:
+    import gradio as gr
 
 MAX_BODY = 1_000_000
 """Limit on the bytes of a request that is not an upload: the values of the controls."""
@@ -43,6 +47,7 @@ EVENT_PATHS = ("/queue/join", "/run/predict", *CALL_PATHS)
 REMOTE_PREFIXES = ("http:", "https:", "//")
 PRIVATE_DOMAINS = ("localhost", "local", "lan", "home", "internal", "localdomain", "intranet", "corp", "test", "arpa")
 """Last parts of names that nobody on the Internet can own."""
+SESSION_HASH = re.compile(r"[\w-]{1,64}")
 
 REPLACED_HEADERS = {b"origin", b"range", b"x-forwarded-host", b"x-gradio-server"}
 STREAM_HEADERS = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
@@ -290,3 +295,53 @@ def _is_remote_path(path: str) -> bool:
 
 def _is_remote(path: str) -> bool:
     return path.strip().lower().startswith(REMOTE_PREFIXES)
+
+
+def explain_event(page: "gr.Blocks", path: str, body: Any) -> str:
+    """Return why a request cannot start an event of the page, or an empty text if it can.
+
+    Args:
+        page: its events are those that can be started.
+        path: of the request; a call names the event there.
+        body: of the request.
+    """
+    if "/call/v2/" in path:
+        return _explain_named_call(page, path.rpartition("/")[2], body)
+    return _explain_listed_values(page, path, body)
+
+
+def _explain_listed_values(page: "gr.Blocks", path: str, body: Any) -> str:
+    """Return why an event with its values in a list cannot start, or an empty text if it can."""
+    if not isinstance(body, dict) or not isinstance(body.get("data"), list):
+        return "The request has no list 'data'; give the values of the event."
+    name, index, session = path.rpartition("/call/")[2], body.get("fn_index"), body.get("session_hash")
+    is_call = name != path
+    named = (fn for fn in page.fns.values() if fn.api_name == name)
+    event: Any = next(named, None) if is_call else page.fns.get(index) if type(index) is int else None
+    if event is None or event.fn is None:
+        return "The page has no such event; reload it."
+    if not (is_call and session is None) and not (isinstance(session, str) and SESSION_HASH.fullmatch(session)):
+        return "The request has no valid 'session_hash'; give up to 64 letters and digits."
+    if len(body["data"]) != len(event.inputs):
+        return f"The event takes {len(event.inputs)} values, not {len(body['data'])}; see 'styler ui' in the README."
+    details = body.get("event_data")
+    is_complete = isinstance(details, dict) and type(details.get("index")) is int and "value" in details
+    if event.collects_event_data and not is_complete:
+        return "The request does not say what was selected; reload the page."
+    return "The page has no batched events; leave out 'batched'." if body.get("batched") else ""
+
+
+def _explain_named_call(page: "gr.Blocks", endpoint: str, body: Any) -> str:
+    """Return why a call with its values by name cannot start, or an empty text if it can."""
+    event: Any = next((fn for fn in page.fns.values() if fn.api_name == endpoint), None)
+    if event is None:
+        return f"The page has no endpoint {endpoint}."
+    parameters = [each for each in inspect.signature(event.fn).parameters.values() if each.name != "request"]
+    names = [each.name for each in parameters]
+    if not isinstance(body, dict):
+        return "The request is not a JSON object; give the values by name."
+    for name in body:
+        if name not in names:
+            return f"{endpoint} has no parameter '{name[:60]}'; it can be {', '.join(names)}."
+    missing = [each.name for each in parameters if each.default is each.empty and each.name not in body]
+    return f"The request has no '{missing[0]}'; give the values by name." if missing else ""

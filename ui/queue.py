@@ -5,13 +5,12 @@ there is private to it.
 """
 
 import asyncio
-import inspect
-import re
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -47,9 +46,10 @@ MAX_UNREAD = 500
 """Messages that a visitor may leave unread, at up to 0.1 MB each, before the work is stopped: two minutes' worth."""
 MAX_EVENTS = 200
 """Events that Gradio runs in addition to those that may wait here."""
-SESSION_HASH = re.compile(r"[\w-]{1,64}")
 HEARTBEAT_SECONDS = 0.25
 """Seconds without an item after which `None` is yielded, so that the server notices when the visitor has gone."""
+HOLD_SECONDS = 1.0
+"""Seconds for which previews wait for a visitor who has clicked Paint to enter the line."""
 PLACE_SECONDS = 1.0
 """Seconds between two reports to a visitor who waits."""
 MAX_WAITING = 32
@@ -79,6 +79,7 @@ def open_queue(page: "gr.Blocks", max_size: int) -> None:
     queue.compute_analytics_summary = lambda _records: None  # computed after every event, for a page that is disabled
     queue.send_message = _limit_unread(queue)
     page.preprocess_data = _refuse_values(page.preprocess_data)  # type: ignore[method-assign]
+    page.postprocess_data = _skip_unchanged(page.postprocess_data)  # type: ignore[method-assign]
 
 
 def _limit_unread(queue: Any) -> Callable[..., None]:
@@ -109,54 +110,25 @@ def _refuse_values(preprocess: Callable[..., Any]) -> Callable[..., Any]:
     return preprocess_data
 
 
-def explain_event(page: "gr.Blocks", path: str, body: Any) -> str:
-    """Return why a request cannot start an event of the page, or an empty text if it can.
+def _skip_unchanged(postprocess: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `postprocess`, except that components of which an event says nothing cost nothing.
 
-    Args:
-        page: its events are those that can be started.
-        path: of the request; a call names the event there.
-        body: of the request.
+    Gradio builds each of them again, with the schema of its API, for every item of the event; that took half a core.
     """
-    if "/call/v2/" in path:
-        return _explain_named_call(page, path.rpartition("/")[2], body)
-    return _explain_listed_values(page, path, body)
 
+    async def postprocess_data(event: Any, changes: Any, state: Any) -> Any:
+        import gradio as gr
 
-def _explain_listed_values(page: "gr.Blocks", path: str, body: Any) -> str:
-    """Return why an event with its values in a list cannot start, or an empty text if it can."""
-    if not isinstance(body, dict) or not isinstance(body.get("data"), list):
-        return "The request has no list 'data'; give the values of the event."
-    name, index, session = path.rpartition("/call/")[2], body.get("fn_index"), body.get("session_hash")
-    is_call = name != path
-    named = (fn for fn in page.fns.values() if fn.api_name == name)
-    event: Any = next(named, None) if is_call else page.fns.get(index) if type(index) is int else None
-    if event is None or event.fn is None:
-        return "The page has no such event; reload it."
-    if not (is_call and session is None) and not (isinstance(session, str) and SESSION_HASH.fullmatch(session)):
-        return "The request has no valid 'session_hash'; give up to 64 letters and digits."
-    if len(body["data"]) != len(event.inputs):
-        return f"The event takes {len(event.inputs)} values, not {len(body['data'])}; see 'styler ui' in the README."
-    details = body.get("event_data")
-    is_complete = isinstance(details, dict) and type(details.get("index")) is int and "value" in details
-    if event.collects_event_data and not is_complete:
-        return "The request does not say what was selected; reload the page."
-    return "The page has no batched events; leave out 'batched'." if body.get("batched") else ""
+        is_nothing = changes == gr.skip()
+        if not is_nothing and not (isinstance(changes, dict) and changes and set(changes) <= set(event.outputs)):
+            return await postprocess(event, changes, state)
+        changed = copy(event)
+        changed.outputs = [] if is_nothing else [*changes]
+        values = await postprocess(changed, changes, state) if changed.outputs else []
+        known = dict(zip((block._id for block in changed.outputs), values, strict=True))
+        return [known.get(block._id, gr.skip()) for block in event.outputs]
 
-
-def _explain_named_call(page: "gr.Blocks", endpoint: str, body: Any) -> str:
-    """Return why a call with its values by name cannot start, or an empty text if it can."""
-    event: Any = next((fn for fn in page.fns.values() if fn.api_name == endpoint), None)
-    if event is None:
-        return f"The page has no endpoint {endpoint}."
-    parameters = [each for each in inspect.signature(event.fn).parameters.values() if each.name != "request"]
-    names = [each.name for each in parameters]
-    if not isinstance(body, dict):
-        return "The request is not a JSON object; give the values by name."
-    for name in body:
-        if name not in names:
-            return f"{endpoint} has no parameter '{name[:60]}'; it can be {', '.join(names)}."
-    missing = [each.name for each in parameters if each.default is each.empty and each.name not in body]
-    return f"The request has no '{missing[0]}'; give the values by name." if missing else ""
+    return postprocess_data
 
 
 def hide_event() -> None:
@@ -239,6 +211,7 @@ class PainterThread:
         self._end: float | None = None  # of the current work, as it expects itself
         self._waiting: list[_Ticket] = []  # in order
         self._idle: list[_Ticket] = []
+        self._hold: asyncio.TimerHandle | None = None  # until it ends, nothing idle begins
         self._painted: OrderedDict[str, float] = OrderedDict()  # seconds by visitor; the last is the most recent
         self._mean: float | None = None  # duration of work
 
@@ -309,6 +282,22 @@ class PainterThread:
             async for item in items:
                 yield item
 
+    def announce(self) -> None:
+        """Interrupt what is done while nobody paints, since somebody is about to enter the line.
+
+        The processor then also answers that visitor's browser sooner. If nobody comes, it goes on after `HOLD_SECONDS`.
+        """
+        if self._hold:
+            self._hold.cancel()
+        self._hold = asyncio.get_running_loop().call_later(HOLD_SECONDS, self._end_hold)
+        self._interrupt_idle()
+
+    def _end_hold(self) -> None:
+        if self._hold:
+            self._hold.cancel()
+        self._hold = None
+        self._advance()
+
     def forget(self, key: str) -> None:
         """Remove what a visitor who has left is waiting for, and the account of the visitor's painting time."""
         if key == NOBODY:  # others are still there
@@ -360,7 +349,7 @@ class PainterThread:
         ticket.rank = self._painted.get(key, 0.0) + sum(self._expect_duration(each) or 0.0 for each in own)
         self._waiting.insert(self._find_place(ticket), ticket)
         self._interrupt_idle()
-        self._advance()
+        self._end_hold()
         if not ticket.turn.done():
             self._tell_place(ticket)  # now: the next one may come before the visitor asks
         return ticket
@@ -419,7 +408,7 @@ class PainterThread:
 
     def _advance(self) -> None:
         """Let the first ticket begin if nothing is being done."""
-        line = self._waiting or self._idle
+        line = self._waiting or ([] if self._hold else self._idle)
         if self._current is None and line:
             self._current = line.pop(0)
             self._current.began, self._end = self._clock(), None

@@ -13,7 +13,7 @@ import sys
 import threading
 import webbrowser
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -26,8 +26,7 @@ from starlette.routing import Mount
 from styler.engine.device import choose_device
 from styler.errors import StylerError
 from styler.options import Options
-from ui.middleware import RequestGuard, handle_errors
-from ui.queue import explain_event
+from ui.middleware import RequestGuard, explain_event, handle_errors
 from ui.studio import Studio
 
 if TYPE_CHECKING:
@@ -261,6 +260,10 @@ class PageServer(uvicorn.Server):
 
 def _warm_up(studio: Studio) -> None:
     """Load what painting needs, and log why it cannot be loaded; visitors are told as well."""
+    with suppress(ImportError):
+        import matplotlib as mpl
+
+        mpl.use("agg")  # Gradio asks for it at the first event, which took a second to choose one
     studio.warm_up()
     if studio.load_error:
         logging.getLogger("uvicorn.error").error("Nothing can be painted: %s", studio.load_error)

@@ -5,6 +5,7 @@ import threading
 from collections.abc import AsyncGenerator, Generator, Iterator
 from typing import Any
 
+import gradio as gr
 import pytest
 from coroutines import run_coroutine
 
@@ -388,6 +389,34 @@ async def _until_item(items: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, N
             return
 
 
+def test_idle_work_makes_room_for_who_has_clicked(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check(line: Line) -> None:
+        idle = Idle("idle", line.order)
+        items = idle.run(line)
+        assert await anext(items) == "idle"
+        line.thread.announce()
+        assert idle.stop.is_set()
+        assert await drain(items) == []
+        again = Idle("again", line.order).run(line)
+        assert await anext(again) is None, "it waits for the one who has clicked"
+        assert await drain(line.run("first", 10)) == ["first"]
+        assert [item async for item in _until_item(again)][-1] == "again", "the wait ends with the one who came"
+        await again.aclose()
+
+        monkeypatch.setattr(queue, "HOLD_SECONDS", 0.01)
+        line.thread.announce()
+        line.thread.announce()
+        last = Idle("last", line.order).run(line)
+        assert [item async for item in _until_item(last)] == [None, "last"], "nobody came"
+        await last.aclose()
+
+    line = Line()
+    run_coroutine(check(line))
+    line.thread.executor.shutdown()
+    begun = [name for name in line.order if not name.endswith("closed")]
+    assert begun == ["idle begins", "first", "again begins", "last begins"]
+
+
 def test_idle_work_whose_reader_is_slow_is_closed_before_the_painting() -> None:
     async def check(line: Line) -> None:
         idle = Idle("idle", line.order)
@@ -447,6 +476,35 @@ def test_idle_work_of_a_visitor_who_leaves_ends() -> None:
     run_coroutine(check(line))
     line.thread.executor.shutdown()
     assert line.order == ["idle begins", "idle is closed"]
+
+
+def test_components_that_an_event_does_not_change_are_not_built_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with gr.Blocks() as page:
+        one, two, three = (gr.HTML(text) for text in ("one", "two", "three"))
+        gr.Button().click(lambda: None, None, [one, two, three])
+    queue.open_queue(page, 1)
+    (event,) = page.fns.values()
+    built: list[gr.HTML] = []
+    build = gr.HTML.__init__
+
+    def count_and_build(component: gr.HTML, **settings: Any) -> None:
+        built.append(component)
+        build(component, **settings)
+
+    monkeypatch.setattr(gr.HTML, "__init__", count_and_build)
+
+    def send(changes: Any) -> Any:
+        return run_coroutine(page.postprocess_data(event, changes, None))
+
+    hidden = gr.update(visible=False)
+    assert send(gr.skip()) == [gr.skip()] * 3
+    assert send({two: "new"}) == [gr.skip(), "new", gr.skip()]
+    assert not built
+    assert send({three: hidden, one: "first"}) == ["first", gr.skip(), hidden]
+    assert len(built) == 1
+    assert send(("a", "b", hidden)) == ["a", "b", hidden]
+    with pytest.raises(ValueError, match="not specified as output"):
+        send({one: "first", gr.HTML(render=False): "elsewhere"})
 
 
 def paint(schedule: Schedule, fixed: float = 0.4) -> tuple[tuple[float, ...], float]:

@@ -12,7 +12,7 @@
   const reveal = () => {
     for (const tile of document.querySelectorAll(":is(#sample, #style, #region-style) label:has(input:checked)")) {
       const row = tile.parentElement;
-      if (!row.clientWidth || revealed.get(row) === tile) continue;
+      if (revealed.get(row) === tile || !row.checkVisibility()) continue; // sizes cost a layout, and the page changes often
       revealed.set(row, tile);
       const [box, frame] = [tile.getBoundingClientRect(), row.getBoundingClientRect()];
       if (box.left >= frame.left && box.right <= frame.right) continue;
