@@ -16,7 +16,7 @@ from ui import api, controls, handlers, render, wall
 from ui.areas.events import AreaHandlers
 from ui.layout import BatchLayout, PageLayout, build_layout, make_pictures_css
 from ui.queue import INSTANT_EVENT, QUEUED_EVENT, WALL_EVENT, Place, QueueFull, hide_event, open_queue
-from ui.session import name_visitor
+from ui.session import Session, name_visitor
 from ui.studio import Studio
 
 PAGE_FOLDER = Path(__file__).parent
@@ -111,9 +111,14 @@ def _bind(studio: Studio, handler: Callable[..., Any], kind: str = "") -> Callab
 
 
 def _bind_click(studio: Studio, handler: Callable[..., Any], kind: str = "") -> Callable[..., Any]:
-    """Return a Gradio event like that of `_bind`, which comes before one of `_bind_queued`."""
+    """Return a Gradio event like that of `_bind`, which comes before one of `_bind_queued`.
+
+    It does nothing while this visitor's picture is painted; Gradio drops what comes after it, too.
+    """
 
     async def event(request: gr.Request, *values: Any) -> Any:
+        if studio.sessions.get(request.session_hash, kind).is_painting:
+            return gr.skip()
         studio.thread.announce()
         return await asyncio.to_thread(_bind(studio, handler, kind), request, *values)
 
@@ -128,6 +133,11 @@ def _bind_queued(
 ) -> Callable[..., AsyncIterator[handlers.Changes]]:
     """Return a Gradio event like that of `_bind`, which runs a generator on the painter's thread in its turn."""
     studio = tab.studio
+    ending = tab.layout.stop_button if isinstance(tab.layout, BatchLayout) else tab.layout.running_row
+    """What changes at the end alone, after the first item."""
+
+    def is_stopping(session: Session) -> bool:
+        return session.is_painting and session.stop.is_set() and (kind == BATCH or not session.is_discarded)
 
     async def event(request: gr.Request, *values: Any) -> AsyncIterator[handlers.Changes]:
         hide_event()
@@ -141,9 +151,8 @@ def _bind_queued(
                         break
                     if isinstance(item, Place):
                         yield {tab.layout.status: render.render_bar(item.describe())}
-                    elif item is None and session.is_painting and session.stop.is_set():
-                        # A report that was on its way when Stop was clicked may have hidden this.
-                        yield {tab.layout.status: render.render_bar(tab.stopping)}
+                    elif is_stopping(session) and ending not in (item or {}):  # a report would hide this
+                        yield {**(item or {}), tab.layout.status: render.render_bar(tab.stopping)}
                     else:
                         yield item or gr.skip()
                 else:
@@ -228,14 +237,13 @@ def _wire_inputs(tab: handlers.PaintHandlers) -> None:
     contents, outputs = [layout.content, layout.sample], _list_stage_outputs(layout)
     styles: list[Any] = [layout.style, layout.own_styles, layout.mixed_styles]
     areas: list[Any] = [layout.protect, layout.region]
-    style_outputs = [layout.own_styles, layout.own_thumbnails, layout.credit, layout.status, *layout.style_weights]
+    style_outputs = [*styles[:2], layout.own_thumbnails, layout.credit, layout.status, *layout.style_weights]
     shown = []
     for trigger, cleared, handler, inputs, changed in (
         (layout.content.upload, layout.sample, show_content, contents, outputs),
         (layout.content.clear, layout.sample, show_content, contents, outputs),
         (layout.sample.input, layout.content, show_content, contents, outputs),
         (layout.style.input, layout.own_styles, show_styles, styles, style_outputs),
-        (layout.own_styles.upload, layout.style, show_styles, styles, style_outputs),
     ):
         clearing = trigger(None, None, cleared, js="() => null", **INSTANT_EVENT)
         shown.append(clearing.then(handler, inputs, changed, **INSTANT_EVENT))
@@ -243,7 +251,8 @@ def _wire_inputs(tab: handlers.PaintHandlers) -> None:
             shown[-1].then(_bind(studio, AreaHandlers.forget_drawing), areas, areas, **INSTANT_EVENT)
     refuse, reason = _bind(studio, tab.refuse_photo), "() => document.querySelector('#refuse').dataset.reason"
     shown.append(layout.refuse_button.click(refuse, layout.refusal, outputs, js=reason, **INSTANT_EVENT))
-    triggers = [layout.own_styles.clear, layout.own_styles.delete, layout.mixed_styles.input]
+    own = layout.own_styles
+    triggers = [own.upload, own.clear, own.delete, layout.mixed_styles.input]
     shown.append(gr.on(triggers, show_styles, styles, style_outputs, **INSTANT_EVENT))
 
     fields: list[Any] = [layout.options[name] for name in controls.PAGE_OPTIONS]
@@ -274,6 +283,7 @@ def _wire_wall(walls: wall.WallHandlers, shown: list[Any]) -> None:
             async with aclosing(items):
                 async for item in items:
                     yield item or gr.skip()
+            yield walls.show_tiles(session, current) or gr.skip()  # one that came as the round was interrupted was lost
             yield gr.skip()  # Gradio repeats the last item at the end, when another photo may be shown already
 
     outputs = [

@@ -220,6 +220,11 @@ class PaintHandlers:
             read[upload.path] = (render.encode_data_url(pixels, render.THUMBNAIL_SIDE), upload.name)
         if changes:
             changes[layout.own_styles] = [*map(str, read)] or None
+        elif session.is_style_refused:  # what was said of it no longer holds
+            changes[layout.status] = render.render_message("")
+        session.is_style_refused = layout.own_styles in changes
+        if read:  # who chooses another painting then clears these
+            changes[layout.style] = style = None
         try:
             chosen = [Upload(path, name) for path, (_, name) in read.items()]
             styles = select_styles(style, chosen, mixed_styles) if style or chosen or mixed_styles else ()
@@ -326,19 +331,17 @@ class PaintHandlers:
                 layout.status: render.render_bar(text),
                 layout.stop_button: gr.update(interactive=False),
             }
-            is_first = True
+            first: Changes = {layout.stop_button: gr.update(interactive=True)}
             for item in self.studio.paint(session, request):
                 if isinstance(item, FinishedPicture):
                     yield self.show_finished(session, len(session.pictures) - 1)
                     return
-                changes: Changes = {
+                yield {
                     layout.stage: render.render_live_view(item),
                     layout.status: render.render_progress(item),
+                    **first,
                 }
-                if is_first:
-                    changes[layout.stop_button] = gr.update(interactive=True)
-                is_first = False
-                yield changes
+                first = {}
             yield self.show_discarded(session)
         except StylerError as problem:
             yield self.show_idle(session, render.render_error(problem))

@@ -301,7 +301,7 @@ def render_batch_status(view: BatchView, *, is_finished: bool) -> str:
     if is_finished:
         return render_message(f"{line}.")
     share = sum(1.0 if row.state in {"done", "failed"} else row.share for row in view.rows.values())
-    eta = "" if view.seconds_left is None else f" · about {format_duration(view.seconds_left)} left"
+    eta = "" if view.seconds_left is None else f" · {format_estimate(view.seconds_left)} left"
     return render_bar(f"{line}{eta}", 100 * share / total)
 
 

@@ -129,6 +129,8 @@ class Session:
     """The photo that was drawn on last, and what was drawn."""
     protected: tuple[str, ...] = ()
     """What was chosen last to be protected."""
+    is_style_refused: bool = False
+    """Whether the last painting that was uploaded could not be read."""
     is_mask_shown: bool = False
     """Whether the photo is on the stage with masks over it."""
     is_discarded: bool = False

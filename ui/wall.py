@@ -202,10 +202,14 @@ class WallHandlers:
         changes = self._show_times(request.options, *studio.get_size(photo))
         if studio.has_previews:
             bundled = {name: Upload.from_path(path) for name, path in library.list_styles().items()}
-            chosen = [*(own_styles or ()), *([bundled.pop(style)] if style in bundled else [])]
+            own = [each for each in own_styles or () if each.path in session.thumbnails]  # the others were refused
+            chosen = [*own, *([bundled.pop(style)] if style in bundled else [])]
             begin_round(session, photo, [*chosen, *bundled.values()], request.options, request.masks)
             if session.preview_key != before:
                 changes |= self._clear_tiles(session)
+                changes[layout.wall_note] = render.render_wall_note(0, len(chosen) + len(bundled))
+            elif session.wall:
+                changes |= self.show_tiles(session, session.wall)
         return changes
 
     def _show_times(self, options: Options, width: int, height: int) -> Changes:
@@ -276,6 +280,14 @@ class WallHandlers:
         source, text = render.encode_data_url(pixels), PREVIEW_TEXT.format(style.stem)
         frame = render.render_frame(source, width, height, f"A preview in the style of {style.stem}", "preview")
         return self.tab.show_stage(session, frame, text)
+
+    def show_tiles(self, session: Session, wall: WallRound) -> Changes:
+        """Show all previews that are there, in case the page has missed one; nothing if another round has begun."""
+        changes: Changes = {}
+        for style in wall.styles if session.wall is wall else ():
+            if style.path in session.previews:
+                changes |= self._show_tile(session, style)
+        return changes
 
     def _show_tile(self, session: Session, style: Upload) -> Changes:
         layout, names = self.tab.layout, {path: name for name, path in library.list_styles().items()}

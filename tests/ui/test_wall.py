@@ -250,6 +250,45 @@ def test_a_painting_of_ones_own_gets_a_tile(walls: WallHandlers, session: Sessio
     )
 
 
+def test_a_tile_that_the_page_has_missed_is_shown_again(walls: WallHandlers, session: Session) -> None:
+    page, wall_note = walls.tab.layout, walls.tab.layout.wall_note
+    changes = walls.begin(session, *values())
+    assert f"0 of {len(BUNDLED)}" in changes[wall_note]
+    assert not any(changes[tile] for tile in page.tiles)
+    next(work := paint(walls, session))
+    work.close()
+    (painted,) = session.previews
+    index = [*library.list_styles().values()].index(painted)
+    again = walls.begin(session, *values(preset="fine"))  # previews do not depend on it
+    assert {tile for tile in page.tiles if again.get(tile)} == {page.tiles[index]}
+    assert session.wall
+    assert walls.show_tiles(session, session.wall)[page.tiles[index]] == again[page.tiles[index]]
+    ended = session.wall
+    changes = walls.begin(session, *values(strength=1.0))
+    assert not any(changes[tile] for tile in page.tiles)
+    assert walls.show_tiles(session, ended) == {}
+
+
+def test_a_painting_that_cannot_be_read_changes_nothing(
+    walls: WallHandlers, session: Session, painting: Upload, tmp_path: Path
+) -> None:
+    page, broken = walls.tab.layout, tmp_path / "broken.png"
+    broken.write_text("no picture")
+    changes = walls.tab.show_styles(session, "mosaic", [Upload.from_path(broken)], [])
+    assert page.style not in changes
+    assert changes[page.own_styles] is None
+    assert "mosaic" in changes[page.credit].lower()
+    assert "broken.png" in changes[page.status]
+    walls.begin(session, *values(style="mosaic", own=[Upload.from_path(broken)]))
+    assert session.wall
+    assert next(style.stem for style in session.wall.styles) == "mosaic"
+    assert broken not in [style.path for style in session.wall.styles]
+    changes = walls.tab.show_styles(session, "mosaic", [painting], [])
+    assert changes[page.style] is None
+    assert "broken.png" not in changes[page.status]
+    assert page.status not in walls.tab.show_styles(session, None, [painting], [])
+
+
 def test_a_click_shows_the_preview_or_shows_it_as_soon_as_it_is_there(walls: WallHandlers, session: Session) -> None:
     page = walls.tab.layout
     begin(walls, session)

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -47,11 +48,13 @@ class AreaHandlers:
         return changes
 
     @staticmethod
-    def forget_drawing(session: Session, chips: Sequence[str], region: str) -> tuple[list[str], str]:
+    def forget_drawing(session: Session, chips: Sequence[str], region: str) -> tuple[Any, Any]:
         """Return what is chosen after a choice of a photo: no drawing, unless it was made on this photo."""
-        if session.photo and session.get_drawing(session.photo):
-            return [*chips], region
-        return choice.forget_drawing(chips, region)
+        is_kept = session.photo and session.get_drawing(session.photo)
+        forgotten = choice.forget_drawing(chips, region)
+        if is_kept or forgotten == ([*chips], region):
+            return gr.skip(), gr.skip()  # what has been chosen since stays
+        return forgotten
 
     def open_board(self, session: Session, content: Upload | None, sample: str | None) -> Changes:
         """Open the board with the photo on it."""
