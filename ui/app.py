@@ -56,7 +56,7 @@ def build_page(studio: Studio, queue: int = 32) -> gr.Blocks:
         page.unload(remove_session)
     for each in page.fns.values():
         # The browser updates what shows the progress of Gradio, which is hidden, for each item of any event.
-        each.show_progress_on = [layout.refresh_button]  # a button shows none
+        each.show_progress_on = [layout.status]
     studio.thread.max_waiting = queue
     open_queue(page, queue)
     return page

@@ -29,7 +29,7 @@ const styler = (() => {
   const watchers = [];
   const watchPage = (watcher) => watchers.push(watcher);
   new MutationObserver(() => watchers.forEach((watcher) => watcher())).observe(document.documentElement, {
-    childList: true, subtree: true, attributeFilter: ["aria-valuenow", "data-picture", "data-refusal"],
+    childList: true, subtree: true, attributeFilter: ["aria-valuenow", "data-number", "data-picture", "data-refusal"],
   });
 
   /**
