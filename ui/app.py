@@ -55,7 +55,7 @@ def build_page(studio: Studio, queue: int = 32) -> gr.Blocks:
 
         page.unload(remove_session)
     for each in page.fns.values():
-        # The browser updates what shows the progress of Gradio, which is hidden, for each item of any event.
+        # For each item of any event, the browser updates all components that show Gradio's progress, hidden or not.
         each.show_progress_on = [layout.status]
     studio.thread.max_waiting = queue
     open_queue(page, queue)
@@ -133,8 +133,8 @@ def _bind_queued(
 ) -> Callable[..., AsyncIterator[handlers.Changes]]:
     """Return a Gradio event like that of `_bind`, which runs a generator on the painter's thread in its turn."""
     studio = tab.studio
+    # Of what the work reports, only its last item changes this.
     ending = tab.layout.stop_button if isinstance(tab.layout, BatchLayout) else tab.layout.running_row
-    """What changes at the end alone, after the first item."""
 
     def is_stopping(session: Session) -> bool:
         return session.is_painting and session.stop.is_set() and (kind == BATCH or not session.is_discarded)

@@ -263,7 +263,7 @@ def _warm_up(studio: Studio) -> None:
     with suppress(ImportError):
         import matplotlib as mpl
 
-        mpl.use("agg")  # Gradio asks for it at the first event, which took a second to choose one
+        mpl.use("agg")  # Gradio asks for the backend at the first event; to choose one then would take a second
     studio.warm_up()
     if studio.load_error:
         logging.getLogger("uvicorn.error").error("Nothing can be painted: %s", studio.load_error)
