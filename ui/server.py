@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -113,6 +114,8 @@ def make_server(studio: Studio, config: ServerConfig) -> FastAPI:
     """Return the page with `/healthz` and `/readyz`; the studio is closed together with the server."""
     os.environ["GRADIO_TEMP_DIR"] = str(studio.sessions.uploads)  # before Gradio is imported
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["MPLCONFIGDIR"] = str(studio.sessions.root)  # or Matplotlib looks for a home that may be read-only
+    os.environ["MPLBACKEND"] = "agg"  # or it chooses one when Gradio asks, at the first event, for a second
     with _without_proxies():
         from ui.app import build_page
 
@@ -261,9 +264,7 @@ class PageServer(uvicorn.Server):
 def _warm_up(studio: Studio) -> None:
     """Load what painting needs, and log why it cannot be loaded; visitors are told as well."""
     with suppress(ImportError):
-        import matplotlib as mpl
-
-        mpl.use("agg")  # Gradio asks for the backend at the first event; to choose one then would take a second
+        import_module("matplotlib")  # which Gradio does at the first event
     studio.warm_up()
     if studio.load_error:
         logging.getLogger("uvicorn.error").error("Nothing can be painted: %s", studio.load_error)
