@@ -126,7 +126,7 @@ def _find_border(image: Tensor) -> tuple[int, int, int, int] | None:
     if min(copy.shape[:2]) < MIN_SIDE // 2:
         return None
     edges = _list_edges(copy)
-    depths = _find_plain_border(copy, [_measure_side(lines) for lines in edges]) or _find_frame(copy, edges)
+    depths = _find_plain_border(copy, edges) or _find_frame(copy, edges)
     if depths is None:
         return None
     scales = (width / copy.shape[1], height / copy.shape[0]) * 2
@@ -139,12 +139,13 @@ def _list_edges(copy: _Lines) -> list[_Lines]:
     return [across, copy, across[::-1], copy[::-1]]
 
 
-def _measure_side(edge: _Lines) -> _Side:
-    lines = edge[: int(len(edge) * MAX_SHARE) + BLUR + FRAME_LINE + RAMP]
+def _measure_side(edge: _Lines, count: int = 0) -> _Side:
+    """Measure the lines of a side, by default all that matter; only the first `count` tell cheaply that none do."""
+    lines = edge[: count or int(len(edge) * MAX_SHARE) + BLUR + FRAME_LINE + RAMP]
     padded = np.pad(lines, ((0, 0), (2, 2), (0, 0)), mode="edge")
-    count = lines.shape[1]
-    smooth = np.mean([padded[:, shift : shift + count] for shift in range(5)], axis=0)  # (L, N, 3)
-    at = np.linspace(-1, 1, count, dtype=np.float32)[None, :, None]
+    length = lines.shape[1]
+    smooth = np.mean([padded[:, shift : shift + length] for shift in range(5)], axis=0)  # (L, N, 3)
+    at = np.linspace(-1, 1, length, dtype=np.float32)[None, :, None]
     means = smooth.mean(axis=1)
     slopes = (smooth * at).mean(axis=1) / (at**2).mean()
     fits = means[:, None] + slopes[:, None] * at
@@ -153,8 +154,11 @@ def _measure_side(edge: _Lines) -> _Side:
     return _Side(smooth, fits, deviations.astype(np.float32), means, len(edge))
 
 
-def _find_plain_border(copy: _Lines, sides: Sequence[_Side]) -> tuple[int, ...] | None:
+def _find_plain_border(copy: _Lines, edges: Sequence[_Lines]) -> tuple[int, ...] | None:
     """Return the widths of a border of one color, which may be unevenly lit; bars may be on two opposite sides."""
+    if sum(_count_plain(_measure_side(edge, MIN_DEPTH)) == MIN_DEPTH for edge in edges) < 2:
+        return None
+    sides = [_measure_side(edge) for edge in edges]
     depths = [_count_plain(side) for side in sides]
     found = [_is_thick(depth, side) for depth, side in zip(depths, sides, strict=True)]
     if not all(found):
@@ -162,13 +166,13 @@ def _find_plain_border(copy: _Lines, sides: Sequence[_Side]) -> tuple[int, ...] 
         if not pairs or not _are_bars([sides[index] for index in pairs[0]], [depths[index] for index in pairs[0]]):
             return None
         depths = [depth if is_found else 0 for depth, is_found in zip(depths, found, strict=True)]
-    edges = _find_inner_edge(sides, depths, depths)
-    if edges is None:
+    found_edges = _find_inner_edge(sides, depths, depths)
+    if found_edges is None:
         return None
     inner = _crop(copy, depths).reshape(-1, 3)
     colors = [side.means[depth // 2] for side, depth in zip(sides, depths, strict=True) if depth]
     common = [float((np.abs(inner - color).max(axis=1) <= NEAR).mean()) for color in colors]
-    return edges if max(common) <= COMMON else None
+    return found_edges if max(common) <= COMMON else None
 
 
 def _count_plain(side: _Side) -> int:
@@ -234,9 +238,13 @@ def _find_frame(copy: _Lines, edges: Sequence[_Lines]) -> tuple[int, ...] | None
     A frame differs from one that is drawn by its relief, and by the light that falls on its sides. It is measured in
     the middle of each side, since it is mitered at the corners.
     """
-    sides = [_measure_side(edge[:, edge.shape[1] // 4 : -(edge.shape[1] // 4)]) for edge in edges]
-    depths, walls = [_count_even(side) for side in sides], [_count_plain(side) for side in sides]
     short, shares = min(copy.shape[:2]), FRAME_SHARES
+    middles = [edge[:, edge.shape[1] // 4 : -(edge.shape[1] // 4)] for edge in edges]
+    least = int(shares[0] * short)
+    if any(_count_even(_measure_side(middle, max(1, least))) < least for middle in middles):
+        return None
+    sides = [_measure_side(middle) for middle in middles]
+    depths, walls = [_count_even(side) for side in sides], [_count_plain(side) for side in sides]
     is_wall = all(depth - wall >= shares[0] * short for depth, wall in zip(depths, walls, strict=True))
     walls = walls if is_wall and min(walls) >= MIN_DEPTH else [0, 0, 0, 0]
     widths = [depth - wall for depth, wall in zip(depths, walls, strict=True)]

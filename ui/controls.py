@@ -54,7 +54,13 @@ PAPER_EXAMPLES = "A2 or 50x70cm"
 OWN_SIZE = "own"
 """The choice among the sizes that shows the field for any other."""
 SLIDER_OPTIONS = ("strength", "stroke_size", "brushwork", "keep_color", "taper")
-LABELS = {"time": "Time budget", "init": "Start from", "patience": "Early stopping", "backbone": "Feature network"}
+LABELS = {
+    "time": "Time budget",
+    "init": "Start from",
+    "patience": "Early stopping",
+    "backbone": "Feature network",
+    "dpi": "DPI",
+}
 """Labels of the controls whose option has a name that says too little on the page."""
 OPTION_BUNDLES = {"preset": PRESETS, "look": LOOKS}
 

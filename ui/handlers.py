@@ -390,7 +390,7 @@ class PaintHandlers:
         session.is_mask_shown = False
         outcome = "Stopped; this is the best picture so far." if picture.record["stopped"] else "Done."
         return {
-            **self.show_idle(session, render.render_message(f"{outcome} Drag the line to compare.")),
+            **self.show_idle(session, render.render_message(outcome, "Drag the line to compare.")),
             layout.stage: render.render_comparison(session.pictures, index),
             layout.png: gr.update(value=str(picture.png)),
             layout.jpeg: gr.update(value=str(picture.jpeg)),

@@ -19,7 +19,7 @@ from PIL import Image
 from styler import images, library, provenance
 from styler.engine.result import Pixels, Progress
 from styler.errors import StylerError
-from styler.options import PRECISION_NAMES, PRESETS, format_duration
+from styler.options import PRECISION_NAMES, PRESETS, format_duration, format_estimate
 from ui import controls
 from ui.areas.choice import describe_protection, describe_styles
 from ui.batch_view import BatchRow, BatchView
@@ -47,8 +47,6 @@ KEYS = (
 LOUPE_ICON = "M10.5 4a6.5 6.5 0 1 1 0 13a6.5 6.5 0 1 1 0-13M15.5 15.5L21 21M10.5 8v5M8 10.5h5"
 SCREEN_ICON = "M4 9V4h5M15 4h5v5M20 15v5h-5M9 20H4v-5"
 ROW_STATES = {"waiting": "waiting", "done": "done", "left": "not painted"}
-ROUNDING = ((9.5, 1), (57.5, 5), (9.5 * 60, 60), (57.5 * 60, 300), (9.5 * 3600, 600), (math.inf, 3600))
-"""Expected seconds below each limit are rounded to multiples of the number beside it."""
 LINE_COLORS = (
     *("#c2571a", "#3d8496", "#a07c27", "#8d65a8", "#5d9050", "#b5587a", "#6d80b0", "#8f8578", "#2a9d8f"),
     *("#d64550", "#4a6fd1", "#b08968", "#7a8c1f"),
@@ -198,7 +196,7 @@ def render_progress(progress: Progress) -> str:
     """Return the progress as a bar and a status line."""
     percent = 100 * progress.units / progress.total_units if progress.total_units else 0
     width, height = progress.size
-    left = "" if progress.eta is None else f" · {format_duration(progress.eta)} left"
+    left = "" if progress.eta is None else f" · {format_estimate(progress.eta)} left"
     scale = f"scale {progress.scale + 1} of {len(progress.schedule)}, {width}×{height}"
     line = f"{scale} · iteration {progress.iteration} of {progress.iterations} · loss {progress.loss:.3g}"
     return render_bar(f"{line} · {format_duration(progress.seconds)}{left}", percent)
@@ -212,13 +210,6 @@ def render_bar(text: str, percent: float | None = None) -> str:
         f'<div class="{kind}" role="progressbar" aria-label="Painting" aria-valuemin="0" aria-valuemax="100"{value}>'
         f'<i style="width: {width}"></i></div><p class="line">{escape(text)}</p>'
     )
-
-
-def format_estimate(seconds: float) -> str:
-    """Format an expected duration, rounded so that it promises nothing: `about 6 s`, `about 1 h 10 min`."""
-    step = next(step for limit, step in ROUNDING if seconds < limit)
-    text = format_duration(max(1, step * math.floor(seconds / step + 0.5)))
-    return f"about {re.sub(r'[.]0(?= s)| 0 (s|min)$', '', text)}"
 
 
 def render_times(times: Mapping[str, float | None], sizes: Mapping[str, float | None] | None = None) -> str:
@@ -239,9 +230,10 @@ def render_times(times: Mapping[str, float | None], sizes: Mapping[str, float | 
     return f"<style>{rules}</style><p>Expected time: {line}</p>" if known else ""
 
 
-def render_message(text: str) -> str:
-    """Return a message in the status line."""
-    return f'<p class="message" role="status">{escape(text)}</p>'
+def render_message(text: str, line_hint: str = "") -> str:
+    """Return a message in the status line, with a hint that shows while two pictures lie over each other."""
+    hint = f' <span class="line-hint">{escape(line_hint)}</span>' if line_hint else ""
+    return f'<p class="message" role="status">{escape(text)}{hint}</p>'
 
 
 def render_error(problem: StylerError | str) -> str:

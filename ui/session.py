@@ -11,16 +11,22 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from filelock import FileLock
+from numpy.typing import NDArray
+from PIL import Image
 
-from styler import environment
+from styler import environment, images, provenance
 from styler.engine.result import Pixels, Result
 from styler.errors import UsageError
+from styler.images import Picture
 from styler.options import Options
 from styler.provenance import Record
+from styler.schedule import find_painted_part
 
 FOLDER_PREFIX = "styler-ui-"
 MAX_AGE = 24 * 3600.0
@@ -31,6 +37,8 @@ MIN_AGE = 600.0
 """Seconds during which a file is never removed, because it may be about to be used."""
 MAX_UNUSED_AGE = 3600.0
 """Seconds after which an upload that no open session uses is removed."""
+LISTED_SIDE = 240
+"""Long side of a picture in the list of pictures, in pixels."""
 STARTING_SECONDS = 60.0
 """Seconds in which a server that has made its folder surely locks it."""
 
@@ -212,6 +220,38 @@ class Session:
         self.folder.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=f"{name or len(self.pictures) + 1}-", dir=self.folder))
 
+    def save_picture(
+        self, request: PaintRequest, result: Result, content: Picture, losses: LossHistory
+    ) -> FinishedPicture:
+        """Write a result to the folder in the formats that the page offers, and add it to the pictures."""
+        height, width = result.pixels.shape[:2]
+        folder = self.make_folder()
+        name = f"{request.content.stem}.{'+'.join(style.stem for style in request.styles)}"
+        part = find_painted_part(result.options, content.width, content.height)
+        photo = Image.fromarray(images.to_uint8(content.pixels))
+        photo = photo.resize((width, height), Image.Resampling.LANCZOS, box=part)
+        photo.save(folder / "photo.jpg", "JPEG", quality=92, subsampling=0)
+        thumbnail = Image.fromarray(images.to_uint8(result.pixels))
+        thumbnail.thumbnail((LISTED_SIDE, LISTED_SIDE), reducing_gap=2.0)
+        thumbnail.save(folder / "thumbnail.jpg", "JPEG", quality=85)
+        picture = FinishedPicture(
+            request=request,
+            record=provenance.make_record(result),
+            png=result.save(folder / f"{name}.png"),
+            jpeg=result.save(folder / f"{name}.jpg"),
+            photo=folder / "photo.jpg",
+            thumbnail=folder / "thumbnail.jpg",
+            losses=losses,
+            notes=(*result.notes, *content.warnings),
+            result=replace(
+                result,
+                pixels=_move_to_disk(result.pixels, folder / "pixels.npy"),
+                alpha=None if result.alpha is None else _move_to_disk(result.alpha, folder / "alpha.npy"),
+            ),
+        )
+        self.pictures.append(picture)
+        return picture
+
 
 class Sessions:
     """All sessions of a server, with their files in one temporary folder.
@@ -355,3 +395,10 @@ def _list_files(root: Path, now: float) -> list[tuple[float, int, Path]]:
                 status = path.lstat()
                 files.append((now - status.st_mtime, status.st_size, path))
     return files
+
+
+def _move_to_disk(array: NDArray[Any], path: Path) -> NDArray[Any]:
+    """Save an array and return it memory-mapped."""
+    np.save(path, array)
+    mapped: NDArray[Any] = np.load(path, mmap_mode="r")
+    return mapped

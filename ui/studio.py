@@ -22,20 +22,24 @@ from torch import Tensor
 from styler import images, library, provenance
 from styler.engine import targets
 from styler.engine.device import name_precision
+from styler.engine.memory.estimate import Demand
+from styler.engine.memory.measure import measure_usable_memory
+from styler.engine.memory.plan import plan_memory
 from styler.engine.painter import Painter
-from styler.engine.result import Progress, Result
-from styler.errors import StylerError, UsageError, quote_name
+from styler.engine.result import Progress
+from styler.errors import OutOfMemory, StylerError, UsageError, quote_name
 from styler.images import Picture
 from styler.images.child import Decoder
 from styler.options import PRESETS, Options, format_duration, list_options, resolve_options
 from styler.provenance import Record
 from styler.regions.read import read_mask
 from styler.regions.specs import BUILT_IN_MASKS
-from styler.schedule import Scale, Schedule, build_schedule, compute_result_size, find_painted_part
+from styler.schedule import Scale, Schedule, build_schedule, compute_result_size
 from styler.vgg import arch, registry, weights
+from styler.vgg.model import Features
 from ui.areas.choice import check_masks, drop_file_masks
 from ui.queue import PainterThread
-from ui.session import FinishedPicture, LossHistory, PaintRequest, Session, Sessions, Upload
+from ui.session import FinishedPicture, PaintRequest, Session, Sessions, Upload
 
 MAX_PIXELS = 64_000_000
 """Limit on the pixels of an upload: those of the largest cameras that people carry."""
@@ -43,8 +47,6 @@ DECODER_BYTES = 2_000_000_000
 """Limit on the memory of the process that decodes them; 8192×6144 pixels of 16 bits take 1.5 GB."""
 LIVE_PAUSE = 0.2
 """Seconds between two live views."""
-LISTED_SIDE = 240
-"""Long side of a picture in the list of pictures, in pixels."""
 MAX_CHART_POINTS = 200
 """Limit on the points of each line in the chart of the losses."""
 SERVER_OPTIONS = tuple(name for name, spec in list_options().items() if spec.group == "Machine")
@@ -95,23 +97,37 @@ class WorkEstimate:
         rate = seconds / scale.cost / TYPICAL_RATES[_classify(scale)]
         self._guess = rate if self._guess is None else min(rate, self._guess)
 
-    def add_schedule(self, schedule: Schedule, scale_seconds: Sequence[float], total_seconds: float) -> None:
+    def add_schedule(
+        self, schedule: Schedule, scale_seconds: Sequence[float], total_seconds: float, work: Sequence[float] = ()
+    ) -> None:
         """Record how long each scale of a finished picture took, and all of it with reading and saving."""
-        self.add_rates(schedule, scale_seconds)
+        self.add_rates(schedule, scale_seconds, work)
         self.fixed_seconds = _average(self.fixed_seconds, max(0.01, total_seconds - sum(scale_seconds)))
 
-    def add_rates(self, schedule: Schedule, scale_seconds: Sequence[float]) -> None:
-        """Record how long each scale of a finished picture took, without those that were there already."""
-        for scale, seconds in zip(schedule, scale_seconds, strict=True):
-            if seconds:
-                key, rate = _classify(scale), seconds / _count_work(scale)
-                self._rates[key] = _average(self._rates.get(key), rate)
+    def add_rates(self, schedule: Schedule, scale_seconds: Sequence[float], work: Sequence[float] = ()) -> None:
+        """Record how long each scale of a finished picture took, without those that were there already.
 
-    def estimate_seconds(self, schedule: Schedule) -> float | None:
-        """Return the seconds that a schedule will take with reading and saving; None if nothing is known yet."""
+        Args:
+            schedule: of the picture.
+            scale_seconds: of each scale; 0 if it was there already.
+            work: of each scale; by default that of scales that are painted as a whole.
+        """
+        for scale, seconds, amount in zip(schedule, scale_seconds, work or map(_count_work, schedule), strict=True):
+            if seconds:
+                key = _classify(scale)
+                self._rates[key] = _average(self._rates.get(key), seconds / amount)
+
+    def estimate_seconds(self, schedule: Schedule, work: Sequence[float] = ()) -> float | None:
+        """Return the seconds that a schedule will take with reading and saving; None if nothing is known yet.
+
+        Args:
+            schedule: of the picture.
+            work: as in `add_rates`.
+        """
         if schedule and not self._rates and self._guess is None:
             return None
-        return self.fixed_seconds + sum(self._find_rate(scale) * _count_work(scale) for scale in schedule)
+        scales = zip(schedule, work or map(_count_work, schedule), strict=True)
+        return self.fixed_seconds + sum(self._find_rate(scale) * amount for scale, amount in scales)
 
     def _find_rate(self, scale: Scale) -> float:
         """Return the seconds per cost, derived from those of the most similar class if there are none of its own."""
@@ -151,7 +167,8 @@ class Studio:
         self._decoder = Decoder(memory=DECODER_BYTES)
         self._max_pixels = max_pixels
         self._painter: Painter | None = None
-        self._network = ""
+        self._features: Features | None = None
+        self._usable_memory = 0
         self._kept: tuple[Path, Picture] | None = None  # the photo that was chosen last, until it is read again
         self._sizes: dict[Path, tuple[int, int]] = {}  # width and height of the photos that were read
         self._shown_masks: OrderedDict[tuple[Path, str], NDArray[np.uint8] | None] = OrderedDict()
@@ -321,8 +338,11 @@ class Studio:
                 if result.stopped and is_over.is_set():
                     note = f"It was stopped after {format_duration(self.max_seconds)}, the limit of this server."
                     result = replace(result, notes=(*result.notes, note))
-                picture = _save_picture(session, request, result, content, history)
-                self.work_estimate.add_schedule(result.schedule, result.scale_seconds, time.monotonic() - began)
+                picture = session.save_picture(request, result, content, history)
+                total, work = time.monotonic() - began, list[float]()
+                with suppress(OutOfMemory):  # other memory was free when it was painted
+                    work = self._list_work(options, result.schedule, content.width, content.height)
+                self.work_estimate.add_schedule(result.schedule, result.scale_seconds, total, work)
                 yield picture
         finally:
             stop.set()  # if this generator is closed early, the painter also stops
@@ -382,9 +402,26 @@ class Studio:
         try:
             options = self._replace_machine(options)
             schedule = build_schedule(options, width, height, self._find_min_side(options))
+            work = self._list_work(options, schedule, width, height)
         except StylerError:
             return None
-        return options.time if options.time and schedule else self.work_estimate.estimate_seconds(schedule)
+        return options.time if options.time and schedule else self.work_estimate.estimate_seconds(schedule, work)
+
+    def _list_work(self, options: Options, schedule: Schedule, width: int, height: int) -> list[float]:
+        """Return the work of each scale, with its matching and its tiles; those are planned for an idle server.
+
+        Raises:
+            OutOfMemory: the picture does not fit.
+        """
+        assert self._features is not None
+        demand = Demand(
+            features=self._features,
+            size=compute_result_size(options, width, height),
+            styles=[(width, height)],  # those of the paintings matter little
+            options=options.replace(memory=self._usable_memory),
+            photo=(width, height),
+        )
+        return [*map(plan_memory(demand, schedule).count_scale_work, schedule)]
 
     def estimate_times(self, options: Options, width: int, height: int) -> dict[str, float | None]:
         """Return how long a picture will take with each preset; all but that of the options set their own values."""
@@ -410,8 +447,10 @@ class Studio:
         Raises:
             OptionError: the network has no such layer.
         """
-        layers = targets.resolve_layers(options, self._network)
-        return max(conv.stride for conv in arch.list_convolutions_until(self._network, layers))
+        assert self._features is not None
+        network = self._features.network
+        layers = targets.resolve_layers(options, network)
+        return max(conv.stride for conv in arch.list_convolutions_until(network, layers))
 
     def load_painter(self) -> Painter:
         """Return the painter; the first call loads the weights.
@@ -422,7 +461,8 @@ class Studio:
         with self._load_lock:
             if self._painter is None:
                 painter = Painter.of(self.options)
-                self._network = painter.features(self.options).network
+                self._features = painter.features(self.options)
+                self._usable_memory = int(measure_usable_memory(painter.device, self.options))
                 self._painter = painter
             return self._painter
 
@@ -455,43 +495,3 @@ def _read_bytes(upload: Upload) -> bytes:
     with suppress(FileNotFoundError):
         return upload.path.read_bytes()
     raise StylerError(f"{quote_name(upload.name)} is no longer on the server; upload it again.")
-
-
-def _save_picture(
-    session: Session, request: PaintRequest, result: Result, content: Picture, losses: LossHistory
-) -> FinishedPicture:
-    """Write a result to the session's folder in the formats that the page offers."""
-    height, width = result.pixels.shape[:2]
-    folder = session.make_folder()
-    name = f"{request.content.stem}.{'+'.join(style.stem for style in request.styles)}"
-    part = find_painted_part(result.options, content.width, content.height)
-    photo = Image.fromarray(images.to_uint8(content.pixels))
-    photo = photo.resize((width, height), Image.Resampling.LANCZOS, box=part)
-    photo.save(folder / "photo.jpg", "JPEG", quality=92, subsampling=0)
-    thumbnail = Image.fromarray(images.to_uint8(result.pixels))
-    thumbnail.thumbnail((LISTED_SIDE, LISTED_SIDE), reducing_gap=2.0)
-    thumbnail.save(folder / "thumbnail.jpg", "JPEG", quality=85)
-    picture = FinishedPicture(
-        request=request,
-        record=provenance.make_record(result),
-        png=result.save(folder / f"{name}.png"),
-        jpeg=result.save(folder / f"{name}.jpg"),
-        photo=folder / "photo.jpg",
-        thumbnail=folder / "thumbnail.jpg",
-        losses=losses,
-        notes=(*result.notes, *content.warnings),
-        result=replace(
-            result,
-            pixels=_move_to_disk(result.pixels, folder / "pixels.npy"),
-            alpha=None if result.alpha is None else _move_to_disk(result.alpha, folder / "alpha.npy"),
-        ),
-    )
-    session.pictures.append(picture)
-    return picture
-
-
-def _move_to_disk(array: NDArray[Any], path: Path) -> NDArray[Any]:
-    """Save an array and return it memory-mapped."""
-    np.save(path, array)
-    mapped: NDArray[Any] = np.load(path, mmap_mode="r")
-    return mapped

@@ -14,7 +14,7 @@ from styler import schedule
 from styler.cli import output, report, run
 from styler.cli.flags import EngineOptions, ReportOptions
 from styler.errors import ImageError, NothingMatched, OutputError, quote_name
-from styler.options import INIT_CHOICES, format_duration
+from styler.options import INIT_CHOICES, format_duration, format_estimate
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -353,7 +353,7 @@ def _format_forecast(
         ("Size", f"{forecast.size[0]}×{forecast.size[1]}, like the first one"),
         ("Device", f"{forecast.device}, precision {forecast.precision}"),
         *([("Memory", run.format_memory(forecast, forecast.plan))] if forecast.plan else []),
-        ("Time", f"about {format_duration(seconds)}, {each}{workers}{cluster}"),
+        ("Time", f"{format_estimate(seconds)}, {each}{workers}{cluster}"),
     ]
 
 

@@ -19,7 +19,7 @@ from styler import config, environment, library, schedule
 from styler.cli import files, flags, output, report
 from styler.cli.flags import FileName, InputOptions, OutputOptions, ReplayOptions
 from styler.errors import OutputError, ResumeError, StylerError, UsageError, quote_name
-from styler.options import INIT_CHOICES, Options, ResolvedOptions, format_duration, resolve_options
+from styler.options import INIT_CHOICES, Options, ResolvedOptions, format_estimate, resolve_options
 from styler.regions import specs
 
 if TYPE_CHECKING:
@@ -455,7 +455,7 @@ def _print_forecast(prepared: _PreparedRun, facts: Mapping[str, Any], *, json: b
         rows += [
             ("Plan", forecast.plan.describe(forecast.seconds, forecast.device.partition(" ")[0])),
             ("Memory", format_memory(forecast, forecast.plan)),
-            ("Time", f"about {format_duration(forecast.seconds)}, estimated from one iteration at {width}×{height}"),
+            ("Time", f"{format_estimate(forecast.seconds)}, estimated from one iteration at {width}×{height}"),
         ]
     output.print_lines(["Dry run: nothing is painted or written.", *output.format_columns(rows)])
     return 0

@@ -7,7 +7,7 @@ so replaying the executed schedule repeats the work exactly. Does not know image
 import dataclasses
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -33,37 +33,56 @@ CHECK_EVERY = 5
 
 
 class Clock:
-    """Elapsed time and work, and an estimate of the time left."""
+    """Elapsed time, the work done, and an estimate of the time left.
 
-    def __init__(self, schedule: Schedule) -> None:
+    Args:
+        schedule: of the painting.
+        weigh: returns how long a scale takes, in any unit; by default its work.
+    """
+
+    def __init__(self, schedule: Schedule, weigh: Callable[[Scale], float] | None = None) -> None:
         self.start = time.perf_counter()
-        self.total = count_work(schedule)
-        self.done = 0.0
-        self._marks: list[tuple[float, float]] = [(self.start, 0.0)]
+        self.total, self.done = count_work(schedule), 0.0
+        self._weigh = weigh or (lambda scale: scale.iterations * scale.cost)
+        self._left = sum(map(self._weigh, schedule))  # in the unit of `weigh`
+        self._marks: list[tuple[float, float]] = [(self.start, 0.0)]  # seconds, and how much of that was done
 
     @property
     def seconds(self) -> float:
         """Seconds since the start."""
         return time.perf_counter() - self.start
 
-    def advance(self, work: float) -> None:
-        """Count the work of an iteration."""
-        self.done += work
-        self._marks = [*self._marks[-20:], (time.perf_counter(), self.done)]
+    def advance(self, scale: Scale, done: int) -> None:
+        """Count iteration `done` of a scale, the first being 1."""
+        self.done += scale.cost
+        passed = self._count(scale, done) - self._count(scale, done - 1)
+        self._left -= passed
+        self._marks = [*self._marks[-20:], (time.perf_counter(), self._marks[-1][1] + passed)]
+
+    def skip(self, scale: Scale, done: int = 0) -> None:
+        """Forget the iterations of a scale after `done`, which will not be made."""
+        self.total -= (scale.iterations - done) * scale.cost
+        self._left -= self._count(scale) - self._count(scale, done)
+
+    def replan(self, scales: Schedule, done: int) -> None:
+        """Expect other iterations: the rest of the first scale after `done`, and all of the others."""
+        self.total = self.done + count_work(scales) - done * scales[0].cost
+        self._left = sum(map(self._count, scales)) - self._count(scales[0], done)
 
     def restore(self, seconds: float, done: float, total: float) -> None:
         """Go on as after that many seconds and that much work."""
         self.start, self.done, self.total = time.perf_counter() - seconds, done, total
-        self._marks = [(time.perf_counter(), done)]
-
-    def skip(self, work: float) -> None:
-        """Remove work that will not be done."""
-        self.total -= work
+        self._marks = [(time.perf_counter(), 0.0)]
 
     def estimate_remaining(self) -> float | None:
         """Return the seconds left at the speed of the last iterations; None before the first."""
         (first, before), (last, after) = self._marks[0], self._marks[-1]
-        return (self.total - self.done) * (last - first) / (after - before) if after > before else None
+        return max(0.0, self._left) * (last - first) / (after - before) if after > before else None
+
+    def _count(self, scale: Scale, iterations: int | None = None) -> float:
+        """Return how long so many iterations of a scale take, all of them by default, in the unit of `weigh`."""
+        count = scale.iterations if iterations is None else iterations
+        return self._weigh(dataclasses.replace(scale, iterations=count)) if count else 0.0
 
 
 class Budget:

@@ -373,7 +373,7 @@ class Painter:
         start_source = content
         if options.init not in INIT_CHOICES:
             start_source, _ = _crop_to_paper(load_start(options.init if start is None else start), options)
-        clock = Clock(scales)
+        clock = Clock(scales, plan.count_scale_work if plan else None)
         return Run(
             options=options,
             content=content,

@@ -35,7 +35,7 @@ from styler.options import INIT_CHOICES, Options, list_options
 from styler.regions.areas import Areas
 from styler.regions.resolve import MaskEntry
 from styler.resample import Downsample, extract_detail, resize
-from styler.schedule import Scale, Schedule, count_work, follows_sketch
+from styler.schedule import Scale, Schedule, follows_sketch
 from styler.vgg.model import Features
 
 RELEASE_NOISE = 0.9
@@ -169,7 +169,7 @@ class Run:
             for step in self._iterate(work, self._find_start(work, image)):  # kept nowhere else
                 image = step.best
                 self.losses, self.best_losses = step.losses, step.best_losses
-                self.clock.advance(scale.cost)
+                self.clock.advance(scale, work.done)
                 self._update_schedule(index, work.done)
                 yield self._make_progress(work, step.image)
                 if work.done < self.schedule[index].iterations:
@@ -177,7 +177,7 @@ class Run:
         except StopRequested:
             self.stopped = True
         if work.done:
-            self.clock.skip((self.schedule[index].iterations - work.done) * scale.cost)
+            self.clock.skip(self.schedule[index], work.done)
             self.executed.append(self.schedule[index].truncate(work.done))
             self.scale_seconds.append(self.clock.seconds - work.start_seconds)
         if key and image is not None and work.done == scale.iterations:
@@ -208,7 +208,7 @@ class Run:
         work.done, work.adopted = scale.iterations, painted.image
         self.adopted_scales.append(work.index)
         self.losses, self.best_losses = painted.losses, painted.best_losses
-        self.clock.skip(scale.iterations * scale.cost)
+        self.clock.skip(scale)
         self.executed.append(scale)
         self.scale_seconds.append(0.0)
         yield self._make_progress(work, painted.image)
@@ -407,8 +407,7 @@ class Run:
         """Let the budget change the number of iterations left after `done` iterations of a scale."""
         if self.budget:
             self.schedule = self.budget.update_schedule(self.schedule, index, done, self.losses[TOTAL])
-            remaining = count_work(self.schedule[index:]) - done * self.schedule[index].cost
-            self.clock.total = self.clock.done + remaining
+            self.clock.replan(self.schedule[index:], done)
 
     def _estimate_remaining(self) -> float | None:
         remaining = self.budget.remaining if self.budget else None

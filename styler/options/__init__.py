@@ -14,7 +14,15 @@ from styler.options.fields import (
     normalize_layer,
     resolve_options,
 )
-from styler.options.values import OptionSpec, describe_range, format_duration, format_value, list_words, parse_quantity
+from styler.options.values import (
+    OptionSpec,
+    describe_range,
+    format_duration,
+    format_estimate,
+    format_value,
+    list_words,
+    parse_quantity,
+)
 
 __all__ = [
     "DEFAULT_LAYER_WEIGHTS",
@@ -32,6 +40,7 @@ __all__ = [
     "check_settings",
     "describe_range",
     "format_duration",
+    "format_estimate",
     "format_value",
     "list_options",
     "list_words",

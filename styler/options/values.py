@@ -26,6 +26,8 @@ UNITS: dict[str, dict[str, int]] = {
     | {f"{prefix}ib": 1024**power for power, prefix in enumerate("kmgt", start=1)},
 }
 """The units in which seconds and bytes may be given; capitals count as small letters."""
+ESTIMATE_STEPS = ((9.5, 1), (57.5, 5), (9.5 * 60, 60), (57.5 * 60, 300), (9.5 * 3600, 600), (math.inf, 3600))
+"""Expected seconds below each limit are rounded to multiples of the number beside it."""
 UNIT_EXAMPLES = {"s": "a time such as 60s, 2m or 1h", "b": "an amount such as 800mb, 4gb or 4gib"}
 MAX_VALUE_LENGTH = 100
 """Characters of a wrong value that a message repeats."""
@@ -190,6 +192,13 @@ def format_duration(seconds: float) -> str:
         return f"{whole} s"
     minutes = whole // 60
     return f"{minutes} min {whole % 60} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def format_estimate(seconds: float) -> str:
+    """Format an expected duration, rounded so that it promises nothing: `about 6 s`, `about 1 h 10 min`."""
+    step = next(step for limit, step in ESTIMATE_STEPS if seconds < limit)
+    text = format_duration(max(1, step * math.floor(seconds / step + 0.5)))
+    return f"about {re.sub(r'[.]0(?= s)| 0 (s|min)$', '', text)}"
 
 
 def format_value(value: Any) -> str:

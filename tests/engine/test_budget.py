@@ -1,5 +1,6 @@
 """Time budget and early stopping: both end in time and can be replayed."""
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable
@@ -81,6 +82,33 @@ class Machine:
 
         monkeypatch.setattr(Objective, "gradient", timed)
         monkeypatch.setattr("styler.engine.budget.time.perf_counter", lambda: self.now)
+
+
+def test_the_time_left_counts_that_later_scales_are_slower(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scales with tiles take longer for the same pixels, and what begins a scale takes as long as an iteration."""
+    now = 100.0
+    monkeypatch.setattr("styler.engine.budget.time.perf_counter", lambda: now)
+    scales = (Scale(100, 100, 4, "adam"), Scale(200, 200, 5, "adam"), Scale(400, 400, 2, "adam"))
+
+    def weigh(scale: Scale) -> float:
+        return (scale.iterations + 1) * scale.cost * (3.0 if scale.width == 400 else 1.0)
+
+    clock = Clock(scales, weigh)
+    assert clock.estimate_remaining() is None
+    left = sum(map(weigh, scales))
+    for scale in scales[:2]:
+        for done in range(1, scale.iterations + 1):
+            passed = scale.cost * (2 if done == 1 else 1)
+            now, left = now + 1e-4 * passed, left - passed
+            clock.advance(scale, done)
+            assert clock.estimate_remaining() == pytest.approx(1e-4 * left)
+    assert left == 3 * 3 * 400 * 400
+    clock.replan((dataclasses.replace(scales[1], iterations=8), scales[2]), 5)
+    assert clock.estimate_remaining() == pytest.approx(1e-4 * (left + 3 * 200 * 200))
+    clock.skip(dataclasses.replace(scales[1], iterations=8), 5)
+    clock.skip(scales[2])
+    assert clock.estimate_remaining() == pytest.approx(0)
+    assert clock.done == clock.total == sum(scale.iterations * scale.cost for scale in scales[:2])
 
 
 @pytest.mark.parametrize("optimizer", ["mixed", "adam", "lbfgs"])

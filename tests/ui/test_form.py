@@ -8,7 +8,7 @@ import pytest
 
 from styler import library
 from styler.errors import OptionError
-from styler.options import Options, list_options
+from styler.options import Options, format_estimate, list_options
 from ui import controls, layout, render
 from ui.handlers import PaintHandlers
 from ui.layout import PageLayout
@@ -64,7 +64,7 @@ def test_a_preset_or_look_leaves_the_size_and_the_strokes_being_typed() -> None:
     ],
 )
 def test_an_expected_time_is_rounded(seconds: float, text: str) -> None:
-    assert render.format_estimate(seconds) == text
+    assert format_estimate(seconds) == text
 
 
 def test_times_are_shown_below_their_presets_and_read_aloud() -> None:

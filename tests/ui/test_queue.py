@@ -581,7 +581,7 @@ def studio(use_tiny: None) -> Iterator[Studio]:
 
 def test_the_time_of_a_request_is_estimated(studio: Studio) -> None:
     fixed = FIXED_SECONDS
-    whole = Options(size=100, first_size=64, iterations=99, multiscale=0)
+    whole = Options(size=100, first_size=64, iterations=99, multiscale=0, brushwork=0)
     assert studio.estimate_seconds(whole, 400, 200) == pytest.approx(fixed + SMALL_RATE * 100 * 100 * 50 * 1e-6)
     assert studio.estimate_seconds(whole.replace(time=30), 400, 200) == 30
     assert studio.estimate_seconds(whole.replace(strength=0), 400, 200) == fixed
@@ -589,6 +589,26 @@ def test_the_time_of_a_request_is_estimated(studio: Studio) -> None:
     assert large == pytest.approx(fixed + 100 * 1.0)
     assert studio.estimate_seconds(whole, 4000, 20) is None, "too narrow for the network"
     assert studio.estimate_seconds(whole.replace(backbone="vgg19", style_layers=("relu3_4",)), 400, 200) is None
+
+
+def test_a_picture_in_tiles_is_expected_to_take_as_long_as_its_plan_says(studio: Studio) -> None:
+    options = Options(size=1024, first_size=1024, iterations=9, multiscale=0, brushwork=0)
+    as_a_whole = studio.estimate_seconds(options, 400, 300)
+    studio._usable_memory = 400_000_000
+    in_tiles = studio.estimate_seconds(options, 400, 300)
+    assert as_a_whole is not None
+    assert in_tiles is not None
+    assert 1.5 < (in_tiles - FIXED_SECONDS) / (as_a_whole - FIXED_SECONDS) < 4
+    studio._usable_memory = 1_000_000
+    assert studio.estimate_seconds(options, 400, 300) is None, "it does not fit"
+
+
+def test_the_speed_is_learned_from_pictures_in_tiles(studio: Studio) -> None:
+    scale = Scale(1000, 1000, 9, "adam")
+    for _ in range(20):
+        studio.work_estimate.add_schedule((scale,), (30.0,), 30.0 + FIXED_SECONDS, [3 * 10 * scale.cost])
+    assert studio.work_estimate.estimate_seconds((scale,)) == pytest.approx(10 + FIXED_SECONDS)
+    assert studio.work_estimate.estimate_seconds((scale,), [20 * scale.cost]) == pytest.approx(20 + FIXED_SECONDS)
 
 
 def test_nothing_is_known_before_the_weights_are_loaded(use_tiny: None) -> None:

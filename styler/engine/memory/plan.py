@@ -25,8 +25,8 @@ from styler.engine.memory.estimate import (
 from styler.engine.memory.measure import USABLE_SHARE, measure_free_memory, measure_usable_memory, release_memory
 from styler.errors import OutOfMemory
 from styler.geometry import fit_size
-from styler.options import Options, format_duration
-from styler.schedule import SETUP_ITERATIONS, Schedule
+from styler.options import Options, format_estimate
+from styler.schedule import SETUP_ITERATIONS, Scale, Schedule
 
 TILE_SIDES = (1024, 768, 512, 384, 256)
 """Sides of tiles, in pixels: multiples of the network's stride, largest first."""
@@ -91,18 +91,18 @@ class MemoryPlan:
         return count_tiles(self.size, self.final.tile)
 
     def count_work(self, scales: Schedule) -> float:
-        """Return the work of a schedule: the pixels that the backbone processes in the same time, as a whole.
+        """Return the work of a schedule: the pixels that the backbone processes in the same time, as a whole."""
+        return sum(map(self.count_scale_work, scales))
 
-        Unlike the schedule's own, it counts what begins a scale, the matching of features, and tiles.
-        """
-        options, network, total = self.demand.options, self.demand.features.network, 0.0
-        for scale in scales:
-            total += (scale.iterations + SETUP_ITERATIONS) * scale.cost * self.slow_down(scale.size)
-            if matching := targets.plan_matching(options, network, self.size, scale):
-                count = math.ceil(scale.iterations / matching.interval) if matching.interval else 1
-                cost = TILED_MATCHING_COST if self.choose(scale.size).splits(scale.size) else MATCHING_COST
-                total += count * cost * math.prod(scale.size)
-        return total
+    def count_scale_work(self, scale: Scale) -> float:
+        """Return the work of a scale; unlike the schedule's own, it counts what begins it, its matching, and tiles."""
+        work = (scale.iterations + SETUP_ITERATIONS) * scale.cost * self.slow_down(scale.size)
+        matching = targets.plan_matching(self.demand.options, self.demand.features.network, self.size, scale)
+        if not matching:
+            return work
+        count = math.ceil(scale.iterations / matching.interval) if matching.interval else 1
+        cost = TILED_MATCHING_COST if self.choose(scale.size).splits(scale.size) else MATCHING_COST
+        return work + count * cost * math.prod(scale.size)
 
     def describe(self, seconds: float, device: str) -> str:
         """Return the plan in a sentence, such as `8192×6144: 48 tiles of 1024 (margin 80), 3.9 GB, about 14 min on …`.
@@ -112,11 +112,10 @@ class MemoryPlan:
             device: where it is painted.
         """
         rung, count = self.final, self.count_tiles()
-        duration = f"{seconds / 60:.0f} min" if 600 <= seconds < 3570 else format_duration(seconds)
         parts = [f"{count} tiles of {rung.tile} (margin {self.margin})"] if count > 1 else ["as a whole"]
         parts += ["with checkpointing"] if rung.checkpoint else []
         parts += ["picture in the host's memory"] if rung.on_host else []
-        parts += [f"{self.needed / 1e9:.1f} GB", f"about {duration} on {device}"]
+        parts += [f"{self.needed / 1e9:.1f} GB", f"{format_estimate(seconds)} on {device}"]
         return f"{self.size[0]}×{self.size[1]}: {', '.join(parts)}"
 
 
@@ -166,7 +165,8 @@ def plan_memory(demand: Demand, scales: Schedule) -> MemoryPlan:
     """
     device, rungs, highest = demand.features.device, list_rungs(demand.options, demand.features.device), 0.0
     room = _measure_room(demand)
-    if any(estimate_scale(demand, scale.size, scale.optimizer, rungs[0]).device > room.device for scale in scales):
+    is_tight = any(estimate_scale(demand, it.size, it.optimizer, rungs[0]).device > room.device for it in scales)
+    if is_tight and not demand.options.memory:
         release_memory(device)  # memory kept from earlier pictures does not count as free
         room = _measure_room(demand)
     chosen: dict[tuple[int, int], Rung] = {}

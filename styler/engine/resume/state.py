@@ -269,6 +269,7 @@ def restore(run: "Run", snapshot: Snapshot) -> ScaleWork:
         run.losses, run.best_losses, run.adopted_scales = (
             state[key] for key in ("losses", "best_losses", "adopted_scales")
         )
+        run.clock.replan(schedule[work.index :], work.done)
         run.clock.restore(*state["clock"])
         if (budget := state["budget"]) is not None and run.budget:
             run.budget.restore(budget)
