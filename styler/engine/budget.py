@@ -32,6 +32,15 @@ CHECK_EVERY = 5
 """Iterations between two checks of the average; each waits for the device."""
 
 
+SlowDown = Callable[[tuple[int, int]], float]
+"""Returns the time of an iteration at a size (width, height) relative to one that is painted as a whole."""
+
+
+def paint_as_a_whole(_size: tuple[int, int]) -> float:
+    """Return 1: no scale has tiles."""
+    return 1.0
+
+
 class Clock:
     """Elapsed time, the work done, and an estimate of the time left.
 
@@ -92,12 +101,15 @@ class Budget:
         options: `time` and `patience` are read.
         schedule: built from the other options; a time budget keeps its scales and, roughly, its proportions.
         clock: of the painting.
+        slow_down: how much longer the scales with tiles take.
     """
 
-    def __init__(self, options: Options, schedule: Schedule, clock: Clock) -> None:
+    def __init__(
+        self, options: Options, schedule: Schedule, clock: Clock, slow_down: SlowDown = paint_as_a_whole
+    ) -> None:
         self.time = options.time
         self.patience = options.patience
-        self._original, self._clock = schedule, clock
+        self._original, self._clock, self._slow_down = schedule, clock, slow_down
         self._scale_start = 0.0  # seconds after the first iteration of the scale
         self._plateau, self._is_cut = _PlateauDetector(options.patience), False
 
@@ -139,7 +151,8 @@ class Budget:
         if not is_due or done == 1:
             return schedule
         remaining = self.time - now + done * seconds
-        return fit_schedule(self._original, remaining, seconds / schedule[index].cost, schedule, index, done)
+        rate = seconds / schedule[index].cost / self._slow_down(schedule[index].size)
+        return fit_schedule(self._original, remaining, rate, schedule, index, done, self._slow_down)
 
 
 class _PlateauDetector:
@@ -171,20 +184,22 @@ def fit_schedule(
     current: Schedule | None = None,
     index: int = 0,
     done: int = 0,
+    slow_down: SlowDown = paint_as_a_whole,
 ) -> Schedule:
     """Return the schedule that takes the given time, assuming that an iteration's time is proportional to its pixels.
 
     Args:
         original: the schedule of the preset: its scales, of which the last may be left out, and its first count.
         seconds: for scale `index`, including the iterations already made, and all later scales.
-        seconds_per_pixel: of an iteration.
+        seconds_per_pixel: of an iteration that is painted as a whole.
         current: the schedule so far; `original` before the work begins.
         index: the current scale.
         done: iterations made at that scale.
+        slow_down: how much longer the scales with tiles take.
     """
     current = current or original
     scales = (current[index], *original[index + 1 :])
-    costs = [seconds_per_pixel * scale.cost for scale in scales]
+    costs = [seconds_per_pixel * scale.cost * slow_down(scale.size) for scale in scales]
     for count in range(len(scales), 0, -1):
         share = _choose_first_iterations(original, current, index, costs[:count], seconds)
         first = _keep_executed(current[index], done, share)

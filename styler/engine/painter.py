@@ -373,7 +373,9 @@ class Painter:
         start_source = content
         if options.init not in INIT_CHOICES:
             start_source, _ = _crop_to_paper(load_start(options.init if start is None else start), options)
-        clock = Clock(scales, plan.count_scale_work if plan else None)
+        clock, budget = Clock(scales, plan.count_scale_work if plan else None), None
+        if plan and has_budget and (options.time or options.patience):
+            budget = Budget(options, scales, clock, plan.slow_down)
         return Run(
             options=options,
             content=content,
@@ -393,7 +395,7 @@ class Painter:
             areas=found.areas,
             masks=found.entries,
             notes=[*found.warnings],
-            budget=Budget(options, scales, clock) if has_budget and (options.time or options.patience) else None,
+            budget=budget,
         )
 
 

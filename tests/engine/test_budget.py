@@ -136,6 +136,23 @@ def test_a_painting_ends_within_its_time_budget_and_can_be_replayed(
     assert np.array_equal(again.pixels, result.pixels)
 
 
+def test_scales_with_tiles_get_fewer_iterations_in_the_same_time() -> None:
+    def slow_down(size: tuple[int, int]) -> float:
+        return 2.0 if size == ORIGINAL[-1].size else 1.0
+
+    whole = budget.fit_schedule(ORIGINAL, 60.0, SPEED)
+    tiled = budget.fit_schedule(ORIGINAL, 60.0, SPEED, slow_down=slow_down)
+    assert [scale.size for scale in tiled] == [scale.size for scale in whole]
+    assert tiled[-1].iterations < 0.8 * whole[-1].iterations
+    begun = schedule.SETUP_ITERATIONS
+    costs = [SPEED * scale.cost * slow_down(scale.size) for scale in tiled]
+    seconds = sum(
+        (scale.iterations + begun * (index > 0)) * cost
+        for index, (scale, cost) in enumerate(zip(tiled, costs, strict=True))
+    )
+    assert seconds == pytest.approx(60.0, abs=sum(costs) / 2)
+
+
 def test_too_little_time_still_gives_the_requested_size(
     monkeypatch: pytest.MonkeyPatch, painter: Painter, pixels: Callable[..., Array]
 ) -> None:
