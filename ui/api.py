@@ -6,6 +6,7 @@
 import dataclasses
 import inspect
 import itertools
+import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
 from contextlib import aclosing
 from functools import partial
@@ -260,10 +261,11 @@ def _paint(studio: Studio, session: Session, request: PaintRequest) -> Generator
 
 
 def _paint_previews(
-    studio: Studio, session: Session, current: WallRound, folder: Path
+    studio: Studio, session: Session, current: WallRound, folder: Path, stop: threading.Event
 ) -> Generator[dict[Path, FileAnswer], None, None]:
     """Yield the file of each preview, by the file of its painting."""
-    for number, (style, preview) in enumerate(wall.paint_wall(studio, session, current), start=len(session.previews)):
+    painted = wall.paint_wall(studio, session, current, stop)
+    for number, (style, preview) in enumerate(painted, start=len(session.previews)):
         path = preview.result.save(folder / f"{number}-{style.stem}.png")
         yield {style.path: _describe_file(path)}
 

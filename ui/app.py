@@ -110,28 +110,17 @@ def _bind(studio: Studio, handler: Callable[..., Any], kind: str = "") -> Callab
     return event
 
 
-def _bind_click(studio: Studio, handler: Callable[..., Any], kind: str = "") -> Callable[..., Any]:
-    """Return a Gradio event like that of `_bind`, which comes before one of `_bind_queued`.
-
-    It does nothing while this visitor's picture is painted; Gradio drops what comes after it, too.
-    """
-
-    async def event(request: gr.Request, *values: Any) -> Any:
-        if studio.sessions.get(request.session_hash, kind).is_painting:
-            return gr.skip()
-        studio.thread.announce()
-        return await asyncio.to_thread(_bind(studio, handler, kind), request, *values)
-
-    return event
-
-
 def _bind_queued(
     tab: handlers.PaintHandlers | handlers.BatchHandlers,
+    confirm: Callable[..., handlers.Changes],
     handler: Callable[..., Generator[handlers.Changes, None, None]],
     estimate: Callable[..., float | None],
     kind: str = "",
 ) -> Callable[..., AsyncIterator[handlers.Changes]]:
-    """Return a Gradio event like that of `_bind`, which runs a generator on the painter's thread in its turn."""
+    """Return a Gradio event like that of `_bind`, which runs a generator on the painter's thread in its turn.
+
+    It confirms the click first, and does nothing while this visitor's picture is painted.
+    """
     studio = tab.studio
     # Of what the work reports, only its last item changes this.
     ending = tab.layout.stop_button if isinstance(tab.layout, BatchLayout) else tab.layout.running_row
@@ -142,6 +131,10 @@ def _bind_queued(
     async def event(request: gr.Request, *values: Any) -> AsyncIterator[handlers.Changes]:
         hide_event()
         session, key = studio.sessions.get(request.session_hash, kind), name_visitor(request.session_hash)
+        if session.is_painting:
+            yield gr.skip()
+            return
+        confirmed, reports = confirm(session, *values), 0
         seconds = estimate(session, *values)
         try:
             work = handler(session, *values)
@@ -149,12 +142,15 @@ def _bind_queued(
                 async for item in items:
                     if isinstance(item, Place) and session.is_discarded:
                         break
+                    # A browser that is busy draws only the last of several items: what the first says comes again.
+                    repeated = confirmed if reports < 2 else {}
                     if isinstance(item, Place):
-                        yield {tab.layout.status: render.render_bar(item.describe())}
+                        yield {**repeated, tab.layout.status: render.render_bar(item.describe())}
                     elif is_stopping(session) and ending not in (item or {}):  # a report would hide this
                         yield {**(item or {}), tab.layout.status: render.render_bar(tab.stopping)}
                     else:
-                        yield item or gr.skip()
+                        reports += bool(item)
+                        yield {**repeated, **item} if item else gr.skip()
                 else:
                     return
         except QueueFull:
@@ -170,19 +166,16 @@ def _wire_painting(tab: handlers.PaintHandlers) -> None:
     strength = "() => Number(document.querySelector('#repaint').dataset.strength)"
     outputs = [layout.stop_button, layout.options["seed"], *_list_result_outputs(layout)]
     fields: list[Any] = [layout.options[name] for name in controls.PAGE_OPTIONS]
-    waiting: tuple[Any, ...] = (tab.show_waiting, [], outputs)
-    sample: tuple[Any, ...] = (tab.show_sample, fields, [*outputs, *_list_choices(layout)])
-    events = []
-    for button, make, inputs, (show, show_inputs, shown), script in (
-        (layout.paint_button, handlers.make_request, handlers.list_inputs(layout), waiting, None),
-        (layout.sample_button, tab.request_sample, fields, sample, None),
-        (layout.continue_button, handlers.continue_request, [], waiting, None),
-        (layout.retry_button, handlers.retry_request, [], waiting, None),
-        (layout.repaint_button, handlers.repaint_request, [layout.repaint_strength], waiting, strength),
+    events: list[Any] = []
+    for button, confirm, make, inputs, more_outputs, script in (
+        (layout.paint_button, tab.show_waiting, handlers.make_request, handlers.list_inputs(layout), [], None),
+        (layout.sample_button, tab.show_sample, tab.request_sample, fields, _list_choices(layout), None),
+        (layout.continue_button, tab.show_waiting, handlers.continue_request, [], [], None),
+        (layout.retry_button, tab.show_waiting, handlers.retry_request, [], [], None),
+        (layout.repaint_button, tab.show_waiting, handlers.repaint_request, [layout.repaint_strength], [], strength),
     ):
-        click = button.click(_bind_click(studio, show), show_inputs, shown, **INSTANT_EVENT)
-        event = _bind_queued(tab, partial(tab.paint, make), partial(tab.estimate, make))
-        painting = click.then(event, inputs, outputs, js=script, **QUEUED_EVENT)
+        event = _bind_queued(tab, confirm, partial(tab.paint, make), partial(tab.estimate, make))
+        painting = button.click(event, inputs, [*outputs, *more_outputs], js=script, **QUEUED_EVENT)
         painting.failure(_bind(studio, tab.show_failure), None, outputs, **INSTANT_EVENT)
         events.append(painting)
     layout.repaint_button.click(None, None, layout.options["strength"], js=strength)
@@ -357,9 +350,8 @@ def _wire_batch(tab: handlers.BatchHandlers) -> None:
     bind = partial(_bind, studio, kind=BATCH)
     inputs = [layout.contents, layout.styles, layout.own_styles, *layout.options.values()]
     outputs = [layout.status, layout.stop_button, layout.archive, layout.gallery, layout.rows]
-    click = layout.paint_button.click(_bind_click(studio, tab.show_waiting, BATCH), None, outputs, **INSTANT_EVENT)
-    event = _bind_queued(tab, tab.paint, tab.estimate, BATCH)
-    painting = click.then(event, inputs, outputs, **QUEUED_EVENT)
+    event = _bind_queued(tab, tab.show_waiting, tab.paint, tab.estimate, BATCH)
+    painting = layout.paint_button.click(event, inputs, outputs, **QUEUED_EVENT)
     painting.failure(bind(tab.show_failure), None, outputs, **INSTANT_EVENT)
     _wire_stop(tab, BATCH)
     _wire_sizes(layout)

@@ -168,7 +168,7 @@ class PaintHandlers:
                 return self.refuse_photo(session, str(problem))
         session.photo, session.photo_html, session.photo_url, session.shown_preview = photo, "", "", None
         if photo:
-            self.studio.expect_previews(photo, picture)
+            self.studio.expect_previews(picture)
             source = render.encode_data_url(picture.pixels)
             session.photo_html = render.render_frame(source, picture.width, picture.height, f"Your photo, {photo.name}")
             session.photo_url = render.encode_data_url(picture.pixels, render.THUMBNAIL_SIDE)
@@ -300,7 +300,7 @@ class PaintHandlers:
         text = " ".join([f"The settings of {uploads[0].name} are set; choose a photo and a painting.", *notes])
         return {**changes, layout.status: render.render_message(text)}
 
-    def show_waiting(self, session: Session) -> Changes:
+    def show_waiting(self, session: Session, *_values: Any) -> Changes:
         """Confirm the click before the event enters the queue."""
         session.is_discarded, session.is_waiting = False, True
         return {
@@ -429,7 +429,7 @@ class BatchHandlers:
     stopping: ClassVar[str] = "Stopping…"
     """Confirms the click on Stop."""
 
-    def show_waiting(self, session: Session) -> Changes:
+    def show_waiting(self, session: Session, *_values: Any) -> Changes:
         """Confirm the click before the event enters the queue."""
         session.is_discarded, session.is_waiting = False, True
         return {

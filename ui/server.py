@@ -28,6 +28,7 @@ from styler.engine.device import choose_device
 from styler.errors import StylerError
 from styler.options import Options
 from ui.middleware import RequestGuard, explain_event, handle_errors
+from ui.queue import PAINTER
 from ui.studio import Studio
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def make_server(studio: Studio, config: ServerConfig) -> FastAPI:
     server.add_middleware(
         RequestGuard,
         sessions=studio.sessions,
-        check_event=partial(explain_event, page),
+        check_event=partial(_check_event, studio, page),
         max_upload=config.max_upload,
         root_path=config.root_path,
         is_local=config.host in LOCAL_HOSTS,
@@ -259,6 +260,15 @@ class PageServer(uvicorn.Server):
                 yield
             finally:
                 signal.signal(hangup, previous)
+
+
+def _check_event(studio: Studio, page: "gr.Blocks", path: str, body: Any) -> str:
+    """Return why a request cannot start an event, or an empty text; previews stop before an event that paints."""
+    refusal = explain_event(page, path, body)
+    event = None if refusal else page.fns.get(body.get("fn_index"))
+    if event is not None and event.concurrency_id == PAINTER["concurrency_id"]:
+        studio.thread.announce()
+    return refusal
 
 
 def _warm_up(studio: Studio) -> None:

@@ -87,10 +87,6 @@ class WallRound:
     stop: threading.Event = field(default_factory=threading.Event)
     """Interrupts the preview that is being painted."""
 
-    def interrupt(self) -> None:
-        """Stop the preview that is being painted; the round may go on later."""
-        self.stop.set()
-
 
 LossHistory = tuple[tuple[int, dict[str, float]], ...]
 """Iterations done so far and the terms of the loss at that point, in order."""

@@ -11,6 +11,7 @@ from collections.abc import Collection, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,8 @@ UNKNOWN_SIZE = (1, 1)
 """Width and height of a photo that was not read yet: a square has the most pixels for its long side."""
 MAX_SIZES = 1000
 """Photos whose size is remembered."""
-MAX_KEPT_PIXELS = 16_000_000
-"""Pixels of a photo that is kept from its choice to its previews, at 12 bytes each."""
+KEPT_BYTES = 200_000_000
+"""Limit on the pictures that are kept decoded: the bundled paintings, which have half of it, and the last photos."""
 SHOWN_MASK_SIDE, MAX_SHOWN_MASKS = 640, 64
 """Long side of the masks that are shown, in pixels, and how many of recent photos are kept."""
 FIXED_SECONDS = 0.5
@@ -164,12 +165,11 @@ class Studio:
         self.work_estimate = WorkEstimate()
         self.load_error: StylerError | None = None
         """Why the painter could not be loaded."""
-        self._decoder = Decoder(memory=DECODER_BYTES)
+        self._decoder = Decoder(memory=DECODER_BYTES, kept=KEPT_BYTES)
         self._max_pixels = max_pixels
         self._painter: Painter | None = None
         self._features: Features | None = None
         self._usable_memory = 0
-        self._kept: tuple[Path, Picture] | None = None  # the photo that was chosen last, until it is read again
         self._sizes: dict[Path, tuple[int, int]] = {}  # width and height of the photos that were read
         self._shown_masks: OrderedDict[tuple[Path, str], NDArray[np.uint8] | None] = OrderedDict()
         self._load_lock = threading.Lock()
@@ -198,6 +198,10 @@ class Studio:
                     self.work_estimate.add_rates(preview.result.schedule, preview.result.scale_seconds)
                 for name in BUILT_IN_MASKS:  # loads the networks that find them
                     painter.find_mask(content, name)
+                bundled = map(Upload.from_path, library.list_styles().values())
+                for _ in painter.analyze_styles(map(self.read_picture, bundled), self.options):
+                    if self._closed.is_set() or self.thread.is_busy:
+                        break
             except StylerError as problem:
                 self.load_error = problem
 
@@ -240,22 +244,18 @@ class Studio:
         Raises:
             ImageError: it is not an image, or it is too large; the message has the name that its owner gave it.
         """
-        if (kept := self._kept) and kept[0] == upload.path and upload.path.exists():
-            self._kept = None
-            return kept[1]
         picture = self._decoder.read(_read_bytes(upload), name=upload.name, max_pixels=self._max_pixels)
         self._sizes[upload.path] = picture.width, picture.height
         if len(self._sizes) > MAX_SIZES:
             self._sizes.pop(next(iter(self._sizes)), None)
         return picture
 
-    def expect_previews(self, upload: Upload, photo: Picture) -> None:
-        """Prepare for the previews of a photo that has just been chosen: keep its pixels, and begin to look for faces.
+    def expect_previews(self, photo: Picture) -> None:
+        """Begin to look for faces in a photo that has just been chosen: they are protected by default.
 
-        They are protected by default. The previews wait for them; what fails here fails there again, with a message.
+        The previews wait for them; what fails here fails there again, with a message.
         """
         if self.has_previews and self.is_ready:
-            self._kept = (upload.path, photo) if photo.width * photo.height <= MAX_KEPT_PIXELS else None
             self.mask_thread.submit(self.load_painter().find_mask, photo, "faces")
 
     def read_mask(self, upload: Upload) -> Tensor:
@@ -414,14 +414,8 @@ class Studio:
             OutOfMemory: the picture does not fit.
         """
         assert self._features is not None
-        demand = Demand(
-            features=self._features,
-            size=compute_result_size(options, width, height),
-            styles=[(width, height)],  # those of the paintings matter little
-            options=options.replace(memory=self._usable_memory),
-            photo=(width, height),
-        )
-        return [*map(plan_memory(demand, schedule).count_scale_work, schedule)]
+        planned = options.replace(memory=self._usable_memory)
+        return _plan_work(self._features, planned, schedule, compute_result_size(options, width, height), width, height)
 
     def estimate_times(self, options: Options, width: int, height: int) -> dict[str, float | None]:
         """Return how long a picture will take with each preset; all but that of the options set their own values."""
@@ -475,6 +469,20 @@ def _classify(scale: Scale) -> tuple[bool, int]:
 def _count_work(scale: Scale) -> float:
     """Return the cost of a scale; to begin it costs about as much as an iteration."""
     return (scale.iterations + 1) * scale.cost
+
+
+@lru_cache(256)  # a change of the settings asks for the same work again and again
+def _plan_work(
+    features: Features, options: Options, schedule: Schedule, size: tuple[int, int], width: int, height: int
+) -> list[float]:
+    """Return the work of each scale of a result of a size, for a photo of a width and height.
+
+    Raises:
+        OutOfMemory: the picture does not fit.
+    """
+    photo = (width, height)  # the sizes of the paintings matter little
+    demand = Demand(features=features, size=size, styles=[photo], options=options, photo=photo)
+    return [*map(plan_memory(demand, schedule).count_scale_work, schedule)]
 
 
 def _average(average: float | None, value: float) -> float:

@@ -89,18 +89,17 @@ def list_missing(session: Session, wall: WallRound) -> list[Upload]:
 
 
 def paint_wall(
-    studio: Studio, session: Session, wall: WallRound, *, openings: bool = False
+    studio: Studio, session: Session, wall: WallRound, stop: threading.Event, *, openings: bool = False
 ) -> Generator[tuple[Upload, Preview], None, None]:
     """Paint the previews that are missing, keep them in `session.previews`, and yield each painting with its preview.
 
     With `openings`, each is also yielded before strokes are added.
 
-    `wall.interrupt` ends it within milliseconds; what is missing then can be painted by another call.
+    `stop` ends it within milliseconds, also before it has begun; what is missing then can be painted by another call.
 
     Raises:
         StylerError: a picture cannot be read, or memory ran out.
     """
-    stop = wall.stop = threading.Event()
     photo = studio.read_picture(wall.content)
     missing = list_missing(session, wall)
     chosen = wall.styles[0]
@@ -122,7 +121,11 @@ def paint_wall(
 
 
 async def run_wall(
-    studio: Studio, session: Session, wall: WallRound, key: str, begin: Callable[[], Generator[Any, None, None]]
+    studio: Studio,
+    session: Session,
+    wall: WallRound,
+    key: str,
+    begin: Callable[[threading.Event], Generator[Any, None, None]],
 ) -> AsyncGenerator[Any, None]:
     """Yield what a round of previews yields, as often as it is interrupted, and `None` in between.
 
@@ -131,10 +134,11 @@ async def run_wall(
         session: of the tab or the call.
         wall: its round; this ends when another begins.
         key: of the visitor.
-        begin: returns a generator that goes on with the previews that are missing.
+        begin: returns a generator that goes on with the previews that are missing, until its event is set.
     """
     while list_missing(session, wall):
-        async with aclosing(studio.thread.run_when_idle(begin(), wall.interrupt, key)) as items:
+        stop = wall.stop = threading.Event()
+        async with aclosing(studio.thread.run_when_idle(begin(stop), stop.set, key)) as items:
             async for item in items:
                 if session.wall is not wall:  # the item belongs to a photo or settings of before
                     return
@@ -245,10 +249,10 @@ class WallHandlers:
         chips = [chip for chip in chips or () if chip != DRAWN or drawn]
         return add_areas(request, drawn, chips, amount, WHOLE, None, None)
 
-    def paint(self, session: Session, wall: WallRound) -> Generator[Changes, None, None]:
+    def paint(self, session: Session, wall: WallRound, stop: threading.Event) -> Generator[Changes, None, None]:
         """Paint the previews that are missing, and show each before it has strokes and again when it is finished."""
         try:
-            for style, _preview in paint_wall(self.tab.studio, session, wall, openings=True):
+            for style, _preview in paint_wall(self.tab.studio, session, wall, stop, openings=True):
                 changes = self._show_tile(session, style)
                 if session.shown_preview == style.path:
                     changes |= self.show_preview(session, style)

@@ -276,6 +276,27 @@ class Painter:
         finally:
             keep_freed_memory(self.device, keep=False)
 
+    def analyze_styles(self, styles: Inputs, options: Options | None = None) -> Iterator[None]:
+        """Analyze paintings as their previews need them, so that the first one of each comes sooner.
+
+        Args:
+            styles: the paintings; one is analyzed whenever the next item is taken.
+            options: of the paintings with them.
+
+        Raises:
+            StylerError: a picture cannot be read, or a setting is invalid.
+        """
+        options = options or Options()
+        for style in iterate_styles(styles):
+            with prepare_torch(self.device, OPENING_THREADS if self.device.type == "cpu" else options.threads):
+                min_side = self.features(options).min_side
+                opening = schedule.plan_opening(options, *style.size, min_side)
+                small = schedule.make_preview_options(options, *style.size, min_side)
+                features = self.features(options, sketch=opening.sketch)
+                trimmed = trim_styles([style], small, self._cache)
+                targets.measure_styles(features, trimmed, max(opening.size), small, self._cache)
+            yield
+
     def find_mask(self, content: Input, name: str) -> NDArray[np.float32] | None:
         """Return a mask that is found in a photo, (H, W) in [0, 1]; None if there is nothing of the kind.
 

@@ -18,7 +18,7 @@ from styler.errors import UsageError
 from styler.objective.losses import total_variation
 from styler.objective.moments import Moments, compute_moments
 from styler.objective.sums import StyleSums
-from styler.objective.tiles import compute_tile, split_picture
+from styler.objective.tiles import Tile, compute_tile, split_picture
 from styler.options import Options
 from styler.regions.areas import Areas
 from styler.resample import resize
@@ -30,6 +30,8 @@ MAX_CACHE_BYTES = 24_000_000
 """Memory of the cached statistics. One style at one size takes 3.4 MB with the default layers, 8 MB with all."""
 MAX_BOXES = 1000
 """Number of the styles whose borders are remembered."""
+MAPS_PIXELS, MAX_MAPS = 128 * 128, 4
+"""Pixels of the largest photo whose features are kept, and their number: those of previews, at 5 MB each."""
 TILE_SIDE = 1024
 """Longest side, in pixels, of what is analyzed of a style at once, without its margin."""
 
@@ -47,6 +49,8 @@ class StatsStore(Protocol):
 class StyleCache:
     """A cache of style statistics by network, image, size and layers; the least recently used are dropped first.
 
+    It also keeps the features of the last small photos.
+
     Threads may share it: every access to its dictionary is a single operation.
 
     Args:
@@ -56,6 +60,7 @@ class StyleCache:
     def __init__(self, store: StatsStore | None = None) -> None:
         self._moments: dict[Hashable, Mapping[str, Moments]] = {}
         self._boxes: dict[str, tuple[Box | None, ...]] = {}  # one each, or none
+        self._maps: dict[Hashable, dict[str, Tensor]] = {}
         self._store = store
 
     @property
@@ -97,6 +102,24 @@ class StyleCache:
         self._moments[key] = moments  # the last is the most recently used
         self._drop_oldest()
         return moments
+
+    def get_maps(
+        self, features: Features, photo: SourceImage, size: tuple[int, int], check: Check | None
+    ) -> dict[str, Tensor]:
+        """Return the features of every layer of `features` for a photo at a size; small ones are kept for previews.
+
+        Args: as in `get_moments`.
+        """
+        key = (features.sha256, photo.digest, size, features.layers, features.pooling, features.precision)
+        maps = self._maps.pop(key, None)
+        if maps is None:
+            image = photo.fit(*size).to(features.device)
+            maps = compute_tile(features, image, Tile(0, size[1], 0, size[0]), check)
+        if size[0] * size[1] <= MAPS_PIXELS:
+            self._maps[key] = maps  # the last is the most recently used
+            for oldest in [*self._maps][:-MAX_MAPS]:
+                self._maps.pop(oldest, None)
+        return maps
 
     def _drop_oldest(self) -> None:
         excess = self.bytes - MAX_CACHE_BYTES

@@ -198,14 +198,10 @@ def compute_targets(
     """
     image = content.fit(*size).to(features.device)  # (1, 3, H, W)
     tiling, whole = Tiling.of((size[1], size[0]), tile, features), Tile(0, size[1], 0, size[0])
-    maps = {} if tiling else compute_tile(features, image, whole, check)
+    maps = {} if tiling else cache.get_maps(features, content, size, check)
     weights, keep, styles = compute_term_weights(options, features.network), options.keep_color, blend.recolored
-    sizes = [compute_style_size(style.size, max(size), options.stroke_size, features.min_side) for style in styles]
     style_features = features.select(weights.style)
-    moments = [
-        cache.get_moments(style_features, style, at, check, persist=not keep)  # recolored styles fit this content only
-        for style, at in zip(styles, sizes, strict=True)
-    ]
+    sizes, moments = measure_styles(features, styles, max(size), options, cache, check)
     placement, tiles = None if areas is None else Placement.of(areas, blend, size), tiling.tiles if tiling else (whole,)
     layouts = {} if placement is None else _make_layouts(placement, style_features, tiles)
     own = _measure_content(style_features, image, maps, tiles, layouts, check)
@@ -230,6 +226,25 @@ def compute_targets(
         tiling=tiling,
         photo=image if tiling else None,
     )
+
+
+def measure_styles(
+    features: Features,
+    styles: Sequence[SourceImage],
+    long_side: int,
+    options: Options,
+    cache: StyleCache,
+    check: Check | None = None,
+) -> tuple[list[tuple[int, int]], list[Mapping[str, Moments]]]:
+    """Return the width and height at which each style is analyzed for a scale with a long side, and its moments.
+
+    Args: as in `compute_targets`; `styles` are recolored if the options say so.
+    """
+    sizes = [compute_style_size(style.size, long_side, options.stroke_size, features.min_side) for style in styles]
+    selected = features.select(resolve_style_layers(options, features.network))
+    persist = not options.keep_color  # recolored styles fit one content only
+    moments = [cache.get_moments(selected, *each, check, persist) for each in zip(styles, sizes, strict=True)]
+    return sizes, moments
 
 
 def count_kept_bytes(features: Features, size: tuple[int, int]) -> int:

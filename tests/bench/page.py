@@ -47,14 +47,16 @@ HAS_ALL_TILES = """() => !document.querySelector('#wall-note').innerText
 """Script that returns whether every painting has its preview."""
 MEASURE_FIRST_VIEW = """() => new Promise(done => {
   const was = document.querySelector('#stage img').src, began = performance.now();
-  const look = () => {
+  const watch = new MutationObserver(() => {
     const now = document.querySelector('#stage .working img');
-    if (now && now.src !== was) done(performance.now() - began); else requestAnimationFrame(look);
-  };
+    if (!now || now.src === was) return;
+    watch.disconnect();
+    requestAnimationFrame(() => done(performance.now() - began));
+  });
+  watch.observe(document.body, { childList: true, subtree: true, attributes: true });
   document.querySelector('#paint').click();
-  look();
 })"""
-"""Script that returns the milliseconds from the click to the first live view."""
+"""Script that returns the milliseconds from the click to the first live view, drawn; as above, it waits for changes."""
 
 MEASURE_BLEND = """async (count) => {
   const slider = document.querySelector("#blend"), durations = [];

@@ -54,6 +54,21 @@ def test_the_child_reads_the_same_picture(decoder: Decoder) -> None:
     assert decoder.pid == pid
 
 
+def test_pictures_are_kept_up_to_a_limit_the_last_ones_longest() -> None:
+    small = [images.encode_image(np.full((20, 20, 3), level, np.float32)) for level in (0.1, 0.5, 0.9)]
+    with Decoder(kept=2 * 20 * 20 * 12) as keeping:
+        first, second = map(keeping.read, small[:2])
+        assert keeping.read(small[0]) is first
+        assert keeping.read(small[0], background=(0, 0, 0)) is not first, "it may have other pixels"
+        assert keeping.read(small[1]) is not second, "it was used longest ago"
+        large = images.encode_image(np.zeros((40, 40, 3), np.float32))
+        assert keeping.read(large) is not keeping.read(large)
+        with pytest.raises(ImageError):
+            keeping.read(small[2], min_side=30)
+    with Decoder() as forgetting:
+        assert forgetting.read(small[0]) is not forgetting.read(small[0])
+
+
 REFUSED = {"empty": b"", "page": b"<html>", "cut": png()[:300], "small": png(8), "bomb": bomb(8000)}
 
 

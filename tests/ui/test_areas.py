@@ -254,7 +254,7 @@ def test_no_file_of_the_server_is_a_mask(
     if option == "protect":
         current = wall.begin_round(session, photo, styles, options, request.masks)
         with pytest.raises(OptionError, match=r"There is no mask|no label picture can be used"):
-            next(wall.paint_wall(studio, session, current))
+            next(wall.paint_wall(studio, session, current, current.stop))
 
 
 @pytest.mark.parametrize("name", [*FILES[:5], "faces=5=/etc/passwd"])
@@ -298,7 +298,7 @@ def test_a_drawing_is_in_the_previews_as_soon_as_it_is_there(
     walls.begin(session, *values)
     assert [*session.wall.masks] == ["drawn"]
     assert session.wall.options.protect == ("drawn=70",)
-    _style, preview = next(wall.paint_wall(studio, session, session.wall))
+    _style, preview = next(wall.paint_wall(studio, session, session.wall, session.wall.stop))
     assert [entry.name for entry in preview.result.masks] == ["drawn"]
 
 

@@ -1,9 +1,11 @@
 """Tests of the wall without a browser: which previews are painted, in which order, when they stop, what is shown."""
 
+import asyncio
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +80,8 @@ def paint(walls: WallHandlers, session: Session) -> Generator[Changes, None, Non
     """Yield what is shown when a preview is finished."""
     assert session.wall is not None
     before = len(get_finished(session))
-    with closing(walls.paint(session, session.wall)) as work:
+    session.wall.stop = threading.Event()
+    with closing(walls.paint(session, session.wall, session.wall.stop)) as work:
         for changes in work:
             if len(get_finished(session)) > before:
                 yield changes
@@ -111,7 +114,7 @@ def test_a_tile_turns_before_its_preview_has_strokes(walls: WallHandlers, sessio
     assert session.wall
     walls.choose(session, f"bundled-{BUNDLED.index('woodcut')}")
     path, shown = library.list_styles()["woodcut"], []
-    for changes in walls.paint(session, session.wall):
+    for changes in walls.paint(session, session.wall, session.wall.stop):
         if page.tiles[BUNDLED.index("woodcut")] in changes:
             shown.append(path in session.unfinished)
             assert "A preview in the style of woodcut" in changes[page.stage], "it is shown large, too"
@@ -122,7 +125,7 @@ def test_a_tile_turns_before_its_preview_has_strokes(walls: WallHandlers, sessio
 def test_a_preview_without_strokes_is_missing_after_an_interruption(walls: WallHandlers, session: Session) -> None:
     begin(walls, session)
     assert session.wall
-    work = walls.paint(session, session.wall)
+    work = walls.paint(session, session.wall, session.wall.stop)
     next(work)
     assert len(session.unfinished) == 1
     work.close()
@@ -151,26 +154,23 @@ def test_faces_are_found_while_the_page_asks_for_previews(
     assert found == ["faces"]
 
 
-@pytest.mark.parametrize("is_kept", [True, False])
-def test_a_photo_is_decoded_once_for_the_stage_and_its_previews_unless_it_is_large(
-    walls: WallHandlers, session: Session, studio: Studio, monkeypatch: pytest.MonkeyPatch, is_kept: bool
+def test_a_photo_is_decoded_once_for_the_stage_its_previews_and_the_picture(
+    walls: WallHandlers, session: Session, studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     studio.load_painter()
     names: list[str] = []
-    read = Decoder.read
+    request = Decoder._request
 
-    def note(decoder: Decoder, data: bytes, **settings: Any) -> Picture:
+    def note(decoder: Decoder, data: bytes, settings: dict[str, Any]) -> Any:
         names.append(Path(settings["name"]).stem)
-        return read(decoder, data, **settings)
+        return request(decoder, data, settings)
 
-    monkeypatch.setattr(Decoder, "read", note)
-    monkeypatch.setattr("ui.studio.MAX_KEPT_PIXELS", 451 * 300 - (not is_kept))
+    monkeypatch.setattr(Decoder, "_request", note)
     begin(walls, session)
     next(work := paint(walls, session))
     work.close()
-    assert names.count("cat") == (1 if is_kept else 2)
     studio.read_picture(Upload.from_path(library.list_contents()["cat"]))
-    assert names.count("cat") == (2 if is_kept else 3), "its pixels are not held any longer"
+    assert names.count("cat") == 1
 
 
 def test_paintings_with_the_colors_of_the_photo_come_first(studio: Studio) -> None:
@@ -212,7 +212,7 @@ def test_an_interrupted_round_goes_on_with_what_is_missing(walls: WallHandlers, 
     next(work)
     next(work)
     assert session.wall
-    session.wall.interrupt()
+    session.wall.stop.set()
     assert [*work] == []
     assert len(get_finished(session)) == 2
     assert len([*paint(walls, session)]) == len(BUNDLED) - 2
@@ -351,7 +351,7 @@ def test_a_photo_that_is_gone_ends_the_round_with_a_reason(
 
     async def run() -> None:
         async for changes in wall.run_wall(
-            walls.tab.studio, session, current, "someone", lambda: walls.paint(session, current)
+            walls.tab.studio, session, current, "someone", partial(walls.paint, session, current)
         ):
             shown.extend([changes] if changes else [])
 
@@ -373,9 +373,9 @@ def test_previews_stop_when_somebody_paints_and_go_on_afterwards(
         yield "painting"
         order.append("painting ends")
 
-    def note() -> Generator[Changes, None, None]:
+    def note(stop: threading.Event) -> Generator[Changes, None, None]:
         assert session.wall is not None
-        for changes in walls.paint(session, session.wall):
+        for changes in walls.paint(session, session.wall, stop):
             order.append("preview")
             yield changes
 
@@ -408,3 +408,35 @@ def test_a_preview_is_the_opening_of_the_picture_that_is_painted_next(
     assert record["schedule"][0]["opening"]
     assert record["scale_seconds"][0] == 0
     assert getattr(first, "iteration") == record["schedule"][0]["iterations"]  # noqa: B009 - the first is progress
+
+
+def test_a_round_that_is_interrupted_before_its_first_step_paints_nothing(
+    walls: WallHandlers, session: Session, studio: Studio
+) -> None:
+    begin(walls, session)
+    current, free = session.wall, threading.Event()
+    assert current is not None
+    counts: list[int] = []
+
+    def work() -> Generator[str, None, None]:
+        counts.append(len(session.previews))
+        yield "painting"
+
+    async def paint_at_once() -> None:
+        previews = wall.run_wall(studio, session, current, "someone", partial(walls.paint, session, current))
+        studio.thread.executor.submit(free.wait)  # as the end of an earlier painting
+        waiting = asyncio.ensure_future(anext(previews))
+        while not studio.thread.executor._work_queue.qsize():
+            await asyncio.sleep(0.001)
+        painting = studio.thread.run(work(), threading.Event().set, "other", 1.0)
+        step = asyncio.ensure_future(anext(painting))
+        await asyncio.sleep(0.01)
+        free.set()
+        while await step != "painting":
+            step = asyncio.ensure_future(anext(painting))
+        await painting.aclose()
+        await waiting
+        await previews.aclose()
+
+    run_coroutine(paint_at_once())
+    assert counts == [0]
