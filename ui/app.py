@@ -27,6 +27,8 @@ SCRIPTS = (
 """The scripts of the page, in order: the first is used by all others."""
 SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
 MONO_FONTS = ("ui-monospace", "Menlo", "Consolas", "monospace")
+REPEATED_REPORTS = 4
+"""Reports on a painting that also say what its first one says."""
 BATCH = "batch"
 """The kind of session that a batch has, so that stopping one tab does not stop the other."""
 
@@ -143,11 +145,12 @@ def _bind_queued(
                     if isinstance(item, Place) and session.is_discarded:
                         break
                     # A browser that is busy draws only the last of several items: what the first says comes again.
-                    repeated = confirmed if reports < 2 else {}
+                    repeated = confirmed if reports < REPEATED_REPORTS else {}
                     if isinstance(item, Place):
                         yield {**repeated, tab.layout.status: render.render_bar(item.describe())}
                     elif is_stopping(session) and ending not in (item or {}):  # a report would hide this
-                        yield {**(item or {}), tab.layout.status: render.render_bar(tab.stopping)}
+                        stopping = {tab.layout.status: render.render_bar(tab.stopping)}
+                        yield {**(item or {}), **stopping, tab.layout.stop_button: gr.update(interactive=False)}
                     else:
                         reports += bool(item)
                         yield {**repeated, **item} if item else gr.skip()

@@ -331,7 +331,6 @@ class PaintHandlers:
                 layout.status: render.render_bar(text),
                 layout.stop_button: gr.update(interactive=False),
             }
-            first: Changes = {layout.stop_button: gr.update(interactive=True)}
             for item in self.studio.paint(session, request):
                 if isinstance(item, FinishedPicture):
                     yield self.show_finished(session, len(session.pictures) - 1)
@@ -339,9 +338,8 @@ class PaintHandlers:
                 yield {
                     layout.stage: render.render_live_view(item),
                     layout.status: render.render_progress(item),
-                    **first,
+                    layout.stop_button: gr.update(interactive=True),
                 }
-                first = {}
             yield self.show_discarded(session)
         except StylerError as problem:
             yield self.show_idle(session, render.render_error(problem))

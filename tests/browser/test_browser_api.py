@@ -316,7 +316,7 @@ def test_parts_of_a_file(site: Site, server_log: list[str], ranges: str, code: i
         ("gradio_api/queue/join", b'{"data": [], "fn_index": 1}', "no valid 'session_hash'"),
         ("gradio_api/queue/join", b'{"data": [], "fn_index": 1, "session_hash": "../x"}', "no valid 'session_hash'"),
         ("gradio_api/queue/join", b'{"data": [1], "fn_index": 1, "session_hash": "x"}', "values, not 1"),
-        ("gradio_api/run/predict", b'{"data": [], "fn_index": 0, "session_hash": "x", "batched": true}', "no batched"),
+        ("gradio_api/run/predict", b'{"data": [], "fn_index": 1, "session_hash": "x", "batched": true}', "no batched"),
         ("gradio_api/call/stylize", b'{"data": []}', "values, not 0"),
         ("gradio_api/call/v2/stylize", b"[]", "not a JSON object"),
         ("gradio_api/call/v2/stylize", b'{"content": "cat"}', "has no 'style'"),
