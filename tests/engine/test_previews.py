@@ -13,12 +13,14 @@ from torch import Tensor
 
 from styler import provenance, schedule
 from styler.engine import run
+from styler.engine import styles as style_module
 from styler.engine.painter import Painter, Preview
 from styler.engine.result import Result
 from styler.engine.resume.scales import PaintedScale, ScaleCache
 from styler.engine.sources import Input
 from styler.errors import ImageError, StylerError
 from styler.objective.terms import Objective
+from styler.objective.tiles import compute_tile
 from styler.options import Options, list_options
 
 Array = NDArray[Any]
@@ -65,6 +67,26 @@ def sort_by_style(previews: Iterable[Preview]) -> list[Preview]:
 
 def get_same(first: Result, second: Result) -> bool:
     return np.array_equal(first.pixels, second.pixels) and dict(first.losses) == dict(second.losses)
+
+
+def test_what_previews_share_is_computed_once(
+    short: None, painter: Painter, content: Array, styles: list[Input], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paintings that were analyzed before are not analyzed again, nor is the photo for each of them."""
+    alone = [preview.result for preview in sort_by_style(Painter(device="cpu").previews(content, styles, ALONE))]
+    assert len([*painter.analyze_styles(styles, ALONE)]) == len(styles)
+    computed: list[tuple[int, ...]] = []
+    compute = compute_tile
+
+    def noted(features: Any, image: Tensor, *given: Any) -> dict[str, Tensor]:
+        computed.append(tuple(image.shape[-2:]))
+        return compute(features, image, *given)
+
+    monkeypatch.setattr(style_module, "compute_tile", noted)
+    previews = sort_by_style(painter.previews(content, styles, ALONE))
+    assert computed == [(48, 64)]
+    assert all(get_same(preview.result, result) for preview, result in zip(previews, alone, strict=True))
+    assert [*painter.analyze_styles([], ALONE)] == []
 
 
 def test_each_preview_is_a_small_painting_of_one_style(painter: Painter, content: Array, styles: list[Input]) -> None:

@@ -21,6 +21,7 @@ from styler.engine.sources import Input
 from styler.images import Picture
 from styler.images.child import Decoder
 from styler.options import Options
+from styler.schedule import Scale
 from ui import controls, handlers, wall
 from ui.handlers import Changes, PaintHandlers
 from ui.layout import PageLayout
@@ -40,7 +41,8 @@ def studio(use_tiny: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Studio]:
     monkeypatch.setattr(schedule, "OPENING_ITERATIONS", 2)
     monkeypatch.setattr(schedule, "STROKES_ITERATIONS", 1)
     studio = Studio(Options(threads=1))  # one preview after another
-    studio.warm_up()
+    studio.load_painter()
+    studio.work_estimate.guess_rate(Scale(1000, 1000, 1, "adam"), 1.0)
     yield studio
     studio.close()
 
