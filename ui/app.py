@@ -28,7 +28,7 @@ SCRIPTS = (
 SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
 MONO_FONTS = ("ui-monospace", "Menlo", "Consolas", "monospace")
 REPEATED_REPORTS = 4
-"""Reports on a painting that also say what its first one says."""
+"""Reports that also say what the first one says: a browser that is busy draws only the last of several."""
 BATCH = "batch"
 """The kind of session that a batch has, so that stopping one tab does not stop the other."""
 
@@ -136,15 +136,14 @@ def _bind_queued(
         if session.is_painting:
             yield gr.skip()
             return
-        confirmed, reports = confirm(session, *values), 0
-        seconds = estimate(session, *values)
+        confirmed = await asyncio.to_thread(confirm, session, *values)
+        seconds, reports = await asyncio.to_thread(estimate, session, *values), 0
         try:
             work = handler(session, *values)
             async with aclosing(studio.thread.run(work, session.stop_work, key, seconds)) as items:
                 async for item in items:
                     if isinstance(item, Place) and session.is_discarded:
                         break
-                    # A browser that is busy draws only the last of several items: what the first says comes again.
                     repeated = confirmed if reports < REPEATED_REPORTS else {}
                     if isinstance(item, Place):
                         yield {**repeated, tab.layout.status: render.render_bar(item.describe())}
@@ -273,14 +272,19 @@ def _wire_wall(walls: wall.WallHandlers, shown: list[Any]) -> None:
     async def event(request: gr.Request, *values: Any) -> AsyncIterator[handlers.Changes]:
         hide_event()
         session, key = studio.sessions.get(request.session_hash), name_visitor(request.session_hash)
-        yield walls.begin(session, *values)
-        if (current := session.wall) is not None:
-            items = wall.run_wall(studio, session, current, key, partial(walls.paint, session, current))
-            async with aclosing(items):
-                async for item in items:
-                    yield item or gr.skip()
-            yield walls.show_tiles(session, current) or gr.skip()  # one that came as the round was interrupted was lost
-            yield gr.skip()  # Gradio repeats the last item at the end, when another photo may be shown already
+        begun = walls.begin(session, *values)
+        yield begun
+        if (current := session.wall) is None:
+            return
+        items, reports = wall.run_wall(studio, session, current, key, partial(walls.paint, session, current)), 0
+        async with aclosing(items):
+            async for item in items:
+                begun = {block: change for block, change in begun.items() if block not in (item or {})}
+                repeated = begun if reports < REPEATED_REPORTS else {}
+                reports += 1
+                yield {**repeated, **(item or {})} or gr.skip()
+        yield walls.show_tiles(session, current) or gr.skip()  # one that came as the round was interrupted was lost
+        yield gr.skip()  # Gradio repeats the last item at the end, when another photo may be shown already
 
     outputs = [
         layout.times,

@@ -264,11 +264,13 @@ class PageServer(uvicorn.Server):
 
 def _check_event(studio: Studio, page: "gr.Blocks", path: str, body: Any) -> str:
     """Return why a request cannot start an event, or an empty text; previews stop before an event that paints."""
-    refusal = explain_event(page, path, body)
-    event = None if refusal else page.fns.get(body.get("fn_index"))
+    if refusal := explain_event(page, path, body):
+        return refusal
+    index = body.get("fn_index")  # of any type in the calls of programs, which do not need it
+    event = page.fns.get(index) if type(index) is int else None
     if event is not None and event.concurrency_id == PAINTER["concurrency_id"]:
         studio.thread.announce()
-    return refusal
+    return ""
 
 
 def _warm_up(studio: Studio) -> None:

@@ -13,11 +13,9 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from styler import images, library, provenance
@@ -38,7 +36,7 @@ from styler.regions.specs import BUILT_IN_MASKS
 from styler.schedule import Scale, Schedule, build_schedule, compute_result_size
 from styler.vgg import arch, registry, weights
 from styler.vgg.model import Features
-from ui.areas.choice import check_masks, drop_file_masks
+from ui.areas.choice import check_masks, drop_file_masks, shrink_mask
 from ui.queue import PainterThread
 from ui.session import FinishedPicture, PaintRequest, Session, Sessions, Upload
 
@@ -58,8 +56,8 @@ MAX_SIZES = 1000
 """Photos whose size is remembered."""
 KEPT_BYTES = 200_000_000
 """Limit on the pictures that are kept decoded: the bundled paintings, which have half of it, and the last photos."""
-SHOWN_MASK_SIDE, MAX_SHOWN_MASKS = 640, 64
-"""Long side of the masks that are shown, in pixels, and how many of recent photos are kept."""
+MAX_SHOWN_MASKS = 64
+"""Shown masks of recent photos that are kept."""
 FIXED_SECONDS = 0.5
 """Seconds of reading and saving a picture, until they are measured."""
 SIZE_CLASSES = (190**2, 380**2)
@@ -490,13 +488,6 @@ def _average(average: float | None, value: float) -> float:
     if average is None:
         return value
     return average + NEW_SHARE * (min(max(value, average / MAX_FACTOR), average * MAX_FACTOR) - average)
-
-
-def shrink_mask(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
-    """Return a mask (H, W) in [0, 1] as it is shown: in 0 to 255, with a long side of at most `SHOWN_MASK_SIDE`."""
-    mask = Image.fromarray((values * 255).round().astype(np.uint8))
-    mask.thumbnail((SHOWN_MASK_SIDE, SHOWN_MASK_SIDE), Image.Resampling.BILINEAR)
-    return np.asarray(mask)
 
 
 def _read_bytes(upload: Upload) -> bytes:

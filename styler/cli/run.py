@@ -383,8 +383,7 @@ def make_forecast(
         protected = painter.features(options, is_protected=True)
         plan = plan_memory(replace(demand, features=protected, masks=len(found) + 1, is_protected=True), scales)
     if plan and timed and options.time and not replay:
-        rate = seconds / math.prod(timed)
-        scales = budget.fit_schedule(scales, options.time, rate, slow_down=plan.slow_down)
+        scales = budget.fit_schedule(scales, options.time, seconds / math.prod(timed), slow_down=plan.slow_down)
     return Forecast(
         size=size,
         device=describe_device(painter.device),

@@ -336,6 +336,15 @@ def test_an_invalid_request_is_answered_with_a_sentence(
     assert (server_log, capfd.readouterr().err) == ([], "")
 
 
+def test_a_call_may_have_a_number_of_an_event_of_any_type(site: Site) -> None:
+    events = httpx.get(f"{site.address}config").json()["dependencies"]
+    stylize = next(event for event in events if event["api_name"] == "stylize")
+    numbers: list[Any] = [[0], {}, "x", 10**30, None]
+    for number in numbers:
+        body = {"data": [None] * len(stylize["inputs"]), "fn_index": number}
+        assert httpx.post(f"{site.address}gradio_api/call/stylize", json=body).status_code == 200
+
+
 def test_values_that_do_not_fit_their_controls_are_not_a_bug(site: Site, capfd: pytest.CaptureFixture[str]) -> None:
     events = httpx.get(f"{site.address}config").json()["dependencies"]
     event = next(each for each in events if each["inputs"] and not each["queue"])

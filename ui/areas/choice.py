@@ -7,6 +7,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
 from styler import library
 from styler.errors import OptionError, UsageError, quote_name
 from styler.options import Options
@@ -14,6 +18,8 @@ from styler.provenance import Record
 from styler.regions.specs import BUILT_IN_MASKS, DEFAULT_AMOUNT, NOTHING, parse_protection
 from ui.session import PaintRequest, Upload
 
+SHOWN_MASK_SIDE = 640
+"""Long side of the masks that are shown, in pixels."""
 DRAWN = "drawn"
 """Name of the mask that a visitor draws."""
 WHOLE = "whole"
@@ -177,3 +183,10 @@ def describe_protection(record: Record) -> str:
 def forget_drawing(chips: Sequence[str], region: str) -> tuple[list[str], str]:
     """Return what is chosen when there is another photo, on which nothing is drawn yet."""
     return [chip for chip in chips if chip != DRAWN], WHOLE if region == DRAWN else region
+
+
+def shrink_mask(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
+    """Return a mask (H, W) in [0, 1] as it is shown: in 0 to 255, with a long side of at most `SHOWN_MASK_SIDE`."""
+    mask = Image.fromarray((values * 255).round().astype(np.uint8))
+    mask.thumbnail((SHOWN_MASK_SIDE, SHOWN_MASK_SIDE), Image.Resampling.BILINEAR)
+    return np.asarray(mask)

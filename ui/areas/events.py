@@ -15,7 +15,6 @@ from ui import render
 from ui.areas import choice, drawing
 from ui.handlers import Changes, PaintHandlers, select_content
 from ui.session import Session, Upload
-from ui.studio import shrink_mask
 
 _numbers = itertools.count(1)
 
@@ -125,7 +124,7 @@ class AreaHandlers:
         if name != choice.DRAWN:
             return self.tab.studio.find_mask(photo, name)
         drawn = session.get_drawing(photo)
-        return None if drawn is None else shrink_mask(self.tab.studio.read_mask(drawn)[0, 0].numpy())
+        return None if drawn is None else choice.shrink_mask(self.tab.studio.read_mask(drawn)[0, 0].numpy())
 
     def _show_photo(self, session: Session) -> Changes:
         """Show the photo without the masks over it; anything else stays on the stage."""
