@@ -140,7 +140,7 @@ def _list_edges(copy: _Lines) -> list[_Lines]:
 
 
 def _measure_side(edge: _Lines, count: int = 0) -> _Side:
-    """Measure the lines of a side, by default all that matter; only the first `count` tell cheaply that none do."""
+    """Measure the lines of a side, or only its first `count`, which suffice to rule most borders out."""
     lines = edge[: count or int(len(edge) * MAX_SHARE) + BLUR + FRAME_LINE + RAMP]
     padded = np.pad(lines, ((0, 0), (2, 2), (0, 0)), mode="edge")
     length = lines.shape[1]

@@ -1,6 +1,7 @@
 """The styles of a painting: their borders, colors, sizes and statistics, computed once and shared.
 
-Knows images as tensors and the network; does not know the photo's targets, schedules or optimizers.
+The cache also keeps the features of small photos, which all previews of a photo share. Knows images as tensors and the
+network; does not know the photo's targets, schedules or optimizers.
 """
 
 import math

@@ -63,7 +63,8 @@ class Decoder:
     Args:
         seconds: limit for one picture, including the start of the process if it is new.
         memory: limit for one picture in bytes, on POSIX systems. A picture of n pixels takes about 20 n.
-        kept: bytes of the pictures that are kept for when they are read again, 12 a pixel; nobody may change them.
+        kept: limit in bytes on the decoded pictures that are kept in case they are read again, at 12 bytes for each
+            pixel. Callers must not modify them.
     """
 
     def __init__(self, seconds: float = 20.0, memory: int = 1_500_000_000, kept: int = 0) -> None:
