@@ -53,7 +53,8 @@ def paint(name: str, photo: Path, styles: Mapping[str, Path], options: Options, 
     alone, shared = Painter(), Painter()  # only the second knows the openings of previews
     for painter in (alone, shared):  # so that the first painting is not timed with loading
         painter.load_networks(options)
-    row.previews = [each.result for each in shared.previews(photo, [*styles.values()], options)]
+    found = {each.style: each.result for each in shared.previews(photo, [*styles.values()], options)}
+    row.previews = [found[index] for index in range(len(styles))]  # two at once end in any order
     for number, (style, path) in enumerate(styles.items()):
         row.paintings.append(alone.stylize(photo, path, options))
         if number < continued:
