@@ -319,7 +319,7 @@ class Studio:
                 self.thread.expect_duration(seconds)
             options, masks = self.use_machine(request.options, request.masks), self.read_masks(request.masks)
             options = options.replace(init=str(request.start)) if request.start else options
-            due, losses, progress = 0.0, [], None
+            due, losses, progress, reading = 0.0, [], None, time.monotonic() - began
             for progress in self.load_painter().stream(content, [*styles], options, stop, masks=masks):
                 losses.append((progress.total_iterations, progress.terms))
                 if progress.result is None and time.monotonic() >= due:
@@ -329,6 +329,7 @@ class Studio:
                     due = time.monotonic() + LIVE_PAUSE
             assert progress is not None
             assert progress.result is not None
+            began = time.monotonic() - progress.result.seconds - reading  # with those of a preview that it went on from
             if not session.is_discarded:
                 points = losses[:: 1 + len(losses) // MAX_CHART_POINTS]
                 history = tuple((count, {name: float(term) for name, term in terms.items()}) for count, terms in points)

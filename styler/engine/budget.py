@@ -73,6 +73,13 @@ class Clock:
         self.total -= (scale.iterations - done) * scale.cost
         self._left -= self._count(scale) - self._count(scale, done)
 
+    def credit(self, scale: Scale, done: int, seconds: float) -> None:
+        """Count the first iterations of a scale, which another painting has made in so many seconds."""
+        self.start -= seconds
+        self.done += done * scale.cost
+        self._left -= self._count(scale, done)
+        self._marks = [(time.perf_counter(), 0.0)]
+
     def replan(self, scales: Schedule, done: int) -> None:
         """Expect other iterations: the rest of the first scale after `done`, and all of the others."""
         self.total = self.done + count_work(scales) - done * scales[0].cost

@@ -7,7 +7,7 @@ all that a run knows is in its fields, from which `resume.state` takes a snapsho
 import threading
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,7 @@ from styler.engine.memory.measure import is_out_of_memory, keep_freed_memory, re
 from styler.engine.optimizers import AdamState, IterationLimit, LbfgsState, OptimizerStep
 from styler.engine.placement import Placement
 from styler.engine.result import Pixels, Progress, Result, resize_alpha, to_pixels
-from styler.engine.resume.scales import PaintedScale, ScaleCache
+from styler.engine.resume.scales import BegunScale, PaintedScale, ScaleCache
 from styler.engine.resume.state import ScaleWork, Snapshot, capture, identify, refuse_late, restore, restore_objective
 from styler.engine.sources import SourceImage
 from styler.engine.styles import Blend, StyleCache, fit_styles
@@ -157,8 +157,11 @@ class Run:
             self.work = ScaleWork(index, self.clock.seconds)
         work = self.work
         scale, key = self.schedule[index], self._make_key(index)
-        if key and not work.done and not self.stop.is_set() and (painted := self.scales.get(key, self.features.device)):
-            return (yield from self._adopt_scale(work, painted))
+        if key and not work.done and not self.stop.is_set():
+            if painted := self.scales.get(key, self.features.device):
+                return (yield from self._adopt_scale(work, painted))
+            if not self.budget and (begun := self.scales.get_begun(key)):
+                yield self._continue_scale(work, begun)
         try:
             image = image if work.optimizer is None else work.optimizer.best
             self.check()
@@ -180,8 +183,8 @@ class Run:
             self.clock.skip(self.schedule[index], work.done)
             self.executed.append(self.schedule[index].truncate(work.done))
             self.scale_seconds.append(self.clock.seconds - work.start_seconds)
-        if key and image is not None and work.done == scale.iterations:
-            self._share_scale(key, image)
+        if key and image is not None:
+            self._share_scale(key, scale, work, image)
         return image
 
     def _find_start(self, work: ScaleWork, before: Tensor | None) -> Tensor:
@@ -214,11 +217,26 @@ class Run:
         yield self._make_progress(work, painted.image)
         return painted.image
 
-    def _share_scale(self, key: str, image: Tensor) -> None:
-        losses, best_losses = (
-            {name: term.cpu() for name, term in terms.items()} for terms in (self.losses, self.best_losses)
-        )
-        self.scales.put(key, self.features.device, PaintedScale(image.cpu(), losses, best_losses))
+    def _continue_scale(self, work: ScaleWork, begun: BegunScale) -> Progress:
+        """Go on with a scale that another painting began, and return the report on what is there."""
+        work.done, work.optimizer = begun.done, replace(begun.optimizer)
+        self.losses, self.best_losses = begun.losses, begun.best_losses
+        self.clock.credit(self.schedule[work.index], begun.done, begun.seconds)
+        return self._make_progress(work, work.optimizer.image)
+
+    def _share_scale(self, key: str, scale: Scale, work: ScaleWork, image: Tensor) -> None:
+        """Keep the image of a scale for other paintings, or if it was interrupted, what L-BFGS needs to go on.
+
+        The key is that of `scale`, which the budget may have changed since.
+        """
+        if work.done == scale.iterations:
+            losses, best_losses = (
+                {name: term.cpu() for name, term in terms.items()} for terms in (self.losses, self.best_losses)
+            )
+            self.scales.put(key, self.features.device, PaintedScale(image.cpu(), losses, best_losses))
+        elif isinstance(work.optimizer, LbfgsState) and self.stopped and not work.before:
+            seconds, state = self.clock.seconds - work.start_seconds, replace(work.optimizer)
+            self.scales.put_begun(key, BegunScale(work.done, seconds, state, self.losses, self.best_losses))
 
     def _make_key(self, index: int) -> str:
         """Return what determines the pixels of a scale, or an empty text if it is not shared."""

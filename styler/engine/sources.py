@@ -12,7 +12,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized, ValuesView
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -86,15 +87,16 @@ class SourceImage:
     """As in `Picture.background`."""
     trim: Box | None = None
     """The part of the file that this is, if a border was cut off."""
-    _small: dict[tuple[int, int], Tensor] = field(default_factory=dict, init=False, repr=False)
+    small: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False)
+    """Copies of at most `SMALL_PIXELS`, by width and height; many previews need them."""
 
     def fit(self, width: int, height: int) -> Tensor:
-        """Return the image at a size, (1, 3, height, width); small copies are kept, since many previews need them."""
-        image = self._small.get((width, height))
+        """Return the image at a size, (1, 3, height, width)."""
+        image = self.small.get((width, height))
         if image is None:
             image = resize(self.image, width, height)
             if width * height <= SMALL_PIXELS:
-                self._small[width, height] = image
+                self.small[width, height] = image
         return image
 
     @property
@@ -118,9 +120,22 @@ class SourceImage:
     @classmethod
     def of(cls, image: Tensor, **described: Any) -> "SourceImage":
         """Make a source image with the digest of its values and shape."""
-        values = image.contiguous().numpy().data
-        digest = hashlib.blake2b(values, digest_size=16).hexdigest() + str(tuple(image.shape))
-        return cls(image, digest, **described)
+        return cls(image, _compute_digest(image), **described)
+
+
+def _compute_digest(image: Tensor) -> str:
+    values = image.contiguous().numpy().data
+    return hashlib.blake2b(values, digest_size=16).hexdigest() + str(tuple(image.shape))
+
+
+class _Known(NamedTuple):
+    """What is known of a picture whose pixels are read-only; they are taken to be constant."""
+
+    digest: str
+    small: dict[tuple[int, int], Tensor]
+
+
+_known_pictures: "WeakKeyDictionary[Picture, _Known]" = WeakKeyDictionary()
 
 
 def load_content(content: Input) -> SourceImage:
@@ -180,16 +195,23 @@ def load_source(source: Input, label: str = "The picture", find: Callable[[str],
         ImageError: a file cannot be read.
         UsageError: it is not a picture, or has the wrong shape, type or values.
     """
+    known = None
     if isinstance(source, Picture):
         picture = source
+        known = None if picture.pixels.flags.writeable else _known_pictures.get(picture)
         if picture.pixels.ndim != 3 or picture.pixels.shape[2] != 3 or not picture.pixels.size:
             raise UsageError(f"{label} has the shape {picture.pixels.shape}; {_SHAPES}.")
         pixels = _normalize_values(picture.pixels.transpose(2, 0, 1), label)  # (3, H, W)
     else:
         picture = _read_picture(source, label, find)
         pixels = np.array(picture.pixels.transpose(2, 0, 1), order="C")
-    return SourceImage.of(
-        torch.from_numpy(pixels)[None],  # (1, 3, H, W), a copy
+    image = torch.from_numpy(pixels)[None]  # (1, 3, H, W), a copy
+    known = known or _Known(_compute_digest(image), {})
+    if picture is source and not picture.pixels.flags.writeable:
+        _known_pictures[picture] = known
+    return SourceImage(
+        image,
+        **known._asdict(),
         sha256=picture.sha256,
         alpha=picture.alpha,
         metadata=picture.metadata,

@@ -64,7 +64,7 @@ class Decoder:
         seconds: limit for one picture, including the start of the process if it is new.
         memory: limit for one picture in bytes, on POSIX systems. A picture of n pixels takes about 20 n.
         kept: limit in bytes on the decoded pictures that are kept in case they are read again, at 12 bytes for each
-            pixel. Callers must not modify them.
+            pixel. Their arrays are read-only.
     """
 
     def __init__(self, seconds: float = 20.0, memory: int = 1_500_000_000, kept: int = 0) -> None:
@@ -114,6 +114,8 @@ class Decoder:
         behind = None if alpha is None else background
         picture = Picture(pixels, alpha, header["sha256"], tuple(header["warnings"]), header["metadata"], behind)
         if key:
+            for values in (pixels, *([] if alpha is None else [alpha])):
+                values.setflags(write=False)
             self._pictures.add(key, picture)
         return picture
 

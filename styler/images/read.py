@@ -33,7 +33,7 @@ _CHUNK = 1 << 20  # bytes; a stream is read in chunks, because read(limit) would
 _KIND_NAMES = {"webp": "WebP", "jxl": "JPEG XL", "heif": "HEIC"}  # other formats are written in capitals
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Picture:
     """A decoded picture: upright, sRGB, ready to paint."""
 

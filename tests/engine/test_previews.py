@@ -16,7 +16,7 @@ from styler.engine import run
 from styler.engine import styles as style_module
 from styler.engine.painter import Painter, Preview
 from styler.engine.result import Result
-from styler.engine.resume.scales import PaintedScale, ScaleCache
+from styler.engine.resume.scales import MAX_BEGUN, PaintedScale, ScaleCache
 from styler.engine.sources import Input
 from styler.errors import ImageError, StylerError
 from styler.objective.terms import Objective
@@ -140,6 +140,66 @@ def test_a_painting_continues_from_its_preview_with_the_same_pixels(
     assert reports[0].live_view().shape == (96, 128, 3), "the opening is shown at once"
     assert reports[0].units == 0
     assert reports[-1].units == pytest.approx(reports[-1].total_units)
+
+
+@pytest.mark.parametrize("evaluations", [1, 2, 5])
+def test_a_painting_goes_on_from_an_interrupted_preview_with_the_same_pixels(
+    use_tiny: None,
+    content: Array,
+    styles: list[Input],
+    evaluated: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    evaluations: int,
+) -> None:
+    """What was evaluated before the preview was stopped, in the midst of an evaluation, is not evaluated again."""
+    from_nothing, painter = Painter(device="cpu").stylize(content, styles[1], ALONE), Painter(device="cpu")
+    whole, stop, gradient = len(evaluated), threading.Event(), Objective.gradient
+    evaluated.clear()
+
+    def interrupt(self: Objective, image: Tensor) -> Any:
+        if len(evaluated) == evaluations:
+            stop.set()
+        return gradient(self, image)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Objective, "gradient", interrupt)
+        assert [*painter.previews(content, styles[1], ALONE, stop)] == []
+    assert len(evaluated) == evaluations + 1
+    evaluated.clear()
+    first, *reports = painter.stream(content, styles[1], ALONE)
+    assert len(evaluated) == whole - evaluations
+    assert (first.iteration, reports[0].iteration) == (evaluations, evaluations + 1)
+    assert first.live_view().shape == (96, 128, 3)
+    assert first.units > 0
+    result = reports[-1].result
+    assert result is not None
+    assert get_same(result, from_nothing)
+    assert result.schedule == from_nothing.schedule
+    assert result.units == pytest.approx(from_nothing.units)
+    assert 0 < sum(result.scale_seconds) <= result.seconds
+
+
+def test_what_was_interrupted_is_forgotten_when_it_is_painted_and_when_others_follow(
+    use_tiny: None, content: Array, pixels: Pixels
+) -> None:
+    painter = Painter(device="cpu")
+    paintings = [pixels(48, 64, seed) for seed in range(MAX_BEGUN + 1)]
+
+    def begin(painting: Array) -> int:
+        """Stop a painting after two iterations of its opening, and return where it began."""
+        stop, iterations = threading.Event(), []
+        for report in painter.stream(content, painting, ALONE, stop):
+            iterations.append(report.iteration)
+            if report.iteration == 2:
+                stop.set()
+        return iterations[0]
+
+    assert [begin(painting) for painting in paintings] == [1] * len(paintings)
+    assert begin(paintings[0]) == 1, "the oldest was forgotten"
+    assert begin(paintings[-1]) == 2
+    painter.stylize(content, paintings[-1], ALONE)
+    report = next(iter(painter.stream(content, paintings[-1], ALONE)))
+    assert report.iteration == report.schedule[0].iterations
 
 
 def test_previews_do_not_depend_on_what_was_painted_before(

@@ -1,6 +1,6 @@
 """Scales that are painted once and used again by other paintings, since everything that determines them is the same.
 
-Knows images and losses as tensors; does not know how a scale is painted.
+Knows images, losses and the states of an optimizer; does not know how a scale is painted.
 """
 
 from dataclasses import dataclass
@@ -9,8 +9,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from styler.engine.optimizers import LbfgsState
+
 MAX_SCALES_BYTES = 32_000_000
 """Memory of the shared scales that a painter keeps: 200 of 128×96 pixels, two for each preview."""
+MAX_BEGUN = 4
+"""Interrupted scales that a painter keeps, with up to 6 MB of history each at 128×96 pixels."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,6 +34,22 @@ class PaintedScale:
         return self.image.nbytes
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class BegunScale:
+    """A scale that was interrupted after an iteration of L-BFGS, whose objective remembers nothing."""
+
+    done: int
+    """Iterations made."""
+    seconds: float
+    """What they took."""
+    optimizer: LbfgsState
+    """Must be copied before it is used, since that updates it."""
+    losses: dict[str, Tensor]
+    """As in `PaintedScale`, on the device."""
+    best_losses: dict[str, Tensor]
+    """As in `PaintedScale`, on the device."""
+
+
 class ScaleStore(Protocol):
     """Persistent storage of painted scales."""
 
@@ -43,6 +63,8 @@ class ScaleStore(Protocol):
 class ScaleCache:
     """A cache of painted scales by everything that determines their pixels; the least recently used are dropped first.
 
+    The last ones that were interrupted are kept, too, but not stored: who paints them again goes on with them.
+
     Threads may share it: every access to its dictionary is a single operation.
 
     Args:
@@ -52,6 +74,7 @@ class ScaleCache:
 
     def __init__(self, store: ScaleStore | None = None, max_bytes: int = MAX_SCALES_BYTES) -> None:
         self._scales: dict[str, PaintedScale] = {}
+        self._begun: dict[str, BegunScale] = {}
         self._store = store
         self._max_bytes = max_bytes
 
@@ -71,9 +94,21 @@ class ScaleCache:
 
     def put(self, key: str, device: torch.device, scale: PaintedScale) -> None:
         """Keep a scale under a key, and store it."""
+        self._begun.pop(key, None)
         self._keep(key, scale)
         if self._store:
             self._store.put(key, device, scale)
+
+    def get_begun(self, key: str) -> BegunScale | None:
+        """Return the interrupted scale with a key, or None if there is none."""
+        return self._begun.get(key)
+
+    def put_begun(self, key: str, scale: BegunScale) -> None:
+        """Keep an interrupted scale under a key."""
+        self._begun.pop(key, None)
+        self._begun[key] = scale  # the last is the most recent
+        for oldest in [*self._begun][:-MAX_BEGUN]:
+            self._begun.pop(oldest, None)
 
     def _keep(self, key: str, scale: PaintedScale) -> None:
         self._scales[key] = scale  # the last is the most recently used
