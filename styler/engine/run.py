@@ -161,7 +161,7 @@ class Run:
             if painted := self.scales.get(key, self.features.device):
                 return (yield from self._adopt_scale(work, painted))
             if not self.budget and (begun := self.scales.get_begun(key)):
-                yield self._continue_scale(work, begun)
+                yield from self._continue_scale(work, begun)
         try:
             image = image if work.optimizer is None else work.optimizer.best
             self.check()
@@ -183,7 +183,7 @@ class Run:
             self.clock.skip(self.schedule[index], work.done)
             self.executed.append(self.schedule[index].truncate(work.done))
             self.scale_seconds.append(self.clock.seconds - work.start_seconds)
-        if key and image is not None:
+        if key:
             self._share_scale(key, scale, work, image)
         return image
 
@@ -217,26 +217,27 @@ class Run:
         yield self._make_progress(work, painted.image)
         return painted.image
 
-    def _continue_scale(self, work: ScaleWork, begun: BegunScale) -> Progress:
-        """Go on with a scale that another painting began, and return the report on what is there."""
-        work.done, work.optimizer = begun.done, replace(begun.optimizer)
-        self.losses, self.best_losses = begun.losses, begun.best_losses
-        self.clock.credit(self.schedule[work.index], begun.done, begun.seconds)
-        return self._make_progress(work, work.optimizer.image)
+    def _continue_scale(self, work: ScaleWork, begun: BegunScale) -> Iterator[Progress]:
+        """Go on with a scale that another painting began, and report what is there."""
+        self.targets = {**begun.targets}
+        if begun.optimizer is not None:
+            work.done, work.optimizer = begun.done, replace(begun.optimizer)
+            self.losses, self.best_losses = begun.losses, begun.best_losses
+            self.clock.credit(self.schedule[work.index], begun.done, begun.seconds)
+            yield self._make_progress(work, work.optimizer.image)
 
-    def _share_scale(self, key: str, scale: Scale, work: ScaleWork, image: Tensor) -> None:
+    def _share_scale(self, key: str, scale: Scale, work: ScaleWork, image: Tensor | None) -> None:
         """Keep the image of a scale for other paintings, or if it was interrupted, what L-BFGS needs to go on.
 
         The key is that of `scale`, which the budget may have changed since.
         """
-        if work.done == scale.iterations:
-            losses, best_losses = (
-                {name: term.cpu() for name, term in terms.items()} for terms in (self.losses, self.best_losses)
-            )
-            self.scales.put(key, self.features.device, PaintedScale(image.cpu(), losses, best_losses))
-        elif isinstance(work.optimizer, LbfgsState) and self.stopped and not work.before:
-            seconds, state = self.clock.seconds - work.start_seconds, replace(work.optimizer)
-            self.scales.put_begun(key, BegunScale(work.done, seconds, state, self.losses, self.best_losses))
+        optimizer, losses = work.optimizer, (self.losses, self.best_losses)
+        if image is not None and work.done == scale.iterations:
+            self.scales.put(key, self.features.device, PaintedScale.of(image, *losses))
+        elif self.stopped and self.targets and scale.optimizer == "lbfgs" and not work.before:
+            state = replace(optimizer) if isinstance(optimizer, LbfgsState) else None
+            seconds = self.clock.seconds - work.start_seconds
+            self.scales.put_begun(key, BegunScale(work.done, seconds, state, {**self.targets}, *losses))
 
     def _make_key(self, index: int) -> str:
         """Return what determines the pixels of a scale, or an empty text if it is not shared."""

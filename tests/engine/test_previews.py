@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from styler import provenance, schedule
-from styler.engine import run
+from styler.engine import run, targets
 from styler.engine import styles as style_module
 from styler.engine.painter import Painter, Preview
 from styler.engine.result import Result
@@ -142,7 +142,7 @@ def test_a_painting_continues_from_its_preview_with_the_same_pixels(
     assert reports[-1].units == pytest.approx(reports[-1].total_units)
 
 
-@pytest.mark.parametrize("evaluations", [1, 2, 5])
+@pytest.mark.parametrize("evaluations", [0, 1, 2, 5])
 def test_a_painting_goes_on_from_an_interrupted_preview_with_the_same_pixels(
     use_tiny: None,
     content: Array,
@@ -166,9 +166,12 @@ def test_a_painting_goes_on_from_an_interrupted_preview_with_the_same_pixels(
         assert [*painter.previews(content, styles[1], ALONE, stop)] == []
     assert len(evaluated) == evaluations + 1
     evaluated.clear()
+    sizes, compute = list[tuple[int, int]](), targets.compute_targets
+    monkeypatch.setattr(targets, "compute_targets", lambda *given: sizes.append(given[3]) or compute(*given))
     first, *reports = painter.stream(content, styles[1], ALONE)
     assert len(evaluated) == whole - evaluations
-    assert (first.iteration, reports[0].iteration) == (evaluations, evaluations + 1)
+    assert (128, 96) not in sizes, "targets are kept, too"
+    assert (first.iteration, reports[0].iteration) == (max(1, evaluations), max(1, evaluations) + 1)
     assert first.live_view().shape == (96, 128, 3)
     assert first.units > 0
     result = reports[-1].result

@@ -1,8 +1,9 @@
 """Scales that are painted once and used again by other paintings, since everything that determines them is the same.
 
-Knows images, losses and the states of an optimizer; does not know how a scale is painted.
+Knows images, losses, targets and the states of an optimizer; does not know how a scale is painted.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from styler.engine.optimizers import LbfgsState
+from styler.objective.terms import Targets
 
 MAX_SCALES_BYTES = 32_000_000
 """Memory of the shared scales that a painter keeps: 200 of 128×96 pixels, two for each preview."""
@@ -28,6 +30,12 @@ class PaintedScale:
     best_losses: dict[str, Tensor]
     """Terms of the image with the lowest total, each (), on the CPU."""
 
+    @classmethod
+    def of(cls, image: Tensor, losses: Mapping[str, Tensor], best_losses: Mapping[str, Tensor]) -> "PaintedScale":
+        """Copy the end of a scale from its device."""
+        terms = [{name: term.cpu() for name, term in each.items()} for each in (losses, best_losses)]
+        return cls(image.cpu(), *terms)
+
     @property
     def bytes(self) -> int:
         """The memory that it takes."""
@@ -36,14 +44,16 @@ class PaintedScale:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BegunScale:
-    """A scale that was interrupted after an iteration of L-BFGS, whose objective remembers nothing."""
+    """A scale that was interrupted between two iterations of L-BFGS, or before the first one."""
 
     done: int
     """Iterations made."""
     seconds: float
     """What they took."""
-    optimizer: LbfgsState
-    """Must be copied before it is used, since that updates it."""
+    optimizer: LbfgsState | None
+    """None before the first iteration. Must be copied before it is used, since that updates it."""
+    targets: dict[tuple[str, tuple[int, int], int], Targets]
+    """As in the run. The objective that they belong to remembers nothing of earlier iterations."""
     losses: dict[str, Tensor]
     """As in `PaintedScale`, on the device."""
     best_losses: dict[str, Tensor]
