@@ -44,6 +44,8 @@ from styler.vgg.weights import SLIM, Weights
 
 MAX_AREAS_SIDE = 2048
 """Longest side, in pixels, at which masks are kept; their borders are soft."""
+EARLY_SHARE = 2 / 3
+"""Of an opening, after which the first preview is shown: it looks much the same from there on."""
 MAX_OTHER_BACKBONES = 2
 """Networks that a painter keeps besides its first: the slim one and one more."""
 
@@ -247,7 +249,7 @@ class Painter:
             options: of the painting that is previewed; `size`, `preset` and `style_weights` do not matter.
             stop: checked between convolutions; once it is set, nothing more is yielded.
             masks: as in `stream`. Previews show what is protected; they have no regions.
-            openings: whether each is also yielded before strokes are added to it, if it takes time to come that far.
+            openings: also yield each before it has strokes, and the first even before, if that takes any time.
 
         Raises:
             StylerError: a picture cannot be read, a setting is invalid, or memory is insufficient.
@@ -263,12 +265,12 @@ class Painter:
             workers = torch.get_num_threads() if self.device.type == "cpu" else 1
             found = self._resolve_areas(whole, part, small, 1, masks)
 
-        def begin(style: SourceImage) -> Generator[tuple[Pixels, Result | None] | None]:
-            run = self._prepare_run(photo, [style], small, halt, scales, None, found, is_preview=True)
-            yield from _paint_preview(run, openings=openings)
+        prepare = partial(self._prepare_run, options=small, stop=halt, scales=scales, found=found, is_preview=True)
+        shares = [EARLY_SHARE, 1.0] if openings else []
 
         def paint(style: SourceImage) -> Iterator[tuple[Pixels, Result | None]]:
-            return filter(None, isolate_steps(begin(style), self.device, OPENING_THREADS))
+            steps = _paint_preview(partial(prepare, photo, [style]), shares)
+            return filter(None, isolate_steps(steps, self.device, OPENING_THREADS))
 
         try:
             for index, (pixels, result) in map_side_by_side(paint, iterate_styles(styles), workers, halt):
@@ -344,7 +346,7 @@ class Painter:
         scales = self._plan_scales(photo, options, replay)
         found = ResolvedAreas(areas) if areas else self._resolve_areas(whole, part, options, len(paintings), masks)
         has_budget = replay is None
-        run = self._prepare_run(photo, paintings, options, stop, scales, start, found, has_budget=has_budget)
+        run = self._prepare_run(photo, paintings, options, stop, scales, found, start, has_budget=has_budget)
         run.resume = resume
         return run
 
@@ -375,8 +377,8 @@ class Painter:
         options: Options,
         stop: threading.Event,
         scales: Schedule,
-        start: Input | None,
         found: ResolvedAreas,
+        start: Input | None = None,
         *,
         has_budget: bool = False,
         is_preview: bool = False,
@@ -420,13 +422,18 @@ class Painter:
         )
 
 
-def _paint_preview(run: Run, *, openings: bool) -> Generator[tuple[Pixels, Result | None] | None]:
-    """Paint a preview and yield its picture and result, with `openings` before it is finished, too; None in between."""
+def _paint_preview(prepare: Callable[[], Run], shares: list[float]) -> Generator[tuple[Pixels, Result | None] | None]:
+    """Paint a preview and yield its picture after shares of its opening and with its result; None in between.
+
+    All but the last of the shares are for the first preview, which removes them.
+    """
+    own, run = [*shares], prepare()
+    del shares[:-1]
     for progress in run.paint():
-        is_opened = progress.scale == 0 and progress.iteration == progress.iterations and len(progress.schedule) > 1
+        is_due = own and progress.scale == 0 and progress.iteration >= own[0] * progress.iterations
         if (result := progress.result) is not None:
             yield None if result.stopped else (result.pixels, result)
-        elif openings and is_opened and 0 not in run.adopted_scales:
+        elif is_due and (own.pop(0) < 1 or len(progress.schedule) > 1) and 0 not in run.adopted_scales:
             yield progress.live_view(), None
         else:
             yield None

@@ -35,7 +35,7 @@ def to_pixels(image: Tensor) -> Pixels:
 
 def resize_alpha(alpha: Pixels | None, width: int, height: int) -> Pixels | None:
     """Resize an alpha channel (H, W)."""
-    return None if alpha is None else resize(torch.from_numpy(alpha)[None, None], width, height)[0, 0].numpy()
+    return None if alpha is None else resize(torch.tensor(alpha)[None, None], width, height)[0, 0].numpy()
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -47,7 +47,7 @@ def read_mask(picture: Picture, name: str, width: int, height: int) -> Tensor:
         ImageError: it is empty, or its proportions are not the photo's.
     """
     values = picture.alpha if picture.alpha is not None else picture.pixels @ np.array(LUMINANCE, dtype=np.float32)
-    return fit_mask(torch.from_numpy(values)[None, None], name, width, height)
+    return fit_mask(torch.tensor(values)[None, None], name, width, height)
 
 
 def read_array(array: MaskArray, name: str, width: int, height: int) -> Tensor:

@@ -162,7 +162,7 @@ def prepare_run(
     cpu = options.replace(device="cpu")
     painter, content = Painter.of(cpu), load_content(pixels(64, 48, 1))
     scales = schedule.build_schedule(cpu, *content.size, painter.features(cpu).min_side)
-    run = painter._prepare_run(content, load_styles(styles), cpu, Event(), scales, None, ResolvedAreas(areas))
+    run = painter._prepare_run(content, load_styles(styles), cpu, Event(), scales, ResolvedAreas(areas))
     run.ladder.plan, run.ladder.rung = None, Rung(checkpoint=options.checkpoint == "on", tile=tile)
     (scale,) = run.schedule
     run.schedule = (dataclasses.replace(scale, half_size_copies=1 if options.multiscale else 0),)

@@ -290,7 +290,7 @@ def prepare(painter: Painter, content: Array, styles: list[Any], options: Option
     photo = load_content(content)
     scales = schedule.plan_preview(options, *photo.size, painter.features(options).min_side)
     return painter._prepare_run(
-        photo, load_styles(styles), options, Event(), scales, None, ResolvedAreas(areas), is_preview=True
+        photo, load_styles(styles), options, Event(), scales, ResolvedAreas(areas), is_preview=True
     )
 
 

@@ -138,6 +138,7 @@ def test_a_result_is_saved_with_its_record_and_the_alpha_and_metadata_of_the_con
     painter: Painter, content: Array, style: Array, tmp_path: Path
 ) -> None:
     alpha = np.linspace(0, 1, 32, dtype=np.float32).repeat(32).reshape(32, 32)
+    alpha.setflags(write=False)  # as those that a decoder keeps
     photo = images.Picture(content[:32, :32], alpha, sha256="a" * 64, metadata={"artist": "somebody"})
     result = painter.stylize(photo, [images.Picture(style, sha256="b" * 64), style], FAST)
     assert (result.content_sha256, result.style_sha256, result.start_sha256) == ("a" * 64, ("b" * 64, ""), "")
@@ -147,7 +148,7 @@ def test_a_result_is_saved_with_its_record_and_the_alpha_and_metadata_of_the_con
     saved = images.read_image(path)
     assert saved.metadata == {"artist": "somebody"}
     assert saved.alpha is not None
-    expected = resize(torch.from_numpy(alpha)[None, None], 64, 64)[0, 0].numpy()
+    expected = resize(torch.tensor(alpha)[None, None], 64, 64)[0, 0].numpy()
     assert np.abs(saved.alpha - expected).max() <= 0.5 / 255 + 1e-6
     assert images.read_image(result.encode()).metadata == {}
     assert images.read_text(result.encode(settings=False)) == {}

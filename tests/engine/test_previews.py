@@ -105,11 +105,15 @@ def test_each_preview_is_a_small_painting_of_one_style(painter: Painter, content
 
 
 def test_each_preview_can_be_seen_before_it_has_strokes(painter: Painter, content: Array, styles: list[Input]) -> None:
-    found = [*painter.previews(content, styles, ALONE, openings=True)]
+    early, *found = painter.previews(content, styles, ALONE, openings=True)
+    assert (early.style, early.finished) == (0, None), "the first one is shown in the midst of its opening, too"
+    assert early.pixels.shape == found[0].pixels.shape
+    assert not np.array_equal(early.pixels, found[0].pixels)
     assert [(each.style, each.finished is None) for each in found] == [
         (style, is_opening) for style in range(3) for is_opening in (True, False)
     ]
-    plain = [*painter.previews(content, styles, ALONE.replace(brushwork=0.0), openings=True)]
+    early, *plain = Painter(device="cpu").previews(content, styles, ALONE.replace(brushwork=0.0), openings=True)
+    assert (early.style, early.finished) == (0, None)
     assert [(each.style, each.finished is None) for each in plain] == [(style, False) for style in range(3)]
     for opening, finished, style in zip(found[::2], found[1::2], styles, strict=True):
         first = next(iter(painter.stream(content, style, ALONE)))
@@ -167,7 +171,12 @@ def test_a_painting_goes_on_from_an_interrupted_preview_with_the_same_pixels(
     assert len(evaluated) == evaluations + 1
     evaluated.clear()
     sizes, compute = list[tuple[int, int]](), targets.compute_targets
-    monkeypatch.setattr(targets, "compute_targets", lambda *given: sizes.append(given[3]) or compute(*given))
+
+    def note(features: Any, photo: Any, blend: Any, size: tuple[int, int], *given: Any) -> Any:
+        sizes.append(size)
+        return compute(features, photo, blend, size, *given)
+
+    monkeypatch.setattr(targets, "compute_targets", note)
     first, *reports = painter.stream(content, styles[1], ALONE)
     assert len(evaluated) == whole - evaluations
     assert (128, 96) not in sizes, "targets are kept, too"

@@ -89,6 +89,22 @@ ARRAYS: dict[str, tuple[Any, Array]] = {
 }
 
 
+def test_what_is_known_of_a_picture_is_kept_if_that_cannot_change() -> None:
+    picture = images.Picture(np.full((20, 30, 3), 0.25, np.float32))
+    first = load_source(picture)
+    picture.pixels[0] = 0.5
+    second = load_source(picture)
+    assert second.digest != first.digest
+    picture.pixels.setflags(write=False)
+    third, fourth = load_source(picture), load_source(picture)
+    assert third.digest == fourth.digest == second.digest
+    assert torch.equal(fourth.image, second.image)
+    assert fourth.fit(6, 4) is third.fit(6, 4) is not second.fit(6, 4)
+    picture.pixels.setflags(write=True)
+    picture.pixels[0] = 0.75
+    assert load_source(picture).digest not in (first.digest, second.digest)
+
+
 @pytest.mark.parametrize("kind", ARRAYS)
 def test_an_array_may_have_any_of_the_usual_shapes_and_types(kind: str) -> None:
     source, expected = ARRAYS[kind]

@@ -65,6 +65,12 @@ def test_pictures_are_kept_up_to_a_limit_the_last_ones_longest() -> None:
         assert keeping.read(large) is not keeping.read(large)
         with pytest.raises(ImageError):
             keeping.read(small[2], min_side=30)
+        half = np.full((20, 20), 0.5, np.float32)
+        rgba = keeping.read(images.encode_image(np.full((20, 20, 3), 0.5, np.float32), alpha=half))
+        assert rgba.alpha is not None
+        for values in (rgba.pixels, rgba.alpha):
+            with pytest.raises(ValueError, match="read-only"):
+                values[0] = 0
     with Decoder() as forgetting:
         assert forgetting.read(small[0]) is not forgetting.read(small[0])
 
