@@ -240,8 +240,8 @@ class Painter:
         """Paint a small trial picture of every style, and yield each as soon as it is finished.
 
         A preview is the opening of the painting, at about 128 pixels, and with brushwork a few iterations that add
-        strokes. It is kept: the painting then begins with that opening, and has the same pixels as without it. Each
-        style is read when its turn comes. On a CPU, as many are painted at once as it has threads: one keeps one busy.
+        strokes. It is kept, as far as it came: the painting goes on from that opening, to the same pixels. Each style
+        is read when its turn comes. On a CPU, as many are painted at once as it has threads: one keeps one busy.
 
         Args:
             content: the photo.
