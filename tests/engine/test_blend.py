@@ -8,6 +8,7 @@ from made import Pixels
 from numpy.typing import NDArray
 from torch import Tensor
 
+from styler.engine import sources
 from styler.engine.painter import Painter
 from styler.engine.sources import SourceImage, load_source
 from styler.engine.styles import StyleCache
@@ -60,13 +61,13 @@ def test_a_style_is_recolored_and_hashed_once_for_all_scales(
     painter: Painter, pixels: Pixels, content: Array, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hashed: list[tuple[int, ...]] = []
-    of = SourceImage.of
+    compute = sources._compute_digest
 
-    def watched(image: Tensor, **described: Any) -> SourceImage:
+    def watched(image: Tensor) -> str:
         hashed.append(tuple(image.shape))
-        return of(image, **described)
+        return compute(image)
 
-    monkeypatch.setattr(SourceImage, "of", watched)
+    monkeypatch.setattr(sources, "_compute_digest", watched)
     painter.stylize(content, [pixels(48, 70, 2)], FAST.replace(keep_color=0.5))
     assert len(painter.stylize(content, [pixels(48, 70, 2)], FAST).schedule) > 1
     assert hashed.count((1, 3, 48, 70)) == 3  # the style as given, recolored, and as given again
