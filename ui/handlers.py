@@ -166,7 +166,7 @@ class PaintHandlers:
                 picture = self.studio.read_picture(photo)
             except StylerError as problem:
                 return self.refuse_photo(session, str(problem))
-        session.stop_previews()  # those of the photo before would only delay those of this one
+        session.stop_previews()  # the previous photo's would delay this one's
         session.photo, session.photo_html, session.photo_url, session.shown_preview = photo, "", "", None
         if photo:
             self.studio.expect_previews(picture)

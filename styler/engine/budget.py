@@ -74,7 +74,7 @@ class Clock:
         self._left -= self._count(scale) - self._count(scale, done)
 
     def credit(self, scale: Scale, done: int, seconds: float) -> None:
-        """Count the first iterations of a scale, which another painting has made in so many seconds."""
+        """Credit the first `done` iterations of a scale, which an earlier painting made in `seconds`."""
         self.start -= seconds
         self.done += done * scale.cost
         self._left -= self._count(scale, done)

@@ -45,7 +45,7 @@ from styler.vgg.weights import SLIM, Weights
 MAX_AREAS_SIDE = 2048
 """Longest side, in pixels, at which masks are kept; their borders are soft."""
 EARLY_SHARE = 2 / 3
-"""Of an opening, after which the first preview is shown: it looks much the same from there on."""
+"""Share of an opening after which the first preview is shown: from there on it changes little."""
 MAX_OTHER_BACKBONES = 2
 """Networks that a painter keeps besides its first: the slim one and one more."""
 
@@ -240,7 +240,7 @@ class Painter:
         """Paint a small trial picture of every style, and yield each as soon as it is finished.
 
         A preview is the opening of the painting, at about 128 pixels, and with brushwork a few iterations that add
-        strokes. It is kept, as far as it came: the painting goes on from that opening, to the same pixels. Each style
+        strokes. It is cached, even if interrupted: the painting resumes its opening, with the same pixels. Each style
         is read when its turn comes. On a CPU, as many are painted at once as it has threads: one keeps one busy.
 
         Args:
@@ -249,7 +249,7 @@ class Painter:
             options: of the painting that is previewed; `size`, `preset` and `style_weights` do not matter.
             stop: checked between convolutions; once it is set, nothing more is yielded.
             masks: as in `stream`. Previews show what is protected; they have no regions.
-            openings: also yield each before it has strokes, and the first even before, if that takes any time.
+            openings: also yield previews that are not cached before their strokes, and the first midway in its opening.
 
         Raises:
             StylerError: a picture cannot be read, a setting is invalid, or memory is insufficient.

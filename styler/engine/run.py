@@ -218,7 +218,7 @@ class Run:
         return painted.image
 
     def _continue_scale(self, work: ScaleWork, begun: BegunScale) -> Iterator[Progress]:
-        """Go on with a scale that another painting began, and report what is there."""
+        """Resume a scale that was interrupted in another painting, and report the image that it had reached."""
         self.targets = {**begun.targets}
         if begun.optimizer is not None:
             work.done, work.optimizer = begun.done, replace(begun.optimizer)
@@ -227,7 +227,7 @@ class Run:
             yield self._make_progress(work, work.optimizer.image)
 
     def _share_scale(self, key: str, scale: Scale, work: ScaleWork, image: Tensor | None) -> None:
-        """Keep the image of a scale for other paintings, or if it was interrupted, what L-BFGS needs to go on.
+        """Share the image of a scale with other paintings, or if it was interrupted, what they need to resume it.
 
         The key is that of `scale`, which the budget may have changed since.
         """

@@ -16,7 +16,7 @@ from styler.objective.terms import Targets
 MAX_SCALES_BYTES = 32_000_000
 """Memory of the shared scales that a painter keeps: 200 of 128×96 pixels, two for each preview."""
 MAX_BEGUN = 4
-"""Interrupted scales that a painter keeps, with up to 6 MB of history each at 128×96 pixels."""
+"""Number of interrupted scales that a painter keeps; the history of each takes up to 6 MB at 128×96 pixels."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,7 +73,7 @@ class ScaleStore(Protocol):
 class ScaleCache:
     """A cache of painted scales by everything that determines their pixels; the least recently used are dropped first.
 
-    The last ones that were interrupted are kept, too, but not stored: who paints them again goes on with them.
+    Also keeps the most recently interrupted scales, in memory only, for other paintings to resume.
 
     Threads may share it: every access to its dictionary is a single operation.
 
