@@ -167,7 +167,7 @@ class Run:
             self.check()
             note = self.ladder.begin_scale(scale, is_shared=self.is_shared(scale))
             self.notes += [note] if note and note not in self.notes else []
-            if note:
+            if note and self.ladder.is_scarce:
                 keep_freed_memory(self.features.device, keep=False, is_scarce=True)
             for step in self._iterate(work, self._find_start(work, image)):  # kept nowhere else
                 image = step.best

@@ -171,7 +171,7 @@ def test_auto_does_not_checkpoint_with_enough_memory(
 def test_on_always_checkpoints(monkeypatch: pytest.MonkeyPatch, features: Features) -> None:
     free(monkeypatch, 1e12)
     actual = plan(features, checkpoint="on")
-    assert (actual.final.checkpoint, actual.is_ample) == (True, False)
+    assert (actual.final.checkpoint, actual.is_ample) == (True, True)
 
 
 def test_auto_checkpoints_when_memory_requires_it(monkeypatch: pytest.MonkeyPatch, features: Features) -> None:
@@ -185,6 +185,15 @@ def test_freed_memory_is_not_kept_where_there_is_little(monkeypatch: pytest.Monk
     free(monkeypatch, 1.5 * estimate(features) / USABLE_SHARE)
     actual = plan(features)
     assert (actual.final.checkpoint, actual.is_ample) == (False, False)
+
+
+@pytest.mark.parametrize(("factor", "expected"), [(1.1, (False, True)), (1.7, (False, False)), (2.2, (True, False))])
+def test_the_more_room_tiles_leave_the_more_freed_memory_is_kept(
+    features: Features, factor: float, expected: tuple[bool, bool]
+) -> None:
+    needed = need(demand(features, (4096, 3072)), tile=1024)
+    actual = plan(features, (4096, 3072), tile=1024, memory=round(factor * needed))
+    assert (actual.is_ample, actual.is_scarce) == expected
 
 
 def test_the_option_overrides_what_is_measured(monkeypatch: pytest.MonkeyPatch, features: Features) -> None:

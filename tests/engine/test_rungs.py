@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from styler.engine import run
 from styler.engine.memory import measure, plan
 from styler.engine.memory.estimate import Demand, Rung, estimate_scale
 from styler.engine.memory.host import HostObjective
@@ -136,6 +137,17 @@ def test_the_record_says_which_scales_had_tiles(
     result = painter.stylize(content, style, FAST.replace(size=128, tile=tile))
     assert result.notes == expected
     assert result.options.tile == tile
+
+
+@pytest.mark.parametrize("is_scarce", [False, True])
+def test_tiles_return_smaller_blocks_of_freed_memory_where_it_is_scarce(
+    painter: Painter, content: Array, style: Array, monkeypatch: pytest.MonkeyPatch, is_scarce: bool
+) -> None:
+    policies: list[dict[str, bool]] = []
+    monkeypatch.setattr(run, "keep_freed_memory", lambda _device, **policy: policies.append(policy))
+    monkeypatch.setattr(plan, "SPARE_FACTOR", 1e9 if is_scarce else 0.0)
+    painter.stylize(content, style, FAST.replace(size=128, tile=64))
+    assert policies == [{"keep": False, "is_scarce": True}] * is_scarce
 
 
 def test_little_memory_gives_the_last_scales_tiles(

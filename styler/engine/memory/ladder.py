@@ -21,6 +21,11 @@ class Ladder:
     lowest: Rung = field(default_factory=Rung)
     """To which memory that ran out has led; no later scale is painted on one that needs more."""
 
+    @property
+    def is_scarce(self) -> bool:
+        """Whether memory has run out, or the plan leaves little of it."""
+        return self.lowest != Rung() or (self.plan is not None and self.plan.is_scarce)
+
     def begin_scale(self, scale: Scale, *, is_shared: bool) -> str:
         """Choose the rung of a scale; return a note that says so if it has tiles, and else an empty text.
 
