@@ -64,6 +64,14 @@ def test_half_size_copies_go_down_to_256_pixels(size: int, half_size_copies: int
     assert last.half_size_copies == 0
 
 
+@pytest.mark.parametrize(("size", "half_size_copies"), [(512, 0), (1023, 0), (1024, 1), (2048, 2), (8192, 4)])
+def test_the_finish_of_a_sketch_has_half_size_copies_down_to_512_pixels(size: int, half_size_copies: int) -> None:
+    scales = schedule.build_schedule(Options.of(preset="draft", size=size), 800, 600, 16)
+    assert [scale.half_size_copies for scale in scales] == [0] * (len(scales) - 1) + [half_size_copies]
+    plain = schedule.build_schedule(Options.of(preset="draft", size=size, multiscale=0.0), 800, 600, 16)
+    assert plain[-1].half_size_copies == 0
+
+
 def test_a_half_size_copy_is_not_narrower_than_the_network_needs() -> None:
     assert schedule.build_schedule(Options(size=1024, first_size=8192), 1024, 200, 16)[-1].half_size_copies == 2
     assert schedule.build_schedule(Options(size=1024, first_size=8192), 1024, 200, 64)[-1].half_size_copies == 1

@@ -14,7 +14,6 @@ from styler.engine import optimizers, targets
 from styler.engine.styles import TILE_SIDE, compute_style_size
 from styler.objective.candidates import CODE_LENGTH, STORED_TYPE
 from styler.options import Options
-from styler.schedule import compute_sketch_share
 from styler.vgg import arch
 from styler.vgg.model import Features
 
@@ -161,7 +160,7 @@ def estimate_scale(demand: Demand, size: tuple[int, int], optimizer: str, rung: 
     held = HELD_IMAGES if demand.is_protected else 0.0
     is_on_cpu = demand.features.device.type == "cpu"
     photo = PHOTO_IMAGES - (is_on_cpu and demand.photo == size)
-    copies = COPY_IMAGES if options.multiscale and not compute_sketch_share(options) else 0
+    copies = COPY_IMAGES if options.multiscale else 0
     evaluation = held + (copies + photo if is_tiled else EVALUATION_IMAGES)
     analysis = max(matching.preparation, _estimate_analysis(demand.features, analyzed))
     recolored = sum(IMAGE_BYTES * math.prod(style) for style in demand.styles) if options.keep_color else 0
