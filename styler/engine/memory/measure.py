@@ -107,7 +107,7 @@ def keep_freed_memory(device: torch.device, keep: bool, *, is_scarce: bool = Fal
     Args:
         device: where the work is done.
         keep: whether there is much more memory than needed.
-        is_scarce: whether there is so little that a painting is divided into tiles.
+        is_scarce: whether there is so little that nearly all of it is returned at once.
     """
     if device.type == "cpu":
         environment.keep_memory(keep, is_scarce=is_scarce)
