@@ -4,6 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+PART_VALUES = 1 << 22
+"""Values of an image that `Downsample` handles at once, so that what it makes on the way takes little memory."""
+
 
 def resize(image: Tensor, width: int, height: int) -> Tensor:
     """Resize an image (1, 3, H, W), bicubic and antialiased, clamped to [0, 1]; the result is on the same device.
@@ -51,14 +54,26 @@ class Downsample:
 
     def __init__(self, before: tuple[int, int], after: tuple[int, int], device: torch.device) -> None:
         self._across, self._down = (_make_resize_matrix(*sides).to(device) for sides in zip(before, after, strict=True))
+        self._rows = max(1, PART_VALUES // (3 * before[0]))
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Resize an image (1, 3, H, W) to (1, 3, h, w)."""
-        return self._down.to(image) @ image @ self._across.to(image).T
+        """Resize an image (1, 3, H, W) to (1, 3, h, w), part by part."""
+        across = self._across.to(image).T
+        return torch.cat([down @ image @ across for down in torch.split(self._down.to(image), self._rows)], dim=-2)
 
-    def adjoint(self, gradient: Tensor) -> Tensor:
-        """Map the gradient with respect to the output (1, 3, h, w) to that of the input (1, 3, H, W)."""
-        return self._down.to(gradient).T @ gradient @ self._across.to(gradient)
+    def add_adjoint(self, total: Tensor, gradient: Tensor, weight: float = 1.0) -> Tensor:
+        """Map the gradient with respect to the output (1, 3, h, w) to that of the input, and add it to `total`.
+
+        Args:
+            total: changed in place, (1, 3, H, W), part by part, and returned.
+            gradient: with respect to the output.
+            weight: factor of what is added.
+        """
+        across = self._across.to(gradient)
+        parts = torch.split(self._down.to(gradient).T, self._rows), torch.split(total, self._rows, dim=-2)
+        for down, part in zip(*parts, strict=True):
+            part.add_((down @ gradient @ across).mul_(weight))
+        return total
 
 
 def _make_resize_matrix(before: int, after: int) -> Tensor:

@@ -192,7 +192,7 @@ def adam(
         step_rate = rate * scale_rate(state.step, limit.decay_length) * state.shortened
         state.move(step_rate, finite, gradient, floored=floored)
         if state.step == limit.decay_length:  # never evaluated, but the last step improves
-            state.best = torch.where(better, state.image, state.best)
+            torch.where(better, state.image, state.best, out=state.best)  # made by `judge`, and not yet reported
         del gradient  # it is the image now, and would else be held during the next evaluation
         yield OptimizerStep(losses, state.image, state.best, state.best_losses, state.recovered, state)
 

@@ -120,11 +120,16 @@ class HalfSizeCopy:
     downsample: Downsample
     weight: float
 
-    def gradient(self, image: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the terms with their sum as `total`, and its gradient with respect to the full image, (1, 3, H, W)."""
+    def add_gradient(self, image: Tensor, total: Tensor) -> dict[str, Tensor]:
+        """Return the terms with their sum as `total`, and add its gradient to that of the full image.
+
+        Args:
+            image: at full size, (1, 3, H, W).
+            total: the gradient so far, which is changed in place, (1, 3, H, W).
+        """
         terms, gradient = self.objective.gradient(self.downsample(image))
-        terms = {name: self.weight * term for name, term in terms.items()}
-        return terms, self.downsample.adjoint(gradient).mul_(self.weight)
+        self.downsample.add_adjoint(total, gradient, self.weight)
+        return {name: self.weight * term for name, term in terms.items()}
 
 
 @dataclass(slots=True, eq=False)
@@ -213,9 +218,8 @@ class Objective:
         terms[TOTAL] = total
         if self.half_size is None:
             return terms, gradient
-        half_size_terms, half_size_gradient = self.half_size.gradient(image.detach())
-        terms = {name: term + half_size_terms.get(name, 0) for name, term in terms.items()}
-        return terms, gradient.add_(half_size_gradient)
+        half_size_terms = self.half_size.add_gradient(image.detach(), gradient)
+        return {name: term + half_size_terms.get(name, 0) for name, term in terms.items()}, gradient
 
     def _differentiate_whole(self, image: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Return the terms and the gradient of a picture of one tile, in one pass."""

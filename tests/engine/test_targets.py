@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from styler import resample
 from styler.engine import targets
 from styler.engine.color import measure_colors, transfer_colors
 from styler.engine.sources import SourceImage
@@ -97,7 +98,18 @@ def test_downsample_and_its_adjoint_match_interpolation(picture: Picture, size: 
     torch.testing.assert_close(small.clamp(0, 1), resize(image, *size), rtol=0, atol=1e-6)
     weights = picture(size[1], size[0], 3)
     (expected,) = torch.autograd.grad((small * weights).sum(), image)
-    torch.testing.assert_close(reduction.adjoint(weights), expected)
+    total = picture(64, 64, 4)
+    torch.testing.assert_close(reduction.add_adjoint(total.clone(), weights, 0.7), total + 0.7 * expected)
+
+
+def test_downsample_is_the_same_in_parts(picture: Picture, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, weights, (width, height) = picture(50, 64, 2), picture(20, 31, 3), (31, 20)
+    whole = Downsample((64, 50), (width, height), image.device)
+    monkeypatch.setattr(resample, "PART_VALUES", 3 * 64 * 7)  # of 7 rows each
+    parts = Downsample((64, 50), (width, height), image.device)
+    torch.testing.assert_close(parts(image), whole(image), rtol=0, atol=1e-6)
+    zero = torch.zeros_like(image)
+    torch.testing.assert_close(parts.add_adjoint(zero.clone(), weights), whole.add_adjoint(zero, weights))
 
 
 def test_shrinking_does_not_alias() -> None:

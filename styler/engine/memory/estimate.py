@@ -24,14 +24,14 @@ FIXED_BYTES = 300e6
 IMAGE_BYTES = 12
 """Bytes of a pixel of an image, (1, 3, H, W) in float32."""
 OPTIMIZER_IMAGES = {"adam": 6, "lbfgs": 2 * optimizers.LBFGS_HISTORY + 7}
-"""Images of a scale that its optimizer holds. Of Adam: the image, its gradient, two moments, the best image so far, and
-its successor."""
-EVALUATION_IMAGES, COPY_IMAGES = 6, 1
-"""Temporary images of an evaluation besides, whose parts are as large as the picture. In tiles, there are none but that
-of the gradient of a half-size copy."""
-HOST_RUNG_IMAGES = 3
-"""Images on the device while those of the optimizer are on the host: the picture, its gradient and a half-size
-copy's."""
+"""Images of a scale that its optimizer holds after an evaluation. Of Adam: the image, its gradient, whose memory the
+next image takes, two moments, the best image so far, and the one before it, which is not held during an evaluation."""
+EVALUATION_IMAGES = 6
+"""Temporary images of an evaluation besides, whose parts are as large as the picture. In tiles, there are none."""
+COPY_IMAGES = 2 / 3
+"""Images of the half-size copies of a picture in tiles, and of their gradients."""
+HOST_RUNG_IMAGES = 2
+"""Images on the device while those of the optimizer are on the host: the picture and its gradient."""
 HELD_IMAGES = 7 / 3
 """Images of a protected picture: the photo, how far it is held, and the mixture."""
 ENLARGING_IMAGES, MATCHED_DETAIL_IMAGES = 4, 8
@@ -138,8 +138,9 @@ def estimate_memory(demand: Demand, rung: Rung) -> Need:
 def estimate_scale(demand: Demand, size: tuple[int, int], optimizer: str, rung: Rung) -> Need:
     """Return the peak memory of a scale: the largest of an iteration, of the styles' analysis and of enlarging.
 
-    Half-size copies are evaluated after the full size, in less memory; only their content targets stay. While a style
-    is analyzed, the content's features at the same scale are held. The styles are analyzed once more for matching.
+    Half-size copies are evaluated after the full size, in less memory; only their content targets stay, and in tiles,
+    where images are most of what is held, the copies themselves count. While a style is analyzed, the content's
+    features at the same scale are held. The styles are analyzed once more for matching.
 
     Args:
         demand: what it depends on.
@@ -147,7 +148,7 @@ def estimate_scale(demand: Demand, size: tuple[int, int], optimizer: str, rung: 
         optimizer: of the scale, `adam` or `lbfgs`.
         rung: how it is painted.
     """
-    pixels, options, is_tiled = math.prod(size), demand.options, rung.splits(size)
+    pixels, options = math.prod(size), demand.options
     analyzed = [
         compute_style_size(one, max(size), options.stroke_size, demand.features.min_side) for one in demand.styles
     ]
@@ -155,25 +156,31 @@ def estimate_scale(demand: Demand, size: tuple[int, int], optimizer: str, rung: 
     limit = targets.limit_view_side(max(size), max(1, len(analyzed)))
     views = [math.prod(min(side, limit) for side in sides) for sides in analyzed]
     matching = _estimate_matching(demand.features, pixels, window, views, options)
-    passes = _estimate_passes(demand, size, window, rung) + matching.held
-    images = OPTIMIZER_IMAGES[optimizer]
-    held = HELD_IMAGES if demand.is_protected else 0.0
-    is_on_cpu = demand.features.device.type == "cpu"
-    photo = PHOTO_IMAGES - (is_on_cpu and demand.photo == size)
-    copies = COPY_IMAGES if options.multiscale else 0
-    evaluation = held + (copies + photo if is_tiled else EVALUATION_IMAGES)
+    iteration = _estimate_iteration(demand, size, optimizer, rung) + matching.held
     analysis = max(matching.preparation, _estimate_analysis(demand.features, analyzed))
     recolored = sum(IMAGE_BYTES * math.prod(style) for style in demand.styles) if options.keep_color else 0
-    enlarging = MATCHED_DETAIL_IMAGES if options.sketch else ENLARGING_IMAGES
+    enlarging = IMAGE_BYTES * (MATCHED_DETAIL_IMAGES if options.sketch else ENLARGING_IMAGES) * pixels
     inputs = IMAGE_BYTES * math.prod(demand.photo) + recolored + MASK_BYTES * demand.masks * pixels
-    if is_on_cpu:
-        iteration = passes + IMAGE_BYTES * (images + evaluation) * pixels
-        return Need(FIXED_BYTES + max(iteration, analysis, IMAGE_BYTES * enlarging * pixels) + inputs)
-    on_device = (HOST_RUNG_IMAGES if rung.on_host else images) + evaluation
-    on_host = max(enlarging, images if rung.on_host else 0)
-    return Need(
-        FIXED_BYTES + max(passes + IMAGE_BYTES * on_device * pixels, analysis), IMAGE_BYTES * on_host * pixels + inputs
-    )
+    if demand.features.device.type == "cpu":
+        return Need(FIXED_BYTES + max(iteration, analysis, enlarging) + inputs)
+    on_host = max(enlarging, IMAGE_BYTES * OPTIMIZER_IMAGES[optimizer] * pixels if rung.on_host else 0)
+    return Need(FIXED_BYTES + max(iteration, analysis), on_host + inputs)
+
+
+def _estimate_iteration(demand: Demand, size: tuple[int, int], optimizer: str, rung: Rung) -> float:
+    """Return the memory of an iteration on the device, without that of matched features, in bytes.
+
+    In tiles, it is that of an evaluation or of the optimizer's step after it, whichever is more.
+    """
+    passes = _estimate_passes(demand, size, _count_largest_window(demand.features, size, rung), rung)
+    images = 0 if rung.on_host else OPTIMIZER_IMAGES[optimizer]
+    evaluated, kept = float(images + EVALUATION_IMAGES), HELD_IMAGES if demand.is_protected else 0.0
+    if rung.splits(size):
+        evaluated = HOST_RUNG_IMAGES if rung.on_host else images - 1
+        evaluated += COPY_IMAGES if demand.options.multiscale else 0
+        kept += PHOTO_IMAGES - (demand.features.device.type == "cpu" and demand.photo == size)
+    image = IMAGE_BYTES * math.prod(size)
+    return max(passes + image * evaluated, image * images) + image * kept
 
 
 def _count_largest_window(features: Features, size: tuple[int, int], rung: Rung) -> int:
