@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -606,6 +607,16 @@ def test_finer_scales_have_strokes(
     monkeypatch.setattr(targets, "MIN_STROKES_SIDE", min_side)
     paint(painter, pixels, PAINT.replace(size=128, first_size=32, iterations=1, brushwork=brushwork))
     assert found == expected
+
+
+def test_a_large_picture_has_the_strokes_of_a_small_one() -> None:
+    small = {side: targets.weigh_strokes(50, 512, side) for side in (128, 256, 512)}
+    assert small == {128: 0.0, 256: 0.5, 512: 1.0}
+    for size in (1024, 4096, 16_384):
+        assert {side: targets.weigh_strokes(50, size, side) for side in small} == small
+        assert targets.weigh_strokes(50, size, 1024) == targets.weigh_strokes(50, size, size) == 1.0
+    weights = [targets.weigh_strokes(50, 598, side) for side in (149, 299, 598)]  # no scale has just that side
+    assert weights == pytest.approx([0.0, 1 - 0.5 * math.log2(512 / 299), 1.0])
 
 
 def test_stopping_while_matching_keeps_the_picture(
