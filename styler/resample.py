@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-PART_VALUES = 1 << 22
+RESIZED_VALUES = 1 << 22
 """Values of an image that `Downsample` handles at once, so that what it makes on the way takes little memory."""
 
 
@@ -54,7 +54,7 @@ class Downsample:
 
     def __init__(self, before: tuple[int, int], after: tuple[int, int], device: torch.device) -> None:
         self._across, self._down = (_make_resize_matrix(*sides).to(device) for sides in zip(before, after, strict=True))
-        self._rows = max(1, PART_VALUES // (3 * before[0]))
+        self._rows = max(1, RESIZED_VALUES // (3 * before[0]))
 
     def __call__(self, image: Tensor) -> Tensor:
         """Resize an image (1, 3, H, W) to (1, 3, h, w), part by part."""

@@ -105,7 +105,7 @@ def test_downsample_and_its_adjoint_match_interpolation(picture: Picture, size: 
 def test_downsample_is_the_same_in_parts(picture: Picture, monkeypatch: pytest.MonkeyPatch) -> None:
     image, weights, (width, height) = picture(50, 64, 2), picture(20, 31, 3), (31, 20)
     whole = Downsample((64, 50), (width, height), image.device)
-    monkeypatch.setattr(resample, "PART_VALUES", 3 * 64 * 7)  # of 7 rows each
+    monkeypatch.setattr(resample, "RESIZED_VALUES", 3 * 64 * 7)  # of 7 rows each
     parts = Downsample((64, 50), (width, height), image.device)
     torch.testing.assert_close(parts(image), whole(image), rtol=0, atol=1e-6)
     zero = torch.zeros_like(image)
