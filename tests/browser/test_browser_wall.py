@@ -88,6 +88,17 @@ def test_a_sample_shifts_nothing(visitor: Visitor, width: int) -> None:
     assert page.evaluate("() => window.shifts") < 0.05
 
 
+@pytest.mark.parametrize("width", [1280, 360])
+def test_the_page_has_its_place_before_the_head_is_there(visitor: Visitor, width: int) -> None:
+    """Gradio mounts the head at any time, also after the rest."""
+    page = visitor(width=width, height=900)
+    page.wait_for_selector("#head .name")
+    find_top = "() => document.querySelector('#paint-sheet').getBoundingClientRect().top"
+    top = page.evaluate(find_top)
+    page.evaluate("() => document.querySelector('#head').remove()")
+    assert page.evaluate(find_top) == top > 0
+
+
 def test_the_chosen_tile_is_in_sight_on_a_phone(visitor: Visitor) -> None:
     page = visitor(width=360, height=740)
     for name in ("starry-night", PAINTINGS[0], PAINTINGS[-1]):
