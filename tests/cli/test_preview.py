@@ -250,15 +250,15 @@ def restore_sigint() -> Iterator[None]:
 
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Send Ctrl-C after that many previews."""
+    """Send Ctrl-C after that many previews, of whichever styles: several are painted at once."""
     real = Painter.previews
 
     def previews(self: Painter, *args: Any) -> Iterator[Preview]:
         if number == 0:
             signal.raise_signal(signal.SIGINT)
-        for each in real(self, *args):
+        for count, each in enumerate(real(self, *args), 1):
             yield each
-            if each.style + 1 == number:
+            if count == number:
                 signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(Painter, "previews", previews)
